@@ -1,0 +1,21 @@
+"""Named errors of the converter; the caller decides how they are shown."""
+
+
+class ConvertError(Exception):
+    """Any expected failure of a conversion: one line, naming the file and what is wrong with it."""
+
+
+class CheckpointError(ConvertError):
+    """The checkpoint is missing a part, damaged, or not of the Llama 3 kind."""
+
+
+class QuantizationError(ConvertError):
+    """An unknown or impossible quantization was asked for."""
+
+
+class TargetExistsError(ConvertError):
+    """The target file exists and was not to be replaced."""
+
+
+class TargetError(ConvertError):
+    """The target can't be written: no space, no permission, no such folder."""
