@@ -1,0 +1,27 @@
+"""From a Hugging Face Llama checkpoint to a GGUF file: a library that prints nothing.
+
+Reading order: config, safetensors, checkpoint, tokenizer, tensors, rope, quantization, kernels,
+metadata, writer, pipeline.
+"""
+
+from convert.errors import (
+    CheckpointError,
+    ConvertError,
+    QuantizationError,
+    TargetError,
+    TargetExistsError,
+)
+from convert.pipeline import Progress, Report, convert
+from convert.quantization import QUANTIZATIONS
+
+__all__ = [
+    "QUANTIZATIONS",
+    "CheckpointError",
+    "ConvertError",
+    "Progress",
+    "QuantizationError",
+    "Report",
+    "TargetError",
+    "TargetExistsError",
+    "convert",
+]

@@ -1,0 +1,213 @@
+"""LlamaConfig: config.json of a Llama checkpoint, typed and checked."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from convert.errors import CheckpointError
+
+# Upper bounds far above any Llama: they keep products of dimensions small enough to reason about.
+MAX_LAYERS = 512  # LLAMA_MAX_LAYERS of llama.cpp
+MAX_DIMENSION = 1 << 24
+MAX_CONTEXT = 1 << 31
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary embeddings are stretched beyond the context they were trained at first.
+
+    kind is 'llama3', 'linear' or 'yarn'; the last three fields belong to yarn and may be None.
+    """
+
+    kind: str
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+    attention_factor: float | None = None
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The architecture of a LlamaForCausalLM; raw keeps every key of config.json as it was."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+    rope_scaling: RopeScaling | None
+    tie_word_embeddings: bool
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    torch_dtype: str | None
+    raw: Mapping[str, Any] = field(repr=False, compare=False)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> "LlamaConfig":
+        """Check config.json's values. Raises CheckpointError that names the key."""
+        _require_llama(raw)
+        hidden = _integer(raw, "hidden_size")
+        heads = _integer(raw, "num_attention_heads")
+        kv_heads = _integer(raw, "num_key_value_heads", default=heads)
+        head_dim = _integer(raw, "head_dim", default=hidden // heads)
+        if raw.get("head_dim") is None and hidden % heads:
+            raise _error(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+        if heads % kv_heads:
+            raise _error(
+                f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
+            )
+        if head_dim % 2:
+            raise _error(f"head_dim {head_dim} is odd; rotary embeddings need pairs")
+        theta, scaling = _rope(raw)
+        vocab_size = _integer(raw, "vocab_size")
+        return cls(
+            vocab_size=vocab_size,
+            hidden_size=hidden,
+            intermediate_size=_integer(raw, "intermediate_size"),
+            num_hidden_layers=_integer(raw, "num_hidden_layers", most=MAX_LAYERS),
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            head_dim=head_dim,
+            max_position_embeddings=_integer(raw, "max_position_embeddings", most=MAX_CONTEXT),
+            rms_norm_eps=_number(raw, "rms_norm_eps", default=1e-6),
+            rope_theta=theta,
+            rope_scaling=scaling,
+            tie_word_embeddings=_boolean(raw, "tie_word_embeddings"),
+            bos_token_id=_bos(raw, vocab_size),
+            eos_token_ids=token_ids(raw.get("eos_token_id"), "config.json: eos_token_id", vocab_size),
+            torch_dtype=raw.get("torch_dtype") or raw.get("dtype"),
+            raw=raw,
+        )
+
+
+def token_ids(value: Any, where: str, vocab_size: int) -> tuple[int, ...]:
+    """One token id or a list of them as a tuple; None gives ()."""
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    for token in ids:
+        if not _is_integer(token) or not 0 <= token < vocab_size:
+            raise CheckpointError(f"{where} {token!r} is not a token id below {vocab_size}")
+    return tuple(ids)
+
+
+def _error(text: str) -> CheckpointError:
+    return CheckpointError(f"config.json: {text}")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _require_llama(raw: Mapping[str, Any]) -> None:
+    architectures = raw.get("architectures")
+    model_type = raw.get("model_type")
+    named = architectures if isinstance(architectures, list) else []
+    if "LlamaForCausalLM" not in named or model_type not in (None, "llama"):
+        found = ", ".join(map(str, named)) or f"model_type {model_type!r}"
+        raise _error(f"this is {found}; only LlamaForCausalLM can be converted")
+    if (activation := raw.get("hidden_act", "silu")) != "silu":
+        raise _error(f"hidden_act {activation!r} is not supported, only 'silu'")
+    for key in ("attention_bias", "mlp_bias"):
+        if _boolean(raw, key):
+            raise _error(f"{key} is true; Llama 3 models have no biases")
+    if raw.get("quantization_config") is not None:
+        raise _error("the weights are quantized already; convert the full-precision checkpoint")
+
+
+def _bos(raw: Mapping[str, Any], vocab_size: int) -> int | None:
+    ids = token_ids(raw.get("bos_token_id"), "config.json: bos_token_id", vocab_size)
+    return ids[0] if ids else None
+
+
+def _integer(
+    raw: Mapping[str, Any], key: str, default: int | None = None, most: int = MAX_DIMENSION
+) -> int:
+    value = raw.get(key)
+    if value is None:
+        value = default
+    if value is None:
+        raise _error(f"{key} is missing")
+    if not _is_integer(value) or not 1 <= value <= most:
+        raise _error(f"{key} is {value!r}, expected an integer from 1 to {most}")
+    return int(value)
+
+
+def _number(raw: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    value = raw.get(key)
+    if value is None:
+        value = default
+    if value is None:
+        raise _error(f"{key} is missing")
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if not numeric or not 0 < value < 1e30 or not math.isfinite(value):
+        raise _error(f"{key} is {value!r}, expected a positive number")
+    return float(value)
+
+
+def _boolean(raw: Mapping[str, Any], key: str) -> bool:
+    value = raw.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise _error(f"{key} is {value!r}, expected true or false")
+    return bool(value)
+
+
+def _rope(raw: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
+    """rope_theta and the scaling, from either spelling.
+
+    transformers 4 writes rope_theta and rope_scaling (type under 'rope_type', older 'type');
+    transformers 5 writes rope_parameters with rope_theta inside.
+    """
+    parameters = raw.get("rope_parameters")
+    key = "rope_scaling" if parameters is None else "rope_parameters"
+    scaling = raw.get(key)
+    if scaling is not None and not isinstance(scaling, dict):
+        raise _error(f"{key} is {scaling!r}, expected an object or null")
+    scaling = scaling or {}
+    holder = scaling if scaling.get("rope_theta") is not None else raw
+    theta = _number(holder, "rope_theta", default=10000.0)
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind is None:
+        if set(scaling) - {"rope_theta"}:
+            raise _error(f"{key} names no rope_type")
+        return theta, None
+    if kind == "default":
+        return theta, None
+    if kind not in ("llama3", "linear", "yarn"):
+        raise _error(f"rope type {kind!r} is not supported (llama3, linear and yarn are)")
+    return theta, _scaling(kind, scaling, raw)
+
+
+def _scaling(kind: str, scaling: Mapping[str, Any], raw: Mapping[str, Any]) -> RopeScaling:
+    factor = _number(scaling, "factor")
+    if kind == "linear":
+        return RopeScaling(kind, factor)
+    context = raw.get("original_max_position_embeddings", raw.get("max_position_embeddings"))
+    original = _integer(
+        scaling, "original_max_position_embeddings", default=context, most=MAX_CONTEXT
+    )
+    if kind == "llama3":
+        low = _number(scaling, "low_freq_factor", default=1.0)
+        high = _number(scaling, "high_freq_factor", default=4.0)
+        if high <= low:
+            raise _error(f"high_freq_factor {high} must be above low_freq_factor {low}")
+        return RopeScaling(kind, factor, low, high, original)
+
+    def optional(key: str) -> float | None:
+        return None if scaling.get(key) is None else _number(scaling, key)
+
+    return RopeScaling(
+        kind,
+        factor,
+        original_max_position_embeddings=original,
+        attention_factor=optional("attention_factor"),
+        beta_fast=optional("beta_fast"),
+        beta_slow=optional("beta_slow"),
+    )

@@ -1,0 +1,64 @@
+"""ggml's own quantization kernels, reached with ctypes in llama-cpp-python's libraries."""
+
+import ctypes
+import importlib.util
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from numpy.typing import NDArray
+
+from convert.errors import QuantizationError
+
+
+def library_path() -> Path:
+    """libggml-base as llama-cpp-python ships it, found without importing the package."""
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or not spec.submodule_search_locations:
+        raise QuantizationError("llama-cpp-python is not installed; run `make install`")
+    name = {"darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}.get(
+        sys.platform, "libggml-base.so"
+    )
+    path = Path(spec.submodule_search_locations[0]) / "lib" / name
+    if not path.exists():
+        raise QuantizationError(f"{path} is missing; reinstall llama-cpp-python")
+    return path
+
+
+@cache
+def _quantize_chunk() -> Callable[..., int]:
+    function = ctypes.CDLL(str(library_path())).ggml_quantize_chunk
+    function.restype = ctypes.c_size_t
+    function.argtypes = [
+        ctypes.c_int,  # type
+        ctypes.c_void_p,  # source, float32
+        ctypes.c_void_p,  # destination
+        ctypes.c_int64,  # first value
+        ctypes.c_int64,  # rows
+        ctypes.c_int64,  # values a row
+        ctypes.c_void_p,  # importance matrix
+    ]
+    return function  # type: ignore[no-any-return]
+
+
+def quantize(kind: GGMLQuantizationType, values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Quantize values, float32 of shape (rows, columns), to bytes of shape (rows, row bytes).
+
+    columns must be a multiple of the type's block size. ctypes releases the GIL during the call.
+    """
+    block_size, type_size = GGML_QUANT_SIZES[kind]
+    rows, columns = values.shape
+    if columns % block_size:
+        raise ValueError(f"{columns} columns are not whole {kind.name} blocks of {block_size}")
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    if kind == GGMLQuantizationType.F32:
+        return values.view(np.uint8)
+    result = np.empty((rows, columns // block_size * type_size), dtype=np.uint8)
+    written = _quantize_chunk()(
+        int(kind), values.ctypes.data, result.ctypes.data, 0, rows, columns, None
+    )
+    assert written == result.nbytes
+    return result

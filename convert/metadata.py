@@ -1,0 +1,153 @@
+"""The GGUF metadata of a Llama model: what llama.cpp's own converter writes, and our own keys."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+from convert.checkpoint import Checkpoint
+from convert.config import LlamaConfig
+from convert.errors import CheckpointError
+from convert.quantization import Quantization
+from convert.tokenizer import Tokenizer
+
+# config.json and generation_config.json whole, as JSON strings, so that nothing of them is lost.
+CONFIG_KEY = "llamacli.llama_config"
+GENERATION_KEY = "llamacli.generation_config"
+
+NAMED_CONTROL_TOKENS = {"eot": "<|eot_id|>", "eom": "<|eom_id|>"}
+
+
+def add_metadata(
+    writer: gguf.GGUFWriter, checkpoint: Checkpoint, quantization: Quantization
+) -> None:
+    """Put every key of the file into the writer (made for the architecture 'llama')."""
+    parameters = sum(tensor.parameters for tensor in checkpoint.weights)
+    _add_general(writer, checkpoint, parameters)
+    _add_architecture(writer, checkpoint.config)
+    writer.add_file_type(quantization.file_type)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    _add_tokenizer(writer, checkpoint)
+    if checkpoint.chat_template:
+        writer.add_chat_template(checkpoint.chat_template)
+    writer.add_string(CONFIG_KEY, json.dumps(checkpoint.config.raw, ensure_ascii=False))
+    if checkpoint.generation_config:
+        writer.add_string(
+            GENERATION_KEY, json.dumps(checkpoint.generation_config, ensure_ascii=False)
+        )
+
+
+def _add_general(writer: gguf.GGUFWriter, checkpoint: Checkpoint, parameters: int) -> None:
+    """Name, size label, license and the rest, by the gguf package's own reading of a model card."""
+    metadata = _model_card(checkpoint, parameters)
+    metadata.name = metadata.name or checkpoint.name
+    metadata.size_label = metadata.size_label or gguf.size_label(parameters, parameters, 0, 0)
+    _set_sampling(metadata, checkpoint.generation_config)
+    writer.add_type(gguf.GGUFType.MODEL)
+    metadata.set_gguf_meta_model(writer)
+
+
+def _model_card(checkpoint: Checkpoint, parameters: int) -> gguf.Metadata:
+    """A card that can't be read (it is free text by strangers) costs the card, not the model."""
+    logging.getLogger("gguf.metadata").setLevel(logging.CRITICAL)
+    path = Path(checkpoint.name)
+    try:
+        card = gguf.Metadata.load_model_card(checkpoint.folder)
+        return gguf.Metadata.apply_metadata_heuristic(
+            gguf.Metadata(), card, dict(checkpoint.config.raw), path, parameters
+        )
+    except Exception:
+        return gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), None, None, path, parameters)
+
+
+def _set_sampling(metadata: gguf.Metadata, generation: Mapping[str, Any]) -> None:
+    """Sampling defaults; do_sample false means greedy decoding, temperature 0."""
+
+    def number(key: str, least: float) -> float | None:
+        value = generation.get(key)
+        if value is None:
+            return None
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        if not numeric or not least <= value < 1e6:
+            raise CheckpointError(f"generation_config.json: {key} is {value!r}, not a fit number")
+        return float(value)
+
+    metadata.sampling_temp = number("temperature", 0.0)
+    if generation.get("do_sample") is False:
+        metadata.sampling_temp = 0.0
+    top_k = number("top_k", 0)
+    metadata.sampling_top_k = None if top_k is None else int(top_k)
+    metadata.sampling_top_p = number("top_p", 0.0)
+    metadata.sampling_min_p = number("min_p", 0.0)
+    metadata.sampling_penalty_repeat = number("repetition_penalty", 0.0)
+
+
+def _add_architecture(writer: gguf.GGUFWriter, config: LlamaConfig) -> None:
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    scaling = config.rope_scaling
+    # llama3 scaling is the tensor rope_freqs.weight: llama.cpp aborts on that name as a type.
+    if scaling is None or scaling.kind == "llama3":
+        return
+    writer.add_rope_scaling_type(gguf.RopeScalingType(scaling.kind))
+    writer.add_rope_scaling_factor(scaling.factor)
+    if scaling.kind == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(scaling.original_max_position_embeddings)
+        if scaling.attention_factor is not None:
+            writer.add_rope_scaling_yarn_attn_factor(scaling.attention_factor)
+        if scaling.beta_fast is not None:
+            writer.add_rope_scaling_yarn_beta_fast(scaling.beta_fast)
+        if scaling.beta_slow is not None:
+            writer.add_rope_scaling_yarn_beta_slow(scaling.beta_slow)
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
+    tokenizer, config = checkpoint.tokenizer, checkpoint.config
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_token_list(tokenizer.tokens)
+    writer.add_token_types(tokenizer.types)
+    writer.add_token_merges(tokenizer.merges)
+    bos = _special_id(checkpoint, "bos_token", config.bos_token_id)
+    eos = _special_id(checkpoint, "eos_token", next(iter(config.eos_token_ids), None))
+    if bos is not None:
+        writer.add_bos_token_id(bos)
+    if eos is not None:
+        writer.add_eos_token_id(eos)
+    if (pad := _special_id(checkpoint, "pad_token", None)) is not None:
+        writer.add_pad_token_id(pad)
+    for kind, text in NAMED_CONTROL_TOKENS.items():
+        if (token := tokenizer.special.get(text)) is not None:
+            getattr(writer, f"add_{kind}_token_id")(token)
+    writer.add_add_bos_token(bos is not None)
+
+
+def _special_id(checkpoint: Checkpoint, key: str, default: int | None) -> int | None:
+    """The id of tokenizer_config.json's bos_token, eos_token or pad_token (text, or an object)."""
+    value = checkpoint.tokenizer_config.get(key)
+    text = value.get("content") if isinstance(value, dict) else value
+    if text is None:
+        return default
+    token = _find(checkpoint.tokenizer, text)
+    if token is None:
+        raise CheckpointError(f"tokenizer_config.json: {key} {text!r} is not in the vocabulary")
+    return token
+
+
+def _find(tokenizer: Tokenizer, text: Any) -> int | None:
+    if text in tokenizer.special:
+        return tokenizer.special[text]
+    return tokenizer.tokens.index(text) if text in tokenizer.tokens else None

@@ -1,0 +1,58 @@
+"""Files that hold weights, wherever they are: read by byte range, never whole."""
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+from convert.errors import CheckpointError
+
+
+class WeightFile(Protocol):
+    """A file of known size that can be read at any offset, by several threads at once."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, offset: int, length: int) -> bytearray:
+        """Exactly length bytes from offset. Raises CheckpointError where they aren't there."""
+        ...
+
+
+class LocalFile:
+    """A file on disk.
+
+    Its bytes are copied out, not mapped: a mapping of a file that is cut while it is read kills
+    the process, a short read is an error that can be told.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except OSError as error:
+            raise CheckpointError(f"{path} can't be read: {error.strerror}") from error
+        status = os.fstat(self._descriptor)
+        self.size = status.st_size
+        self._modified = status.st_mtime_ns
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def read(self, offset: int, length: int) -> bytearray:
+        buffer = bytearray(length)
+        view, done = memoryview(buffer), 0
+        while done < length:
+            try:
+                count = os.preadv(self._descriptor, [view[done:]], offset + done)
+            except OSError as error:
+                raise CheckpointError(f"{self.name} can't be read: {error.strerror}") from error
+            if count == 0:
+                raise CheckpointError(f"{self.name} became shorter while it was read")
+            done += count
+        if os.fstat(self._descriptor).st_mtime_ns != self._modified:
+            raise CheckpointError(f"{self.name} was changed while it was read")
+        return buffer

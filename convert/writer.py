@@ -1,0 +1,160 @@
+"""The target file: a plan of where every tensor goes, and a file that appears only when whole."""
+
+import contextlib
+import glob
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType
+
+from convert.checkpoint import Checkpoint
+from convert.errors import TargetError, TargetExistsError
+from convert.metadata import add_metadata
+from convert.quantization import Quantization, tensor_nbytes, tensor_type
+from convert.rope import frequency_factors
+from convert.tensors import TensorSpec
+
+ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
+ROPE_FACTORS = "rope_freqs.weight"
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor of the target: its type and its bytes' place, counted from the data's start."""
+
+    spec: TensorSpec
+    type: GGMLQuantizationType
+    offset: int
+    nbytes: int
+
+
+def plan(checkpoint: Checkpoint, quantization: Quantization) -> tuple[PlannedTensor, ...]:
+    """Every tensor's type and place; rope_freqs.weight, where there is one, comes last."""
+    planned, offset = [], 0
+    specs = [*checkpoint.weights]
+    factors = frequency_factors(checkpoint.config)
+    if factors is not None:
+        specs.append(TensorSpec(ROPE_FACTORS, ROPE_FACTORS, factors.shape))
+    for spec in specs:
+        kind = tensor_type(quantization, spec, checkpoint.config)
+        nbytes = tensor_nbytes(kind, spec.parameters)
+        planned.append(PlannedTensor(spec, kind, offset, nbytes))
+        offset += -(-nbytes // ALIGNMENT) * ALIGNMENT
+    return tuple(planned)
+
+
+def write_header(
+    path: Path,
+    checkpoint: Checkpoint,
+    quantization: Quantization,
+    tensors: tuple[PlannedTensor, ...],
+) -> int:
+    """Write all that precedes the tensors' data to path; return where the data starts, in bytes."""
+    writer = gguf.GGUFWriter(None, "llama")
+    add_metadata(writer, checkpoint, quantization)
+    for tensor in tensors:
+        shape = tensor.spec.shape
+        dtype = np.dtype(np.float32)
+        writer.add_tensor_info(tensor.spec.name, shape, dtype, tensor.nbytes, tensor.type)
+    writer.write_header_to_file(path)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    return -(-path.stat().st_size // ALIGNMENT) * ALIGNMENT
+
+
+def check_target(target: Path, force: bool) -> None:
+    """Refuse a target that exists (unless force) or whose folder doesn't."""
+    if not target.parent.is_dir():
+        raise TargetError(f"there is no folder {target.parent}")
+    if target.is_dir():
+        raise TargetError(f"{target} is a folder; name a file")
+    if target.exists() and not force:
+        raise TargetExistsError(f"{target} exists already; use --force to replace it")
+
+
+def check_space(target: Path, nbytes: int) -> None:
+    """Refuse to start where the target's disk can't hold nbytes."""
+    free = shutil.disk_usage(target.parent).free
+    if free < nbytes:
+        raise TargetError(
+            f"{target.parent} has {free / 1e9:.1f} GB free, the file needs {nbytes / 1e9:.1f} GB; "
+            "free some space or name another folder with -o"
+        )
+
+
+@contextlib.contextmanager
+def whole_file(target: Path, force: bool) -> Iterator[Path]:
+    """A temporary path beside target that becomes target when the block ends without an error.
+
+    The file is synced before it gets the name; on any error it is removed. Parts that a killed
+    conversion left behind are cleared first. Raises TargetError where the system refuses.
+    """
+    _clear_abandoned(target)
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    lock = -1
+    try:
+        lock = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        _lock(lock)
+        yield part
+        os.fsync(lock)
+        if force:
+            os.replace(part, target)
+        else:
+            _rename_new(part, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise TargetError(f"{target} can't be written: {error.strerror or error}") from error
+    finally:
+        if lock >= 0:
+            os.close(lock)
+        part.unlink(missing_ok=True)
+
+
+def _rename_new(part: Path, target: Path) -> None:
+    """Give part its name unless another conversion took it meanwhile; a link never overwrites."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        raise TargetExistsError(f"{target} was written by someone else meanwhile") from None
+    except OSError:  # a file system without hard links
+        check_target(target, force=False)
+        os.replace(part, target)
+
+
+def _clear_abandoned(target: Path) -> None:
+    """Remove parts of this target that no living process holds a lock on."""
+    for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(part, os.O_RDWR)
+            try:
+                _lock(descriptor)
+                part.unlink(missing_ok=True)
+            finally:
+                os.close(descriptor)
+
+
+
+
+def _lock(descriptor: int) -> None:
+    """An exclusive lock that ends with the process; OSError where another holds it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: an open file can't be removed there anyway
+        return
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
