@@ -1,0 +1,73 @@
+# make demo and make test set everything up by themselves; see `make help`.
+
+PYTHON ?= python3
+ACCEL ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+LLAMA_CPP := $(shell sed -n 's/.*"\(llama-cpp-python==[^"]*\)".*/\1/p' pyproject.toml)
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llamacli
+# One compiled wheel per accelerator, library version and Python: pip's own cache knows no flags.
+WHEELS := $(CACHE)/wheels/$(ACCEL)
+WHEEL := $(subst ==,-,$(subst llama-cpp-python,llama_cpp_python,$(LLAMA_CPP)))
+LOG := $(WHEELS)/compile.log
+
+FLAGS_cpu :=
+FLAGS_metal := -DGGML_METAL=on
+FLAGS_cuda := -DGGML_CUDA=on
+FLAGS_vulkan := -DGGML_VULKAN=on
+ifeq ($(filter $(ACCEL),cpu metal cuda vulkan),)
+$(error ACCEL is $(ACCEL); choose cpu, metal, cuda or vulkan)
+endif
+
+# The package comes as source alone. ninja's counter, [done/all], is shown while the compiler works.
+define compile_llama_cpp
+mkdir -p "$(WHEELS)"; \
+echo "compiling $(LLAMA_CPP) for $(ACCEL), this once: 3 to 10 minutes (log: $(LOG))" >&2; \
+CMAKE_ARGS="$(FLAGS_$(ACCEL)) $$CMAKE_ARGS" $(BIN)/pip wheel -v --no-deps --disable-pip-version-check \
+  $(if $(filter cpu,$(ACCEL)),,--no-cache-dir) --wheel-dir "$(WHEELS)/part" "$(LLAMA_CPP)" 2>&1 \
+  | tee "$(LOG)" | awk '$(show_counter)' >&2; \
+mv "$(WHEELS)"/part/$(WHEEL)-*.whl "$(WHEELS)" 2>/dev/null \
+  || { tail -n 20 "$(LOG)" >&2; echo "the compilation failed; all of its output is in $(LOG)" >&2; exit 1; }
+endef
+show_counter = match($$0, /\[[0-9]+\/[0-9]+\]/) { printf "\r%s ", substr($$0, RSTART, RLENGTH); fflush() } END { print "" }
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-parity lint bench clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## Set up .venv (ACCEL=cpu, metal, cuda or vulkan; llama.cpp is compiled once)
+
+$(VENV)/.installed: pyproject.toml models.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "llamacli needs Python 3.11 or newer; set PYTHON=…" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@ls "$(WHEELS)"/$(WHEEL)-*.whl >/dev/null 2>&1 || { $(compile_llama_cpp); }
+	@echo "installing llamacli and what it needs into $(VENV)" >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check --find-links "$(WHEELS)" -e ".[fast]"
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	@echo "installing what the tests need" >&2
+	@$(BIN)/pip install --quiet --disable-pip-version-check --find-links "$(WHEELS)" -e ".[fast,test,lint]"
+	@touch $@
+
+demo: $(VENV)/.installed ## Convert the built-in demo checkpoint, ask it, and pipe to it
+	@demo/show $(BIN)/llamacli
+
+test: $(VENV)/.tested ## Run the tests
+	@$(BIN)/python -m pytest
+
+test-parity: $(VENV)/.tested ## Compare logits with transformers live (installs PyTorch's CPU build)
+	@$(BIN)/pip install --quiet --disable-pip-version-check "torch==2.13.0"
+	@$(BIN)/python -m pytest tests/parity
+
+lint: $(VENV)/.tested ## Check style and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: $(VENV)/.tested ## Measure, side by side with llama.cpp's own tools
+	@$(BIN)/python -m bench
+
+clean: ## Remove the virtual environment and caches of tools (the compiled wheel stays)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,3 @@
+from llamacli.cli import main
+
+main()

@@ -1,0 +1,148 @@
+"""The command line: one function a verb (see llamacli/commands), one place for errors."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from llamacli import __version__
+from llamacli.commands import chat, convert, run
+from llamacli.errors import LlamacliError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+CLOSED_PIPE = 141  # 128 + SIGPIPE
+TERMINATED = 143  # 128 + SIGTERM
+
+EPILOG = (
+    "Exit codes: 0 done; 1 unexpected failure; 2 wrong usage; 3 a model, checkpoint or file that "
+    "is not valid; 4 not found or not reachable; 5 does not fit (memory, context); 6 the output "
+    "can't be written; 130 interrupted."
+)
+
+app = typer.Typer(
+    help="Convert Llama 3 checkpoints to GGUF and talk to them on a laptop.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # importing rich would cost every command 0.1 s
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived: leave through every finally, so that nothing half-written stays."""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from llamacli.native import versions
+
+        typer.echo(f"llamacli {__version__}")
+        for name, version in versions().items():
+            typer.echo(f"{name} {version}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the versions of llamacli, llama-cpp-python and llama.cpp.",
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show llama.cpp's log, and tracebacks of errors.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["LLAMACLI_DEBUG"] = "1"
+
+
+app.command("convert")(convert.convert)
+app.command("run")(run.run)
+app.command("chat")(chat.chat)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave with its exit code; every error becomes one line."""
+    arguments = _debug_first(sys.argv[1:] if arguments is None else arguments)
+    debug = arguments[:1] == ["--debug"]
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = app(arguments, prog_name="llamacli", standalone_mode=False) or 0
+        sys.stdout.flush()
+    except BaseException as error:
+        code = _exit_code(error)
+        if debug and code not in (0, CLOSED_PIPE):
+            import traceback
+
+            traceback.print_exc()
+        elif line := _error_line(error):
+            print(line, file=sys.stderr)
+    _close_stdout()
+    sys.exit(code)
+
+
+def _debug_first(arguments: Sequence[str]) -> list[str]:
+    """--debug is taken anywhere before --, not only before the command."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    if "--debug" not in arguments[:end]:
+        return list(arguments)
+    return ["--debug", *(a for i, a in enumerate(arguments) if a != "--debug" or i > end)]
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def _exit_code(error: BaseException) -> int:
+    from llamacli.commands.errors import translate
+
+    error = translate(error)
+    if isinstance(error, LlamacliError | typer.Exit):
+        return error.exit_code
+    if isinstance(error, typer.TyperException):
+        return int(getattr(error, "exit_code", 2))
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return INTERRUPTED
+    if isinstance(error, Terminated):
+        return TERMINATED
+    if isinstance(error, BrokenPipeError):
+        return CLOSED_PIPE
+    return 1
+
+
+def _error_line(error: BaseException) -> str | None:
+    """One line that says what happened and what to do, or None where nothing needs saying."""
+    from llamacli.commands.errors import translate
+
+    error = translate(error)
+    if isinstance(error, typer.Exit | typer.Abort | KeyboardInterrupt | Terminated):
+        return None
+    if isinstance(error, BrokenPipeError):
+        return None
+    if isinstance(error, typer.TyperException):
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "llamacli"
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        return f"llamacli: {message.rstrip('.')}; see `{path} --help`" if message else None
+    text = " ".join(str(error).split())
+    if isinstance(error, LlamacliError):
+        return f"llamacli: {text}"
+    return f"llamacli: unexpected {type(error).__name__}: {text} (--debug shows where)"
+
+
+def _close_stdout() -> None:
+    """Let the interpreter's last flush of a closed pipe fail here, silently, not at exit."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,21 @@
+"""Errors from below the command line, as the exit codes know them."""
+
+import errno
+import sys
+
+from llamacli.errors import InvalidModelError, OutputError
+
+
+def translate(error: BaseException) -> BaseException:
+    """A converter's error or a failed write as the LlamacliError it amounts to; others as is."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return OutputError(f"the output can't be written: {error.strerror}")
+    if "convert" not in sys.modules:
+        return error
+    from convert import ConvertError, TargetError, TargetExistsError
+
+    if isinstance(error, TargetError | TargetExistsError):
+        return OutputError(str(error))
+    if isinstance(error, ConvertError):
+        return InvalidModelError(str(error))
+    return error

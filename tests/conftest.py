@@ -1,0 +1,39 @@
+"""What the tests share. The real Llama 3 files lie beside the repository where they are at hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.checkpoint import shape_config, write_checkpoint
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def llama3_files() -> Path:
+    """The folder with the real tokenizer and configs of Llama 3; the test skips without it."""
+    if not (SHARED / "llama3").is_dir():
+        pytest.skip(f"the real Llama 3 files are not in {SHARED / 'llama3'}")
+    return SHARED / "llama3"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """Make a checkpoint of the tiny shape: checkpoint(dtype=…, shards=…, **config changes)."""
+
+    def make(*, dtype: str = "BF16", shards: int = 1, **changes: Any) -> Path:
+        folder = tmp_path / "checkpoint"
+        write_checkpoint(folder, shape_config("tiny", **changes), dtype=dtype, shards=shards)
+        return folder
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model store of its own for every test."""
+    folder = tmp_path / "store"
+    monkeypatch.setenv("LLAMACLI_HOME", str(folder))
+    return folder
