@@ -78,14 +78,23 @@ def shape_config(shape: str, **changes: Any) -> dict[str, Any]:
 
 
 def write_checkpoint(
-    folder: Path, config: Mapping[str, Any], *, dtype: str = "BF16", shards: int = 1, seed: int = 0
+    folder: Path,
+    config: Mapping[str, Any],
+    *,
+    dtype: str = "BF16",
+    shards: int = 1,
+    seed: int = 0,
+    sparse: bool = False,
 ) -> None:
-    """Write a whole checkpoint folder; dtype is BF16, F16 or F32."""
+    """Write a whole checkpoint folder; dtype is BF16, F16 or F32.
+
+    sparse makes all weights zeros in files with holes, which take no disk.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config)
     write_small_files(folder, config)
     specs = list(llama_tensors(LlamaConfig.from_dict(config)))
-    rng = np.random.default_rng(seed)
+    rng = None if sparse else np.random.default_rng(seed)
     if shards == 1:
         write_shard(folder / "model.safetensors", specs, rng, dtype)
         return
@@ -171,9 +180,9 @@ def byte_letters() -> list[str]:
 
 
 def write_shard(
-    path: Path, specs: list[TensorSpec], rng: np.random.Generator, dtype: str
+    path: Path, specs: list[TensorSpec], rng: np.random.Generator | None, dtype: str
 ) -> None:
-    """One safetensors file with those tensors, written in pieces."""
+    """One safetensors file with those tensors, written in pieces; zeros where rng is None."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for spec in specs:
@@ -186,6 +195,9 @@ def write_shard(
     raw += b" " * (-len(raw) % 8)
     with path.open("wb") as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
+        if rng is None:
+            file.truncate(file.tell() + offset)
+            return
         for spec in specs:
             for values in _random_weights(spec, rng):
                 file.write(encode(values, dtype))
@@ -212,10 +224,16 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="1b")
     parser.add_argument("--layers", type=int)
     parser.add_argument("--dtype", choices=ITEM_SIZES, default="BF16")
+    parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--sparse", action="store_true", help="zeros that take no disk")
     arguments = parser.parse_args()
     changes = {"num_hidden_layers": arguments.layers} if arguments.layers else {}
     write_checkpoint(
-        arguments.folder, shape_config(arguments.shape, **changes), dtype=arguments.dtype
+        arguments.folder,
+        shape_config(arguments.shape, **changes),
+        dtype=arguments.dtype,
+        shards=arguments.shards,
+        sparse=arguments.sparse,
     )
 
 
