@@ -1,0 +1,152 @@
+"""Nothing half-written is ever left under a final name, whatever happens to a conversion."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from convert import TargetError, TargetExistsError, convert
+from convert.pipeline import Progress
+
+Make = Callable[..., Path]
+
+CONVERT = "import sys; from convert import convert; convert(sys.argv[1], sys.argv[2], 'Q4_K_M')"
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_file()}
+
+
+def test_existing_target_is_kept(checkpoint: Make, tmp_path: Path) -> None:
+    target = tmp_path / "out.gguf"
+    target.write_text("mine")
+    with pytest.raises(TargetExistsError, match="--force"):
+        convert(checkpoint(), target, "Q8_0")
+    assert target.read_text() == "mine"
+    convert(tmp_path / "checkpoint", target, "Q8_0", force=True)
+    assert target.read_bytes()[:4] == b"GGUF"
+
+
+def test_error_on_the_way_leaves_nothing(checkpoint: Make, tmp_path: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(checkpoint(), tmp_path / "out.gguf", "Q4_K_M", progress=interrupt)
+    assert files_in(tmp_path) == set()
+
+
+def test_target_taken_meanwhile_is_kept(checkpoint: Make, tmp_path: Path) -> None:
+    target = tmp_path / "out.gguf"
+    with pytest.raises(TargetExistsError, match="meanwhile"):
+        convert(checkpoint(), target, "Q4_K_M", progress=lambda p: target.write_text("other") and None)
+    assert target.read_text() == "other"
+    assert files_in(tmp_path) == {"out.gguf"}
+
+
+def test_too_little_space_is_told_before_the_work(
+    checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(TargetError, match="free"):
+        convert(checkpoint(), tmp_path / "out.gguf", "Q4_K_M")
+    assert files_in(tmp_path) == set()
+
+
+@pytest.mark.parametrize("tenth", range(1, 10))
+def test_limit_at_every_tenth_of_the_output(checkpoint: Make, tmp_path: Path, tenth: int) -> None:
+    """A file-size limit stands for a disk that fills up; the child alone lives under it."""
+    folder, target = checkpoint(), tmp_path / "out.gguf"
+    convert(folder, target, "Q4_K_M")
+    limit = target.stat().st_size * tenth // 10
+    target.unlink()
+
+    def under_limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    child = subprocess.run(
+        [sys.executable, "-c", CONVERT, folder, target],
+        preexec_fn=under_limit,
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 1 and "TargetError" in child.stderr
+    assert files_in(tmp_path) == set()
+
+
+def test_killed_conversion_leaves_no_target_and_the_next_clears_up(
+    checkpoint: Make, tmp_path: Path
+) -> None:
+    folder, target = checkpoint(num_hidden_layers=24), tmp_path / "out.gguf"
+    convert(folder, target, "Q4_K_M")
+    whole = target.read_bytes()
+    target.unlink()
+    parts_seen = 0
+    for moment in range(8):
+        child = subprocess.Popen([sys.executable, "-c", CONVERT, folder, target])
+        deadline = time.monotonic() + 30
+        while not list(tmp_path.glob(".out.gguf.*.part")) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(moment * 0.01)
+        child.kill()
+        child.wait()
+        parts_seen += bool(list(tmp_path.glob(".out.gguf.*.part")))
+        target.unlink(missing_ok=True)  # where the kill came too late
+    assert parts_seen
+    convert(folder, target, "Q4_K_M")
+    assert target.read_bytes() == whole
+    assert files_in(tmp_path) == {"out.gguf"}
+
+
+def test_part_of_a_living_conversion_is_left_alone(checkpoint: Make, tmp_path: Path) -> None:
+    """Two conversions to one target: one gets the name, the other an error, neither a mixture."""
+    folder, target = checkpoint(num_hidden_layers=24), tmp_path / "out.gguf"
+    children = [
+        subprocess.Popen([sys.executable, "-c", CONVERT, folder, target], stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    codes = sorted((child.communicate(), child.returncode)[1] for child in children)
+    assert codes == [0, 1]
+    assert files_in(tmp_path) == {"out.gguf"}
+    first = target.read_bytes()
+    convert(folder, target, "Q4_K_M", force=True)
+    assert target.read_bytes() == first
+
+
+def test_source_cut_while_it_is_read(checkpoint: Make, tmp_path: Path) -> None:
+    from convert import CheckpointError
+
+    folder = checkpoint()
+
+    def cut(progress: Progress) -> None:
+        os.truncate(folder / "model.safetensors", 5000)
+
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        convert(folder, tmp_path / "out.gguf", "Q4_K_M", threads=1, progress=cut)
+    assert files_in(tmp_path) == set()
+
+
+def test_memory_stays_bounded(tmp_path: Path) -> None:
+    """Peak resident memory of a conversion of 1.2 GB of weights, in a process of its own."""
+    from bench.checkpoint import shape_config, write_checkpoint
+
+    config = shape_config("8b", num_hidden_layers=1, vocab_size=50000)
+    write_checkpoint(tmp_path / "wide", config, sparse=True)
+    script = (
+        "import resource; from convert import convert;"
+        f"convert({str(tmp_path / 'wide')!r}, {str(tmp_path / 'out.gguf')!r}, 'Q8_0');"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(child.stdout) * unit < 600 << 20
