@@ -2,7 +2,7 @@
 
     python -m bench.checkpoint FOLDER --shape 1b --layers 2
 
-Weights are normal with standard deviation 0.02, norms near 1; the tokenizer is a byte-level BPE
+Weights are normal with the config's initializer_range (0.02) as deviation, norms near 1; the tokenizer is a byte-level BPE
 of Llama 3's kind with made-up merges, padded to the wanted vocabulary.
 """
 
@@ -93,15 +93,16 @@ def write_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config)
     write_small_files(folder, config)
+    deviation = config["initializer_range"]
     specs = list(llama_tensors(LlamaConfig.from_dict(config)))
     rng = None if sparse else np.random.default_rng(seed)
     if shards == 1:
-        write_shard(folder / "model.safetensors", specs, rng, dtype)
+        write_shard(folder / "model.safetensors", specs, rng, dtype, deviation)
         return
     weight_map = {}
     for i, part in enumerate(np.array_split(np.arange(len(specs)), shards), 1):
         name = f"model-{i:05d}-of-{shards:05d}.safetensors"
-        write_shard(folder / name, [specs[j] for j in part], rng, dtype)
+        write_shard(folder / name, [specs[j] for j in part], rng, dtype, deviation)
         weight_map |= {specs[j].source: name for j in part}
     write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
 
@@ -180,7 +181,11 @@ def byte_letters() -> list[str]:
 
 
 def write_shard(
-    path: Path, specs: list[TensorSpec], rng: np.random.Generator | None, dtype: str
+    path: Path,
+    specs: list[TensorSpec],
+    rng: np.random.Generator | None,
+    dtype: str,
+    deviation: float,
 ) -> None:
     """One safetensors file with those tensors, written in pieces; zeros where rng is None."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -199,15 +204,17 @@ def write_shard(
             file.truncate(file.tell() + offset)
             return
         for spec in specs:
-            for values in _random_weights(spec, rng):
+            for values in _random_weights(spec, rng, deviation):
                 file.write(encode(values, dtype))
 
 
-def _random_weights(spec: TensorSpec, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def _random_weights(
+    spec: TensorSpec, rng: np.random.Generator, deviation: float
+) -> Iterator[np.ndarray]:
     mean = np.float32(1.0 if len(spec.shape) == 1 else 0.0)
     for start in range(0, spec.parameters, 1 << 22):
         count = min(1 << 22, spec.parameters - start)
-        yield rng.standard_normal(count, dtype=np.float32) * np.float32(0.02) + mean
+        yield rng.standard_normal(count, dtype=np.float32) * np.float32(deviation) + mean
 
 
 def encode(values: np.ndarray, dtype: str) -> bytes:

@@ -1,0 +1,1 @@
+"""Logits of transformers, recorded and live; see record.py."""
