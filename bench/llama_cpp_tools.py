@@ -1,0 +1,56 @@
+"""llama.cpp's own tools, built from llama-cpp-python's source package: the same commit.
+
+The package holds llama.cpp's whole source. `tool("llama-bench")` fetches it with pip, compiles the
+tools with CMake (about 6 minutes on 2 cores) once, and gives the path of the program:
+~/.cache/llamacli/tools/<version>/bin/llama-bench.
+"""
+
+import os
+import subprocess
+import sys
+import tarfile
+from importlib.metadata import version
+from pathlib import Path
+
+TARGETS = ("llama-bench", "llama-quantize", "llama-completion", "llama-batched-bench")
+
+
+def tool(name: str) -> Path:
+    """The path of one of TARGETS, compiled now where it isn't there yet."""
+    folder = _cache() / "tools" / version("llama-cpp-python")
+    program = folder / "build" / "bin" / name
+    if not program.exists():
+        _build(folder)
+    return program
+
+
+def _cache() -> Path:
+    import platformdirs
+
+    return platformdirs.user_cache_path("llamacli")
+
+
+def _build(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    package = f"llama-cpp-python=={version('llama-cpp-python')}"
+    print(f"compiling llama.cpp's tools from {package}, this once", file=sys.stderr)
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    _run([*pip, "--no-binary", ":all:", "--dest", str(folder), package])
+    archive = next(folder.glob("*.tar.gz"))
+    with tarfile.open(archive) as source:
+        source.extractall(folder, filter="data")
+    root = archive.with_name(archive.name.removesuffix(".tar.gz"))
+    build = folder / "build"
+    flags = ["-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_CURL=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF"]
+    _run(["cmake", "-S", str(root / "vendor" / "llama.cpp"), "-B", str(build), *flags])
+    jobs = str(os.cpu_count() or 1)
+    _run(["cmake", "--build", str(build), "--parallel", jobs, "--target", *TARGETS])
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+if __name__ == "__main__":
+    for target in TARGETS:
+        print(tool(target))
