@@ -1,0 +1,27 @@
+"""How many threads serve a model best before anything is measured: one a physical core."""
+
+import ctypes
+import os
+import sys
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may run on; on Apple silicon the performance cores.
+
+    A second thread on a core (SMT) shares the units that the matrix products keep busy.
+    """
+    if sys.platform == "darwin" and (cores := _performance_cores()):
+        return cores
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(psutil.cpu_count(logical=False) or allowed or 1, allowed or 1))
+
+
+def _performance_cores() -> int:
+    value, size = ctypes.c_int(0), ctypes.c_size_t(ctypes.sizeof(ctypes.c_int))
+    name = b"hw.perflevel0.physicalcpu"
+    failed = ctypes.CDLL(None).sysctlbyname(
+        name, ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0)
+    )
+    return 0 if failed else value.value

@@ -1,0 +1,90 @@
+"""llama.cpp through llama-cpp-python's low-level module: the one place that imports it."""
+
+import importlib
+import importlib.util
+import sys
+from collections import deque
+from ctypes import c_void_p
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from llamacli.errors import LlamacliError
+
+ERROR, CONTINUED = 4, 5  # ggml's log levels; a continued line belongs to the one before
+
+# The last errors llama.cpp logged: all it tells of why a call gave nothing.
+_errors: deque[str] = deque(maxlen=8)
+_references: list[Any] = []  # callbacks that C holds, alive as long as the process
+
+
+def load_library(debug: bool = False) -> Any:
+    """The module llama_cpp.llama_cpp, ready to use: log silenced, or on stderr with debug.
+
+    Raises LlamacliError where llama-cpp-python isn't installed or can't be loaded.
+    """
+    library = _library()
+    _set_log(library, debug)
+    return library
+
+
+def last_error() -> str:
+    """The last error that llama.cpp logged, in one line; empty where there was none."""
+    return " ".join(_errors[-1].split()) if _errors else ""
+
+
+def versions() -> dict[str, str]:
+    """Versions by name: llama-cpp-python and llama.cpp."""
+    from importlib.metadata import version  # 20 ms that only --version needs
+
+    library = load_library()
+    return {
+        "llama-cpp-python": version("llama-cpp-python"),
+        "llama.cpp": library.llama_version().decode(errors="replace"),
+    }
+
+
+@cache
+def _library() -> Any:
+    library = _import_low_level()
+    library.llama_backend_init()
+    return library
+
+
+def _import_low_level() -> ModuleType:
+    """Import llama_cpp.llama_cpp without llama_cpp/__init__, whose high-level class costs 0.15 s.
+
+    A bare package stands in for the time of the import; whoever imports llama_cpp afterwards
+    gets the real one.
+    """
+    try:
+        if "llama_cpp" in sys.modules:
+            return importlib.import_module("llama_cpp.llama_cpp")
+        spec = importlib.util.find_spec("llama_cpp")
+        if spec is None:
+            raise LlamacliError("llama-cpp-python is not installed; run `make install`")
+        sys.modules["llama_cpp"] = package = ModuleType("llama_cpp")
+        package.__path__ = list(spec.submodule_search_locations or ())
+        try:
+            return importlib.import_module("llama_cpp.llama_cpp")
+        finally:
+            del sys.modules["llama_cpp"]
+    except (ImportError, OSError, RuntimeError) as error:
+        raise LlamacliError(f"llama-cpp-python can't be loaded: {error}") from error
+
+
+def _set_log(library: Any, debug: bool) -> None:
+    last_level = 0
+
+    def log(level: int, text: bytes, _: Any) -> None:
+        nonlocal last_level
+        if level != CONTINUED:
+            last_level = level
+        if last_level == ERROR:
+            _errors.append(text.decode(errors="replace"))
+        if debug:
+            sys.stderr.write(text.decode(errors="replace"))
+
+    callback = library.llama_log_callback(log)
+    library.llama_log_set(callback, c_void_p(0))
+    _references[:] = [callback]
