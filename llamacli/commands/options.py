@@ -1,0 +1,37 @@
+"""The options that `run` and `chat` share, each written once."""
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="A GGUF file, a name in the store, or `demo`."),
+]
+System = Annotated[str | None, typer.Option("--system", "-s", help="The system prompt.")]
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-tokens", "-n", help="End an answer after that many tokens.")
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temp", help="0 is greedy and reproducible.  [default: the model's own]"),
+]
+TopK = Annotated[int | None, typer.Option(help="Choose among the K likeliest tokens; 0 is all.")]
+TopP = Annotated[float | None, typer.Option(help="Choose among tokens that make up this share.")]
+MinP = Annotated[
+    float | None, typer.Option(help="Leave out tokens below this share of the likeliest.")
+]
+RepeatPenalty = Annotated[
+    float | None, typer.Option(help="Weigh against the last 64 tokens; 1 is off.")
+]
+Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        "--context", "-c", help="Tokens of context.  [default: the model's, at most 8192]"
+    ),
+]
+Stop = Annotated[
+    list[str] | None, typer.Option(help="End an answer before this text; may be given again.")
+]
+Threads = Annotated[int | None, typer.Option(help="Threads.  [default: all physical cores]")]

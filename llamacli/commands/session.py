@@ -1,0 +1,58 @@
+"""What `run` and `chat` do alike: find and load the model, choose the sampling, show an answer."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from llamacli.demo_model import demo_model
+from llamacli.errors import UsageError
+from llamacli.store import DEMO, find_model
+
+if TYPE_CHECKING:
+    from llamacli.engine import Engine
+    from llamacli.generate import Chunk, Result
+
+
+def model_path(model: str | None) -> Path:
+    """The file that -m means; the demo is converted on its first use."""
+    if model is None:
+        raise UsageError("name a model with -m: a GGUF file, a name in the store, or `demo`")
+    if model == DEMO and not Path(DEMO).is_file():
+        return demo_model(lambda: notice("converting the demo, this once"))
+    return find_model(model)
+
+
+def open_engine(model: str | None, context: int | None, threads: int | None) -> "Engine":
+    """The model, loaded; a terminal shows that it is at work."""
+    from llamacli.engine import Engine, EngineSettings
+
+    path = model_path(model)
+    settings = EngineSettings(context=context, threads=threads)
+    return Engine(path, settings, debug=debugging())
+
+
+def debugging() -> bool:
+    return bool(os.environ.get("LLAMACLI_DEBUG"))
+
+
+def notice(text: str) -> None:
+    """One line on stderr."""
+    print(f"llamacli: {text}", file=sys.stderr)
+
+
+def show_answer(chunks: "Iterator[Chunk]", out: TextIO) -> "Result":
+    """Write an answer as it comes and end it with exactly one newline; give its result."""
+    ends_line = False
+    for chunk in chunks:
+        if chunk.text:
+            out.write(chunk.text)
+            out.flush()
+            ends_line = chunk.text.endswith("\n")
+        if chunk.result is not None:
+            result = chunk.result
+    if not ends_line:
+        out.write("\n")
+    out.flush()
+    return result
