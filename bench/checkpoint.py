@@ -2,8 +2,8 @@
 
     python -m bench.checkpoint FOLDER --shape 1b --layers 2
 
-Weights are normal with the config's initializer_range (0.02) as deviation, norms near 1; the tokenizer is a byte-level BPE
-of Llama 3's kind with made-up merges, padded to the wanted vocabulary.
+Weights are normal with the config's initializer_range (0.02) as deviation, norms near 1; the
+tokenizer is a byte-level BPE of Llama 3's kind with made-up merges, of the wanted size.
 """
 
 import argparse
@@ -121,7 +121,12 @@ def write_small_files(folder: Path, config: Mapping[str, Any]) -> None:
     )
     write_json(
         folder / "generation_config.json",
-        {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "eos_token_id": config["eos_token_id"]},
+        {
+            "do_sample": True,
+            "temperature": 0.6,
+            "top_p": 0.9,
+            "eos_token_id": config["eos_token_id"],
+        },
     )
 
 
@@ -146,7 +151,9 @@ def tokenizer(vocab_size: int) -> dict[str, Any]:
             vocabulary[left + right] = len(vocabulary)
             merges.append([left, right])
     first = len(vocabulary)
-    specials = [f"<|{NAMED_SPECIAL.get(i, f'reserved_special_token_{i}')}|>" for i in range(SPECIALS)]
+    specials = [
+        f"<|{NAMED_SPECIAL.get(i, f'reserved_special_token_{i}')}|>" for i in range(SPECIALS)
+    ]
     return {
         "version": "1.0",
         "added_tokens": [

@@ -62,7 +62,8 @@ def compare(model: Path, depth: int, tokens: int, runs: int) -> str:
         "| | tokens a second | lowest | highest |",
         "| --- | ---: | ---: | ---: |",
         f"| llamacli | {statistics.median(ours):.2f} | {min(ours):.2f} | {max(ours):.2f} |",
-        f"| llama-bench | {statistics.median(theirs):.2f} | {min(theirs):.2f} | {max(theirs):.2f} |",
+        f"| llama-bench | {statistics.median(theirs):.2f} | {min(theirs):.2f} "
+        f"| {max(theirs):.2f} |",
         "",
         f"Depth {depth}, {tokens} tokens, {physical_cores()} threads, medians of {runs}. "
         f"Ratio: {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}).",

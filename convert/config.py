@@ -83,7 +83,9 @@ class LlamaConfig:
             rope_scaling=scaling,
             tie_word_embeddings=_boolean(raw, "tie_word_embeddings"),
             bos_token_id=_bos(raw, vocab_size),
-            eos_token_ids=token_ids(raw.get("eos_token_id"), "config.json: eos_token_id", vocab_size),
+            eos_token_ids=token_ids(
+                raw.get("eos_token_id"), "config.json: eos_token_id", vocab_size
+            ),
             torch_dtype=raw.get("torch_dtype") or raw.get("dtype"),
             raw=raw,
         )

@@ -41,7 +41,7 @@ def _quantize_chunk() -> Callable[..., int]:
         ctypes.c_int64,  # values a row
         ctypes.c_void_p,  # importance matrix
     ]
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def quantize(kind: GGMLQuantizationType, values: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ Format: 8 bytes header length (little endian), JSON header, tensors without gaps
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,10 +67,14 @@ def read_header(file: WeightFile) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _entry(name: str, entry: Any, error: Any) -> tuple[str, tuple[int, ...], int, int]:
+def _entry(
+    name: str, entry: Any, error: Callable[[str], CheckpointError]
+) -> tuple[str, tuple[int, ...], int, int]:
     if not isinstance(entry, Mapping):
         raise error(f"the entry of {name} is not an object")
-    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    dtype: Any = entry.get("dtype")
+    shape: Any = entry.get("shape")
+    offsets: Any = entry.get("data_offsets")
     if dtype not in ITEM_SIZES:
         raise error(f"{name} has dtype {dtype!r}; BF16, F16 and F32 are read")
     for label, numbers in (("shape", shape), ("data_offsets", offsets)):

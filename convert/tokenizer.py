@@ -105,7 +105,8 @@ def _added_tokens(added: Any) -> list[tuple[int, str, bool]]:
         raise _error("added_tokens is not a list")
     tokens = []
     for entry in entries:
-        token, text = (entry.get("id"), entry.get("content")) if isinstance(entry, dict) else (0, 0)
+        token: Any = entry.get("id") if isinstance(entry, dict) else None
+        text: Any = entry.get("content") if isinstance(entry, dict) else None
         if not _is_id(token) or not isinstance(text, str) or not text:
             raise _error(f"added token {entry!r} has no id or no content")
         # llama.cpp's converter also counts text of this form as control, whatever "special" says.

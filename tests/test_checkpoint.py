@@ -67,7 +67,10 @@ def test_spellings_of_rope_scaling_agree() -> None:
     old["rope_scaling"] = {**old["rope_scaling"], "type": "llama3"}
     del old["rope_scaling"]["rope_type"]
     newest = shape_config("tiny", dtype="bfloat16")
-    newest["rope_parameters"] = {**newest.pop("rope_scaling"), "rope_theta": newest.pop("rope_theta")}
+    newest["rope_parameters"] = {
+        **newest.pop("rope_scaling"),
+        "rope_theta": newest.pop("rope_theta"),
+    }
     del newest["torch_dtype"]
     configs = [LlamaConfig.from_dict(raw) for raw in (new, old, newest)]
     assert configs[0] == configs[1] == configs[2]
@@ -249,7 +252,7 @@ BAD = {
         "not Llama 3's pattern",
     ),
     "token gap": (tokenizer_json(lambda t: t["model"]["vocab"].pop("!")), "token ids have gaps"),
-    "token twice": (tokenizer_json(lambda t: t["model"]["vocab"].update({"!": 1})), "one id to two"),
+    "token twice": (tokenizer_json(lambda t: t["model"]["vocab"].update({"!": 1})), "id to two"),
     "bad merge": (tokenizer_json(lambda t: t["model"]["merges"].insert(0, ["a"])), "merge 0"),
     "bos unknown": (
         lambda f: edit_json(f / "tokenizer_config.json", lambda t: t.update(bos_token="<s>")),
@@ -294,9 +297,7 @@ def test_index_cannot_leave_the_folder(checkpoint: Make) -> None:
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
 def test_values_that_are_not_finite_are_counted(checkpoint: Make, dtype: str) -> None:
     folder = checkpoint(dtype=dtype)
-    tensor = next(
-        t for spec, t in open_checkpoint(folder).weights.items() if spec.source == UP
-    )
+    tensor = next(t for spec, t in open_checkpoint(folder).weights.items() if spec.source == UP)
     size = {"BF16": 2, "F16": 2, "F32": 4}[dtype]
     nan = {"BF16": b"\xc0\x7f", "F16": b"\x01\x7e", "F32": b"\x00\x00\xc0\x7f"}[dtype]
     infinity = {"BF16": b"\x80\xff", "F16": b"\x00\x7c", "F32": b"\x00\x00\x80\xff"}[dtype]

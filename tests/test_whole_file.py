@@ -45,7 +45,9 @@ def test_error_on_the_way_leaves_nothing(checkpoint: Make, tmp_path: Path) -> No
 def test_target_taken_meanwhile_is_kept(checkpoint: Make, tmp_path: Path) -> None:
     target = tmp_path / "out.gguf"
     with pytest.raises(TargetExistsError, match="meanwhile"):
-        convert(checkpoint(), target, "Q4_K_M", progress=lambda p: target.write_text("other") and None)
+        convert(
+            checkpoint(), target, "Q4_K_M", progress=lambda p: target.write_text("other") and None
+        )
     assert target.read_text() == "other"
     assert files_in(tmp_path) == {"out.gguf"}
 
@@ -147,6 +149,8 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
         f"convert({str(tmp_path / 'wide')!r}, {str(tmp_path / 'out.gguf')!r}, 'Q8_0');"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    child = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     unit = 1 if sys.platform == "darwin" else 1024
     assert int(child.stdout) * unit < 600 << 20
