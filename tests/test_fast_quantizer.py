@@ -1,0 +1,263 @@
+"""The compiled quantizers give ggml's bytes, and ggml's own kernel is used where they would not."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from convert import fast
+from convert.fast_check import Kernel, differences, samples
+
+numba = pytest.importorskip("numba", reason="the extra llamacli[fast] is not installed")
+
+KINDS = pytest.mark.parametrize("kind", fast.KINDS, ids=lambda kind: kind.name)
+MEBI = 4096  # blocks, so 2**20 values
+
+
+def run(kernel: Kernel, kind: GGMLQuantizationType, values: fast.Values) -> NDArray[np.uint8]:
+    block, nbytes = GGML_QUANT_SIZES[kind]
+    out = np.full(values.size // block * nbytes, 0xA5, np.uint8)
+    kernel(values, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def kernels() -> dict[GGMLQuantizationType, Kernel]:
+    """The compiled kernels as they are, unchecked."""
+    return {kind: fast.compiled_kernel(kind) for kind in fast.KINDS}
+
+
+@KINDS
+def test_a_mebi_of_every_kind_of_values(
+    kind: GGMLQuantizationType, kernels: dict[GGMLQuantizationType, Kernel]
+) -> None:
+    reference = fast.ggml_kernel(kind)
+    assert differences(kernels[kind], reference, GGML_QUANT_SIZES[kind][1], MEBI) == []
+
+
+@KINDS
+def test_natural_weights_do_not_need_ggml(
+    kind: GGMLQuantizationType,
+    kernels: dict[GGMLQuantizationType, Kernel],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a super-block was left to ggml")
+
+    monkeypatch.setattr(fast, "quantize", refuse)
+    kinds = dict(samples(64))
+    for name in ("normal", "bfloat16", "uniform"):
+        run(kernels[kind], kind, kinds[name])
+
+
+@KINDS
+@pytest.mark.parametrize("blocks", [1, 2, 3, 7, 8, 9, 31])
+def test_any_number_of_blocks(
+    kind: GGMLQuantizationType, blocks: int, kernels: dict[GGMLQuantizationType, Kernel]
+) -> None:
+    _, values = next(samples(blocks, seed=blocks))
+    assert np.array_equal(
+        run(kernels[kind], kind, values), run(fast.ggml_kernel(kind), kind, values)
+    )
+
+
+@KINDS
+def test_bfloat16_bits_are_read_as_they_are(
+    kind: GGMLQuantizationType, kernels: dict[GGMLQuantizationType, Kernel]
+) -> None:
+    for name, values in samples(512, seed=5):
+        bits = (np.ascontiguousarray(values).reshape(-1).view(np.uint32) >> 16).astype(np.uint16)
+        wide = (bits.astype(np.uint32) << 16).view(np.float32)
+        bits.flags.writeable = False
+        expected = run(fast.ggml_kernel(kind), kind, wide)
+        assert np.array_equal(run(kernels[kind], kind, bits), expected), name
+        assert np.array_equal(run(fast.ggml_kernel(kind), kind, bits), expected), name
+
+
+FLOATS = st.one_of(
+    st.floats(width=32),
+    st.floats(-1, 1, width=32),
+    st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 1e-15, 65504.0, float("inf"), float("nan")]),
+)
+
+
+@KINDS
+@settings(max_examples=150, deadline=None)
+@given(values=arrays(np.float32, st.sampled_from([256, 768]), elements=FLOATS, fill=FLOATS))
+def test_values_that_hypothesis_makes(
+    kernels: dict[GGMLQuantizationType, Kernel],
+    kind: GGMLQuantizationType,
+    values: NDArray[np.float32],
+) -> None:
+    assert np.array_equal(
+        run(kernels[kind], kind, values), run(fast.ggml_kernel(kind), kind, values)
+    )
+
+
+@KINDS
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_told(
+    kind: GGMLQuantizationType, bad: float, kernels: dict[GGMLQuantizationType, Kernel]
+) -> None:
+    values = next(samples(20))[1].copy()
+    out = np.empty(20 * GGML_QUANT_SIZES[kind][1], np.uint8)
+    for kernel in (kernels[kind], fast.ggml_kernel(kind)):
+        largest = np.abs(values).max()
+        assert kernel(values, out) == int(largest.view(np.uint32))
+    values[3333] = bad
+    bits = (values.view(np.uint32) >> 16).astype(np.uint16)
+    for kernel in (kernels[kind], fast.ggml_kernel(kind)):
+        assert kernel(values, out) >= fast.INFINITY
+        assert kernel(bits, out) >= fast.INFINITY
+
+
+@KINDS
+def test_threads_share_a_kernel(
+    kind: GGMLQuantizationType, kernels: dict[GGMLQuantizationType, Kernel]
+) -> None:
+    pieces = [next(samples(300, seed=seed))[1] for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda piece: run(kernels[kind], kind, piece), pieces))
+    for piece, out in zip(pieces, together, strict=True):
+        assert np.array_equal(out, run(fast.ggml_kernel(kind), kind, piece))
+
+
+def test_an_output_of_the_wrong_size_is_refused(
+    kernels: dict[GGMLQuantizationType, Kernel],
+) -> None:
+    with pytest.raises(ValueError, match="144 bytes for 512 values"):
+        kernels[GGMLQuantizationType.Q4_K](np.zeros(512, np.float32), np.zeros(144, np.uint8))
+
+
+def test_half_precision_rounds_as_numpy_does() -> None:
+    from convert.fast_kernels import half
+
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    ties = (halves[:-1] + halves[1:]) / np.float32(2)
+    near = np.concatenate([np.nextafter(ties, np.float32(side)) for side in (-1, 1e9)])
+    values = np.concatenate([halves, ties, near])
+    for sign in (1, -1):
+        expected = (values * np.float32(sign)).astype(np.float16)
+        got = [half(value) for value in values * np.float32(sign)]
+        assert np.array_equal(np.array([bits for bits, _ in got], np.uint16), expected.view("u2"))
+        assert np.array_equal(
+            np.array([value for _, value in got], np.float32), expected.astype("f4")
+        )
+
+
+Q6_K = GGMLQuantizationType.Q6_K
+
+
+def test_the_check_is_made_once(tmp_path: Path) -> None:
+    called = []
+    for _ in range(2):
+        choice = fast.choose(Q6_K, on_compile=lambda: called.append(1), folder=tmp_path)
+        assert choice.reason.startswith("Q6_K: ")
+    assert called == [1]
+    stored = list(tmp_path.glob("Q6_K-*.json"))
+    assert len(stored) == 1
+    assert json.loads(stored[0].read_text())["differences"] == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"differences": 3}', b"\xff\xfe\x00"])
+def test_a_damaged_result_is_ignored(tmp_path: Path, damage: bytes) -> None:
+    fast.choose(Q6_K, folder=tmp_path)
+    stored = next(tmp_path.glob("Q6_K-*.json"))
+    stored.write_bytes(damage)
+    fast.choose(Q6_K, folder=tmp_path)
+    assert json.loads(stored.read_text())["differences"] == []
+
+
+CHOOSE = """
+import sys
+from pathlib import Path
+from gguf import GGMLQuantizationType
+from convert.fast import choose
+print(choose(GGMLQuantizationType.Q6_K, folder=Path(sys.argv[1])).reason)
+"""
+
+
+def test_damaged_compiled_code_is_thrown_away(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-c", CHOOSE, str(tmp_path)]
+    first = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    files = [*tmp_path.rglob("*.nbi"), *tmp_path.rglob("*.nbc")]
+    assert len(files) == 2
+    for path in files:
+        path.write_bytes(path.read_bytes()[:200])
+    again = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert again.stdout == first.stdout
+    assert first.stderr == again.stderr == ""
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    choice = fast.choose(Q6_K, folder=tmp_path / "file" / "folder")
+    assert "failed" not in choice.reason
+
+
+def test_other_types_have_ggmls_kernel() -> None:
+    kind = GGMLQuantizationType.Q8_0
+    choice = fast.choose(kind)
+    assert not choice.compiled
+    assert choice.reason == "Q8_0: ggml's kernel"
+    values = next(samples(4))[1]
+    expected = fast.quantize(kind, values.reshape(1, -1)).reshape(-1)
+    assert np.array_equal(run(choice.kernel, kind, values), expected)
+
+
+def test_without_numba_ggmls_kernel_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast, "available", lambda: False)
+    choice = fast.choose(Q6_K)
+    assert not choice.compiled
+    assert "numba is not installed" in choice.reason
+
+
+def test_a_compiler_that_fails_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such processor\nmore")
+
+    monkeypatch.setattr(fast, "compiled_kernel", fail)
+    choice = fast.choose(Q6_K, folder=tmp_path)
+    assert not choice.compiled
+    assert choice.reason.endswith("RuntimeError: no such processor")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_wrong_byte_and_ggmls_kernel_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: dict[GGMLQuantizationType, Kernel]
+) -> None:
+    def wrong(values: fast.Values, out: NDArray[np.uint8]) -> int:
+        largest = kernels[Q6_K](values, out)
+        out[100] ^= 1
+        return largest
+
+    monkeypatch.setattr(fast, "compiled_kernel", lambda *_: wrong)
+    for _ in range(2):  # as found, and as kept
+        choice = fast.choose(Q6_K, folder=tmp_path)
+        assert not choice.compiled
+        assert "differs (normal, " in choice.reason
+        values = next(samples(2))[1]
+        assert np.array_equal(
+            run(choice.kernel, Q6_K, values), run(fast.ggml_kernel(Q6_K), Q6_K, values)
+        )
+
+
+@pytest.mark.parametrize(("rate", "compiled"), [(0.9, False), (5.0, True)])
+def test_the_faster_one_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, compiled: bool
+) -> None:
+    monkeypatch.setattr(fast, "speedup", lambda *_: rate)
+    for _ in range(2):
+        choice = fast.choose(Q6_K, folder=tmp_path)
+        assert choice.compiled is compiled
+        assert f"{rate:.1f} times ggml's rate" in choice.reason
