@@ -1,0 +1,198 @@
+"""The command line as a user meets it: stdout, stderr and exit codes of the real program."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.checkpoint import shape_config, write_checkpoint
+from convert import convert
+from llamacli import __version__
+
+Make = Callable[..., Path]
+
+
+def llamacli(
+    *arguments: str | Path, stdin: str = "", check: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run the program with pipes on all sides and expect that exit code."""
+    result = subprocess.run(
+        [sys.executable, "-m", "llamacli", *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == check, result.stderr
+    return result
+
+
+def one_line(result: subprocess.CompletedProcess[str]) -> str:
+    """The single line on stderr that an error is told in; stdout is empty."""
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("llamacli: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with random weights: its answers are noise, but always the same noise."""
+    folder = tmp_path_factory.mktemp("model")
+    config = shape_config("tiny", max_position_embeddings=512)
+    write_checkpoint(folder / "checkpoint", config)
+    convert(folder / "checkpoint", folder / "noise-Q8_0.gguf", "Q8_0")
+    return folder / "noise-Q8_0.gguf"
+
+
+def test_version_names_all_three() -> None:
+    lines = llamacli("--version").stdout.splitlines()
+    assert lines[0] == f"llamacli {__version__}"
+    assert [line.split()[0] for line in lines[1:]] == ["llama-cpp-python", "llama.cpp"]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """What keeps `--help` fast; how fast it is, bench/ tells."""
+    script = "import sys, llamacli.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
+    script += "print(*sorted(sys.modules), file=sys.stderr)"
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "convert" in child.stdout and "Exit codes" in child.stdout
+    heavy = {"llama_cpp", "gguf", "numpy", "huggingface_hub", "rich", "jinja2", "prompt_toolkit"}
+    assert not heavy & set(child.stderr.split())
+
+
+def test_convert_prints_the_path_alone(checkpoint: Make, tmp_path: Path) -> None:
+    result = llamacli("convert", checkpoint(), "-o", tmp_path / "out.gguf")
+    assert result.stdout == f"{tmp_path / 'out.gguf'}\n"
+    assert "bits per weight" in result.stderr and "Q4_K" in result.stderr
+    assert "\x1b" not in result.stderr
+
+
+def test_convert_into_the_store(checkpoint: Make, store: Path) -> None:
+    result = llamacli("convert", checkpoint(), "--q8")
+    assert result.stdout == f"{store / 'checkpoint-Q8_0.gguf'}\n"
+    assert (store / "checkpoint-Q8_0.gguf").read_bytes()[:4] == b"GGUF"
+
+
+def test_existing_target_needs_force(checkpoint: Make, tmp_path: Path) -> None:
+    folder, target = checkpoint(), tmp_path / "out.gguf"
+    target.write_text("mine")
+    assert "--force" in one_line(llamacli("convert", folder, "-o", target, check=6))
+    assert target.read_text() == "mine"
+    llamacli("convert", folder, "-o", target, "--force", "--quant", "q6_k")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["convert", "nowhere"], 4, "nowhere"),
+        (["convert", "{folder}", "--quant", "Q3"], 3, "choose one of Q4_K_M"),
+        (["convert", "{folder}", "--q4", "--q8"], 2, "one of"),
+        (["convert"], 2, "SOURCE"),
+        (["convert", "{empty}"], 3, "config.json"),
+        (["run", "hi", "-m", "nothing"], 4, "no model nothing"),
+        (["run", "hi", "-m", "{empty}/no.gguf"], 4, "no.gguf"),
+        (["run", "hi", "-m", "{text}"], 3, "not a GGUF file"),
+        (["run", "-m", "{model}"], 2, "no prompt"),
+        (["run", "hi", "-m", "{model}", "--temp", "-1"], 2, "temperature"),
+        (["run", "hi", "-m", "{model}", "--top-p", "7"], 2, "top-p"),
+        (["run", "hi", "-m", "{model}", "-n", "0"], 2, "at most 0"),
+        (["run", "hi", "-m", "{model}", "-c", "4096"], 2, "512"),
+        (["run", "word " * 2000, "-m", "{model}"], 5, "512"),
+        (["frobnicate"], 2, "frobnicate"),
+        (["run", "--frobnicate"], 2, "frobnicate"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(
+    arguments: list[str], code: int, words: str, checkpoint: Make, tmp_path: Path, model: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.gguf").write_text("this is not a model")
+    places = {
+        "folder": checkpoint(),
+        "empty": tmp_path / "empty",
+        "text": tmp_path / "text.gguf",
+        "model": model,
+    }
+    filled = [argument.format(**places) for argument in arguments]
+    assert words in one_line(llamacli(*filled, check=code))
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    result = llamacli("convert", tmp_path, "--debug", check=3)
+    assert "Traceback" in result.stderr and "CheckpointError" in result.stderr
+
+
+def test_greedy_answers_repeat(model: Path) -> None:
+    answers = {llamacli("run", "hi", "-m", model, "--temp", "0", "-n", "20").stdout for _ in "ab"}
+    assert len(answers) == 1 and answers.pop().endswith("\n")
+
+
+def test_a_seed_repeats_and_another_differs(model: Path) -> None:
+    def answer(seed: str) -> str:
+        return llamacli("run", "hi", "-m", model, "--seed", seed, "-n", "20", "--temp", "2").stdout
+
+    assert answer("1") == answer("1") != answer("2")
+
+
+def test_prompt_from_stdin_equals_argument(model: Path) -> None:
+    options = ("-m", model, "--temp", "0", "-n", "12")
+    by_argument = llamacli("run", "some words", *options).stdout
+    assert llamacli("run", *options, stdin="some words").stdout == by_argument
+
+
+def test_stdin_that_is_not_utf8_is_told(model: Path) -> None:
+    child = subprocess.run(
+        [sys.executable, "-m", "llamacli", "run", "-m", model],
+        input=b"abc\xff",
+        capture_output=True,
+    )
+    assert child.returncode == 2 and b"byte 3" in child.stderr
+
+
+def test_closed_pipe_ends_quietly(model: Path) -> None:
+    command = f"{sys.executable} -m llamacli run hi -m {model} -n 400 --temp 3 | head -c 3"
+    child = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    assert len(child.stdout) == 3 and child.stderr == b""
+
+
+def test_full_disk_is_told(model: Path) -> None:
+    with Path("/dev/full").open("w") if Path("/dev/full").exists() else pytest.skip() as full:
+        child = subprocess.run(
+            [sys.executable, "-m", "llamacli", "run", "hi", "-m", model, "-n", "5"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert child.returncode == 6 and len(child.stderr.splitlines()) == 1
+
+
+def test_progress_bar_on_a_terminal_only(checkpoint: Make, tmp_path: Path) -> None:
+    """stderr is a terminal here: the bar moves there, the path still goes to stdout alone."""
+    master, slave = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "llamacli", "convert", checkpoint(), "-o", tmp_path / "o.gguf"],
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        text=True,
+        env={**os.environ, "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "100"},
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            data = os.read(master, 65536)
+        except OSError:
+            break
+        if not data:
+            break
+        shown += data
+    assert child.stdout is not None and child.stdout.read() == f"{tmp_path / 'o.gguf'}\n"
+    assert child.wait() == 0
+    assert b"bits per weight" in shown
+    assert not re.search(rb"\x1b\[3[0-7]m", shown)  # NO_COLOR
