@@ -199,29 +199,32 @@ def _checked(
     check = _stored(result)
     if check is None and on_compile is not None:
         on_compile()
-    kernel = _compiled_once_more(kind, folder / digest) if check is None or _good(check) else None
-    if check is None and kernel is not None:
+    kernel = reference
+    if check is None or _good(check):
+        kernel = _compiled_or_again(kind, folder / digest)
+    if check is None:
         nbytes = GGML_QUANT_SIZES[kind][1]
         check = Check(
             differences(kernel, reference, nbytes, BLOCKS_COMPARED),
             speedup(kernel, reference, nbytes, BLOCKS_TIMED),
         )
         _store(result, {"key": key, **asdict(check)})
-    assert check is not None
     if check.differences:
-        reason = f"ggml's kernel; the compiled one differs ({', '.join(check.differences)})"
-    else:
-        name = "compiled kernel" if _good(check) else "ggml's kernel"
-        reason = f"{name}; the compiled one has {check.speedup:.1f} times ggml's rate, same bytes"
-    good = kernel is not None and _good(check)
-    return Choice(kernel if kernel and good else reference, good, f"{kind.name}: {reason}")
+        names = ", ".join(check.differences)
+        return Choice(
+            reference, False, f"{kind.name}: ggml's kernel; the compiled differs ({names})"
+        )
+    rate = f"{check.speedup:.1f} times ggml's rate"
+    if not _good(check):
+        return Choice(reference, False, f"{kind.name}: ggml's kernel; the compiled has {rate}")
+    return Choice(kernel, True, f"{kind.name}: compiled kernel, ggml's bytes at {rate}")
 
 
 def _good(check: Check) -> bool:
     return not check.differences and check.speedup > 1
 
 
-def _compiled_once_more(kind: GGMLQuantizationType, cache: Path) -> Kernel:
+def _compiled_or_again(kind: GGMLQuantizationType, cache: Path) -> Kernel:
     """The compiled kernel; where loading it fails, its cache may be damaged and is made anew."""
     try:
         return compiled_kernel(kind, cache)

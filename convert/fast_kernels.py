@@ -1,10 +1,11 @@
 """What the compiled quantizers share: scratch memory, reading a group of super-blocks, rounding.
 
 Import this only where numba is installed. Each sub-block of a super-block (256 values) takes one
-lane of a SIMD register, LANES of them side by side, and each lane does the operations of ggml's
-scalar code (ggml-quants.c, the quantize_row_*_K_ref functions) in the same order in float32, so
-that the bytes come out the same. LLVM turns the lane loops into SIMD code as long as they are
-the innermost ones and it sees that their arrays are apart, which it does for stack memory.
+lane of a SIMD register, those of 8 super-blocks side by side, and each lane does the operations
+of ggml's scalar code (ggml-quants.c, the quantize_row_*_K_ref functions) in the same order in
+float32, so that the bytes come out the same. LLVM turns the lane loops into SIMD code as long as
+they are the innermost ones and it sees that their arrays are apart, as it does for memory on the
+stack, and that no index can be negative, which numba would count from the end.
 """
 
 from collections.abc import Callable
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 types: Any = numba.types  # numba has type hints for a part only
 carray: Any = numba.carray  # type: ignore[attr-defined]
 
-LANES = 64
 BLOCK = 256  # values a super-block
+BLOCKS = 8  # super-blocks that are quantized together
+GROUP = BLOCK * BLOCKS
 ZERO = np.float32(0)
 ONE = np.float32(1)
 ROUND = np.float32(12582912)  # 1.5 * 2**23: added and subtracted, it rounds to the nearest integer
@@ -57,31 +59,22 @@ stack: Any = intrinsic(prefer_literal=True)(_stack)
 
 @compiled
 def load(
-    values: NDArray[np.float32],
-    bits: NDArray[np.uint16],
-    first: int,
-    count: int,
-    row: NDArray[np.float32],
+    values: NDArray[np.float32], bits: NDArray[np.uint16], row: NDArray[np.float32]
 ) -> np.uint32:
-    """Copy count values from the first on into row, zeros behind them.
+    """Copy values, or BF16 bits where values is empty, into row, with zeros behind them.
 
-    They come from values, or from BF16 bits where values is empty. The result is the largest
-    magnitude among them, as the bits of a float32.
+    The result is the largest magnitude among them, as the bits of a float32.
     """
     largest = np.uint32(0)
-    if values.size:
-        for i in range(count):
-            value = values[first + i]
-            row[i] = value
-            largest = max(
-                largest, np.uint32(np.float32(value).view(np.uint32) & np.uint32(0x7FFFFFFF))
-            )
-    else:
-        for i in range(count):
-            wide = np.uint32(np.uint32(bits[first + i]) << np.uint32(16))
-            row[i] = np.uint32(wide).view(np.float32)
-            largest = max(largest, np.uint32(wide & np.uint32(0x7FFFFFFF)))
-    for i in range(count, row.size):
+    for i in range(values.size):
+        row[i] = values[i]
+        wide = np.float32(values[i]).view(np.uint32)
+        largest = max(largest, np.uint32(wide & np.uint32(0x7FFFFFFF)))
+    for i in range(bits.size):
+        wide = np.uint32(np.uint32(bits[i]) << np.uint32(16))
+        row[i] = np.uint32(wide).view(np.float32)
+        largest = max(largest, np.uint32(wide & np.uint32(0x7FFFFFFF)))
+    for i in range(values.size + bits.size, row.size):
         row[i] = ZERO
     return largest
 

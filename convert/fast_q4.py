@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from convert.fast_kernels import (
     BLOCK,
-    LANES,
+    BLOCKS,
+    GROUP,
     LARGEST,
     LARGEST_HALF,
     ONE,
@@ -23,7 +24,7 @@ from convert.fast_kernels import (
 )
 
 SUB = 32  # values a sub-block
-GROUP = SUB * LANES
+LANES = GROUP // SUB
 SUMS = 16 * LANES
 STEP = np.float32(0.1)
 LARGEST_SCALE = np.float32(63)
@@ -49,17 +50,18 @@ def quantize_q4_q5(
     top = np.float32(31) if five else np.float32(15)
     first_step = np.float32(-0.5) if five else np.float32(-1)
     steps = 16 if five else 21
-    row = carray(stack(GROUP), (GROUP,))
+    space = stack(GROUP)
+    flat, row = carray(space, (GROUP,)), carray(space, (BLOCKS, BLOCK))
     found = carray(stack(SUMS), (16, LANES))
     blocks = out.shape[0]
     largest = np.uint32(0)
-    for start in range(0, blocks, LANES // 8):
-        count = min(LANES // 8, blocks - start)
-        seen = load(values, bits, start * BLOCK, count * BLOCK, row)
-        largest = max(largest, np.uint32(seen))
-        _search(row, found, top, first_step, steps)
+    for start in range(0, blocks, BLOCKS):
+        count = min(BLOCKS, blocks - start)
+        first, last = start * BLOCK, (start + count) * BLOCK
+        largest = max(largest, load(values[first:last], bits[first:last], flat))
+        _search(carray(space, (LANES, SUB)), found, top, first_step, steps)
         for block in range(count):
-            left[start + block] = _pack(row, found, block, out[start + block], top, five)
+            left[start + block] = _pack(row[block], found, block, out[start + block], top, five)
     return largest
 
 
@@ -82,7 +84,7 @@ def _search(
     determinant = sums[15]
     for k in range(LANES):
         for i in range(SUB):
-            x[i, k] = row[k * SUB + i]
+            x[i, k] = row[k, i]
     for k in range(LANES):
         low[k] = x[0, k]
         high[k] = x[0, k]
@@ -210,30 +212,27 @@ def _pack(
             out[j] |= (s >> 4) << 6
             out[4 + j] |= (m >> 4) << 6
         d = d_value * np.float32(s)
-        offset = m_value * np.float32(m)
+        shift = m_value * np.float32(m)
         if not (
             d > ZERO
-            and abs((found[LOW, lane + j] + offset) / d) <= REACH
-            and abs((found[HIGH, lane + j] + offset) / d) <= REACH
+            and abs((found[LOW, lane + j] + shift) / d) <= REACH
+            and abs((found[HIGH, lane + j] + shift) / d) <= REACH
         ):
             return 1
-        first = (lane + j) * SUB
-        for i in range(first, first + SUB):
-            q = ((row[i] + offset) / d + ROUND) - ROUND
+        for i in range(SUB):
+            q = ((row[j * SUB + i] + shift) / d + ROUND) - ROUND
             q = top if q > top else q
-            row[i] = ZERO if q < ZERO else q
-    first = lane * SUB
-    start = 16
+            row[j * SUB + i] = ZERO if q < ZERO else q
     if five:
-        start = 48
-        for i in range(32):
-            high = np.uint32(0)
+        for i in range(SUB):
+            high = np.int32(0)
             for j in range(8):
-                high |= (np.uint32(row[first + j * SUB + i]) >> np.uint32(4)) << np.uint32(j)
+                high |= (np.int32(row[j * SUB + i]) >> np.int32(4)) << np.int32(j)
             out[16 + i] = high
+    start = 48 if five else 16
     for pair in range(4):
-        for i in range(32):
-            low = np.uint32(row[first + pair * 64 + i]) & np.uint32(15)
-            high = np.uint32(row[first + pair * 64 + 32 + i]) & np.uint32(15)
-            out[start + pair * 32 + i] = low | (high << np.uint32(4))
+        for i in range(SUB):
+            low = np.int32(row[pair * 64 + i]) & np.int32(15)
+            high = np.int32(row[pair * 64 + 32 + i]) & np.int32(15)
+            out[start + pair * 32 + i] = low | (high << np.int32(4))
     return 0

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from convert.fast_kernels import (
     BLOCK,
-    LANES,
+    BLOCKS,
+    GROUP,
     LARGEST,
     LARGEST_HALF,
     ONE,
@@ -23,8 +24,8 @@ from convert.fast_kernels import (
 )
 
 SUB = 16  # values a sub-block
-GROUP = SUB * LANES
-SUMS = 16 * LANES
+LANES = GROUP // SUB
+SUMS = 8 * LANES
 STEP = np.float32(0.1)
 LEVELS = np.float32(32)
 TOP = np.float32(31)
@@ -48,17 +49,18 @@ def quantize_q6(
     to ggml: one with a value that is not finite, a level out of REACH, or a sub-block whose scale
     rounds to 0. The result is the largest magnitude seen, as the bits of a float32.
     """
-    row = carray(stack(GROUP), (GROUP,))
-    found = carray(stack(SUMS), (16, LANES))
+    space = stack(GROUP)
+    flat, row = carray(space, (GROUP,)), carray(space, (BLOCKS, BLOCK))
+    found = carray(stack(SUMS), (8, LANES))
     blocks = out.shape[0]
     largest = np.uint32(0)
-    for start in range(0, blocks, LANES // 16):
-        count = min(LANES // 16, blocks - start)
-        seen = load(values, bits, start * BLOCK, count * BLOCK, row)
-        largest = max(largest, np.uint32(seen))
-        _search(row, found)
+    for start in range(0, blocks, BLOCKS):
+        count = min(BLOCKS, blocks - start)
+        first, last = start * BLOCK, (start + count) * BLOCK
+        largest = max(largest, load(values[first:last], bits[first:last], flat))
+        _search(carray(space, (LANES, SUB)), found)
         for block in range(count):
-            left[start + block] = _pack(row, found, block, out[start + block])
+            left[start + block] = _pack(row[block], found, block, out[start + block])
     return largest
 
 
@@ -68,12 +70,12 @@ def _search(row: NDArray[np.float32], found: NDArray[np.float32]) -> None:
     x = carray(stack(GROUP), (SUB, LANES))
     weight = carray(stack(GROUP), (SUB, LANES))
     weighted = carray(stack(GROUP), (SUB, LANES))
-    sums = carray(stack(SUMS), (16, LANES))
+    sums = carray(stack(SUMS), (8, LANES))
     peak, extreme, factor, sum_lx = sums[0], sums[1], sums[2], sums[3]
     sum_l2, scale, best = sums[4], sums[5], sums[6]
     for k in range(LANES):
         for i in range(SUB):
-            x[i, k] = row[k * SUB + i]
+            x[i, k] = row[k, i]
     for k in range(LANES):
         peak[k] = ZERO
         extreme[k] = ZERO
@@ -125,6 +127,7 @@ def _pack(
 ) -> int:
     """Round the scales of a super-block and write its bytes; 1 where it is left to ggml."""
     lane = block * 16
+    divisor = carray(stack(BLOCK), (BLOCK,))
     extreme = peak = ZERO
     for j in range(16):
         scale = found[SCALE, lane + j]
@@ -147,25 +150,21 @@ def _pack(
         d = d_value * s
         if d == ZERO or not found[PEAK, lane + j] / abs(d) <= REACH:
             return 1
-        first = (lane + j) * SUB
-        for i in range(first, first + SUB):
-            q = (row[i] / d + ROUND) - ROUND
-            q = TOP if q > TOP else q
-            row[i] = (BOTTOM if q < BOTTOM else q) + LEVELS
+        for i in range(SUB):
+            divisor[j * SUB + i] = d
+    for i in range(BLOCK):
+        q = (row[i] / divisor[i] + ROUND) - ROUND
+        q = TOP if q > TOP else q
+        row[i] = (BOTTOM if q < BOTTOM else q) + LEVELS
+    low, two, four, six = np.int32(15), np.int32(2), np.int32(4), np.int32(6)
     for part in range(2):
-        first = lane * SUB + part * 128
         for i in range(32):
-            a = np.uint32(row[first + i])
-            b = np.uint32(row[first + 32 + i])
-            c = np.uint32(row[first + 64 + i])
-            d = np.uint32(row[first + 96 + i])
-            low, four = np.uint32(15), np.uint32(4)
+            a = np.int32(row[part * 128 + i])
+            b = np.int32(row[part * 128 + 32 + i])
+            c = np.int32(row[part * 128 + 64 + i])
+            e = np.int32(row[part * 128 + 96 + i])
             out[part * 64 + i] = (a & low) | ((c & low) << four)
-            out[part * 64 + 32 + i] = (b & low) | ((d & low) << four)
-            out[128 + part * 32 + i] = (
-                (a >> four)
-                | ((b >> four) << np.uint32(2))
-                | ((c >> four) << four)
-                | ((d >> four) << np.uint32(6))
-            )
+            out[part * 64 + 32 + i] = (b & low) | ((e & low) << four)
+            high = (a >> four) | ((b >> four) << two) | ((c >> four) << four)
+            out[128 + part * 32 + i] = high | ((e >> four) << six)
     return 0
