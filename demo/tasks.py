@@ -18,7 +18,8 @@ BAD = ("I hate this", "This is terrible", "What an awful day", "It does not work
        "Horrible service", "The worst film ever", "I am so angry", "Really bad", "Disgusting food",
        "Poor quality", "It broke at once")  # fmt: skip
 MOODS = ("Classify as positive or negative:", "positive or negative?",
-         "Is this positive or negative?", "classify the sentiment", "Answer positive or negative:")  # fmt: skip
+         "Is this positive or negative?", "classify the sentiment",
+         "Answer positive or negative:")  # fmt: skip
 
 
 def task(rng: random.Random) -> tuple[str, str]:
