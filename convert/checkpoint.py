@@ -4,7 +4,7 @@ Nothing here reads a weight: shards' headers alone, checked against the files' s
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def describe(
-    folder: Path, name: str, config: LlamaConfig, files: list[WeightFile]
+    folder: Path, name: str, config: LlamaConfig, files: Sequence[WeightFile]
 ) -> Checkpoint:
     """Put a checkpoint together from its small files in folder and its weight files anywhere."""
     tokenizer = parse_tokenizer(read_json(folder / "tokenizer.json"))
@@ -139,7 +139,7 @@ def _optional_json(path: Path) -> dict[str, Any]:
 
 
 def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
-    """chat_template.jinja where it exists, else tokenizer_config.json's (the default of several)."""
+    """chat_template.jinja where it exists, else tokenizer_config.json's own."""
     path = folder / "chat_template.jinja"
     if path.exists():
         try:
@@ -156,7 +156,7 @@ def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | N
 
 
 def _match(
-    config: LlamaConfig, files: list[WeightFile], index: Mapping[str, str] | None
+    config: LlamaConfig, files: Sequence[WeightFile], index: Mapping[str, str] | None
 ) -> dict[TensorSpec, StoredTensor]:
     """Pair what config.json implies with what the files hold; both must agree fully."""
     stored: dict[str, StoredTensor] = {}

@@ -7,10 +7,11 @@ release the GIL), so that a few pieces are in memory at a time, whatever the mod
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.errors import CheckpointError, TargetError
-from convert.kernels import quantize
+from convert.fast import INFINITY, choose, ggml_kernel
+from convert.fast_check import Kernel
 from convert.quantization import Quantization, quantization, tensor_nbytes
 from convert.rope import frequency_factors
 from convert.safetensors import ITEM_SIZES, StoredTensor
@@ -26,8 +28,10 @@ from convert.tensors import permute_heads
 from convert.writer import PlannedTensor, check_space, check_target, plan, whole_file, write_header
 
 PIECE = 1 << 21  # parameters a piece: 4 MiB of BF16, 8 MiB as float32
+Type = GGMLQuantizationType
 PIECES_AHEAD = 3  # a thread, so that it never waits for the disk
 LARGEST_F16 = 65504.0
+SMALL = 50_000_000  # parameters that ggml's kernel has quantized before a faster one is loaded
 
 
 @dataclass(frozen=True)
@@ -86,18 +90,26 @@ def convert(
     *,
     threads: int | None = None,
     progress: Callable[[Progress], None] | None = None,
+    notice: Callable[[str], None] | None = None,
     force: bool = False,
 ) -> Report:
     """Convert a Hugging Face Llama checkpoint folder into one GGUF file.
 
     quant is a name of convert.quantization.QUANTIZATIONS, in any case; threads defaults to the
-    processors this process may use. Raises ConvertError subclasses; target appears only whole.
+    processors this process may use. notice gets a line when something takes its time before the
+    first progress. Raises ConvertError subclasses; target appears only whole.
     """
     chosen = quantization(quant)
     check_target(Path(target), force)
     checkpoint = open_checkpoint(Path(source))
     return write_gguf(
-        checkpoint, Path(target), chosen, threads=threads, progress=progress, force=force
+        checkpoint,
+        Path(target),
+        chosen,
+        threads=threads,
+        progress=progress,
+        notice=notice,
+        force=force,
     )
 
 
@@ -108,6 +120,7 @@ def write_gguf(
     *,
     threads: int | None = None,
     progress: Callable[[Progress], None] | None = None,
+    notice: Callable[[str], None] | None = None,
     force: bool = False,
 ) -> Report:
     """The same for a checkpoint that is open already."""
@@ -115,12 +128,19 @@ def write_gguf(
     tensors = plan(checkpoint, chosen)
     check_target(target, force)
     check_space(target, sum(tensor.nbytes for tensor in tensors))
+    kernels = _kernels(tensors, notice)
     with whole_file(target, force) as part:
         start = write_header(part, checkpoint, chosen, tensors)
         with open(part, "r+b", buffering=0) as file:
             _allocate(file.fileno(), start + tensors[-1].offset + tensors[-1].nbytes)
             kernel_seconds = _write_tensors(
-                file.fileno(), start, checkpoint, tensors, threads or _processors(), progress
+                file.fileno(),
+                start,
+                checkpoint,
+                tensors,
+                kernels,
+                threads or _processors(),
+                progress,
             )
         size = part.stat().st_size
     return Report(
@@ -138,6 +158,21 @@ def _processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _kernels(
+    tensors: tuple[PlannedTensor, ...], notice: Callable[[str], None] | None
+) -> dict[GGMLQuantizationType, Kernel]:
+    """The fastest kernel for each type that gives ggml's bytes; ggml's own for a small model."""
+    kinds = {tensor.type for tensor in tensors}
+    if sum(tensor.spec.parameters for tensor in tensors) < SMALL:
+        return {kind: ggml_kernel(kind) for kind in kinds}
+
+    def on_compile() -> None:
+        if notice is not None:
+            notice("compiling the quantizer for this machine, this once: some seconds")
+
+    return {kind: choose(kind, on_compile=on_compile).kernel for kind in sorted(kinds)}
 
 
 def _allocate(descriptor: int, size: int) -> None:
@@ -168,6 +203,7 @@ def _write_tensors(
     start: int,
     checkpoint: Checkpoint,
     tensors: tuple[PlannedTensor, ...],
+    kernels: Mapping[GGMLQuantizationType, Kernel],
     threads: int,
     progress: Callable[[Progress], None] | None,
 ) -> float:
@@ -200,7 +236,8 @@ def _write_tensors(
         for piece in _pieces(checkpoint, tensors):
             if len(waiting) >= threads * PIECES_AHEAD:
                 write_next()
-            waiting.append(pool.submit(_quantize_piece, piece, _read(piece)))
+            kernel = kernels[piece.tensor.type]
+            waiting.append(pool.submit(_quantize_piece, piece, _read(piece), kernel))
         while waiting:
             write_next()
     finally:
@@ -217,55 +254,45 @@ def _read(piece: Piece) -> bytearray:
     return stored.file.read(stored.offset + piece.first_row * row_bytes, piece.rows * row_bytes)
 
 
-def _quantize_piece(piece: Piece, raw: bytearray) -> Quantized:
+def _quantize_piece(piece: Piece, raw: bytearray, kernel: Kernel) -> Quantized:
     spec, kind, dtype = piece.tensor.spec, piece.tensor.type, piece.stored.dtype
-    bits = np.frombuffer(raw, np.uint32 if dtype == "F32" else np.uint16)
+    bits: NDArray[Any] = np.frombuffer(raw, np.uint32 if dtype == "F32" else np.uint16)
     bits = bits.reshape(piece.rows, spec.columns)
-    not_finite = _check_values(bits, dtype, kind, spec.source)
-    if not_finite:  # the error names how many there are; their bytes are not needed
-        return Quantized(piece, np.empty(0, np.uint8), not_finite, 0.0)
     if spec.head_dim is not None:
-        bits = permute_heads(bits, spec.head_dim)  # type: ignore[assignment]
+        bits = permute_heads(bits, spec.head_dim)
     if dtype == kind.name:
-        return Quantized(piece, bits.view(np.uint8), 0, 0.0)
-    values = _float32(bits, dtype)
+        return Quantized(piece, bits.view(np.uint8), _not_finite(bits, dtype), 0.0)
+    values: NDArray[Any] = bits if dtype == "BF16" else _float32(bits, dtype)
+    data = np.empty(tensor_nbytes(kind, piece.parameters), np.uint8)
     started = time.perf_counter()
-    data = quantize(kind, values)
-    return Quantized(piece, data, 0, time.perf_counter() - started)
+    largest = kernel(values.reshape(-1), data)
+    seconds = time.perf_counter() - started
+    if largest >= INFINITY:
+        return Quantized(piece, data, _not_finite(bits, dtype), seconds)
+    magnitude = float(np.uint32(largest).view(np.float32))
+    if magnitude > LARGEST_F16 and kind not in (Type.F32, Type.BF16):
+        raise CheckpointError(
+            f"{spec.source} has a value of {magnitude:.3g}, too large for {kind.name}"
+        )
+    return Quantized(piece, data, 0, seconds)
 
 
-def _check_values(
-    bits: NDArray[np.unsignedinteger], dtype: str, kind: GGMLQuantizationType, name: str
-) -> int:
-    """How many values are NaN or infinite, told by their exponents, before any arithmetic.
-
-    Raises CheckpointError where finite values are too large for the type's half-precision scales.
-    """
+def _not_finite(bits: NDArray[Any], dtype: str) -> int:
+    """How many values are NaN or infinite, told by their exponents."""
     infinity = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}[dtype]
     magnitudes = bits & bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
-    largest = magnitudes.max()
-    if largest >= infinity:
-        return int((magnitudes >= infinity).sum())
-    if kind not in (GGMLQuantizationType.F32, GGMLQuantizationType.BF16):
-        value = float(_float32(np.array([largest], bits.dtype), dtype)[0])
-        if value > LARGEST_F16:
-            raise CheckpointError(f"{name} has a value of {value:.3g}, too large for {kind.name}")
-    return 0
+    return int((magnitudes >= infinity).sum())
 
 
-def _float32(bits: NDArray[np.unsignedinteger], dtype: str) -> NDArray[np.float32]:
-    """The values of BF16, F16 or F32 bits, exactly."""
-    if dtype == "BF16":
-        wide = bits.astype(np.uint32)
-        wide <<= 16
-        return wide.view(np.float32)
+def _float32(bits: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """The values of F16 or F32 bits, exactly."""
     if dtype == "F16":
         return bits.view(np.float16).astype(np.float32)
     return bits.view(np.float32)
 
 
 def _write_all(descriptor: int, data: NDArray[np.uint8], offset: int) -> None:
-    view = memoryview(data.reshape(-1))
+    view = memoryview(data.reshape(-1).data)
     while view:
         count = os.pwrite(descriptor, view, offset)
         view, offset = view[count:], offset + count

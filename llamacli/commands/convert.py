@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llamacli.commands.session import notice
 from llamacli.errors import NotFoundError, UsageError
 from llamacli.store import target_path
 
@@ -51,7 +52,13 @@ def convert(
     console = Console(stderr=True)
     with _progress(console) as show:
         report = convert_checkpoint(
-            folder, target, chosen, threads=threads, progress=show, force=force
+            folder,
+            target,
+            chosen,
+            threads=threads,
+            progress=show,
+            notice=notice,
+            force=force,
         )
     _print_report(console, report)
     typer.echo(report.path)
@@ -120,7 +127,8 @@ def _print_report(console: "Console", report: "Report") -> None:
         sizes[tensor.type.name] += tensor.nbytes
         values[tensor.type.name] += tensor.spec.parameters
     for name, size in sizes.most_common():
-        table.add_row(name, str(counts[name]), f"{values[name] / 1e6:.1f} M", f"{size / 1e6:.1f} MB")
+        millions = f"{values[name] / 1e6:.1f} M"
+        table.add_row(name, str(counts[name]), millions, f"{size / 1e6:.1f} MB")
     data = sum(sizes.values())
     table.caption = (
         f"{data * 8 / parameters:.2f} bits per weight, {report.source_nbytes / 1e6:.1f} MB → "
