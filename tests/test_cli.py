@@ -93,7 +93,7 @@ def test_existing_target_needs_force(checkpoint: Make, tmp_path: Path) -> None:
         (["convert", "nowhere"], 4, "nowhere"),
         (["convert", "{folder}", "--quant", "Q3"], 3, "choose one of Q4_K_M"),
         (["convert", "{folder}", "--q4", "--q8"], 2, "one of"),
-        (["convert"], 2, "SOURCE"),
+        (["convert"], 2, "'source'"),
         (["convert", "{empty}"], 3, "config.json"),
         (["run", "hi", "-m", "nothing"], 4, "no model nothing"),
         (["run", "hi", "-m", "{empty}/no.gguf"], 4, "no.gguf"),

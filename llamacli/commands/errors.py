@@ -8,6 +8,8 @@ from llamacli.errors import InvalidModelError, OutputError
 
 def translate(error: BaseException) -> BaseException:
     """A converter's error or a failed write as the LlamacliError it amounts to; others as is."""
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        return error.__context__  # click leaves so, with code 1
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return OutputError(f"the output can't be written: {error.strerror}")
     if "convert" not in sys.modules:

@@ -35,8 +35,9 @@ def run(
     threads: options.Threads = None,
 ) -> None:
     """Answer one prompt, given as an argument, on stdin, or both."""
+    from llamacli.chat import encode_turns
     from llamacli.generate import generate
-    from llamacli.prompt import encode_raw, encode_turns
+    from llamacli.prompt import encode_raw
     from llamacli.sampling import SamplingSettings
 
     if special and not raw:

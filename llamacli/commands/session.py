@@ -26,7 +26,8 @@ def model_path(model: str | None) -> Path:
 
 def open_engine(model: str | None, context: int | None, threads: int | None) -> "Engine":
     """The model, loaded; a terminal shows that it is at work."""
-    from llamacli.engine import Engine, EngineSettings
+    from llamacli.engine import Engine
+    from llamacli.loading import EngineSettings
 
     path = model_path(model)
     settings = EngineSettings(context=context, threads=threads)
