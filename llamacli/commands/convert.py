@@ -118,7 +118,7 @@ def _print_report(console: "Console", report: "Report") -> None:
     from rich.table import Table
 
     parameters = sum(tensor.spec.parameters for tensor in report.tensors)
-    table = Table(title=f"{report.path.name}: {parameters / 1e9:.2f} B parameters")
+    table = Table(title=f"{report.path.name}: {_count(parameters)} parameters")
     for column in ("type", "tensors", "parameters", "size"):
         table.add_column(column, justify="left" if column == "type" else "right")
     counts, sizes, values = Counter[str](), Counter[str](), Counter[str]()
@@ -127,11 +127,19 @@ def _print_report(console: "Console", report: "Report") -> None:
         sizes[tensor.type.name] += tensor.nbytes
         values[tensor.type.name] += tensor.spec.parameters
     for name, size in sizes.most_common():
-        millions = f"{values[name] / 1e6:.1f} M"
-        table.add_row(name, str(counts[name]), millions, f"{size / 1e6:.1f} MB")
+        table.add_row(name, str(counts[name]), _count(values[name]), f"{_count(size)}B")
     data = sum(sizes.values())
-    table.caption = (
-        f"{data * 8 / parameters:.2f} bits per weight, {report.source_nbytes / 1e6:.1f} MB → "
-        f"{report.target_nbytes / 1e6:.1f} MB, {report.seconds:.1f} s"
-    )
     console.print(table)
+    console.print(
+        f"{data * 8 / parameters:.2f} bits per weight, {_count(report.source_nbytes)}B → "
+        f"{_count(report.target_nbytes)}B in {report.seconds:.1f} s",
+        highlight=False,
+    )
+
+
+def _count(number: int) -> str:
+    """A number with a decimal prefix, as 7.35 M."""
+    for prefix, unit in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= unit:
+            return f"{number / unit:.2f} {prefix}"
+    return f"{number} "
