@@ -1,0 +1,21 @@
+"""python -m bench: every measurement, one after the other, as Markdown on stdout."""
+
+import subprocess
+import sys
+
+MEASUREMENTS = {
+    "Start of `--help`": ["bench.help"],
+    "Quantization kernels": ["bench.quantizers"],
+    "Conversion, two layers of 8B": ["bench.conversion", "--shape", "8b", "--layers", "2"],
+    "Decoding, 1B shape": ["bench.decode"],
+}
+
+
+def main() -> None:
+    for title, module in MEASUREMENTS.items():
+        print(f"\n## {title}\n\n`python -m {' '.join(module)}`\n", flush=True)
+        subprocess.run([sys.executable, "-m", *module], check=True)
+
+
+if __name__ == "__main__":
+    main()
