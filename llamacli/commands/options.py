@@ -1,4 +1,4 @@
-"""The options that `run` and `chat` share, each written once."""
+"""The options that commands share, each written once."""
 
 from typing import Annotated
 
@@ -6,7 +6,13 @@ import typer
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="A GGUF file, a name in the store, or `demo`."),
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="LLAMACLI_MODEL",
+        show_envvar=False,
+        help="A GGUF file, a name in the store, or `demo`.  [default: $LLAMACLI_MODEL]",
+    ),
 ]
 System = Annotated[str | None, typer.Option("--system", "-s", help="The system prompt.")]
 MaxTokens = Annotated[
@@ -35,3 +41,9 @@ Stop = Annotated[
     list[str] | None, typer.Option(help="End an answer before this text; may be given again.")
 ]
 Threads = Annotated[int | None, typer.Option(help="Threads.  [default: all physical cores]")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Nothing on stderr but what went wrong.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Tell counts and rates on stderr at the end.")
+]

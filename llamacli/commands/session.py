@@ -1,4 +1,4 @@
-"""What `run` and `chat` do alike: find and load the model, choose the sampling, show an answer."""
+"""What the commands that answer do alike: find and load the model, show an answer."""
 
 import os
 import sys
@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 def model_path(model: str | None) -> Path:
     """The file that -m means; the demo is converted on its first use."""
     if model is None:
-        raise UsageError("name a model with -m: a GGUF file, a name in the store, or `demo`")
+        raise UsageError(
+            "name a model with -m or in $LLAMACLI_MODEL: a GGUF file, a name in the store, "
+            "or `demo`"
+        )
     if model == DEMO and not Path(DEMO).is_file():
         return demo_model(lambda: notice("converting the demo, this once"))
     return find_model(model)
 
 
 def open_engine(model: str | None, context: int | None, threads: int | None) -> "Engine":
-    """The model, loaded; a terminal shows that it is at work."""
+    """The model, loaded."""
     from llamacli.engine import Engine
     from llamacli.loading import EngineSettings
 
@@ -45,15 +48,11 @@ def notice(text: str) -> None:
 
 def show_answer(chunks: "Iterator[Chunk]", out: TextIO) -> "Result":
     """Write an answer as it comes and end it with exactly one newline; give its result."""
-    ends_line = False
-    for chunk in chunks:
-        if chunk.text:
-            out.write(chunk.text)
-            out.flush()
-            ends_line = chunk.text.endswith("\n")
-        if chunk.result is not None:
-            result = chunk.result
-    if not ends_line:
-        out.write("\n")
-    out.flush()
-    return result
+    from llamacli.output import write_text, writer
+
+    return write_text(chunks, writer(out))
+
+
+def lively(stream: TextIO) -> bool:
+    """Whether a line that rewrites itself may be shown there."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
