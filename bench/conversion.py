@@ -3,7 +3,7 @@
     python -m bench.conversion --shape 8b --layers 2 [--checkpoint FOLDER] [--runs 3]
 
 The two steps: a BF16 file, then llama_model_quantize. Every run is a process of its own, the two
-kinds in turn; times are medians. `kernels` is the time in ggml's kernels on the same threads.
+kinds in turn; times are medians. `kernels` is the time in the quantization kernels, a thread.
 """
 
 import argparse
@@ -18,16 +18,18 @@ from pathlib import Path
 from bench.checkpoint import SHAPES, shape_config, write_checkpoint
 
 ONE_PASS = """
-import json, resource, sys
+import json, sys
+from bench.memory import peak_resident
 from convert import convert
 report = convert(sys.argv[1], sys.argv[2], sys.argv[3], force=True)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = peak_resident()
 print(json.dumps({"seconds": report.seconds, "kernels": report.kernel_seconds, "peak": peak}))
 """
 
 TWO_STEPS = """
-import ctypes, json, os, resource, sys, time
+import ctypes, json, os, sys, time
 import llama_cpp
+from bench.memory import peak_resident
 from convert import QUANTIZATIONS, convert
 started = time.monotonic()
 middle = sys.argv[2] + ".bf16"
@@ -39,7 +41,7 @@ status = llama_cpp.llama_model_quantize(
 assert status == 0
 seconds = time.monotonic() - started
 os.unlink(middle)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = peak_resident()
 print(json.dumps({"seconds": seconds, "peak": peak}))
 """
 
@@ -65,17 +67,15 @@ def compare(checkpoint: Path, quantization: str, runs: int) -> str:
     def median(results: list[dict[str, float]], key: str) -> float:
         return statistics.median(result[key] for result in results)
 
-    unit = 1 if sys.platform == "darwin" else 1024
     kernels = median(one, "kernels") / (threads or 1)
     seconds = median(one, "seconds")
     ratio = seconds / median(two, "seconds")
     rows = [
         "| | seconds | peak resident memory |",
         "| --- | ---: | ---: |",
-        f"| one pass | {seconds:.1f} | {median(one, 'peak') * unit / 2**20:.0f} MiB |",
+        f"| one pass | {seconds:.1f} | {median(one, 'peak') / 2**20:.0f} MiB |",
         f"| of it in kernels, a thread | {kernels:.1f} | |",
-        f"| two steps | {median(two, 'seconds'):.1f} | "
-        f"{median(two, 'peak') * unit / 2**20:.0f} MiB |",
+        f"| two steps | {median(two, 'seconds'):.1f} | {median(two, 'peak') / 2**20:.0f} MiB |",
         "",
         f"{quantization}, {threads} threads, medians of {runs}. One pass takes "
         f"{seconds / kernels:.2f} of its kernels' time and {ratio:.2f} of the two steps'.",

@@ -1,6 +1,6 @@
 """How long `llamacli --help` takes, beside an empty Python: whole processes, in turn.
 
-    python -m bench.help [--runs 20]
+python -m bench.help [--runs 20]
 """
 
 import argparse
