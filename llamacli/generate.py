@@ -5,11 +5,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from llamacli.engine import Engine, Progress
 from llamacli.errors import InvalidModelError, UsageError
 from llamacli.sampling import SamplingSettings, choose_seed, sampler_chain
+
+if TYPE_CHECKING:
+    from llamacli.constraint import Constraint
 
 FinishReason = Literal["stop", "length", "interrupted"]
 
@@ -58,6 +61,7 @@ def generate(
     *,
     max_tokens: int | None = None,
     stop: Sequence[str] = (),
+    constraint: "Constraint | None" = None,
     interrupted: Callable[[], bool] = lambda: False,
     on_progress: Progress | None = None,
 ) -> Iterator[Chunk]:
@@ -65,7 +69,8 @@ def generate(
 
     A character that spans tokens comes whole, a stop text never shows, not even its start.
     The answer ends at an end token or a stop text ("stop"), at max_tokens or where the context is
-    full ("length"), or once interrupted says so. Raises UsageError, DoesNotFitError where
+    full ("length"), or once interrupted says so; with a constraint it is whole, even where it is
+    cut. Raises UsageError, DoesNotFitError where
     the prompt exceeds the context, and InvalidModelError where the model computes no numbers.
     """
     if max_tokens is not None and max_tokens < 1:
@@ -89,7 +94,10 @@ def generate(
     with sampler_chain(engine, sampling, seed, prompt) as chain:
         while len(engine.tokens) == len(prompt) + len(tokens) and not interrupted():
             start = perf_counter()
-            token = sample(chain, context, -1)
+            if constraint is None:
+                token = sample(chain, context, -1)
+            else:
+                token = constraint.choose(chain, engine.logits(), limit - len(tokens))
             seconds += perf_counter() - start
             if not tokens and not math.isfinite(engine.logit(token)):
                 raise InvalidModelError(
@@ -97,13 +105,16 @@ def generate(
                     "token; its weights are damaged, convert or fetch it again"
                 )
             if token in ends:
-                reason = "stop"
+                reason = "length" if constraint is not None and constraint.cut else "stop"
                 break
             tokens.append(token)
             if token not in controls and (ready := text.add(piece(token))):
                 yield Chunk(ready)
             if text.stopped:
                 reason = "stop"
+                break
+            if constraint is not None and constraint.done:
+                reason = "length" if constraint.cut else "stop"
                 break
             if len(tokens) >= limit:
                 reason = "length"

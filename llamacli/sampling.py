@@ -30,7 +30,7 @@ class SamplingSettings:
     """temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and repeat_penalty 1 are off.
 
     repeat_penalty weighs on tokens among the last repeat_last_n. seed None draws a new one for
-    each answer. grammar is GBNF with the start symbol root.
+    each answer.
     """
 
     temperature: float = DEFAULTS["temperature"]
@@ -40,7 +40,6 @@ class SamplingSettings:
     repeat_penalty: float = DEFAULTS["repeat_penalty"]
     repeat_last_n: int = 64
     seed: int | None = None
-    grammar: str | None = None
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, 0.0, 100.0)
@@ -91,11 +90,10 @@ def choose_seed(settings: SamplingSettings) -> int:
 def sampler_chain(
     engine: Engine, settings: SamplingSettings, seed: int, prompt: Sequence[int] = ()
 ) -> Iterator[Any]:
-    """A llama.cpp sampler, freed at the end: grammar, penalty, temperature, top-k, top-p, min-p.
+    """A llama.cpp sampler, freed at the end: penalty, temperature, top-k, top-p, min-p.
 
     The order is that of transformers, for which models' published settings are meant. The last
-    tokens of prompt count as seen for the repeat penalty. Raises UsageError where the grammar
-    can't be read.
+    tokens of prompt count as seen for the repeat penalty.
     """
     library = engine.library
     params = library.llama_sampler_chain_default_params()
@@ -113,13 +111,6 @@ def _samplers(
     engine: Engine, settings: SamplingSettings, seed: int, prompt: Sequence[int]
 ) -> Iterator[Any]:
     library, vocabulary = engine.library, engine.vocabulary
-    if settings.grammar is not None:
-        sampler = library.llama_sampler_init_grammar(
-            vocabulary.pointer, settings.grammar.encode(), b"root"
-        )
-        if not sampler:
-            raise UsageError("the grammar can't be read; see llama.cpp's grammars/README.md")
-        yield sampler
     if settings.repeat_penalty != 1.0 and settings.repeat_last_n:
         sampler = library.llama_sampler_init_penalties(
             vocabulary.size, settings.repeat_last_n, settings.repeat_penalty, 0.0, 0.0

@@ -1,5 +1,6 @@
 """The options that commands share, each written once."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,6 +40,15 @@ Context = Annotated[
 ]
 Stop = Annotated[
     list[str] | None, typer.Option(help="End an answer before this text; may be given again.")
+]
+Schema = Annotated[
+    Path | None, typer.Option(help="Answer in JSON that this file's JSON Schema accepts.")
+]
+GrammarFile = Annotated[
+    Path | None, typer.Option("--grammar", help="Answer in text that this GBNF file's grammar has.")
+]
+Choice = Annotated[
+    list[str] | None, typer.Option(help="Answer with one of these words; give it for each.")
 ]
 Threads = Annotated[int | None, typer.Option(help="Threads.  [default: all physical cores]")]
 Quiet = Annotated[

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +17,7 @@ from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
 if TYPE_CHECKING:
     from llamacli.engine import Engine
     from llamacli.generate import Result
+    from llamacli.grammar import Grammar
     from llamacli.input import Input
 
 LEAST_ANSWER = 512  # tokens that --truncate leaves for an answer without -n, at most a quarter
@@ -57,6 +59,9 @@ def run(
     seed: options.Seed = None,
     context: options.Context = None,
     stop: options.Stop = None,
+    schema: options.Schema = None,
+    grammar: options.GrammarFile = None,
+    choice: options.Choice = None,
     threads: options.Threads = None,
     json_object: Annotated[
         bool, typer.Option("--json", help="Give one JSON object: text, counts, rates, seed.")
@@ -101,6 +106,9 @@ def run(
     form: Literal["text", "json", "jsonl"]
     form = "json" if json_object else "jsonl" if json_events else "text"
     manner = Manner(form, not no_stream, quiet, verbose)
+    shape = None
+    if schema or grammar or choice:
+        shape = _read_shape(schema, grammar, choice or (), stop or ())
     given = gather(prompt, file or (), errors)
     with open_engine(model, context, threads) as engine:
         sampling = SamplingSettings.from_metadata(
@@ -126,8 +134,12 @@ def run(
         if show_prompt:
             _write(engine.vocabulary.text_of(tokens) + "\n")
             return
-        result = answer(engine, tokens, sampling, manner, max_tokens=max_tokens, stop=stop or ())
-    if fail_on_length and result.finish_reason == "length":
+        if choice:
+            _check_choices(choice, engine, len(tokens), max_tokens)
+        result = answer(
+            engine, tokens, sampling, manner, shape=shape, max_tokens=max_tokens, stop=stop or ()
+        )
+    if (fail_on_length or shape is not None) and result.finish_reason == "length":
         raise LlamacliError(
             f"the answer was cut after {result.answer_tokens} tokens; raise -n or -c"
         )
@@ -158,6 +170,9 @@ def answer(
     tokens: list[int],
     sampling: Any,
     manner: Manner,
+    *,
+    shape: "Grammar | None" = None,
+    max_tokens: int | None = None,
     **settings: Any,
 ) -> "Result":
     """Answer on stdout in that manner; after a signal, what was said until then.
@@ -170,7 +185,10 @@ def answer(
 
     head = {"model": engine.name, "quantization": engine.quantization}
     started = time.perf_counter()
-    with interrupts() as arrived:
+    with (
+        interrupts() as arrived,
+        constraint(engine, shape, len(tokens), max_tokens) as constrained,
+    ):
         write = arrived.around(writer(sys.stdout))
         chunks: Iterator[Any] = generate(
             engine,
@@ -178,6 +196,8 @@ def answer(
             sampling,
             interrupted=lambda: bool(arrived),
             on_progress=_progress(manner),
+            max_tokens=max_tokens,
+            constraint=constrained,
             **settings,
         )
         if manner.form == "text":
@@ -195,6 +215,35 @@ def answer(
         if manner.verbose:
             _tell(result)
     return result
+
+
+def constraint(
+    engine: "Engine", shape: "Grammar | None", prompt: int, max_tokens: int | None
+) -> Any:
+    """A context with the constraint for an answer to that many tokens, or with None."""
+    if shape is None:
+        return nullcontext()
+    from llamacli.constraint import constrained
+
+    return constrained(engine.vocabulary, shape, _most(engine, prompt, max_tokens))
+
+
+def _most(engine: "Engine", prompt: int, max_tokens: int | None) -> int:
+    """The tokens that an answer can have, as generate counts them."""
+    room = engine.context_size - prompt + 1
+    return room if max_tokens is None else min(room, max_tokens)
+
+
+def _read_shape(schema: Any, grammar: Any, choice: Any, stop: Any) -> "Grammar | None":
+    from llamacli.shape import read_shape
+
+    return read_shape(schema, grammar, choice, stop)
+
+
+def _check_choices(words: list[str], engine: "Engine", prompt: int, max_tokens: int | None) -> None:
+    from llamacli.shape import check_choices
+
+    check_choices(words, engine.vocabulary, _most(engine, prompt, max_tokens))
 
 
 def _check_room(tokens: int, room: int) -> None:

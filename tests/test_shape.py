@@ -1,0 +1,352 @@
+"""Answers in a shape: whatever a model of noise says, it parses and validates, cut or not."""
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import pytest
+
+from llamacli.constraint import Constraint, constrained
+from llamacli.engine import Engine
+from llamacli.errors import InvalidModelError, UsageError
+from llamacli.gbnf import read_gbnf
+from llamacli.generate import Result, generate
+from llamacli.grammar import Grammar
+from llamacli.loading import EngineSettings
+from llamacli.matcher import Matcher
+from llamacli.sampling import SamplingSettings
+from llamacli.schema import read_schema
+from tests.tiny import write_model
+
+SCHEMAS: dict[str, Any] = {
+    "anything": True,
+    "string": {"type": "string", "minLength": 2, "maxLength": 5},
+    "kinds": {"type": ["integer", "null", "boolean"]},
+    "integers": {"type": "integer", "minimum": -17, "maximum": 1234},
+    "naturals": {"type": "integer", "exclusiveMinimum": 99},
+    "negative": {"type": "integer", "maximum": -5},
+    "share": {"type": "number", "minimum": 0, "maximum": 1},
+    "open": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 2.5},
+    "temperature": {"type": "number", "minimum": -273.15, "maximum": -1},
+    "price": {"type": "number", "minimum": 0},
+    "enum": {"enum": ["a\\b", "say \"hi\"", "é\n", 1.5, None, {"a": [1]}]},
+    "typed enum": {"type": "string", "enum": ["x", 1, "y"]},
+    "const": {"const": {"version": 2}},
+    "pattern": {"type": "string", "pattern": r"^[A-Z]{2,3}-\d+(\.\w+)?$"},
+    "found pattern": {"type": "string", "pattern": r"x[\"\\]y|z$"},
+    "date": {"type": "string", "format": "date"},
+    "moment": {"type": "string", "format": "date-time"},
+    "uuid": {"type": "string", "format": "uuid"},
+    "ipv4": {"type": "string", "format": "ipv4"},
+    "list": {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 4},
+    "any list": {"type": "array"},
+    "row": {
+        "type": "array",
+        "prefixItems": [{"type": "string"}, {"type": "integer"}],
+        "minItems": 1,
+        "items": False,
+    },
+    "long row": {"type": "array", "prefixItems": [{"const": 1}], "items": {"const": 2},
+                 "maxItems": 3},
+    "person": {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Person",
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "description": "in full"},
+            "age": {"type": "integer", "minimum": 0, "maximum": 150},
+            "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 2},
+            "address": {"$ref": "#/$defs/address"},
+        },
+        "required": ["name", "address"],
+        "additionalProperties": False,
+        "$defs": {
+            "address": {
+                "type": "object",
+                "properties": {"street": {"type": "string"}, "zip": {"type": "string"}},
+                "required": ["zip"],
+            }
+        },
+    },
+    "all optional": {"type": "object", "properties": {c: {"type": "null"} for c in "abcdefgh"}},
+    "map": {"type": "object", "additionalProperties": {"type": "integer"}},
+    "undeclared": {"type": "object", "required": ["k"], "additionalProperties": {"const": 1}},
+    "tree": {
+        "type": "object",
+        "properties": {
+            "value": {"type": "integer"},
+            "left": {"$ref": "#"},
+            "right": {"anyOf": [{"$ref": "#"}, {"type": "null"}]},
+        },
+        "required": ["value"],
+    },
+    "events": {
+        "oneOf": [
+            {"type": "object", "required": ["kind", "x"],
+             "properties": {"kind": {"const": "move"}, "x": {"type": "number"}}},
+            {"type": "object", "required": ["kind"],
+             "properties": {"kind": {"enum": ["stop", "wait"]}}},
+        ]
+    },
+    "wrapped": {"allOf": [{"type": "boolean"}]},
+}  # fmt: skip
+
+REFUSED: list[tuple[Any, str]] = [
+    (False, "#"),
+    ({"type": "array", "uniqueItems": True}, "#/uniqueItems"),
+    ({"type": "number", "multipleOf": 2}, "#/multipleOf"),
+    ({"not": {"type": "string"}}, "#"),
+    ({"properties": {"a": {"type": "string"}}}, "#"),
+    ({"type": "object", "properties": {"a": {"type": "string", "contentEncoding": "base64"}}},
+     "#/properties/a/contentEncoding"),
+    ({"type": "object", "patternProperties": {}}, "#/patternProperties"),
+    ({"type": "object", "minProperties": 1}, "#/minProperties"),
+    ({"type": "string", "format": "email"}, "#/format"),
+    ({"type": "string", "pattern": "^a$", "maxLength": 3}, "#/maxLength"),
+    ({"type": "string", "pattern": r"^(a)\1$"}, "#/pattern"),
+    ({"type": "string", "pattern": "^(?=a)a$"}, "#/pattern"),
+    ({"type": "string", "pattern": "("}, "#/pattern"),
+    ({"type": "string", "minLength": -1}, "#/minLength"),
+    ({"type": "string", "minLength": 3, "maxLength": 2}, "#/maxLength"),
+    ({"type": "integer", "minimum": 3, "maximum": 2}, "#"),
+    ({"type": "integer", "minimum": "3"}, "#/minimum"),
+    ({"type": "string", "minimum": 3}, "#/minimum"),
+    ({"type": "text"}, "#/type"),
+    ({"$ref": "#/$defs/none"}, "#/$ref"),
+    ({"$ref": "https://example.com/schema"}, "#/$ref"),
+    ({"$ref": "#/$defs/a", "minimum": 3, "$defs": {"a": {"type": "integer"}}}, "#/minimum"),
+    ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "#/oneOf/1"),
+    ({"allOf": [{"type": "integer"}, {"minimum": 1}]}, "#/allOf"),
+    ({"anyOf": []}, "#/anyOf"),
+    ({"enum": []}, "#/enum"),
+    ({"enum": [1], "type": "string"}, "#/enum"),
+    ({"if": {"type": "string"}, "type": "string"}, "#/if"),
+    ({"type": "object", "required": ["a"], "additionalProperties": False}, "#/required"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    path = write_model(tmp_path_factory.mktemp("model") / "tiny.gguf")
+    with Engine(path, EngineSettings(threads=1)) as made:
+        yield made
+
+
+def answer(
+    engine: Engine, grammar: Grammar, seed: int, most: int, **sampling: Any
+) -> tuple[Result, Constraint]:
+    chosen = SamplingSettings(
+        **{"temperature": 3.0, "top_k": 0, "top_p": 1.0} | sampling, seed=seed
+    )
+    with constrained(engine.vocabulary, grammar, most) as constraint:
+        chunks = list(generate(engine, [1, 2, 3], chosen, max_tokens=most, constraint=constraint))
+    result = chunks[-1].result
+    assert result is not None and "".join(chunk.text for chunk in chunks) == result.text
+    assert result.answer_tokens <= most
+    return result, constraint
+
+
+def validate(text: str, schema: Any) -> None:
+    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    jsonschema.Draft202012Validator(schema, format_checker=checker).validate(json.loads(text))
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_answer_validates(engine: Engine, name: str) -> None:
+    """With room to spare and with next to none; the models' noise is the fuzzer."""
+    grammar = read_schema(json.dumps(SCHEMAS[name]))
+    generator = random.Random(name)
+    least = grammar.least[0]
+    reasons = set()
+    for seed in range(24):
+        most = generator.choice([least, least + 1, least + 7, least + 40, 150])
+        result, constraint = answer(engine, grammar, seed, most)
+        validate(result.text, SCHEMAS[name])
+        reasons.add(result.finish_reason)
+        assert not constraint.cut or result.finish_reason == "length"
+    assert reasons <= {"stop", "length"}
+
+
+def test_greedy_and_repeat_penalty_validate(engine: Engine) -> None:
+    grammar = read_schema(json.dumps(SCHEMAS["person"]))
+    for sampling in ({"temperature": 0.0}, {"repeat_penalty": 1.3, "top_k": 5, "min_p": 0.1}):
+        result, _ = answer(engine, grammar, 0, 120, **sampling)
+        validate(result.text, SCHEMAS["person"])
+
+
+@pytest.mark.parametrize(("schema", "pointer"), REFUSED)
+def test_what_cannot_be_honoured_is_named(schema: Any, pointer: str) -> None:
+    with pytest.raises(InvalidModelError) as error:
+        read_schema(json.dumps(schema))
+    assert f"schema's {pointer} can't" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[", '{"const": NaN}', "[" * 100_000, '{"type": "string", "minLength": 1e9}']
+)
+def test_what_is_no_schema_is_refused(text: str) -> None:
+    with pytest.raises(InvalidModelError):
+        read_schema(text)
+
+
+def test_a_shape_too_long_for_the_limit_is_refused(engine: Engine) -> None:
+    grammar = read_schema(json.dumps(SCHEMAS["uuid"]))
+    with pytest.raises(UsageError, match="shortest answer"):
+        answer(engine, grammar, 0, 5)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 9), (7, 7), (9, 10), (95, 1003), (-3, 4), (-120, -99), (0, 0), (-1, 0)]
+)
+def test_integer_ranges_are_exact(low: int, high: int) -> None:
+    schema = {"type": "integer", "minimum": low, "maximum": high}
+    matcher = Matcher(read_schema(json.dumps(schema)))
+    found = {value for value in range(-1500, 1501) if _matches(matcher, str(value))}
+    assert found == set(range(low, high + 1))
+    for wrong in ("", "-", "00", "01", "1.", "1.0", "1e2", "+1", "-0"):
+        assert not _matches(matcher, wrong)
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"minimum": 0, "maximum": 1},
+        {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        {"minimum": -2.5, "exclusiveMaximum": 3},
+        {"maximum": -1.5},
+    ],
+)
+def test_number_ranges_have_nothing_beyond(bounds: dict[str, float]) -> None:
+    schema = {"type": "number", **bounds}
+    matcher = Matcher(read_schema(json.dumps(schema)))
+    generator = random.Random(0)
+    texts = [f"{generator.uniform(-4, 4):.{generator.randrange(1, 7)}f}" for _ in range(3000)]
+    texts += ["0", "1", "-1", "0.0", "1.0", "0.000001", "0.999999", "-2.5", "3", "2.999999", "-1.5"]
+    valid = jsonschema.Draft202012Validator(schema).is_valid
+    accepted = [text for text in texts if _matches(matcher, text)]
+    assert len(accepted) > 100 and all(valid(json.loads(text)) for text in accepted)
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"^a.c$", r"^(ab|c)*d?$", r"^[^a-c]{2}$", r"b+", r"^\w\s\d$", r"^a|b$", r"^\D\W\S$"]
+)
+def test_patterns_mean_what_they_say(pattern: str) -> None:
+    schema = {"type": "string", "pattern": pattern}
+    matcher = Matcher(read_schema(json.dumps(schema)))
+    generator = random.Random(pattern)
+    texts = [
+        "".join(generator.choices('abcd 9é"\\', k=generator.randrange(5))) for _ in range(4000)
+    ]
+    expected = {text for text in texts if re.search(pattern, text)}
+    found = {text for text in texts if _matches(matcher, json.dumps(text, ensure_ascii=False))}
+    assert found <= expected
+    beyond_ascii = {text for text in expected - found if text.isascii()}
+    assert not beyond_ascii and found
+
+
+def _matches(matcher: Matcher, text: str) -> bool:
+    place = matcher.follow(matcher.start(), text.encode())
+    return place is not None and place.may_end
+
+
+# Grammars
+
+GBNF = r"""
+# a list of things
+root  ::= "- " item ("\n- " item){0,3}
+item  ::= word (" " word)* | [0-9]{2,} "%"
+word  ::= [^ \n%0-9\x00-\x1f-]+   # anything else
+        | "\u00e9\"" """
+
+
+@pytest.mark.parametrize("least", [8, 12, 60])
+def test_answers_keep_to_a_grammar(engine: Engine, least: int) -> None:
+    grammar = read_gbnf(GBNF.replace("\n        |", " |"))
+    line = re.compile(r"- ([^ \n%0-9\x00-\x1f-]+( [^ \n%0-9\x00-\x1f-]+)*|[0-9]{2,}%)")
+    for seed in range(30):
+        result, _ = answer(engine, grammar, seed, least)
+        lines = re.split(r"\n", result.text)
+        assert len(lines) <= 4 and all(map(line.fullmatch, lines)), result.text
+
+
+def test_random_grammars_agree_with_llama_cpp(engine: Engine) -> None:
+    """The matcher refuses no token of an answer that llama.cpp's sampler lets through: answers
+    end by themselves or at the limit, and their text is the matcher's."""
+    generator = random.Random(1)
+    answered = 0
+    for seed in range(60):
+        try:
+            grammar = read_gbnf(_random_grammar(generator))
+        except InvalidModelError as error:
+            assert "may be empty" in str(error)
+            continue
+        most = max(30, grammar.least[0] + 1)
+        if most > 400:
+            continue
+        result, _ = answer(engine, grammar, seed, most)
+        assert _matches(Matcher(grammar), result.text)
+        answered += 1
+    assert answered > 20
+
+
+def _random_grammar(generator: random.Random) -> str:
+    names = [f"n{i}" for i in range(generator.randrange(1, 6))]
+
+    def atom(later: list[str]) -> str:
+        kinds = ['"ab"', '"é€"', "[a-z]", "[^a-y]", "[x€😀]", ".", '"\\""']
+        return generator.choice(kinds + later * 3)
+
+    def body(later: list[str]) -> str:
+        parts = [
+            atom(later) + generator.choice(["", "", "?", "*", "+", "{2}", "{1,3}"])
+            for _ in range(generator.randrange(1, 4))
+        ]
+        grouped = " ".join(parts)
+        return f"({grouped} | {atom(later)})?" if generator.random() < 0.3 else grouped
+
+    rules = [
+        f'{name} ::= {body(names[i + 1 :])} | {body(names[i + 1 :])} "z"'
+        for i, name in enumerate(names)
+    ]
+    return f"root ::= {names[0]} {names[-1]}\n" + "\n".join(rules)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "root"),
+        ('main ::= "a"', "root"),
+        ("root ::= missing", "missing"),
+        ("root ::= root | \"a\"", "begins with itself"),
+        ('root ::= a\na ::= b "x" | "q"\nb ::= "y"? a', "begins with itself"),
+        ('root ::= ("a"*)*', "may be empty"),
+        ('root ::= "a" root', "never end"),
+        ('root ::= "a', "line 1"),
+        ("root ::= [z-a]", "before its start"),
+        ("root ::= [^\\x00-\\U0010FFFF]", "no character"),
+        ('root ::= "\\x00"', "no character"),
+        ("root ::= \"\\q\"", "escape"),
+        ('root ::= *', "repeat"),
+        ('root ::= "a"{999999999}', "repeats"),
+        ('root ::= "a"{150000} "b"{150000}', "elements"),
+        ('root ::= ' + "(" * 100_000, "nest"),
+        ("root ::= <[1]>", "tokens"),
+        ('root ::= "a" )', "unexpected"),
+        ('root ::= "a"\nroot ::= "b"', "twice"),
+        ("".join(f"r{i} ::= r{i + 1}? r{i + 1}? [a]\n" for i in range(40)) + 'r40 ::= "x"\n'
+         "root ::= r0", "too many ways"),
+    ],
+)  # fmt: skip
+def test_hostile_grammars_are_refused(text: str, words: str) -> None:
+    with pytest.raises(InvalidModelError, match=words):
+        read_gbnf(text)
+
+
+def test_ambiguity_without_bound_is_refused(engine: Engine) -> None:
+    grammar = read_gbnf('root ::= r\nr ::= "a" r "b" | "a" r "c" | "x"')
+    matcher = Matcher(grammar)
+    with pytest.raises(InvalidModelError, match="ambiguous"):
+        matcher.follow(matcher.start(), b"a" * 64)
