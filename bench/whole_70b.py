@@ -2,8 +2,8 @@
 
     python -m bench.whole_70b FOLDER [--checkpoint SOURCE]
 
-Without --checkpoint a sparse one (zeros in files with holes) is made in FOLDER; the result, 42.5 GB,
-is written there and removed. Zeros are quantized faster than weights: the seconds are not those
+Without --checkpoint a sparse one (zeros in files with holes) is made in FOLDER; the result, 42.5
+GB, is written there and removed. Zeros are quantized faster than weights: the seconds are not those
 of a real conversion, the memory and the types are.
 """
 
