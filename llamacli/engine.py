@@ -198,7 +198,7 @@ class Engine:
             raise _decode_error(code)
         return bool(code == 0)
 
-    def _make_context(self) -> Any:
+    def _context_parameters(self) -> Any:
         params = self._library.llama_context_default_params()
         settings = self.settings
         params.n_ctx = self.context_size
@@ -215,6 +215,10 @@ class Engine:
             value = self.file.metadata.get(f"llama.rope.scaling.{key}")
             if value is not None:
                 setattr(params, key, float(value))
+        return params
+
+    def _make_context(self) -> Any:
+        params = self._context_parameters()
         context = self._library.llama_init_from_model(self._model, params)
         if not context:
             raise DoesNotFitError(

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from convert import convert
+from llamacli.answer import AnswerText, split_at_stop
 from llamacli.chat import ChatSession, encode_turns
 from llamacli.engine import Engine
 from llamacli.errors import DoesNotFitError
-from llamacli.generate import Result, generate, split_at_stop
+from llamacli.generate import Result, generate
 from llamacli.loading import EngineSettings
 from llamacli.prompt import encode_raw
 from llamacli.sampling import SamplingSettings
@@ -150,9 +151,7 @@ def test_character_split_over_tokens_never_prints_broken(path: Path, engine: Eng
     text = "漢字🦙"
     tokens = engine.vocabulary.tokenize(text)
     assert len(tokens) > len(text)
-    from llamacli.generate import _Text
-
-    stream = _Text(())
+    stream = AnswerText(())
     pieces = [stream.add(engine.vocabulary.piece(token)) for token in tokens]
     assert "".join(pieces) + stream.finish() == text
     assert not any("�" in piece for piece in pieces)
