@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from llamacli import __version__
-from llamacli.commands import chat, convert, run
+from llamacli.commands import batch, chat, convert, run
 from llamacli.errors import LlamacliError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -68,6 +68,7 @@ def options(
 
 app.command("convert")(convert.convert)
 app.command("run")(run.run)
+app.command("batch")(batch.batch)
 app.command("chat")(chat.chat)
 
 

@@ -72,22 +72,28 @@ def read_stdin(errors: Errors = "strict") -> str:
 
 def read_file(path: Path, errors: Errors = "strict") -> Text:
     """A file's text; `-` is stdin. Raises as gather does."""
-    if path == Path("-"):
-        found = Text("standard input", read_stdin(errors))
-    else:
-        try:
-            with path.open("rb") as file:
-                data = _read(file, str(path))
-        except FileNotFoundError:
-            raise NotFoundError(f"there is no file {path}") from None
-        except IsADirectoryError:
-            raise UsageError(f"{path} is a folder; name files with -f") from None
-        except OSError as error:
-            raise NotFoundError(f"{path} can't be read: {error.strerror}") from error
-        found = Text(str(path), decode(data, str(path), errors))
+    name = "standard input" if path == Path("-") else str(path)
+    found = Text(name, decode(read_bytes(path), name, errors))
     if not found.text.strip():
         raise UsageError(f"{found.name} is empty")
     return found
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes; `-` is stdin. Raises NotFoundError and UsageError."""
+    if path == Path("-"):
+        if sys.stdin is None or sys.stdin.isatty():
+            raise UsageError("stdin is a terminal; pipe something in, or name a file")
+        return _read(sys.stdin.buffer, "stdin")
+    try:
+        with path.open("rb") as file:
+            return _read(file, str(path))
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no file {path}") from None
+    except IsADirectoryError:
+        raise UsageError(f"{path} is a folder, not a file") from None
+    except OSError as error:
+        raise NotFoundError(f"{path} can't be read: {error.strerror}") from error
 
 
 def _read(file: BinaryIO, name: str) -> bytes:

@@ -1,0 +1,215 @@
+"""The lines of a batch: text or JSON, one prompt each, and what an earlier run already answered."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llamacli.errors import InvalidModelError, UsageError
+
+Message = dict[str, str]
+
+NUMBERS = {"temperature": float, "top_k": int, "top_p": float, "min_p": float,
+           "repeat_penalty": float, "seed": int, "max_tokens": int}  # fmt: skip
+KEYS = {"id", "prompt", "messages", "system", "stop", *NUMBERS}
+PLACE = re.compile(r"\{\{|\}\}|\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One line's conversation and its own settings, by the names that SamplingSettings has."""
+
+    id: Any
+    messages: tuple[Message, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BadLine:
+    """What was wrong with a line."""
+
+    id: Any
+    error: str
+
+
+def read_lines(
+    data: bytes, *, template: str | None = None, system: str | None = None, replace: bool = False
+) -> Iterator[Request | BadLine]:
+    """A Request or a BadLine for each line that isn't blank.
+
+    The lines are JSON where the first of them is a JSON object, else text. A line's id is its
+    number from 1 where it gives none; an id that was there already makes a bad line.
+    """
+    lines = [(i + 1, line) for i, line in enumerate(data.split(b"\n")) if line.strip()]
+    is_json = bool(lines) and _is_object(lines[0][1])
+    seen: dict[str, int] = {}
+    for number, raw in lines:
+        identity: Any = number
+        try:
+            line = _decode(raw, number, replace)
+            fields = _object(line) if is_json else {"text": line}
+            identity = fields.get("id", number)
+            if identity is None or isinstance(identity, dict | list | bool | float):
+                identity, given = number, identity
+                raise UsageError(f"the id is a text or a whole number, not {given!r}")
+            if (first := seen.setdefault(key_of(identity), number)) != number:
+                raise UsageError(f"the id {identity!r} was on line {first} already")
+            yield _request(identity, fields, template, system, is_json)
+        except UsageError as error:
+            yield BadLine(identity, f"line {number}: {error}")
+
+
+def key_of(identity: Any) -> str:
+    """An id as it is compared: 1 and "1" are two."""
+    return json.dumps(identity, ensure_ascii=False)
+
+
+def answered(text: str) -> tuple[dict[str, bool], int]:
+    """What an output file already holds: by id whether it is an answer (or an error), and the
+    length in characters up to which its lines are whole.
+
+    Raises InvalidModelError where a line before the last isn't one of a batch's output.
+    """
+    found: dict[str, bool] = {}
+    whole = 0
+    for line in text.splitlines(keepends=True):
+        try:
+            fields = json.loads(line)
+            found[key_of(fields["id"])] = "error" not in fields
+        except (ValueError, KeyError, TypeError, RecursionError):
+            if whole + len(line) < len(text) or line.endswith("\n"):
+                number = text.count("\n", 0, whole) + 1
+                raise InvalidModelError(f"its line {number} is not from a batch") from None
+            break
+        if not line.endswith("\n"):
+            break  # cut off while it was written
+        whole += len(line)
+    return found, whole
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _decode(raw: bytes, number: int, replace: bool) -> str:
+    start = 3 if number == 1 and raw.startswith(b"\xef\xbb\xbf") else 0
+    try:
+        text = raw[start:].decode("utf-8", "replace" if replace else "strict")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"not UTF-8 at its byte {error.start + start}") from None
+    return text.removesuffix("\r")
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise UsageError("not a JSON object")
+    return fields
+
+
+def _request(
+    identity: Any, fields: dict[str, Any], template: str | None, system: str | None, is_json: bool
+) -> Request:
+    if not is_json:
+        text = fields["text"] if template is None else fill(template, fields)
+        return Request(identity, _conversation(text, system))
+    if template is None and (unknown := sorted(set(fields) - KEYS)):
+        raise UsageError(f"unknown field {unknown[0]!r}; there are {', '.join(sorted(KEYS))}")
+    system = _text(fields, "system") if "system" in fields else system
+    settings = _settings(fields)
+    if template is not None:
+        return Request(identity, _conversation(fill(template, fields), system), settings)
+    if ("prompt" in fields) == ("messages" in fields):
+        raise UsageError("give either prompt or messages")
+    if "prompt" in fields:
+        return Request(identity, _conversation(_text(fields, "prompt"), system), settings)
+    messages = _messages(fields["messages"])
+    if system is not None and messages[0]["role"] != "system":
+        messages = ({"role": "system", "content": system}, *messages)
+    return Request(identity, messages, settings)
+
+
+def fill(template: str, fields: Mapping[str, Any]) -> str:
+    """The template with each {name} replaced by that field; {{ and }} are single braces.
+
+    Raises UsageError where a field isn't there, or the text is blank.
+    """
+
+    def value(place: re.Match[str]) -> str:
+        name = place[1]
+        if name is None:
+            return place[0][0]
+        if name not in fields:
+            raise UsageError(f"the template wants {{{name}}}, which isn't there")
+        found = fields[name]
+        return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+    return PLACE.sub(value, template)
+
+
+def _conversation(text: str, system: str | None) -> tuple[Message, ...]:
+    if not text.strip():
+        raise UsageError("the prompt is empty")
+    asked = ({"role": "user", "content": text},)
+    return asked if system is None else ({"role": "system", "content": system}, *asked)
+
+
+def _messages(given: Any) -> tuple[Message, ...]:
+    if not isinstance(given, list) or not given:
+        raise UsageError("messages is a list of {role, content}")
+    for message in given:
+        if not isinstance(message, dict) or set(message) != {"role", "content"}:
+            raise UsageError("a message has role and content, and no more")
+        if not all(isinstance(part, str) for part in message.values()):
+            raise UsageError("a message's role and content are texts")
+        if message["role"] not in ("system", "user", "assistant"):
+            raise UsageError(
+                f"a message's role is system, user or assistant, not {message['role']}"
+            )
+    return tuple(given)
+
+
+def _settings(fields: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, kind in NUMBERS.items():
+        if (value := fields.get(name)) is None:
+            continue
+        allowed = (int, float) if kind is float else (int,)
+        if isinstance(value, bool) or not isinstance(value, allowed):
+            raise UsageError(f"{name} is a {'whole ' if kind is int else ''}number, not {value!r}")
+        found[name] = value
+    stop = fields.get("stop")
+    if stop is not None:
+        stops: Sequence[Any] = [stop] if isinstance(stop, str) else stop
+        if not isinstance(stops, list) or not all(isinstance(s, str) and s for s in stops):
+            raise UsageError("stop is a text or a list of texts")
+        found["stop"] = tuple(stops)
+    return found
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields[name]
+    if not isinstance(value, str):
+        raise UsageError(f"{name} is a text, not {value!r}")
+    return value
+
+
+def read_output(path: Path) -> tuple[dict[str, bool], int]:
+    """answered of a file, and its length in bytes up to which its lines are whole."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return {}, 0
+    try:
+        found, characters = answered(raw.decode("utf-8", "replace"))
+    except InvalidModelError as error:
+        raise InvalidModelError(f"{path}: {error}") from None
+    return found, len(raw.decode("utf-8", "replace")[:characters].encode())

@@ -1,0 +1,263 @@
+"""llamacli batch: a prompt a line in, a JSON object a line out."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
+
+import typer
+
+from llamacli.commands import options
+from llamacli.commands.session import debugging, lively, model_path, notice
+from llamacli.errors import LlamacliError, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from llamacli.batch import BatchEngine, Job
+    from llamacli.batch_input import BadLine, Request
+
+REPORT = 0.25  # seconds between updates of a terminal's line; elsewhere one is written each REPORTS
+REPORTS = 30.0
+
+
+def batch(
+    file: Annotated[Path, typer.Argument(help="Lines of text or JSON; - is stdin.")] = Path("-"),
+    model: options.Model = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help="The prompt, with {text} for a line, or {field} for a JSON line's."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write there instead of stdout.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="With -o: go on with what the file doesn't hold.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that -o names.")] = False,
+    parallel: Annotated[
+        int, typer.Option("--parallel", "-p", help="Sequences that are decoded side by side.")
+    ] = 8,
+    unordered: Annotated[
+        bool, typer.Option("--unordered", help="Write answers as they finish.")
+    ] = False,
+    system: options.System = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repeat_penalty: options.RepeatPenalty = None,
+    seed: options.Seed = None,
+    context: options.Context = None,
+    stop: options.Stop = None,
+    schema: options.Schema = None,
+    grammar: options.GrammarFile = None,
+    choice: options.Choice = None,
+    threads: options.Threads = None,
+    errors: Annotated[
+        Literal["strict", "replace"],
+        typer.Option(help="Report lines that aren't UTF-8, or replace their bytes by U+FFFD."),
+    ] = "strict",
+    quiet: options.Quiet = False,
+) -> None:
+    """Answer each line of a file, several side by side, as JSON lines in the same order.
+
+    A line is text, or a JSON object with `prompt` or `messages`, and `id`, `system`, `stop`,
+    `seed`, `max_tokens`, `temperature`, `top_k`, `top_p`, `min_p`, `repeat_penalty` as it likes.
+    A line that can't be answered gives an object with `error`, and exit code 1 in the end.
+    """
+    from llamacli.batch import MAX_PARALLEL, BatchEngine
+    from llamacli.batch_input import key_of, read_lines, read_output
+    from llamacli.interrupts import interrupts
+    from llamacli.loading import EngineSettings
+    from llamacli.shape import read_shape
+
+    if not 1 <= parallel <= MAX_PARALLEL:
+        raise UsageError(f"--parallel is {parallel}; give 1 to {MAX_PARALLEL}")
+    if resume and output is None:
+        raise UsageError("--resume goes with -o: it reads what the file already holds")
+    shape = read_shape(schema, grammar, choice or (), stop or ())
+    lines = list(
+        read_lines(_read(file), template=template, system=system, replace=errors == "replace")
+    )
+    if not lines:
+        raise UsageError("there are no prompts: every line is blank")
+    held, whole = read_output(output) if resume and output is not None else ({}, 0)
+    left = [line for line in lines if key_of(line.id) not in held]
+    failed = sum(not held[key] for key in held)
+    if resume and len(left) < len(lines) and not quiet:
+        notice(f"{len(lines) - len(left)} of {len(lines)} lines are answered already")
+    settings = {
+        "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+        "repeat_penalty": repeat_penalty, "seed": seed,
+    }  # fmt: skip
+    with _opened(output, whole, resume, force) as out:
+        if left:
+            engine_settings = EngineSettings(context=context, threads=threads)
+            path = model_path(model)
+            with (
+                BatchEngine(path, engine_settings, parallel, debug=debugging()) as engine,
+                interrupts() as arrived,
+            ):
+                common = _Common(settings, max_tokens, tuple(stop or ()), shape, choice or [])
+                writer = _Writer(out, len(left), unordered, quiet)
+                _answer(engine, left, common, writer, lambda: bool(arrived))
+                failed += writer.failed
+    if failed:
+        raise LlamacliError(f"{failed} of {len(lines)} lines have an error instead of an answer")
+
+
+@dataclass(frozen=True)
+class _Common:
+    """What holds for each line that doesn't say otherwise."""
+
+    sampling: dict[str, Any]
+    max_tokens: int | None
+    stop: tuple[str, ...]
+    shape: Any
+    choices: list[str]
+
+
+def _answer(
+    engine: "BatchEngine",
+    lines: "list[Request | BadLine]",
+    common: _Common,
+    writer: "_Writer",
+    interrupted: Any,
+) -> None:
+    """Write each line's object through writer, which puts them in order."""
+    from llamacli.batch import answer_all
+    from llamacli.batch_input import BadLine
+
+    places: list[int] = []  # of the jobs among the lines
+
+    def jobs() -> "Iterator[Job]":
+        for place, line in enumerate(lines):
+            if isinstance(line, BadLine):
+                writer.put(place, {"id": line.id, "error": line.error})
+                continue
+            try:
+                job = _job(engine, line, common)
+            except LlamacliError as error:
+                writer.put(place, {"id": line.id, "error": str(error)})
+                continue
+            places.append(place)
+            yield job
+
+    for number, result in answer_all(
+        engine, jobs(), interrupted=interrupted, on_step=writer.progress
+    ):
+        place = places[number]
+        identity = lines[place].id
+        if isinstance(result, LlamacliError):
+            writer.put(place, {"id": identity, "error": str(result)})
+            continue
+        from llamacli.output import result_fields
+
+        fields = result_fields(result, result.prefill_seconds + result.decode_seconds)
+        del fields["tokens_per_second"]  # of one among many it says nothing
+        writer.put(place, {"id": identity, **fields})
+    writer.close()
+
+
+def _job(engine: "BatchEngine", line: "Request", common: _Common) -> "Job":
+    from llamacli.batch import Job
+    from llamacli.chat import encode_turns
+    from llamacli.sampling import SamplingSettings
+    from llamacli.shape import check_choices
+
+    own = dict(line.settings)
+    max_tokens = own.pop("max_tokens", common.max_tokens)
+    stop = own.pop("stop", common.stop)
+    if max_tokens is not None and max_tokens < 1:
+        raise UsageError(f"at most {max_tokens} tokens were asked for; give 1 or more")
+    if stop and common.shape is not None:
+        raise UsageError("a stop text would cut an answer that has a shape")
+    sampling = SamplingSettings.from_metadata(engine.file.metadata, **{**common.sampling, **own})
+    prompt = encode_turns(engine, list(line.messages))
+    if common.choices:
+        room = engine.context_size - len(prompt) + 1
+        check_choices(common.choices, engine.vocabulary, min(room, max_tokens or room))
+    return Job(prompt, sampling, max_tokens, stop, common.shape)
+
+
+@dataclass
+class _Writer:
+    """Writes objects, each whole and at once, in the order of their places unless unordered."""
+
+    out: BinaryIO
+    total: int
+    unordered: bool
+    quiet: bool
+    waiting: dict[int, dict[str, Any]] = field(default_factory=dict)
+    next_place: int = 0
+    done: int = 0
+    failed: int = 0
+    tokens: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    shown: float = field(default_factory=time.perf_counter)
+
+    def put(self, place: int, value: dict[str, Any]) -> None:
+        self.done += 1
+        self.failed += "error" in value
+        if self.unordered:
+            self._write(value)
+            return
+        self.waiting[place] = value
+        while self.next_place in self.waiting:
+            self._write(self.waiting.pop(self.next_place))
+            self.next_place += 1
+
+    def _write(self, value: dict[str, Any]) -> None:
+        self.out.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+        self.out.flush()
+
+    def progress(self, tokens: int) -> None:
+        self.tokens += tokens
+        now = time.perf_counter()
+        live = lively(sys.stderr)
+        if self.quiet or now - self.shown < (REPORT if live else REPORTS):
+            return
+        self.shown = now
+        print(f"\r\x1b[K{self._line()}" if live else self._line(), end="" if live else "\n",
+              file=sys.stderr, flush=True)  # fmt: skip
+
+    def close(self) -> None:
+        if not self.quiet:
+            clear = "\r\x1b[K" if lively(sys.stderr) else ""
+            print(f"{clear}{self._line()}", file=sys.stderr, flush=True)
+
+    def _line(self) -> str:
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        return (
+            f"llamacli: {self.done} done, {self.total - self.done} left, "
+            f"{self.tokens / seconds:.1f} tokens/s"
+        )
+
+
+def _read(file: Path) -> bytes:
+    from llamacli.input import read_bytes
+
+    return read_bytes(file)
+
+
+@contextmanager
+def _opened(path: Path | None, whole: int, resume: bool, force: bool) -> Iterator[BinaryIO]:
+    """stdout, or the file to write, cut to its whole lines where it is gone on with."""
+    if path is None:
+        yield sys.stdout.buffer
+        return
+    if path.exists() and not (resume or force):
+        raise OutputError(f"{path} exists; add --resume to go on with it, or --force to replace it")
+    try:
+        with path.open("r+b" if resume and path.exists() else "wb") as file:
+            if resume:
+                file.truncate(whole)
+                file.seek(0, os.SEEK_END)
+            yield file
+    except OSError as error:
+        raise OutputError(f"{path} can't be written: {error.strerror}") from error
