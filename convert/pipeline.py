@@ -1,7 +1,7 @@
 """One pass from safetensors to GGUF: each weight is read once, quantized and written.
 
-The calling thread reads ahead and writes behind while a pool of threads quantizes (the kernels
-release the GIL), so that a few pieces are in memory at a time, whatever the model's size.
+Threads read ahead, others quantize (the kernels release the GIL), and the calling thread writes
+behind them, so that a few pieces are in memory at a time, whatever the model's size.
 """
 
 import os
@@ -29,7 +29,8 @@ from convert.writer import PlannedTensor, check_space, check_target, plan, whole
 
 PIECE = 1 << 21  # parameters a piece: 4 MiB of BF16, 8 MiB as float32
 Type = GGMLQuantizationType
-PIECES_AHEAD = 3  # a thread, so that it never waits for the disk
+PIECES_AHEAD = 8  # a thread, so that it never waits for the disk
+READERS = 2
 LARGEST_F16 = 65504.0
 SMALL = 50_000_000  # parameters that ggml's kernel has quantized before a faster one is loaded
 
@@ -231,16 +232,19 @@ def _write_tensors(
         if progress is not None:
             progress(Progress(spec.name, nbytes, total_nbytes, parameters, total_parameters))
 
+    readers = ThreadPoolExecutor(READERS, thread_name_prefix="read")
     pool = ThreadPoolExecutor(threads, thread_name_prefix="quantize")
     try:
         for piece in _pieces(checkpoint, tensors):
             if len(waiting) >= threads * PIECES_AHEAD:
                 write_next()
             kernel = kernels[piece.tensor.type]
-            waiting.append(pool.submit(_quantize_piece, piece, _read(piece), kernel))
+            raw = readers.submit(_read, piece)
+            waiting.append(pool.submit(_quantize_piece, piece, raw, kernel))
         while waiting:
             write_next()
     finally:
+        readers.shutdown(wait=True, cancel_futures=True)
         pool.shutdown(wait=True, cancel_futures=True)
     factors = frequency_factors(checkpoint.config)
     if factors is not None:
@@ -254,9 +258,9 @@ def _read(piece: Piece) -> bytearray:
     return stored.file.read(stored.offset + piece.first_row * row_bytes, piece.rows * row_bytes)
 
 
-def _quantize_piece(piece: Piece, raw: bytearray, kernel: Kernel) -> Quantized:
+def _quantize_piece(piece: Piece, raw: Future[bytearray], kernel: Kernel) -> Quantized:
     spec, kind, dtype = piece.tensor.spec, piece.tensor.type, piece.stored.dtype
-    bits: NDArray[Any] = np.frombuffer(raw, np.uint32 if dtype == "F32" else np.uint16)
+    bits: NDArray[Any] = np.frombuffer(raw.result(), np.uint32 if dtype == "F32" else np.uint16)
     bits = bits.reshape(piece.rows, spec.columns)
     if spec.head_dim is not None:
         bits = permute_heads(bits, spec.head_dim)
