@@ -75,7 +75,10 @@ class BatchEngine(Engine):
         super().__init__(path, settings, **rest)
         library = self.library
         self.memory = library.llama_get_memory(self.context_pointer)
-        self.batch = library.llama_batch_init(settings.batch, 0, 1)
+        # Never more than llama.cpp takes at once, so that a full cache leaves nothing half done.
+        batches = library.llama_n_batch, library.llama_n_ubatch
+        self.rows = min(int(count(self.context_pointer)) for count in batches)
+        self.batch = library.llama_batch_init(self.rows, 0, 1)
         self.cells = int(library.llama_n_ctx(self.context_pointer))
 
     def close(self) -> None:
@@ -89,7 +92,7 @@ class BatchEngine(Engine):
         params.n_ctx = _cells(self.context_size, self.parallel)
         params.n_seq_max = self.parallel + 1
         params.n_outputs_max = self.parallel + 1
-        params.n_batch = max(params.n_batch, self.parallel + 1)
+        params.n_batch = params.n_ubatch = max(params.n_ubatch, self.parallel)
         params.kv_unified = True
         return params
 
@@ -260,11 +263,11 @@ class _Scheduler:
 
         Those that only need their last token come first, so that no long prompt holds them up.
         """
-        batch, room = self.engine.batch, self.engine.settings.batch
+        batch = self.engine.batch
         rows: list[tuple[_Running, int, int | None]] = []
         at = 0
         for running in sorted(self.running, key=lambda one: one.length - one.evaluated):
-            count = min(running.length - running.evaluated, max(room, self.engine.parallel) - at)
+            count = min(running.length - running.evaluated, self.engine.rows - at)
             for position in range(running.evaluated, running.evaluated + count):
                 batch.token[at] = running.token(position)
                 batch.pos[at] = position

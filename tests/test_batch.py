@@ -1,0 +1,317 @@
+"""Batches: each line's answer is the one that run gives, and no line harms another."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import llamacli.batch as batch_module
+from llamacli.batch import BatchEngine, Job, answer_all
+from llamacli.engine import Engine
+from llamacli.errors import LlamacliError
+from llamacli.generate import Result, generate
+from llamacli.loading import EngineSettings
+from llamacli.sampling import SamplingSettings
+from llamacli.shape import choice_grammar
+from tests.tiny import VOCABULARY, write_model
+
+TIE = 1e-2  # the cache is F16, and logits here are some units apart
+SETTINGS = EngineSettings(threads=1)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@pytest.fixture(scope="module")
+def single(path: Path) -> Iterator[Engine]:
+    with Engine(path, SETTINGS) as engine:
+        yield engine
+
+
+def prompts(count: int, shared: int, longest: int, seed: int = 0) -> list[list[int]]:
+    generator = random.Random(seed)
+    start = [generator.randrange(3, 700) for _ in range(shared)]
+    lengths = [generator.randrange(1, longest) for _ in range(count)]
+    return [start + [generator.randrange(3, 700) for _ in range(n)] for n in lengths]
+
+
+def assert_same_or_tie(engine: Engine, prompt: list[int], answer: tuple[int, ...]) -> None:
+    """The greedy answer, or one that leaves it where two logits are all but the same.
+
+    Other batch shapes add up the same products in another order, so that logits differ in their
+    last bits; which of two equal ones is greater is then open, and all after it differs.
+    """
+    chunks = generate(engine, prompt, SamplingSettings(temperature=0), max_tokens=len(answer))
+    result = list(chunks)[-1].result
+    assert result is not None
+    if result.tokens == answer:
+        return
+    at = next(i for i, (a, b) in enumerate(zip(result.tokens, answer, strict=False)) if a != b)
+    engine.prefill([*prompt, *answer[:at]])
+    logits = engine.logits()
+    assert abs(logits[result.tokens[at]] - logits[answer[at]]) < TIE
+
+
+@pytest.mark.parametrize("parallel", [1, 3, 8])
+def test_answers_are_those_of_single_runs(path: Path, single: Engine, parallel: int) -> None:
+    asked = prompts(20, 60, 50)
+    lengths = [random.Random(i).randrange(1, 40) for i in range(20)]
+    with BatchEngine(path, SETTINGS, parallel) as engine:
+        jobs = (
+            Job(prompt, SamplingSettings(temperature=0), max_tokens=most)
+            for prompt, most in zip(asked, lengths, strict=True)
+        )
+        results = dict(answer_all(engine, jobs))
+    assert sorted(results) == list(range(20))
+    for i, result in results.items():
+        assert isinstance(result, Result)
+        assert result.prompt_tokens == len(asked[i])
+        assert_same_or_tie(single, asked[i], result.tokens)
+
+
+def test_a_seed_draws_what_run_draws(path: Path, single: Engine) -> None:
+    """Sampling is each sequence's own; with these logits no draw is near a border."""
+    sampling = SamplingSettings(temperature=1.0, top_k=3, seed=7)
+    asked = prompts(6, 5, 20)
+    with BatchEngine(path, SETTINGS, 4) as engine:
+        results = dict(answer_all(engine, (Job(p, sampling, max_tokens=5) for p in asked)))
+    for i, prompt in enumerate(asked):
+        expected = list(generate(single, prompt, sampling, max_tokens=5))[-1].result
+        result = results[i]
+        assert isinstance(result, Result) and expected is not None
+        assert result.tokens == expected.tokens and result.seed == 7
+
+
+def test_shared_start_is_evaluated_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated = []
+    fill = batch_module._Scheduler._fill
+
+    def counted(self: Any) -> Any:
+        rows = fill(self)
+        evaluated.append(self.engine.batch.n_tokens)
+        return rows
+
+    monkeypatch.setattr(batch_module._Scheduler, "_fill", counted)
+    asked = prompts(12, 300, 2)
+    with BatchEngine(path, SETTINGS, 4) as engine:
+        jobs = (Job(p, SamplingSettings(temperature=0), max_tokens=3) for p in asked)
+        results = [result for _, result in answer_all(engine, jobs)]
+    assert all(isinstance(r, Result) for r in results)
+    assert sorted(r.cached_tokens for r in results if isinstance(r, Result)) == [0] + [300] * 11
+    assert sum(evaluated) == 301 + 11 + 12 * 2  # the last of three tokens is not evaluated
+
+
+def test_a_finished_ones_place_is_taken_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One long answer and many short ones: the short ones go by beside it."""
+    beside = []
+    step = batch_module._Scheduler.step
+
+    def counted(self: Any, interrupted: Any) -> Any:
+        beside.append(len(self.running))
+        return step(self, interrupted)
+
+    monkeypatch.setattr(batch_module._Scheduler, "step", counted)
+    asked = prompts(9, 0, 5)
+    with BatchEngine(path, SETTINGS, 2) as engine:
+        greedy = SamplingSettings(temperature=0)
+        jobs = (Job(p, greedy, max_tokens=40 if i == 0 else 5) for i, p in enumerate(asked))
+        order = [i for i, _ in answer_all(engine, jobs)]
+    assert order[-1] == 0 or order[-2] == 0
+    assert beside[:40].count(2) >= 39
+
+
+def test_a_full_cache_makes_one_wait(
+    path: Path, single: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts whose answers don't fit beside each other: all come, none changed."""
+    monkeypatch.setattr(batch_module, "_cells", lambda context, parallel: 256)
+    put_back = []
+    make_room = batch_module._Scheduler._make_room
+
+    def counted(self: Any) -> None:
+        put_back.append(len(self.running))
+        make_room(self)
+
+    monkeypatch.setattr(batch_module._Scheduler, "_make_room", counted)
+    asked = prompts(9, 0, 60, seed=3)
+    settings = EngineSettings(threads=1, context=250)
+    with BatchEngine(path, settings, 4) as engine:
+        jobs = (Job(p, SamplingSettings(temperature=0), max_tokens=150) for p in asked)
+        results = dict(answer_all(engine, jobs))
+    assert put_back
+    for i, prompt in enumerate(asked):
+        result = results[i]
+        assert isinstance(result, Result)
+        assert_same_or_tie(single, prompt, result.tokens)
+
+
+def test_one_bad_job_harms_no_other(path: Path) -> None:
+    greedy = SamplingSettings(temperature=0)
+    good, long = prompts(1, 0, 30)[0], [5] * 2000
+    with BatchEngine(path, SETTINGS, 2) as engine:
+        jobs = iter([Job(good, greedy, 3), Job(long, greedy, 3), Job(good, greedy, 3)])
+        results = dict(answer_all(engine, jobs))
+    assert isinstance(results[1], LlamacliError) and "2000 tokens" in str(results[1])
+    first, last = results[0], results[2]
+    assert isinstance(first, Result) and isinstance(last, Result) and first.tokens == last.tokens
+
+
+def test_shapes_hold_side_by_side(path: Path) -> None:
+    words = ["yes", "no", "perhaps"]
+    with BatchEngine(path, SETTINGS, 4) as engine:
+        sampling = SamplingSettings(temperature=3.0, top_k=0, top_p=1.0)
+        jobs = (Job(p, sampling, 20, shape=choice_grammar(words)) for p in prompts(20, 3, 9))
+        results = [result for _, result in answer_all(engine, jobs)]
+    assert {r.text for r in results if isinstance(r, Result)} <= set(words)
+    assert len(results) == 20 and all(isinstance(r, Result) for r in results)
+
+
+def test_noise_does_not_tie() -> None:
+    """What assert_same_or_tie lets through is rare: random logits lie farther apart."""
+    logits = np.random.default_rng(0).standard_normal((200, VOCABULARY)) * 5
+    ordered = np.sort(logits, axis=1)
+    assert np.mean(ordered[:, -1] - ordered[:, -2] < TIE) < 0.02
+
+
+# The command
+
+
+def llamacli(*arguments: str | Path, stdin: bytes = b"", check: int = 0) -> list[dict[str, Any]]:
+    child = subprocess.run(
+        [sys.executable, "-m", "llamacli", *map(str, arguments), "--threads", "1"],
+        input=stdin,
+        capture_output=True,
+        timeout=120,
+    )
+    assert child.returncode == check, child.stderr.decode()
+    return [json.loads(line) for line in child.stdout.decode().splitlines()]
+
+
+def test_text_lines_in_order(path: Path) -> None:
+    options = ("-m", path, "--temp", "0", "-n", "8")
+    found = llamacli("batch", *options, stdin=b"one\n\ntwo words\r\nthree\n")
+    assert [line["id"] for line in found] == [1, 3, 4]
+    run = llamacli("run", "two words", *options, "--json")[0]
+    assert found[1]["text"] == run["text"] and found[1]["prompt_tokens"] == run["prompt_tokens"]
+    assert all(line["finish_reason"] in ("stop", "length") for line in found)
+
+
+def test_json_lines_have_their_own_settings(path: Path) -> None:
+    lines: list[Any] = [
+        {"id": "a", "prompt": "hi", "max_tokens": 2, "temperature": 0},
+        {"id": 7, "messages": [{"role": "system", "content": "s"},
+                               {"role": "user", "content": "hi"}], "max_tokens": 3, "seed": 5},
+    ]  # fmt: skip
+    data = "\n".join(map(json.dumps, lines)).encode()
+    found = llamacli("batch", "-", "-m", path, "-n", "20", stdin=data)
+    assert [line["id"] for line in found] == ["a", 7]
+    assert found[0]["answer_tokens"] <= 2 and found[1]["seed"] == 5
+    assert found[1]["prompt_tokens"] > found[0]["prompt_tokens"]
+
+
+def test_bad_lines_are_told_and_the_rest_goes_on(path: Path) -> None:
+    data = b'{"prompt": "x"}\n{"prompt"\n{"prompt": 5}\n{"prompt": "a", "temprature": 1}\n'
+    data += b'{"prompt": "a", "top_p": 9}\n[1]\n{"prompt": "\xff"}\n{"prompt": "  "}\n'
+    data += b'{"id": 1, "prompt": "again"}\n{"id": [2], "prompt": "a"}\n'
+    data += b'{"prompt": "a", "messages": []}\n{"messages": [{"role": "tool", "content": ""}]}\n'
+    data += b'{"id": "last", "prompt": "y"}\n'
+    found = llamacli("batch", "-m", path, "-n", "2", stdin=data, check=1)
+    assert len(found) == 13
+    assert [i for i, line in enumerate(found) if "error" not in line] == [0, 12]
+    expected = ["not JSON", "prompt is a text", "temprature", "top-p", "JSON object", "byte 12",
+                "empty", "line 1 already", "id is a text", "either", "role is"]  # fmt: skip
+    for line, words in zip(found[1:12], expected, strict=True):
+        assert words in line["error"], line
+
+
+def test_template_takes_fields(path: Path) -> None:
+    data = b'{"id": 1, "text": "a", "lang": "French", "note": 3}\n{"id": 2, "text": "b"}\n'
+    template = "{{x}} to {lang}: {text}"
+    found = llamacli(
+        "batch", "-m", path, "-n", "3", "--template", template, "--temp", "0", stdin=data, check=1
+    )
+    run = llamacli("run", "{x} to French: a", "-m", path, "-n", "3", "--temp", "0", "--json")[0]
+    assert found[0]["text"] == run["text"]
+    assert "wants {lang}" in found[1]["error"]
+
+
+def test_choices_for_each_line(path: Path) -> None:
+    data = "\n".join(f"line {i}" for i in range(12)).encode()
+    found = llamacli("batch", "-m", path, "--choice", "yes", "--choice", "no", stdin=data)
+    assert len(found) == 12 and {line["text"] for line in found} <= {"yes", "no"}
+
+
+def test_resume_goes_on_where_it_was_cut(path: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("".join(f"line {i}\n" for i in range(10)))
+    options = ("-m", path, "--temp", "0", "-n", "4")
+    whole = llamacli("batch", source, *options)
+    llamacli("batch", source, *options, "-o", out)
+    complete = out.read_text().splitlines(keepends=True)
+    out.write_text("".join(complete[:4]) + complete[4][:20])
+    llamacli("batch", source, *options, "-o", out, check=6)  # not without --resume or --force
+    llamacli("batch", source, *options, "-o", out, "--resume")
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(line["id"], line["text"]) for line in found] == [
+        (line["id"], line["text"]) for line in whole
+    ]
+    before = out.read_text()
+    llamacli("batch", source, *options, "-o", out, "--resume")
+    assert out.read_text() == before
+    out.write_text("something else\n")
+    llamacli("batch", source, *options, "-o", out, "--resume", check=3)
+    assert out.read_text() == "something else\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_whole_lines(
+    path: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    source, out = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("".join(f"line {i}\n" for i in range(3000)))
+    child = subprocess.Popen(
+        [sys.executable, "-m", "llamacli", "batch", source, "-m", path, "-n", "20", "--threads",
+         "1", "-o", out],
+        stderr=subprocess.PIPE,
+        env={**os.environ},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (out.exists() and out.stat().st_size > 1000) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(number)
+    _, told = child.communicate(timeout=30)
+    assert child.returncode == code, told
+    text = out.read_text()
+    assert text.endswith("\n")
+    ids = [json.loads(line)["id"] for line in text.splitlines()]
+    assert ids == list(range(1, len(ids) + 1)) and 0 < len(ids) < 3000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "code"),
+    [
+        (["--parallel", "0"], b"x", 2),
+        (["--parallel", "999"], b"x", 2),
+        (["--resume"], b"x", 2),
+        ([], b"\n \n", 2),
+        (["nowhere.txt"], b"", 4),
+        (["-m", "nothing"], b"x", 4),
+        (["-o", "/proc/none/out"], b"x", 6),
+        (["--choice", "a", "--stop", "b"], b"x", 2),
+    ],
+)
+def test_wrong_usage(path: Path, arguments: list[str], stdin: bytes, code: int) -> None:
+    llamacli("batch", "-m", path, *arguments, stdin=stdin, check=code)
