@@ -1,36 +1,24 @@
 """llamacli run: one prompt, one answer on stdout."""
 
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from llamacli.commands import options
-from llamacli.commands.session import lively, notice, open_engine
+from llamacli.commands.answering import Manner, answer, most_tokens
+from llamacli.commands.session import notice, open_engine
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llamacli.engine import Engine
-    from llamacli.generate import Result
     from llamacli.grammar import Grammar
     from llamacli.input import Input
 
 LEAST_ANSWER = 512  # tokens that --truncate leaves for an answer without -n, at most a quarter
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How an answer is given: text, one JSON object, or JSON events; and what stderr hears."""
-
-    form: Literal["text", "json", "jsonl"] = "text"
-    stream: bool = True
-    quiet: bool = False
-    verbose: bool = False
 
 
 def run(
@@ -83,6 +71,12 @@ def run(
         Literal["strict", "replace"],
         typer.Option(help="Refuse bytes that aren't UTF-8, or replace them by U+FFFD."),
     ] = "strict",
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep what was read of the prompt's start on disk, under a name or `auto`."
+        ),
+    ] = None,
     show_prompt: Annotated[
         bool, typer.Option("--show-prompt", help="Print the prompt as the model would read it.")
     ] = False,
@@ -136,9 +130,14 @@ def run(
             return
         if choice:
             _check_choices(choice, engine, len(tokens), max_tokens)
+        saver = None
+        if cache is not None:
+            saver = _cached(engine, cache, tokens, given, encode, system, quiet)
         result = answer(
             engine, tokens, sampling, manner, shape=shape, max_tokens=max_tokens, stop=stop or ()
         )
+        if saver is not None:
+            saver()
     if (fail_on_length or shape is not None) and result.finish_reason == "length":
         raise LlamacliError(
             f"the answer was cut after {result.answer_tokens} tokens; raise -n or -c"
@@ -165,75 +164,6 @@ def encode_input(
     return encode_turns(engine, messages)
 
 
-def answer(
-    engine: "Engine",
-    tokens: list[int],
-    sampling: Any,
-    manner: Manner,
-    *,
-    shape: "Grammar | None" = None,
-    max_tokens: int | None = None,
-    **settings: Any,
-) -> "Result":
-    """Answer on stdout in that manner; after a signal, what was said until then.
-
-    settings are generate's.
-    """
-    from llamacli.generate import generate
-    from llamacli.interrupts import interrupts
-    from llamacli.output import result_fields, write_events, write_json, write_text, writer
-
-    head = {"model": engine.name, "quantization": engine.quantization}
-    started = time.perf_counter()
-    with (
-        interrupts() as arrived,
-        constraint(engine, shape, len(tokens), max_tokens) as constrained,
-    ):
-        write = arrived.around(writer(sys.stdout))
-        chunks: Iterator[Any] = generate(
-            engine,
-            tokens,
-            sampling,
-            interrupted=lambda: bool(arrived),
-            on_progress=_progress(manner),
-            max_tokens=max_tokens,
-            constraint=constrained,
-            **settings,
-        )
-        if manner.form == "text":
-            result = write_text(chunks, write, stream=manner.stream)
-        elif manner.form == "jsonl":
-            result = write_events(chunks, write, {**head, "prompt_tokens": len(tokens)})
-        else:
-            result = [chunk.result for chunk in chunks][-1]
-        seconds = time.perf_counter() - started
-        fields = result_fields(result, seconds)
-        if manner.form == "json":
-            write_json(write, {**head, **fields})
-        elif manner.form == "jsonl":
-            write_json(write, {"event": "end", **head, **fields})
-        if manner.verbose:
-            _tell(result)
-    return result
-
-
-def constraint(
-    engine: "Engine", shape: "Grammar | None", prompt: int, max_tokens: int | None
-) -> Any:
-    """A context with the constraint for an answer to that many tokens, or with None."""
-    if shape is None:
-        return nullcontext()
-    from llamacli.constraint import constrained
-
-    return constrained(engine.vocabulary, shape, _most(engine, prompt, max_tokens))
-
-
-def _most(engine: "Engine", prompt: int, max_tokens: int | None) -> int:
-    """The tokens that an answer can have, as generate counts them."""
-    room = engine.context_size - prompt + 1
-    return room if max_tokens is None else min(room, max_tokens)
-
-
 def _read_shape(schema: Any, grammar: Any, choice: Any, stop: Any) -> "Grammar | None":
     from llamacli.shape import read_shape
 
@@ -243,7 +173,7 @@ def _read_shape(schema: Any, grammar: Any, choice: Any, stop: Any) -> "Grammar |
 def _check_choices(words: list[str], engine: "Engine", prompt: int, max_tokens: int | None) -> None:
     from llamacli.shape import check_choices
 
-    check_choices(words, engine.vocabulary, _most(engine, prompt, max_tokens))
+    check_choices(words, engine.vocabulary, most_tokens(engine, prompt, max_tokens))
 
 
 def _check_room(tokens: int, room: int) -> None:
@@ -265,27 +195,35 @@ def _fit(
     return tokens
 
 
-def _progress(manner: Manner) -> Any:
-    """A line on a terminal's stderr that counts a long prompt's tokens and goes when it is read."""
-    if manner.quiet or not lively(sys.stderr):
+def _cached(
+    engine: "Engine",
+    name: str,
+    tokens: list[int],
+    given: "Input",
+    encode: Any,
+    system: str | None,
+    quiet: bool,
+) -> "Callable[[], None] | None":
+    """Load what is cached of the prompt; what saves its stable start where not all of it was."""
+    from llamacli import prompt_cache
+
+    prefix = prompt_cache.stable_prefix(given, encode, system)
+    path = prompt_cache.cache_path(engine, name, prefix)
+    prompt_cache.limit_bytes()  # a wrong one is told before an answer
+    problem = prompt_cache.load(engine, path, tokens)
+    if problem and not quiet:
+        notice(f"the cache {path.name} is not used: {problem}")
+    if engine.tokens[: len(prefix)] == prefix:
         return None
 
-    def show(done: int, total: int) -> None:
-        if total > 1024:
-            line = f"reading the prompt: {done} of {total} tokens" if done < total else ""
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+    def save() -> None:
+        try:
+            prompt_cache.store(engine, path, prefix)
+        except OSError as error:
+            if not quiet:
+                notice(f"the cache {path} can't be written: {error.strerror}")
 
-    return show
-
-
-def _tell(result: "Result") -> None:
-    read = result.prompt_tokens - result.cached_tokens
-    rate = read / result.prefill_seconds if result.prefill_seconds else 0.0
-    notice(
-        f"prompt {result.prompt_tokens} tokens, {result.cached_tokens} of them cached, read at "
-        f"{rate:.1f}/s; answer {result.answer_tokens} tokens at {result.tokens_per_second:.1f}/s; "
-        f"{result.finish_reason}; seed {result.seed}"
-    )
+    return save
 
 
 def _write(text: str) -> None:
