@@ -1,0 +1,143 @@
+"""The cache of prompts' starts: what it saves is used, what is wrong with it never matters."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamacli.prompt_cache import SUFFIX, prune
+from tests.tiny import write_model
+
+INSTRUCTION = "sort the following lines by how they begin and say why " * 3
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+def run(
+    model: Path, *arguments: str, stdin: str = "", check: int = 0, told: str = "", **env: str
+) -> dict[str, Any]:
+    child = subprocess.run(
+        [sys.executable, "-m", "llamacli", "run", "-m", str(model), "--json", "--temp", "0", "-n",
+         "6", "--threads", "1", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **env},
+    )  # fmt: skip
+    assert child.returncode == check, child.stderr
+    assert told in child.stderr and bool(told) == bool(child.stderr), child.stderr
+    return dict(json.loads(child.stdout)) if child.stdout else {}
+
+
+def states(store: Path) -> list[Path]:
+    return sorted((store / "cache").iterdir())
+
+
+@pytest.mark.parametrize("name", ["auto", "sorting"])
+def test_second_call_reads_only_what_is_new(model: Path, store: Path, name: str) -> None:
+    first = run(model, INSTRUCTION, "--cache", name, stdin="a text")
+    second = run(model, INSTRUCTION, "--cache", name, stdin="another one, longer")
+    assert first["cached_tokens"] == 0
+    assert second["cached_tokens"] > 40
+    assert second["prompt_tokens"] - second["cached_tokens"] < 40
+    plain = run(model, INSTRUCTION, stdin="another one, longer")
+    assert plain["text"] == second["text"] and plain["cached_tokens"] == 0
+    assert len(states(store)) == 1
+
+
+def test_system_prompt_is_kept_where_nothing_is_piped(model: Path, store: Path) -> None:
+    run(model, "one", "-s", INSTRUCTION, "--cache", "auto")
+    again = run(model, "and another", "-s", INSTRUCTION, "--cache", "auto")
+    assert again["cached_tokens"] > 40 and len(states(store)) == 1
+
+
+def test_another_start_has_another_state(model: Path, store: Path) -> None:
+    run(model, INSTRUCTION, "--cache", "auto", stdin="a")
+    other = run(model, "x" + INSTRUCTION, "--cache", "auto", stdin="a")
+    assert other["cached_tokens"] == 0 and len(states(store)) == 2
+
+
+def test_a_name_follows_its_latest_start(model: Path, store: Path) -> None:
+    run(model, INSTRUCTION, "--cache", "n", stdin="a")
+    run(model, "x" + INSTRUCTION, "--cache", "n", stdin="a")
+    assert run(model, "x" + INSTRUCTION, "--cache", "n", stdin="b")["cached_tokens"] > 40
+    assert [path.name for path in states(store)] == ["name-n.kv"]
+
+
+def test_another_model_is_told_and_replaced(model: Path, store: Path, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "other.gguf", seed=1)
+    run(model, INSTRUCTION, "--cache", "n", stdin="a")
+    found = run(other, INSTRUCTION, "--cache", "n", stdin="a", told="another model")
+    assert found["cached_tokens"] == 0
+    assert run(other, INSTRUCTION, "--cache", "n", stdin="a")["cached_tokens"] > 40
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other"])
+def test_damage_is_told_and_mended(model: Path, store: Path, damage: str) -> None:
+    good = run(model, INSTRUCTION, "--cache", "n", stdin="a")
+    path = states(store)[0]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    wrong = {"flip": bytes(data), "cut": bytes(data[:-9]), "empty": b"", "other": b"x" * 999}
+    path.write_bytes(wrong[damage])
+    found = run(model, INSTRUCTION, "--cache", "n", stdin="a", told="is not used")
+    assert found["cached_tokens"] == 0 and found["text"] == good["text"]
+    assert run(model, INSTRUCTION, "--cache", "n", stdin="a")["cached_tokens"] > 40
+
+
+def test_a_folder_that_cannot_be_written_costs_no_answer(model: Path, store: Path) -> None:
+    store.mkdir()
+    (store / "cache").write_text("in the way")
+    run(model, INSTRUCTION, "--cache", "auto", stdin="a", told="can't be written")
+
+
+def test_short_starts_are_not_worth_a_file(model: Path, store: Path) -> None:
+    run(model, "hi", "-s", "x", "--cache", "auto")
+    assert not (store / "cache").exists()
+
+
+def test_bad_names_and_limits(model: Path) -> None:
+    run(model, "hi", "--cache", "../x", check=2, told="a cache's name")
+    run(model, "hi", "--cache", "x", check=2, told="MiB", LLAMACLI_CACHE_MIB="many")
+
+
+def test_a_limit_of_nothing_keeps_nothing(model: Path, store: Path) -> None:
+    run(model, INSTRUCTION, "--cache", "auto", stdin="a", LLAMACLI_CACHE_MIB="0")
+    assert not (store / "cache").exists()
+
+
+def test_the_oldest_go_first(tmp_path: Path) -> None:
+    now = time.time()
+    for i in range(5):
+        path = tmp_path / f"{i}{SUFFIX}"
+        path.write_bytes(bytes(100))
+        os.utime(path, (now - 100 + i, now - 100 + i))
+    os.utime(tmp_path / f"0{SUFFIX}")  # used just now
+    (tmp_path / ".9.tmp").write_text("left behind")
+    os.utime(tmp_path / ".9.tmp", (now - 10_000, now - 10_000))
+    (tmp_path / ".8.tmp").write_text("being written")
+    prune(tmp_path, 250)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".8.tmp", "0.kv", "4.kv"]
+
+
+def test_many_processes_at_once(model: Path, store: Path) -> None:
+    """The same and other starts, written and read side by side: all answer, nothing is left."""
+
+    def call(i: int) -> str:
+        text = run(model, f"{i % 2} {INSTRUCTION}", "--cache", "auto", stdin="a")["text"]
+        return str(text)
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(call, range(12)))
+    assert len(set(answers[::2])) == len(set(answers[1::2])) == 1
+    assert len(states(store)) == 2
