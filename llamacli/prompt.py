@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from llamacli.errors import UsageError
@@ -66,10 +67,16 @@ def _spelling(vocabulary: Vocabulary, token: int | None) -> str:
 
 def _split(text: str, vocabulary: Vocabulary) -> list[str]:
     """Plain text and spellings in turn, the longest spelling first, as Hugging Face cuts it."""
-    spellings = sorted(vocabulary.special_tokens, key=len, reverse=True)
-    if not spellings:
-        return [text]
-    return re.split("(" + "|".join(map(re.escape, spellings)) + ")", text)
+    spellings = _spellings(frozenset(vocabulary.special_tokens))
+    return spellings.split(text) if spellings.groups else [text]
+
+
+@lru_cache(maxsize=4)
+def _spellings(special: frozenset[str]) -> re.Pattern[str]:
+    if not special:
+        return re.compile("")
+    longest_first = sorted(special, key=len, reverse=True)
+    return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
 
 def _unused_character(value: Any) -> str:
