@@ -118,6 +118,8 @@ def _exit_code(error: BaseException) -> int:
         return TERMINATED
     if isinstance(error, BrokenPipeError):
         return CLOSED_PIPE
+    if isinstance(error, SystemExit):  # shell completion leaves so
+        return error.code if isinstance(error.code, int) else 0
     return 1
 
 
@@ -128,7 +130,7 @@ def _error_line(error: BaseException) -> str | None:
     error = translate(error)
     if isinstance(error, typer.Exit | typer.Abort | KeyboardInterrupt | Terminated):
         return None
-    if isinstance(error, BrokenPipeError):
+    if isinstance(error, BrokenPipeError | SystemExit):
         return None
     if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)

@@ -52,7 +52,7 @@ def interrupts() -> Iterator[Interrupts]:
         state.arrived.append(number)
         if len(state.arrived) > 1:
             held[number](number, frame)
-        elif state.writing and hasattr(signal, "setitimer"):
+        elif state.writing:
             begun = state.writes
 
             def stalled(_: int, frame: FrameType | None) -> None:
@@ -68,6 +68,8 @@ def interrupts() -> Iterator[Interrupts]:
     try:
         yield state
     finally:
+        if signal.SIGALRM in held:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in held.items():
             signal.signal(number, handler)
     if state.arrived:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from io import TextIOWrapper
 from typing import Any, TextIO
 
 from llamacli.generate import Chunk, Result
@@ -24,8 +25,10 @@ def _picture(found: re.Match[str]) -> str:
 
 
 def writer(out: TextIO) -> Write:
-    """How text gets to out, at once: as it is to a pipe or file, harmless to a terminal."""
+    """How text gets to out, at once: as UTF-8 to a pipe or file, harmless to a terminal."""
     terminal = out.isatty()
+    if not terminal and isinstance(out, TextIOWrapper):
+        out.reconfigure(encoding="utf-8", newline="\n")
 
     def write(text: str) -> None:
         out.write(harmless(text) if terminal else text)

@@ -5,6 +5,15 @@ from typing import Annotated
 
 import typer
 
+
+def complete_models(incomplete: str) -> list[str]:
+    """Names that -m takes and that begin so, for the shell's completion."""
+    from llamacli.store import DEMO, stored_models
+
+    names = [DEMO, *(path.stem for path in stored_models())]
+    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
 Model = Annotated[
     str | None,
     typer.Option(
@@ -12,6 +21,7 @@ Model = Annotated[
         "-m",
         envvar="LLAMACLI_MODEL",
         show_envvar=False,
+        autocompletion=complete_models,
         help="A GGUF file, a name in the store, or `demo`.  [default: $LLAMACLI_MODEL]",
     ),
 ]
