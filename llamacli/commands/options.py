@@ -60,7 +60,14 @@ GrammarFile = Annotated[
 Choice = Annotated[
     list[str] | None, typer.Option(help="Answer with one of these words; give it for each.")
 ]
-Threads = Annotated[int | None, typer.Option(help="Threads.  [default: all physical cores]")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        envvar="LLAMACLI_THREADS",
+        show_envvar=False,
+        help="Threads.  [default: $LLAMACLI_THREADS, else all physical cores]",
+    ),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Nothing on stderr but what went wrong.")
 ]
