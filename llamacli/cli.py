@@ -11,7 +11,7 @@ import typer
 
 from llamacli import __version__
 from llamacli.commands import batch, chat, convert, run
-from llamacli.errors import LlamacliError
+from llamacli.errors import LlamacliError, OutputError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 CLOSED_PIPE = 141  # 128 + SIGPIPE
@@ -77,7 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     arguments = _debug_first(sys.argv[1:] if arguments is None else arguments)
     debug = arguments[:1] == ["--debug"]
     signal.signal(signal.SIGTERM, _terminate)
+    closed = _replace_closed_streams()
     try:
+        if closed:
+            raise OutputError("stdout is closed; give it a pipe, a file or a terminal")
         code = app(arguments, prog_name="llamacli", standalone_mode=False) or 0
         sys.stdout.flush()
     except BaseException as error:
@@ -90,6 +93,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             print(line, file=sys.stderr)
     _close_stdout()
     sys.exit(code)
+
+
+def _replace_closed_streams() -> bool:
+    """Stand-ins for streams that the caller has closed (>&-); whether stdout is one of them."""
+    closed = sys.stdout is None
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if closed:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    return closed
 
 
 def _debug_first(arguments: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import jsonschema
@@ -151,7 +152,10 @@ def answer(
 
 def validate(text: str, schema: Any) -> None:
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
-    jsonschema.Draft202012Validator(schema, format_checker=checker).validate(json.loads(text))
+    value = json.loads(text)
+    jsonschema.Draft202012Validator(schema, format_checker=checker).validate(value)
+    if isinstance(schema, dict) and schema.get("format") == "date-time":  # not in the checker
+        assert datetime.fromisoformat(value).tzinfo is not None
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

@@ -229,6 +229,13 @@ def test_full_disk(options: list[str]) -> None:
     assert child.returncode == 6 and len(child.stderr.splitlines()) == 1
 
 
+def test_closed_streams() -> None:
+    closed = shell("llamacli run hi -n 2 --threads 1 >&-")
+    assert closed.returncode == 6 and b"stdout is closed" in closed.stderr
+    child = shell("llamacli run hi --choice word --threads 1 2>&- <&-")
+    assert child.returncode == 0 and child.stdout == b"word\n"
+
+
 def test_head_ends_it_quietly(tmp_path: Path) -> None:
     grammar = tmp_path / "g.gbnf"
     grammar.write_text('root ::= ("line\\n"){200}')

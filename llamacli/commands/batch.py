@@ -98,7 +98,7 @@ def batch(
     with _opened(output, whole, resume, force) as out:
         if left:
             engine_settings = EngineSettings(context=context, threads=threads)
-            path = model_path(model)
+            path = model_path(model, quiet=quiet)
             with (
                 BatchEngine(path, engine_settings, parallel, debug=debugging()) as engine,
                 interrupts() as arrived,

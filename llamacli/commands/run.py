@@ -104,7 +104,7 @@ def run(
     if schema or grammar or choice:
         shape = _read_shape(schema, grammar, choice or (), stop or ())
     given = gather(prompt, file or (), errors)
-    with open_engine(model, context, threads) as engine:
+    with open_engine(model, context, threads, quiet=quiet) as engine:
         sampling = SamplingSettings.from_metadata(
             engine.file.metadata,
             temperature=temperature,

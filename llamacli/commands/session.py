@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llamacli.generate import Chunk, Result
 
 
-def model_path(model: str | None) -> Path:
+def model_path(model: str | None, *, quiet: bool = False) -> Path:
     """The file that -m means; the demo is converted on its first use."""
     if model is None:
         raise UsageError(
@@ -23,16 +23,18 @@ def model_path(model: str | None) -> Path:
             "or `demo`"
         )
     if model == DEMO and not Path(DEMO).is_file():
-        return demo_model(lambda: notice("converting the demo, this once"))
+        return demo_model(None if quiet else lambda: notice("converting the demo, this once"))
     return find_model(model)
 
 
-def open_engine(model: str | None, context: int | None, threads: int | None) -> "Engine":
+def open_engine(
+    model: str | None, context: int | None, threads: int | None, *, quiet: bool = False
+) -> "Engine":
     """The model, loaded."""
     from llamacli.engine import Engine
     from llamacli.loading import EngineSettings
 
-    path = model_path(model)
+    path = model_path(model, quiet=quiet)
     settings = EngineSettings(context=context, threads=threads)
     return Engine(path, settings, debug=debugging())
 
