@@ -140,8 +140,6 @@ def _clear_abandoned(target: Path) -> None:
                 os.close(descriptor)
 
 
-
-
 def _lock(descriptor: int) -> None:
     """An exclusive lock that ends with the process; OSError where another holds it."""
     try:
