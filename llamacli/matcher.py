@@ -118,7 +118,7 @@ class Matcher:
             return below
         key = (position, below)
         if (found := self.ids.get(key)) is None:
-            if len(self.stacks) > MAX_MEMORY * 10:
+            if len(self.stacks) > MAX_MEMORY * 5:
                 raise InvalidModelError("the grammar takes too much memory to follow; simplify it")
             found = self.ids[key] = len(self.stacks)
             self.stacks.append(key)

@@ -1,6 +1,7 @@
 """llamacli run: one prompt, one answer on stdout."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llamacli.engine import Engine
+    from llamacli.generate import Result
     from llamacli.grammar import Grammar
     from llamacli.input import Input
 
@@ -142,6 +144,22 @@ def run(
         raise LlamacliError(
             f"the answer was cut after {result.answer_tokens} tokens; raise -n or -c"
         )
+
+
+def answer_piped(
+    engine: "Engine",
+    sampling: Any,
+    *,
+    system: str | None = None,
+    max_tokens: int | None = None,
+    stop: Sequence[str] = (),
+) -> "Result":
+    """What chat does where stdin or stdout isn't a terminal: run on what is piped in."""
+    from llamacli.input import gather
+
+    tokens = encode_input(engine, gather(None, (), "strict"), system=system)
+    _check_room(len(tokens), engine.context_size)
+    return answer(engine, tokens, sampling, Manner(), max_tokens=max_tokens, stop=stop)
 
 
 def encode_input(
