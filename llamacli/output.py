@@ -52,8 +52,8 @@ def write_text(chunks: Iterator[Chunk], write: Write, *, stream: bool = True) ->
                 write(ready)
             result = chunk.result or result
         assert result is not None
-        begun, held = True, held.rstrip("\n")
-        write(held + "\n")
+        if begun or held or result.finish_reason != "interrupted":
+            write(held.rstrip("\n") + "\n")
     except Exception:
         if begun and result is None:
             write("\n")

@@ -319,6 +319,18 @@ def test_a_signal_keeps_what_was_said(tmp_path: Path, number: signal.Signals, co
     assert "end" not in text
 
 
+def test_a_signal_while_the_prompt_is_read_writes_nothing(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "roomy.gguf", change=_longer)
+    (tmp_path / "long.txt").write_text("word " * 20_000)
+    command = [*PROGRAM, "run", "-m", str(path), "-c", "120000", "--threads", "1", "-f"]
+    child = subprocess.Popen([*command, str(tmp_path / "long.txt")], stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)  # fmt: skip
+    time.sleep(2)
+    child.terminate()
+    out, told = child.communicate(timeout=20)
+    assert child.returncode == 143 and out == b"" and told == b""
+
+
 def test_a_signal_gives_whole_json(tmp_path: Path) -> None:
     child = start_long_answer(tmp_path, "--jsonl")
     assert child.stdout is not None
