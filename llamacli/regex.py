@@ -6,6 +6,7 @@ control characters are left out: the grammar has fewer texts than the expression
 """
 
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -30,7 +31,8 @@ def pattern_items(builder: Builder, pattern: object) -> Items:
     if not isinstance(pattern, str):
         raise ValueError("not a text")
     try:
-        re.compile(pattern)
+        with warnings.catch_warnings(action="ignore"):
+            re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(f"not a regular expression: {error}") from None
     reader = _Reader(builder, pattern)
@@ -103,7 +105,7 @@ class _Reader:
             return _written(self.builder, TEXT)
         if char == "\\":
             return _written(self.builder, self.escape())
-        if char in "^$*+?":
+        if char in "^$*+?{":
             raise ValueError(f"{char!r} at {self.at - 1} is not supported there")
         return _written(self.builder, [(ord(char), ord(char))])
 

@@ -151,10 +151,10 @@ class _Converter:
         options = schema[word]
         if not isinstance(options, list) or not options:
             raise _refusal(f"{at}/{word}", "not a list of schemas")
+        found = [self.value(one, f"{at}/{word}/{i}", depth + 1) for i, one in enumerate(options)]
         for i, option in enumerate(options if word == "oneOf" else ()):
             if not all(disjoint(option, other, self.root) for other in options[:i]):
                 raise _refusal(f"{at}/oneOf/{i}", "a value might match another one too; anyOf?")
-        found = [self.value(one, f"{at}/{word}/{i}", depth + 1) for i, one in enumerate(options)]
         return self.builder.choice(found, word)
 
     def single(

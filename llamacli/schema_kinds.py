@@ -6,6 +6,7 @@ from typing import Any
 
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 MAX_NESTING = 100
+MAX_MEMBERS = 3  # levels of members that are looked at to tell two schemas apart
 
 
 def written(value: Any) -> str:
@@ -25,10 +26,10 @@ def is_kind(value: Any, kind: str) -> bool:
 def disjoint(a: Any, b: Any, root: Any, depth: int = 0) -> bool:
     """Whether it is plain that no value matches both."""
     a, b = _resolved(a, root), _resolved(b, root)
-    if not isinstance(a, dict) or not isinstance(b, dict) or depth > MAX_NESTING:
+    if not isinstance(a, dict) or not isinstance(b, dict) or depth > MAX_MEMBERS:
         return False
     if (one := _constants(a)) is not None and (two := _constants(b)) is not None:
-        return not {written(v) for v in one} & {written(v) for v in two}
+        return not {_same(v) for v in one} & {_same(v) for v in two}
     kinds_a, kinds_b = _types(a), _types(b)
     if not kinds_a & kinds_b:
         return True
@@ -41,6 +42,17 @@ def disjoint(a: Any, b: Any, root: Any, depth: int = 0) -> bool:
         for name in shared
         if name in members_a and name in members_b
     )
+
+
+def _same(value: Any) -> str:
+    """A text that values have in common where JSON Schema takes them for equal, as 1 and 1.0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, list):
+        return "[" + ",".join(map(_same, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{written(k)}:{_same(value[k])}" for k in sorted(value)) + "}"
+    return written(value)
 
 
 def resolve(root: Any, reference: str) -> Any:
