@@ -8,6 +8,8 @@ MEASUREMENTS = {
     "Quantization kernels": ["bench.quantizers"],
     "Conversion, two layers of 8B": ["bench.conversion", "--shape", "8b", "--layers", "2"],
     "Decoding, 1B shape": ["bench.decode"],
+    "A long instruction kept on disk, 1B shape": ["bench.prompt_cache"],
+    "Many prompts, 1B shape": ["bench.batch"],
 }
 
 
