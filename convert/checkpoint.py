@@ -59,8 +59,8 @@ def describe(
             f"tokenizer.json has {len(tokenizer.tokens)} tokens, but config.json's vocab_size "
             f"(the embedding's rows) is {config.vocab_size}"
         )
-    tokenizer_config = _optional_json(folder / "tokenizer_config.json")
-    generation_config = _optional_json(folder / "generation_config.json")
+    tokenizer_config = optional_json(folder / "tokenizer_config.json")
+    generation_config = optional_json(folder / "generation_config.json")
     token_ids(
         generation_config.get("eos_token_id"),
         "generation_config.json: eos_token_id",
@@ -73,7 +73,7 @@ def describe(
         tokenizer=tokenizer,
         tokenizer_config=tokenizer_config,
         generation_config=generation_config,
-        chat_template=_chat_template(folder, tokenizer_config),
+        chat_template=read_chat_template(folder, tokenizer_config),
         weights=_match(config, files, _index(folder)),
     )
 
@@ -134,11 +134,12 @@ def _index(folder: Path) -> dict[str, str] | None:
     return weight_map
 
 
-def _optional_json(path: Path) -> dict[str, Any]:
+def optional_json(path: Path) -> dict[str, Any]:
+    """read_json, or an empty object where there is no such file."""
     return read_json(path) if path.exists() else {}
 
 
-def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
+def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
     """chat_template.jinja where it exists, else tokenizer_config.json's own."""
     path = folder / "chat_template.jinja"
     if path.exists():
