@@ -1,0 +1,166 @@
+"""llamacli show: what a model is, without running it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llamacli.commands.options import complete_models
+from llamacli.commands.session import model_path, notice
+from llamacli.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamacli.show.config import Source
+
+
+def show(
+    model: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=complete_models,
+            help="A GGUF file, a checkpoint's folder, a name in the store, or `demo`.",
+        ),
+    ],
+    config: Annotated[
+        bool, typer.Option("--config", help="config.json, every key; `_derived` marks a guess.")
+    ] = False,
+    structure: Annotated[
+        bool, typer.Option("--structure", help="The module tree as PyTorch prints it.")
+    ] = False,
+    metadata: Annotated[bool, typer.Option("--metadata", help="Keys and values.")] = False,
+    tensors: Annotated[
+        bool, typer.Option("--tensors", help="Name, shape (row-major), type, bytes, share.")
+    ] = False,
+    template: Annotated[bool, typer.Option("--template", help="The chat template.")] = False,
+    rope: Annotated[
+        bool, typer.Option("--rope", help="Rotary frequencies before and after scaling.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Any of these as JSON.")] = False,
+) -> None:
+    """Show what a model is: a summary, or one part of it in full. No weight is read."""
+    parts = {
+        "--config": config, "--structure": structure, "--metadata": metadata,
+        "--tensors": tensors, "--template": template, "--rope": rope,
+    }  # fmt: skip
+    chosen = [name for name, on in parts.items() if on]
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(chosen)} exclude each other")
+    printers = {
+        "--config": _config, "--structure": _structure, "--metadata": _metadata,
+        "--tensors": _tensors, "--template": _template, "--rope": _rope,
+    }  # fmt: skip
+    printers.get("".join(chosen), _card)(open_source(model), as_json)
+
+
+def open_source(model: str) -> "Source":
+    """A checkpoint's folder as it is, anything else as the GGUF file it names, read."""
+    from llamacli.gguf_file import read_gguf
+
+    if (folder := Path(model).expanduser()).is_dir():
+        return folder
+    return read_gguf(model_path(model))
+
+
+def print_text(text: str) -> None:
+    from llamacli.output import writer
+
+    writer(sys.stdout)(text)
+
+
+def print_json(value: Any) -> None:
+    print_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _config(source: "Source", as_json: bool) -> None:  # noqa: ARG001
+    from llamacli.show.config import find_config
+
+    found = find_config(source)
+    for line in found.notices:
+        notice(line)
+    print_json(found.config.raw)
+
+
+def _structure(source: "Source", as_json: bool) -> None:
+    from llamacli.show import structure
+    from llamacli.show.config import find_config
+
+    tree = structure.module_tree(find_config(source).config)
+    if as_json:
+        print_json(structure.as_json(tree))
+    else:
+        print_text(structure.render(tree) + "\n")
+
+
+def _metadata(source: "Source", as_json: bool) -> None:
+    from llamacli.show.metadata import find_metadata, table
+
+    found = find_metadata(source)
+    if as_json:
+        print_json(found)
+    else:
+        print_text(table(found))
+
+
+def _tensors(source: "Source", as_json: bool) -> None:
+    from llamacli.show import tensors
+
+    found = tensors.find_tensors(source)
+    if as_json:
+        print_json(tensors.as_json(found))
+    else:
+        print_text(tensors.table(found))
+
+
+def _template(source: "Source", as_json: bool) -> None:
+    from llamacli.show.template import find_template
+    from llamacli.template import LLAMA3_TEMPLATE
+
+    own = find_template(source)
+    if as_json:
+        print_json({"template": own or LLAMA3_TEMPLATE, "own": own is not None})
+        return
+    if own is None:
+        notice("it has no template of its own; this is Llama 3's, which is used instead")
+    text = own or LLAMA3_TEMPLATE
+    print_text(text if text.endswith("\n") else text + "\n")
+
+
+def _rope(source: "Source", as_json: bool) -> None:
+    from llamacli.show import rope
+
+    found = rope.find_rope(source)
+    if as_json:
+        print_json(rope.as_json(found))
+    else:
+        print_text(f"{rope.table(found)}\n{rope.plot(found)}")
+
+
+def _card(source: "Source", as_json: bool) -> None:
+    from llamacli.show import card
+    from llamacli.show.text import columns
+
+    facts = card.describe(source)
+    if as_json:
+        print_json(facts)
+        return
+    rows = card.lines(facts)
+    if sys.stdout.isatty():
+        _print_panel(rows)
+    else:
+        print_text(columns(rows, "ll"))
+
+
+def _print_panel(rows: list[tuple[str, str]]) -> None:
+    """Values are plain texts to rich, never its markup."""
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    for label, value in rows[1:]:
+        grid.add_row(Text(label, style="dim"), Text(value, overflow="fold"))
+    title = Text(rows[0][1], style="bold")
+    Console().print(Panel(grid, title=title, title_align="left", expand=False))

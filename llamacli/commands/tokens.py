@@ -1,0 +1,156 @@
+"""llamacli tokens: texts and conversations as tokens, and tokens found in the vocabulary."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llamacli.commands.options import complete_models
+from llamacli.commands.session import debugging, notice
+from llamacli.commands.show import open_source, print_json, print_text
+from llamacli.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamacli.show.config import Source
+    from llamacli.vocabulary import Vocabulary
+
+
+def tokens(
+    model: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=complete_models,
+            help="A GGUF file, a checkpoint's folder, a name in the store, or `demo`.",
+        ),
+    ],
+    text: Annotated[str | None, typer.Argument(help="What to tokenize; else stdin.")] = None,
+    find: Annotated[
+        str | None,
+        typer.Option(help="List the vocabulary's tokens that contain this, in any case."),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="With --find: the token that is exactly this.")
+    ] = False,
+    regex: Annotated[
+        bool,
+        typer.Option("--regex", help="With --find: a regular expression, for tokens as printed."),
+    ] = False,
+    messages: Annotated[
+        Path | None,
+        typer.Option(help="The prompt of a conversation: JSON [{role, content}, …]; - is stdin."),
+    ] = None,
+    date: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="With --messages: the template's today."),
+    ] = None,
+    special: Annotated[
+        bool, typer.Option("--special", help="Spellings of control tokens in TEXT become them.")
+    ] = False,
+    ids: Annotated[bool, typer.Option("--ids", help="Ids alone.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON array.")] = False,
+) -> None:
+    """Print the tokens of a text, a conversation's prompt, or a search, one a line: ID and text.
+
+    Only the vocabulary is loaded. A text's tokens come alone, without the one that begins a
+    prompt.
+    """
+    given = {"TEXT": text, "--find": find, "--messages": messages}
+    used = [name for name, value in given.items() if value is not None]
+    if len(used) > 1:
+        raise UsageError(f"{' and '.join(used)} exclude each other")
+    if (exact or regex) and find is None:
+        raise UsageError("--exact and --regex go with --find")
+    if exact and regex:
+        raise UsageError("--exact and --regex exclude each other; use ^ and $ in a pattern")
+    if special and (find is not None or messages is not None):
+        raise UsageError("--special goes with TEXT")
+    if date is not None and messages is None:
+        raise UsageError("--date goes with --messages")
+    source = open_source(model)
+    if find is not None:
+        _find(source, find, exact, regex, ids, as_json)
+        return
+    vocabulary = _vocabulary(source)
+    if messages is not None:
+        found = _encode_messages(source, vocabulary, messages, date)
+    else:
+        found = vocabulary.tokenize(_read(text), special=special)
+    _print(vocabulary, found, ids, as_json)
+
+
+def _find(
+    source: "Source", find: str, exact: bool, regex: bool, ids: bool, as_json: bool
+) -> None:
+    from llamacli.show.text import printable
+    from llamacli.show.vocabulary import find_tokens, read_tokens
+
+    found = find_tokens(read_tokens(source), find, exact=exact, regex=regex)
+    if as_json:
+        rows = [{"id": t.id, "token": t.written, "text": t.text} for t in found]
+        print_json([token.id for token in found] if ids else rows)
+    else:
+        _print_lines(f"{t.id}" if ids else f"{t.id} {printable(t.written)}" for t in found)
+    if not found:
+        notice("no token was found")
+
+
+def _print(vocabulary: "Vocabulary", found: Sequence[int], ids: bool, as_json: bool) -> None:
+    from llamacli.show.text import quoted
+
+    if as_json:
+        print_json(list(found) if ids else [_as_object(vocabulary, token) for token in found])
+    elif ids:
+        _print_lines(map(str, found))
+    else:
+        _print_lines(f"{token} {quoted(vocabulary.piece(token))}" for token in found)
+
+
+def _as_object(vocabulary: "Vocabulary", token: int) -> dict[str, Any]:
+    piece = vocabulary.piece(token)
+    found = {
+        "id": token,
+        "piece": piece.decode(errors="replace"),
+        "bytes": list(piece),
+        "control": token in vocabulary.control_tokens,
+    }
+    return found
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    print_text("".join(f"{line}\n" for line in lines))
+
+
+def _vocabulary(source: "Source") -> "Vocabulary":
+    from llamacli.loading import load_vocabulary
+
+    if isinstance(source, Path):
+        from llamacli.show.vocabulary import vocabulary_file
+
+        with vocabulary_file(source) as path:
+            return load_vocabulary(path, debug=debugging())
+    return load_vocabulary(source.path, debug=debugging())
+
+
+def _read(text: str | None) -> str:
+    from llamacli.input import decode, read_bytes
+
+    return decode(read_bytes(Path("-")), "stdin") if text is None else text
+
+
+def _encode_messages(
+    source: "Source", vocabulary: "Vocabulary", path: Path, date: datetime | None
+) -> list[int]:
+    from llamacli.input import decode, read_bytes
+    from llamacli.messages import read_messages
+    from llamacli.prompt import encode_chat
+    from llamacli.show.template import find_template
+    from llamacli.template import LLAMA3_TEMPLATE
+
+    name = "stdin" if path == Path("-") else str(path)
+    messages = read_messages(decode(read_bytes(path), name), name)
+    template = find_template(source)
+    if template is None:
+        notice("the model has no template of its own; Llama 3's is used")
+    return encode_chat(vocabulary, template or LLAMA3_TEMPLATE, messages, date=date)

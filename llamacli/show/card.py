@@ -1,0 +1,199 @@
+"""The summary of a model: what it is, how large it is, what it takes to run."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from convert.checkpoint import optional_json
+from convert.errors import CheckpointError
+from convert.metadata import CONFIG_KEY
+from convert.tensors import llama_tensors
+from llamacli.errors import InvalidModelError
+from llamacli.gguf_check import check_llama
+from llamacli.gguf_file import Array, GGUFFile
+from llamacli.loading import quantization_name
+from llamacli.show.config import Source, find_config
+from llamacli.show.rope import find_rope
+from llamacli.show.template import find_template
+from llamacli.show.tensors import Tensor, find_tensors
+from llamacli.show.text import count, printable, shortened
+
+F16 = 2  # bytes a value of the KV cache
+
+
+def describe(source: Source) -> dict[str, Any]:
+    """Facts by name, ready for JSON; None where the model doesn't tell or they make no sense."""
+    facts = _describe_folder(source) if isinstance(source, Path) else _describe_file(source)
+    layers, kv_heads, head_dim = facts["layers"], facts["kv_heads"], facts["head_dim"]
+    known = layers and kv_heads and head_dim
+    facts["kv_cache_bytes_per_token"] = 2 * layers * kv_heads * head_dim * F16 if known else None
+    return facts | _rope(source) | {"has_template": find_template(source) is not None}
+
+
+def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The same for people: labels and values, without those that aren't known."""
+    rows = (
+        ("name", facts["name"]),
+        ("path", facts["path"]),
+        ("format", facts["format"]),
+        ("architecture", facts["architecture"]),
+        ("license", facts["license"]),
+        ("parameters", _counted(facts["parameters"])),
+        ("quantization", facts["quantization"]),
+        ("size", _size(facts)),
+        ("tensors", _types(facts["types"])),
+        ("context", _tokens(facts["context"])),
+        ("layers", facts["layers"]),
+        ("hidden size", facts["hidden_size"]),
+        ("feed-forward", facts["feed_forward_size"]),
+        ("attention", _attention(facts)),
+        ("vocabulary", _tokens(facts["vocabulary"])),
+        ("output matrix", {True: "the embedding's", False: "its own"}.get(facts["tied"])),
+        ("rope", _rope_text(facts)),
+        ("KV cache", _cache(facts)),
+        ("template", "its own" if facts["has_template"] else "none; Llama 3's is used"),
+        ("config", facts["config"]),
+        ("runs here", facts["runs"]),
+    )
+    return [(label, shortened(printable(str(value)), 200)) for label, value in rows if value]
+
+
+def _describe_file(file: GGUFFile) -> dict[str, Any]:
+    architecture = file.metadata.get("general.architecture")
+    tensors = find_tensors(file)
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+
+    def text(key: str) -> str | None:
+        value = file.metadata.get(f"general.{key}")
+        return value if isinstance(value, str) else None
+
+    def size(key: str) -> int | None:
+        value = file.metadata.get(f"{architecture}.{key}")
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    heads, hidden = size("attention.head_count"), size("embedding_length")
+    return {
+        "name": text("name") or file.path.stem,
+        "path": str(file.path),
+        "format": f"GGUF version {file.version}",
+        "architecture": text("architecture"),
+        "license": text("license"),
+        "parameters": _parameters(tensors),
+        "quantization": quantization_name(file),
+        "bytes": file.size,
+        "types": _count_types(tensors),
+        "context": size("context_length"),
+        "layers": size("block_count"),
+        "hidden_size": hidden,
+        "feed_forward_size": size("feed_forward_length"),
+        "heads": heads,
+        "kv_heads": size("attention.head_count_kv") or heads,
+        "head_dim": size("attention.key_length") or (hidden // heads if heads and hidden else None),
+        "vocabulary": tokens.length if isinstance(tokens, Array) else size("vocab_size"),
+        "tied": all(tensor.name != "output.weight" for tensor in tensors),
+        "config": "whole" if CONFIG_KEY in file.metadata else "derived from the metadata",
+        "runs": _runs(file),
+    }
+
+
+def _describe_folder(folder: Path) -> dict[str, Any]:
+    config = find_config(folder).config
+    tensors = _stored_tensors(folder)
+    return {
+        "name": folder.resolve().name,
+        "path": str(folder),
+        "format": "Hugging Face checkpoint" + ("" if tensors else ", without its weights"),
+        "architecture": "LlamaForCausalLM",
+        "license": None,
+        "parameters": sum(spec.parameters for spec in llama_tensors(config)),
+        "quantization": config.torch_dtype,
+        "bytes": sum(tensor.nbytes for tensor in tensors) or None,
+        "types": _count_types(tensors),
+        "context": config.max_position_embeddings,
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "feed_forward_size": config.intermediate_size,
+        "heads": config.num_attention_heads,
+        "kv_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "vocabulary": config.vocab_size,
+        "tied": config.tie_word_embeddings,
+        "config": "whole",
+        "runs": "once it is converted",
+    }
+
+
+def _stored_tensors(folder: Path) -> tuple[Tensor, ...]:
+    try:
+        return find_tensors(folder)
+    except CheckpointError:  # --tensors tells what is wrong with them
+        return ()
+
+
+def _parameters(tensors: Sequence[Tensor]) -> int:
+    """All but the factors that scale rotary frequencies, which nobody trained."""
+    return sum(tensor.parameters for tensor in tensors if not tensor.name.startswith("rope_"))
+
+
+def _count_types(tensors: Sequence[Tensor]) -> dict[str, int]:
+    return dict(Counter(tensor.type for tensor in tensors).most_common())
+
+
+def _runs(file: GGUFFile) -> str:
+    try:
+        check_llama(file)
+    except InvalidModelError as error:
+        return f"no: {str(error).removeprefix(f'{file.path}: ')}"
+    return "yes"
+
+
+def _rope(source: Source) -> dict[str, Any]:
+    try:
+        rope = find_rope(source)
+    except (InvalidModelError, CheckpointError):
+        return {"rope_theta": None, "rope_scaling": None, "rope_factor": None}
+    factor = max(rope.factors)
+    return {"rope_theta": rope.theta, "rope_scaling": rope.scaling, "rope_factor": factor}
+
+
+def _rope_text(facts: Mapping[str, Any]) -> str | None:
+    if facts["rope_theta"] is None:
+        return None
+    scaling = facts["rope_scaling"]
+    end = "no scaling" if scaling is None else f"{scaling} scaling, up to {facts['rope_factor']:g}"
+    return f"theta {facts['rope_theta']:g}, {end}"
+
+
+def _size(facts: Mapping[str, Any]) -> str | None:
+    if not facts["bytes"]:
+        return None
+    size = count(facts["bytes"], "B")
+    bits = facts["bytes"] * 8 / facts["parameters"] if facts["parameters"] else 0
+    return f"{size}, {bits:.2f} bits a parameter" if bits else size
+
+
+def _attention(facts: Mapping[str, Any]) -> str | None:
+    if not facts["heads"] or not facts["head_dim"]:
+        return None
+    return f"{facts['heads']} heads of {facts['head_dim']}, {facts['kv_heads']} for keys and values"
+
+
+def _cache(facts: Mapping[str, Any]) -> str | None:
+    each = facts["kv_cache_bytes_per_token"]
+    if not each:
+        return None
+    whole = f", {count(each * facts['context'], 'B')} for all" if facts["context"] else ""
+    return f"{count(each, 'B')} a token{whole} (F16)"
+
+
+def _types(types: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in types.items())
+
+
+def _counted(number: int) -> str | None:
+    return count(number) if number else None
+
+
+def _tokens(number: int | None) -> str | None:
+    return f"{number} tokens" if number else None

@@ -1,0 +1,198 @@
+"""config.json back from a model: as the checkpoint had it, or derived from a GGUF's metadata."""
+
+import json
+import struct
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convert.checkpoint import read_config
+from convert.config import LlamaConfig
+from convert.errors import CheckpointError
+from convert.metadata import CONFIG_KEY
+from convert.rope import frequency_factors
+from convert.writer import ROPE_FACTORS
+from llamacli.gguf_check import check_architecture
+from llamacli.gguf_file import Array, GGUFFile
+
+Source = GGUFFile | Path  # a Path is a checkpoint's folder
+
+DERIVED = "_derived"  # the key that marks a config which no checkpoint wrote
+MAX_FACTORS = 1 << 12  # head sizes are some hundreds
+# What Meta's models have besides the factor; the tensor of factors says whether a file's do.
+LLAMA3_SCALING = {
+    "high_freq_factor": 4.0,
+    "low_freq_factor": 1.0,
+    "original_max_position_embeddings": 8192,
+    "rope_type": "llama3",
+}
+SAME = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+        "num_attention_heads", "num_key_value_heads", "max_position_embeddings")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FoundConfig:
+    """A config, whether it was derived from metadata, and what of it can't be vouched for."""
+
+    config: LlamaConfig
+    derived: bool
+    notices: tuple[str, ...] = ()
+
+
+def find_config(source: Source) -> FoundConfig:
+    """The config of a checkpoint's folder or of a GGUF file.
+
+    A file that llamacli converted holds config.json whole; of another, what its metadata tells.
+    Raises InvalidModelError or CheckpointError.
+    """
+    if isinstance(source, Path):
+        return FoundConfig(read_config(source), derived=False)
+    check_architecture(source)
+    derived = derive_config(source)
+    if CONFIG_KEY not in source.metadata:
+        return FoundConfig(derived, True, _unexplained_factors(source, derived))
+    config = _checked(source, f"{CONFIG_KEY}: ", _stored(source))
+    return FoundConfig(config, False, _contradictions(config, derived))
+
+
+def derive_config(file: GGUFFile) -> LlamaConfig:
+    """A config from the metadata and tensors alone, which is what llama.cpp runs by."""
+    raw = _raw_config(file)
+    return _checked(file, "as derived from the metadata, ", raw)
+
+
+def frequency_tensor(file: GGUFFile) -> "array[float] | None":
+    """rope_freqs.weight, what each frequency is divided by: float32 of head size / 2."""
+    tensor = next((t for t in file.tensors if t.name == ROPE_FACTORS), None)
+    if tensor is None:
+        return None
+    if tensor.type.name != "F32" or len(tensor.shape) != 1 or tensor.shape[0] > MAX_FACTORS:
+        file.fail(f"{ROPE_FACTORS} is {tensor.type.name} {list(tensor.shape)}, not a vector of F32")
+    factors = array("f")
+    with file.path.open("rb") as opened:
+        opened.seek(tensor.offset)
+        factors.frombytes(opened.read(tensor.nbytes))
+    if not all(1e-6 < factor < 1e6 for factor in factors):
+        file.fail(f"{ROPE_FACTORS} has values that no frequency can be divided by")
+    return factors
+
+
+def _checked(file: GGUFFile, where: str, raw: Mapping[str, Any]) -> LlamaConfig:
+    try:
+        return LlamaConfig.from_dict(raw)
+    except CheckpointError as error:
+        file.fail(where + str(error).removeprefix("config.json: "))
+
+
+def _stored(file: GGUFFile) -> dict[str, Any]:
+    text = file.metadata[CONFIG_KEY]
+    try:
+        raw = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        raw = None
+    if not isinstance(raw, dict):
+        file.fail(f"{CONFIG_KEY} holds no JSON object")
+    return raw
+
+
+def _raw_config(file: GGUFFile) -> dict[str, Any]:
+    tensors = {tensor.name for tensor in file.tensors}
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+
+    def key(name: str) -> Any:
+        return _decimal(file.metadata.get(f"llama.{name}"))
+
+    found = {
+        DERIVED: True,
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": "blk.0.attn_q.bias" in tensors,
+        "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": file.metadata.get("tokenizer.ggml.eos_token_id"),
+        "head_dim": key("attention.key_length"),
+        "hidden_act": "silu",
+        "hidden_size": key("embedding_length"),
+        "intermediate_size": key("feed_forward_length"),
+        "max_position_embeddings": key("context_length"),
+        "mlp_bias": "blk.0.ffn_up.bias" in tensors,
+        "model_type": "llama",
+        "num_attention_heads": key("attention.head_count"),
+        "num_hidden_layers": key("block_count"),
+        "num_key_value_heads": key("attention.head_count_kv"),
+        "rms_norm_eps": key("attention.layer_norm_rms_epsilon"),
+        "rope_scaling": _scaling(file, key),
+        "rope_theta": key("rope.freq_base"),
+        "tie_word_embeddings": "output.weight" not in tensors,
+        "vocab_size": tokens.length if isinstance(tokens, Array) else key("vocab_size"),
+    }
+    found = {name: value for name, value in found.items() if value is not None}
+    return found | _llama3_scaling(file, found)
+
+
+def _decimal(value: Any) -> Any:
+    """A float32 as the shortest decimal number that gives it: 1e-05, not 9.99999974737e-06."""
+    if not isinstance(value, float):
+        return value
+    try:
+        single = struct.pack("<f", value)
+        shorter = (float(f"{value:.{digits}g}") for digits in range(1, 10))
+        return next((v for v in shorter if struct.pack("<f", v) == single), value)
+    except OverflowError:
+        return value
+
+
+def _scaling(file: GGUFFile, key: Any) -> dict[str, Any] | None:
+    kind = file.metadata.get("llama.rope.scaling.type")
+    if kind not in ("linear", "yarn"):
+        return None
+    names = {
+        "factor": "factor",
+        "original_max_position_embeddings": "original_context_length",
+        "attention_factor": "yarn_attn_factor",
+        "beta_fast": "yarn_beta_fast",
+        "beta_slow": "yarn_beta_slow",
+    }
+    found = {name: key(f"rope.scaling.{ours}") for name, ours in names.items()}
+    return {"rope_type": kind} | {n: value for n, value in found.items() if value is not None}
+
+
+def _llama3_scaling(file: GGUFFile, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """rope_scaling of Meta's kind where it gives exactly the file's factors; else nothing."""
+    factors = frequency_tensor(file)
+    if factors is None or "rope_scaling" in raw:
+        return {}
+    scaling = {"factor": _decimal(max(factors)), **LLAMA3_SCALING}
+    try:
+        found = frequency_factors(LlamaConfig.from_dict({**raw, "rope_scaling": scaling}))
+    except CheckpointError:
+        return {}
+    equal = found is not None and _close(found.tolist(), factors)
+    return {"rope_scaling": scaling} if equal else {}
+
+
+def _close(a: "list[float]", b: "array[float]") -> bool:
+    """Equal but for the rounding of float32."""
+    return len(a) == len(b) and all(
+        abs(x - y) <= 1e-5 * abs(y) for x, y in zip(a, b, strict=True)
+    )
+
+
+def _unexplained_factors(file: GGUFFile, config: LlamaConfig) -> tuple[str, ...]:
+    scaling = config.rope_scaling
+    if frequency_tensor(file) is None or (scaling is not None and scaling.kind == "llama3"):
+        return ()
+    return (
+        f"{ROPE_FACTORS} scales its frequencies in a way that rope_scaling doesn't say; "
+        "--rope shows them",
+    )
+
+
+def _contradictions(stored: LlamaConfig, derived: LlamaConfig) -> tuple[str, ...]:
+    """Where config.json as it is stored doesn't fit the file around it."""
+    return tuple(
+        f"its {CONFIG_KEY} says {name} {getattr(stored, name)}, "
+        f"the rest of its metadata {getattr(derived, name)}"
+        for name in SAME
+        if getattr(stored, name) != getattr(derived, name)
+    )

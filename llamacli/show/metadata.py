@@ -1,0 +1,73 @@
+"""Keys and values of a GGUF file's metadata, or of a checkpoint's small JSON files."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from convert.checkpoint import read_config, read_json
+from llamacli.gguf_file import STRING, Array, GGUFFile
+from llamacli.show.config import Source
+from llamacli.show.text import columns, printable, shortened
+
+WHOLE = 32  # values; longer arrays are told by their length and their first ones
+FIRST = 3
+SMALL_FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
+
+
+def find_metadata(source: Source) -> dict[str, Any]:
+    """Values by key, ready for JSON.
+
+    An array of more than 32 values is an object with its length and its first ones. Of a
+    checkpoint's folder, each small file's object by the file's name.
+    """
+    if not isinstance(source, Path):
+        return {key: _plain(source, key, value) for key, value in source.metadata.items()}
+    files: dict[str, Any] = {SMALL_FILES[0]: dict(read_config(source).raw)}
+    for name in SMALL_FILES[1:]:
+        if (source / name).exists():
+            files[name] = read_json(source / name)
+    return files
+
+
+def table(metadata: Mapping[str, Any]) -> str:
+    """A line a key; long values are cut. An object's keys stand behind its name and a colon."""
+    rows = [(printable(key), shortened(printable(value))) for key, value in _flat(metadata)]
+    return columns(rows, "ll") if rows else ""
+
+
+def _plain(file: GGUFFile, key: str, value: Any) -> Any:
+    if isinstance(value, Array):
+        return _array(file, key, value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no such numbers
+    return value
+
+
+def _array(file: GGUFFile, key: str, value: Array) -> Any:
+    if value.type == STRING:
+        values: list[Any] = [raw.decode(errors="replace") for raw in file.strings(key)]
+    else:
+        values = [_plain(file, key, number) for number in file.numbers(key)]
+    if len(values) <= WHOLE:
+        return values
+    return {"length": len(values), "first": values[:FIRST]}
+
+
+def _flat(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in metadata.items():
+        if isinstance(value, dict) and set(value) == {"length", "first"}:
+            yield key, f"{value['length']} values: {_joined(value['first'])}, …"
+        elif isinstance(value, dict) and key in SMALL_FILES:
+            yield from ((f"{key}: {name}", _written(inner)) for name, inner in value.items())
+        else:
+            yield key, _joined(value) if isinstance(value, list) else _written(value)
+
+
+def _joined(values: list[Any]) -> str:
+    return ", ".join(map(_written, values))
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,144 @@
+"""Rotary frequencies before and after scaling: from a config, or as a GGUF file has them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convert.checkpoint import read_config
+from convert.config import LlamaConfig, RopeScaling
+from convert.rope import frequency_factors, inverse_frequencies
+from convert.writer import ROPE_FACTORS
+from llamacli.errors import InvalidModelError
+from llamacli.gguf_check import check_architecture
+from llamacli.show.config import Source, derive_config, frequency_tensor
+from llamacli.show.text import columns
+
+WIDTH = 64  # of the plot, in characters
+LINES = 3  # a decade
+
+
+@dataclass(frozen=True)
+class Rope:
+    """frequencies are radians a position, one a pair of dimensions; factors divide them."""
+
+    theta: float
+    head_dim: int
+    scaling: str | None
+    frequencies: tuple[float, ...]
+    factors: tuple[float, ...]
+
+    @property
+    def scaled(self) -> tuple[float, ...]:
+        pairs = zip(self.frequencies, self.factors, strict=True)
+        return tuple(frequency / factor for frequency, factor in pairs)
+
+
+def find_rope(source: Source) -> Rope:
+    """The rotary embedding of a checkpoint's folder or a GGUF file, which is read as it runs."""
+    if isinstance(source, Path):
+        return rope_of(read_config(source))
+    check_architecture(source)
+    rope = rope_of(derive_config(source))
+    factors = frequency_tensor(source)
+    if factors is None or rope.scaling == "llama3":
+        return rope
+    if len(factors) != len(rope.factors):
+        source.fail(f"{ROPE_FACTORS} has {len(factors)} values, not {len(rope.factors)}")
+    both = tuple(a * b for a, b in zip(rope.factors, factors, strict=True))
+    names = ROPE_FACTORS if rope.scaling is None else f"{rope.scaling}, {ROPE_FACTORS}"
+    return Rope(rope.theta, rope.head_dim, names, rope.frequencies, both)
+
+
+def rope_of(config: LlamaConfig) -> Rope:
+    """What a config says."""
+    if not 1 < config.rope_theta < 1e20:
+        raise InvalidModelError(f"rope_theta is {config.rope_theta:g}; above 1 it is of use")
+    scaling = config.rope_scaling
+    frequencies = tuple(inverse_frequencies(config).tolist())
+    factors: Sequence[float] = [1.0 if scaling is None else scaling.factor] * len(frequencies)
+    if scaling is not None and scaling.kind == "yarn":
+        factors = _yarn_factors(config, scaling)
+    elif (found := frequency_factors(config)) is not None:
+        factors = found.tolist()
+    kind = None if scaling is None else scaling.kind
+    return Rope(config.rope_theta, config.head_dim, kind, frequencies, tuple(factors))
+
+
+def _yarn_factors(config: LlamaConfig, scaling: RopeScaling) -> list[float]:
+    """YaRN (Peng et al. 2023, equations 18 to 23), with the bounds rounded as llama.cpp has it.
+
+    Pairs that turn more than beta_fast times within the original context stay, those below
+    beta_slow turns are stretched by the whole factor, and between the two it goes linearly.
+    """
+    size, context = config.head_dim, scaling.original_max_position_embeddings
+
+    def pair(turns: float) -> float:
+        return size * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(config.rope_theta))
+
+    low = max(math.floor(pair(scaling.beta_fast or 32.0)), 0)
+    high = min(math.ceil(pair(scaling.beta_slow or 1.0)), size - 1)
+    factors = []
+    for i in range(size // 2):
+        kept = 1 - min(max((i - low) / max(0.001, high - low), 0.0), 1.0)
+        factors.append(1 / ((1 - kept) / scaling.factor + kept))
+    return factors
+
+
+def as_json(rope: Rope) -> dict[str, Any]:
+    return {
+        "rope_theta": rope.theta,
+        "head_dim": rope.head_dim,
+        "scaling": rope.scaling,
+        "frequencies": [
+            {
+                "pair": i,
+                "frequency": frequency,
+                "wavelength": 2 * math.pi / frequency,
+                "factor": factor,
+                "scaled_frequency": scaled,
+                "scaled_wavelength": 2 * math.pi / scaled,
+            }
+            for i, (frequency, factor, scaled) in enumerate(
+                zip(rope.frequencies, rope.factors, rope.scaled, strict=True)
+            )
+        ],
+    }
+
+
+def table(rope: Rope) -> str:
+    """A line a pair of dimensions: radians a position, positions a turn, and both scaled."""
+    rows = as_json(rope)["frequencies"]
+    forms = ("", ".6e", ".6g", ".6g", ".6e", ".6g")
+    cells = [[format(*pair) for pair in zip(row.values(), forms, strict=True)] for row in rows]
+    return columns([list(rows[0]), *cells], "rrrrrr")
+
+
+def plot(rope: Rope) -> str:
+    """The frequencies over the pairs of dimensions, logarithmic, as lines of characters."""
+    import plotille
+
+    lowest = math.floor(math.log10(min(*rope.frequencies, *rope.scaled)))
+    highest = max(math.ceil(math.log10(max(*rope.frequencies, *rope.scaled))), lowest + 1)
+    figure = plotille.Figure()
+    figure.with_colors = False
+    figure.origin = False
+    figure.width, figure.height = WIDTH, LINES * (highest - lowest)
+    figure.set_x_limits(0, len(rope.frequencies))
+    figure.set_y_limits(lowest, highest)
+    figure.x_label, figure.y_label = "pair", "radians"
+    figure.x_ticks_fkt = lambda least, _: f"{least:g}"
+    figure.y_ticks_fkt = lambda least, _: _decade(least)
+    pairs = range(len(rope.frequencies))
+    if rope.scaling is None:
+        figure.plot(pairs, [math.log10(f) for f in rope.frequencies], label="frequency")
+    else:
+        figure.plot(pairs, [math.log10(f) for f in rope.scaled], label="after", marker="x")
+        figure.plot(pairs, [math.log10(f) for f in rope.frequencies], label="before")
+    lines = figure.show(legend=True).replace("\u2800", " ").splitlines()
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _decade(exponent: float) -> str:
+    return f"1e{round(exponent):+03d}" if abs(exponent - round(exponent)) < 0.01 else ""
