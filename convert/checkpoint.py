@@ -4,6 +4,7 @@ Nothing here reads a weight: shards' headers alone, checked against the files' s
 """
 
 import json
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ from convert.weights import LocalFile, WeightFile
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-MAX_JSON_BYTES = 256 << 20
+# Bytes; the JSON module makes up to 35 of one. Llama 3's tokenizer.json has 9 or 17 MB.
+MAX_TOKENIZER = 24 << 20
+MAX_SMALL = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,9 @@ def read_config(folder: Path) -> LlamaConfig:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of sane size. Raises CheckpointError naming the file."""
+    limit = MAX_TOKENIZER if path.name == "tokenizer.json" else MAX_SMALL
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path.name} is absurdly large ({path.stat().st_size} bytes)")
+        _check_size(path, limit)
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} is missing in {path.parent}") from None
@@ -100,6 +103,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path.name} holds no JSON object")
     return value
+
+
+def _check_size(path: Path, limit: int) -> None:
+    """Refuse what is too large, or no regular file: a link may lead to a device without an end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError(f"{path.name} is not a regular file")
+    if status.st_size > limit:
+        raise CheckpointError(f"{path.name} is absurdly large ({status.st_size} bytes)")
 
 
 def shard_names(folder: Path) -> list[str]:
@@ -144,6 +156,7 @@ def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str
     path = folder / "chat_template.jinja"
     if path.exists():
         try:
+            _check_size(path, MAX_SMALL)
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f"chat_template.jinja can't be read: {error}") from error

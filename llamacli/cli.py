@@ -16,6 +16,7 @@ from llamacli.errors import LlamacliError, OutputError
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 CLOSED_PIPE = 141  # 128 + SIGPIPE
 TERMINATED = 143  # 128 + SIGTERM
+MAX_LINE = 1000  # characters of an error
 
 EPILOG = (
     "Exit codes: 0 done; 1 unexpected failure; 2 wrong usage; 3 a model, checkpoint or file that "
@@ -92,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
             traceback.print_exc()
         elif line := _error_line(error):
-            print(line, file=sys.stderr)
+            from llamacli.show.text import printable, shortened
+
+            print(printable(shortened(line, MAX_LINE)), file=sys.stderr)  # it may quote a file
     _close_stdout()
     sys.exit(code)
 
