@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from llamacli import __version__
-from llamacli.commands import batch, chat, convert, run, show, tokens
+from llamacli.commands import batch, chat, convert, run, show, tokens, verify
 from llamacli.errors import LlamacliError, OutputError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -73,6 +73,7 @@ app.command("batch")(batch.batch)
 app.command("chat")(chat.chat)
 app.command("show")(show.show)
 app.command("tokens")(tokens.tokens)
+app.command("verify")(verify.verify)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

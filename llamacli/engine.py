@@ -204,7 +204,7 @@ class Engine:
         params.n_ctx = self.context_size
         params.n_batch = settings.batch
         params.n_ubatch = min(settings.ubatch, settings.batch)
-        params.n_outputs_max = 1  # logits are only asked for after the last token
+        params.n_outputs_max = settings.outputs
         params.n_threads = settings.threads or physical_cores()
         params.n_threads_batch = settings.threads_batch or params.n_threads
         params.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]

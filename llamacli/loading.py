@@ -28,6 +28,7 @@ class EngineSettings:
 
     context and batch sizes are in tokens; gpu_layers -1 puts every layer on a GPU where llama.cpp
     was built for one. repack lets llama.cpp rearrange weights in memory for its fastest kernels.
+    outputs is of how many tokens of a micro-batch there are logits; 1 serves to generate.
     """
 
     context: int | None = None
@@ -40,6 +41,7 @@ class EngineSettings:
     kv_type: str = "f16"
     repack: bool = True
     mmap: bool = True
+    outputs: int = 1
 
     def __post_init__(self) -> None:
         limits = {"threads": MAX_THREADS, "threads_batch": MAX_THREADS, "context": 1 << 31}
