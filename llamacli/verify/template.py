@@ -40,7 +40,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
 
 
 def template_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
-    """Render both templates, sandboxed, and compare the texts, or how they refuse."""
+    """Compare the templates, and where they differ what they render, sandboxed, or refuse."""
     expected, found = checkpoint.chat_template, find_template(file)
     if not expected and not found:
         return skipped("template", "neither the checkpoint nor the file has one")
@@ -48,15 +48,15 @@ def template_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
         return judged("template", ["it is missing"], "")
     if not expected:
         return judged("template", ["the file has one, the checkpoint none"], "")
+    if found == expected:
+        return judged("template", [], "the checkpoint's, to the letter")
     names = _special_texts(checkpoint)
     problems = []
     for name, sample in SAMPLES.items():
-        ours = _rendered(expected, sample, names)
-        theirs = ours if found == expected else _rendered(found, sample, names)
+        ours, theirs = (_rendered(each, sample, names) for each in (expected, found))
         if ours != theirs:
             problems.append(f"{name}: {_difference(ours, theirs)}")
-    same = "the same text" if found == expected else "another text that renders alike"
-    return judged("template", problems, f"{same}, {len(SAMPLES)} conversations")
+    return judged("template", problems, f"another text, but {len(SAMPLES)} conversations are alike")
 
 
 def _special_texts(checkpoint: Checkpoint) -> dict[str, Any]:
