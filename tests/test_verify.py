@@ -174,7 +174,8 @@ def test_an_output_matrix_that_repeats_a_tied_embedding_passes(tmp_path: Path) -
 def test_values_are_those_that_the_gguf_package_gives(number: int) -> None:
     kind = TENSOR_TYPES[number]
     rows = np.random.default_rng(number).integers(0, 256, (16, 64 * kind.nbytes), np.uint8)
-    expected = gguf.quants.dequantize(rows, Type(number)).reshape(-1)
+    with np.errstate(all="ignore"):
+        expected = gguf.quants.dequantize(rows, Type(number)).reshape(-1)
     found = dequantize(kind, bytearray(rows.tobytes()))
     assert np.allclose(found, expected, rtol=1e-6, atol=0, equal_nan=True)
 
@@ -212,7 +213,7 @@ BROKEN_KEYS = {
     "merges' order": (
         {"tokenizer.ggml.merges": lambda merges: [merges[1], merges[0], *merges[2:]]},
         "merges",
-        "the order differs from merge 0 on",
+        "their order differs from merge 0 on",
     ),
     "another end token": ({"tokenizer.ggml.eos_token_id": 769}, "special tokens", "<|eot_id|>"),
     "no end token": ({"tokenizer.ggml.eos_token_id": None}, "special tokens", "is missing"),

@@ -1,6 +1,7 @@
 """llamacli convert: a checkpoint becomes a GGUF file."""
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamacli.commands.session import notice
+from llamacli.commands.verify import check_copy
 from llamacli.errors import NotFoundError, UsageError
 from llamacli.store import target_path
 
@@ -39,6 +41,10 @@ def convert(
         int | None, typer.Option(min=1, help="Threads that quantize.  [default: all cores]")
     ] = None,
     force: Annotated[bool, typer.Option(help="Replace the file where it exists.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Compare the file with the checkpoint; see llamacli verify."),
+    ] = False,
 ) -> None:
     """Convert a Hugging Face Llama checkpoint to a GGUF file and print its path."""
     from rich.console import Console
@@ -61,6 +67,8 @@ def convert(
             force=force,
         )
     _print_report(console, report)
+    if verify:
+        check_copy(report.path, folder, sys.stderr, threads=threads)
     typer.echo(report.path)
 
 

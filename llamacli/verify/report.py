@@ -64,6 +64,7 @@ def verify(
         return text_row(
             file,
             checkpoint,
+            vocabulary(),
             text or "",
             reference=reference,
             threads=threads,

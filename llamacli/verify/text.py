@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from convert import convert
+from convert import TargetError, convert
 from convert.checkpoint import Checkpoint
 from llamacli.engine import Engine
-from llamacli.errors import UsageError
+from llamacli.errors import OutputError, UsageError
 from llamacli.gguf_file import GGUFFile
 from llamacli.verify.logits import all_logits, open_evaluator
 from llamacli.verify.rows import Row, judged
+from llamacli.vocabulary import Vocabulary
 
 WINDOW = 512  # tokens that are seen together; those after its first half count, as in llama.cpp
 LEAST = 16  # tokens that a text must have
@@ -53,6 +54,7 @@ class Prediction:
 def text_row(
     file: GGUFFile,
     checkpoint: Checkpoint,
+    vocabulary: Vocabulary,
     text: str,
     *,
     reference: Path | None = None,
@@ -64,21 +66,21 @@ def text_row(
     reference is a GGUF file of higher precision; without it the checkpoint is converted, as
     precise as it is, to a temporary one. Raises UsageError for a text too short to say anything.
     """
+    size = min(WINDOW, checkpoint.config.max_position_embeddings)
+    parts = windows(vocabulary, text, size)
     with contextlib.ExitStack() as held:
         precise = reference or held.enter_context(_converted(checkpoint))
-        size = min(WINDOW, checkpoint.config.max_position_embeddings)
         ours = held.enter_context(open_evaluator(file.path, size, threads))
         theirs = held.enter_context(open_evaluator(precise, size, threads))
         if ours.vocabulary.size != theirs.vocabulary.size:
             sizes = f"{ours.vocabulary.size} tokens, the reference {theirs.vocabulary.size}"
             return judged("text", [f"the file has {sizes}"], "")
-        found = predict(ours, theirs, windows(theirs, text, size), progress)
+        found = predict(ours, theirs, parts, progress)
     return _judged(found, bits_per_weight(file))
 
 
-def windows(engine: Engine, text: str, size: int) -> list[list[int]]:
+def windows(vocabulary: Vocabulary, text: str, size: int) -> list[list[int]]:
     """A text in whole windows of size tokens, each with the BOS token first; one if it is short."""
-    vocabulary = engine.vocabulary
     start = [vocabulary.bos] if vocabulary.add_bos and vocabulary.bos is not None else []
     tokens = vocabulary.tokenize(text)
     if len(tokens) < LEAST:
@@ -169,5 +171,12 @@ def _converted(checkpoint: Checkpoint) -> Iterator[Path]:
     dtypes = {stored.dtype for stored in checkpoint.weights.values()}
     with tempfile.TemporaryDirectory(prefix="llamacli-") as place:
         path = Path(place) / "reference.gguf"
-        convert(checkpoint.folder, path, dtypes.pop() if len(dtypes) == 1 else "F32")
+        try:
+            convert(checkpoint.folder, path, dtypes.pop() if len(dtypes) == 1 else "F32")
+        except TargetError:
+            size = f"{checkpoint.source_nbytes / 1e9:.1f} GB"
+            raise OutputError(
+                f"the checkpoint as a GGUF file of {size} can't be written to {place}; name "
+                "another folder in $TMPDIR, or a file with --reference"
+            ) from None
         yield path
