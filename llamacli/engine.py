@@ -87,12 +87,14 @@ class Engine:
 
     def close(self) -> None:
         """Free the context and the model; may be called twice."""
-        if self._context is not None:
-            self._library.llama_free(self._context)
-        if self._model is not None:
-            self._library.llama_model_free(self._model)
+        context, model = self._context, self._model
         self._context = self._model = None
         self.tokens = []
+        with deferred_signals([]):  # llama.cpp logs here, too
+            if context is not None:
+                self._library.llama_free(context)
+            if model is not None:
+                self._library.llama_model_free(model)
 
     @property
     def name(self) -> str:
@@ -219,7 +221,8 @@ class Engine:
 
     def _make_context(self) -> Any:
         params = self._context_parameters()
-        context = self._library.llama_init_from_model(self._model, params)
+        with deferred_signals([]):
+            context = self._library.llama_init_from_model(self._model, params)
         if not context:
             raise DoesNotFitError(
                 f"a context of {self.context_size} tokens can't be made for {self.path}"

@@ -3,7 +3,7 @@
 import errno
 import sys
 
-from llamacli.errors import InvalidModelError, OutputError
+from llamacli.errors import DoesNotFitError, InvalidModelError, OutputError
 
 
 def translate(error: BaseException) -> BaseException:
@@ -12,6 +12,10 @@ def translate(error: BaseException) -> BaseException:
         return error.__context__  # click leaves so, with code 1
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return OutputError(f"the output can't be written: {error.strerror}")
+    if isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno == errno.ENOMEM
+    ):
+        return DoesNotFitError("there is not enough memory")
     if "convert" not in sys.modules:
         return error
     from convert import ConvertError, TargetError, TargetExistsError
