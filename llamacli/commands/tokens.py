@@ -80,9 +80,7 @@ def tokens(
     _print(vocabulary, found, ids, as_json)
 
 
-def _find(
-    source: "Source", find: str, exact: bool, regex: bool, ids: bool, as_json: bool
-) -> None:
+def _find(source: "Source", find: str, exact: bool, regex: bool, ids: bool, as_json: bool) -> None:
     from llamacli.show.text import printable
     from llamacli.show.vocabulary import find_tokens, read_tokens
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from convert.checkpoint import optional_json
 from convert.errors import CheckpointError
 from convert.metadata import CONFIG_KEY
 from convert.tensors import llama_tensors
