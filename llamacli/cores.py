@@ -1,8 +1,27 @@
-"""How many threads serve a model best before anything is measured: one a physical core."""
+"""The processor: how many threads serve a model best unmeasured, and what it can compute with."""
 
 import ctypes
 import os
 import sys
+from dataclasses import dataclass
+
+from llamacli.native import build_features
+
+
+@dataclass(frozen=True)
+class Processor:
+    """cores: how many threads to use at first; features: what llama.cpp's build makes use of."""
+
+    cores: int
+    features: frozenset[str]
+
+
+def this_processor() -> Processor:
+    """This machine's processor, with features as ggml names them, AVX512 say."""
+    features = build_features().get("CPU", {})
+    return Processor(
+        physical_cores(), frozenset(k for k, value in features.items() if value != "0")
+    )
 
 
 def physical_cores() -> int:

@@ -237,7 +237,7 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _context_size(settings: EngineSettings, trained: int) -> int:
-    if settings.context is None:
+    if settings.context is None or settings.context == "auto":
         return min(trained, DEFAULT_CONTEXT)
     if settings.context > trained:
         raise UsageError(

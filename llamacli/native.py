@@ -44,6 +44,19 @@ def versions() -> dict[str, str]:
     }
 
 
+def build_features() -> dict[str, dict[str, str]]:
+    """What each backend of llama.cpp was compiled for: {"CPU": {"AVX2": "1", …}, "CUDA": …}."""
+    found: dict[str, dict[str, str]] = {}
+    backend = ""
+    for part in load_library().llama_print_system_info().decode(errors="replace").split("|"):
+        name, _, value = part.rpartition("=")
+        if ":" in name:
+            backend, _, name = name.rpartition(":")
+        if name.strip():
+            found.setdefault(backend.strip(), {})[name.strip()] = value.strip()
+    return found
+
+
 @cache
 def _library() -> Any:
     library = _import_low_level()
