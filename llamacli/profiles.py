@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from llamacli.asked import Profile
 from llamacli.errors import OutputError, UsageError
 from llamacli.store import home
 
@@ -20,7 +21,7 @@ TYPES: dict[str, type] = {
     "threads": int, "threads_batch": int, "batch": int, "ubatch": int,
     "repack": bool, "flash_attention": str, "gpu_layers": int,
 }  # fmt: skip
-PROFILES = ("short", "long")
+PROFILES: tuple[Profile, ...] = ("short", "long")
 
 
 def folder() -> Path:
@@ -28,7 +29,7 @@ def folder() -> Path:
 
 
 def tuned_settings(
-    path: Path, profile: str, on_problem: Callable[[str], None] = lambda _: None
+    path: Path, profile: Profile, on_problem: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any] | None:
     """EngineSettings' fields for the model at path, by name; None where nothing was measured.
 
@@ -50,7 +51,9 @@ def tuned_settings(
     return None
 
 
-def keep(path: Path, profiles: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any]) -> Path:
+def keep(
+    path: Path, profiles: Mapping[Profile, Mapping[str, Any]], about: Mapping[str, Any]
+) -> Path:
     """Write the settings of each profile, and about for people to read; gives the file's path.
 
     Raises OutputError where it can't be written.
@@ -58,7 +61,8 @@ def keep(path: Path, profiles: Mapping[str, Mapping[str, Any]], about: Mapping[s
     import tempfile
 
     kept = kept_path(path)
-    value = {"model": str(path), "machine": machine(), **about, **profiles}
+    value: dict[str, Any] = {"model": str(path), "machine": machine(), **about}
+    value.update({str(name): one for name, one in profiles.items()})
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         number, name = tempfile.mkstemp(prefix=f".{kept.name}.", dir=kept.parent)
@@ -130,5 +134,6 @@ def _processor_name() -> str:
     import platform
 
     with suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        return next(line for line in lines if line.startswith("model name")).partition(":")[2]
+        line = next(line for line in lines if line.startswith("model name"))
+        return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

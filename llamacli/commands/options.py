@@ -33,6 +33,15 @@ Model = Annotated[
         help="A GGUF file, a name in the store, or `demo`.  [default: $LLAMACLI_MODEL]",
     ),
 ]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        envvar="LLAMACLI_MODEL",
+        show_envvar=False,
+        autocompletion=complete_models,
+        help="A GGUF file, a name in the store, or `demo`.  [default: $LLAMACLI_MODEL]",
+    ),
+]
 System = Annotated[str | None, typer.Option("--system", "-s", help="The system prompt.")]
 MaxTokens = Annotated[
     int | None, typer.Option("--max-tokens", "-n", help="End an answer after that many tokens.")
