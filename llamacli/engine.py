@@ -94,6 +94,15 @@ class Engine:
         self._context = self._model = None
         self.tokens = []
 
+    def reconfigure(self, settings: EngineSettings) -> None:
+        """Make the context anew, empty; settings for the loading of weights must be the same."""
+        self._library.llama_free(self._context)
+        self._context, self.tokens = None, []
+        self.settings = settings
+        self.context_size = _context_size(settings, self.shape.context)
+        self._context = self._make_context()
+        self._memory = self._library.llama_get_memory(self._context)
+
     @property
     def name(self) -> str:
         """The model's own name, else its file's."""
@@ -237,7 +246,7 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _context_size(settings: EngineSettings, trained: int) -> int:
-    if settings.context is None:
+    if settings.context is None or settings.context == "auto":
         return min(trained, DEFAULT_CONTEXT)
     if settings.context > trained:
         raise UsageError(

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llamacli.errors import DoesNotFitError, InvalidModelError, UsageError
 from llamacli.gguf_check import check_architecture, check_vocabulary
@@ -26,14 +26,16 @@ KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml's type numbers
 class EngineSettings:
     """How a model is run. None leaves the choice to the model or the machine.
 
-    context and batch sizes are in tokens; gpu_layers -1 puts every layer on a GPU where llama.cpp
-    was built for one. repack lets llama.cpp rearrange weights in memory for its fastest kernels.
+    context and batch sizes are in tokens; "auto" is the largest context, and the most layers on
+    a GPU, that fit. device is a kind, or auto. repack lets llama.cpp rearrange weights in memory
+    for its fastest kernels.
     """
 
-    context: int | None = None
+    context: int | Literal["auto"] | None = None
     threads: int | None = None
     threads_batch: int | None = None
-    gpu_layers: int = -1
+    device: str = "auto"
+    gpu_layers: int | Literal["auto"] = "auto"
     flash_attention: str = "auto"
     batch: int = 512
     ubatch: int = 512
@@ -45,7 +47,7 @@ class EngineSettings:
         limits = {"threads": MAX_THREADS, "threads_batch": MAX_THREADS, "context": 1 << 31}
         for name, most in {**limits, "batch": MAX_BATCH, "ubatch": MAX_BATCH}.items():
             value = getattr(self, name)
-            if value is not None and not 1 <= value <= most:
+            if value not in (None, "auto") and not 1 <= value <= most:
                 raise UsageError(f"{name} is {value}; give 1 to {most}")
         if self.flash_attention not in FLASH_ATTENTION:
             raise UsageError(f"flash attention is auto, on or off, not {self.flash_attention!r}")
@@ -72,7 +74,7 @@ def load_model(
     callback = library.llama_progress_callback(progress)
     params = library.llama_model_default_params()
     params.progress_callback = callback
-    params.n_gpu_layers = settings.gpu_layers
+    params.n_gpu_layers = -1 if settings.gpu_layers == "auto" else settings.gpu_layers
     params.use_extra_bufts = settings.repack
     params.vocab_only = vocabulary_only
     if not settings.mmap:

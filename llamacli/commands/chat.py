@@ -20,13 +20,29 @@ def chat(
     context: options.Context = None,
     stop: options.Stop = None,
     threads: options.Threads = None,
+    device: options.Device = None,
+    gpu_layers: options.GpuLayers = None,
+    kv_type: options.KVType = None,
+    flash_attention: options.FlashAttention = None,
+    no_tune: options.NoTune = False,
 ) -> None:
     """Talk to a model; Ctrl-C ends an answer, Ctrl-D or /exit the chat."""
+    from llamacli.asked import Asked
     from llamacli.chat import ChatSession
     from llamacli.errors import LlamacliError
     from llamacli.sampling import SamplingSettings
 
-    with open_engine(model, context, threads) as engine:
+    asked = Asked(
+        context=context,
+        threads=threads,
+        device=device,
+        gpu_layers=gpu_layers,
+        flash_attention=flash_attention,
+        kv_type=kv_type,
+        tune=not no_tune,
+        profile="long",
+    )
+    with open_engine(model, asked) as engine:
         sampling = SamplingSettings.from_metadata(
             engine.file.metadata,
             temperature=temperature,

@@ -53,6 +53,11 @@ def run(
     grammar: options.GrammarFile = None,
     choice: options.Choice = None,
     threads: options.Threads = None,
+    device: options.Device = None,
+    gpu_layers: options.GpuLayers = None,
+    kv_type: options.KVType = None,
+    flash_attention: options.FlashAttention = None,
+    no_tune: options.NoTune = False,
     json_object: Annotated[
         bool, typer.Option("--json", help="Give one JSON object: text, counts, rates, seed.")
     ] = False,
@@ -90,6 +95,7 @@ def run(
     The prompt is the instruction, a blank line, and the text; several texts get a line
     `==> NAME <==` each.
     """
+    from llamacli.asked import Asked
     from llamacli.input import gather
     from llamacli.sampling import SamplingSettings
 
@@ -106,7 +112,16 @@ def run(
     if schema or grammar or choice:
         shape = _read_shape(schema, grammar, choice or (), stop or ())
     given = gather(prompt, file or (), errors)
-    with open_engine(model, context, threads, quiet=quiet) as engine:
+    asked = Asked(
+        context=context,
+        threads=threads,
+        device=device,
+        gpu_layers=gpu_layers,
+        flash_attention=flash_attention,
+        kv_type=kv_type,
+        tune=not no_tune,
+    )
+    with open_engine(model, asked, quiet=quiet) as engine:
         sampling = SamplingSettings.from_metadata(
             engine.file.metadata,
             temperature=temperature,

@@ -11,8 +11,10 @@ from llamacli.errors import UsageError
 from llamacli.store import DEMO, find_model
 
 if TYPE_CHECKING:
+    from llamacli.asked import Asked
     from llamacli.engine import Engine
     from llamacli.generate import Chunk, Result
+    from llamacli.loading import EngineSettings
 
 
 def model_path(model: str | None, *, quiet: bool = False) -> Path:
@@ -27,16 +29,22 @@ def model_path(model: str | None, *, quiet: bool = False) -> Path:
     return find_model(model)
 
 
-def open_engine(
-    model: str | None, context: int | None, threads: int | None, *, quiet: bool = False
-) -> "Engine":
-    """The model, loaded."""
+def open_engine(model: str | None, asked: "Asked", *, quiet: bool = False) -> "Engine":
+    """The model, loaded as asked."""
     from llamacli.engine import Engine
-    from llamacli.loading import EngineSettings
 
     path = model_path(model, quiet=quiet)
-    settings = EngineSettings(context=context, threads=threads)
-    return Engine(path, settings, debug=debugging())
+    return Engine(path, engine_settings(path, asked), debug=debugging())
+
+
+def engine_settings(path: Path, asked: "Asked") -> "EngineSettings":
+    """What was asked, else what `llamacli tune` found, else what suits the processor."""
+    from llamacli.asked import settle
+    from llamacli.cores import this_processor
+    from llamacli.profiles import tuned_settings
+
+    tuned = tuned_settings(path, asked.profile) if asked.tune else None
+    return settle(asked, tuned, this_processor())
 
 
 def debugging() -> bool:

@@ -1,0 +1,69 @@
+"""What is measured of a loaded model: seconds a token of prefill and decode, and peak memory.
+
+The tokens are made up: llama.cpp's work doesn't depend on which they are.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llamacli.engine import Engine
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measurement: load in seconds, prefill and decode in seconds a token; 0 is unmeasured."""
+
+    load: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+
+
+def made_up_tokens(engine: "Engine", count: int) -> list[int]:
+    """count ordinary tokens in an order without a pattern, the same ones every time."""
+    size = max(engine.vocabulary.size * 3 // 4, 1)
+    return [(i * 7919 + 4099) % size for i in range(count)]
+
+
+def prefill_seconds(engine: "Engine", tokens: Sequence[int], depth: int = 0) -> float:
+    """Seconds a token to read tokens[depth:] where the ones before are in the KV cache."""
+    _fill(engine, tokens[:depth])
+    started = time.perf_counter()
+    engine.prefill(tokens)
+    engine.logit(0)  # waits for a device that computes on its own
+    return (time.perf_counter() - started) / (len(tokens) - depth)
+
+
+def decode_seconds(engine: "Engine", tokens: Sequence[int], depth: int) -> float:
+    """Seconds a token to evaluate tokens[depth:] one by one after the ones before."""
+    _fill(engine, tokens[:depth])
+    started = time.perf_counter()
+    for token in tokens[depth:]:
+        engine.decode(token)
+        engine.logit(0)
+    return (time.perf_counter() - started) / (len(tokens) - depth)
+
+
+def _fill(engine: "Engine", tokens: Sequence[int]) -> None:
+    if engine.tokens[: len(tokens)] == list(tokens):
+        engine.keep(len(tokens))
+    else:
+        engine.prefill(tokens)
+
+
+def peak_resident() -> int:
+    """Bytes of this process's peak resident memory.
+
+    Linux's getrusage would count the parent's memory from before the exec as well.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
