@@ -51,7 +51,7 @@ class ChatSession:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     date: datetime | None = None
-    record: Callable[[Step], None] = lambda step: None
+    record: Callable[[Step], None] = lambda _: None
     last: Result | None = None
 
     @property
@@ -118,7 +118,7 @@ class ChatSession:
         *,
         interrupted: Callable[[], bool] = lambda: False,
         on_progress: Progress | None = None,
-        on_forget: Callable[[list[Message]], None] = lambda messages: None,
+        on_forget: Callable[[list[Message]], None] = lambda _: None,
     ) -> Iterator[Chunk]:
         """Answer the question, or the last one anew."""
         self.last = None

@@ -45,6 +45,10 @@ class Conversation:
         """Where turns begin in body."""
         return [i for i, message in enumerate(self.body) if _is(message, "user")]
 
+    def steps(self) -> list[Step]:
+        """The steps that lead here."""
+        return [*self.messages, {"event": "forget", "messages": self.forgotten}]
+
     def after(self, step: Step) -> "Conversation":
         """The conversation after a step that step_problem finds nothing wrong with."""
         system, body, forgotten = self.system, self.body, self.forgotten
