@@ -5,6 +5,7 @@ import glob
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,19 @@ def write_header(
     return -(-path.stat().st_size // ALIGNMENT) * ALIGNMENT
 
 
+def header_bytes(
+    checkpoint: Checkpoint, quantization: Quantization, tensors: tuple[PlannedTensor, ...]
+) -> bytes:
+    """The same as bytes; the data starts where they end."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="llamacli-") as folder:
+            path = Path(folder) / "header.gguf"
+            start = write_header(path, checkpoint, quantization, tensors)
+            return path.read_bytes().ljust(start, b"\0")
+    except OSError as error:
+        raise TargetError(f"the header can't be written: {error.strerror or error}") from error
+
+
 def check_target(target: Path, force: bool) -> None:
     """Refuse a target that exists (unless force) or whose folder doesn't."""
     if not target.parent.is_dir():
@@ -101,20 +115,25 @@ def whole_file(target: Path, force: bool) -> Iterator[Path]:
     lock = -1
     try:
         lock = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        _lock(lock)
+        lock_file(lock)
         yield part
-        os.fsync(lock)
-        if force:
-            os.replace(part, target)
-        else:
-            _rename_new(part, target)
-        _sync_folder(target.parent)
+        publish(lock, part, target, force)
     except OSError as error:
         raise TargetError(f"{target} can't be written: {error.strerror or error}") from error
     finally:
         if lock >= 0:
             os.close(lock)
         part.unlink(missing_ok=True)
+
+
+def publish(descriptor: int, part: Path, target: Path, force: bool) -> None:
+    """Give a whole file, open as descriptor, its name, once its bytes are on the disk."""
+    os.fsync(descriptor)
+    if force:
+        os.replace(part, target)
+    else:
+        _rename_new(part, target)
+    _sync_folder(target.parent)
 
 
 def _rename_new(part: Path, target: Path) -> None:
@@ -134,13 +153,13 @@ def _clear_abandoned(target: Path) -> None:
         with contextlib.suppress(OSError):
             descriptor = os.open(part, os.O_RDWR)
             try:
-                _lock(descriptor)
+                lock_file(descriptor)
                 part.unlink(missing_ok=True)
             finally:
                 os.close(descriptor)
 
 
-def _lock(descriptor: int) -> None:
+def lock_file(descriptor: int) -> None:
     """An exclusive lock that ends with the process; OSError where another holds it."""
     try:
         import fcntl
