@@ -86,6 +86,14 @@ def partial_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial")
 
 
+def taken(target: Path) -> int:
+    """Bytes of disk that target's partial file takes already."""
+    try:
+        return partial_path(target).stat().st_blocks * 512
+    except OSError:
+        return 0
+
+
 def _journal_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.journal")
 

@@ -21,7 +21,7 @@ from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.errors import CheckpointError
 from convert.fast import choose, ggml_kernel
 from convert.fast_check import Kernel
-from convert.journal import Journal, allocate, digest, resumable_file, write_all
+from convert.journal import Journal, allocate, digest, resumable_file, taken, write_all
 from convert.pieces import Piece, Quantized, pieces_of, quantize_piece, read_piece
 from convert.quantization import Quantization, quantization
 from convert.rope import frequency_factors
@@ -110,9 +110,10 @@ def write_gguf(
     written, and the next one goes on from there.
     """
     started = time.monotonic()
-    tensors = plan(checkpoint, chosen)
+    tensors = plan(checkpoint.config, chosen)
     check_target(target, force)
-    check_space(target, sum(tensor.nbytes for tensor in tensors))
+    there = 0 if origin is None else taken(target)
+    check_space(target, sum(tensor.nbytes for tensor in tensors) - there)
     kernels = _kernels(tensors, notice)
     header = header_bytes(checkpoint, chosen, tensors)
     size = len(header) + tensors[-1].offset + tensors[-1].nbytes

@@ -15,11 +15,12 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from convert.checkpoint import Checkpoint
+from convert.config import LlamaConfig
 from convert.errors import TargetError, TargetExistsError
 from convert.metadata import add_metadata
 from convert.quantization import Quantization, tensor_nbytes, tensor_type
 from convert.rope import frequency_factors
-from convert.tensors import TensorSpec
+from convert.tensors import TensorSpec, llama_tensors
 
 ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
 ROPE_FACTORS = "rope_freqs.weight"
@@ -35,15 +36,15 @@ class PlannedTensor:
     nbytes: int
 
 
-def plan(checkpoint: Checkpoint, quantization: Quantization) -> tuple[PlannedTensor, ...]:
+def plan(config: LlamaConfig, quantization: Quantization) -> tuple[PlannedTensor, ...]:
     """Every tensor's type and place; rope_freqs.weight, where there is one, comes last."""
     planned, offset = [], 0
-    specs = [*checkpoint.weights]
-    factors = frequency_factors(checkpoint.config)
+    specs = [*llama_tensors(config)]
+    factors = frequency_factors(config)
     if factors is not None:
         specs.append(TensorSpec(ROPE_FACTORS, ROPE_FACTORS, factors.shape))
     for spec in specs:
-        kind = tensor_type(quantization, spec, checkpoint.config)
+        kind = tensor_type(quantization, spec, config)
         nbytes = tensor_nbytes(kind, spec.parameters)
         planned.append(PlannedTensor(spec, kind, offset, nbytes))
         offset += -(-nbytes // ALIGNMENT) * ALIGNMENT
@@ -94,7 +95,7 @@ def check_target(target: Path, force: bool) -> None:
 
 
 def check_space(target: Path, nbytes: int) -> None:
-    """Refuse to start where the target's disk can't hold nbytes."""
+    """Refuse to start where the target's disk can't hold nbytes more."""
     free = shutil.disk_usage(target.parent).free
     if free < nbytes:
         raise TargetError(
