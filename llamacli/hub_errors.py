@@ -99,7 +99,7 @@ def _status(repo: str, error: "HfHubHTTPError", near: Callable[[], list[str]]) -
 
 
 def _gated(repo: str, error: "GatedRepoError") -> str:
-    logged_in = "Authorization" in error.request.headers
+    logged_in = "Authorization" in error.response.request.headers
     then = "with this account, and wait for it" if logged_in else f"then log in: {LOGIN}"
     return f"{repo} is gated; ask for access at {_page(repo)}, {then}"
 
