@@ -98,7 +98,7 @@ def check_sizes(
         weights=specs,
     )
     chosen = quantization(model.quantization)
-    tensors = plan(checkpoint, chosen)
+    tensors = plan(checkpoint.config, chosen)
     start = write_header(place / "header", checkpoint, chosen, tensors)
     size = start + tensors[-1].offset + tensors[-1].nbytes
     parameters = sum(spec.parameters for spec in specs)

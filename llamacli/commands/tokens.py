@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamacli.commands.options import complete_models
+from llamacli.commands.printing import print_json, print_text
 from llamacli.commands.session import debugging, notice
-from llamacli.commands.show import open_source, print_json, print_text
+from llamacli.commands.show import open_source
 from llamacli.errors import UsageError
 
 if TYPE_CHECKING:
