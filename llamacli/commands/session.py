@@ -43,7 +43,7 @@ def engine_settings(path: Path, asked: "Asked") -> "EngineSettings":
     from llamacli.cores import this_processor
     from llamacli.profiles import tuned_settings
 
-    tuned = tuned_settings(path, asked.profile) if asked.tune else None
+    tuned = tuned_settings(path, asked.profile, notice) if asked.tune else None
     return settle(asked, tuned, this_processor())
 
 
