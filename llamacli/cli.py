@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from llamacli import __version__
-from llamacli.commands import batch, bench, chat, convert, run, show, tokens, tune
+from llamacli.commands import batch, bench, chat, convert, devices, run, show, tokens, tune
 from llamacli.errors import LlamacliError, OutputError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -72,6 +72,7 @@ app.command("batch")(batch.batch)
 app.command("chat")(chat.chat)
 app.command("tune")(tune.tune)
 app.command("bench")(bench.bench)
+app.command("devices")(devices.devices)
 app.command("show")(show.show)
 app.command("tokens")(tokens.tokens)
 

@@ -35,6 +35,7 @@ def bench(
     kv_type: options.KVType = None,
     flash_attention: options.FlashAttention = None,
     no_tune: options.NoTune = False,
+    overcommit: options.Overcommit = False,
     as_json: Annotated[bool, typer.Option("--json", help="Give it all as JSON.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -66,6 +67,7 @@ def bench(
         flash_attention=flash_attention,
         kv_type=kv_type,
         tune=not no_tune,
+        overcommit=overcommit,
         profile=profile,
     )
     settings = engine_settings(path, asked)
