@@ -117,7 +117,7 @@ def batch(
             path = model_path(model, quiet=quiet)
             with (
                 BatchEngine(
-                    path, engine_settings(path, asked), parallel, debug=debugging()
+                    path, engine_settings(path, asked, quiet=quiet), parallel, debug=debugging()
                 ) as engine,
                 interrupts() as arrived,
             ):

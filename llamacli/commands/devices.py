@@ -74,7 +74,7 @@ def lines(found: dict[str, Any]) -> str:
     for backend, features in found["built_for"].items():
         named = [k if value == "1" else f"{k}={value}" for k, value in features.items()]
         text += printable(f"{backend} is built with {' '.join(named)}") + "\n"
-    text += f"{found['threads']} threads are used, unless --threads or `llamacli tune` say otherwise\n"
+    text += f"{found['threads']} threads, unless --threads or `llamacli tune` say otherwise\n"
     for unused in found["unused"]:
         text += f"\n{unused['found']}; to build it for that:\n  {unused['command']}\n"
     return text
