@@ -34,6 +34,7 @@ class Asked:
     ubatch: int | None = None
     kv_type: str | None = None
     repack: bool | None = None
+    overcommit: bool = False
     tune: bool = True
     profile: Profile = "short"
 

@@ -27,9 +27,10 @@ class BatchEngine(Engine):
     context_size is the most that one prompt and its answer can have.
     """
 
+    parallel: int
+
     def __init__(self, path: Any, settings: EngineSettings, parallel: int, **rest: Any) -> None:
-        self.parallel = parallel
-        super().__init__(path, settings, **rest)
+        super().__init__(path, settings, parallel=parallel, **rest)
         library = self.library
         self.memory = library.llama_get_memory(self.context_pointer)
         # Never more than llama.cpp takes at once, so that a full cache leaves nothing half done.
@@ -43,20 +44,6 @@ class BatchEngine(Engine):
             self.library.llama_batch_free(batch)
             self.batch = None
         super().close()
-
-    def _context_parameters(self) -> Any:
-        params = super()._context_parameters()
-        params.n_ctx = _cells(self.context_size, self.parallel)
-        params.n_seq_max = self.parallel + 1
-        params.n_outputs_max = self.parallel + 1
-        params.n_batch = params.n_ubatch = max(params.n_ubatch, self.parallel)
-        params.kv_unified = True
-        return params
-
-
-def _cells(context: int, parallel: int) -> int:
-    """Cells of KV cache: as many as one context has, and 1,024 for each further sequence."""
-    return min(context * parallel, context + 1024 * (parallel - 1))
 
 
 def answer_all(

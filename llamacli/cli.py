@@ -10,7 +10,19 @@ from typing import Annotated, NoReturn
 import typer
 
 from llamacli import __version__
-from llamacli.commands import batch, chat, convert, path, rm, run, show, tokens, tune
+from llamacli.commands import (
+    batch,
+    bench,
+    chat,
+    convert,
+    devices,
+    path,
+    rm,
+    run,
+    show,
+    tokens,
+    tune,
+)
 from llamacli.commands import list as listing
 from llamacli.errors import LlamacliError, OutputError
 
@@ -79,6 +91,8 @@ app.command("run")(run.run)
 app.command("batch")(batch.batch)
 app.command("chat")(chat.chat)
 app.command("tune")(tune.tune)
+app.command("bench")(bench.bench)
+app.command("devices")(devices.devices)
 app.command("show")(show.show)
 app.command("tokens")(tokens.tokens)
 app.command("list")(listing.list_models)

@@ -97,6 +97,8 @@ def tune(
             each = seconds_each(stage, end, speed, time.monotonic())
             size = size_for(each, speed, min(most, longest))
             rounds = measure_stage(stage, settings[profile], size, trials.measure, end)
+            if not rounds:
+                return
             chosen = {goal.name: winner(rounds, goal.work, goal.default) for goal in stage.goals}
             settings.update(applied(stage, chosen, settings))
             rows.extend(rows_of(stage, rounds, chosen))

@@ -6,6 +6,7 @@ from typing import Any
 
 from llamacli.asked import Profile
 from llamacli.loading import EngineSettings
+from llamacli.measure import Size
 from llamacli.tune_decide import Work
 
 # What a profile's settings are for. `short` is one question on a text, by a process of its own;
@@ -16,14 +17,6 @@ WORKS: dict[Profile, Work] = {
 }
 PREFILL, DECODE = Work(prompt=1), Work(answer=1)
 UBATCHES = (128, 256, 512, 1024, 2048)
-
-
-@dataclass(frozen=True)
-class Size:
-    """Tokens read in bulk and tokens decoded after them in one measurement."""
-
-    prompt: int
-    answer: int
 
 
 LEAST, MOST = Size(32, 4), Size(2048, 128)

@@ -10,9 +10,9 @@ from typing import Self
 from llamacli.engine import Engine
 from llamacli.errors import DoesNotFitError
 from llamacli.loading import EngineSettings
-from llamacli.measure import Sample, decode_seconds, made_up_tokens, prefill_seconds
+from llamacli.measure import Sample, Size, decode_seconds, made_up_tokens, prefill_seconds
 from llamacli.tune_decide import LEAST_ROUNDS, in_the_running
-from llamacli.tune_stages import LEAST, MOST, Size, Stage
+from llamacli.tune_stages import LEAST, MOST, Stage
 
 MOST_ROUNDS = 6
 PROMPT_SHARE = 0.7  # of a measurement's time
@@ -78,7 +78,7 @@ def measure_stage(
     running = list(stage.candidates)
     works = [goal.work for goal in stage.goals]
     rounds: list[Mapping[str, Sample]] = []
-    while running and len(rounds) < MOST_ROUNDS:
+    while len(rounds) < MOST_ROUNDS:
         first = len(rounds) % len(running)
         samples = {}
         for name in running[first:] + running[:first]:
@@ -87,9 +87,11 @@ def measure_stage(
                 samples[name] = measure(settings, size, stage.reload)
             except DoesNotFitError:
                 continue
-        if samples:
-            rounds.append(samples)
-        running = in_the_running(rounds, works) if works else list(samples)
+        if not samples:
+            break
+        rounds.append(samples)
+        still = in_the_running(rounds, works) if works else samples
+        running = [name for name in running if name in still]
         if len(running) < 2 or clock() >= end:
             break
     return rounds

@@ -63,6 +63,7 @@ def batch(
     kv_type: options.KVType = None,
     flash_attention: options.FlashAttention = None,
     no_tune: options.NoTune = False,
+    overcommit: options.Overcommit = False,
     errors: Annotated[
         Literal["strict", "replace"],
         typer.Option(help="Report lines that aren't UTF-8, or replace their bytes by U+FFFD."),
@@ -108,6 +109,7 @@ def batch(
         flash_attention=flash_attention,
         kv_type=kv_type,
         tune=not no_tune,
+        overcommit=overcommit,
         profile="long",
     )
     with _opened(output, whole, resume, force) as out:
@@ -115,7 +117,7 @@ def batch(
             path = model_path(model, quiet=quiet)
             with (
                 BatchEngine(
-                    path, engine_settings(path, asked), parallel, debug=debugging()
+                    path, engine_settings(path, asked, quiet=quiet), parallel, debug=debugging()
                 ) as engine,
                 interrupts() as arrived,
             ):

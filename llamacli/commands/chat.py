@@ -25,6 +25,7 @@ def chat(
     kv_type: options.KVType = None,
     flash_attention: options.FlashAttention = None,
     no_tune: options.NoTune = False,
+    overcommit: options.Overcommit = False,
 ) -> None:
     """Talk to a model; Ctrl-C ends an answer, Ctrl-D or /exit the chat."""
     from llamacli.asked import Asked
@@ -40,6 +41,7 @@ def chat(
         flash_attention=flash_attention,
         kv_type=kv_type,
         tune=not no_tune,
+        overcommit=overcommit,
         profile="long",
     )
     with open_engine(model, asked) as engine:

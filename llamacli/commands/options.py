@@ -112,6 +112,9 @@ KVType = Annotated[
     typer.Option("--kv-type", help="The KV cache's: f16, q8_0 or q4_0.  [default: f16]"),
 ]
 FlashAttention = Annotated[str | None, typer.Option(help="auto, on or off.  [default: auto]")]
+Overcommit = Annotated[
+    bool, typer.Option("--overcommit", help="Load it though the memory seems too small.")
+]
 NoTune = Annotated[bool, typer.Option("--no-tune", help="Leave aside what `llamacli tune` found.")]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Nothing on stderr but what went wrong.")

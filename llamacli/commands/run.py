@@ -58,6 +58,7 @@ def run(
     kv_type: options.KVType = None,
     flash_attention: options.FlashAttention = None,
     no_tune: options.NoTune = False,
+    overcommit: options.Overcommit = False,
     json_object: Annotated[
         bool, typer.Option("--json", help="Give one JSON object: text, counts, rates, seed.")
     ] = False,
@@ -120,6 +121,7 @@ def run(
         flash_attention=flash_attention,
         kv_type=kv_type,
         tune=not no_tune,
+        overcommit=overcommit,
     )
     with open_engine(model, asked, quiet=quiet) as engine:
         sampling = SamplingSettings.from_metadata(

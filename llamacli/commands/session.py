@@ -39,16 +39,17 @@ def open_engine(model: str | None, asked: "Asked", *, quiet: bool = False) -> "E
     from llamacli.engine import Engine
 
     path = model_path(model, quiet=quiet)
-    return Engine(path, engine_settings(path, asked), debug=debugging())
+    return Engine(path, engine_settings(path, asked, quiet=quiet), debug=debugging())
 
 
-def engine_settings(path: Path, asked: "Asked") -> "EngineSettings":
+def engine_settings(path: Path, asked: "Asked", *, quiet: bool = False) -> "EngineSettings":
     """What was asked, else what `llamacli tune` found, else what suits the processor."""
     from llamacli.asked import settle
     from llamacli.cores import this_processor
     from llamacli.profiles import tuned_settings
 
-    tuned = tuned_settings(path, asked.profile) if asked.tune else None
+    tell = notice if not quiet else lambda _: None
+    tuned = tuned_settings(path, asked.profile, tell) if asked.tune else None
     return settle(asked, tuned, this_processor())
 
 

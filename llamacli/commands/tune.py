@@ -1,6 +1,5 @@
 """llamacli tune: measure which settings serve a model best here, and keep them."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import typer
 
 from llamacli.commands import options
 from llamacli.commands.session import debugging, model_path, notice
+from llamacli.commands.show import print_json, print_text
 from llamacli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,22 +53,22 @@ def tune(
     settings = {name: one for name, one in {**others, **found.profiles}.items() if one}
     kept = profiles.keep(path, settings, {"seconds": round(found.seconds, 1)})
     if as_json:
-        _write(json.dumps(_fields(path, kept, found), indent=2, ensure_ascii=False) + "\n")
+        print_json(_fields(path, kept, found))
         return
-    show_table(HEAD, [_cells(row) for row in found.rows], ALIGNED)
+    print_table(HEAD, [_cells(row) for row in found.rows], ALIGNED)
     for name, one in found.profiles.items():
         chosen_text = ", ".join(f"{key} {_word(value)}" for key, value in one.items())
-        _write(f"{name}: {chosen_text}\n")
+        print_text(f"{name}: {chosen_text}\n")
     if not quiet:
         notice(f"kept in {kept}")
 
 
-def show_table(head: Sequence[str], rows: Sequence[Sequence[str]], aligned: str) -> None:
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], aligned: str) -> None:
     """Rows below a head on stdout: by rich on a terminal, else in plain columns."""
     if not sys.stdout.isatty():
         from llamacli.show.text import columns
 
-        _write(columns([head, *rows], aligned))
+        print_text(columns([head, *rows], aligned))
         return
     from rich import box
     from rich.console import Console
@@ -101,9 +101,3 @@ def _fields(path: Path, kept: Path, found: "Tuning") -> dict[str, Any]:
 
 def _word(value: Any) -> str:
     return {True: "on", False: "off"}.get(value, str(value)) if type(value) is bool else str(value)
-
-
-def _write(text: str) -> None:
-    from llamacli.output import writer
-
-    writer(sys.stdout)(text)
