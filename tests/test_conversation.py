@@ -4,6 +4,7 @@ import random
 import resource
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -143,7 +144,7 @@ def test_oldest_turns_are_let_go_whole_and_told(chat: ChatSession) -> None:
         assert result.prompt_tokens <= size * (KEPT_SHARE if gone else 1 - ANSWER_SHARE)
         assert result.finish_reason == "stop" and "rotary" in result.text
     rare = [i for i, (gone, _) in enumerate(seen) if gone]
-    assert len(rare) > 3 and all(b - a > 3 for a, b in zip(rare, rare[1:], strict=False))
+    assert len(rare) > 3 and all(b - a > 3 for a, b in pairwise(rare))
     new = [r.prompt_tokens - r.cached_tokens for gone, r in seen if not gone]
     assert max(new) < 32  # the rest of the time, only what is new is read
 
@@ -291,7 +292,7 @@ def test_recorded_steps_lead_to_the_same_conversation(engine: Engine) -> None:
 
 def test_five_hundred_turns_cost_no_memory_and_no_sense(engine: Engine) -> None:
     chat = ChatSession(engine, GREEDY, max_tokens=24)
-    expected = {question: "" for question in QUESTIONS}
+    expected = dict.fromkeys(QUESTIONS, "")
 
     def talk(turns: int) -> None:
         for i in range(turns):
