@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llamacli.errors import UsageError
 from llamacli.input import Input, read_file
+from llamacli.output import harmless
 from llamacli.repl.saved import change_model, remember
 from llamacli.repl.settings import SETTINGS, change, value_of
 from llamacli.repl.state import Ask, Repl, beginning, model_line, say
@@ -62,14 +63,13 @@ def copy_answer(repl: Repl, argument: str) -> None:  # noqa: ARG001
     answer = last_of(repl, "assistant")
     if answer is None:
         raise UsageError("there is no answer to copy yet")
-    say(f"({len(answer)} characters {copy(answer, send)})")
+    say(f"({len(answer)} characters {copy(harmless(answer), send)})")
 
 
 def model(repl: Repl, argument: str) -> None:
     if not argument:
         say(model_line(repl.engine))
-        others = [name for name in models() if name != repl.engine.path.stem]
-        say(f"others: {', '.join(map(printable, others))}")
+        say(f"there are: {', '.join(map(printable, models()))}")
         return
     change_model(repl, argument)
     say(model_line(repl.engine))
@@ -131,8 +131,9 @@ def stats(repl: Repl, argument: str) -> None:  # noqa: ARG001
     totals = repl.totals
     rate = totals.answer_tokens / totals.seconds if totals.seconds else 0.0
     say(
-        f"since the start: {totals.answers} answers of {totals.answer_tokens} tokens at "
-        f"{rate:.1f}/s; {totals.read_tokens} tokens read, {totals.cached_tokens} found in the cache"
+        f"all answers since the start: {totals.answers}, of {totals.answer_tokens} tokens at "
+        f"{rate:.1f}/s; for their prompts {totals.read_tokens} tokens were read and "
+        f"{totals.cached_tokens} found in the cache"
     )
 
 

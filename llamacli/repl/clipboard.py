@@ -23,5 +23,5 @@ def copy(text: str, write: Write) -> str:
             ) from None
         code = base64.b64encode(text.encode(errors="replace")).decode()
         write(f"\x1b]52;c;{code}\a")  # OSC 52, see xterm's control sequences
-        return "sent to the terminal's clipboard (OSC 52; some terminals refuse it)"
+        return "sent to the terminal's clipboard by OSC 52, which some terminals ignore"
     return "copied to the clipboard"

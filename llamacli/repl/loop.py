@@ -55,6 +55,7 @@ def turn(repl: Repl, line: str) -> None:
             repl.begin = None
         if ask is not None:
             show_answer(repl, ask)
+            say("")
     except KeyboardInterrupt:
         if lively(sys.stderr):
             print("\r\x1b[K", end="", file=sys.stderr)  # of a progress line
