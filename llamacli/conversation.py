@@ -92,13 +92,14 @@ def step_problem(step: Any) -> str | None:
     """What is wrong with a step from a file, or None."""
     if not isinstance(step, dict) or "event" not in step:
         return problem(step)
-    event, content = step["event"], step.get("content")
-    if event in ("edit", "regenerate") or (event == "system" and content is not None):
-        return None if isinstance(content, str) else "has no content that is a text"
+    event, content = step["event"], step.get("content", ...)
+    if event in ("edit", "regenerate", "system"):
+        is_text = isinstance(content, str) or (event == "system" and content is None)
+        return None if is_text else "has no content that is a text"
     if event == "forget":
         count = step.get("messages")
         return None if type(count) is int and count >= 0 else "forgets no number of messages"
-    return None if event in ("undo", "reset", "system") else "is an unknown event"
+    return None if event in ("undo", "reset") else "is an unknown event"
 
 
 def _is(message: Message, role: str) -> bool:

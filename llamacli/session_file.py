@@ -56,12 +56,8 @@ class SessionText:
 
 
 def write_line(value: dict[str, Any]) -> bytes:
-    """A head or step as the file has it. Half a surrogate pair, no UTF-8, is written escaped."""
-    text = json.dumps(value, ensure_ascii=False)
-    try:
-        return text.encode() + b"\n"
-    except UnicodeEncodeError:
-        return json.dumps(value).encode() + b"\n"
+    """A head or step as the file has it; half a surrogate pair, which UTF-8 hasn't, is a `?`."""
+    return json.dumps(value, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 
 def read_session(file: BinaryIO, name: str) -> SessionText:

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -12,7 +11,6 @@ from llamacli.store import DEMO, mark_used
 if TYPE_CHECKING:
     from llamacli.asked import Asked
     from llamacli.engine import Engine
-    from llamacli.generate import Chunk, Result
     from llamacli.loading import EngineSettings
 
 
@@ -60,13 +58,6 @@ def debugging() -> bool:
 def notice(text: str) -> None:
     """One line on stderr."""
     print(f"llamacli: {text}", file=sys.stderr)
-
-
-def show_answer(chunks: "Iterator[Chunk]", out: TextIO) -> "Result":
-    """Write an answer as it comes and end it with exactly one newline; give its result."""
-    from llamacli.output import write_text, writer
-
-    return write_text(chunks, writer(out))
 
 
 def lively(stream: TextIO) -> bool:
