@@ -22,6 +22,7 @@ from llamacli.commands import (
     show,
     tokens,
     tune,
+    verify,
 )
 from llamacli.commands import list as listing
 from llamacli.errors import LlamacliError, OutputError
@@ -29,6 +30,7 @@ from llamacli.errors import LlamacliError, OutputError
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 CLOSED_PIPE = 141  # 128 + SIGPIPE
 TERMINATED = 143  # 128 + SIGTERM
+MAX_LINE = 1000  # characters of an error
 
 ANSWERING = ("run", "batch", "chat")  # commands that take the defaults of the user's models.toml
 
@@ -98,6 +100,7 @@ app.command("tokens")(tokens.tokens)
 app.command("list")(listing.list_models)
 app.command("path")(path.path)
 app.command("rm")(rm.rm)
+app.command("verify")(verify.verify)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -118,7 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
             traceback.print_exc()
         elif line := _error_line(error):
-            print(line, file=sys.stderr)
+            from llamacli.show.text import printable, shortened
+
+            print(printable(shortened(line, MAX_LINE)), file=sys.stderr)  # it may quote a file
     _close_stdout()
     sys.exit(code)
 
