@@ -10,6 +10,8 @@ MEASUREMENTS = {
     "Decoding, 1B shape": ["bench.decode"],
     "A long instruction kept on disk, 1B shape": ["bench.prompt_cache"],
     "Many prompts, 1B shape": ["bench.batch"],
+    "The tenth turn of a chat, 1B shape": ["bench.chat_turns"],
+    "A resumed chat of 4,000 tokens, 1B shape": ["bench.resume"],
 }
 
 

@@ -5,7 +5,8 @@ Nothing here reads a weight: shards' headers alone, checked against the files' s
 
 import json
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ from convert.weights import LocalFile, WeightFile
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+# What a conversion reads besides the weights; all but the first two may be missing.
+SMALL_FILES = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"),
+    *("chat_template.jinja", "README.md", INDEX),
+)
+HEADERS_AT_ONCE = 8
 # Bytes; the JSON module makes up to 35 of one. Llama 3's tokenizer.json has 9 or 17 MB.
 MAX_TOKENIZER = 24 << 20
 MAX_SMALL = 4 << 20
@@ -114,24 +121,35 @@ def _check_size(path: Path, limit: int) -> None:
         raise CheckpointError(f"{path.name} is absurdly large ({status.st_size} bytes)")
 
 
-def shard_names(folder: Path) -> list[str]:
-    """The checkpoint's safetensors files, by the index where there is one."""
+def shard_names(folder: Path, present: Collection[str] | None = None) -> list[str]:
+    """The checkpoint's safetensors files, by the index in folder where there is one.
+
+    present holds the names of all its files, where others than those in folder are meant.
+    """
+    if present is None:
+        present = {path.name for path in folder.iterdir() if path.is_file()}
     index = _index(folder)
     if index is not None:
         names = sorted(set(index.values()))
         for name in names:
-            if not (folder / name).is_file():
+            if name not in present:
                 raise CheckpointError(f"{INDEX} names {name}, which is missing in {folder}")
         return names
-    if (folder / SINGLE).is_file():
-        return [SINGLE]
-    others = [p.name for p in sorted(folder.iterdir()) if p.suffix in (".bin", ".pth", ".pt")]
+    require_safetensors(str(folder), present)
+    return [SINGLE]
+
+
+def require_safetensors(where: str, present: Collection[str]) -> None:
+    """Refuse a checkpoint that has its weights in another form, or none at all."""
+    if SINGLE in present or INDEX in present:
+        return
+    others = [name for name in sorted(present) if Path(name).suffix in (".bin", ".pth", ".pt")]
     if others:
         raise CheckpointError(
-            f"{folder} has its weights as {others[0]}; only safetensors files are read, "
+            f"{where} has its weights as {others[0]}; only safetensors files are read, "
             "since pickles can run code"
         )
-    raise CheckpointError(f"{folder} has neither {SINGLE} nor {INDEX}")
+    raise CheckpointError(f"{where} has neither {SINGLE} nor {INDEX}")
 
 
 def _index(folder: Path) -> dict[str, str] | None:
@@ -174,8 +192,10 @@ def _match(
 ) -> dict[TensorSpec, StoredTensor]:
     """Pair what config.json implies with what the files hold; both must agree fully."""
     stored: dict[str, StoredTensor] = {}
-    for file in files:
-        for name, tensor in read_header(file).items():
+    with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
+        headers = list(pool.map(read_header, files))
+    for file, header in zip(files, headers, strict=True):
+        for name, tensor in header.items():
             if name in stored:
                 raise CheckpointError(f"{name} is in both {stored[name].file.name} and {file.name}")
             stored[name] = tensor

@@ -10,13 +10,29 @@ from typing import Annotated, NoReturn
 import typer
 
 from llamacli import __version__
-from llamacli.commands import batch, chat, convert, run, show, tokens, verify
+from llamacli.commands import (
+    batch,
+    bench,
+    chat,
+    convert,
+    devices,
+    path,
+    rm,
+    run,
+    show,
+    tokens,
+    tune,
+    verify,
+)
+from llamacli.commands import list as listing
 from llamacli.errors import LlamacliError, OutputError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 CLOSED_PIPE = 141  # 128 + SIGPIPE
 TERMINATED = 143  # 128 + SIGTERM
 MAX_LINE = 1000  # characters of an error
+
+ANSWERING = ("run", "batch", "chat")  # commands that take the defaults of the user's models.toml
 
 EPILOG = (
     "Exit codes: 0 done; 1 unexpected failure; 2 wrong usage; 3 a model, checkpoint or file that "
@@ -50,6 +66,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -65,14 +82,24 @@ def options(
 ) -> None:
     if debug:
         os.environ["LLAMACLI_DEBUG"] = "1"
+    if context.invoked_subcommand in ANSWERING:
+        from llamacli.registry import defaults
+
+        context.default_map = dict.fromkeys(ANSWERING, defaults())
 
 
 app.command("convert")(convert.convert)
 app.command("run")(run.run)
 app.command("batch")(batch.batch)
 app.command("chat")(chat.chat)
+app.command("tune")(tune.tune)
+app.command("bench")(bench.bench)
+app.command("devices")(devices.devices)
 app.command("show")(show.show)
 app.command("tokens")(tokens.tokens)
+app.command("list")(listing.list_models)
+app.command("path")(path.path)
+app.command("rm")(rm.rm)
 app.command("verify")(verify.verify)
 
 

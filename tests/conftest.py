@@ -33,7 +33,8 @@ def checkpoint(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model store of its own for every test."""
+    """A model store of its own for every test, and no models.toml of the user's."""
     folder = tmp_path / "store"
     monkeypatch.setenv("LLAMACLI_HOME", str(folder))
+    monkeypatch.setenv("LLAMACLI_CONFIG", str(tmp_path / "config"))
     return folder

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamacli.commands.options import complete_models
+from llamacli.commands.printing import print_json, print_text
 from llamacli.commands.session import debugging, notice
-from llamacli.commands.show import open_source, print_json, print_text
+from llamacli.commands.show import open_source
 from llamacli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,9 +81,7 @@ def tokens(
     _print(vocabulary, found, ids, as_json)
 
 
-def _find(
-    source: "Source", find: str, exact: bool, regex: bool, ids: bool, as_json: bool
-) -> None:
+def _find(source: "Source", find: str, exact: bool, regex: bool, ids: bool, as_json: bool) -> None:
     from llamacli.show.text import printable
     from llamacli.show.vocabulary import find_tokens, read_tokens
 
