@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from llamacli.commands import options
-from llamacli.commands.session import lively, model_path
+from llamacli.commands.session import debugging, lively, model_path
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -83,7 +83,13 @@ def check_copy(
 
     with _progress() as show:
         found = report.verify(
-            path, folder, text=text, reference=reference, threads=threads, progress=show
+            path,
+            folder,
+            text=text,
+            reference=reference,
+            threads=threads,
+            progress=show,
+            debug=debugging(),
         )
     if as_json:
         answer = json.dumps(report.as_json(found), indent=2, ensure_ascii=False)

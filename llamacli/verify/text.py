@@ -16,10 +16,11 @@ from llamacli.engine import Engine
 from llamacli.errors import OutputError, UsageError
 from llamacli.gguf_file import GGUFFile
 from llamacli.verify.logits import all_logits, open_evaluator
-from llamacli.verify.rows import Row, judged
+from llamacli.verify.rows import Row, finite, judged
 from llamacli.vocabulary import Vocabulary
 
 WINDOW = 512  # tokens that are seen together; those after its first half count, as in llama.cpp
+MAX_LOSS = 700.0  # nats whose exponential is still a number
 LEAST = 16  # tokens that a text must have
 
 # From so many bits a weight on, the largest mean Kullback-Leibler divergence, in nats: about five
@@ -60,6 +61,7 @@ def text_row(
     reference: Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    debug: bool = False,
 ) -> Row:
     """Perplexities, divergence and agreement.
 
@@ -70,8 +72,8 @@ def text_row(
     parts = windows(vocabulary, text, size)
     with contextlib.ExitStack() as held:
         precise = reference or held.enter_context(_converted(checkpoint))
-        ours = held.enter_context(open_evaluator(file.path, size, threads))
-        theirs = held.enter_context(open_evaluator(precise, size, threads))
+        ours = held.enter_context(open_evaluator(file.path, size, threads, debug))
+        theirs = held.enter_context(open_evaluator(precise, size, threads, debug))
         if ours.vocabulary.size != theirs.vocabulary.size:
             sizes = f"{ours.vocabulary.size} tokens, the reference {theirs.vocabulary.size}"
             return judged("text", [f"the file has {sizes}"], "")
@@ -137,6 +139,10 @@ def _compared(
     )
 
 
+def _perplexity(loss: float) -> float:
+    return math.inf if loss > MAX_LOSS else math.exp(loss)
+
+
 def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     shifted: NDArray[np.float32] = logits - logits.max(axis=1, keepdims=True)
     sums = np.exp(shifted).sum(axis=1, dtype=np.float64, keepdims=True)
@@ -146,19 +152,20 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _judged(found: Prediction, bits: float) -> Row:
     limit = next((most for least, most in DIVERGENCES if bits >= least), math.inf)
+    ours, theirs = _perplexity(found.loss), _perplexity(found.reference_loss)
     told = (
-        f"perplexity {math.exp(found.loss):.4f}, reference {math.exp(found.reference_loss):.4f}; "
-        f"divergence {found.divergence:.2g}, the same first choice in {found.agreement:.1%}"
+        f"perplexity {ours:.4f}, reference {theirs:.4f}; divergence {found.divergence:.2g}, "
+        f"the same first choice in {found.agreement:.1%}"
     )
     problems = []
     if not found.divergence <= limit:
         problems = [f"{told}; with {bits:.2g} bits a weight, {limit:g} is the largest divergence"]
     measures = {
         "tokens": found.tokens,
-        "perplexity": math.exp(found.loss),
-        "reference_perplexity": math.exp(found.reference_loss),
-        "kl_divergence": found.divergence,
-        "kl_divergence_limit": limit if math.isfinite(limit) else None,
+        "perplexity": finite(ours),
+        "reference_perplexity": finite(theirs),
+        "kl_divergence": finite(found.divergence),
+        "kl_divergence_limit": finite(limit),
         "top1_agreement": found.agreement,
         "bits_per_weight": bits,
     }
