@@ -13,6 +13,7 @@ A turn is a user's message with all that follows up to the next one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from llamacli.messages import Message, problem
@@ -52,16 +53,16 @@ class Conversation:
     def after(self, step: Step) -> "Conversation":
         """The conversation after a step that step_problem finds nothing wrong with."""
         system, body, forgotten = self.system, self.body, self.forgotten
-        turns = self.turns()
         match step.get("event"):
             case None:
                 body = (*body, step)
             case "edit":
-                body = (*body[: turns[-1] if turns else None], user(step["content"]))
+                body = (*body[: _last_turn(body)], user(step["content"]))
             case "regenerate":
-                body = (*body[: turns[-1] + 1 if turns else None], assistant(step["content"]))
+                last = _last_turn(body)
+                body = (*body[: None if last is None else last + 1], assistant(step["content"]))
             case "undo":
-                body = body[: turns[-1]] if turns else body
+                body = body[: _last_turn(body)]
             case "reset":
                 body = ()
             case "system":
@@ -83,8 +84,13 @@ def assistant(text: str) -> Message:
 def replay(steps: Sequence[Step]) -> Conversation:
     """The conversation that checked steps lead to."""
     conversation = Conversation()
-    for step in steps:
-        conversation = conversation.after(step)
+    for is_event, group in groupby(steps, lambda step: "event" in step):
+        if is_event:
+            for step in group:
+                conversation = conversation.after(step)
+        else:  # messages together: to copy all for each would take the square of their number
+            messages = (*conversation.messages, *group)
+            conversation = Conversation(messages, conversation.forgotten)
     return conversation
 
 
@@ -100,6 +106,11 @@ def step_problem(step: Any) -> str | None:
         count = step.get("messages")
         return None if type(count) is int and count >= 0 else "forgets no number of messages"
     return None if event in ("undo", "reset") else "is an unknown event"
+
+
+def _last_turn(body: Sequence[Message]) -> int | None:
+    """Where the last turn begins; None where there is none."""
+    return next((i for i in range(len(body) - 1, -1, -1) if _is(body[i], "user")), None)
 
 
 def _is(message: Message, role: str) -> bool:

@@ -17,7 +17,8 @@ from llamacli.sampling import SamplingSettings, is_sound
 
 VERSION = 1
 MAX_LINE = 16 << 20  # bytes; no context takes a message that long
-MAX_FILE = 256 << 20
+MAX_FILE = 64 << 20
+MAX_LINES = 20_000  # a turn takes two or three
 MAX_TEXT = 4096  # characters of a model's name or a stop text
 MAX_STOPS = 64
 SAMPLING = tuple(field.name for field in fields(SamplingSettings))
@@ -63,7 +64,7 @@ def write_line(value: dict[str, Any]) -> bytes:
 def read_session(file: BinaryIO, name: str) -> SessionText:
     """Read what can be read of a session's file; name is for errors.
 
-    Raises InvalidModelError where the file is no session's, of a newer version or over 256 MiB.
+    Raises InvalidModelError where the file is no session's, of a newer version, or too large.
     """
     if os.fstat(file.fileno()).st_size > MAX_FILE:
         raise InvalidModelError(f"the session {name} has more than {MAX_FILE} bytes; remove it")
@@ -72,6 +73,10 @@ def read_session(file: BinaryIO, name: str) -> SessionText:
     skipped: list[int] = []
     length, ended, notices = 0, True, []
     for number, (line, size) in enumerate(_lines(file), 1):
+        if number > MAX_LINES:
+            raise InvalidModelError(
+                f"the session {name} has more than {MAX_LINES} lines; remove it"
+            )
         value = _value(line)
         if isinstance(value, dict) and type(value.get("session")) is int:
             head = _head(value, name)
