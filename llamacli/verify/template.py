@@ -82,6 +82,6 @@ def _difference(expected: str, found: str) -> str:
     pairs = enumerate(zip(expected, found, strict=False))
     start = next((i for i, (a, b) in pairs if a != b), min(len(expected), len(found)))
     return (
-        f"at character {start} it gives {found[start : start + 40]!r}; "
-        f"the checkpoint's {expected[start : start + 40]!r}"
+        f"at character {start} it gives {found[start : start + 80]!r}; "
+        f"the checkpoint's {expected[start : start + 80]!r}"
     )
