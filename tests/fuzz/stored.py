@@ -127,6 +127,6 @@ def _table(rng: Random, name: str, table: dict[str, Any]) -> str:
         name = json.dumps(rng.choice(TEXTS))
     lines = [f"[{name}]"]
     for key, value in table.items():
-        XX
-        lines.append(f"{key} = {bent}")
+        bent = bend_json(rng, value) if rng.random() < 0.1 else json.dumps(value).encode()
+        lines.append(f"{key} = {bent.decode(errors='replace')}")
     return "\n".join(lines)
