@@ -99,9 +99,8 @@ def serve() -> Iterator[Hub]:
     servers = []
     for name, handler in (("hub", HubHandler), ("cdn", CdnHandler)):
         bound = type(handler.__name__, (handler,), {"hub": hub, "server_name": name})
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), bound))
-        servers[-1].daemon_threads = True
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        servers.append(Server(("127.0.0.1", 0), bound))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
     hub.url, hub.cdn_url = (f"http://127.0.0.1:{server.server_port}" for server in servers)
     try:
         yield hub
@@ -109,6 +108,13 @@ def serve() -> Iterator[Hub]:
         for server in servers:
             server.shutdown()
             server.server_close()
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that leave are what the tests are about."""
 
 
 class Handler(BaseHTTPRequestHandler):
