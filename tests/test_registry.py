@@ -3,22 +3,19 @@
 from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bench.checkpoint import shape_config
 from convert import QUANTIZATIONS
-from convert.checkpoint import Checkpoint, read_config, read_json
+from convert.checkpoint import read_config
 from convert.config import LlamaConfig
-from convert.quantization import quantization
 from convert.tensors import llama_tensors
-from convert.tokenizer import parse_tokenizer
-from convert.writer import plan, write_header
 from llamacli import registry
 from llamacli.engine import DEFAULT_CONTEXT
 from llamacli.errors import InvalidModelError, NotFoundError
 from llamacli.toml_lines import line_of
+from tests.headers import without_weights, write_hollow
 
 Write = Callable[[str], Path]
 
@@ -86,22 +83,9 @@ def check_sizes(
 ) -> None:
     model = registry.find(name)
     assert model is not None
-    specs: dict[Any, Any] = dict.fromkeys(llama_tensors(config))
-    checkpoint = Checkpoint(
-        name=name,
-        folder=folder,
-        config=config,
-        tokenizer=parse_tokenizer(read_json(folder / "tokenizer.json")),
-        tokenizer_config={},
-        generation_config={},
-        chat_template=None,
-        weights=specs,
-    )
-    chosen = quantization(model.quantization)
-    tensors = plan(checkpoint.config, chosen)
-    start = write_header(place / "header", checkpoint, chosen, tensors)
-    size = start + tensors[-1].offset + tensors[-1].nbytes
-    parameters = sum(spec.parameters for spec in specs)
+    hollow = write_hollow(without_weights(folder, config), place / "hollow", model.quantization)
+    size = hollow.stat().st_size
+    parameters = sum(spec.parameters for spec in llama_tensors(config))
     each = 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     cache = each * min(config.max_position_embeddings, DEFAULT_CONTEXT)
     assert model.parameters == parameters
