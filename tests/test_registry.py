@@ -122,6 +122,8 @@ def test_defaults(write: Write) -> None:
     write('[defaults]\nmodel = "llama-3.1-8b"\ncontext = 4096\ntemperature = 0\ntop_p = 0.5\n')
     expected = {"model": "llama-3.1-8b", "context": 4096, "temperature": 0, "top_p": 0.5}
     assert registry.defaults() == expected
+    write('[defaults]\ncontext = "auto"\nkv_type = "q8_0"\n')
+    assert registry.defaults() == {"context": "auto", "kv_type": "q8_0"}
     assert "defaults" not in registry.models()
 
 
@@ -154,6 +156,8 @@ def test_defaults(write: Write) -> None:
         ("[defaults]\ntemperature = 'hot'\n", 2, "not a number"),
         ("[defaults]\ntop_p = nan\n", 2, "not a number from 0 to 1"),
         ("[defaults]\nthreads = 0\n", 2, "from 1 to 512"),
+        ("[defaults]\ncontext = 'all'\n", 2, "not a whole number"),
+        ("[defaults]\nkv_type = 'q2'\n", 2, "none of f16, q8_0, q4_0"),
         ("[defaults]\nmodel = ''\n", 2, "not a line of text"),
         ("x = 1\ndefaults = 5\n", 2, "is not a table"),
     ],
