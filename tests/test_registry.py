@@ -17,6 +17,7 @@ from llamacli.errors import InvalidModelError, NotFoundError
 from llamacli.toml_lines import line_of
 from tests.headers import without_weights, write_hollow
 
+ROOT = Path(__file__).resolve().parents[1]
 Write = Callable[[str], Path]
 
 SHAPES = {
@@ -125,6 +126,15 @@ def test_defaults(write: Write) -> None:
     write('[defaults]\ncontext = "auto"\nkv_type = "q8_0"\n')
     assert registry.defaults() == {"context": "auto", "kv_type": "q8_0"}
     assert "defaults" not in registry.models()
+
+
+def test_the_documents_example_is_right(write: Write) -> None:
+    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    write(text.partition("```toml\n")[2].partition("```")[0])
+    assert registry.defaults()["model"] == "llama-3.1-8b"
+    assert registry.models()["my-tune"].quantization == "Q5_K_M"
+    every = {"model", *registry.NUMBERS, *registry.WORDS}
+    assert all(f"`{key}`" in text for key in every)
 
 
 @pytest.mark.parametrize(
