@@ -4,10 +4,8 @@ The user's file, in the config folder, adds models, changes some keys of known o
 a table `defaults` with what commands use where no option is given.
 """
 
-import difflib
 import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -140,6 +138,8 @@ def _package_file() -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    import tomllib
+
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -233,6 +233,8 @@ def _number(
 
 
 def _unknown(path: Path, place: tuple[str, ...], known: Sequence[str]) -> NoReturn:
+    import difflib
+
     near = difflib.get_close_matches(place[-1], known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
     _fail(path, place, f"is not known; {hint}")
