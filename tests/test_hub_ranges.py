@@ -52,19 +52,19 @@ def test_any_range_by_many_threads(remote: Make) -> None:
 
 
 def test_goes_on_at_the_byte_where_it_broke(hub: Hub, remote: Make) -> None:
-    hub.cuts = lambda number, name: Cut(after=1000) if number < 4 else None
+    hub.cuts = lambda number, asked: Cut(after=1000) if number < 4 else None
     assert remote().read(500, 9000) == DATA[500:9500]
     firsts = ["bytes=500-9499", "bytes=1500-9499", "bytes=2500-9499", "bytes=3500-9499"]
     assert hub.fetched("weights") == firsts
 
 
 def test_breaks_that_bring_bytes_are_borne_without_end(hub: Hub, remote: Make) -> None:
-    hub.cuts = lambda number, name: Cut(after=100) if number <= 30 else None
+    hub.cuts = lambda number, asked: Cut(after=100) if number <= 30 else None
     assert remote().read(0, 5000) == DATA[:5000]
 
 
 def test_gives_up_where_nothing_comes(hub: Hub, remote: Make) -> None:
-    hub.cuts = lambda number, name: Cut(after=0)
+    hub.cuts = lambda number, asked: Cut(after=0)
     with pytest.raises(SourceError, match="in 8 tries"):
         remote().read(0, 5000)
     assert hub.served == QUICK.failures
@@ -72,7 +72,7 @@ def test_gives_up_where_nothing_comes(hub: Hub, remote: Make) -> None:
 
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
 def test_a_server_that_is_busy_is_asked_again(hub: Hub, remote: Make, status: int) -> None:
-    hub.cuts = lambda number, name: Cut(status=status) if number < 3 else None
+    hub.cuts = lambda number, asked: Cut(status=status) if number < 3 else None
     assert remote().read(0, 5000) == DATA[:5000]
 
 
@@ -94,7 +94,7 @@ def test_a_refusal_for_good_ends_soon(hub: Hub, remote: Make) -> None:
 def test_retry_after_is_waited_for(hub: Hub, remote: Make) -> None:
     waits: list[float] = []
     asked = (("Retry-After", "7"),)
-    hub.cuts = lambda number, name: Cut(status=429, headers=asked) if number == 1 else None
+    hub.cuts = lambda number, asked: Cut(status=429, headers=asked) if number == 1 else None
     file = remote()
     file._cancelled.wait = lambda seconds: waits.append(seconds) or False  # type: ignore[assignment]
     assert file.read(0, 10) == DATA[:10]
@@ -102,7 +102,7 @@ def test_retry_after_is_waited_for(hub: Hub, remote: Make) -> None:
 
 
 def test_too_long_a_retry_after_is_told(hub: Hub, remote: Make) -> None:
-    hub.cuts = lambda number, name: Cut(status=429, headers=(("Retry-After", "3600"),))
+    hub.cuts = lambda number, asked: Cut(status=429, headers=(("Retry-After", "3600"),))
     with pytest.raises(SourceError, match="60 minutes"):
         remote().read(0, 10)
 
@@ -123,13 +123,13 @@ def test_a_file_with_another_etag_is_noticed(hub: Hub, remote: Make) -> None:
 
 
 def test_slow_drips_arrive(hub: Hub, remote: Make) -> None:
-    hub.cuts = lambda number, name: Cut(drip=True)
+    hub.cuts = lambda number, asked: Cut(drip=True)
     assert remote().read(100, 3000) == DATA[100:3100]
 
 
 def test_a_connection_that_has_all_but_stopped_is_left(hub: Hub, remote: Make) -> None:
     """By the patience's measure, every byte comes too slowly: the answer is begun anew."""
-    hub.cuts = lambda number, name: Cut(drip=True) if number < 3 else None
+    hub.cuts = lambda number, asked: Cut(drip=True) if number < 3 else None
     impatient = replace(QUICK, stall=0.0, least=1 << 30)
     assert remote(impatient).read(0, 2000) == DATA[:2000]
     assert hub.served > 2
@@ -138,7 +138,7 @@ def test_a_connection_that_has_all_but_stopped_is_left(hub: Hub, remote: Make) -
 def test_cancel_ends_a_read_that_waits(hub: Hub, remote: Make) -> None:
     begun, gate = threading.Event(), threading.Event()
 
-    def cut(number: int, name: str) -> Cut:
+    def cut(number: int, asked: str) -> Cut:
         begun.set()
         return Cut(after=10, gate=gate)
 
