@@ -65,7 +65,8 @@ test-parity: $(VENV)/.tested ## Compare logits with transformers live (installs 
 lint: $(VENV)/.tested ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: $(VENV)/.tested ## Measure, side by side with llama.cpp's own tools
+bench: $(VENV)/.installed ## Measure, side by side with llama.cpp's own tools, into docs/
+	@$(BIN)/pip install --quiet --disable-pip-version-check --find-links "$(WHEELS)" -e ".[fast,bench]"
 	@$(BIN)/python -m bench
 
 clean: ## Remove the virtual environment and caches of tools (the compiled wheel stays)
