@@ -4,13 +4,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
 from llamacli import __version__
-from llamacli.commands import batch, bench, chat, convert, devices, run, show, tokens, tune
 from llamacli.errors import LlamacliError, OutputError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -66,15 +66,26 @@ def options(
         os.environ["LLAMACLI_DEBUG"] = "1"
 
 
-app.command("convert")(convert.convert)
-app.command("run")(run.run)
-app.command("batch")(batch.batch)
-app.command("chat")(chat.chat)
-app.command("tune")(tune.tune)
-app.command("bench")(bench.bench)
-app.command("devices")(devices.devices)
-app.command("show")(show.show)
-app.command("tokens")(tokens.tokens)
+# Every command and its function in the module of llamacli.commands that is named as it.
+COMMANDS = {
+    "convert": "convert",
+    "run": "run",
+    "batch": "batch",
+    "chat": "chat",
+    "tune": "tune",
+    "bench": "bench",
+    "devices": "devices",
+    "show": "show",
+    "tokens": "tokens",
+}
+
+
+def _register(arguments: Sequence[str]) -> None:
+    """Import the command that is called; for help and suggestions all of them, which takes 50 ms."""
+    called = next((word for word in arguments if not word.startswith("-")), "")
+    for name in [called] if called in COMMANDS else COMMANDS:
+        module = import_module(f"llamacli.commands.{name}")
+        app.command(name)(getattr(module, COMMANDS[name]))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -86,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         if closed:
             raise OutputError("stdout is closed; give it a pipe, a file or a terminal")
+        _register(arguments)
         code = app(arguments, prog_name="llamacli", standalone_mode=False) or 0
         sys.stdout.flush()
     except BaseException as error:

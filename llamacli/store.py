@@ -1,6 +1,5 @@
 """The model store: one folder of GGUF files, and how a name becomes a path."""
 
-import difflib
 import os
 from pathlib import Path
 
@@ -63,6 +62,8 @@ def find_model(model: str) -> Path:
 
 
 def _not_found(model: str, names: list[str]) -> str:
+    import difflib
+
     near = difflib.get_close_matches(model, [*names, DEMO], n=3, cutoff=0.5)
     if near:
         return f"there is no model {model}; did you mean {' or '.join(near)}?"
