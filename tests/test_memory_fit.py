@@ -248,6 +248,7 @@ def test_as_many_layers_as_fit_go_to_the_gpu(paths: dict[str, Path]) -> None:
     assert isinstance(chosen.gpu_layers, int) and 0 < chosen.gpu_layers <= 4
     with pytest.raises(DoesNotFitError, match=rf"CUDA0 .*--gpu-layers {chosen.gpu_layers}"):
         small.fit(EngineSettings(gpu_layers=5))
+    assert fitting(path, PLENTY, cuda(0, 1)).fit(EngineSettings()).gpu_layers == 0
     two = fitting(path, PLENTY, cuda(0, PLENTY), cuda(1, PLENTY))
     first, second = two.need(two.fit(EngineSettings())).gpus
     assert first.weights and second.weights and first.kv and second.kv
@@ -268,6 +269,8 @@ def test_apples_memory_is_the_hosts(paths: dict[str, Path]) -> None:
 def test_contexts_and_types_the_model_cannot_have(tmp_path: Path, paths: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match="the model knows 131072"):
         fitting(paths["8b"]).fit(EngineSettings(context=131073))
+    with pytest.raises(UsageError, match="none is used"):
+        fitting(paths["8b"]).fit(EngineSettings(gpu_layers=1))
     tiny = write_model(tmp_path / "tiny.gguf")  # heads of 16 values
     with pytest.raises(UsageError, match="leave it at f16"):
         fitting(tiny).fit(EngineSettings(kv_type="q8_0"))
