@@ -81,7 +81,7 @@ COMMANDS = {
 
 
 def _register(arguments: Sequence[str]) -> None:
-    """Import the command that is called; for help and suggestions all of them, which takes 50 ms."""
+    """Import the command that is called; for help and suggestions all of them, in 50 ms."""
     called = next((word for word in arguments if not word.startswith("-")), "")
     for name in [called] if called in COMMANDS else COMMANDS:
         module = import_module(f"llamacli.commands.{name}")
