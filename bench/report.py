@@ -13,6 +13,7 @@ from bench.compare import Figure, Outcome, Target, table
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, DATA = DOCS / "performance.md", DOCS / "performance.json"
 START = "<!-- figures: made by python -m bench; edit the text above or below, not here -->"
+TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 END = "<!-- end of figures -->"
 
 
@@ -71,19 +72,28 @@ def machine() -> str:
 
 def plot_ratios(report: Mapping[str, Outcome], path: Path) -> None:
     """Ratios that have a target, with their range, beside the target."""
-    ratios = [one for outcome in report.values() for one in outcome.ratios if one.target]
+    ratios = {
+        f"{outcome.title.split(',')[0]}: {one.name}": one
+        for outcome in report.values()
+        for one in outcome.ratios
+        if one.target
+    }
     if not ratios:
         return
-    figure, axes = _subplots(8, 0.6 + 0.32 * len(ratios))
-    for row, one in enumerate(ratios):
+    figure, axes = _subplots(9, 0.6 + 0.32 * len(ratios))
+    for row, one in enumerate(ratios.values()):
         assert one.target is not None
         color = "tab:green" if one.target.met(one.median) else "tab:red"
         axes.plot([one.lowest, one.highest], [row, row], color=color, linewidth=2)
         axes.plot(one.median, row, "o", color=color, markersize=5)
         axes.plot(one.target.limit, row, "<" if one.target.most else ">", color="black")
-    axes.set_yticks(range(len(ratios)), [one.name for one in ratios], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_yticks(range(len(ratios)), list(ratios), fontsize=8)
+    axes.set_ylim(len(ratios) - 0.5, -0.5)
     axes.set_xscale("log")
+    left, right = axes.get_xlim()
+    axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS], fontsize=8)
+    axes.set_xlim(left, right)
+    axes.minorticks_off()
     axes.axvline(1, color="gray", linewidth=0.5)
     axes.set_xlabel("ratio (line: range, dot: median, triangle: target)", fontsize=8)
     _save(figure, path)
