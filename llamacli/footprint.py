@@ -102,17 +102,17 @@ def footprint(
     data = sum(t.nbytes for t in file.tensors)
     if settings.mmap:
         pages = _span(plain) if copied else data
-        peak = max(copies + pages + kv + buffers, copies + data + vocabulary)
-        weights = copies + file.size
+        loading, weights = data, copies + file.size
     else:
-        largest = max((t.nbytes for t in copied), default=0)  # read whole, then rearranged
-        peak, weights = copies + hot + kv + buffers + largest, copies + hot
+        pages, weights = hot, copies + hot
+        # A matrix to be repacked is read whole first.
+        loading = hot + max((t.nbytes for t in copied), default=0)
     threads = max(settings.threads or 1, settings.threads_batch or 1)
     mapped = weights + max(file.size, kv + buffers)  # the vocabulary is read from a mapped file
     return Footprint(
         host=Share(copies + hot, kv, buffers),
         gpus=tuple(shares),
-        peak=peak,
+        peak=copies + max(pages + kv + buffers, loading + vocabulary),
         address_space=mapped + THREAD * threads,
     )
 
@@ -150,7 +150,7 @@ def compute_bytes(shape: LlamaShape, plan: ContextPlan, *, flash: bool) -> int:
     tokens, cells = min(plan.ubatch, plan.cells), padded(plan.cells)
     width, inner = shape.embedding, shape.feed_forward
     queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    feed_forward = 3 * inner + 4 * width
+    feed_forward = 3 * inner + (4 if inner > 2 * width else 3) * width  # as its allocator packs
     if flash:
         mask, attention = 2 * cells, 2 * (width + queries + keys)
     else:
