@@ -290,8 +290,12 @@ def test_recorded_steps_lead_to_the_same_conversation(engine: Engine) -> None:
     assert any(step.get("event") == "forget" for step in steps)
 
 
-def test_five_hundred_turns_cost_no_memory_and_no_sense(engine: Engine) -> None:
-    chat = ChatSession(engine, GREEDY, max_tokens=24)
+def test_five_hundred_turns_cost_no_memory_and_no_sense(path: Path) -> None:
+    with Engine(path, EngineSettings(context=256, threads=1)) as engine:
+        talk_long(ChatSession(engine, GREEDY, max_tokens=12))
+
+
+def talk_long(chat: ChatSession) -> None:
     expected = dict.fromkeys(QUESTIONS, "")
 
     def talk(turns: int) -> None:

@@ -324,6 +324,26 @@ def test_gigabyte_lines_are_refused(store: Path) -> None:
         resume("one", refuse)
 
 
+def test_many_steps_take_no_longer_than_they_are_many(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would take hours if each step cost as much as the conversation is long."""
+    count = 30_000
+    write(store, line(HEAD.line()) + line(user("a")) * count + line({"event": "undo"}) * count)
+    assert reopened().conversation == Conversation()
+    monkeypatch.setattr("llamacli.session_file.MAX_LINES", 2 * count)
+    with pytest.raises(InvalidModelError, match="60000 lines"):
+        resume("one", refuse)
+
+
+def test_system_messages_stand_in_for_the_system_prompt() -> None:
+    steps = [user("a"), {"role": "system", "content": "s"}, assistant("b")]
+    conversation = saved(steps=steps)
+    assert conversation.system == ({"role": "system", "content": "s"},)
+    assert conversation.body == (user("a"), assistant("b"))
+    assert replay(conversation.steps()) == conversation
+
+
 def test_pipes_and_folders_are_no_sessions(store: Path) -> None:
     saved()
     os.mkfifo(file_of(store, "pipe"))
