@@ -147,7 +147,7 @@ def restore_cache(engine: "Engine", name: str, tokens: Sequence[int]) -> str | N
     path = _kv_path(name)
     problem = prompt_cache.load(engine, path, tokens)
     if problem is None and path.exists() and not engine.tokens:
-        problem = "it is of another conversation"
+        problem = "its tokens are not those of this conversation's prompt"
     return problem and f"the KV cache of {name} is not used: {problem}"
 
 

@@ -487,7 +487,7 @@ def test_wrong_caches_are_told_and_not_used(
         assert "other settings" in str(go_on(second)[1])
     file_of(store).unlink()
     saved("one", [user("all else")])
-    assert "another conversation" in str(go_on(engine)[1])
+    assert "not those of this conversation" in str(go_on(engine)[1])
 
 
 def test_cache_that_cannot_be_saved_is_told(
