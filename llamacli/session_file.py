@@ -26,7 +26,8 @@ SAMPLING = tuple(field.name for field in fields(SamplingSettings))
 
 @dataclass(frozen=True)
 class SessionHead:
-    """What a session is held with. model is what -m takes; empty where it isn't known.
+    """What a session is held with. model is what -m takes; empty where it isn't known, or has
+    characters that can't be printed.
 
     settings has SamplingSettings' names, max_tokens, context and stop (a list of texts).
     """
@@ -123,8 +124,9 @@ def _value(line: bytes) -> Any:
 def _head(value: dict[str, Any], name: str) -> SessionHead:
     if value["session"] > VERSION:
         raise InvalidModelError(f"the session {name} was written by a newer llamacli")
-    texts = {key: value[key] for key in ("model", "quantization") if _is_text(value.get(key))}
-    return SessionHead(**texts, settings=sound_settings(value.get("settings")))
+    given = {key: value.get(key) for key in ("model", "quantization")}
+    names = {key: text for key, text in given.items() if _is_text(text) and text.isprintable()}
+    return SessionHead(**names, settings=sound_settings(value.get("settings")))
 
 
 def sound_settings(given: Any) -> dict[str, Any]:

@@ -303,9 +303,10 @@ def test_settings_of_strangers_are_checked() -> None:
 
 
 def test_a_head_of_a_stranger_is_checked(store: Path) -> None:
-    head = {"session": 1, "model": ["x"], "quantization": "y" * 10**5, "settings": "z"}
-    write(store, line(head) + line(user("a")))
-    assert reopened().head == SessionHead()
+    for model in (["x"], "\x1b]0;title\x07", "", "a\nb"):
+        head = {"session": 1, "model": model, "quantization": "y" * 10**5, "settings": "z"}
+        write(store, line(head) + line(user("a")))
+        assert reopened().head == SessionHead()
 
 
 def test_newer_and_foreign_files_are_refused_untouched(store: Path) -> None:
