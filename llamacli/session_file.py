@@ -124,8 +124,8 @@ def _value(line: bytes) -> Any:
 def _head(value: dict[str, Any], name: str) -> SessionHead:
     if value["session"] > VERSION:
         raise InvalidModelError(f"the session {name} was written by a newer llamacli")
-    given = {key: value.get(key) for key in ("model", "quantization")}
-    names = {key: text for key, text in given.items() if _is_text(text) and text.isprintable()}
+    names = {key: value.get(key, "") for key in ("model", "quantization")}
+    names = {key: text for key, text in names.items() if _is_text(text) and text.isprintable()}
     return SessionHead(**names, settings=sound_settings(value.get("settings")))
 
 
