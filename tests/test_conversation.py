@@ -1,12 +1,12 @@
 """The chat's conversation: what is evaluated, what is let go, what an interrupt leaves."""
 
 import random
-import resource
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 
 from convert import convert
@@ -305,12 +305,10 @@ def talk_long(chat: ChatSession) -> None:
             assert expected[question] in ("", text)
             expected[question] = text
 
-    def descriptors() -> int:
-        return len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
-
     talk(100)
-    peak, opened = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, descriptors()
+    process = psutil.Process()
+    memory, opened = process.memory_info().rss, process.num_fds()
     talk(400)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 16 << 10  # KiB
-    assert descriptors() == opened
+    assert process.memory_info().rss - memory < 8 << 20
+    assert process.num_fds() == opened
     assert "file format" in expected["What is GGUF?"] and len(chat.messages) == 1000
