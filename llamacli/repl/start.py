@@ -13,7 +13,7 @@ from llamacli import sessions
 from llamacli.asked import Asked
 from llamacli.chat import ChatSession
 from llamacli.commands.session import lively, model_path, notice, open_engine
-from llamacli.engine import Engine
+from llamacli.engine import DEFAULT_CONTEXT, Engine
 from llamacli.errors import OutputError
 from llamacli.gguf_check import check_llama
 from llamacli.gguf_file import read_gguf
@@ -61,6 +61,8 @@ def start(wanted: Wanted, *, resume: bool, session: str | None = None) -> None:
         use_settings(chat, settings)
         if saved is not None:
             chat.conversation = saved.conversation
+            if engine.context_size > (saved.head.settings.get("context") or DEFAULT_CONTEXT):
+                chat.use_engine(engine)  # what was let go may fit now
             continue_log(repl, saved)
         elif wanted.save:
             _begin_log(repl, wanted.name)
