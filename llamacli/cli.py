@@ -102,6 +102,14 @@ def register(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code; every error becomes one line."""
+    try:
+        code = _run(arguments)
+    except (KeyboardInterrupt, Terminated) as late:  # while the last was said
+        code = _exit_code(late)
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     arguments = _debug_first(sys.argv[1:] if arguments is None else arguments)
     debug = arguments[:1] == ["--debug"]
     signal.signal(signal.SIGTERM, _terminate)
@@ -123,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
             print(printable(shortened(line, MAX_LINE)), file=sys.stderr)  # it may quote a file
     _close_stdout()
-    sys.exit(code)
+    return code
 
 
 def _replace_closed_streams() -> bool:

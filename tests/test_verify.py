@@ -1,6 +1,5 @@
 """A good file passes, whoever made it; each way a copy can be wrong is caught, by its own row."""
 
-import ctypes
 import importlib.util
 import json
 from collections.abc import Callable
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import llama_cpp
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
@@ -17,18 +15,19 @@ from bench.checkpoint import shape_config, write_checkpoint
 from convert import QUANTIZATIONS, convert
 from convert.checkpoint import Checkpoint
 from convert.config import LlamaConfig
-from convert.metadata import CONFIG_KEY, GENERATION_KEY
+from convert.metadata import CONFIG_KEY
 from convert.tokenizer import parse_tokenizer
 from llamacli.gguf_file import TENSOR_TYPES
 from llamacli.loading import load_vocabulary
 from llamacli.verify import tokenization
 from llamacli.verify.corpus import TEXTS
 from llamacli.verify.dequantize import dequantize
-from llamacli.verify.limits import QUANTIZED
+from llamacli.verify.limits import QUANTIZED, limits
+from llamacli.verify.measure import measure
 from llamacli.verify.report import Report, verify
 from llamacli.verify.rows import Row
 from llamacli.verify.tokenization import tokenization_row
-from tests.rewritten import Tensors, rewrite
+from tests.rewritten import rewrite
 from tests.test_checkpoint import edit_json
 from tests.tiny import read_tokenizer, write_model
 
@@ -96,87 +95,26 @@ def test_other_rope_scalings(tmp_path: Path, scaling: dict[str, Any]) -> None:
     assert verify(wrong, tmp_path / "c").failed[0] == "metadata"
 
 
-def foreign(source: Path, target: Path) -> Path:
-    """What llama.cpp's converter leaves out, or older versions of it did."""
-    left_out = (CONFIG_KEY, GENERATION_KEY, "llama.attention.key_length", "llama.vocab_size",
-                "llama.attention.value_length", "tokenizer.ggml.eot_token_id",
-                "tokenizer.ggml.add_bos_token")  # fmt: skip
-    keys = dict.fromkeys(left_out)
-    return rewrite(source, target, keys={**keys, "general.quantized_by": "someone else"})
-
-
-FILE_TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q4_K_M", "Q6_K", "IQ4_NL",
-              "IQ4_XS", "IQ3_S", "MXFP4_MOE")  # fmt: skip
-WITH_IMPORTANCES = ("Q4_0", "Q2_K_S", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ2_XXS")
-
-
-@pytest.mark.parametrize(
-    "name", [*FILE_TYPES, *(f"{name} with importances" for name in WITH_IMPORTANCES)]
-)
-def test_files_of_llama_cpps_tools_pass(
-    folder: Path, good: Callable[[str], Path], tmp_path: Path, name: str
-) -> None:
-    """Every kind of llama-quantize, from a file without our keys, the output in another type."""
-    source = foreign(good("BF16"), tmp_path / "foreign.gguf")
-    kind, _, importances = name.partition(" ")
-    ftype = int(gguf.LlamaFileType[f"MOSTLY_{kind}"])
-    quantize_by_llama_cpp(source, tmp_path / "out.gguf", ftype, bool(importances))
-    assert verify(tmp_path / "out.gguf", folder).failed == ()
-
-
-@llama_cpp.llama_log_callback
-def silent(level: int, text: bytes, data: object) -> None:
-    """llama.cpp's log is not what the tests are about."""
-
-
-def quantize_by_llama_cpp(source: Path, target: Path, ftype: int, importances: bool) -> None:
-    llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
-    parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype, parameters.output_tensor_type = ftype, int(Type.Q8_0)
-    held = []
-    if importances:
-        rng = np.random.default_rng(3)
-        for tensor in gguf.GGUFReader(source).tensors:
-            weights = np.exp(2 * rng.standard_normal(tensor.shape[0])).astype(np.float32)
-            pointer = weights.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-            held.append((tensor.name.encode(), pointer, len(weights), weights))
-        entries = [llama_cpp.llama_model_imatrix_data(*entry[:3]) for entry in held]
-        array = (llama_cpp.llama_model_imatrix_data * (len(held) + 1))(*entries)
-        parameters.imatrix = array
-    plain = target.with_suffix(".plain")
-    status = llama_cpp.llama_model_quantize(
-        str(source).encode(), str(plain).encode(), ctypes.byref(parameters)
-    )
-    assert status == 0
-    keys = {"quantize.imatrix.file": "imatrix.gguf"} if importances else {}
-    rewrite(plain, target, keys=keys)
-
-
-def test_an_output_matrix_that_repeats_a_tied_embedding_passes(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "c", shape_config("tiny", tie_word_embeddings=True))
-    convert(tmp_path / "c", tmp_path / "out.gguf", "Q8_0")
-
-    def repeat(tensors: Tensors) -> None:
-        tensors["output.weight"] = tensors["token_embd.weight"]
-
-    path = rewrite(tmp_path / "out.gguf", tmp_path / "twice.gguf", tensors=repeat)
-    assert verify(path, tmp_path / "c").failed == ()
-
-    def another(tensors: Tensors) -> None:
-        data, kind = tensors["token_embd.weight"]
-        tensors["output.weight"] = (data[::-1], kind)
-
-    path = rewrite(tmp_path / "out.gguf", tmp_path / "other.gguf", tensors=another)
-    assert verify(path, tmp_path / "c").failed == ("tensors",)
-
-
 @pytest.mark.parametrize("number", TENSOR_TYPES)
 def test_values_are_those_that_the_gguf_package_gives(number: int) -> None:
     kind = TENSOR_TYPES[number]
     rows = np.random.default_rng(number).integers(0, 256, (16, 64 * kind.nbytes), np.uint8)
-    expected = gguf.quants.dequantize(rows, Type(number)).reshape(-1)
+    with np.errstate(all="ignore"):
+        expected = gguf.quants.dequantize(rows, Type(number)).reshape(-1)
     found = dequantize(kind, bytearray(rows.tobytes()))
     assert np.allclose(found, expected, rtol=1e-6, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("importances", [False, True])
+@pytest.mark.parametrize("number", TENSOR_TYPES)
+def test_zeros_and_other_values_are_beyond_the_limits(number: int, importances: bool) -> None:
+    kind = TENSOR_TYPES[number]
+    bounds = limits(kind, "BF16", importances)
+    values, other = np.random.default_rng(1).standard_normal((2, 8, 1024), dtype=np.float32)
+    for copy in (np.zeros_like(values), other, other * np.float32(0.7)):
+        found = measure(values, copy, kind.block, floor=bounds.floor)
+        assert found.relative(bounds.floor) > bounds.relative
+        assert abs(found.scale - 1) > bounds.scale_of(found.values)
 
 
 def test_there_are_limits_for_every_quantized_type() -> None:
@@ -212,7 +150,7 @@ BROKEN_KEYS = {
     "merges' order": (
         {"tokenizer.ggml.merges": lambda merges: [merges[1], merges[0], *merges[2:]]},
         "merges",
-        "the order differs from merge 0 on",
+        "their order differs from merge 0 on",
     ),
     "another end token": ({"tokenizer.ggml.eos_token_id": 769}, "special tokens", "<|eot_id|>"),
     "no end token": ({"tokenizer.ggml.eos_token_id": None}, "special tokens", "is missing"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from llamacli.commands import options
-from llamacli.commands.session import lively, model_path
+from llamacli.commands.session import debugging, lively, model_path
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ def verify(
         typer.Option(help="Compare how both predict this text, too; - is stdin."),
     ] = None,
     reference: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="With --text: a GGUF file of higher precision.  [default: the checkpoint itself]"
+            autocompletion=options.complete_models,
+            help="With --text: a GGUF file of higher precision.  [default: the checkpoint itself]",
         ),
     ] = None,
     threads: options.Threads = None,
@@ -57,7 +58,7 @@ def verify(
         against.expanduser(),
         sys.stdout,
         text=None if text is None else _read(text),
-        reference=reference,
+        reference=None if reference is None else model_path(reference),
         threads=threads,
         as_json=as_json,
     )
@@ -73,13 +74,22 @@ def check_copy(
     threads: int | None = None,
     as_json: bool = False,
 ) -> None:
-    """Compare and write the rows to out. Raises InvalidModelError where one failed."""
+    """Compare and write the rows to out. Raises InvalidModelError where one failed.
+
+    The file is left as it is.
+    """
     from llamacli.output import writer
     from llamacli.verify import report
 
     with _progress() as show:
         found = report.verify(
-            path, folder, text=text, reference=reference, threads=threads, progress=show
+            path,
+            folder,
+            text=text,
+            reference=reference,
+            threads=threads,
+            progress=show,
+            debug=debugging(),
         )
     if as_json:
         answer = json.dumps(report.as_json(found), indent=2, ensure_ascii=False)
@@ -90,7 +100,9 @@ def check_copy(
         writer(out)(_plain(found))
     if found.failed:
         names = ", ".join(found.failed)
-        raise InvalidModelError(f"{path} is not a faithful copy of {folder}: {names}")
+        raise InvalidModelError(
+            f"{path}, which is left as it is, is not a faithful copy of {folder}: {names}"
+        )
 
 
 def _read(path: Path) -> str:

@@ -43,6 +43,7 @@ def verify(
     reference: Path | None = None,
     threads: int | None = None,
     progress: Progress = lambda *_: None,
+    debug: bool = False,
 ) -> Report:
     """Compare a GGUF file with a checkpoint's folder.
 
@@ -56,7 +57,7 @@ def verify(
 
     @cache
     def vocabulary() -> Vocabulary:
-        return load_vocabulary(path)
+        return load_vocabulary(path, debug=debug)
 
     def compare_text() -> Row:
         from llamacli.verify.text import text_row
@@ -64,10 +65,12 @@ def verify(
         return text_row(
             file,
             checkpoint,
+            vocabulary(),
             text or "",
             reference=reference,
             threads=threads,
             progress=lambda done, total: progress("evaluating the text", done, total),
+            debug=debug,
         )
 
     rows: dict[str, Callable[[], Row]] = {

@@ -1,5 +1,6 @@
 """What a comparison found: a verdict, and each difference in words."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -30,6 +31,11 @@ def judged(
         return Row(name, "passed", good, (), measures)
     many = "1 difference" if len(problems) == 1 else f"{len(problems)} differences"
     return Row(name, "failed", many, tuple(problems), measures)
+
+
+def finite(value: float) -> float | None:
+    """The value, or None for what JSON has no number for."""
+    return value if math.isfinite(value) else None
 
 
 def skipped(name: str, why: str) -> Row:

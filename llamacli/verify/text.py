@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from convert import convert
+from convert import TargetError, convert
 from convert.checkpoint import Checkpoint
 from llamacli.engine import Engine
-from llamacli.errors import UsageError
+from llamacli.errors import OutputError, UsageError
 from llamacli.gguf_file import GGUFFile
 from llamacli.verify.logits import all_logits, open_evaluator
-from llamacli.verify.rows import Row, judged
+from llamacli.verify.rows import Row, finite, judged
+from llamacli.vocabulary import Vocabulary
 
 WINDOW = 512  # tokens that are seen together; those after its first half count, as in llama.cpp
+MAX_LOSS = 700.0  # nats whose exponential is still a number
 LEAST = 16  # tokens that a text must have
 
 # From so many bits a weight on, the largest mean Kullback-Leibler divergence, in nats: about five
@@ -53,32 +55,34 @@ class Prediction:
 def text_row(
     file: GGUFFile,
     checkpoint: Checkpoint,
+    vocabulary: Vocabulary,
     text: str,
     *,
     reference: Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    debug: bool = False,
 ) -> Row:
     """Perplexities, divergence and agreement.
 
     reference is a GGUF file of higher precision; without it the checkpoint is converted, as
     precise as it is, to a temporary one. Raises UsageError for a text too short to say anything.
     """
+    size = min(WINDOW, checkpoint.config.max_position_embeddings)
+    parts = windows(vocabulary, text, size)
     with contextlib.ExitStack() as held:
         precise = reference or held.enter_context(_converted(checkpoint))
-        size = min(WINDOW, checkpoint.config.max_position_embeddings)
-        ours = held.enter_context(open_evaluator(file.path, size, threads))
-        theirs = held.enter_context(open_evaluator(precise, size, threads))
+        ours = held.enter_context(open_evaluator(file.path, size, threads, debug))
+        theirs = held.enter_context(open_evaluator(precise, size, threads, debug))
         if ours.vocabulary.size != theirs.vocabulary.size:
             sizes = f"{ours.vocabulary.size} tokens, the reference {theirs.vocabulary.size}"
             return judged("text", [f"the file has {sizes}"], "")
-        found = predict(ours, theirs, windows(theirs, text, size), progress)
+        found = predict(ours, theirs, parts, progress)
     return _judged(found, bits_per_weight(file))
 
 
-def windows(engine: Engine, text: str, size: int) -> list[list[int]]:
+def windows(vocabulary: Vocabulary, text: str, size: int) -> list[list[int]]:
     """A text in whole windows of size tokens, each with the BOS token first; one if it is short."""
-    vocabulary = engine.vocabulary
     start = [vocabulary.bos] if vocabulary.add_bos and vocabulary.bos is not None else []
     tokens = vocabulary.tokenize(text)
     if len(tokens) < LEAST:
@@ -135,6 +139,10 @@ def _compared(
     )
 
 
+def _perplexity(loss: float) -> float:
+    return math.inf if loss > MAX_LOSS else math.exp(loss)
+
+
 def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     shifted: NDArray[np.float32] = logits - logits.max(axis=1, keepdims=True)
     sums = np.exp(shifted).sum(axis=1, dtype=np.float64, keepdims=True)
@@ -144,19 +152,20 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _judged(found: Prediction, bits: float) -> Row:
     limit = next((most for least, most in DIVERGENCES if bits >= least), math.inf)
+    ours, theirs = _perplexity(found.loss), _perplexity(found.reference_loss)
     told = (
-        f"perplexity {math.exp(found.loss):.4f}, reference {math.exp(found.reference_loss):.4f}; "
-        f"divergence {found.divergence:.2g}, the same first choice in {found.agreement:.1%}"
+        f"perplexity {ours:.4f}, reference {theirs:.4f}; divergence {found.divergence:.2g}, "
+        f"the same first choice in {found.agreement:.1%}"
     )
     problems = []
     if not found.divergence <= limit:
         problems = [f"{told}; with {bits:.2g} bits a weight, {limit:g} is the largest divergence"]
     measures = {
         "tokens": found.tokens,
-        "perplexity": math.exp(found.loss),
-        "reference_perplexity": math.exp(found.reference_loss),
-        "kl_divergence": found.divergence,
-        "kl_divergence_limit": limit if math.isfinite(limit) else None,
+        "perplexity": finite(ours),
+        "reference_perplexity": finite(theirs),
+        "kl_divergence": finite(found.divergence),
+        "kl_divergence_limit": finite(limit),
         "top1_agreement": found.agreement,
         "bits_per_weight": bits,
     }
@@ -169,5 +178,12 @@ def _converted(checkpoint: Checkpoint) -> Iterator[Path]:
     dtypes = {stored.dtype for stored in checkpoint.weights.values()}
     with tempfile.TemporaryDirectory(prefix="llamacli-") as place:
         path = Path(place) / "reference.gguf"
-        convert(checkpoint.folder, path, dtypes.pop() if len(dtypes) == 1 else "F32")
+        try:
+            convert(checkpoint.folder, path, dtypes.pop() if len(dtypes) == 1 else "F32")
+        except TargetError:
+            size = f"{checkpoint.source_nbytes / 1e9:.1f} GB"
+            raise OutputError(
+                f"the checkpoint as a GGUF file of {size} can't be written to {place}; name "
+                "another folder in $TMPDIR, or a file with --reference"
+            ) from None
         yield path

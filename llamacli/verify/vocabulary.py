@@ -50,8 +50,9 @@ def merges_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
         if merge not in ranks
     ]
     if not problems:
-        first = next(i for i, merge in enumerate(found) if expected[i : i + 1] != (merge,))
-        problems = [f"the order differs from merge {first} on, {found[first]!r}"]
+        pairs = enumerate(zip(found, expected, strict=False))
+        first = next((i for i, (a, b) in pairs if a != b), min(len(found), len(expected)))
+        problems = [f"their order differs from merge {first} on"]
     return judged("merges", problems, "")
 
 

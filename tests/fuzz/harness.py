@@ -48,7 +48,7 @@ def _work(outcome: Outcome, folder: Path, first: int, end: int) -> int:
                 child.kill()
                 code = child.wait()
                 said.seek(0)
-                last = said.read()[-2000:].decode(errors="replace")
+                last = said.read()[-500:].decode(errors="replace")
                 what = f"ended with {code}: {last}" if ready else f"hung for {patience:.0f} s"
                 outcome.faults.append((number, f"the worker {what}"))
                 outcome.mutants += 1

@@ -33,7 +33,8 @@ def main() -> None:
     sys.stdin = open(os.devnull)  # noqa: SIM115
     os.environ["LLAMACLI_HOME"] = str(folder / "store")
     kind = KINDS[name]
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     kind.prepare(folder)
     for command in kind.bend(Random(0), folder):  # so that all is imported
         run(command)
@@ -71,9 +72,9 @@ def run(command: Command) -> tuple[int, str]:
     said = err.getvalue()
     lines = said.splitlines()
     if code not in EXPECTED:
-        return code, f"exit code {code}: {said[-2000:]}"
+        return code, f"exit code {code}: {said[-500:]}"
     if code and (not lines or not lines[-1].startswith("llamacli: ")):
-        return code, f"exit code {code} without an error: {said[-2000:]}"
+        return code, f"exit code {code} without an error: {said[-500:]}"
     if len(said) > 10_000:
         return code, f"an error of {len(said)} characters: {said[:200]}"
     if CONTROLS.search(said):
