@@ -13,10 +13,11 @@ from llamacli import sessions
 from llamacli.asked import Asked
 from llamacli.chat import ChatSession
 from llamacli.commands.session import lively, model_path, notice, open_engine
-from llamacli.engine import DEFAULT_CONTEXT, Engine
+from llamacli.engine import Engine
 from llamacli.errors import OutputError
 from llamacli.gguf_check import check_llama
 from llamacli.gguf_file import read_gguf
+from llamacli.memory import DEFAULT_CONTEXT
 from llamacli.repl.saved import begin_log, continue_log, show_end, use_settings
 from llamacli.repl.state import Repl, heading, say
 from llamacli.sampling import SamplingSettings
