@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from llamacli import __version__
-from llamacli.commands import batch, chat, convert, path, rm, run, show, tokens
+from llamacli.commands import batch, chat, convert, path, pull, rm, run, show, tokens
 from llamacli.commands import list as listing
 from llamacli.errors import LlamacliError, OutputError
 
@@ -75,6 +75,7 @@ def options(
 
 
 app.command("convert")(convert.convert)
+app.command("pull")(pull.pull)
 app.command("run")(run.run)
 app.command("batch")(batch.batch)
 app.command("chat")(chat.chat)

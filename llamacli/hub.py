@@ -133,7 +133,7 @@ def _locator(repo: Repo, file: HubFile) -> "Callable[[], Location]":
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import build_hf_headers
 
-    from convert.errors import CheckpointError
+    from convert.errors import CheckpointError, SourceError
     from convert.remote import BUSY, Broken, Location
 
     url = hf_hub_url(repo.id, file.name, revision=repo.commit)
@@ -152,7 +152,7 @@ def _locator(repo: Repo, file: HubFile) -> "Callable[[], Location]":
                     raise Broken(str(error), wait=asked or 0.0) from error
             elif _is_network(cause):
                 raise Broken(str(error)) from error
-            raise
+            raise SourceError(str(error)) from error
         if found.size not in (None, file.size) or found.etag not in (None, file.etag):
             raise CheckpointError(f"{file.name} was changed at {repo.id} while it was read")
         inside = httpx2.URL(found.location).origin == httpx2.URL(url).origin

@@ -75,7 +75,7 @@ def test_streamed_is_byte_for_byte_what_a_local_conversion_gives(
     assert target.read_bytes() == local
     needs = result.stderr.splitlines()[:3]
     assert f"{REPO} at {hub.repos[REPO].commit[:12]}: " in needs[0]
-    assert "to fetch, 9 files" in needs[0]
+    assert "to fetch in 9 files" in needs[0]
     assert needs[1].startswith("llamacli: disk: ") and str(store) in needs[1]
     assert needs[2].startswith("llamacli: memory: ") and "this machine has" in needs[2]
     assert files_in(store) == {target.name}

@@ -33,8 +33,8 @@ def tell_needs(repo: "Repo", needed: "Needs", target: Path) -> None:
 
     where = f"{repo.id} at {repo.commit[:12]}"
     if needed.fetched:
-        kept = f"{size(needed.cached)} of it kept in the Hub's cache"
-        notice(f"{where}: {size(needed.fetched)} to fetch, {needed.files} files, {kept}")
+        kept = f", {size(needed.cached)} of it kept in the Hub's cache" if needed.cached else ""
+        notice(f"{where}: {size(needed.fetched)} to fetch in {needed.files} files{kept}")
     else:
         notice(f"{where}: all of it is in the Hub's cache")
     notice(f"disk: {size(needed.target)} for {target}")
