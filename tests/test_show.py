@@ -305,6 +305,18 @@ def test_hostile_rope_factors_are_refused(values: list[float], tmp_path: Path) -
     assert "rope_freqs.weight has" in show(path, "--rope", check=3).stderr
 
 
+def test_absurd_heads_are_refused_before_they_swell(tmp_path: Path) -> None:
+    def change(writer: gguf.GGUFWriter) -> None:
+        writer.add_key_length(1 << 24)
+        writer.add_tensor("rope_freqs.weight", np.ones(8, dtype=np.float32))
+
+    file = read_gguf(foreign(tmp_path / "odd.gguf", change))
+    with pytest.raises(InvalidModelError, match="16777216"):
+        rope.find_rope(file)
+    assert find_config(file).config.rope_scaling is None
+    assert card.describe(file)["rope_theta"] is None
+
+
 # The card
 
 

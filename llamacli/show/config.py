@@ -164,9 +164,10 @@ def _llama3_scaling(file: GGUFFile, raw: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     scaling = {"factor": _decimal(max(factors)), **LLAMA3_SCALING}
     try:
-        found = frequency_factors(LlamaConfig.from_dict({**raw, "rope_scaling": scaling}))
+        config = LlamaConfig.from_dict({**raw, "rope_scaling": scaling})
     except CheckpointError:
         return {}
+    found = frequency_factors(config) if config.head_dim == 2 * len(factors) else None
     equal = found is not None and _close(found.tolist(), factors)
     return {"rope_scaling": scaling} if equal else {}
 

@@ -12,7 +12,7 @@ from convert.rope import frequency_factors, inverse_frequencies
 from convert.writer import ROPE_FACTORS
 from llamacli.errors import InvalidModelError
 from llamacli.gguf_check import check_architecture
-from llamacli.show.config import Source, derive_config, frequency_tensor
+from llamacli.show.config import MAX_FACTORS, Source, derive_config, frequency_tensor
 from llamacli.show.text import columns
 
 WIDTH = 64  # of the plot, in characters
@@ -55,6 +55,10 @@ def rope_of(config: LlamaConfig) -> Rope:
     """What a config says."""
     if not 1 < config.rope_theta < 1e20:
         raise InvalidModelError(f"rope_theta is {config.rope_theta:g}; above 1 it is of use")
+    if config.head_dim > 2 * MAX_FACTORS:
+        raise InvalidModelError(
+            f"its attention heads have {config.head_dim} values; that is absurd"
+        )
     scaling = config.rope_scaling
     frequencies = tuple(inverse_frequencies(config).tolist())
     factors: Sequence[float] = [1.0 if scaling is None else scaling.factor] * len(frequencies)
