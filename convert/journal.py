@@ -185,7 +185,7 @@ def _parse(text: str, head: str) -> tuple[dict[int, tuple[int, str]], int]:
     for line in text[len(head) :].splitlines(keepends=True):
         try:
             offset, nbytes, hashed = json.loads(line)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             break
         if not line.endswith("\n") or not _is_piece(offset, nbytes, hashed):
             break

@@ -26,7 +26,10 @@ MAX_SMALL = 256 << 20  # bytes of a file that is not weights
 
 @dataclass(frozen=True)
 class Repo:
-    """A model's repo on the Hub at one commit; without the network, what the cache has of it."""
+    """A model's repo on the Hub at one commit, and what the Hub's cache has of it.
+
+    Where the Hub was out of reach, files are those of the cache alone.
+    """
 
     id: str
     revision: str
@@ -34,6 +37,7 @@ class Repo:
     files: Mapping[str, HubFile]
     cached: Mapping[str, Path]
     token: str | None = None
+    out_of_reach: bool = False
 
     @property
     def name(self) -> str:
@@ -200,7 +204,7 @@ def _from_cache(repo: str, revision: str) -> Repo | None:
         return None
     cached = {p.name: p for p in sorted(folder.iterdir()) if p.is_file()}
     files = {name: HubFile(name, p.stat().st_size, "") for name, p in cached.items()}
-    return Repo(repo, revision, folder.name, files, cached)
+    return Repo(repo, revision, folder.name, files, cached, out_of_reach=True)
 
 
 def _is_network(error: BaseException | None) -> bool:

@@ -90,12 +90,15 @@ def test_downloaded_stays_in_the_cache_and_serves_offline(
     assert target.read_bytes() == local
     assert len([name for name in cached_names(tmp_path) if name.endswith(".safetensors")]) == 3
     hub.requests.clear()
-    llamacli("convert", REPO, "--force")
+    assert "all of it is in the Hub's cache" in llamacli("convert", REPO, "--force").stderr
     assert not hub.cdn_requests()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     hub.requests.clear()
-    assert "all of it is in the Hub's cache" in llamacli("convert", REPO, "--force").stderr
+    assert "the copy in the Hub's cache" in llamacli("convert", REPO, "--force").stderr
     assert target.read_bytes() == local and not hub.requests
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the port that discards
+    assert "the copy in the Hub's cache" in llamacli("convert", REPO, "--force").stderr
 
 
 def test_offline_without_a_copy_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
