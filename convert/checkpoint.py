@@ -4,6 +4,7 @@ Nothing here reads a weight: shards' headers alone, checked against the files' s
 """
 
 import json
+import stat
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,8 +25,10 @@ SMALL_FILES = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"),
     *("chat_template.jinja", "README.md", INDEX),
 )
-MAX_JSON_BYTES = 256 << 20
 HEADERS_AT_ONCE = 8
+# Bytes; the JSON module makes up to 35 of one. Llama 3's tokenizer.json has 9 or 17 MB.
+MAX_TOKENIZER = 24 << 20
+MAX_SMALL = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,9 @@ def read_config(folder: Path) -> LlamaConfig:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of sane size. Raises CheckpointError naming the file."""
+    limit = MAX_TOKENIZER if path.name == "tokenizer.json" else MAX_SMALL
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path.name} is absurdly large ({path.stat().st_size} bytes)")
+        _check_size(path, limit)
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} is missing in {path.parent}") from None
@@ -107,6 +110,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path.name} holds no JSON object")
     return value
+
+
+def _check_size(path: Path, limit: int) -> None:
+    """Refuse what is too large, or no regular file: a link may lead to a device without an end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError(f"{path.name} is not a regular file")
+    if status.st_size > limit:
+        raise CheckpointError(f"{path.name} is absurdly large ({status.st_size} bytes)")
 
 
 def shard_names(folder: Path, present: Collection[str] | None = None) -> list[str]:
@@ -162,6 +174,7 @@ def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str
     path = folder / "chat_template.jinja"
     if path.exists():
         try:
+            _check_size(path, MAX_SMALL)
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f"chat_template.jinja can't be read: {error}") from error

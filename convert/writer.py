@@ -121,9 +121,12 @@ def whole_file(target: Path, force: bool) -> Iterator[Path]:
     except OSError as error:
         raise TargetError(f"{target} can't be written: {error.strerror or error}") from error
     finally:
+        try:  # noqa: SIM105 - an interrupt could come in between, as within Path.unlink
+            os.unlink(part)  # noqa: PTH108
+        except FileNotFoundError:
+            pass
         if lock >= 0:
             os.close(lock)
-        part.unlink(missing_ok=True)
 
 
 def _part_of(target: Path) -> Path:

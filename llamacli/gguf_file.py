@@ -4,6 +4,7 @@ The layout is that of the GGUF specification, versions 2 and 3: a header, key-va
 record a tensor, then the tensors' data. Long arrays are stepped over and read only when asked for.
 """
 
+import errno
 import mmap
 import os
 import stat
@@ -15,7 +16,7 @@ from struct import Struct
 from struct import error as StructError  # noqa: N812
 from typing import Any, NamedTuple, NoReturn
 
-from llamacli.errors import InvalidModelError, NotFoundError
+from llamacli.errors import DoesNotFitError, InvalidModelError, NotFoundError
 
 DEFAULT_ALIGNMENT = 32
 MAX_ALIGNMENT = 1 << 16
@@ -129,7 +130,8 @@ class GGUFFile:
 def read_gguf(path: Path) -> GGUFFile:
     """Read and check a GGUF file's header and records; tensor data isn't touched.
 
-    Raises NotFoundError where there is no file, InvalidModelError naming file and fault.
+    Raises NotFoundError where there is no file, InvalidModelError naming file and fault, and
+    DoesNotFitError where the process may not map it.
     """
     with _mapped(path) as data:
         return _Reader(path, data).read()
@@ -147,6 +149,8 @@ def _mapped(path: Path) -> mmap.mmap:
     except FileNotFoundError:
         raise NotFoundError(f"there is no file {path}") from None
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise DoesNotFitError(f"{path} can't be mapped: {error.strerror}") from error
         raise NotFoundError(f"{path} can't be read: {error.strerror or error}") from error
 
 

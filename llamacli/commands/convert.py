@@ -1,5 +1,6 @@
 """llamacli convert: a checkpoint becomes a GGUF file."""
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -8,6 +9,7 @@ import typer
 
 from llamacli.commands import fetching
 from llamacli.commands.session import notice
+from llamacli.commands.verify import check_copy
 from llamacli.errors import NotFoundError, UsageError
 from llamacli.store import target_path
 
@@ -56,6 +58,10 @@ def convert(
         bool,
         typer.Option("--download", help="Keep the weights in the Hub's cache; else none are kept."),
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Compare the file with the folder; see llamacli verify."),
+    ] = False,
 ) -> None:
     """Convert a Hugging Face Llama checkpoint to a GGUF file and print its path.
 
@@ -73,6 +79,8 @@ def convert(
     chosen = quantization(asked or place.quantization)
     if place.folder is not None and (revision or token or download):
         raise UsageError("--revision, --token and --download go with a model on the Hub")
+    if place.folder is None and verify:
+        raise UsageError("--verify goes with a folder; weights on the Hub are read only once")
     target = output or target_path(place.name, chosen.name)
     check_target(target, force)
     console = Console(stderr=True)
@@ -91,6 +99,8 @@ def convert(
         where = place._replace(revision=revision or place.revision)
         report = _from_hub(where, token, download, target, chosen, threads, force, console)
     _print_report(console, report)
+    if verify and place.folder is not None:
+        check_copy(report.path, place.folder, sys.stderr, threads=threads)
     typer.echo(report.path)
 
 

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -10,8 +9,10 @@ from llamacli.demo_model import demo_model
 from llamacli.store import DEMO, mark_used
 
 if TYPE_CHECKING:
+    from llamacli.asked import Asked
     from llamacli.engine import Engine
-    from llamacli.generate import Chunk, Result
+    from llamacli.gguf_file import GGUFFile
+    from llamacli.loading import EngineSettings
 
 
 def model_path(model: str | None, *, quiet: bool = False) -> Path:
@@ -32,16 +33,34 @@ def locate(model: str, *, quiet: bool = False) -> Path:
     return find_model(model)
 
 
-def open_engine(
-    model: str | None, context: int | None, threads: int | None, *, quiet: bool = False
-) -> "Engine":
-    """The model, loaded."""
+def open_engine(model: str | None, asked: "Asked", *, quiet: bool = False) -> "Engine":
+    """The model, loaded as asked."""
     from llamacli.engine import Engine
-    from llamacli.loading import EngineSettings
 
     path = model_path(model, quiet=quiet)
-    settings = EngineSettings(context=context, threads=threads)
-    return Engine(path, settings, debug=debugging())
+    settings = engine_settings(path, asked, quiet=quiet)
+    return Engine(path, settings, debug=debugging(), meanwhile=_get_ready)
+
+
+def _get_ready(file: "GGUFFile") -> None:
+    """What an answer needs next, while the model loads: 40 ms of imports and of its template."""
+    import llamacli.interrupts
+    import llamacli.output  # noqa: F401
+    from llamacli.template import LLAMA3_TEMPLATE, prepare
+
+    template = file.metadata.get("tokenizer.chat_template")
+    prepare(template if isinstance(template, str) else LLAMA3_TEMPLATE)
+
+
+def engine_settings(path: Path, asked: "Asked", *, quiet: bool = False) -> "EngineSettings":
+    """What was asked, else what `llamacli tune` found, else what suits the processor."""
+    from llamacli.asked import settle
+    from llamacli.cores import this_processor
+    from llamacli.profiles import tuned_settings
+
+    tell = notice if not quiet else lambda _: None
+    tuned = tuned_settings(path, asked.profile, tell) if asked.tune else None
+    return settle(asked, tuned, this_processor())
 
 
 def debugging() -> bool:
@@ -51,13 +70,6 @@ def debugging() -> bool:
 def notice(text: str) -> None:
     """One line on stderr."""
     print(f"llamacli: {text}", file=sys.stderr)
-
-
-def show_answer(chunks: "Iterator[Chunk]", out: TextIO) -> "Result":
-    """Write an answer as it comes and end it with exactly one newline; give its result."""
-    from llamacli.output import write_text, writer
-
-    return write_text(chunks, writer(out))
 
 
 def lively(stream: TextIO) -> bool:
