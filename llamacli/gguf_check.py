@@ -66,7 +66,9 @@ def check_llama(file: GGUFFile) -> LlamaShape:
 
 
 def check_architecture(file: GGUFFile) -> None:
-    """Refuse other architectures than Llama."""
+    """Refuse other architectures than Llama, and parts of a split model."""
+    if file.metadata.get("split.count", 1) not in (0, 1):
+        file.fail("it is one part of a split model; merge the parts first (llama-gguf-split)")
     architecture = file.metadata.get("general.architecture")
     if architecture != "llama":
         file.fail(f"its architecture is {architecture!r}; llamacli runs Llama models ('llama')")

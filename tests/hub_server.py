@@ -61,7 +61,8 @@ class Cut:
 class Hub:
     """The state of the stand-in; requests are (server, method, path, headers) as they came.
 
-    cuts says what happens to the CDN's answers, by their number and the Range asked for.
+    cuts says what happens to the CDN's answers, by their number and the Range asked for; tamper
+    gives what the CDN has in place of a file's contents.
     """
 
     repos: dict[str, HubRepo] = field(default_factory=dict)
@@ -70,6 +71,7 @@ class Hub:
     cuts: Callable[[int, str], Cut | None] = lambda number, asked: None
     expire_after: int | None = None
     edit_index: Callable[[dict[str, Any]], Any] = lambda index: index
+    tamper: Callable[[bytes], bytes] = bytes
     url: str = ""
     cdn_url: str = ""
     blobs: dict[str, tuple[str, bytes]] = field(default_factory=dict)
@@ -248,7 +250,7 @@ class HubHandler(Handler):
             return
         with self.hub.lock:
             signature = f"{len(self.hub.blobs)}"
-            self.hub.blobs[signature] = (path, data)
+            self.hub.blobs[signature] = (path, self.hub.tamper(data))
         headers |= {
             "Location": f"{self.hub.cdn_url}/blob?name={path}&signature={signature}",
             "X-Linked-Etag": f'"{entry["sha256"]}"',
@@ -262,7 +264,7 @@ class CdnHandler(Handler):
         self.note()
         query = parse_qs(urlsplit(self.path).query)
         signature = query["signature"][0]
-        name, data = self.hub.blobs[signature]
+        _, data = self.hub.blobs[signature]
         with self.hub.lock:
             self.hub.served += 1
             number = self.hub.served

@@ -93,8 +93,8 @@ def test_a_refusal_for_good_ends_soon(hub: Hub, remote: Make) -> None:
 
 def test_retry_after_is_waited_for(hub: Hub, remote: Make) -> None:
     waits: list[float] = []
-    asked = (("Retry-After", "7"),)
-    hub.cuts = lambda number, asked: Cut(status=429, headers=asked) if number == 1 else None
+    wait = (("Retry-After", "7"),)
+    hub.cuts = lambda number, asked: Cut(status=429, headers=wait) if number == 1 else None
     file = remote()
     file._cancelled.wait = lambda seconds: waits.append(seconds) or False  # type: ignore[assignment]
     assert file.read(0, 10) == DATA[:10]
