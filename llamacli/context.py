@@ -28,7 +28,7 @@ def plan_context(context: int, settings: EngineSettings, parallel: int | None) -
     """For one conversation, or for that many sequences side by side and their common start."""
     batch, ubatch = settings.batch, min(settings.ubatch, settings.batch)
     if parallel is None:
-        return ContextPlan(context, 1, 1, batch, ubatch)
+        return ContextPlan(context, 1, settings.outputs, batch, ubatch)
     batch = max(ubatch, parallel)
     return ContextPlan(shared_cells(context, parallel), parallel + 1, parallel + 1, batch, batch)
 

@@ -96,12 +96,14 @@ class Engine:
 
     def close(self) -> None:
         """Free the context and the model; may be called twice."""
-        if self._context is not None:
-            self._library.llama_free(self._context)
-        if self._model is not None:
-            self._library.llama_model_free(self._model)
+        context, model = self._context, self._model
         self._context = self._model = None
         self.tokens = []
+        with deferred_signals([]):  # llama.cpp logs here, too
+            if context is not None:
+                self._library.llama_free(context)
+            if model is not None:
+                self._library.llama_model_free(model)
 
     def reconfigure(self, settings: EngineSettings) -> None:
         """Make the context anew, empty; settings for the loading of weights must be the same."""
@@ -231,7 +233,8 @@ class Engine:
         params = context_parameters(
             self._library, plan, self.settings, self.file, self._processor.cores
         )
-        context = self._library.llama_init_from_model(self._model, params)
+        with deferred_signals([]):
+            context = self._library.llama_init_from_model(self._model, params)
         if not context:
             raise DoesNotFitError(
                 f"a context of {self.context_size} tokens can't be made for {self.path}"

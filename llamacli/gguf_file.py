@@ -133,25 +133,25 @@ def read_gguf(path: Path) -> GGUFFile:
     Raises NotFoundError where there is no file, InvalidModelError naming file and fault, and
     DoesNotFitError where the process may not map it.
     """
+    with _mapped(path) as data:
+        return _Reader(path, data).read()
+
+
+def _mapped(path: Path) -> mmap.mmap:
     try:
-        with _mapped(path) as data:
-            return _Reader(path, data).read()
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InvalidModelError(f"{path} is not a regular file; models are read by mapping")
+            if status.st_size == 0:
+                raise InvalidModelError(f"{path} is empty, not a GGUF file")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise NotFoundError(f"there is no file {path}") from None
     except OSError as error:
         if error.errno == errno.ENOMEM:
             raise DoesNotFitError(f"{path} can't be mapped: {error.strerror}") from error
         raise NotFoundError(f"{path} can't be read: {error.strerror or error}") from error
-
-
-def _mapped(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidModelError(f"{path} is not a regular file; models are read by mapping")
-        if status.st_size == 0:
-            raise InvalidModelError(f"{path} is empty, not a GGUF file")
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 class _Reader:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAGIC = b"llamacli KV v1\n\n"
 DIGEST = 32
 START = len(MAGIC) + DIGEST
-MAX_HEADER = 64 << 20
+MAX_HEADER = 16 << 20  # bytes of JSON, which can swell to 35 times that
 SAMPLES = 16  # places of a model file that identify it, beside its size and time
 BYTES = {"f16": (2, 1), "q8_0": (34, 32), "q4_0": (18, 32)}  # bytes for values, as ggml packs them
 

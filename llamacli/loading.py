@@ -30,7 +30,8 @@ class EngineSettings:
 
     context and batch sizes are in tokens; "auto" is the largest context, and the most layers on
     a GPU, that fit. device is a kind, or auto. repack lets llama.cpp rearrange weights in memory
-    for its fastest kernels; overcommit loads a model that seems not to fit.
+    for its fastest kernels; overcommit loads a model that seems not to fit. outputs is of how
+    many tokens of a micro-batch there are logits; 1 serves to generate.
     """
 
     context: int | Literal["auto"] | None = None
@@ -45,6 +46,7 @@ class EngineSettings:
     repack: bool = True
     mmap: bool = True
     overcommit: bool = False
+    outputs: int = 1
 
     def __post_init__(self) -> None:
         limits = {"threads": MAX_THREADS, "threads_batch": MAX_THREADS, "context": 1 << 31}

@@ -7,8 +7,10 @@ from llamacli.errors import UsageError
 
 ROLES = ("system", "user", "assistant", "tool", "ipython")
 
+Message = dict[str, str]
 
-def read_messages(text: str, name: str) -> list[dict[str, str]]:
+
+def read_messages(text: str, name: str) -> list[Message]:
     """The messages of a JSON text; name is where it came from, for errors.
 
     Raises UsageError that says which message is wrong, and how.
@@ -20,12 +22,13 @@ def read_messages(text: str, name: str) -> list[dict[str, str]]:
     if not isinstance(given, list) or not given:
         raise UsageError(f"{name} is not a list of messages, [{{role, content}}, …]")
     for number, message in enumerate(given, 1):
-        if problem := _problem(message):
-            raise UsageError(f"{name}: message {number} {problem}")
+        if wrong := problem(message):
+            raise UsageError(f"{name}: message {number} {wrong}")
     return given
 
 
-def _problem(message: Any) -> str | None:
+def problem(message: Any) -> str | None:
+    """What is wrong with a message from a stranger, or None."""
     if not isinstance(message, dict):
         return "is not an object with role and content"
     for key in ("role", "content"):

@@ -16,6 +16,7 @@ MAX_LAST_N = 1 << 20
 # What stands in for a key that the file doesn't have: temperature and top-p as Meta ships them with
 # every Llama 3, top-k as transformers' own default, the others off.
 DEFAULTS = {"temperature": 0.6, "top_k": 50, "top_p": 0.9, "min_p": 0.0, "repeat_penalty": 1.0}
+WHOLE = ("top_k", "repeat_last_n", "seed")  # settings that are whole numbers
 METADATA_KEYS = {
     "temperature": "general.sampling.temp",
     "top_k": "general.sampling.top_k",
@@ -57,7 +58,7 @@ class SamplingSettings:
         values: dict[str, Any] = {
             name: metadata[key] for name, key in METADATA_KEYS.items() if key in metadata
         }
-        values = {name: value for name, value in values.items() if _is_sound(name, value)}
+        values = {name: value for name, value in values.items() if is_sound(name, value)}
         values |= {name: value for name, value in chosen.items() if value is not None}
         return cls(**values)
 
@@ -67,11 +68,11 @@ def _check(name: str, value: float, least: float, most: float) -> None:
         raise UsageError(f"{name} is {value}; give {least:g} to {most:g}")
 
 
-def _is_sound(name: str, value: Any) -> bool:
-    """Whether a default from a stranger's file is a number that the setting can take."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def is_sound(name: str, value: Any) -> bool:
+    """Whether a value from a stranger's file is a number that the setting of that name can take."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) >= 1 << 63:
         return False
-    if name == "top_k" and not isinstance(value, int):
+    if name in WHOLE and not isinstance(value, int):
         return False
     setting: dict[str, Any] = {name: value}
     try:

@@ -55,7 +55,7 @@ def answer(
             tokens,
             sampling,
             interrupted=lambda: bool(arrived),
-            on_progress=_progress(manner),
+            on_progress=progress(manner.quiet),
             max_tokens=max_tokens,
             constraint=constrained,
             **settings,
@@ -73,7 +73,7 @@ def answer(
         elif manner.form == "jsonl":
             write_json(write, {"event": "end", **head, **fields})
         if manner.verbose:
-            _tell(result)
+            notice(summary(result))
     return result
 
 
@@ -94,9 +94,9 @@ def most_tokens(engine: "Engine", prompt: int, max_tokens: int | None) -> int:
     return room if max_tokens is None else min(room, max_tokens)
 
 
-def _progress(manner: Manner) -> Any:
+def progress(quiet: bool) -> Any:
     """A line on a terminal's stderr that counts a long prompt's tokens and goes when it is read."""
-    if manner.quiet or not lively(sys.stderr):
+    if quiet or not lively(sys.stderr):
         return None
 
     def show(done: int, total: int) -> None:
@@ -107,10 +107,11 @@ def _progress(manner: Manner) -> Any:
     return show
 
 
-def _tell(result: "Result") -> None:
+def summary(result: "Result") -> str:
+    """An answer's counts and rates in one line."""
     read = result.prompt_tokens - result.cached_tokens
     rate = read / result.prefill_seconds if result.prefill_seconds else 0.0
-    notice(
+    return (
         f"prompt {result.prompt_tokens} tokens, {result.cached_tokens} of them cached, read at "
         f"{rate:.1f}/s; answer {result.answer_tokens} tokens at {result.tokens_per_second:.1f}/s; "
         f"{result.finish_reason}; seed {result.seed}"

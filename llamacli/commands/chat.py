@@ -1,13 +1,26 @@
 """llamacli chat: a conversation on the terminal."""
 
 import sys
+from datetime import datetime
+from typing import Annotated
+
+import typer
 
 from llamacli.commands import options
-from llamacli.commands.run import piped_text
-from llamacli.commands.session import notice, open_engine, show_answer
+from llamacli.commands.run import answer_piped
+from llamacli.commands.session import open_engine
+from llamacli.errors import UsageError
 
 
 def chat(
+    call: typer.Context,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[SESSION]", help="With --resume: which one.  [default: the last]"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", "-r", help="Go on with a saved chat: --resume [SESSION].")
+    ] = False,
     model: options.Model = None,
     system: options.System = None,
     max_tokens: options.MaxTokens = None,
@@ -26,13 +39,40 @@ def chat(
     flash_attention: options.FlashAttention = None,
     no_tune: options.NoTune = False,
     overcommit: options.Overcommit = False,
+    session: Annotated[
+        str | None, typer.Option(help="Save the new chat under this name.  [default: the time]")
+    ] = None,
+    no_save: Annotated[bool, typer.Option("--no-save", help="Save nothing.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Show answers as they come, not as Markdown.")
+    ] = False,
+    date: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="The template's today.  [default: today]"),
+    ] = None,
 ) -> None:
-    """Talk to a model; Ctrl-C ends an answer, Ctrl-D or /exit the chat."""
+    """Talk to a model; Ctrl-C ends an answer, Ctrl-D or /exit the chat.
+
+    Where stdin or stdout isn't a terminal, it answers what is piped in, as run does.
+    """
     from llamacli.asked import Asked
-    from llamacli.chat import ChatSession
-    from llamacli.errors import LlamacliError
     from llamacli.sampling import SamplingSettings
 
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if name is not None and not resume:
+        raise UsageError(f"a model is named by -m; a saved chat is gone on with by --resume {name}")
+    if resume and not terminal:
+        raise UsageError("--resume needs a terminal, as stdin and stdout; in scripts use run")
+    if session is not None and (resume or no_save):
+        raise UsageError("--session names a new chat to save: not with --resume or --no-save")
+    sampling = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repeat_penalty": repeat_penalty,
+        "seed": seed,
+    }
     asked = Asked(
         context=context,
         threads=threads,
@@ -44,40 +84,26 @@ def chat(
         overcommit=overcommit,
         profile="long",
     )
-    with open_engine(model, asked) as engine:
-        sampling = SamplingSettings.from_metadata(
-            engine.file.metadata,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
-            seed=seed,
-        )
-        session = ChatSession(engine, sampling, max_tokens=max_tokens, stop=tuple(stop or ()))
-        if system is not None:
-            session.messages.append({"role": "system", "content": system})
-        if not (sys.stdin.isatty() and sys.stdout.isatty()):
-            show_answer(session.send(piped_text()), sys.stdout)
-            return
-        notice(f"{engine.name}, {engine.quantization}, {engine.context_size} tokens of context")
-        while (text := _ask()) is not None:
-            if not text.strip():
-                continue
-            try:
-                show_answer(session.send(text), sys.stdout)
-            except KeyboardInterrupt:
-                print(file=sys.stderr)
-            except LlamacliError as error:
-                notice(str(error))
+    if not terminal:
+        with open_engine(model, asked) as engine:
+            settings = SamplingSettings.from_metadata(engine.file.metadata, **sampling)
+            answer_piped(
+                engine, settings, system=system, max_tokens=max_tokens, stop=stop or (), date=date
+            )
+        return
 
+    from llamacli.repl.start import Wanted, start
 
-def _ask() -> str | None:
-    """A line from the terminal; None at its end."""
-    from prompt_toolkit import prompt
-
-    try:
-        text = prompt(">>> ")
-    except (EOFError, KeyboardInterrupt):
-        return None
-    return None if text.strip() == "/exit" else text
+    source = call.get_parameter_source("model")
+    wanted = Wanted(
+        model=model,
+        named=source is not None and source.name == "COMMANDLINE",
+        asked=asked,
+        settings={**sampling, "max_tokens": max_tokens, "stop": stop},
+        system=system,
+        date=date,
+        plain=plain,
+        save=not no_save,
+        name=session,
+    )
+    start(wanted, resume=resume, session=name)

@@ -3,7 +3,7 @@
 import errno
 import sys
 
-from llamacli.errors import DoesNotFitError, InvalidModelError, OutputError
+from llamacli.errors import DoesNotFitError, InvalidModelError, NotFoundError, OutputError
 
 
 def translate(error: BaseException) -> BaseException:
@@ -16,10 +16,12 @@ def translate(error: BaseException) -> BaseException:
         return DoesNotFitError("the memory ran out; free some, or take a smaller model or context")
     if "convert" not in sys.modules:
         return error
-    from convert import ConvertError, TargetError, TargetExistsError
+    from convert import ConvertError, SourceError, TargetError, TargetExistsError
 
     if isinstance(error, TargetError | TargetExistsError):
         return OutputError(str(error))
+    if isinstance(error, SourceError):
+        return NotFoundError(str(error))
     if isinstance(error, ConvertError):
         return InvalidModelError(str(error))
     return error

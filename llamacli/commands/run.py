@@ -14,6 +14,7 @@ from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from llamacli.engine import Engine
     from llamacli.generate import Result
@@ -170,11 +171,12 @@ def answer_piped(
     system: str | None = None,
     max_tokens: int | None = None,
     stop: Sequence[str] = (),
+    date: "datetime | None" = None,
 ) -> "Result":
     """What chat does where stdin or stdout isn't a terminal: run on what is piped in."""
     from llamacli.input import gather
 
-    tokens = encode_input(engine, gather(None, (), "strict"), system=system)
+    tokens = encode_input(engine, gather(None, (), "strict"), system=system, date=date)
     _check_room(len(tokens), engine.context_size)
     return answer(engine, tokens, sampling, Manner(), max_tokens=max_tokens, stop=stop)
 
@@ -186,6 +188,7 @@ def encode_input(
     system: str | None = None,
     raw: bool = False,
     special: bool = False,
+    date: "datetime | None" = None,
 ) -> list[int]:
     """The prompt's tokens: by the model's template, or as the text stands."""
     from llamacli.chat import encode_turns
@@ -196,7 +199,7 @@ def encode_input(
     messages = [{"role": "user", "content": given.joined()}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    return encode_turns(engine, messages)
+    return encode_turns(engine, messages, date=date)
 
 
 def _read_shape(schema: Any, grammar: Any, choice: Any, stop: Any) -> "Grammar | None":
@@ -265,10 +268,3 @@ def _write(text: str) -> None:
     from llamacli.output import writer
 
     writer(sys.stdout)(text)
-
-
-def piped_text() -> str:
-    """All of stdin where it is a pipe or a file, else nothing."""
-    from llamacli.input import read_stdin
-
-    return read_stdin()

@@ -2,30 +2,33 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from llamacli.demo_model import demo_model
-from llamacli.errors import UsageError
-from llamacli.store import DEMO, find_model
+from llamacli.store import DEMO, mark_used
 
 if TYPE_CHECKING:
     from llamacli.asked import Asked
     from llamacli.engine import Engine
-    from llamacli.generate import Chunk, Result
     from llamacli.gguf_file import GGUFFile
     from llamacli.loading import EngineSettings
 
 
 def model_path(model: str | None, *, quiet: bool = False) -> Path:
-    """The file that -m means; the demo is converted on its first use."""
-    if model is None:
-        raise UsageError(
-            "name a model with -m or in $LLAMACLI_MODEL: a GGUF file, a name in the store, "
-            "or `demo`"
-        )
-    if model == DEMO and not Path(DEMO).is_file():
+    """The file that -m means, noted as used; without -m, the one model that there is."""
+    from llamacli.names import only_model
+
+    path = only_model() if model is None else locate(model, quiet=quiet)
+    mark_used(path)
+    return path
+
+
+def locate(model: str, *, quiet: bool = False) -> Path:
+    """The file that a name means; the demo is converted on its first use."""
+    from llamacli.names import find_model
+
+    if model.lower() == DEMO and not Path(DEMO).is_file():
         return demo_model(None if quiet else lambda: notice("converting the demo, this once"))
     return find_model(model)
 
@@ -67,13 +70,6 @@ def debugging() -> bool:
 def notice(text: str) -> None:
     """One line on stderr."""
     print(f"llamacli: {text}", file=sys.stderr)
-
-
-def show_answer(chunks: "Iterator[Chunk]", out: TextIO) -> "Result":
-    """Write an answer as it comes and end it with exactly one newline; give its result."""
-    from llamacli.output import write_text, writer
-
-    return write_text(chunks, writer(out))
 
 
 def lively(stream: TextIO) -> bool:

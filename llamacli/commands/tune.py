@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from llamacli.commands import options
+from llamacli.commands.printing import print_json, print_text
 from llamacli.commands.session import debugging, model_path, notice
-from llamacli.commands.show import print_json, print_text
 from llamacli.errors import UsageError
 
 if TYPE_CHECKING:

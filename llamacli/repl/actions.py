@@ -1,0 +1,147 @@
+"""What slash commands do with the conversation and the model."""
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+from llamacli.errors import UsageError
+from llamacli.input import Input, read_file
+from llamacli.output import harmless
+from llamacli.repl.saved import change_model, remember
+from llamacli.repl.settings import SETTINGS, change, value_of
+from llamacli.repl.state import Ask, Repl, beginning, model_line, say
+from llamacli.show.text import columns, printable
+
+
+def message(repl: Repl, text: str) -> Ask:
+    """A question, with the files that were attached below it, as run puts them."""
+    whole = Input(text, tuple(repl.attached)).joined()
+    ask = repl.session.send if repl.begin is None else repl.session.edit
+    repl.attached, repl.begin = [], None
+    return partial(ask, whole)
+
+
+def system(repl: Repl, argument: str) -> None:
+    if argument:
+        repl.session.set_system(None if argument == "-" else argument)
+        say("(no system prompt from now on)" if argument == "-" else "(the system prompt is set)")
+        return
+    prompt = repl.session.conversation.system
+    say(prompt[0]["content"] if prompt else "(no system prompt)")
+
+
+def reset(repl: Repl, argument: str) -> None:  # noqa: ARG001
+    repl.session.reset()
+    say("(forgotten)")
+
+
+def regenerate(repl: Repl, argument: str) -> Ask:  # noqa: ARG001
+    return repl.session.regenerate
+
+
+def edit(repl: Repl, argument: str) -> Ask | None:
+    question = last_of(repl, "user")
+    if question is None:
+        raise UsageError("nothing has been asked yet")
+    if argument:
+        return partial(repl.session.edit, argument)
+    repl.begin = question
+    return None
+
+
+def undo(repl: Repl, argument: str) -> None:  # noqa: ARG001
+    taken = repl.session.undo()
+    if taken is None:
+        raise UsageError("nothing has been asked yet")
+    say(f"(taken back: “{beginning(taken['content'])}”)")
+
+
+def copy_answer(repl: Repl, argument: str) -> None:  # noqa: ARG001
+    from llamacli.repl.clipboard import copy
+    from llamacli.repl.show import send
+
+    answer = last_of(repl, "assistant")
+    if answer is None:
+        raise UsageError("there is no answer to copy yet")
+    say(f"({len(answer)} characters {copy(harmless(answer), send)})")
+
+
+def model(repl: Repl, argument: str) -> None:
+    if not argument:
+        say(model_line(repl.engine))
+        say(f"there are: {', '.join(map(printable, models()))}")
+        return
+    change_model(repl, argument)
+    say(model_line(repl.engine))
+
+
+def models() -> Iterable[str]:
+    from llamacli.commands.options import complete_models
+
+    return complete_models("")
+
+
+def set_value(repl: Repl, argument: str) -> None:
+    name, _, text = argument.replace("=", " ", 1).partition(" ")
+    if not name:
+        rows = [(n, shown(value_of(repl.session, n)), s.help) for n, s in SETTINGS.items()]
+        say(columns(rows, "lll"))
+        return
+    name = {"temp": "temperature"}.get(name, name).replace("_", "-")
+    if name not in SETTINGS:
+        raise UsageError(f"there is no setting {name}; there are {', '.join(SETTINGS)}")
+    if text.strip():
+        change(repl.session, name, text.strip())
+        remember(repl)
+    say(f"{name}  {shown(value_of(repl.session, name))}")
+
+
+def shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def file(repl: Repl, argument: str) -> None:
+    if not argument:
+        raise UsageError("name a file: /file PATH")
+    path = Path(argument.strip("\"'")).expanduser()
+    if path == Path("-"):
+        raise UsageError("stdin is where you type; name a file")
+    text = read_file(path)
+    repl.attached.append(text)
+    count = len(repl.engine.vocabulary.tokenize(text.text))
+    say(f"({printable(text.name)}, {count} tokens, goes below your next message)")
+
+
+def tokens(repl: Repl, argument: str) -> None:
+    if argument:
+        say(f"{len(repl.engine.vocabulary.tokenize(argument))} tokens")
+        return
+    session, size = repl.session, repl.engine.context_size
+    used = len(session.prompt_tokens())
+    say(f"{used} tokens in the prompt so far, of a context of {size}; {size - used} are left")
+    if session.forgotten:
+        say(f"the {session.forgotten} oldest messages no longer count")
+
+
+def stats(repl: Repl, argument: str) -> None:  # noqa: ARG001
+    from llamacli.commands.answering import summary
+
+    if repl.session.last is not None:
+        say(f"last answer: {summary(repl.session.last)}")
+    totals = repl.totals
+    rate = totals.answer_tokens / totals.seconds if totals.seconds else 0.0
+    say(
+        f"all answers since the start: {totals.answers}, of {totals.answer_tokens} tokens at "
+        f"{rate:.1f}/s; for their prompts {totals.read_tokens} tokens were read and "
+        f"{totals.cached_tokens} found in the cache"
+    )
+
+
+def leave(repl: Repl, argument: str) -> None:  # noqa: ARG001
+    repl.leaving = True
+
+
+def last_of(repl: Repl, role: str) -> str | None:
+    """The last message of that role."""
+    found = [m["content"] for m in repl.session.messages if m["role"] == role]
+    return found[-1] if found else None

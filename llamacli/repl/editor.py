@@ -1,0 +1,115 @@
+"""The line editor: history, many lines in one message, completion, a status line below."""
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import Condition, has_focus
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.styles import Style
+
+Complete = Callable[[Document, CompleteEvent], Iterable[Completion]]
+
+CONTINUED = "... "
+FENCE = '"""'
+STYLE = Style.from_dict({"bottom-toolbar": "noreverse dim"})
+
+
+class Interrupted(Exception):
+    """Ctrl-C on an empty line."""
+
+
+def make_editor(
+    history: Path, complete: Complete, status: Callable[[], str]
+) -> "PromptSession[str]":
+    """An editor whose history is kept in that file, for all chats; status is shown below.
+
+    Its prompt() raises EOFError for Ctrl-D, and Interrupted for Ctrl-C, on an empty line.
+    complete is only asked on lines that begin with a slash.
+    """
+    return PromptSession(
+        multiline=True,
+        prompt_continuation=CONTINUED,
+        history=_open_history(history),
+        completer=_Completer(complete),
+        complete_while_typing=Condition(lambda: get_app().current_buffer.text.startswith("/")),
+        key_bindings=_bindings(),
+        bottom_toolbar=status,
+        style=STYLE,
+        enable_suspend=True,
+        interrupt_exception=Interrupted,
+    )
+
+
+def is_open(text: str) -> bool:
+    """Whether a block that began with three quotes still waits for the three at its end."""
+    text = text.strip()
+    return text.startswith(FENCE) and (len(text) < 2 * len(FENCE) or not text.endswith(FENCE))
+
+
+def unquoted(text: str) -> str | None:
+    """What stands between the three quotes, or None where text isn't such a block."""
+    text = text.strip()
+    if not text.startswith(FENCE) or is_open(text):
+        return None
+    return text.removeprefix(FENCE).removesuffix(FENCE).strip("\n")
+
+
+def _bindings() -> KeyBindings:
+    bindings = KeyBindings()
+    editing = has_focus(DEFAULT_BUFFER)
+
+    @bindings.add("enter", filter=editing)
+    def _(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if is_open(buffer.text):
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    @bindings.add("escape", "enter", filter=editing)
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @bindings.add("c-c", filter=editing)
+    @bindings.add("<sigint>")
+    def _(event: KeyPressEvent) -> None:
+        buffer = event.app.layout.get_buffer_by_name(DEFAULT_BUFFER)
+        if buffer is not None and buffer.text:
+            buffer.reset()
+        else:
+            event.app.exit(exception=Interrupted(), style="class:aborting")
+
+    return bindings
+
+
+class _Completer(Completer):
+    def __init__(self, complete: Complete) -> None:
+        self.complete = complete
+
+    def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
+        if document.text.startswith("/"):
+            yield from self.complete(document, event)
+
+
+class _History(FileHistory):
+    def store_string(self, string: str) -> None:
+        with suppress(OSError):  # a full disk, say: the chat matters more
+            super().store_string(string)
+
+
+def _open_history(path: Path) -> History:
+    """The file's history, for its owner's eyes alone; one in memory where it can't be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.open("ab").close()
+    except OSError:
+        return InMemoryHistory()
+    return _History(path)

@@ -1,0 +1,162 @@
+"""Markdown on a terminal as it streams: a finished block is printed once, the last one redrawn."""
+
+import re
+import shutil
+import time
+from collections.abc import Callable
+from io import StringIO
+from os import terminal_size
+from typing import ClassVar
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement
+from rich.syntax import Syntax
+from rich.theme import Theme
+
+from llamacli.output import Write, harmless
+from llamacli.repl.region import Region
+
+PAUSE = 0.03  # seconds between two redraws, and at least
+SHARE = 10  # times what the last one took: rendering must not slow the model down
+PADDING = re.compile(r"(?:\x1b\[[\d;]*m| )+$")
+THEME = Theme(
+    {
+        "markdown.code": "cyan",  # rich's own styles assume a black screen
+        "markdown.h1": "bold underline",
+        "markdown.block_quote": "italic",
+        "markdown.link": "underline",
+        "markdown.link_url": "dim",
+    }
+)
+
+
+class MarkdownStream:
+    """Takes an answer's text piece by piece and shows it as Markdown.
+
+    Blocks are Markdown's top-level ones. The last one can still change, so it is redrawn as it
+    grows; it is drawn a last time, and left, when the first line of another one is whole.
+    """
+
+    def __init__(
+        self,
+        write: Write,
+        size: Callable[[], terminal_size] = shutil.get_terminal_size,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.write, self.size, self.clock = write, size, clock
+        self.text = ""  # of the blocks that aren't finished
+        self.begun = False  # whether a block has been left
+        self.region = Region()
+        self.width = 0
+        self.next_draw = 0.0
+
+    def add(self, text: str) -> None:
+        """Show more text, or keep it for the next time where the last redraw was just now."""
+        self.text += harmless(text)
+        start = self.clock()
+        if start >= self.next_draw:
+            self._draw()
+            now = self.clock()
+            self.next_draw = now + max(PAUSE, SHARE * (now - start))
+
+    def finish(self) -> None:
+        """Show all that has come, and end its last line."""
+        self._draw()
+        self.write(self.region.leave())
+
+    def restart(self) -> None:
+        """Draw the last block anew, at the cursor: something else has written to the terminal."""
+        self.region = Region()
+
+    def _draw(self) -> None:
+        columns, rows = self.size()
+        width = max(columns - 1, 20)
+        sent = ""
+        if width < self.width:  # how a terminal breaks the lines that are there is unknown
+            sent += self.region.leave()
+        self.width = width
+        done = finished(self.text)
+        if done:
+            lines, self.text = self._lines(self.text[:done]), self.text[done:]
+            if lines:  # not so where it is an empty heading, say
+                sent += self.region.redraw(lines, rows) + self.region.leave()
+                self.begun = True
+        sent += self.region.redraw(self._lines(self.text), rows)
+        if sent:
+            self.write(sent)
+
+    def _lines(self, text: str) -> list[str]:
+        lines = render(text, self.width) if text.strip() else []
+        return ["", *lines] if self.begun and lines else lines
+
+
+def finished(text: str) -> int:
+    """How many characters at the start are whole blocks, which more text can't change.
+
+    That is all before the last block, as far as lines are whole: half a line can still become
+    part of the block before it.
+    """
+    whole = text[: text.rfind("\n") + 1]
+    starts = [t.map[0] for t in parse(whole) if t.level == 0 and t.nesting >= 0 and t.map]
+    if len(starts) < 2:
+        return 0
+    return sum(map(len, whole.splitlines(keepends=True)[: starts[-1]]))
+
+
+def render(text: str, width: int) -> list[str]:
+    """A terminal's lines of at most width cells for a Markdown text."""
+    console = Console(
+        file=StringIO(),
+        width=width,
+        theme=THEME,
+        force_terminal=True,
+        legacy_windows=False,
+        highlight=False,
+    )
+    with console.capture() as captured:
+        console.print(_Answer(text))
+    lines = [PADDING.sub(_reset, line) for line in captured.get().split("\n")]
+    seen = [i for i, line in enumerate(lines) if line]
+    return lines[seen[0] : seen[-1] + 1] if seen else []
+
+
+def parse(text: str) -> list[Token]:
+    """Markdown's tokens. HTML is text like any other, and a line end stays one."""
+    parser = MarkdownIt("commonmark", {"html": False})
+    parser.enable(["strikethrough", "table"]).disable("image")
+    tokens = parser.parse(text)
+    for token in tokens:
+        for child in token.children or ():
+            if child.type == "softbreak":
+                child.type = "hardbreak"
+    return tokens
+
+
+def _reset(padding: re.Match[str]) -> str:
+    return "\x1b[0m" if "\x1b" in padding.string and padding.start() else ""
+
+
+class _Heading(Heading):
+    LEVEL_ALIGN: ClassVar = {}  # all to the left
+
+
+class _Code(CodeBlock):
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """In the terminal's own colours, whatever its background."""
+        code = str(self.text).rstrip()
+        yield Syntax(code, self.lexer_name, theme="ansi_dark", word_wrap=True, padding=(0, 2))
+
+
+class _Answer(Markdown):
+    elements: ClassVar[dict[str, type[MarkdownElement]]] = {
+        **Markdown.elements,
+        "heading_open": _Heading,
+        "fence": _Code,
+        "code_block": _Code,
+    }
+
+    def __init__(self, text: str) -> None:
+        super().__init__("", hyperlinks=False)  # a hidden address could be anyone's
+        self.parsed = parse(text)

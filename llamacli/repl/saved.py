@@ -1,0 +1,179 @@
+"""What a chat keeps: its session, with model and settings, its KV cache, its text as Markdown."""
+
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from llamacli import sessions
+from llamacli.chat import ChatSession
+from llamacli.commands.session import notice
+from llamacli.errors import LlamacliError, OutputError, UsageError
+from llamacli.repl.state import PROMPT, Repl, beginning, heading, say
+from llamacli.sampling import SamplingSettings
+from llamacli.session_file import SAMPLING, SessionHead
+from llamacli.show.text import columns, printable
+
+
+def head_of(session: ChatSession, model: str) -> SessionHead:
+    """What to remember of the model, by what -m takes, and of the settings."""
+    settings: dict[str, Any] = {
+        **asdict(session.sampling),
+        "max_tokens": session.max_tokens,
+        "context": session.engine.settings.context,
+        "stop": list(session.stop),
+    }
+    held = {name: value for name, value in settings.items() if value not in (None, [])}
+    name = str(Path(model).resolve()) if Path(model).is_file() else model
+    return SessionHead(name, session.engine.quantization, held)
+
+
+def remember(repl: Repl) -> None:
+    """Put the model and the settings, which have changed, into the session."""
+    if repl.log is not None:
+        repl.log.record_head(head_of(repl.session, repl.model))
+
+
+def begin_log(repl: Repl, name: str | None) -> None:
+    """Save the chat from now on in a new session, with what has been said already."""
+    log = sessions.create(name, head_of(repl.session, repl.model), notice)
+    conversation = repl.session.conversation
+    for message in conversation.messages:
+        log.record(message)
+    if conversation.forgotten:
+        log.record({"event": "forget", "messages": conversation.forgotten})
+    repl.log, repl.session.record = log, log.record
+
+
+def end_log(repl: Repl) -> None:
+    """Save the KV cache and let go of the session."""
+    log, repl.log = repl.log, None
+    repl.session.record = lambda _: None
+    if log is None:
+        return
+    if repl.session.conversation.body and repl.engine.tokens:
+        problem = sessions.save_cache(repl.engine, log.name)
+        if problem:
+            notice(problem)
+    log.close()
+
+
+def continue_log(repl: Repl, saved: sessions.Session) -> None:
+    """Save what comes in a saved chat, whose conversation repl has, and find its KV cache."""
+    repl.log = saved.log
+    if saved.log is not None:
+        repl.session.record = saved.log.record
+    for text in saved.notices:
+        notice(f"session {saved.name}: {text}")
+    if repl.session.conversation.body:
+        problem = sessions.restore_cache(repl.engine, saved.name, repl.session.prompt_tokens())
+        if problem:
+            notice(problem)
+
+
+def show_end(repl: Repl) -> None:
+    """Recall the last question and its answer, by how they begin."""
+    turns = repl.session.conversation.turns()
+    for message in repl.session.conversation.body[turns[-1] :] if turns else ():
+        mark = PROMPT if message["role"] == "user" else ""
+        say(mark + beginning(message["content"], 200))
+
+
+def use_settings(session: ChatSession, settings: Mapping[str, Any]) -> None:
+    """Let a head's settings hold; what they leave open is as the model has it."""
+    metadata = session.engine.file.metadata
+    given = {name: settings.get(name) for name in SAMPLING}
+    session.sampling = SamplingSettings.from_metadata(metadata, **given)
+    session.max_tokens = settings.get("max_tokens")
+    session.stop = tuple(settings.get("stop") or ())
+
+
+def names() -> Iterable[str]:
+    return sessions.names()
+
+
+def save(repl: Repl, argument: str) -> None:
+    if not argument:
+        raise UsageError("name it: /save NAME")
+    before = repl.log
+    begin_log(repl, argument)
+    if before is not None:
+        before.close()
+    say(f"(saved as {argument}, and goes on there)")
+
+
+def load(repl: Repl, argument: str) -> None:
+    if not argument:
+        raise UsageError("name a chat: /load NAME; /sessions lists them")
+    if repl.log is not None and repl.log.name == argument:
+        raise UsageError(f"this is {argument} already")
+    saved = sessions.resume(argument, notice)
+    end_log(repl)
+    repl.session.conversation = saved.conversation
+    if saved.head.model not in ("", head_of(repl.session, repl.model).model):
+        try:
+            change_model(repl, saved.head.model)
+        except LlamacliError as error:
+            notice(f"{error}; {printable(repl.engine.name)} goes on")
+    use_settings(repl.session, saved.head.settings)
+    continue_log(repl, saved)
+    say(heading(repl))
+    show_end(repl)
+
+
+def show_sessions(repl: Repl, argument: str) -> None:  # noqa: ARG001
+    found = sessions.list_sessions()
+    if not found:
+        say("no chat is saved yet")
+        return
+    current = repl.log.name if repl.log is not None else None
+    rows = []
+    for info in found:
+        when = datetime.fromtimestamp(info.modified).strftime("%Y-%m-%d %H:%M")
+        what = beginning(info.problem or info.first)
+        mark = "*" if info.name == current else " "
+        model = beginning(Path(info.model).name, 30)
+        rows.append((mark, info.name, when, f"{info.turns} turns", model, what))
+    say(columns(rows, "lllrll"))
+
+
+def export(repl: Repl, argument: str) -> None:
+    name = repl.log.name if repl.log is not None else "chat"
+    path = Path(argument.strip("\"'") or f"{name}.md").expanduser()
+    head = head_of(repl.session, repl.engine.name)
+    write_new(path, sessions.export_markdown(head, repl.session.messages))
+    say(f"(written to {printable(str(path))})")
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that isn't there yet, whole or not; raises UsageError or OutputError."""
+    if path.exists():
+        raise UsageError(f"{path} is there already; name another file")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        try:
+            part.write_text(text, encoding="utf-8", errors="replace")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} can't be written: {error.strerror}") from error
+
+
+def change_model(repl: Repl, name: str) -> None:
+    """Load another model and go on with it; where that fails, with the one that was there."""
+    before = repl.engine
+    try:
+        engine = repl.open_model(name, before.close)  # two in memory may not fit
+    except BaseException:
+        if before.context_pointer is None:
+            repl.leaving = True  # should this fail as well
+            repl.session.engine = repl.open_model(repl.model, lambda: None)
+            repl.leaving = False
+        raise
+    repl.model = name
+    repl.session.use_engine(engine)
+    remember(repl)

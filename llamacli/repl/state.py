@@ -1,0 +1,109 @@
+"""What a chat on the terminal holds beside the conversation, and how it speaks to its user."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from llamacli.chat import ChatSession
+from llamacli.cores import physical_cores
+from llamacli.engine import Engine
+from llamacli.generate import Chunk, Result
+from llamacli.input import Text
+from llamacli.output import writer
+from llamacli.show.text import printable
+
+if TYPE_CHECKING:
+    from llamacli.session_log import SessionLog
+
+PROMPT = ">>> "
+
+Ask = Callable[..., Iterator[Chunk]]  # a session's send, regenerate or edit, to be given its hooks
+
+
+@dataclass
+class Totals:
+    """Sums over the answers of a chat."""
+
+    answers: int = 0
+    answer_tokens: int = 0
+    read_tokens: int = 0
+    cached_tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, result: Result) -> None:
+        self.answers += 1
+        self.answer_tokens += result.answer_tokens
+        self.read_tokens += result.prompt_tokens - result.cached_tokens
+        self.cached_tokens += result.cached_tokens
+        self.seconds += result.decode_seconds
+
+
+@dataclass
+class Repl:
+    """model is what -m takes for the engine's model. open_model checks another one by such a name,
+    calls what it is given, and loads it.
+
+    log is None where the chat isn't saved. attached are files that go with the next message. That
+    message begins as begin, where it isn't None, and replaces the last question.
+    """
+
+    session: ChatSession
+    model: str
+    open_model: Callable[[str, Callable[[], None]], Engine]
+    log: "SessionLog | None" = None
+    plain: bool = False
+    attached: list[Text] = field(default_factory=list)
+    begin: str | None = None
+    leaving: bool = False
+    totals: Totals = field(default_factory=Totals)
+
+    @property
+    def engine(self) -> Engine:
+        return self.session.engine
+
+
+def say(text: str) -> None:
+    """Lines to the user, beside what the model says."""
+    writer(sys.stderr)(text.rstrip("\n") + "\n")
+
+
+def device(engine: Engine) -> str:
+    """What computes."""
+    if engine.settings.gpu_layers and engine.library.llama_supports_gpu_offload():
+        return "GPU"
+    threads = engine.settings.threads or physical_cores()
+    return f"CPU, {threads} thread{'s' * (threads != 1)}"
+
+
+def model_line(engine: Engine) -> str:
+    return (
+        f"{printable(engine.name)}, {engine.quantization}, "
+        f"{engine.context_size} tokens of context, {device(engine)}"
+    )
+
+
+def heading(repl: Repl) -> str:
+    """Two lines: the model, and where the chat is saved."""
+    saved = f"session {repl.log.name}" if repl.log is not None else "not saved"
+    return f"{model_line(repl.engine)}\n{saved}; /help lists the commands, Ctrl-D leaves"
+
+
+def status_line(repl: Repl) -> str:
+    """What stands below the line that is being typed."""
+    engine, last = repl.engine, repl.session.last
+    used = len(engine.tokens)
+    parts = [
+        f"{printable(engine.name)} {engine.quantization}",
+        f"{used} of {engine.context_size} tokens ({100 * used // engine.context_size} %)",
+    ]
+    if last is not None:
+        parts.append(f"{last.tokens_per_second:.1f} tokens/s")
+    parts.append(repl.log.name if repl.log is not None else "not saved")
+    return "  ·  ".join(parts)
+
+
+def beginning(text: str, most: int = 60) -> str:
+    """How a text begins, on one line."""
+    line = printable(" ".join(text[: 4 * most].split()))
+    return line if len(line) <= most else line[: most - 1] + "…"

@@ -1,0 +1,118 @@
+"""A terminal for tests: the program in a pseudo-terminal, and the screen that it draws, by pyte."""
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import sys
+import termios
+import time
+from collections.abc import Callable, Sequence
+
+import pyte
+
+PROGRAM = (sys.executable, "-m", "llamacli")
+ENTER, ALT_ENTER, ESCAPE, CTRL_C, CTRL_D, CTRL_R, CTRL_U, CTRL_Z, UP, TAB = (
+    "\r", "\x1b\r", "\x1b", "\x03", "\x04", "\x12", "\x15", "\x1a", "\x1b[A", "\t",
+)  # fmt: skip
+
+
+class Terminal:
+    """A child process on a terminal of its own, which answers as xterm does."""
+
+    def __init__(
+        self, command: Sequence[str], columns: int = 100, rows: int = 30, **env: str
+    ) -> None:
+        self.screen = pyte.HistoryScreen(columns, rows, history=10_000, ratio=1)
+        self.screen.write_process_input = self.type
+        self.stream = pyte.ByteStream(self.screen)
+        self.raw = b""
+        self.status: int | None = None
+        environment = {**os.environ, "TERM": "xterm-256color", **env}
+        environment = {name: value for name, value in environment.items() if value}
+        self.pid, self.file = pty.fork()
+        if self.pid == 0:
+            os.execvpe(command[0], list(command), environment)
+        self.resize(columns, rows)
+
+    def resize(self, columns: int, rows: int) -> None:
+        self.screen.resize(rows, columns)
+        fcntl.ioctl(self.file, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def type(self, text: str) -> None:
+        os.write(self.file, text.encode())
+
+    def line(self, text: str) -> None:
+        """Type a line and Enter."""
+        self.type(text + ENTER)
+
+    def wait(self, text: str, seconds: float = 30) -> None:
+        """Read until the text stands on the screen or above it."""
+        self.until(lambda: text in self.text, f"{text!r}", seconds)
+
+    def prompt(self, mark: str = ">>>") -> None:
+        """Read until the last line that isn't empty is a prompt without text behind it."""
+        self.until(lambda: self.shown[-1:] == [mark], "a prompt")
+
+    def ask(self, text: str, answer: str) -> None:
+        """Type a line, and read until its answer and then the prompt have come."""
+        self.line(text)
+        self.wait(answer)
+        self.prompt()
+
+    def until(self, holds: Callable[[], bool], what: str, seconds: float = 30) -> None:
+        end = time.monotonic() + seconds
+        while not holds():
+            alive = self.read(end - time.monotonic())
+            assert alive or holds(), f"{what} never came:\n{self.text}"
+
+    def read(self, seconds: float) -> bool:
+        """Take what comes within that time; False at the child's end, or if nothing comes."""
+        if not select.select([self.file], [], [], max(0, seconds))[0]:
+            return False
+        try:
+            data = os.read(self.file, 1 << 16)
+        except OSError:  # Linux's way to say that no one has the terminal open any more
+            return False
+        self.raw += data
+        self.stream.feed(data)
+        return bool(data)
+
+    def leave(self) -> int:
+        """Read to the child's end; its exit code, as a shell has it."""
+        while self.status is None and self.read(30):
+            pass
+        return self.wait_child()
+
+    def wait_child(self) -> int:
+        if self.status is None:
+            code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            self.status = code if code >= 0 else 128 - code
+            os.close(self.file)
+        return self.status
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        os.kill(self.pid, number)
+
+    def close(self) -> None:
+        if self.status is None:
+            self.kill()
+            self.wait_child()
+
+    @property
+    def lines(self) -> list[str]:
+        """All lines, those that have scrolled away first."""
+        width = range(self.screen.columns)
+        above = ["".join(line[i].data for i in width) for line in self.screen.history.top]
+        return [line.rstrip() for line in [*above, *self.screen.display]]
+
+    @property
+    def shown(self) -> list[str]:
+        """The lines that aren't empty, without the status line."""
+        return [line for line in self.lines if line and " tokens (" not in line]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)

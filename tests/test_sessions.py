@@ -1,0 +1,217 @@
+"""Saved chats: what comes back, whose they are, which is the latest, where nothing can be saved."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llamacli.conversation import assistant, replay, user
+from llamacli.errors import LlamacliError, NotFoundError, OutputError, UsageError
+from llamacli.sessions import SessionHead, create, export_markdown, list_sessions, names, resume
+from tests.saved import HEAD, STEPS, file_of, refuse, reopened, saved, write
+
+
+def test_what_was_saved_comes_back() -> None:
+    conversation = saved()
+    session = reopened()
+    assert (session.conversation, session.head, session.notices) == (conversation, HEAD, ())
+    assert session.conversation.forgotten == 2 and len(session.conversation.messages) == 7
+
+
+def test_each_step_is_there_at_once(store: Path) -> None:
+    log = create("one", HEAD, refuse)
+    for count, step in enumerate(STEPS, 2):
+        log.record(step)
+        assert len(file_of(store).read_text("utf-8").split("\n")) == count + 1
+    log.close()
+
+
+def test_going_on_appends(store: Path) -> None:
+    saved()
+    before = file_of(store).read_bytes()
+    session = resume("one", refuse)
+    assert session.log is not None
+    session.log.record(user("sechs"))
+    session.log.record_head(SessionHead("other", "Q4_K_M"))
+    session.log.close()
+    assert file_of(store).read_bytes().startswith(before)
+    again = reopened()
+    assert again.conversation.messages[-1] == user("sechs") and again.head.model == "other"
+
+
+def test_killed_chat_can_be_gone_on_with(store: Path) -> None:
+    """The lock goes with the process, what was recorded stays."""
+    code = (
+        "import os, sys; from llamacli.sessions import SessionHead, create\n"
+        "log = create('one', SessionHead('demo'), print)\n"
+        "log.record({'role': 'user', 'content': 'hello'}); print('ready', flush=True)\n"
+        "sys.stdin.read()"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdin is not None and child.stdout is not None
+    with child.stdin, child.stdout:
+        assert child.stdout.readline() == "ready\n"
+        with pytest.raises(UsageError, match="another chat has the session one open"):
+            resume("one", refuse)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert reopened(None).conversation.messages == (user("hello"),)
+
+
+def test_two_chats_cannot_write_one_session() -> None:
+    log = create("one", HEAD, refuse)
+    log.record(user("x"))
+    with pytest.raises(UsageError, match="another chat"):
+        resume("one", refuse)
+    with pytest.raises(UsageError, match="go on with it by --resume one"):
+        create("one", HEAD, refuse)
+    log.close()
+    assert reopened().conversation.messages == (user("x"),)
+
+
+def test_names_by_time_never_meet() -> None:
+    logs = [create(None, HEAD, refuse) for _ in range(5)]
+    assert len({log.name for log in logs}) == 5
+    for log in logs:
+        log.close()
+
+
+@pytest.mark.parametrize("name", ["", ".x", "../x", "a/b", "x" * 65, "a b", "ü", "a\n"])
+def test_odd_names_are_refused(name: str) -> None:
+    for act in (lambda: create(name, HEAD, refuse), lambda: resume(name, refuse)):
+        with pytest.raises(UsageError, match="a session's name has"):
+            act()
+
+
+def test_chat_without_a_question_leaves_no_file() -> None:
+    log = create("one", HEAD, refuse)
+    log.record({"event": "system", "content": "s"})
+    log.close()
+    assert names() == []
+    with pytest.raises(NotFoundError, match="no saved chat"):
+        resume(None, refuse)
+
+
+def test_unknown_name_is_told_with_the_nearest() -> None:
+    saved("holiday")
+    with pytest.raises(NotFoundError, match="did you mean holiday"):
+        resume("holidays", refuse)
+
+
+def test_latest_is_the_one_written_to_last_whatever_the_clock_says(store: Path) -> None:
+    for name in ("first", "second", "third"):
+        saved(name)
+    future = 4_000_000_000
+    os.utime(file_of(store, "first"), (future, future))  # written before the clock was set back
+    assert reopened(None).name == "third"
+    session = resume("second", refuse)
+    assert session.log is not None
+    session.log.record(user("x"))
+    session.log.close()
+    assert reopened(None).name == "second"
+    file_of(store, "second").unlink()
+    assert reopened(None).name == "first"
+    (store / "sessions" / "latest").write_bytes(b"\xff/../" * 99)
+    assert reopened(None).name == "first"
+
+
+def test_list_marks_what_cannot_be_read(store: Path) -> None:
+    saved("good", [user("a \x1b[31m long\nquestion " + "x" * 200), assistant("b"), user("c")])
+    write(store, b"\x00\xff\n" * 9, "bad")
+    write(store, b"{}\n", "not ours")
+    (store / "sessions" / "folder.jsonl").mkdir()
+    found = {info.name: info for info in list_sessions()}
+    assert set(found) == {"good", "bad"}
+    assert found["good"].turns == 2 and found["good"].model == "demo"
+    assert found["good"].first.startswith("a \x1b[31m long question xxx")
+    assert len(found["good"].first) == 60 and found["good"].problem is None
+    assert "not a session" in str(found["bad"].problem)
+
+
+def test_pipes_and_folders_are_no_sessions(store: Path) -> None:
+    saved()
+    os.mkfifo(file_of(store, "pipe"))
+    file_of(store, "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(NotFoundError):
+            resume(name, refuse)
+    assert names() == ["one"]
+
+
+def test_store_that_cannot_be_written_is_told(store: Path) -> None:
+    store.mkdir()
+    (store / "sessions").write_text("in the way")
+    with pytest.raises(OutputError, match=r"no session can be saved in .*/sessions"):
+        create(None, HEAD, refuse)
+    assert list_sessions() == []
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A store with a session, which this process may read but not write, even as root."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder)
+        monkeypatch.setenv("LLAMACLI_HOME", folder)
+        saved()
+        root = os.geteuid() == 0
+        for path, mode in ((store, 0o555), (store / "sessions", 0o555), (file_of(store), 0o444)):
+            path.chmod(mode)
+        if root:
+            os.seteuid(65534)
+        try:
+            yield store
+        finally:
+            if root:
+                os.seteuid(0)
+            for path in (store, store / "sessions"):
+                path.chmod(0o755)
+
+
+def test_read_only_session_goes_on_unsaved(read_only: Path) -> None:
+    session = resume(None, refuse)
+    assert session.log is None and session.conversation == replay(STEPS)
+    assert "nothing is saved" in session.notices[-1]
+    with pytest.raises(OutputError, match="Permission denied"):
+        create(None, HEAD, refuse)
+
+
+def test_full_disk_is_told_once_and_leaves_a_whole_conversation(store: Path) -> None:
+    told: list[str] = []
+    log = create("one", HEAD, told.append)
+    log.record(user("a"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_of(store).stat().st_size + 20, limits[1]))
+    try:
+        log.record(assistant("b" * 100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    log.record(user("c"))
+    log.close()
+    assert len(told) == 1 and "what follows isn't saved" in told[0]
+    session = reopened()
+    assert session.conversation.messages == (user("a"),) and "cut off" in session.notices[0]
+
+
+def test_errors_are_single_lines(store: Path) -> None:
+    write(store, b"x\n", "bad")
+    for name in ("bad", "none", "od d"):
+        with pytest.raises(LlamacliError) as caught:
+            resume(name, refuse)
+        assert "\n" not in str(caught.value)
+
+
+def test_export_is_markdown() -> None:
+    messages = [user("  Hi "), assistant("```py\nx = 1"), user("```\ny\n```")]
+    assert export_markdown(HEAD, messages) == (
+        "# A chat with demo, Q8_0\n\n## User\n\nHi\n\n## Assistant\n\n```py\nx = 1\n```\n\n"
+        "## User\n\n```\ny\n```\n"
+    )
+    assert "unknown model" in export_markdown(SessionHead(), [])
