@@ -91,7 +91,7 @@ def footprint(
     on_host = HOST in places
     vocabulary = PROCESS + VOCABULARY * shape.vocabulary
     logits = 4 * plan.sequences * shape.vocabulary
-    work = 2 * plan.ubatch * max(shape.feed_forward, shape.heads * shape.head_size)
+    work = _work_bytes(shape, plan, flash=settings.flash_attention != "off")
     buffers = logits + (compute + work if on_host else _input_bytes(shape, plan))
     shared = [s for s, gpu in zip(shares, gpus, strict=True) if gpu.shares_memory]
     copies = sum(t.nbytes for t in copied)
@@ -162,6 +162,14 @@ def compute_bytes(shape: LlamaShape, plan: ContextPlan, *, flash: bool) -> int:
 def padded(cells: int) -> int:
     """Cells as llama.cpp rounds them."""
     return -(-cells // PADDING) * PADDING
+
+
+def _work_bytes(shape: LlamaShape, plan: ContextPlan, *, flash: bool) -> int:
+    """A product's right side in the left's type, at most 16 bits a value: the attention's scores,
+    where they are kept, or the feed-forward's values."""
+    scores = 0 if flash else shape.heads * padded(plan.cells)
+    most = max(shape.feed_forward, shape.heads * shape.head_size, scores)
+    return 2 * min(plan.ubatch, plan.cells) * most
 
 
 def _input_bytes(shape: LlamaShape, plan: ContextPlan) -> int:
