@@ -3,32 +3,32 @@
 python -m bench.help [--runs 20]
 """
 
-import argparse
-import statistics
 import subprocess
 import sys
 import time
 
+from bench.compare import Outcome, Setup, Target, figure, in_turn, run_alone
 
-def seconds(command: list[str]) -> float:
+COMMANDS = {"`llamacli --help`": ["-m", "llamacli", "--help"], "an empty Python": ["-c", "pass"]}
+
+
+def milliseconds(arguments: list[str]) -> float:
     """Wall time of one whole process."""
     started = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    return 1000 * (time.perf_counter() - started)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--runs", type=int, default=20)
-    runs = parser.parse_args().runs
-    help_command = [sys.executable, "-m", "llamacli", "--help"]
-    empty = [sys.executable, "-c", "pass"]
-    pairs = [(seconds(help_command), seconds(empty)) for _ in range(runs)]
-    ours = statistics.median(pair[0] for pair in pairs) * 1000
-    python = statistics.median(pair[1] for pair in pairs) * 1000
-    print("| | milliseconds |\n| --- | ---: |")
-    print(f"| `llamacli --help` | {ours:.0f} |\n| an empty Python | {python:.0f} |")
+def measure(setup: Setup) -> Outcome:
+    ways = {name: lambda given=given: milliseconds(given) for name, given in COMMANDS.items()}
+    found = in_turn(ways, setup.times(20))
+    ours, empty = COMMANDS
+    figures = (
+        figure(ours, "ms", found[ours], Target(200, most=True)),
+        figure(empty, "ms", found[empty]),
+    )
+    return Outcome("Start of `--help`", figures)
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(measure, __doc__)

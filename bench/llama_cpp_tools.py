@@ -5,6 +5,7 @@ tools with CMake (about 6 minutes on 2 cores) once, and gives the path of the pr
 ~/.cache/llamacli/tools/<version>/bin/llama-bench.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -22,6 +23,17 @@ def tool(name: str) -> Path:
     if not program.exists():
         _build(folder)
     return program
+
+
+def llama_bench(model: Path, *options: str | int) -> list[float]:
+    """Tokens a second of each test that llama-bench makes of the options, once each."""
+    from llamacli.cores import physical_cores
+
+    command = [tool("llama-bench"), "-m", model, "-t", physical_cores(), "-r", 1, "-o", "json"]
+    output = subprocess.run(
+        [*map(str, [*command, *options])], check=True, capture_output=True
+    ).stdout
+    return [float(test["avg_ts"]) for test in json.loads(output)]
 
 
 def _cache() -> Path:

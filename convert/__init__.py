@@ -1,13 +1,14 @@
 """From a Hugging Face Llama checkpoint to a GGUF file: a library that prints nothing.
 
 Reading order: config, safetensors, checkpoint, tokenizer, tensors, rope, quantization, kernels,
-metadata, writer, pipeline.
+metadata, writer, pieces, journal, pipeline; remote reads the weights over HTTP.
 """
 
 from convert.errors import (
     CheckpointError,
     ConvertError,
     QuantizationError,
+    SourceError,
     TargetError,
     TargetExistsError,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "Progress",
     "QuantizationError",
     "Report",
+    "SourceError",
     "TargetError",
     "TargetExistsError",
     "convert",

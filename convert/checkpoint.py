@@ -4,7 +4,9 @@ Nothing here reads a weight: shards' headers alone, checked against the files' s
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,15 @@ from convert.weights import LocalFile, WeightFile
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-MAX_JSON_BYTES = 256 << 20
+# What a conversion reads besides the weights; all but the first two may be missing.
+SMALL_FILES = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"),
+    *("chat_template.jinja", "README.md", INDEX),
+)
+HEADERS_AT_ONCE = 8
+# Bytes; the JSON module makes up to 35 of one. Llama 3's tokenizer.json has 9 or 17 MB.
+MAX_TOKENIZER = 24 << 20
+MAX_SMALL = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -87,9 +97,9 @@ def read_config(folder: Path) -> LlamaConfig:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of sane size. Raises CheckpointError naming the file."""
+    limit = MAX_TOKENIZER if path.name == "tokenizer.json" else MAX_SMALL
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path.name} is absurdly large ({path.stat().st_size} bytes)")
+        _check_size(path, limit)
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} is missing in {path.parent}") from None
@@ -102,24 +112,44 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def shard_names(folder: Path) -> list[str]:
-    """The checkpoint's safetensors files, by the index where there is one."""
+def _check_size(path: Path, limit: int) -> None:
+    """Refuse what is too large, or no regular file: a link may lead to a device without an end."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError(f"{path.name} is not a regular file")
+    if status.st_size > limit:
+        raise CheckpointError(f"{path.name} is absurdly large ({status.st_size} bytes)")
+
+
+def shard_names(folder: Path, present: Collection[str] | None = None) -> list[str]:
+    """The checkpoint's safetensors files, by the index in folder where there is one.
+
+    present holds the names of all its files, where others than those in folder are meant.
+    """
+    if present is None:
+        present = {path.name for path in folder.iterdir() if path.is_file()}
     index = _index(folder)
     if index is not None:
         names = sorted(set(index.values()))
         for name in names:
-            if not (folder / name).is_file():
+            if name not in present:
                 raise CheckpointError(f"{INDEX} names {name}, which is missing in {folder}")
         return names
-    if (folder / SINGLE).is_file():
-        return [SINGLE]
-    others = [p.name for p in sorted(folder.iterdir()) if p.suffix in (".bin", ".pth", ".pt")]
+    require_safetensors(str(folder), present)
+    return [SINGLE]
+
+
+def require_safetensors(where: str, present: Collection[str]) -> None:
+    """Refuse a checkpoint that has its weights in another form, or none at all."""
+    if SINGLE in present or INDEX in present:
+        return
+    others = [name for name in sorted(present) if Path(name).suffix in (".bin", ".pth", ".pt")]
     if others:
         raise CheckpointError(
-            f"{folder} has its weights as {others[0]}; only safetensors files are read, "
+            f"{where} has its weights as {others[0]}; only safetensors files are read, "
             "since pickles can run code"
         )
-    raise CheckpointError(f"{folder} has neither {SINGLE} nor {INDEX}")
+    raise CheckpointError(f"{where} has neither {SINGLE} nor {INDEX}")
 
 
 def _index(folder: Path) -> dict[str, str] | None:
@@ -144,6 +174,7 @@ def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str
     path = folder / "chat_template.jinja"
     if path.exists():
         try:
+            _check_size(path, MAX_SMALL)
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f"chat_template.jinja can't be read: {error}") from error
@@ -161,8 +192,10 @@ def _match(
 ) -> dict[TensorSpec, StoredTensor]:
     """Pair what config.json implies with what the files hold; both must agree fully."""
     stored: dict[str, StoredTensor] = {}
-    for file in files:
-        for name, tensor in read_header(file).items():
+    with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
+        headers = list(pool.map(read_header, files))
+    for file, header in zip(files, headers, strict=True):
+        for name, tensor in header.items():
             if name in stored:
                 raise CheckpointError(f"{name} is in both {stored[name].file.name} and {file.name}")
             stored[name] = tensor

@@ -9,6 +9,10 @@ class CheckpointError(ConvertError):
     """The checkpoint is missing a part, damaged, or not of the Llama 3 kind."""
 
 
+class SourceError(ConvertError):
+    """The source can't be reached, or no longer; what is done may be kept and gone on with."""
+
+
 class QuantizationError(ConvertError):
     """An unknown or impossible quantization was asked for."""
 

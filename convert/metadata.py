@@ -11,6 +11,7 @@ import gguf
 from convert.checkpoint import Checkpoint
 from convert.config import LlamaConfig
 from convert.errors import CheckpointError
+from convert.model_card import read_model_card
 from convert.quantization import Quantization
 from convert.tokenizer import Tokenizer
 
@@ -55,7 +56,7 @@ def _model_card(checkpoint: Checkpoint, parameters: int) -> gguf.Metadata:
     logging.getLogger("gguf.metadata").setLevel(logging.CRITICAL)
     path = Path(checkpoint.name)
     try:
-        card = gguf.Metadata.load_model_card(checkpoint.folder)
+        card = read_model_card(checkpoint.folder)
         return gguf.Metadata.apply_metadata_heuristic(
             gguf.Metadata(), card, dict(checkpoint.config.raw), path, parameters
         )
@@ -121,13 +122,13 @@ def _add_tokenizer(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
     writer.add_token_list(tokenizer.tokens)
     writer.add_token_types(tokenizer.types)
     writer.add_token_merges(tokenizer.merges)
-    bos = _special_id(checkpoint, "bos_token", config.bos_token_id)
-    eos = _special_id(checkpoint, "eos_token", next(iter(config.eos_token_ids), None))
+    bos = special_id(checkpoint, "bos_token", config.bos_token_id)
+    eos = special_id(checkpoint, "eos_token", next(iter(config.eos_token_ids), None))
     if bos is not None:
         writer.add_bos_token_id(bos)
     if eos is not None:
         writer.add_eos_token_id(eos)
-    if (pad := _special_id(checkpoint, "pad_token", None)) is not None:
+    if (pad := special_id(checkpoint, "pad_token", None)) is not None:
         writer.add_pad_token_id(pad)
     for kind, text in NAMED_CONTROL_TOKENS.items():
         if (token := tokenizer.special.get(text)) is not None:
@@ -135,19 +136,19 @@ def _add_tokenizer(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
     writer.add_add_bos_token(bos is not None)
 
 
-def _special_id(checkpoint: Checkpoint, key: str, default: int | None) -> int | None:
+def special_id(checkpoint: Checkpoint, key: str, default: int | None) -> int | None:
     """The id of tokenizer_config.json's bos_token, eos_token or pad_token (text, or an object)."""
     value = checkpoint.tokenizer_config.get(key)
     text = value.get("content") if isinstance(value, dict) else value
     if text is None:
         return default
-    token = _find(checkpoint.tokenizer, text)
+    token = _find(checkpoint.tokenizer, text) if isinstance(text, str) else None
     if token is None:
         raise CheckpointError(f"tokenizer_config.json: {key} {text!r} is not in the vocabulary")
     return token
 
 
-def _find(tokenizer: Tokenizer, text: Any) -> int | None:
+def _find(tokenizer: Tokenizer, text: str) -> int | None:
     if text in tokenizer.special:
         return tokenizer.special[text]
     return tokenizer.tokens.index(text) if text in tokenizer.tokens else None

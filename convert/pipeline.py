@@ -7,31 +7,35 @@ behind them, so that a few pieces are in memory at a time, whatever the model's 
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType
-from numpy.typing import NDArray
 
 from convert.checkpoint import Checkpoint, open_checkpoint
-from convert.errors import CheckpointError, TargetError
-from convert.fast import INFINITY, choose, ggml_kernel
+from convert.errors import CheckpointError
+from convert.fast import choose, ggml_kernel
 from convert.fast_check import Kernel
-from convert.quantization import Quantization, quantization, tensor_nbytes
+from convert.journal import Journal, allocate, digest, resumable_file, taken, write_all
+from convert.pieces import Piece, Quantized, pieces_of, quantize_piece, read_piece
+from convert.quantization import Quantization, quantization
 from convert.rope import frequency_factors
-from convert.safetensors import ITEM_SIZES, StoredTensor
-from convert.tensors import permute_heads
-from convert.writer import PlannedTensor, check_space, check_target, plan, whole_file, write_header
+from convert.writer import (
+    PlannedTensor,
+    check_space,
+    check_target,
+    header_bytes,
+    plan,
+    whole_file,
+)
 
-PIECE = 1 << 21  # parameters a piece: 4 MiB of BF16, 8 MiB as float32
-Type = GGMLQuantizationType
 PIECES_AHEAD = 8  # a thread, so that it never waits for the disk
-READERS = 2
-LARGEST_F16 = 65504.0
+MOST_AHEAD = 64  # pieces, of 12 MiB at most while they wait
 SMALL = 50_000_000  # parameters that ggml's kernel has quantized before a faster one is loaded
 
 
@@ -57,31 +61,6 @@ class Report:
     target_nbytes: int
     seconds: float
     kernel_seconds: float
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some whole rows of one tensor, and where their bytes go, from the data's start."""
-
-    tensor: PlannedTensor
-    stored: StoredTensor
-    first_row: int
-    rows: int
-    offset: int
-
-    @property
-    def parameters(self) -> int:
-        return self.rows * self.tensor.spec.columns
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """The bytes of a piece, and what was seen on the way: non-finite values and kernel time."""
-
-    piece: Piece
-    data: NDArray[np.uint8]
-    not_finite: int
-    seconds: float
 
 
 def convert(
@@ -123,27 +102,33 @@ def write_gguf(
     progress: Callable[[Progress], None] | None = None,
     notice: Callable[[str], None] | None = None,
     force: bool = False,
+    origin: str | None = None,
 ) -> Report:
-    """The same for a checkpoint that is open already."""
+    """The same for a checkpoint that is open already, its files here or elsewhere.
+
+    Where origin names its source and version, a conversion that is cut short keeps what it has
+    written, and the next one goes on from there.
+    """
     started = time.monotonic()
-    tensors = plan(checkpoint, chosen)
+    tensors = plan(checkpoint.config, chosen)
     check_target(target, force)
-    check_space(target, sum(tensor.nbytes for tensor in tensors))
+    there = 0 if origin is None else taken(target)
+    check_space(target, sum(tensor.nbytes for tensor in tensors) - there)
     kernels = _kernels(tensors, notice)
-    with whole_file(target, force) as part:
-        start = write_header(part, checkpoint, chosen, tensors)
-        with open(part, "r+b", buffering=0) as file:
-            _allocate(file.fileno(), start + tensors[-1].offset + tensors[-1].nbytes)
-            kernel_seconds = _write_tensors(
-                file.fileno(),
-                start,
-                checkpoint,
-                tensors,
-                kernels,
-                threads or _processors(),
-                progress,
-            )
-        size = part.stat().st_size
+    header = header_bytes(checkpoint, chosen, tensors)
+    size = len(header) + tensors[-1].offset + tensors[-1].nbytes
+    with ExitStack() as stack:
+        if origin is None:
+            part, journal = stack.enter_context(whole_file(target, force)), None
+        else:
+            made_of = {"origin": origin, "header": digest(header), "files": _files(checkpoint)}
+            part, journal = stack.enter_context(resumable_file(target, force, made_of))
+            _tell(journal, notice)
+        file = stack.enter_context(open(part, "r+b", buffering=0))
+        allocate(file.fileno(), size)
+        write_all(file.fileno(), header, 0)
+        job = _Job(checkpoint, tensors, kernels, file.fileno(), len(header), journal, progress)
+        kernel_seconds = job.run(threads or _processors())
     return Report(
         path=target,
         quantization=chosen.name,
@@ -176,127 +161,102 @@ def _kernels(
     return {kind: choose(kind, on_compile=on_compile).kernel for kind in sorted(kinds)}
 
 
-def _allocate(descriptor: int, size: int) -> None:
-    """Take the disk space at once, so that a full disk shows before the work, not after it."""
-    os.ftruncate(descriptor, size)
-    if hasattr(os, "posix_fallocate"):
+def _files(checkpoint: Checkpoint) -> dict[str, str]:
+    return {stored.file.name: stored.file.identity for stored in checkpoint.weights.values()}
+
+
+def _tell(journal: Journal, notice: Callable[[str], None] | None) -> None:
+    if notice is not None and journal.renewed:
+        notice("the source has changed since the last call; starting anew")
+    elif notice is not None and journal.pieces:
+        notice("going on from what the last call has done, checked by its hashes")
+
+
+@dataclass
+class _Job:
+    """The writing of all tensors: what from, where to, and how far it has come."""
+
+    checkpoint: Checkpoint
+    tensors: tuple[PlannedTensor, ...]
+    kernels: Mapping[GGMLQuantizationType, Kernel]
+    descriptor: int
+    start: int
+    journal: Journal | None
+    progress: Callable[[Progress], None] | None
+    nbytes: int = 0
+    parameters: int = 0
+    not_finite: int = 0
+    kernel_seconds: float = 0.0
+
+    @cached_property
+    def totals(self) -> tuple[int, int]:
+        """Bytes and parameters of all tensors."""
+        nbytes = sum(tensor.nbytes for tensor in self.tensors)
+        return nbytes, sum(tensor.spec.parameters for tensor in self.tensors)
+
+    def run(self, threads: int) -> float:
+        """Quantize and write all pieces in order; return the seconds spent in kernels."""
+        files = {stored.file for stored in self.checkpoint.weights.values()}
+        ahead = max(2 * threads, min(threads * PIECES_AHEAD, MOST_AHEAD))
+        waiting: deque[Future[Quantized]] = deque()
+        parallel = max(file.parallel for file in files)
+        readers = ThreadPoolExecutor(parallel, thread_name_prefix="read")
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="quantize")
         try:
-            os.posix_fallocate(descriptor, 0, size)
-        except OSError as error:
-            raise TargetError(f"no space for {size / 1e9:.1f} GB: {error.strerror}") from error
+            for piece in self._missing(list(pieces_of(self.checkpoint, self.tensors)), threads):
+                if len(waiting) >= ahead:
+                    self._write(waiting.popleft().result())
+                kernel = self.kernels[piece.tensor.type]
+                raw = readers.submit(read_piece, piece)
+                waiting.append(pool.submit(quantize_piece, piece, raw, kernel))
+            while waiting:
+                self._write(waiting.popleft().result())
+        except BaseException:
+            for file in files:
+                file.cancel()
+            raise
+        finally:
+            readers.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)
+        factors = frequency_factors(self.checkpoint.config)
+        if factors is not None:
+            place = self.start + self.tensors[-1].offset
+            write_all(self.descriptor, factors.view(np.uint8).data, place)
+        return self.kernel_seconds
 
+    def _missing(self, pieces: list[Piece], threads: int) -> list[Piece]:
+        """The pieces that aren't there from an earlier call; the others count as done."""
+        if self.journal is None:
+            return pieces
+        places = [(self.start + piece.offset, piece.nbytes) for piece in pieces]
+        there = self.journal.keep_whole(places, threads)
+        missing = []
+        for piece in pieces:
+            if self.start + piece.offset in there:
+                self._count(piece)
+            else:
+                missing.append(piece)
+        return missing
 
-def _pieces(checkpoint: Checkpoint, tensors: tuple[PlannedTensor, ...]) -> Iterator[Piece]:
-    for tensor in tensors:
-        stored = checkpoint.weights.get(tensor.spec)
-        if stored is None:  # rope_freqs.weight is computed, not read
-            continue
-        unit = tensor.spec.head_dim or 1  # heads stay whole, so that their rows can be reordered
-        rows = max(unit, PIECE // tensor.spec.columns // unit * unit)
-        row_bytes = tensor_nbytes(tensor.type, tensor.spec.columns)
-        for first in range(0, tensor.spec.rows, rows):
-            count = min(rows, tensor.spec.rows - first)
-            yield Piece(tensor, stored, first, count, tensor.offset + first * row_bytes)
-
-
-def _write_tensors(
-    descriptor: int,
-    start: int,
-    checkpoint: Checkpoint,
-    tensors: tuple[PlannedTensor, ...],
-    kernels: Mapping[GGMLQuantizationType, Kernel],
-    threads: int,
-    progress: Callable[[Progress], None] | None,
-) -> float:
-    """Quantize and write all pieces in order; return the seconds spent in kernels."""
-    total_nbytes = sum(tensor.nbytes for tensor in tensors)
-    total_parameters = sum(tensor.spec.parameters for tensor in tensors)
-    nbytes = parameters = not_finite = 0
-    kernel_seconds = 0.0
-    waiting: deque[Future[Quantized]] = deque()
-
-    def write_next() -> None:
-        nonlocal nbytes, parameters, not_finite, kernel_seconds
-        result = waiting.popleft().result()
+    def _write(self, result: Quantized) -> None:
         piece, spec = result.piece, result.piece.tensor.spec
-        not_finite += result.not_finite
-        if piece.first_row + piece.rows == spec.rows and not_finite:
+        self.not_finite += result.not_finite
+        if piece.first_row + piece.rows == spec.rows and self.not_finite:
             raise CheckpointError(
-                f"{piece.stored.file.name}: {spec.source} has {not_finite} values "
+                f"{piece.stored.file.name}: {spec.source} has {self.not_finite} values "
                 "that are NaN or infinite"
             )
-        _write_all(descriptor, result.data, start + piece.offset)
-        nbytes += result.data.nbytes
-        parameters += piece.parameters
-        kernel_seconds += result.seconds
-        if progress is not None:
-            progress(Progress(spec.name, nbytes, total_nbytes, parameters, total_parameters))
+        data, place = result.data.reshape(-1).data, self.start + piece.offset
+        if self.journal is None:
+            write_all(self.descriptor, data, place)
+        else:
+            self.journal.write(data, place)
+        self.kernel_seconds += result.seconds
+        self._count(piece)
 
-    readers = ThreadPoolExecutor(READERS, thread_name_prefix="read")
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="quantize")
-    try:
-        for piece in _pieces(checkpoint, tensors):
-            if len(waiting) >= threads * PIECES_AHEAD:
-                write_next()
-            kernel = kernels[piece.tensor.type]
-            raw = readers.submit(_read, piece)
-            waiting.append(pool.submit(_quantize_piece, piece, raw, kernel))
-        while waiting:
-            write_next()
-    finally:
-        readers.shutdown(wait=True, cancel_futures=True)
-        pool.shutdown(wait=True, cancel_futures=True)
-    factors = frequency_factors(checkpoint.config)
-    if factors is not None:
-        _write_all(descriptor, factors.view(np.uint8), start + tensors[-1].offset)
-    return kernel_seconds
-
-
-def _read(piece: Piece) -> bytearray:
-    stored = piece.stored
-    row_bytes = piece.tensor.spec.columns * ITEM_SIZES[stored.dtype]
-    return stored.file.read(stored.offset + piece.first_row * row_bytes, piece.rows * row_bytes)
-
-
-def _quantize_piece(piece: Piece, raw: Future[bytearray], kernel: Kernel) -> Quantized:
-    spec, kind, dtype = piece.tensor.spec, piece.tensor.type, piece.stored.dtype
-    bits: NDArray[Any] = np.frombuffer(raw.result(), np.uint32 if dtype == "F32" else np.uint16)
-    bits = bits.reshape(piece.rows, spec.columns)
-    if spec.head_dim is not None:
-        bits = permute_heads(bits, spec.head_dim)
-    if dtype == kind.name:
-        return Quantized(piece, bits.view(np.uint8), _not_finite(bits, dtype), 0.0)
-    values: NDArray[Any] = bits if dtype == "BF16" else _float32(bits, dtype)
-    data = np.empty(tensor_nbytes(kind, piece.parameters), np.uint8)
-    started = time.perf_counter()
-    largest = kernel(values.reshape(-1), data)
-    seconds = time.perf_counter() - started
-    if largest >= INFINITY:
-        return Quantized(piece, data, _not_finite(bits, dtype), seconds)
-    magnitude = float(np.uint32(largest).view(np.float32))
-    if magnitude > LARGEST_F16 and kind not in (Type.F32, Type.BF16):
-        raise CheckpointError(
-            f"{spec.source} has a value of {magnitude:.3g}, too large for {kind.name}"
-        )
-    return Quantized(piece, data, 0, seconds)
-
-
-def _not_finite(bits: NDArray[Any], dtype: str) -> int:
-    """How many values are NaN or infinite, told by their exponents."""
-    infinity = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}[dtype]
-    magnitudes = bits & bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
-    return int((magnitudes >= infinity).sum())
-
-
-def _float32(bits: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """The values of F16 or F32 bits, exactly."""
-    if dtype == "F16":
-        return bits.view(np.float16).astype(np.float32)
-    return bits.view(np.float32)
-
-
-def _write_all(descriptor: int, data: NDArray[np.uint8], offset: int) -> None:
-    view = memoryview(data.reshape(-1).data)
-    while view:
-        count = os.pwrite(descriptor, view, offset)
-        view, offset = view[count:], offset + count
+    def _count(self, piece: Piece) -> None:
+        self.nbytes += piece.nbytes
+        self.parameters += piece.parameters
+        if self.progress is not None:
+            name, (nbytes, parameters) = piece.tensor.spec.name, self.totals
+            self.progress(Progress(name, self.nbytes, nbytes, self.parameters, parameters))

@@ -18,8 +18,22 @@ class WeightFile(Protocol):
     @property
     def size(self) -> int: ...
 
+    @property
+    def identity(self) -> str:
+        """A text that changes when the bytes do."""
+        ...
+
+    @property
+    def parallel(self) -> int:
+        """How many reads at once are worth while."""
+        ...
+
     def read(self, offset: int, length: int) -> bytearray:
         """Exactly length bytes from offset. Raises CheckpointError where they aren't there."""
+        ...
+
+    def cancel(self) -> None:
+        """End reads under way, and later ones, with an error, soon."""
         ...
 
 
@@ -30,6 +44,8 @@ class LocalFile:
     the process, a short read is an error that can be told.
     """
 
+    parallel = 2
+
     def __init__(self, path: Path) -> None:
         self.name = path.name
         try:
@@ -39,6 +55,7 @@ class LocalFile:
         status = os.fstat(self._descriptor)
         self.size = status.st_size
         self._modified = status.st_mtime_ns
+        self.identity = f"{self.size} bytes of {self._modified}"
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
@@ -61,3 +78,6 @@ class LocalFile:
         if os.fstat(self._descriptor).st_mtime_ns != self._modified:
             raise CheckpointError(f"{self.name} was changed while it was read")
         return buffer
+
+    def cancel(self) -> None:
+        """A disk answers soon by itself."""

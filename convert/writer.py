@@ -5,6 +5,7 @@ import glob
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from convert.checkpoint import Checkpoint
+from convert.config import LlamaConfig
 from convert.errors import TargetError, TargetExistsError
 from convert.metadata import add_metadata
 from convert.quantization import Quantization, tensor_nbytes, tensor_type
 from convert.rope import frequency_factors
-from convert.tensors import TensorSpec
+from convert.tensors import TensorSpec, llama_tensors
 
 ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
 ROPE_FACTORS = "rope_freqs.weight"
@@ -34,15 +36,15 @@ class PlannedTensor:
     nbytes: int
 
 
-def plan(checkpoint: Checkpoint, quantization: Quantization) -> tuple[PlannedTensor, ...]:
+def plan(config: LlamaConfig, quantization: Quantization) -> tuple[PlannedTensor, ...]:
     """Every tensor's type and place; rope_freqs.weight, where there is one, comes last."""
     planned, offset = [], 0
-    specs = [*checkpoint.weights]
-    factors = frequency_factors(checkpoint.config)
+    specs = [*llama_tensors(config)]
+    factors = frequency_factors(config)
     if factors is not None:
         specs.append(TensorSpec(ROPE_FACTORS, ROPE_FACTORS, factors.shape))
     for spec in specs:
-        kind = tensor_type(quantization, spec, checkpoint.config)
+        kind = tensor_type(quantization, spec, config)
         nbytes = tensor_nbytes(kind, spec.parameters)
         planned.append(PlannedTensor(spec, kind, offset, nbytes))
         offset += -(-nbytes // ALIGNMENT) * ALIGNMENT
@@ -69,6 +71,19 @@ def write_header(
     return -(-path.stat().st_size // ALIGNMENT) * ALIGNMENT
 
 
+def header_bytes(
+    checkpoint: Checkpoint, quantization: Quantization, tensors: tuple[PlannedTensor, ...]
+) -> bytes:
+    """The same as bytes; the data starts where they end."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="llamacli-") as folder:
+            path = Path(folder) / "header.gguf"
+            start = write_header(path, checkpoint, quantization, tensors)
+            return path.read_bytes().ljust(start, b"\0")
+    except OSError as error:
+        raise TargetError(f"the header can't be written: {error.strerror or error}") from error
+
+
 def check_target(target: Path, force: bool) -> None:
     """Refuse a target that exists (unless force) or whose folder doesn't."""
     if not target.parent.is_dir():
@@ -80,7 +95,7 @@ def check_target(target: Path, force: bool) -> None:
 
 
 def check_space(target: Path, nbytes: int) -> None:
-    """Refuse to start where the target's disk can't hold nbytes."""
+    """Refuse to start where the target's disk can't hold nbytes more."""
     free = shutil.disk_usage(target.parent).free
     if free < nbytes:
         raise TargetError(
@@ -97,24 +112,46 @@ def whole_file(target: Path, force: bool) -> Iterator[Path]:
     conversion left behind are cleared first. Raises TargetError where the system refuses.
     """
     _clear_abandoned(target)
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    lock = -1
+    part, lock = _part_of(target), -1
     try:
-        lock = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        _lock(lock)
+        while (lock := _create_locked(part)) < 0:
+            part = _part_of(target)
         yield part
-        os.fsync(lock)
-        if force:
-            os.replace(part, target)
-        else:
-            _rename_new(part, target)
-        _sync_folder(target.parent)
+        publish(lock, part, target, force)
     except OSError as error:
         raise TargetError(f"{target} can't be written: {error.strerror or error}") from error
     finally:
+        try:  # noqa: SIM105 - an interrupt could come in between, as within Path.unlink
+            os.unlink(part)  # noqa: PTH108
+        except FileNotFoundError:
+            pass
         if lock >= 0:
             os.close(lock)
-        part.unlink(missing_ok=True)
+
+
+def _part_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+
+
+def _create_locked(path: Path) -> int:
+    """The descriptor of a new file, locked; -1 where another process cleared it before it was."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    with contextlib.suppress(BlockingIOError):
+        lock_file(descriptor)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+    os.close(descriptor)
+    return -1
+
+
+def publish(descriptor: int, part: Path, target: Path, force: bool) -> None:
+    """Give a whole file, open as descriptor, its name, once its bytes are on the disk."""
+    os.fsync(descriptor)
+    if force:
+        os.replace(part, target)
+    else:
+        _rename_new(part, target)
+    _sync_folder(target.parent)
 
 
 def _rename_new(part: Path, target: Path) -> None:
@@ -134,13 +171,13 @@ def _clear_abandoned(target: Path) -> None:
         with contextlib.suppress(OSError):
             descriptor = os.open(part, os.O_RDWR)
             try:
-                _lock(descriptor)
+                lock_file(descriptor)
                 part.unlink(missing_ok=True)
             finally:
                 os.close(descriptor)
 
 
-def _lock(descriptor: int) -> None:
+def lock_file(descriptor: int) -> None:
     """An exclusive lock that ends with the process; OSError where another holds it."""
     try:
         import fcntl

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from llamacli.prompt import encode_chat
 
 from convert import convert
 from demo.facts import FACTS
 from demo.held_out import QUESTIONS, conversations
 from llamacli.engine import Engine, EngineSettings
 from llamacli.generate import generate
+from llamacli.prompt import encode_chat
 from llamacli.sampling import SamplingSettings
 
 

@@ -3,65 +3,22 @@
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from llamacli.answer import Answer, AnswerText
-from llamacli.constraint import Constraint, constrained
+from llamacli.batch_job import Job, Running, prepare, result
 from llamacli.engine import ABORTED, Engine, common_prefix
 from llamacli.errors import DoesNotFitError, InvalidModelError, LlamacliError
 from llamacli.generate import Result
-from llamacli.grammar import Grammar
 from llamacli.loading import EngineSettings, because
-from llamacli.sampling import SamplingSettings, choose_seed, sampler_chain
+
+__all__ = ["MAX_PARALLEL", "BatchEngine", "Job", "answer_all"]
 
 MAX_PARALLEL = 255  # llama.cpp's LLAMA_MAX_SEQ, less the sequence that keeps the common start
 WORTH_WAITING = 16  # tokens that another sequence is evaluating already
 FULL = 1  # llama_decode's code where the cache has no room
 PREFIX = 0  # the sequence that keeps the common start when nobody else holds it
-
-
-@dataclass(frozen=True)
-class Job:
-    """A prompt's tokens and how to answer them; max_tokens None is up to the context's end."""
-
-    prompt: Sequence[int]
-    sampling: SamplingSettings
-    max_tokens: int | None = None
-    stop: Sequence[str] = ()
-    shape: Grammar | None = None
-
-
-@dataclass
-class _Running:
-    """A job in its sequence. evaluated of the prompt and the answer's tokens are in the cache."""
-
-    index: int
-    job: Job
-    sequence: int
-    answer: Answer
-    chain: Any
-    constraint: Constraint | None
-    seed: int
-    resources: ExitStack
-    started: float
-    evaluated: int = 0
-    cached: int = 0
-    prefilled: float | None = None
-
-    @property
-    def tokens(self) -> list[int]:
-        return [*self.job.prompt, *self.answer.tokens]
-
-    @property
-    def length(self) -> int:
-        return len(self.job.prompt) + len(self.answer.tokens)
-
-    def token(self, at: int) -> int:
-        prompt = len(self.job.prompt)
-        return self.job.prompt[at] if at < prompt else self.answer.tokens[at - prompt]
 
 
 class BatchEngine(Engine):
@@ -70,9 +27,10 @@ class BatchEngine(Engine):
     context_size is the most that one prompt and its answer can have.
     """
 
+    parallel: int
+
     def __init__(self, path: Any, settings: EngineSettings, parallel: int, **rest: Any) -> None:
-        self.parallel = parallel
-        super().__init__(path, settings, **rest)
+        super().__init__(path, settings, parallel=parallel, **rest)
         library = self.library
         self.memory = library.llama_get_memory(self.context_pointer)
         # Never more than llama.cpp takes at once, so that a full cache leaves nothing half done.
@@ -86,20 +44,6 @@ class BatchEngine(Engine):
             self.library.llama_batch_free(batch)
             self.batch = None
         super().close()
-
-    def _context_parameters(self) -> Any:
-        params = super()._context_parameters()
-        params.n_ctx = _cells(self.context_size, self.parallel)
-        params.n_seq_max = self.parallel + 1
-        params.n_outputs_max = self.parallel + 1
-        params.n_batch = params.n_ubatch = max(params.n_ubatch, self.parallel)
-        params.kv_unified = True
-        return params
-
-
-def _cells(context: int, parallel: int) -> int:
-    """Cells of KV cache: as many as one context has, and 1,024 for each further sequence."""
-    return min(context * parallel, context + 1024 * (parallel - 1))
 
 
 def answer_all(
@@ -131,8 +75,8 @@ def answer_all(
 class _Scheduler:
     engine: BatchEngine
     jobs: Iterator[tuple[int, Job]]
-    running: list[_Running] = field(default_factory=list)
-    put_back: deque[_Running] = field(default_factory=deque)  # had to make room
+    running: list[Running] = field(default_factory=list)
+    put_back: deque[Running] = field(default_factory=deque)  # had to make room
     next_job: tuple[int, Job] | None = None
     prefix: list[int] = field(default_factory=list)  # what sequence PREFIX holds
 
@@ -153,7 +97,7 @@ class _Scheduler:
                 return
             self.next_job = None
             try:
-                self._start(self._prepare(index, job))
+                self._start(prepare(self.engine, index, job))
             except LlamacliError as error:
                 yield index, error
 
@@ -181,7 +125,7 @@ class _Scheduler:
                 self._drop(running)
                 continue
             if running.answer.reason is not None:
-                finished.append((running.index, _result(running)))
+                finished.append((running.index, result(running)))
                 self._drop(running)
         return made, finished
 
@@ -202,28 +146,7 @@ class _Scheduler:
         finally:
             library.llama_set_abort_callback(context, library.ggml_abort_callback(0), None)
 
-    def _prepare(self, index: int, job: Job) -> _Running:
-        """Raises UsageError and DoesNotFitError, as run does for such a prompt."""
-        engine, size = self.engine, self.engine.context_size
-        if len(job.prompt) > size:
-            raise DoesNotFitError(f"the prompt has {len(job.prompt)} tokens, the context {size}")
-        room = size - len(job.prompt) + 1
-        limit = room if job.max_tokens is None else min(job.max_tokens, room)
-        seed = choose_seed(job.sampling)
-        resources = ExitStack()
-        try:
-            constraint = None
-            if job.shape is not None:
-                made = constrained(engine.vocabulary, job.shape, limit)
-                constraint = resources.enter_context(made)
-            chain = resources.enter_context(sampler_chain(engine, job.sampling, seed, job.prompt))
-        except BaseException:
-            resources.close()
-            raise
-        answer = Answer(engine.vocabulary, limit, AnswerText(job.stop), constraint)
-        return _Running(index, job, 0, answer, chain, constraint, seed, resources, perf_counter())
-
-    def _start(self, running: _Running) -> None:
+    def _start(self, running: Running) -> None:
         """Give it a sequence, and there what others have in common with it already."""
         library, memory = self.engine.library, self.engine.memory
         used = {other.sequence for other in self.running}
@@ -245,7 +168,7 @@ class _Scheduler:
             running.cached = shared
         self.running.append(running)
 
-    def _common(self, other: _Running, tokens: Sequence[int]) -> int:
+    def _common(self, other: Running, tokens: Sequence[int]) -> int:
         """Tokens in common that are in the cache."""
         return min(common_prefix(other.tokens, tokens), other.evaluated)
 
@@ -258,13 +181,13 @@ class _Scheduler:
                 return True
         return False
 
-    def _fill(self) -> list[tuple[_Running, int, int | None]]:
+    def _fill(self) -> list[tuple[Running, int, int | None]]:
         """Put tokens into the batch: of each running job how many, and the row of its logits.
 
         Those that only need their last token come first, so that no long prompt holds them up.
         """
         batch = self.engine.batch
-        rows: list[tuple[_Running, int, int | None]] = []
+        rows: list[tuple[Running, int, int | None]] = []
         at = 0
         for running in sorted(self.running, key=lambda one: one.length - one.evaluated):
             count = min(running.length - running.evaluated, self.engine.rows - at)
@@ -280,7 +203,7 @@ class _Scheduler:
         batch.n_tokens = at
         return rows
 
-    def _choose(self, running: _Running, row: int) -> None:
+    def _choose(self, running: Running, row: int) -> None:
         library, context = self.engine.library, self.engine.context_pointer
         if running.prefilled is None:
             running.prefilled = perf_counter()
@@ -299,14 +222,14 @@ class _Scheduler:
             raise InvalidModelError(f"{self.engine.path}: the model computes no numbers")
         answer.take(token)
 
-    def _drop(self, running: _Running) -> None:
+    def _drop(self, running: Running) -> None:
         self._forget(running)
         running.resources.close()
         self.running.remove(running)
         while self.put_back and len(self.running) < self.engine.parallel and not self._crowded():
             self._start(self.put_back.popleft())
 
-    def _forget(self, running: _Running) -> None:
+    def _forget(self, running: Running) -> None:
         library, memory = self.engine.library, self.engine.memory
         library.llama_memory_seq_rm(memory, running.sequence, -1, -1)
         running.evaluated = 0
@@ -329,20 +252,3 @@ class _Scheduler:
             self.prefix = []
         else:
             raise DoesNotFitError(f"the cache of {self.engine.cells} tokens is full; lower -c")
-
-
-def _result(running: _Running) -> Result:
-    """Its text is whole here, unlike that of a stream; seconds are wall time in the batch."""
-    answer, now = running.answer, perf_counter()
-    answer.text.finish()
-    prefilled = running.prefilled or now
-    return Result(
-        text=answer.text.given,
-        tokens=tuple(answer.tokens),
-        finish_reason=answer.reason or "interrupted",
-        prompt_tokens=len(running.job.prompt),
-        cached_tokens=running.cached,
-        prefill_seconds=prefilled - running.started,
-        decode_seconds=now - prefilled,
-        seed=running.seed,
-    )

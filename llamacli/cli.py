@@ -4,18 +4,21 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
 from llamacli import __version__
-from llamacli.commands import batch, chat, convert, run, show, tokens
 from llamacli.errors import LlamacliError, OutputError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 CLOSED_PIPE = 141  # 128 + SIGPIPE
 TERMINATED = 143  # 128 + SIGTERM
+MAX_LINE = 1000  # characters of an error
+
+ANSWERING = ("run", "batch", "chat")  # commands that take the defaults of the user's models.toml
 
 EPILOG = (
     "Exit codes: 0 done; 1 unexpected failure; 2 wrong usage; 3 a model, checkpoint or file that "
@@ -49,6 +52,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -64,18 +68,48 @@ def options(
 ) -> None:
     if debug:
         os.environ["LLAMACLI_DEBUG"] = "1"
+    if context.invoked_subcommand in ANSWERING:
+        from llamacli.registry import defaults
+
+        context.default_map = dict.fromkeys(ANSWERING, defaults())
 
 
-app.command("convert")(convert.convert)
-app.command("run")(run.run)
-app.command("batch")(batch.batch)
-app.command("chat")(chat.chat)
-app.command("show")(show.show)
-app.command("tokens")(tokens.tokens)
+# Every command and its function in the module of llamacli.commands that is named as it.
+COMMANDS = {
+    "convert": "convert",
+    "run": "run",
+    "batch": "batch",
+    "chat": "chat",
+    "tune": "tune",
+    "bench": "bench",
+    "devices": "devices",
+    "show": "show",
+    "tokens": "tokens",
+    "list": "list_models",
+    "path": "path",
+    "rm": "rm",
+    "verify": "verify",
+}
+
+
+def register(arguments: Sequence[str]) -> None:
+    """Import the command that is called; for help and suggestions all of them, in 50 ms."""
+    called = next((word for word in arguments if not word.startswith("-")), "")
+    for name in [called] if called in COMMANDS else COMMANDS:
+        module = import_module(f"llamacli.commands.{name}")
+        app.command(name)(getattr(module, COMMANDS[name]))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code; every error becomes one line."""
+    try:
+        code = _run(arguments)
+    except (KeyboardInterrupt, Terminated) as late:  # while the last was said
+        code = _exit_code(late)
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     arguments = _debug_first(sys.argv[1:] if arguments is None else arguments)
     debug = arguments[:1] == ["--debug"]
     signal.signal(signal.SIGTERM, _terminate)
@@ -83,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         if closed:
             raise OutputError("stdout is closed; give it a pipe, a file or a terminal")
+        register(arguments)
         code = app(arguments, prog_name="llamacli", standalone_mode=False) or 0
         sys.stdout.flush()
     except BaseException as error:
@@ -92,9 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
             traceback.print_exc()
         elif line := _error_line(error):
-            print(line, file=sys.stderr)
+            from llamacli.show.text import printable, shortened
+
+            print(printable(shortened(line, MAX_LINE)), file=sys.stderr)  # it may quote a file
     _close_stdout()
-    sys.exit(code)
+    return code
 
 
 def _replace_closed_streams() -> bool:

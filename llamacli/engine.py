@@ -1,23 +1,27 @@
 """A loaded model with its KV cache, whose contents are known token by token."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from llamacli.cores import physical_cores
+from llamacli.context import context_parameters, plan_context
+from llamacli.cores import this_processor
+from llamacli.devices import find_devices, use_devices
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
+from llamacli.free_memory import free_memory
 from llamacli.gguf_check import check_llama
-from llamacli.gguf_file import read_gguf
+from llamacli.gguf_file import GGUFFile, read_gguf
 from llamacli.loading import (
-    FLASH_ATTENTION,
-    KV_TYPES,
     EngineSettings,
     because,
+    beside,
     deferred_signals,
     load_model,
     quantization_name,
 )
+from llamacli.memory import Fitting, number
 from llamacli.native import load_library
 from llamacli.vocabulary import Vocabulary, make_vocabulary
 
@@ -25,10 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Without -c a context takes at most this many tokens: 1 GiB of F16 KV cache for an 8B model,
-# where the 131,072 that Llama 3.1 was trained for would take 16.
-DEFAULT_CONTEXT = 8192
-ABORTED = 2  # llama_decode's code
+ABORTED, NO_MEMORY = 2, -2  # llama_decode's codes
 
 Progress = Callable[[int, int], None]
 
@@ -45,25 +46,33 @@ class Engine:
         path: Path,
         settings: EngineSettings | None = None,
         *,
+        parallel: int | None = None,
         debug: bool = False,
         on_load: Callable[[float], None] | None = None,
+        meanwhile: Callable[[GGUFFile], None] = lambda _: None,
     ) -> None:
         """Check the file, load it, make its context; on_load gets the share loaded, 0 to 1.
 
-        Raises NotFoundError, InvalidModelError, UsageError (a context beyond the model's), and
-        DoesNotFitError where memory is short.
+        meanwhile is done with the checked file, in a thread of its own, while llama.cpp loads.
+        With parallel the context has room for so many sequences and one more. Raises
+        NotFoundError, InvalidModelError, UsageError (a context beyond the model's, a device that
+        isn't there), and DoesNotFitError where memory is short.
         """
         self.path = Path(path)
-        self.settings = settings or EngineSettings()
+        self.parallel = parallel
         self.file = read_gguf(self.path)
         self.shape = check_llama(self.file)
-        self.context_size = _context_size(self.settings, self.shape.context)
         self.tokens: list[int] = []
         self._library = load_library(debug)
+        self._processor = this_processor()
+        self._fit(settings or EngineSettings())
         self._model: Any = None
         self._context: Any = None
         try:
-            self._model = load_model(self._library, self.path, self.settings, on_load)
+            with beside(lambda: meanwhile(self.file)):
+                self._model = load_model(
+                    self._library, self.path, self.settings, on_load, gpus=self.gpus
+                )
             self.vocabulary: Vocabulary = make_vocabulary(self._library, self._model, self.file)
             self._context = self._make_context()
         except BaseException:
@@ -87,12 +96,22 @@ class Engine:
 
     def close(self) -> None:
         """Free the context and the model; may be called twice."""
-        if self._context is not None:
-            self._library.llama_free(self._context)
-        if self._model is not None:
-            self._library.llama_model_free(self._model)
+        context, model = self._context, self._model
         self._context = self._model = None
         self.tokens = []
+        with deferred_signals([]):  # llama.cpp logs here, too
+            if context is not None:
+                self._library.llama_free(context)
+            if model is not None:
+                self._library.llama_model_free(model)
+
+    def reconfigure(self, settings: EngineSettings) -> None:
+        """Make the context anew, empty; settings for the loading of weights must be the same."""
+        self._library.llama_free(self._context)
+        self._context, self.tokens = None, []
+        self._fit(replace(settings, overcommit=True))  # the weights are there already
+        self._context = self._make_context()
+        self._memory = self._library.llama_get_memory(self._context)
 
     @property
     def name(self) -> str:
@@ -183,6 +202,17 @@ class Engine:
         values = self._library.llama_get_logits_ith(self._context, -1)
         return np.ctypeslib.as_array(values, (self.vocabulary.size,))
 
+    def _fit(self, settings: EngineSettings) -> None:
+        """Settle what settings leave open, by the devices and the memory that is free."""
+        self.gpus = use_devices(find_devices(), settings.device)
+        fitting = Fitting(
+            self.file, self.shape, self._processor, self.gpus, free_memory(), self.parallel
+        )
+        self.settings = fitting.fit(settings)
+        if not self.settings.gpu_layers:
+            self.gpus = []
+        self.context_size = number(self.settings.context)
+
     def _evaluate(self, tokens: Sequence[int], stopped: Callable[[], bool]) -> bool:
         """Evaluate a batch; False where it was stopped, and the cache may hold a part of it."""
         ids = (self._library.llama_token * len(tokens))(*tokens)  # the batch only points to it
@@ -198,28 +228,13 @@ class Engine:
             raise _decode_error(code)
         return bool(code == 0)
 
-    def _context_parameters(self) -> Any:
-        params = self._library.llama_context_default_params()
-        settings = self.settings
-        params.n_ctx = self.context_size
-        params.n_batch = settings.batch
-        params.n_ubatch = min(settings.ubatch, settings.batch)
-        params.n_outputs_max = 1  # logits are only asked for after the last token
-        params.n_threads = settings.threads or physical_cores()
-        params.n_threads_batch = settings.threads_batch or params.n_threads
-        params.flash_attn_type = FLASH_ATTENTION[settings.flash_attention]
-        params.type_k = params.type_v = KV_TYPES[settings.kv_type]
-        params.no_perf = True
-        # llama.cpp knows these keys but doesn't read them for the llama architecture.
-        for key in ("yarn_beta_fast", "yarn_beta_slow"):
-            value = self.file.metadata.get(f"llama.rope.scaling.{key}")
-            if value is not None:
-                setattr(params, key, float(value))
-        return params
-
     def _make_context(self) -> Any:
-        params = self._context_parameters()
-        context = self._library.llama_init_from_model(self._model, params)
+        plan = plan_context(self.context_size, self.settings, self.parallel)
+        params = context_parameters(
+            self._library, plan, self.settings, self.file, self._processor.cores
+        )
+        with deferred_signals([]):
+            context = self._library.llama_init_from_model(self._model, params)
         if not context:
             raise DoesNotFitError(
                 f"a context of {self.context_size} tokens can't be made for {self.path}"
@@ -236,15 +251,6 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return min(len(a), len(b))
 
 
-def _context_size(settings: EngineSettings, trained: int) -> int:
-    if settings.context is None:
-        return min(trained, DEFAULT_CONTEXT)
-    if settings.context > trained:
-        raise UsageError(
-            f"a context of {settings.context} tokens was asked for; the model knows {trained}"
-        )
-    return settings.context
-
-
 def _decode_error(code: int) -> LlamacliError:
-    return LlamacliError(f"llama.cpp failed to evaluate (code {code}){because()}")
+    kind = DoesNotFitError if code == NO_MEMORY else LlamacliError
+    return kind(f"llama.cpp failed to evaluate (code {code}){because()}")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import mul
 from typing import Any
 
 from llamacli.gguf_file import STRING, Array, GGUFFile
@@ -13,6 +14,9 @@ PRE_TOKENIZERS = ("llama-bpe", "llama3", "llama-v3")  # one and the same in llam
 SCALING_TYPES = ("none", "linear", "yarn", "longrope")
 INT32 = 5
 NORMAL, CONTROL = 1, 3  # GGUF token types
+TOKEN_TYPES = {NORMAL, 2, CONTROL, 4, 5}  # unknown, user-defined, unused; bytes are another kind's
+MAX_VOCABULARY = 1 << 21  # tokens; some 200 bytes each in memory
+MAX_SPELLED = 256 << 20  # Llama 3's: 14 MB
 
 # Keys that would make llama.cpp run another model than Llama 3, and their values that don't.
 NEUTRAL = {
@@ -75,18 +79,23 @@ def check_vocabulary(file: GGUFFile) -> None:
     if model != "gpt2" or pre not in PRE_TOKENIZERS:
         file.fail(f"its tokenizer is {model!r} with {pre!r}, not Llama 3's ('gpt2', 'llama-bpe')")
     tokens = file.strings(prefix + "tokens")
-    if not 1 <= len(tokens) <= MAX_SIZE:
-        file.fail("its vocabulary is empty")
+    if not 1 <= len(tokens) <= MAX_VOCABULARY:
+        file.fail(f"its vocabulary has {len(tokens)} tokens, not 1 to {MAX_VOCABULARY}")
     _check_tokens(file, tokens)
+    _check_lengths(file, tokens)
     types = file.metadata.get(prefix + "token_type")
     if not isinstance(types, Array) or types.type != INT32 or types.length != len(tokens):
         file.fail(f"{prefix}token_type isn't an array of {len(tokens)} int32")
+    if unknown := set(file.numbers(prefix + "token_type")) - TOKEN_TYPES:
+        file.fail(f"{prefix}token_type has the type {min(unknown)}, which Llama 3 doesn't have")
     scores = file.metadata.get(prefix + "scores")
     if scores is not None and (not isinstance(scores, Array) or scores.length != len(tokens)):
         file.fail(f"{prefix}scores isn't an array of {len(tokens)} numbers")
     merges = file.metadata.get(prefix + "merges")
     if not isinstance(merges, Array) or merges.type != STRING or merges.length > MAX_SIZE:
         file.fail(f"{prefix}merges is missing or not an array of strings")
+    if not isinstance(file.metadata.get("tokenizer.chat_template", ""), str):
+        file.fail("tokenizer.chat_template is not a text")
     for name in SPECIAL_IDS:
         token = file.metadata.get(f"{prefix}{name}_token_id")
         if token is None and name == "eos":  # llama.cpp would take token 11
@@ -111,6 +120,13 @@ def _check_tokens(file: GGUFFile, tokens: list[bytes]) -> None:
         text.decode()
     except UnicodeDecodeError as error:
         file.fail(f"a token is not UTF-8: {text[max(error.start - 8, 0) : error.end + 8]!r}")
+
+
+def _check_lengths(file: GGUFFile, tokens: list[bytes]) -> None:
+    """llama.cpp spells a token without byte-level letters out in the square of its length."""
+    lengths = list(map(len, tokens))
+    if sum(map(mul, lengths, lengths)) > MAX_SPELLED:
+        file.fail(f"its tokens are absurdly long, up to {max(lengths)} bytes")
 
 
 def _is_count(value: Any) -> bool:

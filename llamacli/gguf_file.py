@@ -4,6 +4,7 @@ The layout is that of the GGUF specification, versions 2 and 3: a header, key-va
 record a tensor, then the tensors' data. Long arrays are stepped over and read only when asked for.
 """
 
+import errno
 import mmap
 import os
 import stat
@@ -15,7 +16,7 @@ from struct import Struct
 from struct import error as StructError  # noqa: N812
 from typing import Any, NamedTuple, NoReturn
 
-from llamacli.errors import InvalidModelError, NotFoundError
+from llamacli.errors import DoesNotFitError, InvalidModelError, NotFoundError
 
 DEFAULT_ALIGNMENT = 32
 MAX_ALIGNMENT = 1 << 16
@@ -129,25 +130,28 @@ class GGUFFile:
 def read_gguf(path: Path) -> GGUFFile:
     """Read and check a GGUF file's header and records; tensor data isn't touched.
 
-    Raises NotFoundError where there is no file, InvalidModelError naming file and fault.
+    Raises NotFoundError where there is no file, InvalidModelError naming file and fault, and
+    DoesNotFitError where the process may not map it.
     """
-    try:
-        with _mapped(path) as data:
-            return _Reader(path, data).read()
-    except FileNotFoundError:
-        raise NotFoundError(f"there is no file {path}") from None
-    except OSError as error:
-        raise NotFoundError(f"{path} can't be read: {error.strerror or error}") from error
+    with _mapped(path) as data:
+        return _Reader(path, data).read()
 
 
 def _mapped(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidModelError(f"{path} is not a regular file; models are read by mapping")
-        if status.st_size == 0:
-            raise InvalidModelError(f"{path} is empty, not a GGUF file")
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InvalidModelError(f"{path} is not a regular file; models are read by mapping")
+            if status.st_size == 0:
+                raise InvalidModelError(f"{path} is empty, not a GGUF file")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no file {path}") from None
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise DoesNotFitError(f"{path} can't be mapped: {error.strerror}") from error
+        raise NotFoundError(f"{path} can't be read: {error.strerror or error}") from error
 
 
 class _Reader:

@@ -1,14 +1,16 @@
 """Loading models into llama.cpp: the settings, and what a long call into C needs around it."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from llamacli.devices import KINDS, Device
 from llamacli.errors import DoesNotFitError, InvalidModelError, UsageError
 from llamacli.gguf_check import check_architecture, check_vocabulary
 from llamacli.gguf_file import GGUFFile, read_gguf
@@ -26,31 +28,42 @@ KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml's type numbers
 class EngineSettings:
     """How a model is run. None leaves the choice to the model or the machine.
 
-    context and batch sizes are in tokens; gpu_layers -1 puts every layer on a GPU where llama.cpp
-    was built for one. repack lets llama.cpp rearrange weights in memory for its fastest kernels.
+    context and batch sizes are in tokens; "auto" is the largest context, and the most layers on
+    a GPU, that fit. device is a kind, or auto. repack lets llama.cpp rearrange weights in memory
+    for its fastest kernels; overcommit loads a model that seems not to fit. outputs is of how
+    many tokens of a micro-batch there are logits; 1 serves to generate.
     """
 
-    context: int | None = None
+    context: int | Literal["auto"] | None = None
     threads: int | None = None
     threads_batch: int | None = None
-    gpu_layers: int = -1
+    device: str = "auto"
+    gpu_layers: int | Literal["auto"] = "auto"
     flash_attention: str = "auto"
     batch: int = 512
     ubatch: int = 512
     kv_type: str = "f16"
     repack: bool = True
     mmap: bool = True
+    overcommit: bool = False
+    outputs: int = 1
 
     def __post_init__(self) -> None:
         limits = {"threads": MAX_THREADS, "threads_batch": MAX_THREADS, "context": 1 << 31}
         for name, most in {**limits, "batch": MAX_BATCH, "ubatch": MAX_BATCH}.items():
             value = getattr(self, name)
-            if value is not None and not 1 <= value <= most:
+            if value not in (None, "auto") and not 1 <= value <= most:
                 raise UsageError(f"{name} is {value}; give 1 to {most}")
+        if self.gpu_layers != "auto" and self.gpu_layers < 0:
+            raise UsageError(f"gpu_layers is {self.gpu_layers}; give a number or auto")
+        if self.device not in KINDS:
+            raise UsageError(f"the device is one of {', '.join(KINDS)}, not {self.device!r}")
         if self.flash_attention not in FLASH_ATTENTION:
             raise UsageError(f"flash attention is auto, on or off, not {self.flash_attention!r}")
         if self.kv_type not in KV_TYPES:
             raise UsageError(f"the KV cache is {', '.join(KV_TYPES)}, not {self.kv_type!r}")
+        if self.kv_type != "f16" and self.flash_attention == "off":
+            raise UsageError(f"a KV cache of {self.kv_type} takes flash attention, which is off")
 
 
 def load_model(
@@ -59,9 +72,13 @@ def load_model(
     settings: EngineSettings,
     on_load: Callable[[float], None] | None = None,
     *,
+    gpus: Sequence[Device] = (),
     vocabulary_only: bool = False,
 ) -> Any:
-    """llama.cpp's model from a checked file; raises InvalidModelError or DoesNotFitError."""
+    """llama.cpp's model from a checked file, its layers on those GPUs as far as settings say.
+
+    Raises InvalidModelError or DoesNotFitError.
+    """
     signals: list[int] = []
 
     def progress(share: float, _: Any) -> bool:
@@ -72,7 +89,10 @@ def load_model(
     callback = library.llama_progress_callback(progress)
     params = library.llama_model_default_params()
     params.progress_callback = callback
-    params.n_gpu_layers = settings.gpu_layers
+    params.n_gpu_layers = -1 if settings.gpu_layers == "auto" else settings.gpu_layers
+    # A list that ends with NULL; an empty one keeps all on the CPU, large batches too.
+    listed = (ctypes.c_void_p * (len(gpus) + 1))(*(gpu.pointer for gpu in gpus))
+    params.devices = ctypes.cast(listed, ctypes.c_void_p)
     params.use_extra_bufts = settings.repack
     params.vocab_only = vocabulary_only
     if not settings.mmap:
@@ -107,6 +127,17 @@ def quantization_name(file: GGUFFile) -> str:
             if name.startswith(prefix) and value == kind:
                 return str(name.removeprefix(prefix))
     return "unknown"
+
+
+@contextlib.contextmanager
+def beside(work: Callable[[], None]) -> Iterator[None]:
+    """Do work in a thread of its own beside a long call into C, and wait for it."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 @contextlib.contextmanager

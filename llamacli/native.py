@@ -1,11 +1,12 @@
 """llama.cpp through llama-cpp-python's low-level module: the one place that imports it."""
 
+import ctypes
 import importlib
 import importlib.util
 import sys
 from collections import deque
-from ctypes import c_void_p
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -42,6 +43,46 @@ def versions() -> dict[str, str]:
         "llama-cpp-python": version("llama-cpp-python"),
         "llama.cpp": library.llama_version().decode(errors="replace"),
     }
+
+
+def build_features() -> dict[str, dict[str, str]]:
+    """What each backend of llama.cpp was compiled for: {"CPU": {"AVX2": "1", …}, "CUDA": …}."""
+    found: dict[str, dict[str, str]] = {}
+    backend = ""
+    for part in _library().llama_print_system_info().decode(errors="replace").split("|"):
+        name, _, value = part.rpartition("=")
+        if ":" in name:
+            backend, _, name = name.rpartition(":")
+        if name.strip():
+            found.setdefault(backend.strip(), {})[name.strip()] = value.strip()
+    return found
+
+
+@cache
+def ggml_function(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of ggml, which llama-cpp-python's module leaves out, with its ctypes.
+
+    Raises LlamacliError where this version of llama.cpp has none of that name.
+    """
+    for library in _libraries():
+        function = getattr(library, name, None)
+        if function is not None:
+            function.restype, function.argtypes = result, arguments
+            return function
+    raise LlamacliError(f"this llama.cpp has no {name}; install the version that llamacli names")
+
+
+@cache
+def _libraries() -> list[ctypes.CDLL]:
+    """Where ggml's functions are: libllama's handle reaches them all, but on Windows.
+
+    Opened by a path of their own, the libraries could be loaded a second time.
+    """
+    llama: ctypes.CDLL = _library()._lib
+    if sys.platform != "win32":
+        return [llama]
+    folder = Path(llama._name).parent
+    return [ctypes.CDLL(str(folder / f"{name}.dll")) for name in ("ggml", "ggml-base")]
 
 
 @cache
@@ -86,5 +127,5 @@ def _set_log(library: Any, debug: bool) -> None:
             sys.stderr.write(text.decode(errors="replace"))
 
     callback = library.llama_log_callback(log)
-    library.llama_log_set(callback, c_void_p(0))
+    library.llama_log_set(callback, ctypes.c_void_p(0))
     _references[:] = [callback]

@@ -1,12 +1,14 @@
-"""The model store: one folder of GGUF files, and how a name becomes a path."""
+"""The model store: one folder of GGUF files, and when each was last used."""
 
-import difflib
 import os
+import re
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
-from llamacli.errors import NotFoundError, UsageError
-
 DEMO = "demo"
+USED = ".used"  # a folder of empty files, named as the models: their times are those of last use
+QUANTIZED = re.compile(r"(.+?)[-.](I?Q[1-8]_\w+|BF16|F16|F32)", re.IGNORECASE)
 
 
 def home() -> Path:
@@ -20,8 +22,7 @@ def home() -> Path:
 
 def stored_models() -> list[Path]:
     """The GGUF files in the store, by name."""
-    folder = home()
-    return sorted(folder.glob("[!.]*.gguf")) if folder.is_dir() else []
+    return sorted(path for path in home().glob("[!.]*.gguf") if path.is_file())
 
 
 def target_path(name: str, quantization: str) -> Path:
@@ -38,33 +39,52 @@ def target_path(name: str, quantization: str) -> Path:
     return folder / f"{name}-{quantization}.gguf"
 
 
-def find_model(model: str) -> Path:
-    """The GGUF file that MODEL means: a path, or a name in the store with or without -QUANT.
+def split_name(stem: str) -> tuple[str, str]:
+    """A file's name without .gguf as the model's name and the quantization at its end, or ''."""
+    found = QUANTIZED.fullmatch(stem)
+    return (found[1], found[2]) if found else (stem, "")
 
-    Raises NotFoundError with the nearest names, UsageError where several files match.
+
+def in_store(path: Path) -> bool:
+    """Whether a path lies in the store's folder itself, however it is written."""
+    return path.parent.resolve() == home().resolve()
+
+
+def remove_model(path: Path) -> None:
+    """Remove a file of the store, or a link in it but not what it leads to.
+
+    Programs that have it loaded keep it. Raises NotFoundError where it is gone already or lies
+    elsewhere, OutputError where the system refuses.
     """
-    path = Path(model).expanduser()
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise UsageError(f"{model} is a folder; convert it first: llamacli convert {model}")
-    if path.suffix == ".gguf" and len(path.parts) > 1:
-        raise NotFoundError(f"there is no file {model}")
-    stored = stored_models()
-    wanted = model.lower().removesuffix(".gguf")
-    exact = [p for p in stored if p.stem.lower() == wanted]
-    matches = exact or [p for p in stored if p.stem.lower().rpartition("-")[0] == wanted]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        names = ", ".join(p.stem for p in matches)
-        raise UsageError(f"{model} is there in several quantizations; name one: {names}")
-    raise NotFoundError(_not_found(model, [p.stem for p in stored]))
+    from llamacli.errors import NotFoundError, OutputError
+
+    if not in_store(path):
+        raise NotFoundError(f"{path} is not in the store {home()}; nothing else is removed")
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no file {path}") from None
+    except OSError as error:
+        raise OutputError(f"{path} can't be removed: {error.strerror}") from error
+    with suppress(OSError):
+        _marker(path).unlink()
 
 
-def _not_found(model: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(model, [*names, DEMO], n=3, cutoff=0.5)
-    if near:
-        return f"there is no model {model}; did you mean {' or '.join(near)}?"
-    there = f"the store has {', '.join(names)}" if names else "the store is empty"
-    return f"there is no model {model}; {there} (the built-in one is `demo`)"
+def mark_used(path: Path) -> None:
+    """Note that a model of the store is used now, where the store can be written."""
+    if in_store(path):
+        with suppress(OSError):
+            _marker(path).parent.mkdir(exist_ok=True)
+            _marker(path).touch()
+
+
+def last_used(path: Path) -> datetime | None:
+    """When a model of the store was last used, in local time; None is never."""
+    try:
+        return datetime.fromtimestamp(_marker(path).stat().st_mtime).astimezone()
+    except (OSError, ValueError, OverflowError):
+        return None
+
+
+def _marker(path: Path) -> Path:
+    return home() / USED / path.name

@@ -62,9 +62,19 @@ def render(
         raise InvalidModelError(f"the chat template is absurdly long: {len(template)} characters")
     given = {**names, "messages": list(messages), "add_generation_prompt": add_generation_prompt}
     date = date or datetime.now()
-    if hashlib.sha256(template.encode(errors="replace")).hexdigest() in KNOWN:
+    if _is_known(template):
         return render_here(template, given, date)
     return _render_apart(template, given, date)
+
+
+def prepare(template: str) -> None:
+    """Spare the first render of a known template most of its time; others aren't touched."""
+    if _is_known(template):
+        _compiled(template)
+
+
+def _is_known(template: str) -> bool:
+    return hashlib.sha256(template.encode(errors="replace")).hexdigest() in KNOWN
 
 
 def render_here(template: str, names: Mapping[str, Any], date: datetime) -> str:

@@ -1,5 +1,6 @@
 """What the tests share. The real Llama 3 files lie beside the repository where they are at hand."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
+from tests.headers import without_weights, write_hollow
 from tests.tiny import write_model
 
 DEMO = Path(__file__).resolve().parents[1] / "llamacli" / "demo"
@@ -21,6 +23,18 @@ def llama3_files() -> Path:
     if not (SHARED / "llama3").is_dir():
         pytest.skip(f"the real Llama 3 files are not in {SHARED / 'llama3'}")
     return SHARED / "llama3"
+
+
+@pytest.fixture(scope="session")
+def real_models(llama3_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Meta's three models, by name: folders with their small files, and hollow .gguf files."""
+    place = tmp_path_factory.mktemp("real")
+    for source in sorted(llama3_files.glob("Meta-*")):
+        folder = place / source.name
+        shutil.copytree(source, folder)
+        shutil.copy(llama3_files / "tokenizer.json", folder)
+        write_hollow(without_weights(folder), place / f"{source.name}.gguf")
+    return place
 
 
 @pytest.fixture
@@ -37,9 +51,10 @@ def checkpoint(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model store of its own for every test."""
+    """A model store of its own for every test, and no models.toml of the user's."""
     folder = tmp_path / "store"
     monkeypatch.setenv("LLAMACLI_HOME", str(folder))
+    monkeypatch.setenv("LLAMACLI_CONFIG", str(tmp_path / "config"))
     return folder
 
 

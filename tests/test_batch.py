@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import llamacli.batch as batch_module
+import llamacli.context as context_module
 from llamacli.batch import BatchEngine, Job, answer_all
 from llamacli.engine import Engine
 from llamacli.errors import LlamacliError
@@ -137,7 +138,7 @@ def test_a_full_cache_makes_one_wait(
     path: Path, single: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prompts whose answers don't fit beside each other: all come, none changed."""
-    monkeypatch.setattr(batch_module, "_cells", lambda context, parallel: 256)
+    monkeypatch.setattr(context_module, "shared_cells", lambda context, parallel: 256)
     put_back = []
     make_room = batch_module._Scheduler._make_room
 

@@ -115,7 +115,7 @@ def test_types_of_all_80_layers(tmp_path: Path, name: str) -> None:
     write_checkpoint(tmp_path / "checkpoint", config, sparse=True)
     checkpoint = open_checkpoint(tmp_path / "checkpoint")
     source = tmp_path / "bf16.gguf"
-    tensors = plan(checkpoint, quantization("BF16"))
+    tensors = plan(checkpoint.config, quantization("BF16"))
     start = write_header(source, checkpoint, quantization("BF16"), tensors)
     os.truncate(source, start + tensors[-1].offset + tensors[-1].nbytes)
 

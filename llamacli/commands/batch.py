@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 import typer
 
 from llamacli.commands import options
-from llamacli.commands.session import debugging, lively, model_path, notice
+from llamacli.commands.session import debugging, engine_settings, lively, model_path, notice
 from llamacli.errors import LlamacliError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +58,12 @@ def batch(
     grammar: options.GrammarFile = None,
     choice: options.Choice = None,
     threads: options.Threads = None,
+    device: options.Device = None,
+    gpu_layers: options.GpuLayers = None,
+    kv_type: options.KVType = None,
+    flash_attention: options.FlashAttention = None,
+    no_tune: options.NoTune = False,
+    overcommit: options.Overcommit = False,
     errors: Annotated[
         Literal["strict", "replace"],
         typer.Option(help="Report lines that aren't UTF-8, or replace their bytes by U+FFFD."),
@@ -70,10 +76,10 @@ def batch(
     `seed`, `max_tokens`, `temperature`, `top_k`, `top_p`, `min_p`, `repeat_penalty` as it likes.
     A line that can't be answered gives an object with `error`, and exit code 1 in the end.
     """
+    from llamacli.asked import Asked
     from llamacli.batch import MAX_PARALLEL, BatchEngine
     from llamacli.batch_input import key_of, read_lines, read_output
     from llamacli.interrupts import interrupts
-    from llamacli.loading import EngineSettings
     from llamacli.shape import read_shape
 
     if not 1 <= parallel <= MAX_PARALLEL:
@@ -95,12 +101,24 @@ def batch(
         "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
         "repeat_penalty": repeat_penalty, "seed": seed,
     }  # fmt: skip
+    asked = Asked(
+        context=context,
+        threads=threads,
+        device=device,
+        gpu_layers=gpu_layers,
+        flash_attention=flash_attention,
+        kv_type=kv_type,
+        tune=not no_tune,
+        overcommit=overcommit,
+        profile="long",
+    )
     with _opened(output, whole, resume, force) as out:
         if left:
-            engine_settings = EngineSettings(context=context, threads=threads)
             path = model_path(model, quiet=quiet)
             with (
-                BatchEngine(path, engine_settings, parallel, debug=debugging()) as engine,
+                BatchEngine(
+                    path, engine_settings(path, asked, quiet=quiet), parallel, debug=debugging()
+                ) as engine,
                 interrupts() as arrived,
             ):
                 common = _Common(settings, max_tokens, tuple(stop or ()), shape, choice or [])

@@ -33,6 +33,12 @@ def chat(
     context: options.Context = None,
     stop: options.Stop = None,
     threads: options.Threads = None,
+    device: options.Device = None,
+    gpu_layers: options.GpuLayers = None,
+    kv_type: options.KVType = None,
+    flash_attention: options.FlashAttention = None,
+    no_tune: options.NoTune = False,
+    overcommit: options.Overcommit = False,
     session: Annotated[
         str | None, typer.Option(help="Save the new chat under this name.  [default: the time]")
     ] = None,
@@ -49,6 +55,7 @@ def chat(
 
     Where stdin or stdout isn't a terminal, it answers what is piped in, as run does.
     """
+    from llamacli.asked import Asked
     from llamacli.sampling import SamplingSettings
 
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
@@ -66,8 +73,19 @@ def chat(
         "repeat_penalty": repeat_penalty,
         "seed": seed,
     }
+    asked = Asked(
+        context=context,
+        threads=threads,
+        device=device,
+        gpu_layers=gpu_layers,
+        flash_attention=flash_attention,
+        kv_type=kv_type,
+        tune=not no_tune,
+        overcommit=overcommit,
+        profile="long",
+    )
     if not terminal:
-        with open_engine(model, context, threads) as engine:
+        with open_engine(model, asked) as engine:
             settings = SamplingSettings.from_metadata(engine.file.metadata, **sampling)
             answer_piped(
                 engine, settings, system=system, max_tokens=max_tokens, stop=stop or (), date=date
@@ -80,8 +98,7 @@ def chat(
     wanted = Wanted(
         model=model,
         named=source is not None and source.name == "COMMANDLINE",
-        context=context,
-        threads=threads,
+        asked=asked,
         settings={**sampling, "max_tokens": max_tokens, "stop": stop},
         system=system,
         date=date,

@@ -1,28 +1,40 @@
 """llamacli convert: a checkpoint becomes a GGUF file."""
 
-import re
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from llamacli.commands import fetching
 from llamacli.commands.session import notice
+from llamacli.commands.verify import check_copy
 from llamacli.errors import NotFoundError, UsageError
 from llamacli.store import target_path
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from convert import Progress, Report
+    from convert import Report
+    from convert.quantization import Quantization
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+class Source(NamedTuple):
+    """A checkpoint's folder or Hub id, and what the registry knows of it."""
+
+    name: str
+    folder: Path | None
+    hub_id: str
+    revision: str | None
+    quantization: str
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="A folder with a Hugging Face checkpoint.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="A checkpoint: its folder, a known model's name, or an id on the Hub."),
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The file to write; without it, one in the store."),
@@ -32,93 +44,149 @@ def convert(
     quant: Annotated[
         str | None,
         typer.Option(
-            help="Q4_K_M, Q4_K_S, Q5_K_M, Q6_K, Q8_0, BF16, F16 or F32.  [default: Q4_K_M]",
+            help="Q4_K_M, Q4_K_S, Q5_K_M, Q6_K, Q8_0, BF16, F16 or F32.  [default: the model's, "
+            "or Q4_K_M]",
         ),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that quantize.  [default: all cores]")
     ] = None,
-    force: Annotated[bool, typer.Option(help="Replace the file where it exists.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    revision: fetching.Revision = None,
+    token: fetching.Token = None,
+    download: Annotated[
+        bool,
+        typer.Option("--download", help="Keep the weights in the Hub's cache; else none are kept."),
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Compare the file with the folder; see llamacli verify."),
+    ] = False,
 ) -> None:
-    """Convert a Hugging Face Llama checkpoint to a GGUF file and print its path."""
+    """Convert a Hugging Face Llama checkpoint to a GGUF file and print its path.
+
+    Weights on the Hub are read as they are converted; what was cut short goes on from there.
+    """
     from rich.console import Console
 
     from convert import convert as convert_checkpoint
     from convert.quantization import quantization
+    from convert.writer import check_target
 
-    chosen = quantization(_quantization_name(q4, q8, quant)).name
-    folder = _folder(source)
-    target = output or target_path(folder.resolve().name, chosen)
+    asked = _quantization_name(q4, q8, quant)
+    quantization(asked or "Q4_K_M")
+    place = _find(source)
+    chosen = quantization(asked or place.quantization)
+    if place.folder is not None and (revision or token or download):
+        raise UsageError("--revision, --token and --download go with a model on the Hub")
+    if place.folder is None and verify:
+        raise UsageError("--verify goes with a folder; weights on the Hub are read only once")
+    target = output or target_path(place.name, chosen.name)
+    check_target(target, force)
     console = Console(stderr=True)
-    with _progress(console) as show:
-        report = convert_checkpoint(
-            folder,
+    if place.folder is not None:
+        with fetching.progress_bar(console, "params") as show:
+            report = convert_checkpoint(
+                place.folder,
+                target,
+                chosen.name,
+                threads=threads,
+                progress=show,
+                notice=notice,
+                force=force,
+            )
+    else:
+        where = place._replace(revision=revision or place.revision)
+        report = _from_hub(where, token, download, target, chosen, threads, force, console)
+    _print_report(console, report)
+    if verify and place.folder is not None:
+        check_copy(report.path, place.folder, sys.stderr, threads=threads)
+    typer.echo(report.path)
+
+
+def _from_hub(
+    place: Source,
+    token: str | None,
+    download: bool,
+    target: Path,
+    chosen: "Quantization",
+    threads: int | None,
+    force: bool,
+    console: "Console",
+) -> "Report":
+    from convert.pipeline import write_gguf
+    from llamacli.hub import look_up
+    from llamacli.hub_checkpoint import check_disk, needs, open_checkpoint, read_outline
+
+    repo = look_up(place.hub_id, place.revision, token)
+    config, shards = read_outline(repo)
+    needed = needs(repo, config, shards, chosen, keep=download)
+    fetching.tell_needs(repo, needed, target)
+    check_disk(needed, target)
+    with (
+        fetching.kept_pieces(target),
+        open_checkpoint(repo, config, shards, keep=download) as checkpoint,
+        fetching.progress_bar(console, "params") as show,
+    ):
+        return write_gguf(
+            checkpoint,
             target,
             chosen,
             threads=threads,
             progress=show,
             notice=notice,
             force=force,
+            origin=repo.origin,
         )
-    _print_report(console, report)
-    typer.echo(report.path)
 
 
-def _quantization_name(q4: bool, q8: bool, quant: str | None) -> str:
+def _quantization_name(q4: bool, q8: bool, quant: str | None) -> str | None:
     named = [name for name, on in (("Q4_K_M", q4), ("Q8_0", q8)) if on]
     named += [quant] if quant is not None else []
     if len(named) > 1:
         raise UsageError("give one of --q4, --q8 and --quant")
-    return named[0] if named else "Q4_K_M"
+    return named[0] if named else None
 
 
-def _folder(source: str) -> Path:
+def _find(source: str) -> Source:
+    """What SOURCE means: a folder that is there, a known model, an id on the Hub."""
+    from importlib.resources import files
+
+    from llamacli import registry
+
     folder = Path(source).expanduser()
     if folder.exists():
-        return folder
-    if HUB_ID.fullmatch(source) and not source.startswith("."):
-        raise UsageError(
-            f"{source} looks like a Hub id, and llamacli reads folders so far; fetch it first: "
-            f"hf download {source} --local-dir {folder.name}"
-        )
-    raise NotFoundError(f"there is no folder {source}")
+        return Source(folder.resolve().name, folder, "", None, "Q4_K_M")
+    if model := registry.find(source):
+        if model.source == registry.BUILT_IN:
+            folder = Path(str(files("llamacli") / model.name))
+            return Source(model.name, folder, "", None, model.quantization)
+        if not registry.HUB_ID.fullmatch(model.source):
+            folder = Path(model.source).expanduser()
+            return Source(model.name, folder, "", None, model.quantization)
+        name = model.source.rpartition("/")[2]
+        return Source(name, None, model.source, model.revision, model.quantization)
+    if registry.HUB_ID.fullmatch(source):
+        return Source(source.rpartition("/")[2], None, source, None, "Q4_K_M")
+    raise NotFoundError(_not_found(source))
 
 
-@contextmanager
-def _progress(console: "Console") -> Iterator[Callable[["Progress"], None]]:
-    """A progress bar on a terminal, nothing elsewhere; gives the callback that feeds it."""
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+def _not_found(source: str) -> str:
+    from llamacli.names import near_names
 
-    columns = (
-        TextColumn("{task.fields[tensor]:<28}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[size]}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("convert", total=None, tensor="", size="", rate="")
-
-        def show(progress: "Progress") -> None:
-            elapsed = bar.tasks[0].elapsed or 1e-9
-            bar.update(
-                task,
-                total=progress.total_parameters,
-                completed=progress.parameters,
-                tensor=progress.tensor,
-                size=f"{progress.nbytes / 1e9:.2f}/{progress.total_nbytes / 1e9:.2f} GB",
-                rate=f"{progress.parameters / elapsed / 1e6:.0f} M params/s",
-            )
-
-        yield show
+    near = near_names(source)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`llamacli list --known` has names"
+    return f"there is no folder {source} and no model of that name; {hint}"
 
 
 def _print_report(console: "Console", report: "Report") -> None:
+    from rich.markup import escape
     from rich.table import Table
 
+    from llamacli.show.text import count
+
     parameters = sum(tensor.spec.parameters for tensor in report.tensors)
-    table = Table(title=f"{report.path.name}: {_count(parameters)} parameters")
+    table = Table(title=escape(f"{report.path.name}: {count(parameters)} parameters"))
     for column in ("type", "tensors", "parameters", "size"):
         table.add_column(column, justify="left" if column == "type" else "right")
     counts, sizes, values = Counter[str](), Counter[str](), Counter[str]()
@@ -127,19 +195,11 @@ def _print_report(console: "Console", report: "Report") -> None:
         sizes[tensor.type.name] += tensor.nbytes
         values[tensor.type.name] += tensor.spec.parameters
     for name, size in sizes.most_common():
-        table.add_row(name, str(counts[name]), _count(values[name]), f"{_count(size)}B")
+        table.add_row(name, str(counts[name]), count(values[name]), count(size, "B"))
     data = sum(sizes.values())
     console.print(table)
     console.print(
-        f"{data * 8 / parameters:.2f} bits per weight, {_count(report.source_nbytes)}B → "
-        f"{_count(report.target_nbytes)}B in {report.seconds:.1f} s",
+        f"{data * 8 / parameters:.2f} bits per weight, {count(report.source_nbytes, 'B')} → "
+        f"{count(report.target_nbytes, 'B')} in {report.seconds:.1f} s",
         highlight=False,
     )
-
-
-def _count(number: int) -> str:
-    """A number with a decimal prefix, as 7.35 M."""
-    for prefix, unit in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= unit:
-            return f"{number / unit:.2f} {prefix}"
-    return f"{number} "

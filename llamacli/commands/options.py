@@ -1,17 +1,31 @@
 """The options that commands share, each written once."""
 
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 
 def complete_models(incomplete: str) -> list[str]:
     """Names that -m takes and that begin so, for the shell's completion."""
+    from llamacli.errors import LlamacliError
+    from llamacli.names import short_names
     from llamacli.store import DEMO, stored_models
 
-    names = [DEMO, *(path.stem for path in stored_models())]
+    stored = stored_models()
+    names = [DEMO, *(path.stem for path in stored)]
+    with suppress(LlamacliError):  # of models.toml; commands tell it
+        names += [n for p in stored for n in short_names(p) if not p.stem.startswith(n)]
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
+def _count_or_auto(value: Any) -> Any:
+    """A number or the word auto, for an option that takes both."""
+    try:
+        return value if value == "auto" else int(value)
+    except ValueError:
+        raise typer.BadParameter(f"{value!r} is neither a number nor auto") from None
 
 
 Model = Annotated[
@@ -19,6 +33,15 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
+        envvar="LLAMACLI_MODEL",
+        show_envvar=False,
+        autocompletion=complete_models,
+        help="A GGUF file, a name in the store, or `demo`.  [default: $LLAMACLI_MODEL]",
+    ),
+]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
         envvar="LLAMACLI_MODEL",
         show_envvar=False,
         autocompletion=complete_models,
@@ -43,9 +66,13 @@ RepeatPenalty = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
 Context = Annotated[
-    int | None,
+    Any,
     typer.Option(
-        "--context", "-c", help="Tokens of context.  [default: the model's, at most 8192]"
+        "--context",
+        "-c",
+        parser=_count_or_auto,
+        metavar="N|auto",
+        help="Tokens of context; auto is all that fits.  [default: the model's, at most 8192]",
     ),
 ]
 Stop = Annotated[
@@ -68,6 +95,27 @@ Threads = Annotated[
         help="Threads.  [default: $LLAMACLI_THREADS, else all physical cores]",
     ),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, metal, cuda, vulkan or auto; `llamacli devices` lists them."),
+]
+GpuLayers = Annotated[
+    Any,
+    typer.Option(
+        parser=_count_or_auto,
+        metavar="N|auto",
+        help="Layers on the GPU.  [default: auto, all that fit]",
+    ),
+]
+KVType = Annotated[
+    str | None,
+    typer.Option("--kv-type", help="The KV cache's: f16, q8_0 or q4_0.  [default: f16]"),
+]
+FlashAttention = Annotated[str | None, typer.Option(help="auto, on or off.  [default: auto]")]
+Overcommit = Annotated[
+    bool, typer.Option("--overcommit", help="Load it though the memory seems too small.")
+]
+NoTune = Annotated[bool, typer.Option("--no-tune", help="Leave aside what `llamacli tune` found.")]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Nothing on stderr but what went wrong.")
 ]

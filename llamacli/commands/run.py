@@ -54,6 +54,12 @@ def run(
     grammar: options.GrammarFile = None,
     choice: options.Choice = None,
     threads: options.Threads = None,
+    device: options.Device = None,
+    gpu_layers: options.GpuLayers = None,
+    kv_type: options.KVType = None,
+    flash_attention: options.FlashAttention = None,
+    no_tune: options.NoTune = False,
+    overcommit: options.Overcommit = False,
     json_object: Annotated[
         bool, typer.Option("--json", help="Give one JSON object: text, counts, rates, seed.")
     ] = False,
@@ -91,6 +97,7 @@ def run(
     The prompt is the instruction, a blank line, and the text; several texts get a line
     `==> NAME <==` each.
     """
+    from llamacli.asked import Asked
     from llamacli.input import gather
     from llamacli.sampling import SamplingSettings
 
@@ -107,7 +114,17 @@ def run(
     if schema or grammar or choice:
         shape = _read_shape(schema, grammar, choice or (), stop or ())
     given = gather(prompt, file or (), errors)
-    with open_engine(model, context, threads, quiet=quiet) as engine:
+    asked = Asked(
+        context=context,
+        threads=threads,
+        device=device,
+        gpu_layers=gpu_layers,
+        flash_attention=flash_attention,
+        kv_type=kv_type,
+        tune=not no_tune,
+        overcommit=overcommit,
+    )
+    with open_engine(model, asked, quiet=quiet) as engine:
         sampling = SamplingSettings.from_metadata(
             engine.file.metadata,
             temperature=temperature,

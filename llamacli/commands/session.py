@@ -6,35 +6,61 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from llamacli.demo_model import demo_model
-from llamacli.errors import UsageError
-from llamacli.store import DEMO, find_model
+from llamacli.store import DEMO, mark_used
 
 if TYPE_CHECKING:
+    from llamacli.asked import Asked
     from llamacli.engine import Engine
+    from llamacli.gguf_file import GGUFFile
+    from llamacli.loading import EngineSettings
 
 
 def model_path(model: str | None, *, quiet: bool = False) -> Path:
-    """The file that -m means; the demo is converted on its first use."""
-    if model is None:
-        raise UsageError(
-            "name a model with -m or in $LLAMACLI_MODEL: a GGUF file, a name in the store, "
-            "or `demo`"
-        )
-    if model == DEMO and not Path(DEMO).is_file():
+    """The file that -m means, noted as used; without -m, the one model that there is."""
+    from llamacli.names import only_model
+
+    path = only_model() if model is None else locate(model, quiet=quiet)
+    mark_used(path)
+    return path
+
+
+def locate(model: str, *, quiet: bool = False) -> Path:
+    """The file that a name means; the demo is converted on its first use."""
+    from llamacli.names import find_model
+
+    if model.lower() == DEMO and not Path(DEMO).is_file():
         return demo_model(None if quiet else lambda: notice("converting the demo, this once"))
     return find_model(model)
 
 
-def open_engine(
-    model: str | None, context: int | None, threads: int | None, *, quiet: bool = False
-) -> "Engine":
-    """The model, loaded."""
+def open_engine(model: str | None, asked: "Asked", *, quiet: bool = False) -> "Engine":
+    """The model, loaded as asked."""
     from llamacli.engine import Engine
-    from llamacli.loading import EngineSettings
 
     path = model_path(model, quiet=quiet)
-    settings = EngineSettings(context=context, threads=threads)
-    return Engine(path, settings, debug=debugging())
+    settings = engine_settings(path, asked, quiet=quiet)
+    return Engine(path, settings, debug=debugging(), meanwhile=_get_ready)
+
+
+def _get_ready(file: "GGUFFile") -> None:
+    """What an answer needs next, while the model loads: 40 ms of imports and of its template."""
+    import llamacli.interrupts
+    import llamacli.output  # noqa: F401
+    from llamacli.template import LLAMA3_TEMPLATE, prepare
+
+    template = file.metadata.get("tokenizer.chat_template")
+    prepare(template if isinstance(template, str) else LLAMA3_TEMPLATE)
+
+
+def engine_settings(path: Path, asked: "Asked", *, quiet: bool = False) -> "EngineSettings":
+    """What was asked, else what `llamacli tune` found, else what suits the processor."""
+    from llamacli.asked import settle
+    from llamacli.cores import this_processor
+    from llamacli.profiles import tuned_settings
+
+    tell = notice if not quiet else lambda _: None
+    tuned = tuned_settings(path, asked.profile, tell) if asked.tune else None
+    return settle(asked, tuned, this_processor())
 
 
 def debugging() -> bool:

@@ -1,15 +1,16 @@
 """llamacli show: what a model is, without running it."""
 
-import json
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llamacli.commands.options import complete_models
-from llamacli.commands.session import model_path, notice
-from llamacli.errors import UsageError
+from llamacli.commands.printing import print_json, print_text
+from llamacli.commands.session import locate, notice
+from llamacli.errors import NotFoundError, UsageError
+from llamacli.store import DEMO
 
 if TYPE_CHECKING:
     from llamacli.show.config import Source
@@ -51,26 +52,22 @@ def show(
         "--config": _config, "--structure": _structure, "--metadata": _metadata,
         "--tensors": _tensors, "--template": _template, "--rope": _rope,
     }  # fmt: skip
-    printers.get("".join(chosen), _card)(open_source(model), as_json)
+    try:
+        source = open_source(model)
+    except NotFoundError:
+        if chosen or not _known_card(model, as_json):
+            raise
+        return
+    printers.get("".join(chosen), _card)(source, as_json)
 
 
 def open_source(model: str) -> "Source":
     """A checkpoint's folder as it is, anything else as the GGUF file it names, read."""
     from llamacli.gguf_file import read_gguf
+    from llamacli.names import existing_path
 
-    if (folder := Path(model).expanduser()).is_dir():
-        return folder
-    return read_gguf(model_path(model))
-
-
-def print_text(text: str) -> None:
-    from llamacli.output import writer
-
-    writer(sys.stdout)(text)
-
-
-def print_json(value: Any) -> None:
-    print_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    path = existing_path(model) if model and model != DEMO else None
+    return path if path is not None and path.is_dir() else read_gguf(locate(model))
 
 
 def _config(source: "Source", as_json: bool) -> None:  # noqa: ARG001
@@ -139,13 +136,32 @@ def _rope(source: "Source", as_json: bool) -> None:
 
 def _card(source: "Source", as_json: bool) -> None:
     from llamacli.show import card
-    from llamacli.show.text import columns
 
     facts = card.describe(source)
     if as_json:
         print_json(facts)
-        return
-    rows = card.lines(facts)
+    else:
+        _print_rows(card.lines(facts))
+
+
+def _known_card(name: str, as_json: bool) -> bool:
+    """What models.toml has of a model that isn't in the store; False where it doesn't know it."""
+    from llamacli.registry import find
+    from llamacli.show.card import known_lines
+
+    model = find(name)
+    if model is None:
+        return False
+    if as_json:
+        print_json({**asdict(model), "stored": False})
+    else:
+        _print_rows(known_lines(model))
+    return True
+
+
+def _print_rows(rows: list[tuple[str, str]]) -> None:
+    from llamacli.show.text import columns
+
     if sys.stdout.isatty():
         _print_panel(rows)
     else:

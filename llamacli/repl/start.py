@@ -10,12 +10,14 @@ from importlib import import_module
 from typing import Any
 
 from llamacli import sessions
+from llamacli.asked import Asked
 from llamacli.chat import ChatSession
 from llamacli.commands.session import lively, model_path, notice, open_engine
-from llamacli.engine import DEFAULT_CONTEXT, Engine
+from llamacli.engine import Engine
 from llamacli.errors import OutputError
 from llamacli.gguf_check import check_llama
 from llamacli.gguf_file import read_gguf
+from llamacli.memory import DEFAULT_CONTEXT
 from llamacli.repl.saved import begin_log, continue_log, show_end, use_settings
 from llamacli.repl.state import Repl, heading, say
 from llamacli.sampling import SamplingSettings
@@ -30,8 +32,7 @@ class Wanted:
 
     model: str | None
     named: bool
-    context: int | None
-    threads: int | None
+    asked: Asked
     settings: dict[str, Any] = field(default_factory=dict)
     system: str | None = None
     date: datetime | None = None
@@ -53,7 +54,8 @@ def start(wanted: Wanted, *, resume: bool, session: str | None = None) -> None:
     model = wanted.model
     if saved is not None and not wanted.named:
         model = saved.head.model or model
-    engine = open_engine(model, wanted.context or settings.get("context"), wanted.threads)
+    context = wanted.asked.context or settings.get("context")
+    engine = open_engine(model, replace(wanted.asked, context=context))
     chat = ChatSession(engine, SamplingSettings(), date=wanted.date)
     repl = Repl(chat, str(model), _opener(wanted), plain=wanted.plain or not _has_colours())
     try:
@@ -91,9 +93,11 @@ def _opener(wanted: Wanted) -> Callable[[str, Callable[[], None]], Engine]:
 
     def open_model(name: str, ready: Callable[[], None]) -> Engine:
         trained = check_llama(read_gguf(model_path(name))).context
-        fits = wanted.context is not None and wanted.context <= trained
+        context = wanted.asked.context
+        if isinstance(context, int) and context > trained:
+            context = None
         ready()
-        return open_engine(name, wanted.context if fits else None, wanted.threads)
+        return open_engine(name, replace(wanted.asked, context=context))
 
     return open_model
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from convert.checkpoint import optional_json
 from convert.errors import CheckpointError
 from convert.metadata import CONFIG_KEY
 from convert.tensors import llama_tensors
@@ -13,6 +12,7 @@ from llamacli.errors import InvalidModelError
 from llamacli.gguf_check import check_llama
 from llamacli.gguf_file import Array, GGUFFile
 from llamacli.loading import quantization_name
+from llamacli.registry import Model
 from llamacli.show.config import Source, find_config
 from llamacli.show.rope import find_rope
 from llamacli.show.template import find_template
@@ -57,6 +57,28 @@ def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("runs here", facts["runs"]),
     )
     return [(label, shortened(printable(str(value)), 200)) for label, value in rows if value]
+
+
+def known_lines(model: Model) -> list[tuple[str, str]]:
+    """What the registry has of a model, for people."""
+
+    def size(number: int | None, unit: str = "B") -> str | None:
+        return count(number, unit) if number else None
+
+    rows = (
+        ("name", model.name),
+        ("source", model.source),
+        ("revision", model.revision),
+        ("license", model.license),
+        ("parameters", size(model.parameters, "")),
+        ("download", size(model.checkpoint_bytes)),
+        ("quantization", model.quantization),
+        ("size", size(model.gguf_bytes)),
+        ("memory", size(model.memory_bytes)),
+        ("context", _tokens(model.context)),
+        ("in the store", f"no; `llamacli convert {model.name}` gets it"),
+    )
+    return [(label, value) for label, value in rows if value]
 
 
 def _describe_file(file: GGUFFile) -> dict[str, Any]:

@@ -173,9 +173,7 @@ def _llama3_scaling(file: GGUFFile, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _close(a: "list[float]", b: "array[float]") -> bool:
     """Equal but for the rounding of float32."""
-    return len(a) == len(b) and all(
-        abs(x - y) <= 1e-5 * abs(y) for x, y in zip(a, b, strict=True)
-    )
+    return len(a) == len(b) and all(abs(x - y) <= 1e-5 * abs(y) for x, y in zip(a, b, strict=True))
 
 
 def _unexplained_factors(file: GGUFFile, config: LlamaConfig) -> tuple[str, ...]:

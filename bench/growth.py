@@ -1,0 +1,81 @@
+"""How prefill and decode slow down with length, beside llama-bench at the same depths.
+
+    python -m bench.growth [--model FILE] [--runs 1]
+
+Attention makes a token's time grow linearly with the tokens before it; what counts is that
+llamacli adds nothing to llama.cpp's own growth.
+"""
+
+from pathlib import Path
+
+from bench.compare import Outcome, Setup, Target, apart, figure, in_turn, ratio, run_alone
+from bench.llama_cpp_tools import llama_bench
+
+DEPTHS = (0, 1024, 2048, 4096)
+PROMPT, ANSWER = 256, 32
+
+
+def llamacli_rates(model: Path, depths: tuple[int, ...]) -> dict[str, float]:
+    """Tokens a second by "prefill 1024", "decode 1024" and so on."""
+    from llamacli.engine import Engine
+    from llamacli.loading import EngineSettings
+    from llamacli.measure import decode_seconds, made_up_tokens, prefill_seconds
+
+    found = {}
+    with Engine(model, EngineSettings(context=max(depths) + PROMPT)) as engine:
+        tokens = made_up_tokens(engine, engine.context_size)
+        prefill_seconds(engine, tokens[:PROMPT])  # llama-bench warms up as well
+        for depth in depths:
+            found[f"prefill {depth}"] = 1 / prefill_seconds(engine, tokens[: depth + PROMPT], depth)
+            found[f"decode {depth}"] = 1 / decode_seconds(engine, tokens[: depth + ANSWER], depth)
+    return found
+
+
+def llama_bench_rates(model: Path, depths: tuple[int, ...]) -> dict[str, float]:
+    """The same by llama-bench."""
+    found = {}
+    for depth in depths:
+        test = "-p", PROMPT, "-n", ANSWER, "-d", depth, "-fa", 1
+        found[f"prefill {depth}"], found[f"decode {depth}"] = llama_bench(model, *test)
+    return found
+
+
+def measure(setup: Setup) -> Outcome:
+    model, depths = setup.model(), (0, 256) if setup.quick else DEPTHS
+    ways = {
+        "llama-bench": lambda: llama_bench_rates(model, depths),
+        "llamacli": lambda: apart(llamacli_rates, model, depths),
+    }
+    found = in_turn(ways, setup.times(1))
+
+    def rates(way: str, kind: str, depth: int) -> list[float]:
+        return [one[f"{kind} {depth}"] for one in found[way]]
+
+    def growth(way: str, kind: str) -> list[float]:
+        ends = rates(way, kind, depths[0]), rates(way, kind, depths[-1])
+        return [first / last for first, last in zip(*ends, strict=True)]
+
+    kinds = ("prefill", "decode")
+    return Outcome(
+        "Growth with length, 1B shape, Q4_K_M",
+        tuple(
+            figure(f"{way}, {kind} at {depth}", "tokens a second", rates(way, kind, depth))
+            for kind in kinds
+            for way in ways
+            for depth in depths
+        ),
+        tuple(
+            ratio(
+                f"growth of a token's {kind} time, llamacli to llama-bench",
+                growth("llamacli", kind),
+                growth("llama-bench", kind),
+                Target(1.05, most=True),
+            )
+            for kind in kinds
+        ),
+        f"From a depth of {depths[0]} to {depths[-1]} tokens, weights repacked on both sides.",
+    )
+
+
+if __name__ == "__main__":
+    run_alone(measure, __doc__)

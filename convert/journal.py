@@ -1,0 +1,198 @@
+"""Files that come in pieces and may be gone on with: a partial file, and a journal beside it.
+
+The journal is lines of JSON: first what the file is made of, then offset, length and hash of each
+piece that was written. A piece counts where the partial file still has bytes of that hash.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from convert.errors import ConvertError, SourceError, TargetError
+from convert.writer import lock_file, publish
+
+MAX_JOURNAL = 1 << 28  # bytes; the journal of 405B takes 12 MB
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass
+class Journal:
+    """The pieces that a partial file has: offset → (length, hash).
+
+    descriptor is the partial file's; renewed tells that one of another source was thrown away.
+    """
+
+    descriptor: int
+    file: IO[str]
+    renewed: bool = False
+    pieces: dict[int, tuple[int, str]] = field(default_factory=dict)
+
+    def write(self, data: Buffer, offset: int) -> None:
+        """Write a piece into the partial file, and note it once it is there."""
+        write_all(self.descriptor, data, offset)
+        self.pieces[offset] = (len(data), _hash(data))
+        self.file.write(json.dumps([offset, *self.pieces[offset]]) + "\n")
+        self.file.flush()
+
+    def keep_whole(self, ranges: Iterable[tuple[int, int]], threads: int) -> set[int]:
+        """Of some (offset, length), the offsets of those whose bytes are there and whole."""
+        noted = [(o, n) for o, n in ranges if self.pieces.get(o, (0, ""))[0] == n]
+        with ThreadPoolExecutor(threads) as pool:
+            whole = list(pool.map(self._is_whole, noted))
+        return {offset for (offset, _), there in zip(noted, whole, strict=True) if there}
+
+    def _is_whole(self, place: tuple[int, int]) -> bool:
+        offset, length = place
+        return _hash(os.pread(self.descriptor, length, offset)) == self.pieces[offset][1]
+
+
+@contextlib.contextmanager
+def resumable_file(target: Path, force: bool, made_of: Any) -> Iterator[tuple[Path, Journal]]:
+    """A hidden partial file beside target that becomes target when the block ends without error.
+
+    made_of (a JSON value) is what the file is made of: pieces of something else are thrown away.
+    Where the source fails or the process ends, the pieces stay for the next call; after any other
+    error they go. Raises TargetError where another process is at it, or the system refuses.
+    """
+    part, notes = partial_path(target), _journal_path(target)
+    descriptor = -1
+    try:
+        descriptor = _open_locked(part, target)
+        with _open_journal(notes, descriptor, made_of) as journal:
+            try:
+                yield part, journal
+                publish(descriptor, part, target, force)
+            except BaseException as error:
+                if not _worth_keeping(error, journal):
+                    _remove(part, notes)
+                raise
+        _remove(part, notes)
+    except OSError as error:
+        raise TargetError(f"{target} can't be written: {error.strerror or error}") from error
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def partial_path(target: Path) -> Path:
+    """Where the pieces of target lie as long as it isn't whole."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def taken(target: Path) -> int:
+    """Bytes of disk that target's partial file takes already."""
+    try:
+        return partial_path(target).stat().st_blocks * 512
+    except OSError:
+        return 0
+
+
+def _journal_path(target: Path) -> Path:
+    return target.with_name(f".{target.name}.journal")
+
+
+def write_all(descriptor: int, data: Buffer, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view, offset = view[count:], offset + count
+
+
+def allocate(descriptor: int, size: int) -> None:
+    """Take the disk space at once, so that a full disk shows before the work, not after it."""
+    os.ftruncate(descriptor, size)
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        except OSError as error:
+            raise TargetError(f"no space for {size / 1e9:.1f} GB: {error.strerror}") from error
+
+
+def digest(value: bytes) -> str:
+    """A short hash for what a file is made of."""
+    return _hash(value)
+
+
+def _hash(data: Buffer) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _worth_keeping(error: BaseException, journal: Journal) -> bool:
+    """Not where the same would fail again: a damaged checkpoint, a full disk."""
+    again = isinstance(error, OSError | ConvertError) and not isinstance(error, SourceError)
+    return bool(journal.pieces) and not again
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _open_locked(part: Path, target: Path) -> int:
+    """The partial file, locked. One that was given its name between the two is tried again."""
+    while True:
+        descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            lock_file(descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise TargetError(f"{target.name} is being written by another process") from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), part.stat()):
+                return descriptor
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _open_journal(path: Path, descriptor: int, made_of: Any) -> Iterator[Journal]:
+    """The journal, read as far as its lines are whole, open to be gone on with."""
+    head = json.dumps(made_of, sort_keys=True) + "\n"
+    text = _read(path)
+    pieces, length = _parse(text, head) if text.startswith(head) else ({}, 0)
+    renewed = bool(text) and length == 0
+    if length == 0:
+        os.ftruncate(descriptor, 0)
+    with path.open("r+" if text else "w", encoding="utf-8", newline="\n") as file:
+        file.truncate(length)
+        file.seek(length)
+        if length == 0:
+            file.write(head)
+            file.flush()
+        yield Journal(descriptor, file, renewed, pieces)
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_JOURNAL:
+            return "?"
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError:
+        return "?"
+
+
+def _parse(text: str, head: str) -> tuple[dict[int, tuple[int, str]], int]:
+    """The pieces, and the bytes of the journal up to the first line that isn't whole."""
+    pieces, length = {}, len(head.encode())
+    for line in text[len(head) :].splitlines(keepends=True):
+        try:
+            offset, nbytes, hashed = json.loads(line)
+        except (ValueError, TypeError):
+            break
+        if not line.endswith("\n") or not _is_piece(offset, nbytes, hashed):
+            break
+        pieces[offset] = (nbytes, hashed)
+        length += len(line.encode())
+    return pieces, length
+
+
+def _is_piece(offset: Any, nbytes: Any, hashed: Any) -> bool:
+    return type(offset) is int and type(nbytes) is int and isinstance(hashed, str)

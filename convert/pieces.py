@@ -1,0 +1,111 @@
+"""Pieces: some whole rows of one tensor, read, reordered and quantized on their own."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gguf import GGMLQuantizationType
+from numpy.typing import NDArray
+
+from convert.checkpoint import Checkpoint
+from convert.errors import CheckpointError
+from convert.fast import INFINITY
+from convert.fast_check import Kernel
+from convert.quantization import tensor_nbytes
+from convert.safetensors import ITEM_SIZES, StoredTensor
+from convert.tensors import permute_heads
+from convert.writer import PlannedTensor
+
+Type = GGMLQuantizationType
+
+PIECE = 1 << 21  # parameters a piece: 4 MiB of BF16, 8 MiB as float32
+LARGEST_F16 = 65504.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some whole rows of one tensor, and where their bytes go, from the data's start."""
+
+    tensor: PlannedTensor
+    stored: StoredTensor
+    first_row: int
+    rows: int
+    offset: int
+
+    @property
+    def parameters(self) -> int:
+        return self.rows * self.tensor.spec.columns
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the target."""
+        return tensor_nbytes(self.tensor.type, self.parameters)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The bytes of a piece, and what was seen on the way: non-finite values and kernel time."""
+
+    piece: Piece
+    data: NDArray[np.uint8]
+    not_finite: int
+    seconds: float
+
+
+def pieces_of(checkpoint: Checkpoint, tensors: tuple[PlannedTensor, ...]) -> Iterator[Piece]:
+    for tensor in tensors:
+        stored = checkpoint.weights.get(tensor.spec)
+        if stored is None:  # rope_freqs.weight is computed, not read
+            continue
+        unit = tensor.spec.head_dim or 1  # heads stay whole, so that their rows can be reordered
+        rows = max(unit, PIECE // tensor.spec.columns // unit * unit)
+        row_bytes = tensor_nbytes(tensor.type, tensor.spec.columns)
+        for first in range(0, tensor.spec.rows, rows):
+            count = min(rows, tensor.spec.rows - first)
+            yield Piece(tensor, stored, first, count, tensor.offset + first * row_bytes)
+
+
+def read_piece(piece: Piece) -> bytearray:
+    stored = piece.stored
+    row_bytes = piece.tensor.spec.columns * ITEM_SIZES[stored.dtype]
+    return stored.file.read(stored.offset + piece.first_row * row_bytes, piece.rows * row_bytes)
+
+
+def quantize_piece(piece: Piece, raw: Future[bytearray], kernel: Kernel) -> Quantized:
+    spec, kind, dtype = piece.tensor.spec, piece.tensor.type, piece.stored.dtype
+    bits: NDArray[Any] = np.frombuffer(raw.result(), np.uint32 if dtype == "F32" else np.uint16)
+    bits = bits.reshape(piece.rows, spec.columns)
+    if spec.head_dim is not None:
+        bits = permute_heads(bits, spec.head_dim)
+    if dtype == kind.name:
+        return Quantized(piece, bits.view(np.uint8), _not_finite(bits, dtype), 0.0)
+    values: NDArray[Any] = bits if dtype == "BF16" else _float32(bits, dtype)
+    data = np.empty(tensor_nbytes(kind, piece.parameters), np.uint8)
+    started = time.perf_counter()
+    largest = kernel(values.reshape(-1), data)
+    seconds = time.perf_counter() - started
+    if largest >= INFINITY:
+        return Quantized(piece, data, _not_finite(bits, dtype), seconds)
+    magnitude = float(np.uint32(largest).view(np.float32))
+    if magnitude > LARGEST_F16 and kind not in (Type.F32, Type.BF16):
+        raise CheckpointError(
+            f"{spec.source} has a value of {magnitude:.3g}, too large for {kind.name}"
+        )
+    return Quantized(piece, data, 0, seconds)
+
+
+def _not_finite(bits: NDArray[Any], dtype: str) -> int:
+    """How many values are NaN or infinite, told by their exponents."""
+    infinity = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}[dtype]
+    magnitudes = bits & bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
+    return int((magnitudes >= infinity).sum())
+
+
+def _float32(bits: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """The values of F16 or F32 bits, exactly."""
+    if dtype == "F16":
+        return bits.view(np.float16).astype(np.float32)
+    return bits.view(np.float32)

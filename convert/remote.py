@@ -1,0 +1,226 @@
+"""Weight files on a server, read by byte range over HTTP; nothing of them is stored."""
+
+import contextlib
+import random
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import httpx2
+
+from convert.errors import CheckpointError, SourceError
+
+CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+EXPIRED = (401, 403, 404, 410)  # how servers of signed addresses say that the time is up
+BUSY = (408, 429)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often and how long a broken connection is met; times are in seconds.
+
+    Pauses double from first_pause on, and each is shortened at random, so that readers don't come
+    back all at once. A connection that brings less than `least` bytes in `stall` seconds is given
+    up for a new one. longest_wait bounds what a server may ask for by Retry-After.
+    """
+
+    failures: int = 8
+    refusals: int = 2
+    first_pause: float = 0.5
+    longest_pause: float = 30.0
+    longest_wait: float = 120.0
+    stall: float = 30.0
+    least: int = 1 << 16
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a file's bytes are served for now, and the headers to ask with."""
+
+    url: str
+    headers: Mapping[str, str]
+
+
+def pause(patience: Patience, failures: int) -> float:
+    """Seconds to wait after so many failures in a row."""
+    longest = min(patience.first_pause * 2.0 ** (failures - 1), patience.longest_pause)
+    return longest * random.uniform(0.5, 1.0)
+
+
+class Broken(Exception):
+    """A request that may do better when it is made again, after wait seconds at least."""
+
+    def __init__(self, reason: str, *, wait: float = 0.0, refused: bool = False) -> None:
+        super().__init__(reason)
+        self.wait = wait
+        self.refused = refused
+
+
+class RemoteFile:
+    """A file behind HTTP, read by byte range by several threads at once.
+
+    identity is what the server's index calls its contents (an ETag or hash). locate gives its
+    address, and is asked again when that one has expired.
+    """
+
+    parallel = 8
+
+    def __init__(
+        self,
+        name: str,
+        size: int,
+        identity: str,
+        locate: Callable[[], Location],
+        client: httpx2.Client,
+        patience: Patience = Patience(),
+    ) -> None:
+        self.name = name
+        self.size = size
+        self.identity = identity
+        self._locate = locate
+        self._client = client
+        self._patience = patience
+        self._location: Location | None = None
+        self._etag: str | None = None
+        self._lock = threading.Lock()
+        self._cancelled = threading.Event()
+        self._responses: set[httpx2.Response] = set()
+
+    def read(self, offset: int, length: int) -> bytearray:
+        """Exactly length bytes from offset; what breaks goes on at the byte where it broke.
+
+        Raises SourceError where the server can't be reached for too long, CheckpointError where
+        the file is no longer the same.
+        """
+        buffer = bytearray(length)
+        done = failures = refusals = 0
+        while done < length:
+            before = done
+            try:
+                for chunk in self._chunks(offset + done, length - done):
+                    buffer[done : done + len(chunk)] = chunk
+                    done += len(chunk)
+            except Broken as error:
+                failures = failures + 1 if done == before else 1
+                refusals = refusals + error.refused if done == before else 0
+                if failures >= self._patience.failures or refusals > self._patience.refusals:
+                    raise SourceError(self._gave_up(failures, error)) from error
+                self._pause(failures, error.wait)
+        return buffer
+
+    def cancel(self) -> None:
+        """End reads under way, and later ones, with an error, soon."""
+        self._cancelled.set()
+        for response in list(self._responses):
+            stream = response.extensions.get("network_stream")
+            connection = stream.get_extra_info("socket") if stream is not None else None
+            if connection is not None:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def _chunks(self, offset: int, length: int) -> Iterator[bytes]:
+        """The bytes asked for as they come, never more. Raises Broken where they don't."""
+        location = self._current()
+        asked = {"Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
+        headers = {**location.headers, **asked}
+        try:
+            with self._client.stream("GET", location.url, headers=headers) as response:
+                self._responses.add(response)
+                try:
+                    if self._cancelled.is_set():  # before the response could be seen by cancel
+                        raise self._stopped()
+                    self._check(response, location, offset)
+                    yield from self._watched(response, length)
+                finally:
+                    self._responses.discard(response)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise Broken(str(error) or type(error).__name__) from error
+
+    def _watched(self, response: httpx2.Response, length: int) -> Iterator[bytes]:
+        since, lately = time.monotonic(), 0
+        for chunk in response.iter_raw():
+            if self._cancelled.is_set():
+                raise self._stopped()
+            yield chunk[:length]
+            length -= len(chunk)
+            if length <= 0:
+                return
+            lately += len(chunk)
+            if time.monotonic() - since > self._patience.stall:
+                if lately < self._patience.least:
+                    raise Broken("it has all but stopped")
+                since, lately = time.monotonic(), 0
+        raise Broken("the answer ended early")
+
+    def _current(self) -> Location:
+        with self._lock:
+            if self._cancelled.is_set():
+                raise self._stopped()
+            if self._location is None:
+                self._location, self._etag = self._locate(), None
+            return self._location
+
+    def _expire(self, location: Location) -> None:
+        with self._lock:
+            if self._location is location:
+                self._location = None
+
+    def _check(self, response: httpx2.Response, location: Location, offset: int) -> None:
+        """That the answer is the part of the same file that was asked for."""
+        status = response.status_code
+        if status in EXPIRED:
+            self._expire(location)
+            raise Broken(f"the server refuses it (HTTP {status})", refused=True)
+        if status in BUSY or status >= 500:
+            raise Broken(f"the server answers HTTP {status}", wait=self._asked_wait(response))
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise SourceError(f"{self.name}: the server compresses what is to be read as it is")
+        if status == 200:
+            length = response.headers.get("Content-Length")
+            if offset == 0 and length == str(self.size):
+                return
+            raise SourceError(f"{self.name}: the server doesn't give parts of files")
+        found = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if status == 206 and found and int(found[1]) == offset and int(found[3]) == self.size:
+            self._check_etag(response, location)
+            return
+        if status in (206, 416):
+            raise self._changed()
+        raise SourceError(f"{self.name}: the server answers HTTP {status}")
+
+    def _check_etag(self, response: httpx2.Response, location: Location) -> None:
+        """One address serves one ETag; a new address may be another server's, with its own."""
+        etag = response.headers.get("ETag")
+        with self._lock:
+            if etag is None or self._location is not location:
+                return
+            if self._etag not in (None, etag):
+                raise self._changed()
+            self._etag = etag
+
+    def _changed(self) -> CheckpointError:
+        return CheckpointError(f"{self.name} was changed at the source while it was read")
+
+    def _stopped(self) -> SourceError:
+        return SourceError(f"{self.name}: reading was stopped")
+
+    def _asked_wait(self, response: httpx2.Response) -> float:
+        """Seconds by Retry-After; dates, the header's other form, count as none."""
+        value = response.headers.get("Retry-After", "").strip()
+        wait = float(value) if value.isdecimal() else 0.0
+        if wait > self._patience.longest_wait:
+            raise SourceError(
+                f"{self.name}: the server asks for a pause of {wait / 60:.0f} minutes "
+                f"(HTTP {response.status_code}); call again then"
+            )
+        return wait
+
+    def _pause(self, failures: int, at_least: float) -> None:
+        if self._cancelled.wait(max(pause(self._patience, failures), at_least)):
+            raise self._stopped()
+
+    def _gave_up(self, failures: int, error: Broken) -> str:
+        return f"{self.name} can't be read, in {failures} tries: {error}"

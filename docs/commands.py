@@ -1,0 +1,43 @@
+"""docs/commands.md, written from the program's own help: python -m docs.commands"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from typer.main import get_command
+
+PAGE = Path(__file__).with_suffix(".md")
+WIDTH = 100
+HEAD = """# Commands
+
+`llamacli COMMAND --help` for each command. This page is made by `python -m docs.commands`, and a
+test (`tests/test_commands_page.py`) holds it to what the program says.
+"""
+
+
+def page() -> str:
+    """The page as it must be now."""
+    return "\n".join([HEAD, *(f"## {name}\n\n```text\n{text}\n```\n" for name, text in helps())])
+
+
+def helps() -> Iterator[tuple[str, str]]:
+    """The name and the help of the program and of each command."""
+    from llamacli.cli import app, register
+
+    register(())
+    program = get_command(app)
+    settings = program.context_settings
+    top = click.Context(program, info_name="llamacli", terminal_width=WIDTH, **settings)
+    yield "llamacli", _help(program, top)
+    for name, command in program.commands.items():
+        inner = click.Context(command, info_name=name, parent=top, terminal_width=WIDTH)
+        yield f"llamacli {name}", _help(command, inner)
+
+
+def _help(command: click.Command, context: click.Context) -> str:
+    lines = command.get_help(context).splitlines()
+    return "\n".join(line.rstrip() for line in lines).strip()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,101 @@
+"""llamacli bench: how fast a model loads, reads and writes on this machine."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from llamacli.commands import options
+from llamacli.commands.printing import print_json, print_text
+from llamacli.commands.session import debugging, engine_settings, model_path
+from llamacli.commands.tune import print_table
+from llamacli.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamacli.measure import Bench, Spread
+
+DEPTHS = (0, 512, 2048)
+HEAD = ("depth", "prefill/s", "lowest", "highest", "decode/s", "lowest", "highest")
+
+
+def bench(
+    model: options.ModelArgument = None,
+    depth: Annotated[
+        list[int] | None,
+        typer.Option(help="Tokens in the KV cache; may be given again.  [default: 0, 512, 2048]"),
+    ] = None,
+    prompt: Annotated[int, typer.Option(help="Tokens that are read at once.")] = 512,
+    answer: Annotated[int, typer.Option(help="Tokens that are decoded.")] = 32,
+    runs: Annotated[int, typer.Option(help="Measurements of each; the median is shown.")] = 3,
+    profile: Annotated[
+        Literal["short", "long"], typer.Option(help="Use the settings of run, or of chat.")
+    ] = "long",
+    threads: options.Threads = None,
+    device: options.Device = None,
+    gpu_layers: options.GpuLayers = None,
+    kv_type: options.KVType = None,
+    flash_attention: options.FlashAttention = None,
+    no_tune: options.NoTune = False,
+    overcommit: options.Overcommit = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Give it all as JSON.")] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure loading, prefill and decode at several depths, and memory.
+
+    The first token's time is that of loading and reading a prompt; peak memory is this process's.
+    """
+    from llamacli.asked import Asked
+    from llamacli.engine import Engine
+    from llamacli.gguf_check import check_llama
+    from llamacli.gguf_file import read_gguf
+    from llamacli.measure import Size
+    from llamacli.measure import bench as measure
+
+    size = Size(prompt, answer)
+    if min(prompt, answer, runs) < 1 or min(depth or [0]) < 0:
+        raise UsageError("--prompt, --answer and --runs are at least 1, a --depth at least 0")
+    path = model_path(model, quiet=quiet)
+    trained = check_llama(read_gguf(path)).context
+    most = trained - max(prompt, answer)
+    depths = depth or [one for one in DEPTHS if one <= most]
+    if not depths or max(depths) > most:
+        raise UsageError(f"the model knows {trained} tokens; give a lower --depth or --prompt")
+    asked = Asked(
+        context=max(depths) + max(prompt, answer),
+        threads=threads,
+        device=device,
+        gpu_layers=gpu_layers,
+        flash_attention=flash_attention,
+        kv_type=kv_type,
+        tune=not no_tune,
+        overcommit=overcommit,
+        profile=profile,
+    )
+    settings = engine_settings(path, asked)
+    found = measure(lambda: Engine(path, settings, debug=debugging()), depths, size, runs)
+    if as_json:
+        fields = {"model": str(path), "settings": vars(settings), "prompt": prompt}
+        print_json({**fields, "answer": answer, **_fields(found)})
+        return
+    rows = [(str(one.depth), *_rates(one.prefill), *_rates(one.decode)) for one in found.rates]
+    print_table(HEAD, rows, "rrrrrrr")
+    print_text(
+        f"load: {found.load.median:.2f} s\n"
+        f"first token of a prompt of {prompt}: {found.first_token.median:.2f} s\n"
+        f"peak memory: {found.peak_memory / 2**20:.0f} MiB\n"
+    )
+
+
+def _rates(spread: "Spread") -> tuple[str, str, str]:
+    return f"{spread.median:.1f}", f"{spread.lowest:.1f}", f"{spread.highest:.1f}"
+
+
+def _fields(found: "Bench") -> dict[str, Any]:
+    return {
+        "load_seconds": vars(found.load),
+        "first_token_seconds": vars(found.first_token),
+        "peak_memory_bytes": found.peak_memory,
+        "rates": [
+            {"depth": one.depth, "prefill": vars(one.prefill), "decode": vars(one.decode)}
+            for one in found.rates
+        ],
+    }

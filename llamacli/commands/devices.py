@@ -1,0 +1,84 @@
+"""llamacli devices: what llama.cpp was built for, what it sees, and what will be used."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llamacli.commands.session import debugging
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llamacli.devices import Device, Machine
+
+
+def devices(
+    as_json: Annotated[bool, typer.Option("--json", help="Give one JSON object.")] = False,
+) -> None:
+    """Show processors and GPUs with their memory, and how to build for a GPU that isn't used."""
+    from llamacli.devices import find_devices, this_machine
+    from llamacli.native import load_library
+    from llamacli.output import writer
+
+    load_library(debugging())
+    found = describe(find_devices(), this_machine())
+    text = json.dumps(found, indent=2, ensure_ascii=False) + "\n" if as_json else lines(found)
+    writer(sys.stdout)(text)
+
+
+def describe(found: "Sequence[Device]", machine: "Machine") -> dict[str, Any]:
+    """All that is told, for JSON."""
+    from llamacli.cores import this_processor
+    from llamacli.devices import unused_hardware, use_devices
+    from llamacli.free_memory import free_memory
+    from llamacli.native import build_features, versions
+
+    features = build_features()
+    used = {device.name for device in use_devices(found, "auto")}
+    return {
+        "versions": versions(),
+        "built_for": features,
+        "devices": [
+            {
+                "name": device.name,
+                "description": device.description,
+                "kind": device.kind,
+                "memory_free": free_memory().resident if device.role == "cpu" else device.free,
+                "memory_total": device.total,
+                "used": device.name in used or (device.role == "cpu" and not used),
+            }
+            for device in found
+        ],
+        "threads": this_processor().cores,
+        "unused": [
+            {"found": what, "command": command} for what, command in unused_hardware(found, machine)
+        ],
+    }
+
+
+def lines(found: dict[str, Any]) -> str:
+    """The same for people."""
+    from llamacli.show.text import columns, printable
+
+    rows = [("device", "kind", "free", "memory", "", "")]
+    for device in found["devices"]:
+        sizes = (_gib(device["memory_free"]), _gib(device["memory_total"]))
+        used = "used" if device["used"] else ""
+        name, description = printable(device["name"]), printable(device["description"])
+        rows.append((name, device["kind"], *sizes, used, description))
+    text = columns(rows, "llrrll")
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    text += f"\n{versions}\n"
+    for backend, features in found["built_for"].items():
+        named = [k if value == "1" else f"{k}={value}" for k, value in features.items()]
+        text += printable(f"{backend} is built with {' '.join(named)}") + "\n"
+    text += f"{found['threads']} threads, unless --threads or `llamacli tune` say otherwise\n"
+    for unused in found["unused"]:
+        text += f"\n{unused['found']}; to build it for that:\n  {unused['command']}\n"
+    return text
+
+
+def _gib(nbytes: int) -> str:
+    return f"{nbytes / (1 << 30):.1f} GiB" if nbytes else "-"

@@ -1,0 +1,103 @@
+"""llamacli list: the models in the store, or those that have a short name."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llamacli.commands.printing import print_json, print_text
+from llamacli.commands.session import notice
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from llamacli.inventory import Stored
+    from llamacli.registry import Model
+
+
+def list_models(
+    known: Annotated[
+        bool, typer.Option("--known", help="Those that have a short name, and what they need.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON array.")] = False,
+) -> None:
+    """List the models in the store: name, quantization, size, context, last use."""
+    if known:
+        _known(as_json)
+        return
+    from llamacli.inventory import inventory
+    from llamacli.store import home
+
+    found = inventory()
+    if as_json:
+        print_json([_as_object(model) for model in found])
+    elif found:
+        heads = ("name", "quantization", "size", "context", "last used")
+        _print([heads, *map(_row, found)], "llrrl")
+    else:
+        notice(
+            f"the store {home()} is empty; `llamacli list --known` has models to convert, "
+            "and `-m demo` is built in"
+        )
+
+
+def _row(model: "Stored") -> tuple[str, ...]:
+    from llamacli.show.text import count, printable, shortened
+
+    name, size, used = printable(model.path.stem), count(model.bytes, "B"), _when(model.used)
+    if model.problem is not None:
+        return name, "damaged", size, "-", f"{used}; {shortened(printable(model.problem))}"
+    context = "-" if model.context is None else str(model.context)
+    return name, model.quantization or "unknown", size, context, used
+
+
+def _when(used: "datetime | None") -> str:
+    return "never" if used is None else f"{used:%Y-%m-%d %H:%M}"
+
+
+def _as_object(model: "Stored") -> dict[str, Any]:
+    return {
+        "name": model.path.stem,
+        "short_names": list(model.short_names),
+        "path": str(model.path),
+        "quantization": model.quantization,
+        "bytes": model.bytes,
+        "context": model.context,
+        "last_used": model.used and model.used.isoformat(timespec="seconds"),
+        "problem": model.problem,
+    }
+
+
+def _known(as_json: bool) -> None:
+    from llamacli.registry import models
+
+    found = models().values()
+    if as_json:
+        print_json([asdict(model) for model in found])
+        return
+    heads = ("name", "parameters", "download", "quantization", "size", "memory", "context")
+    _print([(*heads, "source"), *map(_known_row, found)], "lrrlrrrl")
+
+
+def _known_row(model: "Model") -> tuple[str, ...]:
+    from llamacli.show.text import count
+
+    def size(number: int | None, unit: str = "B") -> str:
+        return "-" if number is None else count(number, unit)
+
+    return (
+        model.name,
+        size(model.parameters, ""),
+        size(model.checkpoint_bytes),
+        model.quantization,
+        size(model.gguf_bytes),
+        size(model.memory_bytes),
+        "-" if model.context is None else str(model.context),
+        model.source,
+    )
+
+
+def _print(rows: list[tuple[str, ...]], right: str) -> None:
+    from llamacli.show.text import columns
+
+    print_text(columns(rows, right))

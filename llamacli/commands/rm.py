@@ -1,0 +1,45 @@
+"""llamacli rm: models out of the store."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llamacli.commands.options import complete_models
+from llamacli.commands.session import notice
+from llamacli.errors import UsageError
+
+
+def rm(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", autocompletion=complete_models, help="Names in the store."
+        ),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+) -> None:
+    """Remove models from the store, after asking; files elsewhere are never touched."""
+    from llamacli.names import find_stored
+    from llamacli.show.text import count, printable
+    from llamacli.store import remove_model
+
+    paths = list(dict.fromkeys(map(find_stored, models)))
+    names = [f"{printable(path.stem)} ({count(_size(path), 'B')})" for path in paths]
+    if not yes:
+        if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError("rm asks on a terminal only; give --yes to remove without asking")
+        print(f"remove {', '.join(names)}? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            return
+    for path, name in zip(paths, names, strict=True):
+        remove_model(path)
+        notice(f"removed {name}")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

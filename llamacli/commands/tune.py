@@ -1,0 +1,103 @@
+"""llamacli tune: measure which settings serve a model best here, and keep them."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from llamacli.commands import options
+from llamacli.commands.printing import print_json, print_text
+from llamacli.commands.session import debugging, model_path, notice
+from llamacli.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamacli.tune import Row, Tuning
+
+HEAD = ("setting", "candidate", "load s", "prefill/s", "decode/s", "rounds", "best for")
+ALIGNED = "llrrrrl"
+
+
+def tune(
+    model: options.ModelArgument = None,
+    profile: Annotated[
+        Literal["short", "long"] | None,
+        typer.Option(help="Tune for short answers (run) or long chats alone.  [default: both]"),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="About how long to measure.")] = 60.0,
+    forget: Annotated[bool, typer.Option("--forget", help="Drop what was kept.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Give it all as JSON.")] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure which settings serve a model best on this machine, and keep them.
+
+    `run` uses those for short answers, `chat` and `batch` those for long ones; their own options
+    come first, and --no-tune leaves them aside.
+    """
+    from llamacli import profiles
+    from llamacli.tune import tune as measure
+
+    if not 0 < seconds <= 3600:
+        raise UsageError(f"--seconds is {seconds:g}; give more than 0, at most 3600")
+    path = model_path(model, quiet=quiet)
+    if forget:
+        dropped = profiles.forget(path)
+        if not quiet:
+            notice("what was kept is dropped" if dropped else "nothing was kept")
+        return
+    chosen = profiles.PROFILES if profile is None else (profile,)
+    tell = (lambda _: None) if quiet else (lambda title: notice(f"measuring: {title}"))
+    found = measure(path, seconds, chosen, debug=debugging(), on_stage=tell)
+    others = {name: profiles.tuned_settings(path, name) for name in profiles.PROFILES}
+    settings = {name: one for name, one in {**others, **found.profiles}.items() if one}
+    kept = profiles.keep(path, settings, {"seconds": round(found.seconds, 1)})
+    if as_json:
+        print_json(_fields(path, kept, found))
+        return
+    print_table(HEAD, [_cells(row) for row in found.rows], ALIGNED)
+    for name, one in found.profiles.items():
+        chosen_text = ", ".join(f"{key} {_word(value)}" for key, value in one.items())
+        print_text(f"{name}: {chosen_text}\n")
+    if not quiet:
+        notice(f"kept in {kept}")
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], aligned: str) -> None:
+    """Rows below a head on stdout: by rich on a terminal, else in plain columns."""
+    if not sys.stdout.isatty():
+        from llamacli.show.text import columns
+
+        print_text(columns([head, *rows], aligned))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE)
+    for name, side in zip(head, aligned, strict=True):
+        table.add_column(name, justify="right" if side == "r" else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+def _cells(row: "Row") -> tuple[str, ...]:
+    load = "" if row.load is None else f"{row.load:.2f}"
+    rates = f"{row.prefill:.1f}", f"{row.decode:.1f}"
+    return (row.stage, row.candidate, load, *rates, str(row.rounds), ", ".join(row.best_for))
+
+
+def _fields(path: Path, kept: Path, found: "Tuning") -> dict[str, Any]:
+    return {
+        "model": str(path),
+        "kept": str(kept),
+        "seconds": round(found.seconds, 2),
+        "profiles": found.profiles,
+        "measured": [vars(row) for row in found.rows],
+    }
+
+
+def _word(value: Any) -> str:
+    return {True: "on", False: "off"}.get(value, str(value)) if type(value) is bool else str(value)

@@ -1,0 +1,84 @@
+"""The chat template: on sample conversations, the file's gives the checkpoint's text."""
+
+from datetime import datetime
+from typing import Any
+
+from convert.checkpoint import Checkpoint
+from llamacli.errors import InvalidModelError
+from llamacli.gguf_file import GGUFFile
+from llamacli.show.template import find_template
+from llamacli.template import render
+from llamacli.verify.rows import Row, judged, skipped
+from llamacli.verify.vocabulary import expected_ids
+
+DATE = datetime(2024, 7, 26)
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather <somewhere>, in °C",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+USER = {"role": "user", "content": "  What's 2 + 2?\n"}
+SYSTEM = {"role": "system", "content": "Answer in one word. "}
+ANSWER = {"role": "assistant", "content": " 4\n"}
+CALL = {"role": "assistant", "tool_calls": [{"type": "function", "function": {
+    "name": "weather", "arguments": {"city": "Zürich"}}}]}  # fmt: skip
+RESULT = {"role": "tool", "content": '{"degrees": 21}'}
+
+SAMPLES: dict[str, dict[str, Any]] = {
+    "one question": {"messages": [USER]},
+    "a system prompt": {"messages": [SYSTEM, USER]},
+    "several turns": {"messages": [SYSTEM, USER, ANSWER, USER, ANSWER]},
+    "no generation prompt": {"messages": [USER, ANSWER], "add_generation_prompt": False},
+    "an empty text": {"messages": [{"role": "user", "content": ""}]},
+    "a tool": {"messages": [SYSTEM, USER], "tools": [TOOL]},
+    "a tool's result": {"messages": [USER, CALL, RESULT], "tools": [TOOL]},
+    "an unknown role": {"messages": [{"role": "narrator", "content": "It rains."}]},
+}
+
+
+def template_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
+    """Compare the templates, and where they differ what they render, sandboxed, or refuse."""
+    expected, found = checkpoint.chat_template, find_template(file)
+    if not expected and not found:
+        return skipped("template", "neither the checkpoint nor the file has one")
+    if not found:
+        return judged("template", ["it is missing"], "")
+    if not expected:
+        return judged("template", ["the file has one, the checkpoint none"], "")
+    if found == expected:
+        return judged("template", [], "the checkpoint's, to the letter")
+    names = _special_texts(checkpoint)
+    problems = []
+    for name, sample in SAMPLES.items():
+        ours, theirs = (_rendered(each, sample, names) for each in (expected, found))
+        if ours != theirs:
+            problems.append(f"{name}: {_difference(ours, theirs)}")
+    return judged("template", problems, f"another text, but {len(SAMPLES)} conversations are alike")
+
+
+def _special_texts(checkpoint: Checkpoint) -> dict[str, Any]:
+    ids, tokens = expected_ids(checkpoint), checkpoint.tokenizer.tokens
+    return {
+        f"{name}_token": "" if (token := ids[name]) is None else tokens[token]
+        for name in ("bos", "eos")
+    }
+
+
+def _rendered(template: str, sample: dict[str, Any], names: dict[str, Any]) -> str:
+    try:
+        return render(template, date=DATE, **{"tools": None, **sample, **names})
+    except InvalidModelError as error:
+        return str(error)
+
+
+def _difference(expected: str, found: str) -> str:
+    """The first place where two texts differ, with some of what follows."""
+    pairs = enumerate(zip(expected, found, strict=False))
+    start = next((i for i, (a, b) in pairs if a != b), min(len(expected), len(found)))
+    return (
+        f"at character {start} it gives {found[start : start + 40]!r}; "
+        f"the checkpoint's {expected[start : start + 40]!r}"
+    )

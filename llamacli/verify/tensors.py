@@ -1,0 +1,194 @@
+"""Every tensor's values compared with the checkpoint's, a few megabytes at a time."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convert.checkpoint import Checkpoint
+from convert.fast import as_float32
+from convert.safetensors import ITEM_SIZES, StoredTensor
+from convert.tensors import TensorSpec, permute_heads
+from convert.weights import LocalFile, WeightFile
+from convert.writer import ROPE_FACTORS
+from llamacli.cores import physical_cores
+from llamacli.gguf_file import GGUFFile, TensorInfo
+from llamacli.verify.dequantize import dequantize
+from llamacli.verify.limits import Limits, limits
+from llamacli.verify.measure import Sums, measure
+from llamacli.verify.rows import Row, finite, judged
+
+PIECE = 1 << 20  # values that a thread compares at a time: 14 MB with all that is made of them
+IMPORTANCES = "quantize.imatrix."  # the keys by which llama.cpp's quantizer tells of them
+OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
+
+Progress = Callable[[int, int], None]  # parameters compared so far, and all
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A tensor of the checkpoint and the one of the file that should be its copy."""
+
+    spec: TensorSpec
+    stored: StoredTensor
+    info: TensorInfo
+    file: WeightFile
+    importances: bool
+
+    @property
+    def limits(self) -> Limits:
+        return limits(self.info.type, self.stored.dtype, self.importances)
+
+    def original(self, first: int, rows: int) -> NDArray[np.float32]:
+        """Rows of the checkpoint's tensor in ggml's order, float32; heads must be whole."""
+        values = read_rows(self.spec, self.stored, first, rows)
+        if self.spec.head_dim is None:
+            return values
+        return np.asarray(permute_heads(values, self.spec.head_dim), np.float32)
+
+    def copy(self, first: int, rows: int) -> NDArray[np.float32]:
+        """Rows of the file's tensor, float32."""
+        kind = self.info.type
+        nbytes = self.spec.columns // kind.block * kind.nbytes
+        data = self.file.read(self.info.offset + first * nbytes, rows * nbytes)
+        return dequantize(kind, data).reshape(rows, self.spec.columns)
+
+
+@dataclass(frozen=True)
+class Compared:
+    pair: Pair
+    sums: Sums
+
+    @property
+    def good(self) -> bool:
+        bounds, sums = self.pair.limits, self.sums
+        return (
+            sums.relative(bounds.floor) <= bounds.relative
+            and sums.bad == 0
+            and abs(sums.scale - 1) <= bounds.scale_of(sums.values)
+        )
+
+
+def tensors_row(
+    file: GGUFFile,
+    checkpoint: Checkpoint,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Row:
+    """Compare all tensors; what is wrong with one is named where it can be told."""
+    from llamacli.verify.diagnosis import diagnose
+
+    pairs, problems = match(file, checkpoint)
+    compared = compare(pairs, threads, progress)
+    problems += [f"{c.pair.info.name}: {diagnose(c, pairs)}" for c in compared if not c.good]
+    return judged("tensors", problems, _summary(compared), {"types": _by_type(compared)})
+
+
+def match(file: GGUFFile, checkpoint: Checkpoint) -> tuple[list[Pair], list[str]]:
+    """The tensors that can be compared, and what is missing, too much or of another shape.
+
+    Where the checkpoint has no output matrix, one in the file must be the embedding again.
+    """
+    found = {tensor.name: tensor for tensor in file.tensors}
+    opened = LocalFile(file.path)
+    importances = any(key.startswith(IMPORTANCES) for key in file.metadata)
+    pairs, problems = [], []
+    expected = {spec.name: (spec, stored) for spec, stored in checkpoint.weights.items()}
+    if checkpoint.config.tie_word_embeddings and OUTPUT in found:
+        expected[OUTPUT] = expected[EMBEDDING]
+    for name, (spec, stored) in expected.items():
+        info = found.pop(name, None)
+        if info is None:
+            problems.append(f"{name} is missing")
+        elif info.shape[::-1] != spec.shape:
+            transposed = "; it was transposed" if info.shape == spec.shape else ""
+            shapes = f"{list(info.shape[::-1])}, the checkpoint's {list(spec.shape)}{transposed}"
+            problems.append(f"{name} has the shape {shapes}")
+        else:
+            pairs.append(Pair(spec, stored, info, opened, importances))
+    problems += [f"{name} is not in the checkpoint" for name in found if name != ROPE_FACTORS]
+    return pairs, problems
+
+
+def compare(
+    pairs: list[Pair], threads: int | None = None, progress: Progress | None = None
+) -> list[Compared]:
+    """The sums of every pair, in order, by that many threads (all processors by default)."""
+    total, done = sum(pair.spec.parameters for pair in pairs), 0
+    sums: dict[str, Sums] = defaultdict(Sums)
+    pool = ThreadPoolExecutor(threads or physical_cores(), "compare")
+    try:
+        pieces = [piece for pair in pairs for piece in _pieces(pair)]
+        for (pair, _, _), found in zip(pieces, pool.map(_compare_piece, pieces), strict=True):
+            sums[pair.info.name] += found
+            done += found.values
+            if progress is not None:
+                progress(done, total)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return [Compared(pair, sums[pair.info.name]) for pair in pairs]
+
+
+def read_rows(spec: TensorSpec, stored: StoredTensor, first: int, rows: int) -> NDArray[np.float32]:
+    """Rows of a checkpoint's tensor as it stores them, float32 of shape (rows, columns)."""
+    nbytes = spec.columns * ITEM_SIZES[stored.dtype]
+    data = stored.file.read(stored.offset + first * nbytes, rows * nbytes)
+    dtype = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}[stored.dtype]
+    values: NDArray[Any] = np.frombuffer(data, dtype).reshape(rows, spec.columns)
+    if stored.dtype == "F16":
+        return values.astype(np.float32)
+    return as_float32(values)
+
+
+def _pieces(pair: Pair) -> Iterator[tuple[Pair, int, int]]:
+    unit = pair.spec.head_dim or 1
+    rows = max(unit, PIECE // pair.spec.columns // unit * unit)
+    for first in range(0, pair.spec.rows, rows):
+        yield pair, first, min(rows, pair.spec.rows - first)
+
+
+def _compare_piece(piece: tuple[Pair, int, int]) -> Sums:
+    pair, first, rows = piece
+    bounds = pair.limits
+    return measure(
+        pair.original(first, rows),
+        pair.copy(first, rows),
+        pair.info.type.block,
+        floor=bounds.floor,
+        allowed=bounds.block,
+    )
+
+
+def _by_type(compared: list[Compared]) -> list[dict[str, Any]]:
+    """For each type in the file, how many tensors it has and the largest errors of theirs."""
+    groups: dict[str, list[Compared]] = defaultdict(list)
+    for each in compared:
+        groups[each.pair.info.type.name].append(each)
+    return [
+        {
+            "type": kind,
+            "tensors": len(group),
+            "parameters": sum(each.pair.spec.parameters for each in group),
+            "relative_error": finite(max(each.sums.relative() for each in group)),
+            "relative_limit": max(each.pair.limits.relative for each in group),
+            "worst_block": finite(max(each.sums.worst for each in group)),
+            "block_limit": max(each.pair.limits.block for each in group),
+            "scale_error": finite(max(abs(each.sums.scale - 1) for each in group)),
+            "scale_limit": max(each.pair.limits.scale_of(each.sums.values) for each in group),
+        }
+        for kind, group in groups.items()
+    ]
+
+
+def _summary(compared: list[Compared]) -> str:
+    parts = [
+        f"{group['tensors']} {group['type']}"
+        + (f" (error {group['relative_error']:.2g})" if group["relative_error"] else " (exact)")
+        for group in _by_type(compared)
+    ]
+    return f"{len(compared)} tensors: {', '.join(parts)}"

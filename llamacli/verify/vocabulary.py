@@ -1,0 +1,122 @@
+"""Tokens, merges and special tokens against tokenizer.json and what belongs to it."""
+
+from collections.abc import Sequence
+
+from gguf import TokenType
+
+from convert.checkpoint import Checkpoint
+from convert.config import token_ids
+from convert.metadata import NAMED_CONTROL_TOKENS, special_id
+from llamacli.gguf_file import GGUFFile
+from llamacli.verify.rows import Row, judged
+from llamacli.vocabulary import Vocabulary
+
+PREFIX = "tokenizer.ggml."
+
+
+def tokens_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
+    """Every token's text and type."""
+    expected = checkpoint.tokenizer
+    found = [token.decode(errors="replace") for token in file.strings(PREFIX + "tokens")]
+    types = file.numbers(PREFIX + "token_type").tolist()
+    problems = []
+    if len(found) != len(expected.tokens):
+        problems.append(f"there are {len(found)} tokens; the checkpoint has {len(expected.tokens)}")
+    problems += [
+        f"token {i} is {b!r}; the checkpoint has {a!r}"
+        for i, (a, b) in enumerate(zip(expected.tokens, found, strict=False))
+        if a != b
+    ]
+    problems += [
+        f"token {i}, {expected.tokens[i]!r}, is {_type(b)}; the checkpoint makes it {_type(a)}"
+        for i, (a, b) in enumerate(zip(expected.types, types, strict=False))
+        if a != b
+    ]
+    return judged("vocabulary", problems, f"{len(found)} tokens and their types")
+
+
+def merges_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
+    """Every merge and its rank."""
+    expected = checkpoint.tokenizer.merges
+    found = [merge.decode(errors="replace") for merge in file.strings(PREFIX + "merges")]
+    if tuple(found) == expected:
+        return judged("merges", [], f"{len(found)} merges and their ranks")
+    ranks = {merge: rank for rank, merge in enumerate(expected)}
+    held = set(found)
+    problems = [f"merge {r}, {m!r}, is missing" for m, r in ranks.items() if m not in held]
+    problems += [
+        f"merge {i}, {merge!r}, is not the checkpoint's"
+        for i, merge in enumerate(found)
+        if merge not in ranks
+    ]
+    if not problems:
+        pairs = enumerate(zip(found, expected, strict=False))
+        first = next((i for i, (a, b) in pairs if a != b), min(len(found), len(expected)))
+        problems = [f"their order differs from merge {first} on"]
+    return judged("merges", problems, "")
+
+
+def special_tokens_row(file: GGUFFile, checkpoint: Checkpoint, vocabulary: Vocabulary) -> Row:
+    """The ids of named tokens, and whether every token that ends an answer does."""
+    problems = _named(file, checkpoint)
+    wants_bos = expected_ids(checkpoint)["bos"] is not None
+    if vocabulary.add_bos != wants_bos:
+        problems.append(f"{PREFIX}add_bos_token is {vocabulary.add_bos}, expected {wants_bos}")
+    expected = end_tokens(checkpoint)
+    problems += [
+        f"token {token}, {checkpoint.tokenizer.tokens[token]!r}, doesn't end an answer; "
+        "it does in the checkpoint"
+        for token in sorted(expected - vocabulary.end_tokens)
+    ]
+    ends = " ".join(checkpoint.tokenizer.tokens[token] for token in sorted(expected))
+    return judged("special tokens", problems, f"answers end at {ends}" if ends else "none")
+
+
+def expected_ids(checkpoint: Checkpoint) -> dict[str, int | None]:
+    """The ids of the checkpoint's named tokens by GGUF's names; None where it has none."""
+    config, special = checkpoint.config, checkpoint.tokenizer.special
+    return {
+        "bos": special_id(checkpoint, "bos_token", config.bos_token_id),
+        "eos": special_id(checkpoint, "eos_token", next(iter(config.eos_token_ids), None)),
+        "padding": special_id(checkpoint, "pad_token", None),
+        **{kind: special.get(text) for kind, text in NAMED_CONTROL_TOKENS.items()},
+    }
+
+
+def end_tokens(checkpoint: Checkpoint) -> frozenset[int]:
+    """The tokens that end an answer, by config.json, generation_config.json and the tokenizer."""
+    generation = checkpoint.generation_config.get("eos_token_id")
+    size = checkpoint.config.vocab_size
+    ids = {*checkpoint.config.eos_token_ids, *token_ids(generation, "eos_token_id", size)}
+    eos = expected_ids(checkpoint)["eos"]
+    return frozenset(ids if eos is None else ids | {eos})
+
+
+def _named(file: GGUFFile, checkpoint: Checkpoint) -> list[str]:
+    """Named tokens that are others, or missing where llama.cpp can't tell them by their text."""
+    problems = []
+    for name, expected in expected_ids(checkpoint).items():
+        found = file.metadata.get(f"{PREFIX}{name}_token_id")
+        if name == "padding" and expected is None:  # nothing is padded here; others choose one
+            continue
+        told_by_text = name in NAMED_CONTROL_TOKENS
+        if found != expected and not (found is None and told_by_text):
+            problems.append(
+                f"{PREFIX}{name}_token_id is {_token(checkpoint.tokenizer.tokens, found)}; "
+                f"the checkpoint makes it {_token(checkpoint.tokenizer.tokens, expected)}"
+            )
+    return problems
+
+
+def _token(tokens: Sequence[str], token: int | None) -> str:
+    if token is None:
+        return "missing"
+    known = 0 <= token < len(tokens)
+    return f"{token} {tokens[token]!r}" if known else f"{token}"
+
+
+def _type(number: int) -> str:
+    try:
+        return TokenType(number).name.lower()
+    except ValueError:
+        return f"type {number}"

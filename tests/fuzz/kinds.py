@@ -1,0 +1,200 @@
+"""The kinds of files that are bent, and the commands that read them."""
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from bench.checkpoint import shape_config, write_checkpoint
+from convert import convert
+from tests.fuzz import gguf_file
+from tests.fuzz.mutate import EXTREMES, bend_bytes, bend_json
+from tests.fuzz.odd_model import write_odd_model
+from tests.tiny import write_model
+
+Command = list[str]
+ANSWER = ["-n", "2", "--threads", "1", "--temp", "0"]
+LONG = "answer shortly and say nothing that you were not asked for " * 2
+
+
+@dataclass(frozen=True)
+class Kind:
+    """prepare makes sound files in a folder; bend makes one bad there and gives the commands."""
+
+    prepare: Callable[[Path], None]
+    bend: Callable[[Random, Path], list[Command]]
+
+
+# GGUF
+
+
+def _prepare_gguf(folder: Path) -> None:
+    write_model(folder / "good-0.gguf")
+    _write_checkpoint(folder)
+    convert(folder / "checkpoint", folder / "good-1.gguf", "Q4_K_M")
+
+
+def _bend_gguf(rng: Random, folder: Path) -> list[Command]:
+    good = (folder / f"good-{rng.randrange(2)}.gguf").read_bytes()
+    bad = folder / "bad.gguf"
+    bad.write_bytes(gguf_file.mutant(rng, gguf_file.parse(good)))
+    return _read_model(rng, bad)
+
+
+def _bend_odd(rng: Random, folder: Path) -> list[Command]:
+    write_odd_model(rng, folder / "bad.gguf")
+    return _read_model(rng, folder / "bad.gguf")
+
+
+def _read_model(rng: Random, path: Path) -> list[Command]:
+    flags = rng.choice(([], ["-c", "64"], ["--raw"], ["-s", "a system prompt", "-c", "64"]))
+    looks = (
+        *(["--config"], ["--structure"], ["--metadata"], ["--tensors"], ["--template"]),
+        *(["--rope"], [], ["--json"], ["--metadata", "--json"], ["--rope", "--json"]),
+    )
+    return [
+        ["run", "hi", "-m", str(path), *ANSWER, *flags],
+        ["show", str(path), *rng.choice(looks)],
+        ["tokens", str(path), "some words"],
+    ]
+
+
+# Checkpoints
+
+
+def _write_checkpoint(folder: Path, shards: int = 1) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "vocab_size": 600}
+    write_checkpoint(folder / "checkpoint", shape_config("tiny", **sizes), shards=shards)
+
+
+def _prepare_checkpoint(folder: Path) -> None:
+    _write_checkpoint(folder)
+    for path in (folder / "checkpoint").iterdir():
+        (folder / f"good-{path.name}").write_bytes(path.read_bytes())
+
+
+def _prepare_shards(folder: Path) -> None:
+    _write_checkpoint(folder, shards=3)
+    for path in (folder / "checkpoint").iterdir():
+        (folder / f"good-{path.name}").write_bytes(path.read_bytes())
+
+
+def _bend_small(name: str) -> Callable[[Random, Path], list[Command]]:
+    def bend(rng: Random, folder: Path) -> list[Command]:
+        good = json.loads((folder / f"good-{name}").read_bytes())
+        bad = bend_json(rng, good, rng.choice((1, 1, 1, 2, 4)))
+        (folder / "checkpoint" / name).write_bytes(bad)
+        return _convert(rng, folder)
+
+    return bend
+
+
+CARD = {
+    "license": "llama3.1",
+    "language": ["en", "de"],
+    "base_model": "meta-llama/Llama-3.1-8B",
+    "tags": ["llama", "test"],
+    "model_name": "A Name",
+    "datasets": ["https://huggingface.co/datasets/some/set"],
+    "extra_gated_fields": {"Name": "text"},
+}
+BOMB = "a: &a {x: 1}\n" + "".join(
+    f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n"
+    for a, b in zip("abcdefghij", "bcdefghijk", strict=True)
+)
+YAML = (BOMB, "a: &a [*a]", "!!python/object/apply:os.system [id]", "a: " + "[" * 3000, "? ?", "")
+
+
+def _bend_card(rng: Random, folder: Path) -> list[Command]:
+    """JSON is YAML, so the same mutants do."""
+    front = bend_json(rng, CARD, rng.choice((1, 1, 2, 4)))
+    if rng.random() < 0.2:
+        front = rng.choice(YAML).encode()
+    card = b"---\n" + front + rng.choice((b"\n---\n", b"\n---\n# Title\n", b"", b"\n--\n"))
+    (folder / "checkpoint" / "README.md").write_bytes(card)
+    return _convert(rng, folder)
+
+
+def _bend_safetensors(rng: Random, folder: Path) -> list[Command]:
+    good = (folder / "good-model.safetensors").read_bytes()
+    (length,) = struct.unpack_from("<Q", good)
+    header, data = good[8 : 8 + length], good[8 + length :]
+    if rng.random() < 0.7:
+        header = bend_json(rng, json.loads(header), rng.choice((1, 1, 2, 4)))
+        length = len(header)
+    if rng.random() < 0.2:
+        length = rng.choice((*EXTREMES, length + 1, length - 1))
+    bad = struct.pack("<Q", length) + header + data
+    if rng.random() < 0.3:
+        bad = bend_bytes(rng, bad, rng.choice((1, 1, 5)), rng.choice((length + 8, None)))
+    (folder / "checkpoint" / "model.safetensors").write_bytes(bad)
+    return _convert(rng, folder)
+
+
+def _convert(rng: Random, folder: Path) -> list[Command]:
+    target, source = str(folder / "out.gguf"), str(folder / "checkpoint")
+    quant = rng.choice(("Q8_0", "Q8_0", "Q4_K_M", "F32", "BF16", "F16"))
+    converted = ["convert", source, "-o", target, "--force", "--threads", "1", "--quant", quant]
+    looks = (["--config"], ["--structure"], ["--metadata"], ["--tensors"], ["--rope"], [])
+    return [
+        converted,
+        ["run", "hi", "-m", target, *ANSWER, "-c", "64"],
+        ["show", source, *rng.choice(looks)],
+    ]
+
+
+# KV caches
+
+
+def _prepare_cache(folder: Path) -> None:
+    write_model(folder / "model.gguf")
+
+
+def _bend_cache(rng: Random, folder: Path) -> list[Command]:
+    """The first mutant's command makes the sound file; it holds the model's own key."""
+    path, good = folder / "store" / "cache" / "name-x.kv", folder / "good.kv"
+    flags = [LONG, "-m", str(folder / "model.gguf"), *ANSWER, "-c", "256", "--cache"]
+    if not good.exists():
+        return [["run", *flags, "x"], ["keep", str(path), str(good)]]
+    path.write_bytes(_bent_cache(rng, good.read_bytes()))
+    return [["run", *flags, "x"]]
+
+
+def _bent_cache(rng: Random, good: bytes) -> bytes:
+    start = 16 + 32  # the magic and the digest
+    (length,) = struct.unpack_from("<Q", good, start)
+    header, state = good[start + 8 : start + 8 + length], good[start + 8 + length :]
+    tokens = len(json.loads(header)["tokens"])
+    kind = rng.random()
+    if kind < 0.3:
+        header = bend_json(rng, json.loads(header), rng.choice((1, 1, 2)))
+        length = len(header)
+    elif kind < 0.35:
+        length = rng.choice(EXTREMES)
+    elif kind < 0.8:
+        for _ in range(rng.choice((1, 1, 2))):
+            at = 4 * rng.randrange(rng.choice((16, 3 * tokens + 16, len(state) // 4)))
+            value = rng.choice((*EXTREMES, rng.randrange(tokens + 2))) & 0xFFFFFFFF
+            state = state[:at] + struct.pack("<I", value) + state[at + 4 :]
+    bad = struct.pack("<Q", length) + header + state
+    if kind >= 0.8:
+        bad = bend_bytes(rng, bad, rng.choice((1, 1, 4)), rng.choice((200, len(header) + 1000)))
+    digest = hashlib.sha256(bad).digest() if rng.random() < 0.9 else good[16:start]
+    return good[:16] + digest + bad
+
+
+KINDS = {
+    "gguf": Kind(_prepare_gguf, _bend_gguf),
+    "odd-model": Kind(lambda folder: None, _bend_odd),
+    "safetensors": Kind(_prepare_checkpoint, _bend_safetensors),
+    "index": Kind(_prepare_shards, _bend_small("model.safetensors.index.json")),
+    "config": Kind(_prepare_checkpoint, _bend_small("config.json")),
+    "tokenizer": Kind(_prepare_checkpoint, _bend_small("tokenizer.json")),
+    "tokenizer-config": Kind(_prepare_checkpoint, _bend_small("tokenizer_config.json")),
+    "generation-config": Kind(_prepare_checkpoint, _bend_small("generation_config.json")),
+    "card": Kind(_prepare_checkpoint, _bend_card),
+    "cache": Kind(_prepare_cache, _bend_cache),
+}

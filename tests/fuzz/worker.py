@@ -1,0 +1,93 @@
+"""A process that reads mutants, one after another, under a limit of memory.
+
+    python -m tests.fuzz.worker KIND FOLDER FIRST END
+
+For each number it bends a file with a generator of that seed and runs the real program's main on
+it. A JSON line on stdout tells how that ended; whoever waits for the line sees crashes and hangs.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+from tests.fuzz.kinds import KINDS, Command
+
+MEMORY = 1 << 30  # bytes beyond what the program takes before it reads a file
+SECONDS = 5.0
+EXPECTED = {0, 2, 3, 4, 5, 6}
+CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
+
+def main() -> None:
+    name, folder, first, end = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
+    results = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    sys.stdin = open(os.devnull)  # noqa: SIM115
+    os.environ["LLAMACLI_HOME"] = str(folder / "store")
+    kind = KINDS[name]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    kind.prepare(folder)
+    for command in kind.bend(Random(0), folder):  # so that all is imported
+        run(command)
+    limit = _address_space() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    for number in range(first, end):
+        commands = kind.bend(Random(f"{name} {number}"), folder)
+        (folder / "out.gguf").unlink(missing_ok=True)
+        started, codes, faults = time.process_time(), [], []
+        for command in commands:
+            code, fault = run(command)
+            codes.append(code)
+            if fault:
+                faults.append(f"{' '.join(command)}: {fault}")
+        seconds = time.process_time() - started
+        if seconds > SECONDS * len(commands):
+            faults.append(f"it took {seconds:.1f} s")
+        print(json.dumps([number, codes, faults]), file=results, flush=True)
+
+
+def run(command: Command) -> tuple[int, str]:
+    """The exit code of the program's main, and what was wrong with how it ended."""
+    from llamacli import cli
+
+    if command[0] == "keep":
+        shutil.copy(command[1], command[2])
+        return 0, ""
+    out, err = io.StringIO(), io.StringIO()
+    code = -1
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main(command)
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else -1
+    said = err.getvalue()
+    lines = said.splitlines()
+    if code not in EXPECTED:
+        return code, f"exit code {code}: {said[-500:]}"
+    if code and (not lines or not lines[-1].startswith("llamacli: ")):
+        return code, f"exit code {code} without an error: {said[-500:]}"
+    if len(said) > 10_000:
+        return code, f"an error of {len(said)} characters: {said[:200]}"
+    if CONTROLS.search(said):
+        return code, f"control characters in {said[-500:]!r}"
+    return code, ""
+
+
+def _address_space() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmSize:"):
+            return int(line.split()[1]) << 10
+    raise AssertionError("there is no VmSize")
+
+
+if __name__ == "__main__":
+    main()

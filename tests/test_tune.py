@@ -1,0 +1,311 @@
+"""Tuning: what is decided from measurements, what is kept, and the real program on the demo."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamacli import cores, profiles
+from llamacli.asked import Asked
+from llamacli.commands.session import engine_settings
+from llamacli.demo_model import demo_model
+from llamacli.loading import EngineSettings
+from llamacli.measure import Sample, Size
+from llamacli.profiles import forget, keep, kept_path, tuned_settings
+from llamacli.tune import applied, groups, tune
+from llamacli.tune_decide import Work, in_the_running, winner
+from llamacli.tune_stages import (
+    WORKS,
+    Stage,
+    batch_stage,
+    flash_stage,
+    kv_stage,
+    threads_stage,
+    weights_stage,
+)
+from llamacli.tune_trials import MOST_ROUNDS, measure_stage, size_for
+from tests.test_cli import llamacli
+
+PREFILL = Work(prompt=1)
+BOTH = {"short": EngineSettings(repack=False), "long": EngineSettings()}
+
+
+def rounds(**times: list[float]) -> list[dict[str, Sample]]:
+    """A round for each place of the lists: seconds a token of prefill by candidate."""
+    return [
+        {name: Sample(prefill=value) for name, value in zip(times, values, strict=True)}
+        for values in zip(*times.values(), strict=True)
+    ]
+
+
+def test_the_faster_one_wins() -> None:
+    assert winner(rounds(a=[1.0, 1.01, 0.99], b=[0.8, 0.81, 0.79]), PREFILL, "a") == "b"
+
+
+def test_a_tie_leaves_the_default() -> None:
+    measured = rounds(a=[1.0, 1.2, 0.9, 1.1], b=[1.01, 1.0, 1.0, 0.99])
+    assert winner(measured, PREFILL, "a") == "a"
+    assert winner(measured, PREFILL, "b") == "b"
+
+
+def test_a_gain_within_the_margin_leaves_the_default() -> None:
+    assert winner(rounds(a=[1.0, 1.0, 1.0], b=[0.99, 0.99, 0.99]), PREFILL, "a") == "a"
+
+
+def test_two_rounds_decide_nothing() -> None:
+    assert winner(rounds(a=[1.0, 1.0], b=[0.5, 0.5]), PREFILL, "a") == "a"
+
+
+def test_a_machine_that_slows_down_meanwhile_doesnt_hide_who_is_faster() -> None:
+    slowing = [1.0, 1.5, 2.2, 3.0]
+    measured = rounds(a=slowing, b=[0.9 * seconds for seconds in slowing])
+    assert winner(measured, PREFILL, "a") == "b"
+
+
+def test_one_is_dropped_only_where_it_is_behind_for_every_use() -> None:
+    loads_fast = Sample(load=0.1, prefill=0.01, decode=0.03)
+    decodes_fast = Sample(load=3.0, prefill=0.015, decode=0.02)
+    neither = Sample(load=3.0, prefill=0.02, decode=0.03)
+    measured = [{"fast load": loads_fast, "fast decode": decodes_fast, "neither": neither}] * 3
+    assert in_the_running(measured, list(WORKS.values())) == ["fast load", "fast decode"]
+    assert winner(measured, WORKS["short"], "neither") == "fast load"
+    assert winner(measured, WORKS["long"], "neither") == "fast decode"
+
+
+def fixed(seconds: Mapping[str, float], asked: list[str]) -> Any:
+    """A stand-in for measuring: each candidate, told by its flash attention, takes its time."""
+
+    def measure(settings: EngineSettings, size: Size, reload: bool) -> Sample:
+        asked.append(settings.flash_attention)
+        return Sample(prefill=seconds[settings.flash_attention])
+
+    return measure
+
+
+THREE = Stage(
+    "three",
+    {name: {"flash_attention": name} for name in ("auto", "off", "on")},
+    threads_stage((1, 2), 1, ("short",)).goals[:1],
+)
+
+
+def test_the_clearly_slower_arent_measured_again() -> None:
+    asked: list[str] = []
+    measure = fixed({"auto": 1.0, "off": 1.0, "on": 2.0}, asked)
+    found = measure_stage(THREE, EngineSettings(), Size(1, 1), measure, 1e9, lambda: 0.0)
+    assert len(found) == MOST_ROUNDS
+    assert asked.count("on") == 3
+    assert asked.count("auto") == asked.count("off") == MOST_ROUNDS
+
+
+def test_candidates_take_turns_in_being_first() -> None:
+    asked: list[str] = []
+    measure = fixed({"auto": 1.0, "off": 1.0, "on": 1.0}, asked)
+    measure_stage(THREE, EngineSettings(), Size(1, 1), measure, 1e9, lambda: 0.0)
+    assert asked[:9] == ["auto", "off", "on", "off", "on", "auto", "on", "auto", "off"]
+
+
+def test_measuring_ends_when_the_time_is_over() -> None:
+    asked: list[str] = []
+    measure = fixed({"auto": 1.0, "off": 1.0, "on": 1.0}, asked)
+    clock = iter([1.0, 2.0, 3.0])
+    found = measure_stage(THREE, EngineSettings(), Size(1, 1), measure, 2.0, lambda: next(clock))
+    assert len(found) == 2
+
+
+def test_a_measurement_is_as_long_as_its_time() -> None:
+    speed = Sample(prefill=0.01, decode=0.1)
+    assert size_for(10.0, speed) == Size(700, 30)
+    assert size_for(1e-9, speed) == Size(32, 4)
+    assert size_for(1e9, speed, most_prompt=512) == Size(512, 128)
+
+
+def test_each_profile_takes_what_is_best_for_it() -> None:
+    stage = weights_stage(BOTH, 16, gpu=False)
+    chosen = {"short": "as in the file", "long": "repacked"}
+    settings = applied(stage, chosen, BOTH)
+    assert not settings["short"].repack and settings["long"].repack
+    assert groups(settings) == [("short",), ("long",)]
+    threads = threads_stage((2, 4), 4, ("short", "long"))
+    settings = applied(threads, {"prefill": "4", "decode": "2"}, settings)
+    assert {(one.threads, one.threads_batch) for one in settings.values()} == {(2, 4)}
+
+
+def test_a_gpu_adds_its_layers_to_the_candidates() -> None:
+    names = weights_stage(BOTH, 16, gpu=True).candidates
+    assert names["GPU"]["gpu_layers"] == 17
+    assert [c["gpu_layers"] for name, c in names.items() if name.startswith("CPU")] == [0, 0]
+    for candidate in names.values():
+        EngineSettings(**candidate)
+
+
+def test_micro_batches_are_those_that_the_prompt_can_tell_apart() -> None:
+    assert list(batch_stage(200, ("short",)).candidates) == ["128", "512"]
+    assert list(batch_stage(1024, ("short",)).candidates) == ["128", "256", "512", "1024"]
+
+
+def test_no_kv_type_that_costs_accuracy_is_ever_chosen() -> None:
+    assert kv_stage().goals == ()
+    stages = [flash_stage(("long",)), batch_stage(600, ("long",)), weights_stage(BOTH, 2, True)]
+    assert all("kv_type" not in goal.sets for stage in stages for goal in stage.goals)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(bytes(range(256)) * 64)
+    return path
+
+
+FOUND: dict[Any, dict[str, Any]] = {
+    "short": {"threads": 3, "repack": False, "flash_attention": "off"},
+    "long": {"threads": 2, "threads_batch": 4, "batch": 1024, "ubatch": 1024},
+}
+
+
+def test_what_was_kept_is_found_again(model: Path) -> None:
+    assert tuned_settings(model, "short") is None
+    keep(model, FOUND, {"seconds": 1})
+    assert {name: tuned_settings(model, name) for name in profiles.PROFILES} == FOUND
+
+
+def test_what_was_kept_for_another_machine_or_model_isnt_used(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(model, FOUND, {})
+    here = profiles.machine()
+    for key, other in (("processor", "Z80"), ("cores", 99), ("llama.cpp", "9.9")):
+        with monkeypatch.context() as patch:
+            patch.setattr(profiles, "machine", lambda changed={**here, key: other}: changed)
+            assert tuned_settings(model, "short") is None
+    model.write_bytes(b"another")
+    assert tuned_settings(model, "short") is None
+
+
+def test_forgetting_drops_this_model_alone(model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.gguf"
+    other.write_bytes(b"other")
+    keep(model, FOUND, {})
+    keep(other, FOUND, {})
+    assert forget(model) == 1
+    assert tuned_settings(model, "short") is None
+    assert tuned_settings(other, "short") is not None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b"{}",
+        b"null",
+        b'{"short": []}',
+        b'{"short": {"threads": true}}',
+        b'{"short": {"threads": "2"}}',
+        b'{"short": {"threads": 2.0}}',
+        b'{"short": {"threads": 0}}',
+        b'{"short": {"threads": 1000000000}}',
+        b'{"short": {"batch": -1}}',
+        b'{"short": {"repack": 1}}',
+        b'{"short": {"gpu_layers": "all"}}',
+        b'{"short": {"flash_attention": "perhaps"}}',
+        b"[" * 100_000,
+        b'{"short": {"threads": ' + b"9" * 5000 + b"}}",
+        b" " * (2 << 20),
+    ],
+)
+def test_a_damaged_or_forged_file_is_told_and_not_used(model: Path, content: bytes) -> None:
+    keep(model, FOUND, {})
+    kept_path(model).write_bytes(content)
+    told: list[str] = []
+    assert tuned_settings(model, "short", told.append) is None
+    assert len(told) == 1 and "damaged" in told[0]
+
+
+def test_keys_that_tuning_doesnt_set_are_left_out(model: Path) -> None:
+    keep(model, FOUND, {})
+    kept_path(model).write_text('{"short": {"threads": 2, "context": 5, "kv_type": "q4_0"}}')
+    assert tuned_settings(model, "short") == {"threads": 2}
+
+
+def test_threads_that_are_tried_on_hybrid_processors(tmp_path: Path) -> None:
+    for number, core in enumerate([0, 0, 1, 1, 2, 3, 4]):  # two fast cores with SMT, three slow
+        folder = tmp_path / "system" / "cpu" / f"cpu{number}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "core_id").write_text(f"{core}\n")
+    assert cores._fast_cores(tmp_path) == 0
+    (tmp_path / "cpu_core").mkdir()
+    (tmp_path / "cpu_core" / "cpus").write_text("0-3\n")
+    assert cores._fast_cores(tmp_path) == 2
+
+
+def test_fast_cores_by_capacity_as_arm_has_it(tmp_path: Path) -> None:
+    for number, capacity in enumerate([400, 400, 1024, 1024, 1024]):
+        folder = tmp_path / "system" / "cpu" / f"cpu{number}"
+        folder.mkdir(parents=True)
+        (folder / "cpu_capacity").write_text(f"{capacity}\n")
+    assert cores._fast_cores(tmp_path) == 3
+
+
+def test_tuning_the_demo_measures_and_keeps() -> None:
+    path = demo_model()
+    titles: list[str] = []
+    found = tune(path, 1.0, on_stage=titles.append)
+    assert titles[0] == "weights"
+    rows = {row.candidate: row for row in found.rows if row.stage == "weights"}
+    assert set(rows) == {"repacked", "as in the file"}
+    assert all(row.prefill > 0 and row.decode > 0 and row.load for row in rows.values())
+    assert sorted(goal for row in rows.values() for goal in row.best_for) == ["long", "short"]
+    keep(path, found.profiles, {})
+    for name in profiles.PROFILES:
+        assert tuned_settings(path, name) == found.profiles[name]
+
+
+def test_the_program_tunes_and_other_commands_use_it(store: Path) -> None:
+    result = llamacli("tune", "demo", "--seconds", "0.5", "--json")
+    told = json.loads(result.stdout)
+    assert Path(told["kept"]).is_file() and Path(told["kept"]).parent == store / "tuned"
+    path = demo_model()
+    assert tuned_settings(path, "short") == told["profiles"]["short"]
+    keep(path, {"short": {"threads": 3, "ubatch": 64}}, {})
+    settings = engine_settings(path, Asked())
+    assert (settings.threads, settings.ubatch) == (3, 64)
+    assert engine_settings(path, Asked(threads=1)).threads == 1
+    assert engine_settings(path, Asked(tune=False)).ubatch == 512
+    assert engine_settings(path, Asked(profile="long")).ubatch == 512
+    llamacli("tune", "demo", "--forget")
+    assert tuned_settings(path, "short") is None
+
+
+def test_tuning_one_profile_leaves_the_other_as_it_was() -> None:
+    path = demo_model()
+    keep(path, {"long": {"threads": 7}}, {})
+    llamacli("tune", "demo", "--seconds", "0.2", "--profile", "short", "-q")
+    assert tuned_settings(path, "long") == {"threads": 7}
+    assert tuned_settings(path, "short")
+
+
+def test_a_damaged_file_is_a_notice_and_the_answer_comes() -> None:
+    path = demo_model()
+    keep(path, FOUND, {})
+    kept_path(path).write_text("{")
+    result = llamacli("run", "-m", "demo", "-n", "1", "hello")
+    assert "is damaged and not used" in result.stderr
+
+
+def test_tune_shows_a_table_on_stdout_and_the_rest_on_stderr() -> None:
+    result = llamacli("tune", "demo", "--seconds", "0.2")
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[:2] == ["setting", "candidate"]
+    assert any(line.startswith("short: threads ") for line in lines)
+    assert "\x1b" not in result.stdout + result.stderr
+    assert "kept in" in result.stderr
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "1e9"])
+def test_an_absurd_time_is_refused(seconds: str) -> None:
+    assert "--seconds" in llamacli("tune", "demo", "--seconds", seconds, check=2).stderr
