@@ -41,6 +41,12 @@ def test_help_and_completion_name_every_command(chat: Terminal) -> None:
     assert chat.leave() == 0
 
 
+def test_the_page_on_chat_names_every_command() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "chat.md").read_text()
+    for name, command in COMMANDS.items():
+        assert f"| `/{name} {command.arguments}".rstrip() + "` |" in page
+
+
 def test_the_conversation_can_be_changed(chat: Terminal, store: Path) -> None:
     chat.ask("/regen", "nothing has been asked yet")
     chat.ask("/undo", "nothing has been asked yet")
