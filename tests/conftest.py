@@ -5,11 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 
 from bench.checkpoint import shape_config, write_checkpoint
+from convert import convert
 from tests.headers import without_weights, write_hollow
+from tests.tiny import write_model
 
+DEMO = Path(__file__).resolve().parents[1] / "llamacli" / "demo"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -52,3 +56,25 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LLAMACLI_HOME", str(folder))
     monkeypatch.setenv("LLAMACLI_CONFIG", str(tmp_path / "config"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's file, converted once for all tests."""
+    path = tmp_path_factory.mktemp("demo") / "demo.gguf"
+    convert(DEMO, path, "Q8_0")
+    return path
+
+
+@pytest.fixture(scope="session")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that babbles until its context of 131,072 tokens is full."""
+
+    def change(writer: gguf.GGUFWriter) -> None:
+        writer.kv_data[0].pop("llama.context_length", None)
+        writer.add_context_length(131_072)
+        texts = writer.kv_data[0]["tokenizer.ggml.tokens"].value
+        control = [i for i, text in enumerate(texts) if text.startswith("<|")]
+        writer.tensors[0]["output.weight"].tensor[control] = 0  # never the likeliest
+
+    return write_model(tmp_path_factory.mktemp("endless") / "endless.gguf", change=change)

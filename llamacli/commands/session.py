@@ -9,6 +9,8 @@ from llamacli.demo_model import demo_model
 from llamacli.store import DEMO, mark_used
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llamacli.asked import Asked
     from llamacli.engine import Engine
     from llamacli.gguf_file import GGUFFile
@@ -33,13 +35,19 @@ def locate(model: str, *, quiet: bool = False) -> Path:
     return find_model(model)
 
 
-def open_engine(model: str | None, asked: "Asked", *, quiet: bool = False) -> "Engine":
-    """The model, loaded as asked."""
+def open_engine(
+    model: str | None,
+    asked: "Asked",
+    *,
+    quiet: bool = False,
+    on_load: "Callable[[float], None] | None" = None,
+) -> "Engine":
+    """The model, loaded as asked; on_load is Engine's."""
     from llamacli.engine import Engine
 
     path = model_path(model, quiet=quiet)
     settings = engine_settings(path, asked, quiet=quiet)
-    return Engine(path, settings, debug=debugging(), meanwhile=_get_ready)
+    return Engine(path, settings, debug=debugging(), on_load=on_load, meanwhile=_get_ready)
 
 
 def _get_ready(file: "GGUFFile") -> None:
