@@ -1,8 +1,9 @@
 # make demo and make test set everything up by themselves; see `make help`.
 
 PYTHON ?= python3
-ACCEL ?= cpu
 VENV := .venv
+# The accelerator that was installed last, else the CPU alone.
+ACCEL ?= $(or $(shell cat $(VENV)/.accel 2>/dev/null),cpu)
 BIN := $(VENV)/bin
 LLAMA_CPP := $(shell sed -n 's/.*"\(llama-cpp-python==[^"]*\)".*/\1/p' pyproject.toml)
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llamacli
@@ -31,20 +32,30 @@ mv "$(WHEELS)"/part/$(WHEEL)-*.whl "$(WHEELS)" 2>/dev/null \
 endef
 show_counter = match($$0, /\[[0-9]+\/[0-9]+\]/) { printf "\r%s ", substr($$0, RSTART, RLENGTH); fflush() } END { print "" }
 
+# Another accelerator than the one that is installed replaces it.
+ifneq ($(ACCEL),$(shell cat $(VENV)/.accel 2>/dev/null))
+$(VENV)/.installed: replace
+endif
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-parity lint bench clean
+.PHONY: replace help install demo test test-parity lint bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## Set up .venv (ACCEL=cpu, metal, cuda or vulkan; llama.cpp is compiled once)
 
+replace:
+
 $(VENV)/.installed: pyproject.toml models.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "llamacli needs Python 3.11 or newer; set PYTHON=…" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@ls "$(WHEELS)"/$(WHEEL)-*.whl >/dev/null 2>&1 || { $(compile_llama_cpp); }
 	@echo "installing llamacli and what it needs into $(VENV)" >&2
+	@test "$$(cat $(VENV)/.accel 2>/dev/null)" = "$(ACCEL)" \
+	  || $(BIN)/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$(WHEELS)"/$(WHEEL)-*.whl
 	@$(BIN)/pip install --quiet --disable-pip-version-check --find-links "$(WHEELS)" -e ".[fast]"
+	@echo "$(ACCEL)" > $(VENV)/.accel
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
@@ -65,7 +76,8 @@ test-parity: $(VENV)/.tested ## Compare logits with transformers live (installs 
 lint: $(VENV)/.tested ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: $(VENV)/.tested ## Measure, side by side with llama.cpp's own tools
+bench: $(VENV)/.installed ## Measure, side by side with llama.cpp's own tools, into docs/
+	@$(BIN)/pip install --quiet --disable-pip-version-check --find-links "$(WHEELS)" -e ".[fast,bench]"
 	@$(BIN)/python -m bench
 
 clean: ## Remove the virtual environment and caches of tools (the compiled wheel stays)

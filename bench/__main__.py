@@ -1,24 +1,48 @@
-"""python -m bench: every measurement, one after the other, as Markdown on stdout."""
+"""python -m bench: every comparison, one after the other, into docs/performance.md and its plots.
 
+    python -m bench [--only NAME] [--model FILE] [--runs N] [--quick]
+
+With --only the others' figures stay as they are in docs/performance.json. With --quick the tables
+go to stdout and nothing is written.
+"""
+
+import argparse
+import importlib
 import subprocess
 import sys
 
-MEASUREMENTS = {
-    "Start of `--help`": ["bench.help"],
-    "Quantization kernels": ["bench.quantizers"],
-    "Conversion, two layers of 8B": ["bench.conversion", "--shape", "8b", "--layers", "2"],
-    "Decoding, 1B shape": ["bench.decode"],
-    "A long instruction kept on disk, 1B shape": ["bench.prompt_cache"],
-    "Many prompts, 1B shape": ["bench.batch"],
-    "The tenth turn of a chat, 1B shape": ["bench.chat_turns"],
-    "A resumed chat of 4,000 tokens, 1B shape": ["bench.resume"],
-}
+from bench.compare import Outcome, Setup, add_options, set_up, table
+from bench.report import read_report, write_report
+
+NAMES = (
+    *("help", "overhead", "oneshot", "prefill", "decode", "growth", "memory_fit"),
+    *("chat_turns", "resume", "prompt_cache", "batch", "vocabulary", "quantizers", "conversion"),
+)
+
+
+def measure(name: str, setup: Setup) -> Outcome:
+    """What bench.NAME measures; one that only prints its table is run and gives that."""
+    module = importlib.import_module(f"bench.{name}")
+    if hasattr(module, "measure"):
+        return module.measure(setup)
+    command = [sys.executable, "-m", module.__name__, "--model", str(setup.model())]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    title = (module.__doc__ or name).split("\n")[0].rstrip(".:")
+    return Outcome(title, (), note=printed.strip())
 
 
 def main() -> None:
-    for title, module in MEASUREMENTS.items():
-        print(f"\n## {title}\n\n`python -m {' '.join(module)}`\n", flush=True)
-        subprocess.run([sys.executable, "-m", *module], check=True)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", choices=NAMES, action="append", help="may be given again")
+    arguments = add_options(parser).parse_args()
+    report = {} if arguments.quick else read_report()
+    with set_up(arguments) as setup:
+        for name in arguments.only or NAMES:
+            outcome = measure(name, setup)
+            print(f"\n## {outcome.title}\n\n{table(outcome)}", flush=True)
+            if not setup.quick:
+                report[name] = outcome
+                write_report({name: report[name] for name in NAMES if name in report})
 
 
 if __name__ == "__main__":

@@ -1,26 +1,23 @@
 """Many prompts side by side, beside llama.cpp's batched benchmark and beside one after another.
 
-    python -m bench.batch [--model FILE] [--parallel 8] [--prompt 128] [--tokens 64] [--runs 3]
+    python -m bench.batch [--model FILE] [--runs 3]
 
 llama-batched-bench evaluates made-up tokens, one unified cache for all sequences, and samples
-none; llamacli's figure is that of whole answers to prompts that share nothing. All run in turn.
+none; llamacli's figure is that of whole answers to prompts that share nothing.
 """
 
-import argparse
 import json
 import random
-import statistics
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.checkpoint import shape_config, write_checkpoint
+from bench.compare import Outcome, Setup, apart, figure, in_turn, ratio, run_alone
 from bench.llama_cpp_tools import tool
-from convert import convert
 from llamacli.cores import physical_cores
+
+PARALLEL, PROMPT, TOKENS = 8, 128, 64
 
 
 def batched_bench(model: Path, parallel: int, prompt: int, tokens: int) -> float:
@@ -77,60 +74,26 @@ def _prompts(count: int, length: int) -> Iterator[list[int]]:
         yield [generator.randrange(1000, 50_000) for _ in range(length)]
 
 
-WAYS = {"side-by-side": side_by_side, "in-sequence": in_sequence}
-
-
-def compare(model: Path, parallel: int, prompt: int, tokens: int, runs: int) -> str:
-    """A Markdown table of the three rates, measured in turn in processes of their own."""
-    rates: dict[str, list[float]] = {"llama-batched-bench": [], **{way: [] for way in WAYS}}
-    sizes = ["--parallel", str(parallel), "--prompt", str(prompt), "--tokens", str(tokens)]
-    for _ in range(runs):
-        rates["llama-batched-bench"].append(batched_bench(model, parallel, prompt, tokens))
-        for way in WAYS:
-            child = [sys.executable, "-m", "bench.batch", "--one", way, "--model", str(model)]
-            done = subprocess.run([*child, *sizes], check=True, capture_output=True)
-            rates[way].append(float(done.stdout))
-    rows = ["| | tokens a second | lowest | highest |", "| --- | ---: | ---: | ---: |"]
-    rows += [
-        f"| {name} | {statistics.median(found):.1f} | {min(found):.1f} | {max(found):.1f} |"
-        for name, found in rates.items()
-    ]
-    rows += [
-        "",
-        f"{parallel} prompts of {prompt} tokens, answers of {tokens}, {physical_cores()} threads, "
-        f"medians of {runs}. Side by side to llama-batched-bench: "
-        f"{_ratio(rates['side-by-side'], rates['llama-batched-bench'])}; to one after another: "
-        f"{_ratio(rates['side-by-side'], rates['in-sequence'])}.",
-    ]
-    return "\n".join(rows)
-
-
-def _ratio(ours: list[float], theirs: list[float]) -> str:
-    ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
-    return f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", type=Path, help="a GGUF file; without it, one of 1B shape")
-    parser.add_argument("--parallel", type=int, default=8)
-    parser.add_argument("--prompt", type=int, default=128)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--one", choices=WAYS, help="print one rate alone")
-    arguments = parser.parse_args()
-    sizes = arguments.parallel, arguments.prompt, arguments.tokens
-    if arguments.one:
-        print(WAYS[arguments.one](arguments.model, *sizes))
-        return
-    if arguments.model is not None:
-        print(compare(arguments.model, *sizes, arguments.runs))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        write_checkpoint(Path(folder) / "checkpoint", shape_config("1b"))
-        convert(Path(folder) / "checkpoint", Path(folder) / "1b.gguf", "Q4_K_M")
-        print(compare(Path(folder) / "1b.gguf", *sizes, arguments.runs))
+def measure(setup: Setup) -> Outcome:
+    model, sizes = setup.model(), (2, 32, 4) if setup.quick else (PARALLEL, PROMPT, TOKENS)
+    ways = {
+        "llama-batched-bench": lambda: batched_bench(model, *sizes),
+        "side by side": lambda: apart(side_by_side, model, *sizes),
+        "one after another": lambda: apart(in_sequence, model, *sizes),
+    }
+    found = in_turn(ways, setup.times(3))
+    parallel, prompt, tokens = sizes
+    return Outcome(
+        "Many prompts, 1B shape, Q4_K_M",
+        tuple(figure(name, "tokens a second", values) for name, values in found.items()),
+        tuple(
+            ratio(f"side by side to {name}", found["side by side"], found[name])
+            for name in ("llama-batched-bench", "one after another")
+        ),
+        f"{parallel} prompts of {prompt} tokens, answers of {tokens}, {physical_cores()} threads; "
+        "prompts and answers count.",
+    )
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(measure, __doc__)

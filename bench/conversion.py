@@ -1,25 +1,35 @@
 """Conversion to Q4_K_M in one pass, beside the two steps through llama.cpp's library.
 
-    python -m bench.conversion --shape 8b --layers 2 [--checkpoint FOLDER] [--runs 3]
+    python -m bench.conversion [--shape 8b] [--layers 2] [--checkpoint FOLDER] [--runs 3]
 
 The two steps: a BF16 file, then llama_model_quantize. Every run is a process of its own, the two
-kinds in turn; times are medians. `kernels` is the time in the quantization kernels, a thread.
+kinds in turn. `kernels` is the time in the quantization kernels, a thread.
 """
 
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from bench.checkpoint import SHAPES, shape_config, write_checkpoint
+from bench.compare import (
+    Outcome,
+    Setup,
+    Target,
+    add_options,
+    figure,
+    in_turn,
+    ratio,
+    set_up,
+    table,
+)
 
 ONE_PASS = """
 import json, sys
-from bench.memory import peak_resident
+from llamacli.measure import peak_resident
 from convert import convert
 report = convert(sys.argv[1], sys.argv[2], sys.argv[3], force=True)
 peak = peak_resident()
@@ -29,7 +39,7 @@ print(json.dumps({"seconds": report.seconds, "kernels": report.kernel_seconds, "
 TWO_STEPS = """
 import ctypes, json, os, sys, time
 import llama_cpp
-from bench.memory import peak_resident
+from llamacli.measure import peak_resident
 from convert import QUANTIZATIONS, convert
 started = time.monotonic()
 middle = sys.argv[2] + ".bf16"
@@ -46,7 +56,7 @@ print(json.dumps({"seconds": seconds, "peak": peak}))
 """
 
 
-def measure(script: str, checkpoint: Path, target: Path, quantization: str) -> dict[str, float]:
+def run_once(script: str, checkpoint: Path, target: Path, quantization: str) -> dict[str, float]:
     """Run one conversion in a process of its own and give what it reports."""
     command = [sys.executable, "-c", script, str(checkpoint), str(target), quantization]
     child = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -54,51 +64,64 @@ def measure(script: str, checkpoint: Path, target: Path, quantization: str) -> d
     return result
 
 
-def compare(checkpoint: Path, quantization: str, runs: int) -> str:
-    """A Markdown table of both ways, measured in turn."""
+def compare(checkpoint: Path, quantization: str, runs: int, title: str) -> Outcome:
+    """Both ways, in turn."""
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    one: list[dict[str, float]] = []
-    two: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory(dir=checkpoint.parent) as folder:
-        for _ in range(runs):
-            one.append(measure(ONE_PASS, checkpoint, Path(folder) / "one.gguf", quantization))
-            two.append(measure(TWO_STEPS, checkpoint, Path(folder) / "two.gguf", quantization))
+        target = Path(folder) / "model.gguf"
+        ways = {
+            "one pass": lambda: run_once(ONE_PASS, checkpoint, target, quantization),
+            "two steps": lambda: run_once(TWO_STEPS, checkpoint, target, quantization),
+        }
+        found = in_turn(ways, runs)
+    one, two = found["one pass"], found["two steps"]
+    seconds = {name: [run["seconds"] for run in results] for name, results in found.items()}
+    peaks = {name: [run["peak"] / 2**20 for run in results] for name, results in found.items()}
+    kernels = [run["kernels"] / (threads or 1) for run in one]
+    return Outcome(
+        title,
+        (
+            figure("one pass", "seconds", seconds["one pass"]),
+            figure("of it in kernels, a thread", "seconds", kernels),
+            figure("two steps", "seconds", seconds["two steps"]),
+            *(figure(f"{name}, peak memory", "MiB", values) for name, values in peaks.items()),
+        ),
+        (
+            ratio(
+                "time of one pass to that of two steps",
+                seconds["one pass"],
+                [run["seconds"] for run in two],
+                Target(0.25, most=True),
+            ),
+            ratio("time of one pass to its kernels'", seconds["one pass"], kernels),
+        ),
+        f"{quantization}, {threads} threads.",
+    )
 
-    def median(results: list[dict[str, float]], key: str) -> float:
-        return statistics.median(result[key] for result in results)
 
-    kernels = median(one, "kernels") / (threads or 1)
-    seconds = median(one, "seconds")
-    ratio = seconds / median(two, "seconds")
-    rows = [
-        "| | seconds | peak resident memory |",
-        "| --- | ---: | ---: |",
-        f"| one pass | {seconds:.1f} | {median(one, 'peak') / 2**20:.0f} MiB |",
-        f"| of it in kernels, a thread | {kernels:.1f} | |",
-        f"| two steps | {median(two, 'seconds'):.1f} | {median(two, 'peak') / 2**20:.0f} MiB |",
-        "",
-        f"{quantization}, {threads} threads, medians of {runs}. One pass takes "
-        f"{seconds / kernels:.2f} of its kernels' time and {ratio:.2f} of the two steps'.",
-    ]
-    return "\n".join(rows)
+def measure(setup: Setup, shape: str = "8b", layers: int | None = 2) -> Outcome:
+    if setup.quick:
+        shape, layers = "1b", 1
+    checkpoint = setup.folder / f"checkpoint-{shape}"
+    changes = {"num_hidden_layers": layers} if layers else {}
+    write_checkpoint(checkpoint, shape_config(shape, **changes))
+    title = f"Conversion to Q4_K_M, {f'{layers} layers of ' if layers else ''}{shape.upper()}"
+    return compare(checkpoint, "Q4_K_M", setup.times(3), title)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="8b")
-    parser.add_argument("--layers", type=int)
+    parser.add_argument("--layers", type=int, help="0 is all of them", default=2)
     parser.add_argument("--checkpoint", type=Path, help="a folder to use instead of making one")
     parser.add_argument("--quantization", default="Q4_K_M")
-    parser.add_argument("--runs", type=int, default=3)
-    arguments = parser.parse_args()
-    if arguments.checkpoint is not None:
-        print(compare(arguments.checkpoint, arguments.quantization, arguments.runs))
-        return
-    changes = {"num_hidden_layers": arguments.layers} if arguments.layers else {}
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Path(folder) / "checkpoint"
-        write_checkpoint(checkpoint, shape_config(arguments.shape, **changes))
-        print(compare(checkpoint, arguments.quantization, arguments.runs))
+    arguments = add_options(parser).parse_args()
+    with set_up(arguments) as setup:
+        if arguments.checkpoint is None:
+            print(table(measure(setup, arguments.shape, arguments.layers)))
+        else:
+            runs = setup.times(3)
+            print(table(compare(arguments.checkpoint, arguments.quantization, runs, "")))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
 """Time to the first byte of an answer with a cached prompt's start, and without.
 
-    python -m bench.prompt_cache [--model FILE] [--prefix 2000] [--runs 3]
+    python -m bench.prompt_cache [--model FILE] [--runs 3]
 
-Whole processes are timed, from their start to the first byte on stdout, in turn. The instruction
-has at least that many tokens; what is piped below it is new each time.
+Whole processes are timed, from their start to the first byte on stdout. What is piped below the
+instruction is new each time.
 """
 
-import argparse
+import itertools
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from bench.checkpoint import shape_config, write_checkpoint
-from convert import convert
+from bench.compare import Outcome, Setup, figure, in_turn, ratio, run_alone
+
+PREFIX = 2000  # tokens of the instruction, at least
 
 
 def instruction(model: Path, tokens: int) -> str:
@@ -51,44 +51,26 @@ def first_byte(model: Path, prompt: str, text: str, home: Path, *options: str) -
     return seconds
 
 
-def compare(model: Path, prefix: int, runs: int) -> str:
-    """A Markdown table of both times."""
-    prompt = instruction(model, prefix)
-    cached, plain = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        first_byte(model, prompt, "to fill the cache", home, "--cache", "auto")
-        size = sum(path.stat().st_size for path in (home / "cache").iterdir())
-        for i in range(runs):
-            plain.append(first_byte(model, prompt, f"text {i}", home))
-            cached.append(first_byte(model, prompt, f"text {i}", home, "--cache", "auto"))
-    ratios = sorted(a / b for a, b in zip(cached, plain, strict=True))
-    rows = [
-        "| | seconds to the first byte | lowest | highest |",
-        "| --- | ---: | ---: | ---: |",
-        f"| cached | {statistics.median(cached):.2f} | {min(cached):.2f} | {max(cached):.2f} |",
-        f"| read anew | {statistics.median(plain):.2f} | {min(plain):.2f} | {max(plain):.2f} |",
-        "",
-        f"A start of {prefix} tokens, {size / 1e6:.0f} MB on disk, medians of {runs}. Ratio: "
-        f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}).",
-    ]
-    return "\n".join(rows)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", type=Path, help="a GGUF file; without it, one of 1B shape")
-    parser.add_argument("--prefix", type=int, default=2000)
-    parser.add_argument("--runs", type=int, default=3)
-    arguments = parser.parse_args()
-    if arguments.model is not None:
-        print(compare(arguments.model, arguments.prefix, arguments.runs))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        write_checkpoint(Path(folder) / "checkpoint", shape_config("1b"))
-        convert(Path(folder) / "checkpoint", Path(folder) / "1b.gguf", "Q4_K_M")
-        print(compare(Path(folder) / "1b.gguf", arguments.prefix, arguments.runs))
+def measure(setup: Setup) -> Outcome:
+    model, tokens = setup.model(), 200 if setup.quick else PREFIX
+    prompt, home = instruction(model, tokens), setup.folder / "store"
+    first_byte(model, prompt, "to fill the cache", home, "--cache", "auto")
+    size = sum(path.stat().st_size for path in (home / "cache").iterdir())
+    number = itertools.count()
+    ways = {
+        "cached": lambda: first_byte(
+            model, prompt, f"text {next(number)}", home, "--cache", "auto"
+        ),
+        "read anew": lambda: first_byte(model, prompt, f"text {next(number)}", home),
+    }
+    found = in_turn(ways, setup.times(3))
+    return Outcome(
+        "A long instruction kept on disk, 1B shape",
+        tuple(figure(f"{name}, first byte", "seconds", values) for name, values in found.items()),
+        (ratio("cached to read anew", found["cached"], found["read anew"]),),
+        f"A start of {tokens} tokens, {size / 1e6:.0f} MB on disk.",
+    )
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(measure, __doc__)

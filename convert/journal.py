@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from convert.errors import ConvertError, SourceError, TargetError
+from convert.errors import SourceError, TargetError
 from convert.writer import lock_file, publish
 
 MAX_JOURNAL = 1 << 28  # bytes; the journal of 405B takes 12 MB
@@ -125,9 +125,9 @@ def _hash(data: Buffer) -> str:
 
 
 def _worth_keeping(error: BaseException, journal: Journal) -> bool:
-    """Not where the same would fail again: a damaged checkpoint, a full disk."""
-    again = isinstance(error, OSError | ConvertError) and not isinstance(error, SourceError)
-    return bool(journal.pieces) and not again
+    """Where the source failed or the user ended it; else the same would fail again."""
+    ended = isinstance(error, SourceError) or not isinstance(error, Exception)
+    return bool(journal.pieces) and ended
 
 
 def _remove(*paths: Path) -> None:
@@ -185,7 +185,7 @@ def _parse(text: str, head: str) -> tuple[dict[int, tuple[int, str]], int]:
     for line in text[len(head) :].splitlines(keepends=True):
         try:
             offset, nbytes, hashed = json.loads(line)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             break
         if not line.endswith("\n") or not _is_piece(offset, nbytes, hashed):
             break

@@ -44,6 +44,12 @@ class Location:
     headers: Mapping[str, str]
 
 
+def pause(patience: Patience, failures: int) -> float:
+    """Seconds to wait after so many failures in a row."""
+    longest = min(patience.first_pause * 2.0 ** (failures - 1), patience.longest_pause)
+    return longest * random.uniform(0.5, 1.0)
+
+
 class Broken(Exception):
     """A request that may do better when it is made again, after wait seconds at least."""
 
@@ -124,6 +130,8 @@ class RemoteFile:
             with self._client.stream("GET", location.url, headers=headers) as response:
                 self._responses.add(response)
                 try:
+                    if self._cancelled.is_set():  # before the response could be seen by cancel
+                        raise self._stopped()
                     self._check(response, location, offset)
                     yield from self._watched(response, length)
                 finally:
@@ -133,7 +141,7 @@ class RemoteFile:
 
     def _watched(self, response: httpx2.Response, length: int) -> Iterator[bytes]:
         since, lately = time.monotonic(), 0
-        for chunk in response.iter_raw(1 << 16):
+        for chunk in response.iter_raw():
             if self._cancelled.is_set():
                 raise self._stopped()
             yield chunk[:length]
@@ -211,8 +219,7 @@ class RemoteFile:
         return wait
 
     def _pause(self, failures: int, at_least: float) -> None:
-        pause = min(self._patience.first_pause * 2 ** (failures - 1), self._patience.longest_pause)
-        if self._cancelled.wait(max(pause * random.uniform(0.5, 1.0), at_least)):
+        if self._cancelled.wait(max(pause(self._patience, failures), at_least)):
             raise self._stopped()
 
     def _gave_up(self, failures: int, error: Broken) -> str:

@@ -1,7 +1,7 @@
 """tokenizer.json of Llama 3's byte-level BPE kind, checked, as GGUF wants it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gguf import TokenType
@@ -31,6 +31,12 @@ class Tokenizer:
 
 def parse_tokenizer(raw: Mapping[str, Any]) -> Tokenizer:
     """Check tokenizer.json. Raises CheckpointError where it isn't Llama 3's kind or not whole."""
+    found = parse_vocabulary(raw)
+    return replace(found, merges=_merges(raw["model"].get("merges"), raw["model"]["vocab"]))
+
+
+def parse_vocabulary(raw: Mapping[str, Any]) -> Tokenizer:
+    """The same without the merges, which take most of the time and are left empty."""
     model = raw.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE":
         kind = model.get("type") if isinstance(model, dict) else None
@@ -62,7 +68,7 @@ def parse_tokenizer(raw: Mapping[str, Any]) -> Tokenizer:
     return Tokenizer(
         tokens=tuple(_text(texts[i]) for i in range(size)),
         types=tuple(types[i] for i in range(size)),
-        merges=_merges(model.get("merges"), vocabulary),
+        merges=(),
         special=special,
     )
 

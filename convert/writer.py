@@ -112,11 +112,10 @@ def whole_file(target: Path, force: bool) -> Iterator[Path]:
     conversion left behind are cleared first. Raises TargetError where the system refuses.
     """
     _clear_abandoned(target)
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    lock = -1
+    part, lock = _part_of(target), -1
     try:
-        lock = os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        lock_file(lock)
+        while (lock := _create_locked(part)) < 0:
+            part = _part_of(target)
         yield part
         publish(lock, part, target, force)
     except OSError as error:
@@ -128,6 +127,21 @@ def whole_file(target: Path, force: bool) -> Iterator[Path]:
             pass
         if lock >= 0:
             os.close(lock)
+
+
+def _part_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+
+
+def _create_locked(path: Path) -> int:
+    """The descriptor of a new file, locked; -1 where another process cleared it before it was."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    with contextlib.suppress(BlockingIOError):
+        lock_file(descriptor)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+    os.close(descriptor)
+    return -1
 
 
 def publish(descriptor: int, part: Path, target: Path, force: bool) -> None:

@@ -22,8 +22,9 @@ def page() -> str:
 
 def helps() -> Iterator[tuple[str, str]]:
     """The name and the help of the program and of each command."""
-    from llamacli.cli import app
+    from llamacli.cli import app, register
 
+    register(())
     program = get_command(app)
     settings = program.context_settings
     top = click.Context(program, info_name="llamacli", terminal_width=WIDTH, **settings)

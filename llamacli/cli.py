@@ -4,27 +4,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
 from llamacli import __version__
-from llamacli.commands import (
-    batch,
-    bench,
-    chat,
-    convert,
-    devices,
-    path,
-    rm,
-    run,
-    show,
-    tokens,
-    tune,
-    verify,
-)
-from llamacli.commands import list as listing
 from llamacli.errors import LlamacliError, OutputError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -32,7 +18,7 @@ CLOSED_PIPE = 141  # 128 + SIGPIPE
 TERMINATED = 143  # 128 + SIGTERM
 MAX_LINE = 1000  # characters of an error
 
-ANSWERING = ("run", "batch", "chat")  # commands that take the defaults of the user's models.toml
+WITH_DEFAULTS = ("run", "batch", "chat", "tune", "bench")  # take those of the user's models.toml
 
 EPILOG = (
     "Exit codes: 0 done; 1 unexpected failure; 2 wrong usage; 3 a model, checkpoint or file that "
@@ -82,25 +68,37 @@ def options(
 ) -> None:
     if debug:
         os.environ["LLAMACLI_DEBUG"] = "1"
-    if context.invoked_subcommand in ANSWERING:
+    if context.invoked_subcommand in WITH_DEFAULTS:
         from llamacli.registry import defaults
 
-        context.default_map = dict.fromkeys(ANSWERING, defaults())
+        context.default_map = dict.fromkeys(WITH_DEFAULTS, defaults())
 
 
-app.command("convert")(convert.convert)
-app.command("run")(run.run)
-app.command("batch")(batch.batch)
-app.command("chat")(chat.chat)
-app.command("tune")(tune.tune)
-app.command("bench")(bench.bench)
-app.command("devices")(devices.devices)
-app.command("show")(show.show)
-app.command("tokens")(tokens.tokens)
-app.command("list")(listing.list_models)
-app.command("path")(path.path)
-app.command("rm")(rm.rm)
-app.command("verify")(verify.verify)
+# Every command and its function in the module of llamacli.commands that is named as it.
+COMMANDS = {
+    "convert": "convert",
+    "pull": "pull",
+    "run": "run",
+    "batch": "batch",
+    "chat": "chat",
+    "tune": "tune",
+    "bench": "bench",
+    "devices": "devices",
+    "show": "show",
+    "tokens": "tokens",
+    "list": "list_models",
+    "path": "path",
+    "rm": "rm",
+    "verify": "verify",
+}
+
+
+def register(arguments: Sequence[str]) -> None:
+    """Import the command that is called; for help and suggestions all of them, in 50 ms."""
+    called = next((word for word in arguments if not word.startswith("-")), "")
+    for name in [called] if called in COMMANDS else COMMANDS:
+        module = import_module(f"llamacli.commands.{name}")
+        app.command(name)(getattr(module, COMMANDS[name]))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -120,6 +118,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         if closed:
             raise OutputError("stdout is closed; give it a pipe, a file or a terminal")
+        register(arguments)
         code = app(arguments, prog_name="llamacli", standalone_mode=False) or 0
         sys.stdout.flush()
     except BaseException as error:

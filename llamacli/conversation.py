@@ -1,6 +1,7 @@
 """A conversation as pure data: its messages, and the steps that a chat and its record are made of.
 
-A step is a JSON object: a message, {"role", "content"}, or one of
+A step is a JSON object: a message, {"role", "content"}, which comes last or, a system's, stands in
+for the system prompt; or one of
 {"event": "edit", "content"}: the last turn goes, this question comes;
 {"event": "regenerate", "content"}: what follows the last question goes, this answer comes;
 {"event": "undo"}: the last turn goes;
@@ -11,9 +12,8 @@ A step is a JSON object: a message, {"role", "content"}, or one of
 A turn is a user's message with all that follows up to the next one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from llamacli.messages import Message, problem
@@ -31,7 +31,8 @@ class Conversation:
     @property
     def system(self) -> tuple[Message, ...]:
         """The system prompt's message, or nothing."""
-        return self.messages[: int(self.messages[:1] != () and _is(self.messages[0], "system"))]
+        first = self.messages[:1]
+        return first if first and first[0]["role"] == "system" else ()
 
     @property
     def body(self) -> tuple[Message, ...]:
@@ -44,7 +45,7 @@ class Conversation:
 
     def turns(self) -> list[int]:
         """Where turns begin in body."""
-        return [i for i, message in enumerate(self.body) if _is(message, "user")]
+        return [i for i, message in enumerate(self.body) if message["role"] == "user"]
 
     def steps(self) -> list[Step]:
         """The steps that lead here."""
@@ -52,25 +53,7 @@ class Conversation:
 
     def after(self, step: Step) -> "Conversation":
         """The conversation after a step that step_problem finds nothing wrong with."""
-        system, body, forgotten = self.system, self.body, self.forgotten
-        match step.get("event"):
-            case None:
-                body = (*body, step)
-            case "edit":
-                body = (*body[: _last_turn(body)], user(step["content"]))
-            case "regenerate":
-                last = _last_turn(body)
-                body = (*body[: None if last is None else last + 1], assistant(step["content"]))
-            case "undo":
-                body = body[: _last_turn(body)]
-            case "reset":
-                body = ()
-            case "system":
-                text = step["content"]
-                system = () if text is None else ({"role": "system", "content": text},)
-            case "forget":
-                forgotten = step["messages"]
-        return Conversation((*system, *body), forgotten if forgotten < len(body) else 0)
+        return replay([step], self)
 
 
 def user(text: str) -> Message:
@@ -81,17 +64,42 @@ def assistant(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
-def replay(steps: Sequence[Step]) -> Conversation:
-    """The conversation that checked steps lead to."""
-    conversation = Conversation()
-    for is_event, group in groupby(steps, lambda step: "event" in step):
-        if is_event:
-            for step in group:
-                conversation = conversation.after(step)
-        else:  # messages together: to copy all for each would take the square of their number
-            messages = (*conversation.messages, *group)
-            conversation = Conversation(messages, conversation.forgotten)
-    return conversation
+def replay(steps: Iterable[Step], start: Conversation = Conversation()) -> Conversation:
+    """The conversation that checked steps lead to; its cost grows only as their number does."""
+    system, body, turns = list(start.system), list(start.body), start.turns()
+    forgotten = start.forgotten
+    for step in steps:
+        match step.get("event", step.get("role")):
+            case "undo" | "edit" if turns:
+                del body[turns.pop() :]
+            case "regenerate" if turns:
+                del body[turns[-1] + 1 :]
+            case "reset":
+                body, turns = [], []
+            case "system":
+                text = step["content"]
+                system = [] if text is None else [{"role": "system", "content": text}]
+            case "forget":
+                forgotten = step["messages"]
+        if (message := _message(step)) is not None:
+            if message["role"] == "user":
+                turns.append(len(body))
+            body.append(message)
+        if forgotten >= len(body):
+            forgotten = 0
+    return Conversation((*system, *body), forgotten)
+
+
+def _message(step: Step) -> Message | None:
+    """The message that a step puts at the conversation's end."""
+    match step.get("event"):
+        case "edit":
+            return user(step["content"])
+        case "regenerate":
+            return assistant(step["content"])
+        case None if step["role"] != "system":
+            return step
+    return None
 
 
 def step_problem(step: Any) -> str | None:
@@ -106,12 +114,3 @@ def step_problem(step: Any) -> str | None:
         count = step.get("messages")
         return None if type(count) is int and count >= 0 else "forgets no number of messages"
     return None if event in ("undo", "reset") else "is an unknown event"
-
-
-def _last_turn(body: Sequence[Message]) -> int | None:
-    """Where the last turn begins; None where there is none."""
-    return next((i for i in range(len(body) - 1, -1, -1) if _is(body[i], "user")), None)
-
-
-def _is(message: Message, role: str) -> bool:
-    return message["role"] == role

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from importlib.resources import as_file, files
 from pathlib import Path
 
 from llamacli.store import DEMO, target_path
@@ -15,6 +14,8 @@ def demo_model(on_convert: Callable[[], None] | None = None) -> Path:
 
     on_convert is called before a conversion starts.
     """
+    from importlib.resources import as_file, files
+
     target = target_path(DEMO, QUANTIZATION)
     with as_file(files("llamacli") / DEMO) as checkpoint:
         weights = checkpoint / "model.safetensors"

@@ -12,10 +12,11 @@ from llamacli.devices import find_devices, use_devices
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
 from llamacli.free_memory import free_memory
 from llamacli.gguf_check import check_llama
-from llamacli.gguf_file import read_gguf
+from llamacli.gguf_file import GGUFFile, read_gguf
 from llamacli.loading import (
     EngineSettings,
     because,
+    beside,
     deferred_signals,
     load_model,
     quantization_name,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ABORTED = 2  # llama_decode's code
+ABORTED, NO_MEMORY = 2, -2  # llama_decode's codes
 
 Progress = Callable[[int, int], None]
 
@@ -48,9 +49,11 @@ class Engine:
         parallel: int | None = None,
         debug: bool = False,
         on_load: Callable[[float], None] | None = None,
+        meanwhile: Callable[[GGUFFile], None] = lambda _: None,
     ) -> None:
         """Check the file, load it, make its context; on_load gets the share loaded, 0 to 1.
 
+        meanwhile is done with the checked file, in a thread of its own, while llama.cpp loads.
         With parallel the context has room for so many sequences and one more. Raises
         NotFoundError, InvalidModelError, UsageError (a context beyond the model's, a device that
         isn't there), and DoesNotFitError where memory is short.
@@ -66,9 +69,10 @@ class Engine:
         self._model: Any = None
         self._context: Any = None
         try:
-            self._model = load_model(
-                self._library, self.path, self.settings, on_load, gpus=self.gpus
-            )
+            with beside(lambda: meanwhile(self.file)):
+                self._model = load_model(
+                    self._library, self.path, self.settings, on_load, gpus=self.gpus
+                )
             self.vocabulary: Vocabulary = make_vocabulary(self._library, self._model, self.file)
             self._context = self._make_context()
         except BaseException:
@@ -205,6 +209,8 @@ class Engine:
             self.file, self.shape, self._processor, self.gpus, free_memory(), self.parallel
         )
         self.settings = fitting.fit(settings)
+        if not self.settings.gpu_layers:
+            self.gpus = []
         self.context_size = number(self.settings.context)
 
     def _evaluate(self, tokens: Sequence[int], stopped: Callable[[], bool]) -> bool:
@@ -246,4 +252,5 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _decode_error(code: int) -> LlamacliError:
-    return LlamacliError(f"llama.cpp failed to evaluate (code {code}){because()}")
+    kind = DoesNotFitError if code == NO_MEMORY else LlamacliError
+    return kind(f"llama.cpp failed to evaluate (code {code}){because()}")

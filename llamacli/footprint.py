@@ -91,7 +91,7 @@ def footprint(
     on_host = HOST in places
     vocabulary = PROCESS + VOCABULARY * shape.vocabulary
     logits = 4 * plan.sequences * shape.vocabulary
-    work = 2 * plan.ubatch * max(shape.feed_forward, shape.heads * shape.head_size)
+    work = _work_bytes(shape, plan, flash=settings.flash_attention != "off")
     buffers = logits + (compute + work if on_host else _input_bytes(shape, plan))
     shared = [s for s, gpu in zip(shares, gpus, strict=True) if gpu.shares_memory]
     copies = sum(t.nbytes for t in copied)
@@ -102,17 +102,17 @@ def footprint(
     data = sum(t.nbytes for t in file.tensors)
     if settings.mmap:
         pages = _span(plain) if copied else data
-        peak = max(copies + pages + kv + buffers, copies + data + vocabulary)
-        weights = copies + file.size
+        loading, weights = data, copies + file.size
     else:
-        largest = max((t.nbytes for t in copied), default=0)  # read whole, then rearranged
-        peak, weights = copies + hot + kv + buffers + largest, copies + hot
+        pages, weights = hot, copies + hot
+        # A matrix to be repacked is read whole first.
+        loading = hot + max((t.nbytes for t in copied), default=0)
     threads = max(settings.threads or 1, settings.threads_batch or 1)
     mapped = weights + max(file.size, kv + buffers)  # the vocabulary is read from a mapped file
     return Footprint(
         host=Share(copies + hot, kv, buffers),
         gpus=tuple(shares),
-        peak=peak,
+        peak=copies + max(pages + kv + buffers, loading + vocabulary),
         address_space=mapped + THREAD * threads,
     )
 
@@ -150,7 +150,7 @@ def compute_bytes(shape: LlamaShape, plan: ContextPlan, *, flash: bool) -> int:
     tokens, cells = min(plan.ubatch, plan.cells), padded(plan.cells)
     width, inner = shape.embedding, shape.feed_forward
     queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    feed_forward = 3 * inner + 4 * width
+    feed_forward = 3 * inner + (4 if inner > 2 * width else 3) * width  # as its allocator packs
     if flash:
         mask, attention = 2 * cells, 2 * (width + queries + keys)
     else:
@@ -162,6 +162,14 @@ def compute_bytes(shape: LlamaShape, plan: ContextPlan, *, flash: bool) -> int:
 def padded(cells: int) -> int:
     """Cells as llama.cpp rounds them."""
     return -(-cells // PADDING) * PADDING
+
+
+def _work_bytes(shape: LlamaShape, plan: ContextPlan, *, flash: bool) -> int:
+    """A product's right side in the left's type, at most 16 bits a value: the attention's scores,
+    where they are kept, or the feed-forward's values."""
+    scores = 0 if flash else shape.heads * padded(plan.cells)
+    most = max(shape.feed_forward, shape.heads * shape.head_size, scores)
+    return 2 * min(plan.ubatch, plan.cells) * most
 
 
 def _input_bytes(shape: LlamaShape, plan: ContextPlan) -> int:

@@ -105,8 +105,8 @@ def _gated(repo: str, error: "GatedRepoError") -> str:
 
 
 def _missing(repo: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(repo.lower(), [name.lower() for name in names], 3, 0.6)
-    meant = [name for name in names if name.lower() in close]
+    by_lower = {name.lower(): name for name in names}
+    meant = [by_lower[n] for n in difflib.get_close_matches(repo.lower(), by_lower, 3, 0.6)]
     hint = f"did you mean {' or '.join(meant)}?" if meant else "look for it at " + _host()
     return f"there is no model {repo} on the Hub, or it is private (then: {LOGIN}); {hint}"
 

@@ -130,6 +130,17 @@ def quantization_name(file: GGUFFile) -> str:
 
 
 @contextlib.contextmanager
+def beside(work: Callable[[], None]) -> Iterator[None]:
+    """Do work in a thread of its own beside a long call into C, and wait for it."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+@contextlib.contextmanager
 def deferred_signals(arrived: list[int]) -> Iterator[None]:
     """SIGINT and SIGTERM during a long call into C, put into arrived, delivered when it ends.
 

@@ -37,8 +37,8 @@ class Fitting:
         """The settings with numbers for context and GPU layers.
 
         Weights are not repacked where only so they fit. Raises UsageError for a context beyond
-        the model's or a KV type its heads can't have, and DoesNotFitError that says what is short
-        and what would fit, what costs least first.
+        the model's, a KV type its heads can't have or layers for a GPU that isn't there, and
+        DoesNotFitError that says what is short and what would fit, what costs least first.
         """
         self._check(settings)
         chosen = self._resolved(settings)
@@ -55,7 +55,8 @@ class Fitting:
         plan = plan_context(number(settings.context), settings, self.parallel)
         features = self.processor.features
         threads = replace(settings, threads=settings.threads or self.processor.cores)
-        return footprint(self.file, self.shape, threads, plan, features, self.gpus)
+        gpus = self.gpus if settings.gpu_layers else ()
+        return footprint(self.file, self.shape, threads, plan, features, gpus)
 
     def fits(self, settings: EngineSettings, spare: float = 0.0) -> bool:
         """Whether they fit everywhere, that share of what is free being left."""
@@ -77,6 +78,11 @@ class Fitting:
         if isinstance(settings.context, int) and settings.context > trained:
             raise UsageError(
                 f"a context of {settings.context} tokens was asked for; the model knows {trained}"
+            )
+        if not self.gpus and settings.gpu_layers not in ("auto", 0):
+            raise UsageError(
+                f"{settings.gpu_layers} layers can't go to a GPU: none is used; "
+                "`llamacli devices` shows what is there"
             )
         if head % TENSOR_TYPES[KV_TYPES[settings.kv_type]].block:
             raise UsageError(
@@ -119,7 +125,7 @@ class Fitting:
         return short
 
     def _short_gpus(self, need: Footprint, share: float) -> Iterator[str]:
-        for gpu, part in zip(self.gpus, need.gpus, strict=True):
+        for gpu, part in zip(self.gpus, need.gpus, strict=False):  # none without layers
             used = part.total if part.weights or part.kv else 0
             if gpu.total and used > gpu.free * share:
                 yield f"on {gpu.name} {_sizes(part)}; {_size(gpu.free)} is free there"

@@ -1,6 +1,5 @@
 """How a model's name becomes a file: paths, names in the store, short names, and what is near."""
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,18 +19,33 @@ def find_model(name: str) -> Path:
     before the quantization. Raises NotFoundError with what to do, or the nearest names, and
     UsageError where several files match.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
+    if not name.strip():
+        raise UsageError("the model's name is empty")
+    path = existing_path(name)
+    if path is not None and path.is_file():
         return path
-    if path.suffix == ".gguf" and len(path.parts) > 1:
+    if path is None and name.endswith(".gguf") and len(Path(name).parts) > 1:
         raise NotFoundError(f"there is no file {name}")
     stored = stored_models()
     found = matching(name, stored)
     if found:
         return _one(name, found)
-    if path.is_dir():
+    if path is not None and path.is_dir():
         raise UsageError(f"{name} is a folder; convert it first: llamacli convert {name}")
     raise NotFoundError(_not_found(name, stored))
+
+
+def existing_path(name: str) -> Path | None:
+    """The file or folder that a name is the path of, if it is.
+
+    Raises NotFoundError where the system won't say.
+    """
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError) as error:  # RuntimeError: whose home ~ is isn't known
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise NotFoundError(f"{name} can't be looked for: {reason}") from error
 
 
 def find_stored(name: str) -> Path:
@@ -39,8 +53,8 @@ def find_stored(name: str) -> Path:
 
     Raises as find_model does.
     """
-    path = Path(name).expanduser()
-    if len(path.parts) > 1 and in_store(path):
+    path = existing_path(name)
+    if path is not None and len(path.parts) > 1 and in_store(path):
         name = path.name
     stored = stored_models()
     found = matching(name, stored)
@@ -94,11 +108,13 @@ def only_model() -> Path:
             f"name a model with -m, in $LLAMACLI_MODEL, or as `model` under [defaults] in "
             f"{registry.config_file()}: {_joined(found)}"
         )
-    raise NotFoundError(f"there is no model yet: {_first_steps()}; a GGUF file's path does, too")
+    raise NotFoundError(f"there is no model yet; {_first_steps()}, or name a GGUF file with -m")
 
 
 def near_names(name: str, stored: Iterable[Path] = ()) -> list[str]:
     """Names of models, stored or known, that look like name; the nearest first."""
+    import difflib
+
     bases = [split_name(path.stem)[0] for path in stored]
     names = {known.lower(): known for known in (*bases, *registry.models())}
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
@@ -135,8 +151,8 @@ def _not_found(name: str, stored: list[Path]) -> str:
 
 def _first_steps() -> str:
     return (
-        f"`-m {DEMO}` is the small built-in one, `llamacli convert {SUGGESTED}` gets a real one "
-        "(`llamacli list --known` has more)"
+        f"try the small built-in one with `-m {DEMO}`, get a real one with "
+        f"`llamacli convert {SUGGESTED}` (`llamacli list --known` has more)"
     )
 
 

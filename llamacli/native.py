@@ -49,7 +49,7 @@ def build_features() -> dict[str, dict[str, str]]:
     """What each backend of llama.cpp was compiled for: {"CPU": {"AVX2": "1", …}, "CUDA": …}."""
     found: dict[str, dict[str, str]] = {}
     backend = ""
-    for part in load_library().llama_print_system_info().decode(errors="replace").split("|"):
+    for part in _library().llama_print_system_info().decode(errors="replace").split("|"):
         name, _, value = part.rpartition("=")
         if ":" in name:
             backend, _, name = name.rpartition(":")
@@ -78,7 +78,7 @@ def _libraries() -> list[ctypes.CDLL]:
 
     Opened by a path of their own, the libraries could be loaded a second time.
     """
-    llama: ctypes.CDLL = load_library()._lib
+    llama: ctypes.CDLL = _library()._lib
     if sys.platform != "win32":
         return [llama]
     folder = Path(llama._name).parent

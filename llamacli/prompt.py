@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 
 from llamacli.errors import UsageError
@@ -66,17 +65,24 @@ def _spelling(vocabulary: Vocabulary, token: int | None) -> str:
 
 
 def _split(text: str, vocabulary: Vocabulary) -> list[str]:
-    """Plain text and spellings in turn, the longest spelling first, as Hugging Face cuts it."""
-    spellings = _spellings(frozenset(vocabulary.special_tokens))
-    return spellings.split(text) if spellings.groups else [text]
+    """Plain text and spellings in turn, the longest spelling first, as Hugging Face cuts it.
 
-
-@lru_cache(maxsize=4)
-def _spellings(special: frozenset[str]) -> re.Pattern[str]:
-    if not special:
-        return re.compile("")
-    longest_first = sorted(special, key=len, reverse=True)
-    return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+    A regular expression of all spellings takes longer to compile than the whole prompt to encode.
+    """
+    special = vocabulary.special_tokens
+    lengths = sorted(set(map(len, special)), reverse=True)
+    starts = re.compile(f"[{re.escape(''.join({s[0] for s in special}))}]") if special else None
+    parts, done, place = [], 0, 0
+    while starts and (found := starts.search(text, place)):
+        place = found.start()
+        for length in lengths:
+            if (spelling := text[place : place + length]) in special:
+                parts += [text[done:place], spelling]
+                done = place = place + length
+                break
+        else:
+            place += 1
+    return [*parts, text[done:]]
 
 
 def _unused_character(value: Any) -> str:

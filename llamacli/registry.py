@@ -4,10 +4,8 @@ The user's file, in the config folder, adds models, changes some keys of known o
 a table `defaults` with what commands use where no option is given.
 """
 
-import difflib
 import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,10 +26,11 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,99}", re.ASCII)
 MAX_COUNT = 1 << 50
-# Settings of `defaults`: type, least and most; None where a text is meant.
-SETTINGS: dict[str, tuple[type, float, float]] = {
+# Settings of `defaults`, called as the options' values are: type, least and most of numbers.
+NUMBERS: dict[str, tuple[type, float, float]] = {
     "context": (int, 1, 1 << 31),
     "threads": (int, 1, 512),
+    "gpu_layers": (int, 0, 1 << 31),
     "max_tokens": (int, 1, 1 << 31),
     "seed": (int, 0, (1 << 32) - 1),
     "temperature": (float, 0.0, 1e6),
@@ -39,6 +38,13 @@ SETTINGS: dict[str, tuple[type, float, float]] = {
     "top_p": (float, 0.0, 1.0),
     "min_p": (float, 0.0, 1.0),
     "repeat_penalty": (float, 0.0, 1e6),
+}
+WORDS = {
+    "context": ("auto",),
+    "gpu_layers": ("auto",),
+    "device": ("auto", "cpu", "metal", "cuda", "vulkan"),
+    "kv_type": ("f16", "q8_0", "q4_0"),
+    "flash_attention": ("auto", "on", "off"),
 }
 
 
@@ -94,7 +100,7 @@ def find(name: str) -> Model | None:
 
 
 def defaults() -> dict[str, Any]:
-    """What the user's file sets where no option is given: `model`, and keys of SETTINGS.
+    """What the user's file sets where no option is given: `model`, and keys of NUMBERS and WORDS.
 
     Raises InvalidModelError naming file and line of what is wrong.
     """
@@ -103,13 +109,7 @@ def defaults() -> dict[str, Any]:
     if not isinstance(given, Mapping):
         _fail(path, (DEFAULTS,), "is not a table")
     for key, value in given.items():
-        place = (DEFAULTS, key)
-        if key == "model":
-            _text(path, place, value)
-        elif key in SETTINGS:
-            _number(path, place, value, *SETTINGS[key])
-        else:
-            _unknown(path, place, ["model", *SETTINGS])
+        _check_default(path, key, value)
     return dict(given)
 
 
@@ -138,6 +138,8 @@ def _package_file() -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    import tomllib
+
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -172,6 +174,20 @@ def _model(path: Path, name: str, entry: Any, known: Model | None) -> Model:
     if "source" not in found:
         _fail(path, (name,), "has no source: a Hub id, or a checkpoint's folder")
     return Model(**found)
+
+
+def _check_default(path: Path, key: str, value: Any) -> None:
+    place = (DEFAULTS, key)
+    if key == "model":
+        _text(path, place, value)
+    elif value in WORDS.get(key, ()):
+        return
+    elif key in NUMBERS:
+        _number(path, place, value, *NUMBERS[key])
+    elif key in WORDS:
+        _fail(path, place, f"is {value!r}, none of {', '.join(WORDS[key])}")
+    else:
+        _unknown(path, place, ["model", *NUMBERS, *WORDS])
 
 
 def _check(path: Path, place: tuple[str, str], value: Any) -> None:
@@ -217,6 +233,8 @@ def _number(
 
 
 def _unknown(path: Path, place: tuple[str, ...], known: Sequence[str]) -> NoReturn:
+    import difflib
+
     near = difflib.get_close_matches(place[-1], known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
     _fail(path, place, f"is not known; {hint}")

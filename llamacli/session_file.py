@@ -18,7 +18,7 @@ from llamacli.sampling import SamplingSettings, is_sound
 VERSION = 1
 MAX_LINE = 16 << 20  # bytes; no context takes a message that long
 MAX_FILE = 64 << 20
-MAX_LINES = 20_000  # a turn takes two or three
+MAX_LINES = 100_000  # a turn takes two or three
 MAX_TEXT = 4096  # characters of a model's name or a stop text
 MAX_STOPS = 64
 SAMPLING = tuple(field.name for field in fields(SamplingSettings))
@@ -26,7 +26,8 @@ SAMPLING = tuple(field.name for field in fields(SamplingSettings))
 
 @dataclass(frozen=True)
 class SessionHead:
-    """What a session is held with. model is what -m takes; empty where it isn't known.
+    """What a session is held with. model is what -m takes; empty where it isn't known, or has
+    characters that can't be printed.
 
     settings has SamplingSettings' names, max_tokens, context and stop (a list of texts).
     """
@@ -64,19 +65,20 @@ def write_line(value: dict[str, Any]) -> bytes:
 def read_session(file: BinaryIO, name: str) -> SessionText:
     """Read what can be read of a session's file; name is for errors.
 
-    Raises InvalidModelError where the file is no session's, of a newer version, or too large.
+    Raises InvalidModelError where the file is no session's, of a newer version or absurdly long.
     """
+    too_long = InvalidModelError(
+        f"the session {name} has more than {MAX_FILE} bytes or {MAX_LINES} lines; begin a new one"
+    )
     if os.fstat(file.fileno()).st_size > MAX_FILE:
-        raise InvalidModelError(f"the session {name} has more than {MAX_FILE} bytes; remove it")
+        raise too_long
     head: SessionHead | None = None
     steps: list[Step] = []
     skipped: list[int] = []
     length, ended, notices = 0, True, []
     for number, (line, size) in enumerate(_lines(file), 1):
         if number > MAX_LINES:
-            raise InvalidModelError(
-                f"the session {name} has more than {MAX_LINES} lines; remove it"
-            )
+            raise too_long
         value = _value(line)
         if isinstance(value, dict) and type(value.get("session")) is int:
             head = _head(value, name)
@@ -89,7 +91,7 @@ def read_session(file: BinaryIO, name: str) -> SessionText:
             skipped.append(number)
         length, ended = length + size, line.endswith(b"\n")
     if skipped and head is None and not steps:
-        raise InvalidModelError(f"{name} is not a session; remove it")
+        raise InvalidModelError(f"{name} is not a session's file; move it away")
     if skipped:
         more = f" and {len(skipped) - 1} more are" if skipped[1:] else " is"
         notices.append(f"its line {skipped[0]}{more} damaged and skipped")
@@ -111,8 +113,9 @@ def _lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
 def _value(line: bytes) -> Any:
     """The line's JSON; None where it is none, or text in it can't be UTF-8."""
     try:
-        value = json.loads(line)
-        json.dumps(value, ensure_ascii=False).encode()
+        value = json.loads(line.decode())
+        if b"\\u" in line:  # perhaps half a surrogate pair
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
     return value
@@ -121,8 +124,9 @@ def _value(line: bytes) -> Any:
 def _head(value: dict[str, Any], name: str) -> SessionHead:
     if value["session"] > VERSION:
         raise InvalidModelError(f"the session {name} was written by a newer llamacli")
-    texts = {key: value[key] for key in ("model", "quantization") if _is_text(value.get(key))}
-    return SessionHead(**texts, settings=sound_settings(value.get("settings")))
+    names = {key: value.get(key, "") for key in ("model", "quantization")}
+    names = {key: text for key, text in names.items() if _is_text(text) and text.isprintable()}
+    return SessionHead(**names, settings=sound_settings(value.get("settings")))
 
 
 def sound_settings(given: Any) -> dict[str, Any]:

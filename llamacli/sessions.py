@@ -68,10 +68,10 @@ def create(name: str | None, head: SessionHead, on_failure: Notify) -> SessionLo
 
     Raises UsageError where the name is taken or odd, OutputError where the store can't be written.
     """
-    names = _names_by_time() if name is None else iter([_checked(name)])
+    candidates = _names_by_time() if name is None else iter([_checked(name)])
     try:
         folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-        name, file = _new_file(names)
+        name, file = _new_file(candidates)
     except OSError as error:
         raise OutputError(f"no session can be saved in {folder()}: {error.strerror}") from error
     lock(file, name)
@@ -145,9 +145,12 @@ def restore_cache(engine: "Engine", name: str, tokens: Sequence[int]) -> str | N
     Says why not, where something is saved; the conversation is then simply read again.
     """
     path = _kv_path(name)
-    problem = prompt_cache.load(engine, path, tokens)
+    try:
+        problem = prompt_cache.load(engine, path, tokens)
+    except OSError as error:  # the model's file, which names the cache's key
+        problem = str(error.strerror)
     if problem is None and path.exists() and not engine.tokens:
-        problem = "it is of another conversation"
+        problem = "its tokens are not those of this conversation's prompt"
     return problem and f"the KV cache of {name} is not used: {problem}"
 
 

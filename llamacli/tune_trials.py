@@ -27,6 +27,7 @@ class Trials:
     def __init__(self, path: Path, *, debug: bool = False) -> None:
         self.path, self.debug = path, debug
         self._engine: Engine | None = None
+        self._asked: EngineSettings | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -50,14 +51,15 @@ class Trials:
         The sample's load is 0 where it wasn't. Raises what Engine raises.
         """
         settings = replace(settings, context=size.prompt + size.answer)
-        engine, load = self._engine, 0.0
-        if engine is None or reload or _weights(engine.settings) != _weights(settings):
+        engine, asked, load = self._engine, self._asked, 0.0
+        if engine is None or asked is None or reload or _weights(asked) != _weights(settings):
             self.close()
             started = time.perf_counter()
             engine = self._engine = Engine(self.path, settings, debug=self.debug)
             load = time.perf_counter() - started
-        elif engine.settings != settings:
+        elif asked != settings:
             engine.reconfigure(settings)
+        self._asked = settings
         tokens = made_up_tokens(engine, size.prompt + size.answer)
         prefill = prefill_seconds(engine, tokens[: size.prompt])
         return Sample(load, prefill, decode_seconds(engine, tokens, size.prompt))

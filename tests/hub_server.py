@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,14 @@ class HubRepo:
 
     @property
     def commit(self) -> str:
-        whole = sorted((name, hashlib.sha1(data).hexdigest()) for name, data in self.files.items())
+        whole = sorted((name, git_hash(data)) for name, data in self.files.items())
         return hashlib.sha1(json.dumps(whole).encode()).hexdigest()
 
     def entry(self, name: str) -> dict[str, Any]:
         data = self.files[name]
         entry = {"size": len(data), "blob": git_hash(data), "sha256": None}
         if name.endswith(LARGE):
-            entry["sha256"] = hashlib.sha256(data).hexdigest()
+            entry["sha256"] = sha256(data)
         return entry
 
 
@@ -58,14 +59,19 @@ class Cut:
 
 @dataclass
 class Hub:
-    """The state of the stand-in; requests are (server, method, path, headers) as they came."""
+    """The state of the stand-in; requests are (server, method, path, headers) as they came.
+
+    cuts says what happens to the CDN's answers, by their number and the Range asked for; tamper
+    gives what the CDN has in place of a file's contents.
+    """
 
     repos: dict[str, HubRepo] = field(default_factory=dict)
     requests: list[tuple[str, str, str, dict[str, str]]] = field(default_factory=list)
     api_answers: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
-    cuts: Callable[[int, str], Cut | None] = lambda number, name: None
+    cuts: Callable[[int, str], Cut | None] = lambda number, asked: None
     expire_after: int | None = None
     edit_index: Callable[[dict[str, Any]], Any] = lambda index: index
+    tamper: Callable[[bytes], bytes] = bytes
     url: str = ""
     cdn_url: str = ""
     blobs: dict[str, tuple[str, bytes]] = field(default_factory=dict)
@@ -81,8 +87,14 @@ class Hub:
         return [r[3].get("range", "") for r in self.cdn_requests() if f"name={name}" in r[2]]
 
 
+@cache
 def git_hash(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+@cache
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def read_repo(folder: Path, **options: Any) -> HubRepo:
@@ -99,9 +111,8 @@ def serve() -> Iterator[Hub]:
     servers = []
     for name, handler in (("hub", HubHandler), ("cdn", CdnHandler)):
         bound = type(handler.__name__, (handler,), {"hub": hub, "server_name": name})
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), bound))
-        servers[-1].daemon_threads = True
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        servers.append(Server(("127.0.0.1", 0), bound))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
     hub.url, hub.cdn_url = (f"http://127.0.0.1:{server.server_port}" for server in servers)
     try:
         yield hub
@@ -109,6 +120,13 @@ def serve() -> Iterator[Hub]:
         for server in servers:
             server.shutdown()
             server.server_close()
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that leave are what the tests are about."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -152,7 +170,7 @@ class HubHandler(Handler):
         self.note()
         url = urlsplit(self.path)
         path = unquote(url.path)
-        if path.startswith("/api/"):
+        if path.startswith("/api/models"):
             with self.hub.lock:
                 said = self.hub.api_answers.pop(0) if self.hub.api_answers else None
             if said is not None:
@@ -232,7 +250,7 @@ class HubHandler(Handler):
             return
         with self.hub.lock:
             signature = f"{len(self.hub.blobs)}"
-            self.hub.blobs[signature] = (path, data)
+            self.hub.blobs[signature] = (path, self.hub.tamper(data))
         headers |= {
             "Location": f"{self.hub.cdn_url}/blob?name={path}&signature={signature}",
             "X-Linked-Etag": f'"{entry["sha256"]}"',
@@ -246,7 +264,7 @@ class CdnHandler(Handler):
         self.note()
         query = parse_qs(urlsplit(self.path).query)
         signature = query["signature"][0]
-        name, data = self.hub.blobs[signature]
+        _, data = self.hub.blobs[signature]
         with self.hub.lock:
             self.hub.served += 1
             number = self.hub.served
@@ -255,12 +273,12 @@ class CdnHandler(Handler):
         if self.hub.expire_after is not None and used > self.hub.expire_after:
             self.answer(403)
             return
-        cut = self.hub.cuts(number, name)
+        cut = self.hub.cuts(number, self.headers.get("Range", ""))
         if cut is not None and cut.status is not None:
             self.answer(cut.status, headers=dict(cut.headers))
             return
         status, body, headers = self.part(data)
-        headers["ETag"] = f'"{hashlib.md5(data).hexdigest()}"'
+        headers["ETag"] = f'"{sha256(data)[:32]}"'
         if cut is None:
             self.answer(status, body, headers)
         else:

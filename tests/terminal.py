@@ -14,9 +14,6 @@ from collections.abc import Callable, Sequence
 import pyte
 
 PROGRAM = (sys.executable, "-m", "llamacli")
-ENTER, ALT_ENTER, ESCAPE, CTRL_C, CTRL_D, CTRL_R, CTRL_U, CTRL_Z, UP, TAB = (
-    "\r", "\x1b\r", "\x1b", "\x03", "\x04", "\x12", "\x15", "\x1a", "\x1b[A", "\t",
-)  # fmt: skip
 
 
 class Terminal:
@@ -46,7 +43,7 @@ class Terminal:
 
     def line(self, text: str) -> None:
         """Type a line and Enter."""
-        self.type(text + ENTER)
+        self.type(text + "\r")
 
     def wait(self, text: str, seconds: float = 30) -> None:
         """Read until the text stands on the screen or above it."""
@@ -57,9 +54,10 @@ class Terminal:
         self.until(lambda: self.shown[-1:] == [mark], "a prompt")
 
     def ask(self, text: str, answer: str) -> None:
-        """Type a line, and read until its answer and then the prompt have come."""
+        """Type a line, and read until its answer, once more, and then the prompt have come."""
+        before = self.text.count(answer)
         self.line(text)
-        self.wait(answer)
+        self.until(lambda: self.text.count(answer) > before, repr(answer))
         self.prompt()
 
     def until(self, holds: Callable[[], bool], what: str, seconds: float = 30) -> None:
@@ -82,8 +80,10 @@ class Terminal:
 
     def leave(self) -> int:
         """Read to the child's end; its exit code, as a shell has it."""
-        while self.status is None and self.read(30):
+        end = time.monotonic() + 30
+        while self.read(end - time.monotonic()):
             pass
+        assert time.monotonic() < end, f"it doesn't leave:\n{self.text}"
         return self.wait_child()
 
     def wait_child(self) -> int:

@@ -1,41 +1,72 @@
-"""The chat on a real terminal, with the demo model."""
+"""`llamacli chat` where stdin or stdout is no terminal: it answers as run does."""
 
-import sys
+import signal
+import subprocess
 from pathlib import Path
 
-import pexpect
 import pytest
 
+from tests.terminal import PROGRAM, Terminal
+from tests.tiny import write_model
 
-@pytest.fixture
-def chat(store: Path) -> pexpect.spawn:
-    """`llamacli chat -m demo` in a pseudo-terminal, past its first prompt."""
-    child = pexpect.spawn(
-        sys.executable,
-        ["-m", "llamacli", "chat", "-m", "demo", "--temp", "0"],
-        encoding="utf-8",
-        timeout=60,
-        dimensions=(30, 120),
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+def chat(model: Path, *options: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    command = [*PROGRAM, "chat", "-m", str(model), "--threads", "1", "--temp", "0", *options]
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=60)
+
+
+def test_a_pipe_is_answered_as_run_answers_it(model: Path, store: Path) -> None:
+    answered = chat(model, "-n", "9", "--system", "Be kind.", stdin=b"some text")
+    command = [*PROGRAM, "run", "-m", str(model), "--threads", "1", "--temp", "0", "-n", "9"]
+    by_run = subprocess.run(
+        [*command, "--system", "Be kind."], input=b"some text", capture_output=True, timeout=60
     )
-    child.expect(">>>")
-    return child
+    assert answered.returncode == 0 and answered.stderr == b""
+    assert answered.stdout == by_run.stdout and answered.stdout.endswith(b"\n")
+    assert not (store / "sessions").exists()
 
 
-def test_turns_and_leaving(chat: pexpect.spawn) -> None:
-    chat.send("Hello\r")
-    chat.expect("What would you like to know")
-    chat.expect(">>>")
-    chat.send("What is GGUF?\r")
-    chat.expect("file format")
-    chat.expect(">>>")
-    chat.send("/exit\r")
-    chat.expect(pexpect.EOF)
-    chat.close()
-    assert chat.exitstatus == 0
+@pytest.mark.parametrize(
+    ("options", "stdin", "words"),
+    [
+        ([], b" \n", b"no prompt"),
+        (["--resume"], b"hi", b"needs a terminal"),
+        (["some-name"], b"hi", b"--resume some-name"),
+        (["--session", "a", "--no-save"], b"hi", b"--session"),
+        (["--date", "tomorrow"], b"hi", b"tomorrow"),
+    ],
+)
+def test_wrong_use_is_one_line(model: Path, options: list[str], stdin: bytes, words: bytes) -> None:
+    told = chat(model, *options, stdin=stdin)
+    assert told.returncode == 2 and told.stdout == b""
+    assert words in told.stderr and len(told.stderr.splitlines()) == 1
 
 
-def test_ctrl_d_leaves(chat: pexpect.spawn) -> None:
-    chat.sendeof()
-    chat.expect(pexpect.EOF)
-    chat.close()
-    assert chat.exitstatus == 0
+def test_only_stdout_piped_is_still_a_pipe(model: Path) -> None:
+    terminal = Terminal(["bash", "-c", f"{' '.join(PROGRAM)} chat -m {model} </dev/null | cat"])
+    terminal.wait("there is no prompt")
+    terminal.close()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_what_was_said(endless: Path, number: signal.Signals, code: int) -> None:
+    child = subprocess.Popen(
+        [*PROGRAM, "chat", "-m", str(endless), "-c", "100000", "--threads", "1", "--temp", "0"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert child.stdin is not None and child.stdout is not None
+    child.stdin.write(b"go on")
+    child.stdin.close()
+    child.stdin = None
+    start = child.stdout.read(100)
+    child.send_signal(number)
+    rest, told = child.communicate(timeout=20)
+    assert child.returncode == code and told == b""
+    assert (start + rest).endswith(b"\n") and not (start + rest).endswith(b"\n\n")

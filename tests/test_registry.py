@@ -3,23 +3,21 @@
 from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bench.checkpoint import shape_config
 from convert import QUANTIZATIONS
-from convert.checkpoint import Checkpoint, read_config, read_json
+from convert.checkpoint import read_config
 from convert.config import LlamaConfig
-from convert.quantization import quantization
 from convert.tensors import llama_tensors
-from convert.tokenizer import parse_tokenizer
-from convert.writer import plan, write_header
 from llamacli import registry
-from llamacli.engine import DEFAULT_CONTEXT
 from llamacli.errors import InvalidModelError, NotFoundError
+from llamacli.memory import DEFAULT_CONTEXT
 from llamacli.toml_lines import line_of
+from tests.headers import without_weights, write_hollow
 
+ROOT = Path(__file__).resolve().parents[1]
 Write = Callable[[str], Path]
 
 SHAPES = {
@@ -86,22 +84,9 @@ def check_sizes(
 ) -> None:
     model = registry.find(name)
     assert model is not None
-    specs: dict[Any, Any] = dict.fromkeys(llama_tensors(config))
-    checkpoint = Checkpoint(
-        name=name,
-        folder=folder,
-        config=config,
-        tokenizer=parse_tokenizer(read_json(folder / "tokenizer.json")),
-        tokenizer_config={},
-        generation_config={},
-        chat_template=None,
-        weights=specs,
-    )
-    chosen = quantization(model.quantization)
-    tensors = plan(checkpoint.config, chosen)
-    start = write_header(place / "header", checkpoint, chosen, tensors)
-    size = start + tensors[-1].offset + tensors[-1].nbytes
-    parameters = sum(spec.parameters for spec in specs)
+    hollow = write_hollow(without_weights(folder, config), place / "hollow", model.quantization)
+    size = hollow.stat().st_size
+    parameters = sum(spec.parameters for spec in llama_tensors(config))
     each = 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     cache = each * min(config.max_position_embeddings, DEFAULT_CONTEXT)
     assert model.parameters == parameters
@@ -138,7 +123,18 @@ def test_defaults(write: Write) -> None:
     write('[defaults]\nmodel = "llama-3.1-8b"\ncontext = 4096\ntemperature = 0\ntop_p = 0.5\n')
     expected = {"model": "llama-3.1-8b", "context": 4096, "temperature": 0, "top_p": 0.5}
     assert registry.defaults() == expected
+    write('[defaults]\ncontext = "auto"\nkv_type = "q8_0"\n')
+    assert registry.defaults() == {"context": "auto", "kv_type": "q8_0"}
     assert "defaults" not in registry.models()
+
+
+def test_the_documents_example_is_right(write: Write) -> None:
+    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    write(text.partition("```toml\n")[2].partition("```")[0])
+    assert registry.defaults()["model"] == "llama-3.1-8b"
+    assert registry.models()["my-tune"].quantization == "Q5_K_M"
+    every = {"model", *registry.NUMBERS, *registry.WORDS}
+    assert all(f"`{key}`" in text for key in every)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +166,8 @@ def test_defaults(write: Write) -> None:
         ("[defaults]\ntemperature = 'hot'\n", 2, "not a number"),
         ("[defaults]\ntop_p = nan\n", 2, "not a number from 0 to 1"),
         ("[defaults]\nthreads = 0\n", 2, "from 1 to 512"),
+        ("[defaults]\ncontext = 'all'\n", 2, "not a whole number"),
+        ("[defaults]\nkv_type = 'q2'\n", 2, "none of f16, q8_0, q4_0"),
         ("[defaults]\nmodel = ''\n", 2, "not a line of text"),
         ("x = 1\ndefaults = 5\n", 2, "is not a table"),
     ],

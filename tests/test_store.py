@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from llamacli.commands.options import complete_models
-from llamacli.errors import NotFoundError, OutputError, UsageError
+from llamacli.errors import LlamacliError, NotFoundError, OutputError, UsageError
 from llamacli.inventory import inventory
-from llamacli.names import find_model, only_model
+from llamacli.names import find_model, find_stored, only_model
 from llamacli.store import last_used, mark_used, remove_model, split_name, stored_models
 from tests.tiny import CONTEXT, write_model
 
@@ -140,6 +140,16 @@ def test_a_name_that_is_not_there_is_met_with_what_to_do(name: str, words: str, 
     with pytest.raises(NotFoundError) as caught:
         find_model(name)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "  ", "x" * 5000, "x/" * 3000, "~nobody-of-that-name/x", "a\0b"]
+)
+def test_names_that_no_file_can_have(name: str, put: Put) -> None:
+    with pytest.raises(LlamacliError):
+        find_model(name)
+    with pytest.raises(LlamacliError):
+        find_stored(name)
 
 
 def test_without_a_name_the_only_model_is_taken(put: Put, store: Path) -> None:

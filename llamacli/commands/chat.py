@@ -16,7 +16,7 @@ def chat(
     call: typer.Context,
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[SESSION]", help="With --resume: which one.  [default: the last]"),
+        typer.Argument(metavar="SESSION", help="With --resume: which one.  [default: the last]"),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", "-r", help="Go on with a saved chat: --resume [SESSION].")

@@ -16,7 +16,7 @@ def complete_models(incomplete: str) -> list[str]:
     stored = stored_models()
     names = [DEMO, *(path.stem for path in stored)]
     with suppress(LlamacliError):  # of models.toml; commands tell it
-        names += [name for path in stored for name in short_names(path)]
+        names += [n for p in stored for n in short_names(p) if not p.stem.startswith(n)]
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
 
 

@@ -9,8 +9,11 @@ from llamacli.demo_model import demo_model
 from llamacli.store import DEMO, mark_used
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llamacli.asked import Asked
     from llamacli.engine import Engine
+    from llamacli.gguf_file import GGUFFile
     from llamacli.loading import EngineSettings
 
 
@@ -32,12 +35,29 @@ def locate(model: str, *, quiet: bool = False) -> Path:
     return find_model(model)
 
 
-def open_engine(model: str | None, asked: "Asked", *, quiet: bool = False) -> "Engine":
-    """The model, loaded as asked."""
+def open_engine(
+    model: str | None,
+    asked: "Asked",
+    *,
+    quiet: bool = False,
+    on_load: "Callable[[float], None] | None" = None,
+) -> "Engine":
+    """The model, loaded as asked; on_load is Engine's."""
     from llamacli.engine import Engine
 
     path = model_path(model, quiet=quiet)
-    return Engine(path, engine_settings(path, asked, quiet=quiet), debug=debugging())
+    settings = engine_settings(path, asked, quiet=quiet)
+    return Engine(path, settings, debug=debugging(), on_load=on_load, meanwhile=_get_ready)
+
+
+def _get_ready(file: "GGUFFile") -> None:
+    """What an answer needs next, while the model loads: 40 ms of imports and of its template."""
+    import llamacli.interrupts
+    import llamacli.output  # noqa: F401
+    from llamacli.template import LLAMA3_TEMPLATE, prepare
+
+    template = file.metadata.get("tokenizer.chat_template")
+    prepare(template if isinstance(template, str) else LLAMA3_TEMPLATE)
 
 
 def engine_settings(path: Path, asked: "Asked", *, quiet: bool = False) -> "EngineSettings":

@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -65,10 +64,10 @@ def show(
 def open_source(model: str) -> "Source":
     """A checkpoint's folder as it is, anything else as the GGUF file it names, read."""
     from llamacli.gguf_file import read_gguf
+    from llamacli.names import existing_path
 
-    if model != DEMO and (folder := Path(model).expanduser()).is_dir():
-        return folder
-    return read_gguf(locate(model))
+    path = existing_path(model) if model and model != DEMO else None
+    return path if path is not None and path.is_dir() else read_gguf(locate(model))
 
 
 def _config(source: "Source", as_json: bool) -> None:  # noqa: ARG001

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from llamacli.commands.show import open_source
 from llamacli.errors import UsageError
 
 if TYPE_CHECKING:
+    from llamacli.input import Errors
     from llamacli.show.config import Source
     from llamacli.vocabulary import Vocabulary
 
@@ -49,6 +50,10 @@ def tokens(
     special: Annotated[
         bool, typer.Option("--special", help="Spellings of control tokens in TEXT become them.")
     ] = False,
+    errors: Annotated[
+        Literal["strict", "replace"],
+        typer.Option(help="Refuse bytes that aren't UTF-8, or replace them by U+FFFD."),
+    ] = "strict",
     ids: Annotated[bool, typer.Option("--ids", help="Ids alone.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON array.")] = False,
 ) -> None:
@@ -75,9 +80,9 @@ def tokens(
         return
     vocabulary = _vocabulary(source)
     if messages is not None:
-        found = _encode_messages(source, vocabulary, messages, date)
+        found = _encode_messages(source, vocabulary, messages, date, errors)
     else:
-        found = vocabulary.tokenize(_read(text), special=special)
+        found = vocabulary.tokenize(_read(text, errors), special=special)
     _print(vocabulary, found, ids, as_json)
 
 
@@ -132,14 +137,14 @@ def _vocabulary(source: "Source") -> "Vocabulary":
     return load_vocabulary(source.path, debug=debugging())
 
 
-def _read(text: str | None) -> str:
+def _read(text: str | None, errors: "Errors") -> str:
     from llamacli.input import decode, read_bytes
 
-    return decode(read_bytes(Path("-")), "stdin") if text is None else text
+    return decode(read_bytes(Path("-")), "stdin", errors) if text is None else text
 
 
 def _encode_messages(
-    source: "Source", vocabulary: "Vocabulary", path: Path, date: datetime | None
+    source: "Source", vocabulary: "Vocabulary", path: Path, date: datetime | None, errors: "Errors"
 ) -> list[int]:
     from llamacli.input import decode, read_bytes
     from llamacli.messages import read_messages
@@ -148,7 +153,7 @@ def _encode_messages(
     from llamacli.template import LLAMA3_TEMPLATE
 
     name = "stdin" if path == Path("-") else str(path)
-    messages = read_messages(decode(read_bytes(path), name), name)
+    messages = read_messages(decode(read_bytes(path), name, errors), name)
     template = find_template(source)
     if template is None:
         notice("the model has no template of its own; Llama 3's is used")

@@ -13,8 +13,10 @@ from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import is_dumb_terminal
 
 Complete = Callable[[Document, CompleteEvent], Iterable[Completion]]
+Read = Callable[[str, str], str]
 
 CONTINUED = "... "
 FENCE = '"""'
@@ -25,15 +27,16 @@ class Interrupted(Exception):
     """Ctrl-C on an empty line."""
 
 
-def make_editor(
-    history: Path, complete: Complete, status: Callable[[], str]
-) -> "PromptSession[str]":
-    """An editor whose history is kept in that file, for all chats; status is shown below.
+def make_editor(history: Path, complete: Complete, status: Callable[[], str]) -> Read:
+    """What reads a line or more, given the prompt and a text that is there already to be edited.
 
-    Its prompt() raises EOFError for Ctrl-D, and Interrupted for Ctrl-C, on an empty line.
-    complete is only asked on lines that begin with a slash.
+    It raises EOFError for Ctrl-D, and Interrupted for Ctrl-C, on an empty line. history is kept in
+    that file, for all chats; status is shown below; complete is only asked on lines that begin
+    with a slash.
     """
-    return PromptSession(
+    if is_dumb_terminal():
+        return _read_plain
+    session: PromptSession[str] = PromptSession(
         multiline=True,
         prompt_continuation=CONTINUED,
         history=_open_history(history),
@@ -43,8 +46,19 @@ def make_editor(
         bottom_toolbar=status,
         style=STYLE,
         enable_suspend=True,
-        interrupt_exception=Interrupted,
     )
+    return lambda prompt, begin: session.prompt(prompt, default=begin)
+
+
+def _read_plain(prompt: str, begin: str) -> str:  # noqa: ARG001
+    """A line as the terminal's driver edits it, where the cursor can't be moved."""
+    try:
+        text = input(prompt)
+        while is_open(text):
+            text += "\n" + input(CONTINUED)
+    except KeyboardInterrupt:
+        raise Interrupted from None
+    return text
 
 
 def is_open(text: str) -> bool:

@@ -1,41 +1,37 @@
 """The loop of a chat on a terminal: read a line, do what it says, until the user leaves."""
 
 import sys
-from typing import TYPE_CHECKING
 
 from llamacli.commands.session import lively, notice
 from llamacli.errors import LlamacliError
 from llamacli.repl.commands import complete, interpret
-from llamacli.repl.editor import Interrupted, make_editor
+from llamacli.repl.editor import Interrupted, Read, make_editor
 from llamacli.repl.saved import end_log
 from llamacli.repl.show import show_answer
 from llamacli.repl.state import PROMPT, Repl, say, status_line
 from llamacli.store import home
-
-if TYPE_CHECKING:
-    from prompt_toolkit import PromptSession
 
 EDIT_PROMPT = "edit> "
 
 
 def talk(repl: Repl) -> None:
     """Chat until the user leaves; the session is then saved and closed."""
-    editor = make_editor(home() / "history", complete, lambda: status_line(repl))
+    read = make_editor(home() / "history", complete, lambda: status_line(repl))
     while not repl.leaving:
-        line = read_line(repl, editor)
+        line = read_line(repl, read)
         if line is None:
             break
         turn(repl, line)
     end_log(repl)
 
 
-def read_line(repl: Repl, editor: "PromptSession[str]") -> str | None:
+def read_line(repl: Repl, read: Read) -> str | None:
     """What the user enters; None at Ctrl-D, or at Ctrl-C twice on an empty line."""
     warned = False
     while True:
         prompt = PROMPT if repl.begin is None else EDIT_PROMPT
         try:
-            return editor.prompt(prompt, default=repl.begin or "")
+            return read(prompt, repl.begin or "")
         except EOFError:
             return None
         except Interrupted:

@@ -15,11 +15,13 @@ class Region:
 
     def redraw(self, lines: Sequence[str], height: int) -> str:
         """What a terminal of that many rows must be sent to show lines in shown's place."""
-        before = self.shown
-        self.shown = list(lines) if lines or not before else [""]
+        if self.shown and not lines:
+            lines = [""]
+        before, self.shown = self.shown, list(lines)
+        if before == self.shown:
+            return ""
         if not before:
             return "\n".join(lines)
-        lines = self.shown
         top = max(0, len(before) - height)  # the first line that the cursor can reach
         first = max(top, _common(before, lines))
         if first == len(before) < len(lines):

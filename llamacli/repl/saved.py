@@ -136,8 +136,9 @@ def show_sessions(repl: Repl, argument: str) -> None:  # noqa: ARG001
         what = beginning(info.problem or info.first)
         mark = "*" if info.name == current else " "
         model = beginning(Path(info.model).name, 30)
-        rows.append((mark, info.name, when, f"{info.turns} turns", model, what))
-    say(columns(rows, "lllrll"))
+        turns = f"{info.turns} turn{'s' * (info.turns != 1)}"
+        rows.append((f"{mark} {info.name}", when, turns, model, what))
+    say(columns(rows, "llrll"))
 
 
 def export(repl: Repl, argument: str) -> None:

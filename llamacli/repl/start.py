@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,9 +18,12 @@ from llamacli.engine import Engine
 from llamacli.errors import OutputError
 from llamacli.gguf_check import check_llama
 from llamacli.gguf_file import read_gguf
+from llamacli.memory import DEFAULT_CONTEXT
 from llamacli.repl.saved import begin_log, continue_log, show_end, use_settings
 from llamacli.repl.state import Repl, heading, say
 from llamacli.sampling import SamplingSettings
+
+UNTOLD = 0.5  # seconds of loading before it is counted
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,16 @@ def start(wanted: Wanted, *, resume: bool, session: str | None = None) -> None:
     if saved is not None and not wanted.named:
         model = saved.head.model or model
     context = wanted.asked.context or settings.get("context")
-    engine = open_engine(model, replace(wanted.asked, context=context))
+    engine = _open(model, replace(wanted.asked, context=context))
     chat = ChatSession(engine, SamplingSettings(), date=wanted.date)
-    repl = Repl(chat, str(model), _opener(wanted), plain=wanted.plain or not _has_colours())
+    name = model or str(engine.path)
+    repl = Repl(chat, name, _opener(wanted), plain=wanted.plain or not _has_colours())
     try:
         use_settings(chat, settings)
         if saved is not None:
             chat.conversation = saved.conversation
+            if engine.context_size > (saved.head.settings.get("context") or DEFAULT_CONTEXT):
+                chat.use_engine(engine)  # what was let go may fit now
             continue_log(repl, saved)
         elif wanted.save:
             _begin_log(repl, wanted.name)
@@ -94,9 +101,27 @@ def _opener(wanted: Wanted) -> Callable[[str, Callable[[], None]], Engine]:
         if isinstance(context, int) and context > trained:
             context = None
         ready()
-        return open_engine(name, replace(wanted.asked, context=context))
+        return _open(name, replace(wanted.asked, context=context))
 
     return open_model
+
+
+def _open(model: str | None, asked: Asked) -> Engine:
+    """The engine; loading that takes long is counted on a line of stderr, which then goes."""
+    begun = time.monotonic()
+    drawn = False
+
+    def show(share: float) -> None:
+        nonlocal drawn
+        if time.monotonic() - begun > UNTOLD:
+            drawn = True
+            print(f"\r\x1b[Kloading the model: {share:.0%}", end="", file=sys.stderr, flush=True)
+
+    try:
+        return open_engine(model, asked, on_load=show if lively(sys.stderr) else None)
+    finally:
+        if drawn:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _has_colours() -> bool:

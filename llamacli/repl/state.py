@@ -69,9 +69,9 @@ def say(text: str) -> None:
 
 
 def device(engine: Engine) -> str:
-    """What computes."""
-    if engine.settings.gpu_layers and engine.library.llama_supports_gpu_offload():
-        return "GPU"
+    """What computes: GPUs by their names, else the CPU."""
+    if engine.gpus:
+        return ", ".join(printable(gpu.description) for gpu in engine.gpus)
     threads = engine.settings.threads or physical_cores()
     return f"CPU, {threads} thread{'s' * (threads != 1)}"
 

@@ -39,7 +39,7 @@ def find_tensors(source: Source) -> tuple[Tensor, ...]:
 
 def as_json(tensors: tuple[Tensor, ...]) -> list[dict[str, Any]]:
     """share is that of the file's tensor data, from 0 to 1."""
-    total = sum(tensor.nbytes for tensor in tensors)
+    total = sum(tensor.nbytes for tensor in tensors) or 1
     return [
         {
             "name": tensor.name,

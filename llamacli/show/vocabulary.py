@@ -79,9 +79,9 @@ def _pattern(wanted: str) -> Callable[[Token], bool]:
 
 def _read_folder(folder: Path) -> Sequence[str]:
     from convert.checkpoint import read_json
-    from convert.tokenizer import parse_tokenizer
+    from convert.tokenizer import parse_vocabulary
 
-    return parse_tokenizer(read_json(folder / "tokenizer.json")).tokens
+    return parse_vocabulary(read_json(folder / "tokenizer.json")).tokens
 
 
 def _letters() -> dict[int, int]:

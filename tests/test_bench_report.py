@@ -1,0 +1,62 @@
+"""How comparisons are taken in turn, summed up and written into the page."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.compare import Outcome, Target, figure, in_turn, ratio, table
+from bench.report import END, START, read_report, with_figures, write_report
+
+DECODE = Outcome(
+    "Decoding",
+    (figure("llamacli", "tokens a second", [30.0, 32.0, 31.0]),),
+    (ratio("to llama-bench", [30.0, 32.0, 31.0], [30.0, 40.0, 31.0], Target(0.99)),),
+    "A note.",
+)
+GROWTH = Outcome(
+    "Growth",
+    tuple(figure(f"llamacli, decode at {depth}", "tokens a second", [9.0]) for depth in (0, 512)),
+    (ratio("growth", [1.2], [1.0], Target(1.05, most=True)),),
+)
+
+
+def test_each_run_begins_with_another_way() -> None:
+    asked: list[str] = []
+    found = in_turn({name: lambda name=name: asked.append(name) for name in "abc"}, 4)
+    assert "".join(asked) == "abcbcacababc"
+    assert {name: len(values) for name, values in found.items()} == {"a": 4, "b": 4, "c": 4}
+
+
+def test_a_ratio_is_that_of_each_run() -> None:
+    slowing = ratio("", [10.0, 20.0, 40.0], [5.0, 10.0, 20.0])
+    assert (slowing.lowest, slowing.median, slowing.highest) == (2.0, 2.0, 2.0)
+
+
+def test_a_table_has_ranges_and_says_which_targets_are_met() -> None:
+    lines = table(DECODE).splitlines()
+    assert "| llamacli | tokens a second | 31 | 30 | 32 |  |" in lines
+    assert "| to llama-bench | ratio | 1 | 0.8 | 1 | ≥ 0.99, met |" in lines
+    assert lines[-1] == "A note."
+    assert "≤ 1.05, missed" in table(GROWTH)
+
+
+def test_the_page_keeps_what_people_wrote() -> None:
+    page = f"# Title\n\nabove\n\n{START}\nold\n{END}\n\nbelow\n"
+    once = with_figures(page, "new")
+    assert once == f"# Title\n\nabove\n\n{START}\n\nnew\n\n{END}\n\nbelow\n"
+    assert with_figures(once, "new") == once
+
+
+def test_a_page_without_the_markers_is_left_alone() -> None:
+    with pytest.raises(SystemExit):
+        with_figures("# Title\n", "new")
+
+
+def test_figures_come_back_as_they_were_written(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "performance.md").write_text(f"{START}\n{END}\n")
+    report = {"decode": DECODE, "growth": GROWTH}
+    write_report(report, tmp_path)
+    assert read_report(tmp_path / "performance.json") == report
+    for name in ("ratios.png", "growth.png"):
+        assert (tmp_path / name).stat().st_size < 100_000

@@ -1,0 +1,164 @@
+"""The slash commands of `llamacli chat`, each in the real program."""
+
+import base64
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llamacli.repl.commands import COMMANDS
+from tests.terminal import Terminal
+from tests.test_repl import CHAT, CTRL_C, CTRL_D, PASTE, questions, said
+
+TAB = "\t"
+
+
+@pytest.fixture
+def chat(demo: Path, store: Path) -> Iterator[Terminal]:
+    terminal = Terminal([*CHAT, str(demo), "--session", "first"], columns=180)
+    terminal.prompt()
+    yield terminal
+    terminal.close()
+
+
+def test_help_and_completion_name_every_command(chat: Terminal) -> None:
+    chat.ask("/help", "Ctrl-R searches")
+    for name, command in COMMANDS.items():
+        assert re.search(rf"^/{name} .*{re.escape(command.help)}$", chat.text, re.MULTILINE)
+    chat.type("/se")
+    chat.wait("list the saved chats")  # the menu shows what a name does
+    chat.type("t temp")
+    chat.wait("temperature")
+    chat.type(TAB)
+    chat.wait(">>> /set temperature")
+    chat.type(CTRL_C)
+    chat.prompt()
+    chat.ask("/halp", "there is no command /halp; did you mean /help?")
+    chat.ask("/xyzzy", "there is no command /xyzzy; /help lists them")
+    chat.ask("/exit now", "/exit takes nothing behind it")
+    chat.line("/bye")
+    assert chat.leave() == 0
+
+
+def test_the_page_on_chat_names_every_command() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "chat.md").read_text()
+    for name, command in COMMANDS.items():
+        assert f"| `/{name} {command.arguments}".rstrip() + "` |" in page
+
+
+def test_the_conversation_can_be_changed(chat: Terminal, store: Path) -> None:
+    chat.ask("/regen", "nothing has been asked yet")
+    chat.ask("/undo", "nothing has been asked yet")
+    chat.ask("/edit", "nothing has been asked yet")
+    chat.ask("/copy", "there is no answer to copy yet")
+    chat.ask("What is GGUF?", "file format")
+    chat.ask("/regen", "file format")
+    chat.line("/edit")
+    chat.wait("edit> What is GGUF?")
+    chat.type("\x15" + "Hello")
+    chat.wait("edit> Hello")
+    chat.ask("", "What would you like")
+    chat.line("/edit")
+    chat.wait("edit> Hello")
+    chat.type(CTRL_C + CTRL_C)
+    chat.wait("(the question stays as it was)")
+    chat.ask("/edit What is GGUF?", "file format")
+    chat.ask("/tokens", "tokens in the prompt so far, of a context of 2048")
+    chat.ask("/tokens a b c", "3 tokens")
+    chat.ask("/stats", "all answers since the start: 4")
+    chat.ask("/undo", "(taken back: “What is GGUF?”)")
+    chat.ask("/undo", "nothing has been asked yet")
+    chat.ask("/system Be kind.", "(the system prompt is set)")
+    chat.ask("/system", "Be kind.")
+    chat.ask("/system -", "(no system prompt from now on)")
+    chat.ask("/system", "(no system prompt)")
+    chat.ask("Hello", "What would you like")
+    chat.ask("/reset", "(forgotten)")
+    chat.ask("/undo", "nothing has been asked yet")
+
+
+def test_settings_are_checked_and_hold(chat: Terminal) -> None:
+    chat.ask("/set", "max-tokens")
+    assert re.search(r"temperature +0 ", chat.text)
+    chat.ask("/set max-tokens 3", "max-tokens  3")
+    chat.ask("Hello", "(cut: max-tokens is reached)")
+    chat.ask("/set top_p=0.5", "top-p  0.5")
+    chat.ask("/set top-p 7", "top-p is 7.0; give 0 to 1")
+    chat.ask("/set top-k many", "top-k is a whole number, not 'many'")
+    chat.ask("/set seed x", "seed is a whole number or none, not 'x'")
+    chat.ask("/set seed 42", "seed  42")
+    chat.ask("/set seed none", "seed  none")
+    chat.ask("/set max-tokens 0", "max-tokens is 0; give 1 or more, or none")
+    chat.ask("/set colour red", "there is no setting colour")
+    chat.ask("/set max-tokens none", "max-tokens  none")
+    chat.ask("Hello", "What would you like to know about llamacli?")
+
+
+def test_files_copies_and_exports(chat: Terminal, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "a text.md").write_text("the file's text\n")
+    (tmp_path / "broken").write_bytes(b"\xff")
+    chat.ask(f"/file {tmp_path / 'nowhere'}", "there is no file")
+    chat.ask(f"/file {tmp_path / 'broken'}", "is not UTF-8")
+    chat.ask(f"/file {tmp_path / 'a text.md'}", "goes below your next message")
+    chat.line("What is GGUF?")
+    chat.until(lambda: len(said(store)) == 2, "an answer")
+    assert questions(store) == ["What is GGUF?\n\nthe file's text\n"]
+    chat.ask("What is GGUF?", "in one file.")
+    chat.ask("/copy", "characters")
+    sequence = re.search(rb"\x1b\]52;c;([\w+/=]+)\x07", chat.raw)
+    if sequence is not None:  # else this machine has a clipboard of its own
+        assert base64.b64decode(sequence[1]).decode() == said(store)[-1]["content"]
+    path = tmp_path / "out.md"
+    chat.ask(f"/export {path}", "(written to")
+    text = path.read_text()
+    assert text.index("## User") < text.index("What is GGUF?") < text.index("## Assistant")
+    chat.ask(f"/export {path}", "is there already")
+    chat.ask(f"/export {tmp_path / 'no' / 'where.md'}", "can't be written")
+    assert path.read_text() == text
+
+
+def test_sessions_are_listed_saved_and_loaded(chat: Terminal, store: Path) -> None:
+    chat.ask("What is GGUF?", "file format")
+    chat.ask("/save second", "(saved as second, and goes on there)")
+    chat.ask("Hello", "What would you like")
+    chat.ask("/sessions", "* second")
+    assert re.search(r"  first +20\d\d-.* 1 turns? +\S+ +What is GGUF\?", chat.text)
+    assert re.search(r"\* second +20\d\d-.* 2 turns", chat.text)
+    chat.ask("/load nothing", "there is no session nothing")
+    chat.ask("/load second", "this is second already")
+    chat.ask("/save first", "there is a session first already")
+    chat.ask("/load first", "session first; /help")
+    chat.ask("/undo", "(taken back: “What is GGUF?”)")
+    chat.ask("/undo", "nothing has been asked yet")
+    chat.type(CTRL_D)
+    assert chat.leave() == 0
+    assert [m["content"] for m in said(store, "second")][::2] == ["What is GGUF?", "Hello"]
+
+
+def test_another_model_takes_the_conversation_over(
+    chat: Terminal, endless: Path, demo: Path
+) -> None:
+    chat.ask("What is GGUF?", "file format")
+    chat.ask("/model", "Demo, Q8_0, 2048 tokens")
+    chat.ask("/model nothing-like-it", "there is no model nothing-like-it")
+    chat.ask("/set max-tokens 5", "max-tokens  5")
+    chat.ask(f"/model {endless}", "Tiny, F32, 8192 tokens of context")
+    chat.ask("go on", "(cut: max-tokens is reached)")
+    chat.ask(f"/model {demo}", "Demo, Q8_0, 2048 tokens of context")
+    chat.ask("/set max-tokens none", "max-tokens  none")
+    chat.ask("Hello", "What would you like")
+    chat.ask("/undo", "“Hello”")
+    chat.ask("/undo", "“go on”")
+    chat.ask("/undo", "“What is GGUF?”")
+
+
+def test_a_slash_that_is_no_command_is_a_message(chat: Terminal, store: Path) -> None:
+    chat.ask("/set max-tokens 2", "max-tokens  2")
+    chat.ask("/usr/bin/env what?", "(cut")
+    chat.ask(" /help me", "(cut")
+    chat.type(PASTE.format("/* a comment */\r/help"))
+    chat.ask("", "(cut")
+    chat.ask('"""/exit"""', "(cut")
+    pasted = "/* a comment */\n/help"
+    assert questions(store) == ["/usr/bin/env what?", " /help me", pasted, "/exit"]
