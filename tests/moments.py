@@ -3,6 +3,7 @@
 A moment by number, not by time, is the same on every machine, and none is too short to be met.
 """
 
+import json
 import os
 import resource
 import signal
@@ -26,6 +27,7 @@ import llamacli.cli
 import llamacli.engine
 
 PRELOADED = (gguf, jinja2.sandbox, np, rich.progress, rich.table, convert, llamacli.engine)
+END = "the end"
 PATIENCE = 120.0  # seconds for one process, on the busiest machine
 
 # Children are forked from a server that has imported all this, and has no threads.
@@ -35,11 +37,15 @@ CONTEXT.set_forkserver_preload([__name__])
 
 @dataclass(frozen=True)
 class Ended:
-    """code is negative where a signal ended it; calls is None where it didn't get to its end."""
+    """code is negative where a signal ended it; calls is None where it didn't get to its end.
+
+    entered has the call by which a function of the program was first entered, by its name.
+    """
 
     code: int | None
     said: str
     calls: int | None
+    entered: dict[str, int]
 
 
 def run(
@@ -55,7 +61,7 @@ def run(
     memory is how many bytes of address space it may take beyond those it has after a first run.
     """
     folder.mkdir(exist_ok=True)
-    for name in ("said", "calls"):
+    for name in ("said", "entered"):
         (folder / name).unlink(missing_ok=True)
     given = (folder, [*map(str, arguments)], number, moment, memory)
     child = CONTEXT.Process(target=_main, args=(*given, dict(os.environ)))
@@ -64,12 +70,9 @@ def run(
     if child.is_alive():
         child.kill()
         raise AssertionError(f"llamacli hangs after {number.name} at call {moment}")
-    calls = folder / "calls"
-    return Ended(
-        child.exitcode,
-        (folder / "said").read_text(errors="replace"),
-        int(calls.read_text()) if calls.exists() else None,
-    )
+    kept, said = folder / "entered", (folder / "said").read_text(errors="replace")
+    entered = json.loads(kept.read_text()) if kept.exists() else {}
+    return Ended(child.exitcode, said, entered.get(END), entered)
 
 
 def _main(
@@ -96,11 +99,13 @@ def _main(
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     events = ("call", "c_call") if number == signal.SIGKILL else ("call",)  # where Python looks
     calls = 0
+    entered: dict[str, int] = {}
 
     def count(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal calls
         if event in events:
             calls += 1
+            entered.setdefault(frame.f_code.co_name, calls)
             if calls == moment:
                 sys.setprofile(None)
                 os.kill(os.getpid(), number)
@@ -111,4 +116,4 @@ def _main(
     finally:
         sys.setprofile(None)
         if calls != moment:
-            (folder / "calls").write_text(str(calls))
+            (folder / "entered").write_text(json.dumps({**entered, END: calls}))

@@ -53,7 +53,10 @@ def told(result: subprocess.CompletedProcess[str], code: int) -> str:
 
 
 def test_killed_at_a_hundred_moments(checkpoint: Make, tmp_path: Path) -> None:
-    """The target is what it was or whole, and the next conversion clears what was left."""
+    """The target is what it was or whole, and the next conversion clears what was left.
+
+    Half of the moments are anywhere, half while the file is written.
+    """
     target = tmp_path / "out" / "model.gguf"
     target.parent.mkdir()
     command = ["convert", checkpoint(), "-o", target, "--force", "--q8", "--threads", "1"]
@@ -61,7 +64,8 @@ def test_killed_at_a_hundred_moments(checkpoint: Make, tmp_path: Path) -> None:
     assert first.code == 0 and first.calls is not None, first.said
     whole = target.read_bytes()
     random, left = Random(1), 0
-    for moment in (random.randrange(1, first.calls) for _ in range(100)):
+    writing = first.entered["whole_file"], first.entered["_print_report"]
+    for moment in (random.randrange(*(writing, (1, first.calls))[i % 2]) for i in range(100)):
         target.write_bytes(b"what was there")
         ended = moments.run(tmp_path / "child", command, number=signal.SIGKILL, moment=moment)
         assert ended.calls is not None or ended.code == -signal.SIGKILL, ended
