@@ -1,7 +1,4 @@
-"""A batch that runs for long: memory stays flat, descriptors don't leak, answers stay right.
-
-`make test-long` answers 2,000 prompts; what runs each time answers 300.
-"""
+"""A batch that runs for long: memory stays flat, descriptors don't leak, answers stay right."""
 
 import json
 import os
@@ -20,9 +17,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="it reads /proc")
-@pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.slow)])
-def test_a_batch_of_many_prompts(count: int, store: Path, tmp_path: Path) -> None:
-    asked = [QUESTIONS[i % len(QUESTIONS)] for i in range(count)]
+def test_a_batch_of_two_thousand_prompts(store: Path, tmp_path: Path) -> None:
+    asked = [QUESTIONS[i % len(QUESTIONS)] for i in range(2000)]
     lines = tmp_path / "lines"
     lines.write_text("".join(json.dumps({"prompt": text}) + "\n" for text, _ in asked))
     command = ["batch", lines, "-m", demo_model(), "--temp", "0", "-n", "64", "-c", "512"]
@@ -42,6 +38,6 @@ def test_a_batch_of_many_prompts(count: int, store: Path, tmp_path: Path) -> Non
             resident.append(int(statm[1]) * PAGE)
             descriptors.append(len([*Path(f"/proc/{child.pid}/fd").iterdir()]))
     assert child.wait() == 0
-    assert len(wrong) < count / 50, wrong
+    assert len(wrong) < 40, wrong
     assert max(resident[WARM:]) - resident[WARM] < 8 << 20
     assert max(descriptors[WARM:]) <= max(descriptors[:WARM])
