@@ -81,7 +81,7 @@ fuzz: $(VENV)/.tested ## Read 10,000 hostile files of each kind (COUNT=…, KIND
 
 audit: $(VENV)/.tested ## Look the locked dependencies up among known vulnerabilities (needs the network)
 	@$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
-	@for lock in requirements.lock requirements-test.lock llama-cpp-python.lock; do $(BIN)/pip-audit --disable-pip --require-hashes -r $$lock || exit 1; done
+	@for lock in requirements.lock requirements-test.lock llama-cpp-python.lock; do $(BIN)/pip-audit --strict --disable-pip --require-hashes -r $$lock || exit 1; done
 
 lock: ## Choose the newest dependencies and write the lock files (needs uv)
 	@$(UV) --upgrade --python-version 3.11 --extra fast --no-emit-package llama-cpp-python -o requirements.lock pyproject.toml
