@@ -10,6 +10,7 @@ from random import Random
 
 from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
+from llamacli.template import LLAMA3_TEMPLATE
 from tests.fuzz import gguf_file, stored
 from tests.fuzz.mutate import EXTREMES, bend_bytes, bend_json
 from tests.fuzz.odd_model import write_odd_model
@@ -69,6 +70,9 @@ def _read_model(rng: Random, path: Path) -> list[Command]:
 def _write_checkpoint(folder: Path, shards: int = 1) -> None:
     sizes = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "vocab_size": 600}
     write_checkpoint(folder / "checkpoint", shape_config("tiny", **sizes), shards=shards)
+    path = folder / "checkpoint" / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"chat_template": LLAMA3_TEMPLATE}
+    path.write_text(json.dumps(config))  # a known template: others cost a process each
 
 
 def _prepare_checkpoint(folder: Path) -> None:

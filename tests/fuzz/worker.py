@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from random import Random
 
+from typer.main import get_command
+
 from llamacli import cli, sessions
 from llamacli.chat import ChatSession
 from llamacli.commands.session import notice
@@ -43,6 +45,7 @@ def main() -> None:
     os.environ["LLAMACLI_HOME"] = str(folder / "store")
     os.environ["LLAMACLI_CONFIG"] = str(folder)
     os.environ["HF_HUB_OFFLINE"] = "1"
+    vars(cli)["app"] = get_command(cli.app)  # built once, where each call would build it anew
     kind = KINDS[name]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
