@@ -18,8 +18,6 @@ import time
 from pathlib import Path
 from random import Random
 
-from typer.main import get_command
-
 from llamacli import cli, sessions
 from llamacli.chat import ChatSession
 from llamacli.commands.session import notice
@@ -45,7 +43,6 @@ def main() -> None:
     os.environ["LLAMACLI_HOME"] = str(folder / "store")
     os.environ["LLAMACLI_CONFIG"] = str(folder)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    vars(cli)["app"] = get_command(cli.app)  # built once, where each call would build it anew
     kind = KINDS[name]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -74,6 +71,7 @@ def run(command: Command) -> tuple[int, str]:
     if command[0] == "keep":
         shutil.copy(command[1], command[2])
         return 0, ""
+    del cli.app.registered_commands[1:]  # main adds those that it needs; the first is ours
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
     code = -1
     try:
