@@ -232,7 +232,7 @@ def test_a_source_changed_while_it_is_read_is_refused(hub: Hub, store: Path) -> 
     def change(number: int, asked: str) -> None:
         if number == 40:
             for signature, (path, data) in list(hub.blobs.items()):
-                hub.blobs[signature] = (path, data + b"more")
+                hub.blobs[signature] = (path, bytes(data) + b"more")
 
     hub.cuts = change
     assert "changed at the source" in llamacli("convert", REPO, check=3).stderr
