@@ -232,7 +232,7 @@ def test_a_source_changed_while_it_is_read_is_refused(hub: Hub, store: Path) -> 
     def change(number: int, asked: str) -> None:
         if number == 40:
             for signature, (path, data) in list(hub.blobs.items()):
-                hub.blobs[signature] = (path, data + b"more")
+                hub.blobs[signature] = (path, bytes(data) + b"more")
 
     hub.cuts = change
     assert "changed at the source" in llamacli("convert", REPO, check=3).stderr
@@ -360,7 +360,7 @@ def test_memory_stays_bounded(hub: Hub, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "wide", config, sparse=True)
     hub.repos["a/wide"] = read_repo(tmp_path / "wide")
     script = (
-        "import sys; from bench.memory import peak_resident; import llamacli.cli as c\n"
+        "import sys; from llamacli.measure import peak_resident; import llamacli.cli as c\n"
         "try: c.main(['convert', 'a/wide', '--q8'])\n"
         "except SystemExit: print(peak_resident())"
     )

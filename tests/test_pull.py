@@ -205,6 +205,7 @@ def parts_of_two(hub: Hub, folder: Path) -> None:
     ("fault", "name", "code", "words"),
     [
         (None, "Tiny", 2, "names no GGUF file on the Hub"),
+        (None, "llama-3.2-1b", 2, "`llamacli convert llama-3.2-1b` gets it"),
         (None, "owner/x:../y", 2, "names no GGUF file on the Hub"),
         (None, f"{REPO}:Q4_K_M", 4, "has no Q4_K_M; there are F32"),
         (None, f"{REPO}/other.gguf", 4, "has no other.gguf"),
