@@ -125,6 +125,21 @@ def test_ctrl_c_ends_an_answer_and_keeps_what_was_said(
     assert chat.leave() == 0
 
 
+def test_ctrl_c_while_a_long_prompt_is_read(start: Start, endless: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("word " * 20_000)
+    chat = start("-c", "120000", model=endless)
+    chat.line(f"/file {tmp_path / 'long.txt'}")
+    chat.wait("message)")
+    chat.prompt()
+    chat.line("What is it about?")
+    chat.wait("reading the prompt: ")
+    chat.type(CTRL_C)
+    chat.wait("(interrupted; /undo takes the question back)")
+    chat.prompt()
+    assert "reading the prompt" not in chat.text
+    chat.ask("/undo", "(taken back: “What is it about? word word")
+
+
 def test_no_control_sequence_of_the_model_gets_through(start: Start, endless: Path) -> None:
     chat = start("-c", "100000", "-n", "2000", model=endless)
     chat.ask("go on", "(cut")
