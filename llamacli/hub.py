@@ -7,7 +7,7 @@ stored, HF_ENDPOINT, HF_HUB_OFFLINE. A revision is pinned to its commit at the f
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,7 @@ class Repo:
     commit: str
     files: Mapping[str, HubFile]
     cached: Mapping[str, Path]
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     out_of_reach: bool = False
 
     @property

@@ -329,6 +329,14 @@ def test_names_that_play_tricks_reach_no_server(hub: Hub, name: str) -> None:
     assert not hub.requests
 
 
+def test_a_cache_that_can_not_be_written_is_told(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
+    assert "look at HF_HOME" in one_line(llamacli("convert", REPO, check=6))
+
+
 def test_no_network_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -344,7 +352,7 @@ def test_a_disk_too_small_is_told_with_what_is_short(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**9))
     needed = Needs(fetched=0, files=0, cached=0, target=3 * 10**9, running=0)
-    with pytest.raises(DoesNotFitError, match=r"1\.00 GB free, 3\.00 GB .* 2\.00 GB more"):
+    with pytest.raises(DoesNotFitError, match=r"1\.00 GB free, and 3\.00 GB .* 2\.00 GB short"):
         check_disk(needed, tmp_path / "out.gguf")
 
 

@@ -29,17 +29,21 @@ Token = Annotated[
 
 def tell_needs(repo: "Repo", needed: "Needs", target: Path) -> None:
     """What is going to be fetched, and what it takes, before it is."""
+    import shutil
+
     import psutil
 
     where = f"{repo.id} at {repo.commit[:12]}"
     if needed.fetched:
         kept = f", {size(needed.cached)} of it kept in the Hub's cache" if needed.cached else ""
-        notice(f"{where}: {size(needed.fetched)} to fetch in {needed.files} files{kept}")
+        files = "1 file" if needed.files == 1 else f"{needed.files} files"
+        notice(f"{where}: {size(needed.fetched)} to fetch in {files}{kept}")
     elif repo.out_of_reach:
         notice(f"{where}: the copy in the Hub's cache, as the Hub itself is out of reach")
     else:
         notice(f"{where}: all of it is in the Hub's cache")
-    notice(f"disk: {size(needed.target)} for {target}")
+    free = shutil.disk_usage(target.parent).free
+    notice(f"disk: {size(needed.target)} for {target}, where {size(free)} are free")
     memory = psutil.virtual_memory().total
     fits = "" if needed.running <= memory else ", which is too little to run it at speed"
     notice(f"memory: {size(needed.running)} to run it; this machine has {size(memory)}{fits}")
