@@ -160,8 +160,8 @@ def _locator(repo: Repo, file: HubFile) -> "Callable[[], Location]":
         if found.size not in (None, file.size) or found.etag not in (None, file.etag):
             raise CheckpointError(f"{file.name} was changed at {repo.id} while it was read")
         inside = httpx2.URL(found.location).origin == httpx2.URL(url).origin
-        headers = build_hf_headers(token=repo.token if inside else False)
-        return Location(found.location, headers)
+        token = repo.token if inside else False
+        return Location(found.location, build_hf_headers(token=token, library_name="llamacli"))
 
     return locate
 
