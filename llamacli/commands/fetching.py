@@ -71,7 +71,7 @@ def kept_pieces(target: Path) -> Iterator[None]:
 def progress_bar(console: "Console", unit: str) -> "Iterator[Callable[[Progress], None]]":
     """A progress bar on a terminal, nothing elsewhere; gives the callback that feeds it.
 
-    unit is what the rate counts: params or B.
+    unit is what the rate counts, in millions.
     """
     from rich.markup import escape
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -98,7 +98,7 @@ def progress_bar(console: "Console", unit: str) -> "Iterator[Callable[[Progress]
                 completed=progress.parameters,
                 tensor=escape(progress.tensor),
                 size=f"{progress.nbytes / 1e9:.2f}/{progress.total_nbytes / 1e9:.2f} GB",
-                rate=f"{(progress.parameters - found[0]) / elapsed / 1e6:.0f} M{unit}/s",
+                rate=f"{(progress.parameters - found[0]) / elapsed / 1e6:.0f} {unit}/s",
             )
 
         yield show
