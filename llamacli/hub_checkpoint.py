@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llamacli.errors import DoesNotFitError, InvalidModelError
 from llamacli.hub import Repo, download, fetch_small, http_client, remote_file
+from llamacli.show.text import count
 
 if TYPE_CHECKING:
     from convert.checkpoint import Checkpoint
@@ -77,7 +78,6 @@ def check_disk(needed: Needs, target: Path) -> None:
     from huggingface_hub import constants
 
     from convert.journal import taken
-    from llamacli.show.text import count
 
     cache = _existing(Path(constants.HF_HUB_CACHE))
     places = {target.parent: needed.target - taken(target)}

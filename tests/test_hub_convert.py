@@ -287,6 +287,8 @@ def without_a_shard(hub: Hub) -> None:
         (pickled, [], 3, "consolidated.00.pth; only safetensors"),
         (without_config, [], 3, "no config.json"),
         (without_a_shard, [], 3, "model-00002-of-00003.safetensors, which is missing"),
+        (None, ["--token", "hf\x1b é"], 2, "other characters than an access token"),
+        (None, ["--token", ""], 2, "other characters than an access token"),
         (None, ["--revision", "v9"], 4, "no such revision"),
         (None, ["--revision", "../main"], 4, "not the name of a branch"),
     ],

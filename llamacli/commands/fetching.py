@@ -1,5 +1,6 @@
 """What the commands that fetch do alike: say what it takes, show how far it is, tell what stays."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ import typer
 
 from llamacli.commands.session import notice
 from llamacli.errors import LlamacliError
+from llamacli.show.text import count
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,24 +31,25 @@ Token = Annotated[
 
 def tell_needs(repo: "Repo", needed: "Needs", target: Path) -> None:
     """What is going to be fetched, and what it takes, before it is."""
-    import shutil
-
     import psutil
 
     where = f"{repo.id} at {repo.commit[:12]}"
     if needed.fetched:
-        kept = f", {size(needed.cached)} of it kept in the Hub's cache" if needed.cached else ""
+        kept = (
+            f", {count(needed.cached, 'B')} of it kept in the Hub's cache" if needed.cached else ""
+        )
         files = "1 file" if needed.files == 1 else f"{needed.files} files"
-        notice(f"{where}: {size(needed.fetched)} to fetch in {files}{kept}")
+        notice(f"{where}: {count(needed.fetched, 'B')} to fetch in {files}{kept}")
     elif repo.out_of_reach:
         notice(f"{where}: the copy in the Hub's cache, as the Hub itself is out of reach")
     else:
         notice(f"{where}: all of it is in the Hub's cache")
     free = shutil.disk_usage(target.parent).free
-    notice(f"disk: {size(needed.target)} for {target}, where {size(free)} are free")
+    notice(f"disk: {count(needed.target, 'B')} for {target}, where {count(free, 'B')} are free")
     memory = psutil.virtual_memory().total
-    fits = "" if needed.running <= memory else ", which is too little to run it at speed"
-    notice(f"memory: {size(needed.running)} to run it; this machine has {size(memory)}{fits}")
+    running, has = count(needed.running, "B"), count(memory, "B")
+    short = "" if needed.running <= memory else ", which is too little to run it at speed"
+    notice(f"memory: {running} to run it; this machine has {has}{short}")
 
 
 @contextmanager
@@ -102,9 +105,3 @@ def progress_bar(console: "Console", unit: str) -> "Iterator[Callable[[Progress]
             )
 
         yield show
-
-
-def size(nbytes: int) -> str:
-    from llamacli.show.text import count
-
-    return count(nbytes, "B")
