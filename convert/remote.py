@@ -141,20 +141,22 @@ class RemoteFile:
             raise Broken(str(error) or type(error).__name__) from error
 
     def _watched(self, response: httpx2.Response, length: int) -> Iterator[bytes]:
+        """The answer, read to its end, so that its connection serves the next request as well."""
         since, lately = time.monotonic(), 0
         for chunk in response.iter_raw():
             if self._cancelled.is_set():
                 raise self._stopped()
+            if length <= 0:  # more than was asked for
+                return
             yield chunk[:length]
             length -= len(chunk)
-            if length <= 0:
-                return
             lately += len(chunk)
             if time.monotonic() - since > self._patience.stall:
                 if lately < self._patience.least:
                     raise Broken("it has all but stopped")
                 since, lately = time.monotonic(), 0
-        raise Broken("the answer ended early")
+        if length > 0:
+            raise Broken("the answer ended early")
 
     def _current(self) -> Location:
         with self._lock:

@@ -68,6 +68,7 @@ class Hub:
     """
 
     repos: dict[str, HubRepo] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str, str, dict[str, str]]] = field(default_factory=list)
     api_answers: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
     cuts: Callable[[int, str], Cut | None] = lambda number, asked: None
@@ -149,6 +150,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def note(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
+        headers["(port)"] = str(self.client_address[1])  # the same for requests on one connection
         with self.hub.lock:
             self.hub.requests.append((self.server_name, self.command, self.path, headers))
 
@@ -188,6 +190,10 @@ class HubHandler(Handler):
             if said is not None:
                 status, headers, body = said
                 self.answer(status, body, headers)
+                return
+        for old, new in self.hub.renamed.items():
+            if f"/{old}/" in path:
+                self.answer(307, headers={"Location": self.path.replace(old, new)})
                 return
         if path == "/api/models":
             wanted = parse_qs(url.query)["search"][0].lower()

@@ -126,6 +126,12 @@ def test_the_token_reaches_the_hub_and_never_the_cdn(hub: Hub, local: bytes, sto
     assert all("authorization" not in headers for _, _, _, headers in hub.cdn_requests())
 
 
+def test_a_repo_that_was_renamed_is_followed(hub: Hub, local: bytes, store: Path) -> None:
+    hub.renamed["former/" + NAME] = REPO
+    llamacli("convert", "former/" + NAME, "--token", TOKEN)
+    assert (store / f"{NAME}-Q4_K_M.gguf").read_bytes() == local
+
+
 def start(*arguments: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "llamacli", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
