@@ -320,6 +320,17 @@ def test_a_busy_hub_is_waited_for(hub: Hub, local: bytes, store: Path) -> None:
     assert (store / f"{NAME}-Q4_K_M.gguf").read_bytes() == local
 
 
+def test_a_hub_that_is_busy_with_addresses_is_waited_for_within_reason(
+    hub: Hub, local: bytes, store: Path
+) -> None:
+    hub.large_answers += [(503, {"Retry-After": "0"}), (429, {"Retry-After": "1"}), (500, {})]
+    llamacli("convert", REPO)
+    assert (store / f"{NAME}-Q4_K_M.gguf").read_bytes() == local
+    hub.large_answers += [(429, {"Retry-After": "3600"})] * 3
+    said = llamacli("convert", REPO, "--force", check=4).stderr.splitlines()[-1]
+    assert "asks for a pause of 60 minutes" in said
+
+
 def test_a_wrong_name_meets_the_nearest(hub: Hub) -> None:
     hub.repos["meta-llama/Other"] = HubRepo({})
     near = one_line(llamacli("convert", "meta-llama/Tiny-3-Instuct", check=4))
