@@ -79,7 +79,7 @@ def _fits(name: str, parts: list[str], wanted: Wanted) -> bool:
     if wanted.quantization is None:
         return True
     tag = re.escape(wanted.quantization)
-    return re.fullmatch(rf"(.*[-._])?{tag}", _stem(name), re.IGNORECASE) is not None
+    return re.fullmatch(rf"(.*[-.])?{tag}", _stem(name), re.IGNORECASE) is not None
 
 
 def _stem(name: str) -> str:

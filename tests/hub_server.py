@@ -63,13 +63,16 @@ class Cut:
 class Hub:
     """The state of the stand-in; requests are (server, method, path, headers) as they came.
 
-    cuts says what happens to the CDN's answers, by their number and the Range asked for; tamper
-    gives what the CDN has in place of a file's contents.
+    api_answers and large_answers are given once each, in order, in place of the index and of large
+    files' addresses. cuts says what happens to the CDN's answers, by their number and the Range
+    asked for; tamper gives what the CDN has in place of a file's contents.
     """
 
     repos: dict[str, HubRepo] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str, str, dict[str, str]]] = field(default_factory=list)
     api_answers: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
+    large_answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     cuts: Callable[[int, str], Cut | None] = lambda number, asked: None
     expire_after: int | None = None
     edit_index: Callable[[dict[str, Any]], Any] = lambda index: index
@@ -149,6 +152,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def note(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
+        headers["(port)"] = str(self.client_address[1])  # the same for requests on one connection
         with self.hub.lock:
             self.hub.requests.append((self.server_name, self.command, self.path, headers))
 
@@ -188,6 +192,10 @@ class HubHandler(Handler):
             if said is not None:
                 status, headers, body = said
                 self.answer(status, body, headers)
+                return
+        for old, new in self.hub.renamed.items():
+            if f"/{old}/" in path:
+                self.answer(307, headers={"Location": self.path.replace(old, new)})
                 return
         if path == "/api/models":
             wanted = parse_qs(url.query)["search"][0].lower()
@@ -259,6 +267,11 @@ class HubHandler(Handler):
         if entry["sha256"] is None:
             status, body, more = self.part(data)
             self.answer(status, body, {**headers, **more, "ETag": f'"{entry["blob"]}"'})
+            return
+        with self.hub.lock:
+            said = self.hub.large_answers.pop(0) if self.hub.large_answers else None
+        if said is not None:
+            self.answer(said[0], headers=said[1])
             return
         with self.hub.lock:
             signature = f"{len(self.hub.blobs)}"

@@ -53,6 +53,13 @@ def test_any_range_by_many_threads(remote: Make) -> None:
             assert read == DATA[offset : offset + length]
 
 
+def test_one_connection_serves_many_ranges(hub: Hub, remote: Make) -> None:
+    file = remote()
+    for offset in range(0, 500_000, 50_000):
+        assert file.read(offset, 50_000) == DATA[offset : offset + 50_000]
+    assert len({headers["(port)"] for _, _, _, headers in hub.cdn_requests()}) == 1
+
+
 def test_goes_on_at_the_byte_where_it_broke(hub: Hub, remote: Make) -> None:
     hub.cuts = lambda number, asked: Cut(after=1000) if number < 4 else None
     assert remote().read(500, 9000) == DATA[500:9500]
