@@ -1,19 +1,15 @@
 """How long `llamacli tokens --find` takes over a whole vocabulary, beside an empty Python.
 
-    python -m bench.vocabulary [MODEL …] [--runs 10]
+    python -m bench.vocabulary [--runs 10]
 
-MODEL is a GGUF file or a checkpoint's folder. Without one, both are made with Llama 3's number of
-tokens, 128,256, made up.
+A GGUF file and a checkpoint are searched, both with Llama 3's number of tokens, 128,256, made up.
 """
 
-import argparse
-import statistics
-import sys
-import tempfile
 from pathlib import Path
 
 from bench.checkpoint import shape_config, write_checkpoint
-from bench.help import seconds
+from bench.compare import Outcome, Setup, figure, in_turn, run_alone
+from bench.help import milliseconds
 from convert import convert
 
 TOKENS = 128_256
@@ -27,26 +23,17 @@ def make_models(folder: Path) -> list[Path]:
     return [folder / "model.gguf", folder / "checkpoint"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("models", nargs="*", type=Path)
-    parser.add_argument("--runs", type=int, default=10)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        models = arguments.models or make_models(Path(folder))
-        commands = {
-            f"`tokens {model.name} --find a`": [
-                *(sys.executable, "-m", "llamacli", "tokens", str(model), "--find", "a"),
-            ]
-            for model in models
-        }
-        commands["an empty Python"] = [sys.executable, "-c", "pass"]
-        rounds = [{n: seconds(c) for n, c in commands.items()} for _ in range(arguments.runs)]
-    print("| | milliseconds | slowest |\n| --- | ---: | ---: |")
-    for name in commands:
-        taken = [measured[name] * 1000 for measured in rounds]
-        print(f"| {name} | {statistics.median(taken):.0f} | {max(taken):.0f} |")
+def measure(setup: Setup) -> Outcome:
+    commands = {
+        f"`tokens {model.name} --find a`": ["-m", "llamacli", "tokens", str(model), "--find", "a"]
+        for model in make_models(setup.folder / "vocabulary")
+    }
+    commands["an empty Python"] = ["-c", "pass"]
+    ways = {name: lambda given=given: milliseconds(given) for name, given in commands.items()}
+    found = in_turn(ways, setup.times(10))
+    figures = tuple(figure(name, "ms", values) for name, values in found.items())
+    return Outcome("A search of the vocabulary", figures)
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(measure, __doc__)

@@ -357,7 +357,7 @@ def test_memory_stays_bounded(hub: Hub, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "wide", config, sparse=True)
     hub.repos["a/wide"] = read_repo(tmp_path / "wide")
     script = (
-        "import sys; from bench.memory import peak_resident; import llamacli.cli as c\n"
+        "import sys; from llamacli.measure import peak_resident; import llamacli.cli as c\n"
         "try: c.main(['convert', 'a/wide', '--q8'])\n"
         "except SystemExit: print(peak_resident())"
     )
