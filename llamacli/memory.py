@@ -95,11 +95,12 @@ class Fitting:
         context = settings.context
         if context is None or context == "auto":
             context = min(self.shape.context, DEFAULT_CONTEXT)
-        every = self.shape.blocks + 1
-        layers = settings.gpu_layers if settings.gpu_layers != "auto" else every
-        chosen = replace(settings, context=context, gpu_layers=layers)
-        if settings.gpu_layers == "auto" and not settings.overcommit:
-            chosen = replace(chosen, gpu_layers=self.most_layers(chosen))
+        chosen = replace(settings, context=context)
+        if settings.gpu_layers == "auto":
+            every = self.shape.blocks + 1 if self.gpus else 0
+            chosen = replace(chosen, gpu_layers=every)
+            if not settings.overcommit:
+                chosen = replace(chosen, gpu_layers=self.most_layers(chosen))
         return chosen
 
     def most_layers(self, settings: EngineSettings) -> int:
