@@ -93,7 +93,7 @@ def measure(setup: Setup) -> Outcome:
                 Target(0.8, most=True),
             ),
         ),
-        f"Processes of their own, about {tokens} tokens in, {answer} out, the file in the page cache.",
+        f"Processes of their own, about {tokens} tokens in, {answer} out, the file in memory.",
     )
 
 
