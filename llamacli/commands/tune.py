@@ -49,14 +49,15 @@ def tune(
     found = measure(path, seconds, chosen, debug=debugging(), on_stage=tell)
     others = {name: profiles.tuned_settings(path, name) for name in profiles.PROFILES}
     settings = {name: one for name, one in {**others, **found.profiles}.items() if one}
-    kept = profiles.keep(path, settings, {"seconds": round(found.seconds, 1)})
+    kept = profiles.kept_path(path)
     if as_json:
         print_json(_fields(path, kept, found))
-        return
-    print_table(HEAD, [_cells(row) for row in found.rows], ALIGNED)
-    for name, one in found.profiles.items():
-        chosen_text = ", ".join(f"{key} {_word(value)}" for key, value in one.items())
-        print_text(f"{name}: {chosen_text}\n")
+    else:
+        print_table(HEAD, [_cells(row) for row in found.rows], ALIGNED)
+        for name, one in found.profiles.items():
+            words = ", ".join(f"{key} {_word(value)}" for key, value in one.items())
+            print_text(f"{name}: {words}\n")
+    profiles.keep(path, settings, {"seconds": round(found.seconds, 1)})
     if not quiet:
         notice(f"kept in {kept}")
 
