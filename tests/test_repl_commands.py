@@ -48,6 +48,7 @@ def test_the_page_on_chat_names_every_command() -> None:
 
 
 def test_the_conversation_can_be_changed(chat: Terminal, store: Path) -> None:
+    chat.ask("/tokens", "0 tokens in the prompt so far")
     chat.ask("/regen", "nothing has been asked yet")
     chat.ask("/undo", "nothing has been asked yet")
     chat.ask("/edit", "nothing has been asked yet")
@@ -64,7 +65,7 @@ def test_the_conversation_can_be_changed(chat: Terminal, store: Path) -> None:
     chat.type(CTRL_C + CTRL_C)
     chat.wait("(the question stays as it was)")
     chat.ask("/edit What is GGUF?", "file format")
-    chat.ask("/tokens", "tokens in the prompt so far, of a context of 2048")
+    chat.ask("/Tokens", "tokens in the prompt so far, of a context of 2048")
     chat.ask("/tokens a b c", "3 tokens")
     chat.ask("/stats", "all answers since the start: 4")
     chat.ask("/undo", "(taken back: “What is GGUF?”)")
