@@ -15,8 +15,9 @@ from bench.compare import Outcome, Setup, add_options, set_up, table
 from bench.report import read_report, write_report
 
 NAMES = (
-    *("help", "overhead", "oneshot", "prefill", "decode", "growth"),
+    *("help", "overhead", "oneshot", "prefill", "decode", "growth", "memory_fit"),
     *("chat_turns", "resume", "prompt_cache", "batch", "vocabulary", "quantizers", "conversion"),
+    "streaming",
 )
 
 

@@ -4,6 +4,7 @@ Ratios are taken within each round, so that what slows the machine for a while d
 """
 
 import argparse
+import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 
 from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
+from llamacli.template import LLAMA3_TEMPLATE
 
 T = TypeVar("T")
 
@@ -73,8 +75,12 @@ class Setup:
         """The given GGUF file, else one of 1B shape in Q4_K_M, made on first use."""
         path = self.given or self.folder / "1b-Q4_K_M.gguf"
         if not path.exists():
-            write_checkpoint(self.folder / "1b", shape_config("1b"))
-            convert(self.folder / "1b", path, "Q4_K_M")
+            checkpoint = self.folder / "1b"
+            write_checkpoint(checkpoint, shape_config("1b"))
+            config = checkpoint / "tokenizer_config.json"  # with a template as real models have it
+            fields = {**json.loads(config.read_text()), "chat_template": LLAMA3_TEMPLATE}
+            config.write_text(json.dumps(fields))
+            convert(checkpoint, path, "Q4_K_M")
         return path
 
 

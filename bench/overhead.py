@@ -3,7 +3,7 @@
     python -m bench.overhead [--model FILE] [--runs 9]
 
 A process's whole time, less the time inside llama.cpp's functions that load the model, make its
-context, evaluate and sample.
+context, evaluate and sample; and the parts of what is left, each by a clock around it.
 """
 
 import json
@@ -14,60 +14,88 @@ from pathlib import Path
 
 from bench.compare import Outcome, Setup, Target, figure, run_alone
 
-FUNCTIONS = (
+LLAMA_CPP = (
     "llama_model_load_from_file",
     "llama_init_from_model",
     "llama_decode",
     "llama_sampler_sample",
 )
+PARTS = {
+    "read_gguf": "reading the file's header",
+    "check_llama": "checking it",
+    "make_vocabulary": "the control tokens",
+    "_fit": "the memory it takes",
+    "encode_input": "making the prompt's tokens",
+    "close": "freeing the model",
+}
+PYTHON, LIBRARY, CLI = "Python's start", "importing llama.cpp", "importing the command line"
 
 SCRIPT = """
 import atexit, json, sys, time
-from llamacli.native import load_library
-library, spent = load_library(), {}
+begun, names, started = time.time(), sys.argv.pop(1).split(","), float(sys.argv.pop(1))
+spent = {"python": begun - started}
 
-def timed(name, function):
-    def call(*arguments):
-        started = time.perf_counter()
+def timed(owner, name):
+    function = getattr(owner, name)
+    def call(*arguments, **settings):
+        start = time.perf_counter()
         try:
-            return function(*arguments)
+            return function(*arguments, **settings)
         finally:
-            spent[name] = spent.get(name, 0) + time.perf_counter() - started
-    return call
+            spent[name] = spent.get(name, 0) + time.perf_counter() - start
+    setattr(owner, name, call)
 
-functions = sys.argv.pop(1).split(",")
-for name in functions:
-    setattr(library, name, timed(name, getattr(library, name)))
-atexit.register(lambda: print(json.dumps(spent), file=sys.stderr))
+start = time.perf_counter()
 from llamacli.cli import main
+import llamacli.commands.run
+spent["cli"] = time.perf_counter() - start
+start = time.perf_counter()
+from llamacli.native import load_library
+library = load_library()
+spent["library"] = time.perf_counter() - start
+import llamacli.engine
+for name in names:
+    timed(library, name)
+for name in ("read_gguf", "check_llama", "make_vocabulary"):
+    timed(llamacli.engine, name)
+timed(llamacli.engine.Engine, "_fit")
+timed(llamacli.engine.Engine, "close")
+timed(llamacli.commands.run, "encode_input")
+atexit.register(lambda: print(json.dumps(spent), file=sys.stderr))
 main()
 """
 
 
 def run_once(model: Path) -> dict[str, float]:
-    """Seconds by function, and of the whole process as `whole`."""
-    command = [sys.executable, "-c", SCRIPT, ",".join(FUNCTIONS), "run", "-m", str(model)]
+    """Milliseconds by function and part, of the whole process, and of what isn't llama.cpp's."""
+    command = [sys.executable, "-c", SCRIPT, ",".join(LLAMA_CPP), str(time.time())]
     started = time.perf_counter()
-    child = subprocess.run([*command, "-n", "8", "hello"], check=True, capture_output=True)
+    child = subprocess.run(
+        [*command, "run", "-m", str(model), "-n", "8", "hello"], check=True, capture_output=True
+    )
     whole = time.perf_counter() - started
     spent: dict[str, float] = json.loads(child.stderr.splitlines()[-1])
-    return {**spent, "whole": whole}
+    beyond = whole - sum(spent[name] for name in LLAMA_CPP)
+    times = {**spent, "whole": whole, "beyond": beyond}
+    return {name: 1000 * seconds for name, seconds in times.items()}
 
 
 def measure(setup: Setup) -> Outcome:
     model = setup.model()
     run_once(model)  # pages the file in
     found = [run_once(model) for _ in range(setup.times(9))]
-    milliseconds = {name: [1000 * spent[name] for spent in found] for name in (*FUNCTIONS, "whole")}
-    beyond = [
-        milliseconds["whole"][i] - sum(milliseconds[name][i] for name in FUNCTIONS)
-        for i in range(len(found))
-    ]
+    parts = {"python": PYTHON, "cli": CLI, "library": LIBRARY, **PARTS}
+    shown = {"whole": "whole", **{name: f"`{name}`" for name in LLAMA_CPP}}
+    shown |= {name: f"of what is left: {part}" for name, part in parts.items()}
+
+    def values(name: str) -> list[float]:
+        return [spent[name] for spent in found]
+
     return Outcome(
         "`run` beyond loading and decoding, 1B shape",
         (
-            *(figure(f"`{n}`" if n != "whole" else n, "ms", v) for n, v in milliseconds.items()),
-            figure("beyond llama.cpp", "ms", beyond, Target(60, most=True)),
+            *(figure(title, "ms", values(name)) for name, title in shown.items()),
+            figure("all that is left", "ms", values("beyond"), Target(60, most=True)),
         ),
         note="A short question, an answer of 8 tokens.",
     )

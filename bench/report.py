@@ -59,12 +59,13 @@ def machine() -> str:
     import psutil
 
     from llamacli.cores import physical_cores
-    from llamacli.profiles import machine as described
+    from llamacli.devices import find_devices
 
     memory = psutil.virtual_memory().total / 2**30
+    processor = ", ".join(device.description for device in find_devices())
     packages = ", ".join(f"{name} {version(name)}" for name in ("llama-cpp-python", "numpy"))
     return (
-        f"Measured on {physical_cores()} cores of {described()['processor']}, {memory:.0f} GiB, "
+        f"Measured on {physical_cores()} cores of {processor}, {memory:.0f} GiB, "
         f"{platform.system()}, Python {platform.python_version()}, {packages}; medians of runs in "
         "turn, with the lowest and the highest. A ratio is that of each round."
     )

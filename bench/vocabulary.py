@@ -1,52 +1,52 @@
-"""How long `llamacli tokens --find` takes over a whole vocabulary, beside an empty Python.
+"""How long `llamacli tokens --find` takes over 128,256 tokens, in a GGUF file and in a folder.
 
-    python -m bench.vocabulary [MODEL …] [--runs 10]
+    python -m bench.vocabulary [--runs N]
 
-MODEL is a GGUF file or a checkpoint's folder. Without one, both are made with Llama 3's number of
-tokens, 128,256, made up.
+The tokens are made up, as many as Llama 3 has; beside whole processes of it an empty Python's.
 """
 
-import argparse
-import statistics
-import sys
-import tempfile
 from pathlib import Path
 
 from bench.checkpoint import shape_config, write_checkpoint
-from bench.help import seconds
+from bench.compare import Outcome, Setup, Target, figure, in_turn, run_alone
+from bench.help import milliseconds
 from convert import convert
 
 TOKENS = 128_256
+MOST = 1500  # milliseconds
 
 
-def make_models(folder: Path) -> list[Path]:
-    """A checkpoint with that many tokens and next to no weights, and a GGUF file of it."""
+def measure(setup: Setup) -> Outcome:
+    folder = setup.folder / "vocabulary"
+    ways = {
+        "`tokens MODEL.gguf --find`": find_in(made_file(folder)),
+        "`tokens FOLDER --find`": find_in(folder),
+        "an empty Python": ["-c", "pass"],
+    }
+    found = in_turn(
+        {name: lambda given=given: milliseconds(given) for name, given in ways.items()},
+        setup.times(10),
+    )
+    *ours, empty = ways
+    figures = [figure(name, "ms", found[name], Target(MOST, most=True)) for name in ours]
+    return Outcome(
+        "Search in a vocabulary of 128,256 tokens",
+        (*figures, figure(empty, "ms", found[empty])),
+    )
+
+
+def find_in(source: Path) -> list[str]:
+    return ["-m", "llamacli", "tokens", str(source), "--find", "ab"]
+
+
+def made_file(folder: Path) -> Path:
+    """A GGUF file beside a checkpoint in folder, both with all tokens and next to no weights."""
     config = shape_config("tiny", vocab_size=TOKENS, tie_word_embeddings=True)
-    write_checkpoint(folder / "checkpoint", config, sparse=True)
-    convert(folder / "checkpoint", folder / "model.gguf", "Q8_0")
-    return [folder / "model.gguf", folder / "checkpoint"]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("models", nargs="*", type=Path)
-    parser.add_argument("--runs", type=int, default=10)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        models = arguments.models or make_models(Path(folder))
-        commands = {
-            f"`tokens {model.name} --find a`": [
-                *(sys.executable, "-m", "llamacli", "tokens", str(model), "--find", "a"),
-            ]
-            for model in models
-        }
-        commands["an empty Python"] = [sys.executable, "-c", "pass"]
-        rounds = [{n: seconds(c) for n, c in commands.items()} for _ in range(arguments.runs)]
-    print("| | milliseconds | slowest |\n| --- | ---: | ---: |")
-    for name in commands:
-        taken = [measured[name] * 1000 for measured in rounds]
-        print(f"| {name} | {statistics.median(taken):.0f} | {max(taken):.0f} |")
+    write_checkpoint(folder, config, sparse=True)
+    target = folder.with_suffix(".gguf")
+    convert(folder, target, "Q8_0")
+    return target
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(measure, __doc__)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from convert.errors import ConvertError, SourceError, TargetError
+from convert.errors import SourceError, TargetError
 from convert.writer import lock_file, publish
 
 MAX_JOURNAL = 1 << 28  # bytes; the journal of 405B takes 12 MB
@@ -68,12 +68,18 @@ def resumable_file(target: Path, force: bool, made_of: Any) -> Iterator[tuple[Pa
         with _open_journal(notes, descriptor, made_of) as journal:
             try:
                 yield part, journal
-                publish(descriptor, part, target, force)
+                os.fsync(descriptor)
             except BaseException as error:
                 if not _worth_keeping(error, journal):
                     _remove(part, notes)
                 raise
-        _remove(part, notes)
+        # From its renaming on, part may be another process's, and so may a journal.
+        _remove(notes)
+        try:
+            publish(descriptor, part, target, force)
+        finally:
+            if _is_at(descriptor, part):
+                _remove(part)
     except OSError as error:
         raise TargetError(f"{target} can't be written: {error.strerror or error}") from error
     finally:
@@ -125,9 +131,9 @@ def _hash(data: Buffer) -> str:
 
 
 def _worth_keeping(error: BaseException, journal: Journal) -> bool:
-    """Not where the same would fail again: a damaged checkpoint, a full disk."""
-    again = isinstance(error, OSError | ConvertError) and not isinstance(error, SourceError)
-    return bool(journal.pieces) and not again
+    """Where the source failed or the user ended it; else the same would fail again."""
+    ended = isinstance(error, SourceError) or not isinstance(error, Exception)
+    return bool(journal.pieces) and ended
 
 
 def _remove(*paths: Path) -> None:
@@ -144,10 +150,16 @@ def _open_locked(part: Path, target: Path) -> int:
         except OSError:
             os.close(descriptor)
             raise TargetError(f"{target.name} is being written by another process") from None
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), part.stat()):
-                return descriptor
+        if _is_at(descriptor, part):
+            return descriptor
         os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager
@@ -185,7 +197,7 @@ def _parse(text: str, head: str) -> tuple[dict[int, tuple[int, str]], int]:
     for line in text[len(head) :].splitlines(keepends=True):
         try:
             offset, nbytes, hashed = json.loads(line)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             break
         if not line.endswith("\n") or not _is_piece(offset, nbytes, hashed):
             break

@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 
 from convert.checkpoint import Checkpoint
-from convert.config import LlamaConfig
+from convert.config import LlamaConfig, token_ids
 from convert.errors import CheckpointError
 from convert.model_card import read_model_card
 from convert.quantization import Quantization
@@ -18,6 +18,7 @@ from convert.tokenizer import Tokenizer
 # config.json and generation_config.json whole, as JSON strings, so that nothing of them is lost.
 CONFIG_KEY = "llamacli.llama_config"
 GENERATION_KEY = "llamacli.generation_config"
+END_KEY = "llamacli.end_token_ids"  # all that end an answer; GGUF's own keys name three at most
 
 NAMED_CONTROL_TOKENS = {"eot": "<|eot_id|>", "eom": "<|eom_id|>"}
 
@@ -134,6 +135,16 @@ def _add_tokenizer(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
         if (token := tokenizer.special.get(text)) is not None:
             getattr(writer, f"add_{kind}_token_id")(token)
     writer.add_add_bos_token(bos is not None)
+    if ends := sorted(end_tokens(checkpoint)):
+        writer.add_array(END_KEY, ends)
+
+
+def end_tokens(checkpoint: Checkpoint) -> frozenset[int]:
+    """The tokens that end an answer, by config.json, generation_config.json and the tokenizer."""
+    config, generation = checkpoint.config, checkpoint.generation_config.get("eos_token_id")
+    ids = {*config.eos_token_ids, *token_ids(generation, "eos_token_id", config.vocab_size)}
+    eos = special_id(checkpoint, "eos_token", None)
+    return frozenset(ids if eos is None else ids | {eos})
 
 
 def special_id(checkpoint: Checkpoint, key: str, default: int | None) -> int | None:

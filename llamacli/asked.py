@@ -48,8 +48,15 @@ class Asked:
 
 
 def settle(asked: Asked, tuned: Mapping[str, Any] | None, processor: Processor) -> EngineSettings:
-    """Flags before tuned settings before the processor's defaults. Raises UsageError."""
+    """Flags before tuned settings before the processor's defaults. Raises UsageError.
+
+    What was tuned for another device or KV cache than the one asked for is left aside with them.
+    """
     chosen = {name: value for name, value in (tuned or {}).items() if name in TUNABLE}
+    if asked.device is not None:
+        chosen.pop("gpu_layers", None)
+    if asked.kv_type is not None:
+        chosen.pop("flash_attention", None)
     return EngineSettings(**{**defaults(processor, asked.profile), **chosen, **asked.flags()})
 
 

@@ -18,7 +18,7 @@ CLOSED_PIPE = 141  # 128 + SIGPIPE
 TERMINATED = 143  # 128 + SIGTERM
 MAX_LINE = 1000  # characters of an error
 
-ANSWERING = ("run", "batch", "chat")  # commands that take the defaults of the user's models.toml
+WITH_DEFAULTS = ("run", "batch", "chat", "tune", "bench")  # take those of the user's models.toml
 
 EPILOG = (
     "Exit codes: 0 done; 1 unexpected failure; 2 wrong usage; 3 a model, checkpoint or file that "
@@ -68,15 +68,16 @@ def options(
 ) -> None:
     if debug:
         os.environ["LLAMACLI_DEBUG"] = "1"
-    if context.invoked_subcommand in ANSWERING:
+    if context.invoked_subcommand in WITH_DEFAULTS:
         from llamacli.registry import defaults
 
-        context.default_map = dict.fromkeys(ANSWERING, defaults())
+        context.default_map = dict.fromkeys(WITH_DEFAULTS, defaults())
 
 
 # Every command and its function in the module of llamacli.commands that is named as it.
 COMMANDS = {
     "convert": "convert",
+    "pull": "pull",
     "run": "run",
     "batch": "batch",
     "chat": "chat",

@@ -16,6 +16,8 @@ INT32 = 5
 NORMAL, CONTROL = 1, 3  # GGUF token types
 TOKEN_TYPES = {NORMAL, 2, CONTROL, 4, 5}  # unknown, user-defined, unused; bytes are another kind's
 MAX_VOCABULARY = 1 << 21  # tokens; some 200 bytes each in memory
+END_TOKENS = "llamacli.end_token_ids"  # a key of the converter's: all that end an answer
+MAX_ENDS = 1024
 MAX_SPELLED = 256 << 20  # Llama 3's: 14 MB
 
 # Keys that would make llama.cpp run another model than Llama 3, and their values that don't.
@@ -66,7 +68,9 @@ def check_llama(file: GGUFFile) -> LlamaShape:
 
 
 def check_architecture(file: GGUFFile) -> None:
-    """Refuse other architectures than Llama."""
+    """Refuse other architectures than Llama, and parts of a split model."""
+    if file.metadata.get("split.count", 1) not in (0, 1):
+        file.fail("it is one part of a split model; merge the parts first (llama-gguf-split)")
     architecture = file.metadata.get("general.architecture")
     if architecture != "llama":
         file.fail(f"its architecture is {architecture!r}; llamacli runs Llama models ('llama')")
@@ -102,6 +106,17 @@ def check_vocabulary(file: GGUFFile) -> None:
             file.fail(f"{prefix}eos_token_id is missing; no answer would end")
         if token is not None and not (_is_count(token) and token < len(tokens)):
             file.fail(f"{prefix}{name}_token_id is {token!r}; there are {len(tokens)} tokens")
+    if END_TOKENS in file.metadata:
+        _check_ends(file, len(tokens))
+
+
+def _check_ends(file: GGUFFile, vocabulary: int) -> None:
+    ends = file.metadata[END_TOKENS]
+    if not isinstance(ends, Array) or ends.type != INT32 or ends.length > MAX_ENDS:
+        file.fail(f"{END_TOKENS} isn't an array of at most {MAX_ENDS} int32")
+    for token in file.numbers(END_TOKENS):
+        if not 0 <= token < vocabulary:
+            file.fail(f"{END_TOKENS} has {token}; there are {vocabulary} tokens")
 
 
 def _check_tokens(file: GGUFFile, tokens: list[bytes]) -> None:

@@ -169,8 +169,6 @@ class _Reader:
             if not key or "\0" in key or key in metadata:
                 self.fail(f"key {i}, {key!r}, is empty, twice there or has a zero in it")
             metadata[key] = self.value(self.number(U32, key), key)
-        if metadata.get("split.count", 1) not in (0, 1):
-            self.fail("it is one part of a split model; merge the parts first (llama-gguf-split)")
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if alignment not in {1 << i for i in range(3, MAX_ALIGNMENT.bit_length())}:
             self.fail(f"general.alignment is {alignment!r}, not a power of two from 8 to 65536")

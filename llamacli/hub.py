@@ -26,7 +26,10 @@ MAX_SMALL = 256 << 20  # bytes of a file that is not weights
 
 @dataclass(frozen=True)
 class Repo:
-    """A model's repo on the Hub at one commit; without the network, what the cache has of it."""
+    """A model's repo on the Hub at one commit, and what the Hub's cache has of it.
+
+    Where the Hub was out of reach, files are those of the cache alone.
+    """
 
     id: str
     revision: str
@@ -34,6 +37,7 @@ class Repo:
     files: Mapping[str, HubFile]
     cached: Mapping[str, Path]
     token: str | None = None
+    out_of_reach: bool = False
 
     @property
     def name(self) -> str:
@@ -133,7 +137,7 @@ def _locator(repo: Repo, file: HubFile) -> "Callable[[], Location]":
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import build_hf_headers
 
-    from convert.errors import CheckpointError
+    from convert.errors import CheckpointError, SourceError
     from convert.remote import BUSY, Broken, Location
 
     url = hf_hub_url(repo.id, file.name, revision=repo.commit)
@@ -152,7 +156,7 @@ def _locator(repo: Repo, file: HubFile) -> "Callable[[], Location]":
                     raise Broken(str(error), wait=asked or 0.0) from error
             elif _is_network(cause):
                 raise Broken(str(error)) from error
-            raise
+            raise SourceError(str(error)) from error
         if found.size not in (None, file.size) or found.etag not in (None, file.etag):
             raise CheckpointError(f"{file.name} was changed at {repo.id} while it was read")
         inside = httpx2.URL(found.location).origin == httpx2.URL(url).origin
@@ -200,7 +204,7 @@ def _from_cache(repo: str, revision: str) -> Repo | None:
         return None
     cached = {p.name: p for p in sorted(folder.iterdir()) if p.is_file()}
     files = {name: HubFile(name, p.stat().st_size, "") for name, p in cached.items()}
-    return Repo(repo, revision, folder.name, files, cached)
+    return Repo(repo, revision, folder.name, files, cached, out_of_reach=True)
 
 
 def _is_network(error: BaseException | None) -> bool:

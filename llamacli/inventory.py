@@ -49,4 +49,5 @@ def _header(path: Path) -> tuple[str | None, int | None, str | None]:
     except LlamacliError as error:
         return None, None, str(error).removeprefix(f"{path}: ")
     context: Any = file.metadata.get(f"{file.metadata.get('general.architecture')}.context_length")
-    return quantization_name(file), context if isinstance(context, int) else None, None
+    known = type(context) is int and context > 0
+    return quantization_name(file), context if known else None, None

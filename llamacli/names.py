@@ -108,7 +108,7 @@ def only_model() -> Path:
             f"name a model with -m, in $LLAMACLI_MODEL, or as `model` under [defaults] in "
             f"{registry.config_file()}: {_joined(found)}"
         )
-    raise NotFoundError(f"there is no model yet: {_first_steps()}; a GGUF file's path does, too")
+    raise NotFoundError(f"there is no model yet; {_first_steps()}, or name a GGUF file with -m")
 
 
 def near_names(name: str, stored: Iterable[Path] = ()) -> list[str]:
@@ -151,8 +151,8 @@ def _not_found(name: str, stored: list[Path]) -> str:
 
 def _first_steps() -> str:
     return (
-        f"`-m {DEMO}` is the small built-in one, `llamacli convert {SUGGESTED}` gets a real one "
-        "(`llamacli list --known` has more)"
+        f"try the small built-in one with `-m {DEMO}`, get a real one with "
+        f"`llamacli convert {SUGGESTED}` (`llamacli list --known` has more)"
     )
 
 

@@ -94,16 +94,18 @@ def kept_path(path: Path) -> Path:
 
 
 def machine() -> dict[str, Any]:
-    """All that a measurement depends on beside the model."""
+    """All that a measurement depends on beside the model: devices, cores, llama.cpp's build."""
     from llamacli.cores import physical_cores
+    from llamacli.devices import find_devices
     from llamacli.native import load_library
 
     library = load_library()
     return {
-        "processor": _processor_name(),
+        "devices": [f"{one.name}: {one.description}" for one in find_devices()],
         "cores": physical_cores(),
         "processors": os.cpu_count(),
         "llama.cpp": library.llama_version().decode(errors="replace"),
+        "library bytes": Path(library._lib._name).stat().st_size,  # builds share versions
         "features": library.llama_print_system_info().decode(errors="replace"),
     }
 
@@ -128,12 +130,3 @@ def _model_hash(path: Path) -> str:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _processor_name() -> str:
-    import platform
-
-    with suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        line = next(line for line in lines if line.startswith("model name"))
-        return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -18,7 +18,7 @@ FILE = "models.toml"
 VARIABLE = "LLAMACLI_CONFIG"
 BUILT_IN = "built-in"
 DEFAULTS = "defaults"
-MAX_BYTES = 1 << 18
+MAX_BYTES = 1 << 15  # tomllib's time grows with the square of a dotted key's length
 # convert.QUANTIZATIONS' names; importing that costs every start of the program 0.2 s.
 QUANTIZATIONS = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q6_K", "Q8_0", "BF16", "F16", "F32")
 

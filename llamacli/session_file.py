@@ -17,8 +17,8 @@ from llamacli.sampling import SamplingSettings, is_sound
 
 VERSION = 1
 MAX_LINE = 16 << 20  # bytes; no context takes a message that long
-MAX_FILE = 256 << 20
-MAX_LINES = 1 << 20
+MAX_FILE = 64 << 20
+MAX_LINES = 100_000  # a turn takes two or three
 MAX_TEXT = 4096  # characters of a model's name or a stop text
 MAX_STOPS = 64
 SAMPLING = tuple(field.name for field in fields(SamplingSettings))

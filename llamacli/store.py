@@ -27,6 +27,11 @@ def stored_models() -> list[Path]:
 
 def target_path(name: str, quantization: str) -> Path:
     """Where a conversion goes that was given no -o; makes the folder."""
+    return target_folder() / f"{name}-{quantization}.gguf"
+
+
+def target_folder() -> Path:
+    """The store's folder, made where it isn't there."""
     folder = home()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +41,7 @@ def target_path(name: str, quantization: str) -> Path:
         raise OutputError(
             f"the model store {folder} can't be made: {error.strerror}; set LLAMACLI_HOME"
         ) from error
-    return folder / f"{name}-{quantization}.gguf"
+    return folder
 
 
 def split_name(stem: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 DEPTH = 4  # keys of a place
 MOST = 200  # lines that one value is looked for in
+PATIENCE = 5_000  # texts that are tried in all
 
 
 def line_of(text: str, place: Sequence[str]) -> int:
@@ -24,9 +25,10 @@ def _statements(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
     """Every table and key by its whole path, with its line: a statement is what parses alone."""
     lines = text.split("\n")
     table: tuple[str, ...] = ()
-    start = 0
-    while start < len(lines):
+    start = tried = 0
+    while start < len(lines) and tried < PATIENCE:
         for end in range(start + 1, min(start + MOST, len(lines)) + 1):
+            tried += 1
             try:
                 value = tomllib.loads("\n".join(lines[start:end]))
                 break

@@ -14,11 +14,11 @@ from typing import Any
 
 from llamacli.asked import Profile, defaults
 from llamacli.cores import this_processor, thread_counts
+from llamacli.devices import find_devices, use_devices
 from llamacli.gguf_check import check_llama
 from llamacli.gguf_file import read_gguf
 from llamacli.loading import EngineSettings
 from llamacli.measure import Sample
-from llamacli.native import load_library
 from llamacli.profiles import PROFILES, TYPES
 from llamacli.tune_decide import Rounds, winner
 from llamacli.tune_stages import (
@@ -81,7 +81,7 @@ def tune(
     processor = this_processor()
     shape = check_llama(read_gguf(path))
     longest = min(MOST.prompt, shape.context - MOST.answer)
-    gpu = bool(load_library(debug).llama_supports_gpu_offload())
+    gpu = bool(use_devices(find_devices(), "auto"))
     settings = {name: EngineSettings(**defaults(processor, name)) for name in profiles}
     rows: list[Row] = []
     with Trials(path, debug=debug) as trials:

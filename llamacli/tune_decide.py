@@ -1,9 +1,9 @@
 """Which settings win, decided from measurements alone.
 
 Candidates are measured in rounds, one after the other, so that what slows the machine for a while
-slows them all. Two are compared by the ratios of their times in the rounds that have both. One is
-clearly slower where the mean of the ratios' logarithms, less two standard errors of that mean, is
-above the logarithm of 1.02. Fewer than three rounds decide nothing.
+slows them all. Two are compared by the logarithms of their times' ratios in the rounds that have
+both. One is clearly slower where it is so by more than 2%, by Student's one-sided paired test at
+95%. Fewer than three rounds decide nothing.
 """
 
 import math
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from llamacli.measure import Sample
 
 LEAST_ROUNDS = 3
+QUANTILES = {3: 2.920, 4: 2.353, 5: 2.132, 6: 2.015}  # Student's t at 95%, by rounds
 MARGIN = 1.02
 
 Rounds = Sequence[Mapping[str, Sample]]
@@ -42,7 +43,8 @@ def clearly_slower(rounds: Rounds, work: Work, one: str, other: str) -> bool:
     if len(logs) < LEAST_ROUNDS:
         return False
     error = statistics.stdev(logs) / math.sqrt(len(logs))
-    return statistics.fmean(logs) - 2 * error > math.log(MARGIN)
+    bound = statistics.fmean(logs) - QUANTILES.get(len(logs), 2.0) * error
+    return bound > math.log(MARGIN)
 
 
 def fastest(rounds: Rounds, work: Work) -> str:

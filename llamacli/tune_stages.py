@@ -105,4 +105,8 @@ def batch_stage(prompt: int, profiles: tuple[Profile, ...]) -> Stage:
 
 def kv_stage() -> Stage:
     """Types of the KV cache, to be seen: those smaller than f16 cost accuracy, so none is set."""
-    return Stage("KV cache", {name: {"kv_type": name} for name in ("f16", "q8_0", "q4_0")})
+    candidates = {
+        name: {"kv_type": name, "flash_attention": "auto"}  # the small ones don't go without
+        for name in ("f16", "q8_0", "q4_0")
+    }
+    return Stage("KV cache", candidates)

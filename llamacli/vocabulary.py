@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llamacli.errors import LlamacliError, UsageError
-from llamacli.gguf_check import CONTROL
+from llamacli.gguf_check import CONTROL, END_TOKENS
 from llamacli.gguf_file import GGUFFile
 
 MAX_TEXT = (1 << 31) - 1  # bytes; llama.cpp takes lengths as int32
@@ -90,6 +90,8 @@ def make_vocabulary(library: Any, model: Any, file: GGUFFile) -> Vocabulary:
     }
     ends = {token for name, token in named.items() if name != "bos" and token is not None}
     ends |= {token for token in special.values() if library.llama_vocab_is_eog(pointer, token)}
+    if END_TOKENS in file.metadata:
+        ends.update(file.numbers(END_TOKENS))
     return Vocabulary(
         size=library.llama_vocab_n_tokens(pointer),
         bos=named["bos"],

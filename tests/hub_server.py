@@ -6,6 +6,7 @@ GET, ranges, redirects of large files to the CDN by addresses that may expire.
 
 import hashlib
 import json
+import mmap
 import re
 import socket
 import threading
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+Contents = bytes | mmap.mmap
 LARGE = (".safetensors", ".gguf", ".bin")
 TOKEN = "hf_stand_in"
 
@@ -26,7 +28,7 @@ TOKEN = "hf_stand_in"
 class HubRepo:
     """files are the contents by path; gated and private want TOKEN."""
 
-    files: dict[str, bytes]
+    files: dict[str, Contents]
     gated: bool = False
     private: bool = False
 
@@ -61,7 +63,8 @@ class Cut:
 class Hub:
     """The state of the stand-in; requests are (server, method, path, headers) as they came.
 
-    cuts says what happens to the CDN's answers, by their number and the Range asked for.
+    cuts says what happens to the CDN's answers, by their number and the Range asked for; tamper
+    gives what the CDN has in place of a file's contents.
     """
 
     repos: dict[str, HubRepo] = field(default_factory=dict)
@@ -70,9 +73,10 @@ class Hub:
     cuts: Callable[[int, str], Cut | None] = lambda number, asked: None
     expire_after: int | None = None
     edit_index: Callable[[dict[str, Any]], Any] = lambda index: index
+    tamper: Callable[[Contents], Contents] = lambda data: data
     url: str = ""
     cdn_url: str = ""
-    blobs: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    blobs: dict[str, tuple[str, Contents]] = field(default_factory=dict)
     uses: dict[str, int] = field(default_factory=dict)
     served: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -86,20 +90,28 @@ class Hub:
 
 
 @cache
-def git_hash(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+def git_hash(data: Contents) -> str:
+    found = hashlib.sha1(b"blob %d\0" % len(data))
+    found.update(data)
+    return found.hexdigest()
 
 
 @cache
-def sha256(data: bytes) -> str:
+def sha256(data: Contents) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_repo(folder: Path, **options: Any) -> HubRepo:
-    """A repo with a folder's files."""
+def read_repo(folder: Path) -> HubRepo:
+    """A repo with a folder's files, the large ones mapped."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-    return HubRepo(files, **options)
+    return HubRepo({path.relative_to(folder).as_posix(): _contents(path) for path in paths})
+
+
+def _contents(path: Path) -> Contents:
+    if path.stat().st_size < 1 << 20:
+        return path.read_bytes()
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 @contextmanager
@@ -140,7 +152,9 @@ class Handler(BaseHTTPRequestHandler):
         with self.hub.lock:
             self.hub.requests.append((self.server_name, self.command, self.path, headers))
 
-    def answer(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+    def answer(
+        self, status: int, body: Contents = b"", headers: dict[str, str] | None = None
+    ) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
@@ -149,7 +163,7 @@ class Handler(BaseHTTPRequestHandler):
             with suppress(OSError):
                 self.wfile.write(body)
 
-    def part(self, data: bytes) -> tuple[int, bytes, dict[str, str]]:
+    def part(self, data: Contents) -> tuple[int, Contents, dict[str, str]]:
         """Status, body and headers for the range that was asked for."""
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not found:
@@ -248,7 +262,7 @@ class HubHandler(Handler):
             return
         with self.hub.lock:
             signature = f"{len(self.hub.blobs)}"
-            self.hub.blobs[signature] = (path, data)
+            self.hub.blobs[signature] = (path, self.hub.tamper(data))
         headers |= {
             "Location": f"{self.hub.cdn_url}/blob?name={path}&signature={signature}",
             "X-Linked-Etag": f'"{entry["sha256"]}"',
@@ -262,7 +276,7 @@ class CdnHandler(Handler):
         self.note()
         query = parse_qs(urlsplit(self.path).query)
         signature = query["signature"][0]
-        name, data = self.hub.blobs[signature]
+        _, data = self.hub.blobs[signature]
         with self.hub.lock:
             self.hub.served += 1
             number = self.hub.served
@@ -282,7 +296,7 @@ class CdnHandler(Handler):
         else:
             self.cut_short(status, body, headers, cut)
 
-    def cut_short(self, status: int, body: bytes, headers: dict[str, str], cut: Cut) -> None:
+    def cut_short(self, status: int, body: Contents, headers: dict[str, str], cut: Cut) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)

@@ -75,7 +75,7 @@ def test_streamed_is_byte_for_byte_what_a_local_conversion_gives(
     assert target.read_bytes() == local
     needs = result.stderr.splitlines()[:3]
     assert f"{REPO} at {hub.repos[REPO].commit[:12]}: " in needs[0]
-    assert "to fetch, 9 files" in needs[0]
+    assert "to fetch in 9 files" in needs[0]
     assert needs[1].startswith("llamacli: disk: ") and str(store) in needs[1]
     assert needs[2].startswith("llamacli: memory: ") and "this machine has" in needs[2]
     assert files_in(store) == {target.name}
@@ -90,12 +90,15 @@ def test_downloaded_stays_in_the_cache_and_serves_offline(
     assert target.read_bytes() == local
     assert len([name for name in cached_names(tmp_path) if name.endswith(".safetensors")]) == 3
     hub.requests.clear()
-    llamacli("convert", REPO, "--force")
+    assert "all of it is in the Hub's cache" in llamacli("convert", REPO, "--force").stderr
     assert not hub.cdn_requests()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     hub.requests.clear()
-    assert "all of it is in the Hub's cache" in llamacli("convert", REPO, "--force").stderr
+    assert "the copy in the Hub's cache" in llamacli("convert", REPO, "--force").stderr
     assert target.read_bytes() == local and not hub.requests
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the port that discards
+    assert "the copy in the Hub's cache" in llamacli("convert", REPO, "--force").stderr
 
 
 def test_offline_without_a_copy_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +232,7 @@ def test_a_source_changed_while_it_is_read_is_refused(hub: Hub, store: Path) -> 
     def change(number: int, asked: str) -> None:
         if number == 40:
             for signature, (path, data) in list(hub.blobs.items()):
-                hub.blobs[signature] = (path, data + b"more")
+                hub.blobs[signature] = (path, bytes(data) + b"more")
 
     hub.cuts = change
     assert "changed at the source" in llamacli("convert", REPO, check=3).stderr
@@ -357,7 +360,7 @@ def test_memory_stays_bounded(hub: Hub, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "wide", config, sparse=True)
     hub.repos["a/wide"] = read_repo(tmp_path / "wide")
     script = (
-        "import sys; from bench.memory import peak_resident; import llamacli.cli as c\n"
+        "import sys; from llamacli.measure import peak_resident; import llamacli.cli as c\n"
         "try: c.main(['convert', 'a/wide', '--q8'])\n"
         "except SystemExit: print(peak_resident())"
     )

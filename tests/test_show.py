@@ -284,6 +284,18 @@ def test_rope_is_shown_as_the_file_runs(tmp_path: Path) -> None:
     assert found.factors == pytest.approx(factors.tolist())
 
 
+def test_scaling_is_named_where_the_stored_config_explains_it(tmp_path: Path) -> None:
+    """Meta's kind, from another length than Meta's 8,192."""
+    raw = shape_config("tiny")
+    raw["rope_scaling"] = {**raw["rope_scaling"], "original_max_position_embeddings": 256}
+    write_json(tmp_path / "config.json", raw)
+    write_small_files(tmp_path, raw)
+    file = read_gguf(write_hollow(without_weights(tmp_path), tmp_path / "a.gguf"))
+    found, expected = rope.find_rope(file), rope.find_rope(tmp_path)
+    assert found.scaling == expected.scaling == "llama3"
+    assert found.factors == pytest.approx(expected.factors)
+
+
 def test_yarn_stretches_slow_pairs_and_leaves_fast_ones() -> None:
     scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}
     found = rope.rope_of(LlamaConfig.from_dict(shape_config("8b", rope_scaling=scaling)))
@@ -303,6 +315,18 @@ def test_hostile_rope_factors_are_refused(values: list[float], tmp_path: Path) -
 
     path = foreign(tmp_path / "odd.gguf", change)
     assert "rope_freqs.weight has" in show(path, "--rope", check=3).stderr
+
+
+def test_absurd_heads_are_refused_before_they_swell(tmp_path: Path) -> None:
+    def change(writer: gguf.GGUFWriter) -> None:
+        writer.add_key_length(1 << 24)
+        writer.add_tensor("rope_freqs.weight", np.ones(8, dtype=np.float32))
+
+    file = read_gguf(foreign(tmp_path / "odd.gguf", change))
+    with pytest.raises(InvalidModelError, match="16777216"):
+        rope.find_rope(file)
+    assert find_config(file).config.rope_scaling is None
+    assert card.describe(file)["rope_theta"] is None
 
 
 # The card

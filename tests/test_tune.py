@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llamacli import cores, profiles
-from llamacli.asked import Asked
+from llamacli.asked import Asked, settle
 from llamacli.commands.session import engine_settings
 from llamacli.demo_model import demo_model
 from llamacli.loading import EngineSettings
@@ -176,7 +177,7 @@ def test_what_was_kept_for_another_machine_or_model_isnt_used(
 ) -> None:
     keep(model, FOUND, {})
     here = profiles.machine()
-    for key, other in (("processor", "Z80"), ("cores", 99), ("llama.cpp", "9.9")):
+    for key, other in (("devices", ["CPU: Z80"]), ("cores", 99), ("llama.cpp", "9.9")):
         with monkeypatch.context() as patch:
             patch.setattr(profiles, "machine", lambda changed={**here, key: other}: changed)
             assert tuned_settings(model, "short") is None
@@ -279,6 +280,20 @@ def test_the_program_tunes_and_other_commands_use_it(store: Path) -> None:
     assert engine_settings(path, Asked(profile="long")).ubatch == 512
     llamacli("tune", "demo", "--forget")
     assert tuned_settings(path, "short") is None
+
+
+def test_what_was_tuned_for_another_device_or_kv_cache_is_left_aside() -> None:
+    tuned = {"gpu_layers": 17, "flash_attention": "off", "ubatch": 256}
+    processor = cores.Processor(2, frozenset())
+    on_cpu = settle(Asked(device="cpu"), tuned, processor)
+    assert (on_cpu.gpu_layers, on_cpu.flash_attention, on_cpu.ubatch) == ("auto", "off", 256)
+    small = settle(Asked(kv_type="q8_0"), tuned, processor)
+    assert (small.gpu_layers, small.flash_attention, small.ubatch) == (17, "auto", 256)
+
+
+def test_kv_types_are_shown_where_flash_attention_was_found_slower() -> None:
+    for candidate in kv_stage().candidates.values():
+        replace(EngineSettings(flash_attention="off"), **candidate)
 
 
 def test_tuning_one_profile_leaves_the_other_as_it_was() -> None:

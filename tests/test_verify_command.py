@@ -1,5 +1,6 @@
 """llamacli verify and convert --verify as a user meets them, and the measures over a text."""
 
+import importlib
 import json
 import os
 import pty
@@ -13,6 +14,7 @@ import pytest
 
 from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
+from llamacli.cli import main
 from llamacli.engine import Engine
 from llamacli.verify.report import Report, verify
 from tests.rewritten import Tensors, rewrite
@@ -157,13 +159,27 @@ def test_convert_verifies_what_it_wrote(folder: Path, tmp_path: Path) -> None:
     assert "tensors         passed" in done.stderr
 
 
-def test_convert_keeps_a_file_that_it_cannot_vouch_for(tmp_path: Path) -> None:
-    """An end token that GGUF has no key for: the conversion works, the copy isn't faithful."""
+def test_every_end_token_of_the_checkpoint_is_kept(tmp_path: Path) -> None:
+    """Also one that GGUF has no key for."""
     write_checkpoint(tmp_path / "c", shape_config("tiny", eos_token_id=[777, 5]))
     path = tmp_path / "out.gguf"
-    done = llamacli("convert", tmp_path / "c", "-o", path, "--q8", "--verify", check=3)
-    assert done.stdout == "" and path.exists()
-    assert "token 5, " in done.stderr
-    last = done.stderr.splitlines()[-1]
+    done = llamacli("convert", tmp_path / "c", "-o", path, "--q8", "--verify")
+    assert done.stdout == f"{path}\n"
+
+
+def test_convert_keeps_a_file_that_it_cannot_vouch_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A converter that forgets an end token: the file stays, but its path isn't printed."""
+    importlib.import_module("llamacli.verify.vocabulary")  # which knows the end tokens itself
+    monkeypatch.setattr("convert.metadata.end_tokens", lambda _: frozenset())
+    write_checkpoint(tmp_path / "c", shape_config("tiny", eos_token_id=[777, 5]))
+    path = tmp_path / "out.gguf"
+    with pytest.raises(SystemExit) as left:
+        main(["convert", str(tmp_path / "c"), "-o", str(path), "--q8", "--verify"])
+    out, err = capsys.readouterr()
+    assert left.value.code == 3 and out == "" and path.exists()
+    assert "token 5, " in err
+    last = err.splitlines()[-1]
     assert last.startswith(f"llamacli: {path}, which is left as it is, is not a faithful copy")
     assert last.endswith(": special tokens")

@@ -33,8 +33,10 @@ def tell_needs(repo: "Repo", needed: "Needs", target: Path) -> None:
 
     where = f"{repo.id} at {repo.commit[:12]}"
     if needed.fetched:
-        kept = f"{size(needed.cached)} of it kept in the Hub's cache"
-        notice(f"{where}: {size(needed.fetched)} to fetch, {needed.files} files, {kept}")
+        kept = f", {size(needed.cached)} of it kept in the Hub's cache" if needed.cached else ""
+        notice(f"{where}: {size(needed.fetched)} to fetch in {needed.files} files{kept}")
+    elif repo.out_of_reach:
+        notice(f"{where}: the copy in the Hub's cache, as the Hub itself is out of reach")
     else:
         notice(f"{where}: all of it is in the Hub's cache")
     notice(f"disk: {size(needed.target)} for {target}")

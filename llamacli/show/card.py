@@ -92,7 +92,7 @@ def _describe_file(file: GGUFFile) -> dict[str, Any]:
 
     def size(key: str) -> int | None:
         value = file.metadata.get(f"{architecture}.{key}")
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
+        return value if type(value) is int and value > 0 else None
 
     heads, hidden = size("attention.head_count"), size("embedding_length")
     return {

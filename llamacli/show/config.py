@@ -79,6 +79,14 @@ def frequency_tensor(file: GGUFFile) -> "array[float] | None":
     return factors
 
 
+def explains(config: LlamaConfig, factors: "array[float]") -> bool:
+    """Whether a config's rope_scaling is of the llama3 kind and gives just these factors."""
+    if config.head_dim != 2 * len(factors):
+        return False
+    found = frequency_factors(config)
+    return found is not None and _close(found.tolist(), factors)
+
+
 def _checked(file: GGUFFile, where: str, raw: Mapping[str, Any]) -> LlamaConfig:
     try:
         return LlamaConfig.from_dict(raw)
@@ -164,11 +172,10 @@ def _llama3_scaling(file: GGUFFile, raw: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     scaling = {"factor": _decimal(max(factors)), **LLAMA3_SCALING}
     try:
-        found = frequency_factors(LlamaConfig.from_dict({**raw, "rope_scaling": scaling}))
+        config = LlamaConfig.from_dict({**raw, "rope_scaling": scaling})
     except CheckpointError:
         return {}
-    equal = found is not None and _close(found.tolist(), factors)
-    return {"rope_scaling": scaling} if equal else {}
+    return {"rope_scaling": scaling} if explains(config, factors) else {}
 
 
 def _close(a: "list[float]", b: "array[float]") -> bool:

@@ -12,7 +12,14 @@ from convert.rope import frequency_factors, inverse_frequencies
 from convert.writer import ROPE_FACTORS
 from llamacli.errors import InvalidModelError
 from llamacli.gguf_check import check_architecture
-from llamacli.show.config import Source, derive_config, frequency_tensor
+from llamacli.show.config import (
+    MAX_FACTORS,
+    Source,
+    derive_config,
+    explains,
+    find_config,
+    frequency_tensor,
+)
 from llamacli.show.text import columns
 
 WIDTH = 64  # of the plot, in characters
@@ -48,6 +55,8 @@ def find_rope(source: Source) -> Rope:
         source.fail(f"{ROPE_FACTORS} has {len(factors)} values, not {len(rope.factors)}")
     both = tuple(a * b for a, b in zip(rope.factors, factors, strict=True))
     names = ROPE_FACTORS if rope.scaling is None else f"{rope.scaling}, {ROPE_FACTORS}"
+    if rope.scaling is None and explains(find_config(source).config, factors):
+        names = "llama3"
     return Rope(rope.theta, rope.head_dim, names, rope.frequencies, both)
 
 
@@ -55,6 +64,10 @@ def rope_of(config: LlamaConfig) -> Rope:
     """What a config says."""
     if not 1 < config.rope_theta < 1e20:
         raise InvalidModelError(f"rope_theta is {config.rope_theta:g}; above 1 it is of use")
+    if config.head_dim > 2 * MAX_FACTORS:
+        raise InvalidModelError(
+            f"its attention heads have {config.head_dim} values; that is absurd"
+        )
     scaling = config.rope_scaling
     frequencies = tuple(inverse_frequencies(config).tolist())
     factors: Sequence[float] = [1.0 if scaling is None else scaling.factor] * len(frequencies)

@@ -124,5 +124,5 @@ def _row(name: str, make: Callable[[], Row]) -> Row:
 def _file_row(file: GGUFFile) -> Row:
     """Whether llama.cpp can run it: what is checked before every loading."""
     shape = check_llama(file)
-    what = f"GGUF version {file.version}, {shape.blocks} blocks of width {shape.embedding}"
+    what = f"GGUF version {file.version}, layers: {shape.blocks}, width: {shape.embedding}"
     return Row("file", "passed", what)

@@ -11,6 +11,7 @@ from llamacli.template import render
 from llamacli.verify.rows import Row, judged, skipped
 from llamacli.verify.vocabulary import expected_ids
 
+ENOUGH = 3  # conversations that differ; a template that never ends takes 2 seconds for each
 DATE = datetime(2024, 7, 26)
 TOOL = {
     "type": "function",
@@ -56,6 +57,8 @@ def template_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
         ours, theirs = (_rendered(each, sample, names) for each in (expected, found))
         if ours != theirs:
             problems.append(f"{name}: {_difference(ours, theirs)}")
+        if len(problems) == ENOUGH:
+            break
     return judged("template", problems, f"another text, but {len(SAMPLES)} conversations are alike")
 
 
@@ -79,6 +82,6 @@ def _difference(expected: str, found: str) -> str:
     pairs = enumerate(zip(expected, found, strict=False))
     start = next((i for i, (a, b) in pairs if a != b), min(len(expected), len(found)))
     return (
-        f"at character {start} it gives {found[start : start + 40]!r}; "
-        f"the checkpoint's {expected[start : start + 40]!r}"
+        f"at character {start} it gives {found[start : start + 80]!r}; "
+        f"the checkpoint's {expected[start : start + 80]!r}"
     )

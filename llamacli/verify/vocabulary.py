@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from gguf import TokenType
 
 from convert.checkpoint import Checkpoint
-from convert.config import token_ids
-from convert.metadata import NAMED_CONTROL_TOKENS, special_id
+from convert.metadata import NAMED_CONTROL_TOKENS, end_tokens, special_id
 from llamacli.gguf_file import GGUFFile
 from llamacli.verify.rows import Row, judged
 from llamacli.vocabulary import Vocabulary
@@ -81,15 +80,6 @@ def expected_ids(checkpoint: Checkpoint) -> dict[str, int | None]:
         "padding": special_id(checkpoint, "pad_token", None),
         **{kind: special.get(text) for kind, text in NAMED_CONTROL_TOKENS.items()},
     }
-
-
-def end_tokens(checkpoint: Checkpoint) -> frozenset[int]:
-    """The tokens that end an answer, by config.json, generation_config.json and the tokenizer."""
-    generation = checkpoint.generation_config.get("eos_token_id")
-    size = checkpoint.config.vocab_size
-    ids = {*checkpoint.config.eos_token_ids, *token_ids(generation, "eos_token_id", size)}
-    eos = expected_ids(checkpoint)["eos"]
-    return frozenset(ids if eos is None else ids | {eos})
 
 
 def _named(file: GGUFFile, checkpoint: Checkpoint) -> list[str]:

@@ -1,23 +1,20 @@
 """The kinds of files that are bent, and the commands that read them."""
 
-import hashlib
 import json
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from random import Random
 
 from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
-from tests.fuzz import gguf_file
+from tests.fuzz import gguf_file, stored
 from tests.fuzz.mutate import EXTREMES, bend_bytes, bend_json
 from tests.fuzz.odd_model import write_odd_model
+from tests.fuzz.stored import ANSWER, Command
 from tests.tiny import write_model
-
-Command = list[str]
-ANSWER = ["-n", "2", "--threads", "1", "--temp", "0"]
-LONG = "answer shortly and say nothing that you were not asked for " * 2
 
 
 @dataclass(frozen=True)
@@ -38,10 +35,14 @@ def _prepare_gguf(folder: Path) -> None:
 
 
 def _bend_gguf(rng: Random, folder: Path) -> list[Command]:
-    good = (folder / f"good-{rng.randrange(2)}.gguf").read_bytes()
     bad = folder / "bad.gguf"
-    bad.write_bytes(gguf_file.mutant(rng, gguf_file.parse(good)))
+    bad.write_bytes(gguf_file.mutant(rng, _parsed(folder / f"good-{rng.randrange(2)}.gguf")))
     return _read_model(rng, bad)
+
+
+@cache
+def _parsed(path: Path) -> gguf_file.File:
+    return gguf_file.parse(path.read_bytes())
 
 
 def _bend_odd(rng: Random, folder: Path) -> list[Command]:
@@ -146,46 +147,6 @@ def _convert(rng: Random, folder: Path) -> list[Command]:
     ]
 
 
-# KV caches
-
-
-def _prepare_cache(folder: Path) -> None:
-    write_model(folder / "model.gguf")
-
-
-def _bend_cache(rng: Random, folder: Path) -> list[Command]:
-    """The first mutant's command makes the sound file; it holds the model's own key."""
-    path, good = folder / "store" / "cache" / "name-x.kv", folder / "good.kv"
-    flags = [LONG, "-m", str(folder / "model.gguf"), *ANSWER, "-c", "256", "--cache"]
-    if not good.exists():
-        return [["run", *flags, "x"], ["keep", str(path), str(good)]]
-    path.write_bytes(_bent_cache(rng, good.read_bytes()))
-    return [["run", *flags, "x"]]
-
-
-def _bent_cache(rng: Random, good: bytes) -> bytes:
-    start = 16 + 32  # the magic and the digest
-    (length,) = struct.unpack_from("<Q", good, start)
-    header, state = good[start + 8 : start + 8 + length], good[start + 8 + length :]
-    tokens = len(json.loads(header)["tokens"])
-    kind = rng.random()
-    if kind < 0.3:
-        header = bend_json(rng, json.loads(header), rng.choice((1, 1, 2)))
-        length = len(header)
-    elif kind < 0.35:
-        length = rng.choice(EXTREMES)
-    elif kind < 0.8:
-        for _ in range(rng.choice((1, 1, 2))):
-            at = 4 * rng.randrange(rng.choice((16, 3 * tokens + 16, len(state) // 4)))
-            value = rng.choice((*EXTREMES, rng.randrange(tokens + 2))) & 0xFFFFFFFF
-            state = state[:at] + struct.pack("<I", value) + state[at + 4 :]
-    bad = struct.pack("<Q", length) + header + state
-    if kind >= 0.8:
-        bad = bend_bytes(rng, bad, rng.choice((1, 1, 4)), rng.choice((200, len(header) + 1000)))
-    digest = hashlib.sha256(bad).digest() if rng.random() < 0.9 else good[16:start]
-    return good[:16] + digest + bad
-
-
 KINDS = {
     "gguf": Kind(_prepare_gguf, _bend_gguf),
     "odd-model": Kind(lambda folder: None, _bend_odd),
@@ -196,5 +157,8 @@ KINDS = {
     "tokenizer-config": Kind(_prepare_checkpoint, _bend_small("tokenizer_config.json")),
     "generation-config": Kind(_prepare_checkpoint, _bend_small("generation_config.json")),
     "card": Kind(_prepare_checkpoint, _bend_card),
-    "cache": Kind(_prepare_cache, _bend_cache),
+    "cache": Kind(stored.prepare, stored.bend_cache),
+    "session": Kind(stored.prepare, stored.bend_session),
+    "tuned": Kind(stored.prepare, stored.bend_tuned),
+    "models-toml": Kind(stored.prepare, stored.bend_models),
 }

@@ -18,7 +18,16 @@ import time
 from pathlib import Path
 from random import Random
 
-from tests.fuzz.kinds import KINDS, Command
+from llamacli import cli, sessions
+from llamacli.chat import ChatSession
+from llamacli.commands.session import notice
+from llamacli.engine import Engine
+from llamacli.loading import EngineSettings
+from llamacli.repl.saved import use_settings
+from llamacli.sampling import SamplingSettings
+from llamacli.show.text import printable
+from tests.fuzz.kinds import KINDS
+from tests.fuzz.stored import Command
 
 MEMORY = 1 << 30  # bytes beyond what the program takes before it reads a file
 SECONDS = 5.0
@@ -32,6 +41,8 @@ def main() -> None:
     os.dup2(2, 1)
     sys.stdin = open(os.devnull)  # noqa: SIM115
     os.environ["LLAMACLI_HOME"] = str(folder / "store")
+    os.environ["LLAMACLI_CONFIG"] = str(folder)
+    os.environ["HF_HUB_OFFLINE"] = "1"
     kind = KINDS[name]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -57,12 +68,10 @@ def main() -> None:
 
 def run(command: Command) -> tuple[int, str]:
     """The exit code of the program's main, and what was wrong with how it ended."""
-    from llamacli import cli
-
     if command[0] == "keep":
         shutil.copy(command[1], command[2])
         return 0, ""
-    out, err = io.StringIO(), io.StringIO()
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
     code = -1
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -80,6 +89,24 @@ def run(command: Command) -> tuple[int, str]:
     if CONTROLS.search(said):
         return code, f"control characters in {said[-500:]!r}"
     return code, ""
+
+
+@cli.app.command(hidden=True)
+def resume_session(model: str, name: str) -> None:
+    """What `chat --resume` does, without the terminal that it wants."""
+    for found in sessions.list_sessions():
+        notice(printable(f"{found.name}: {found.model} {found.first} {found.problem}"))
+    saved = sessions.resume(name, notice)
+    for line in saved.notices:
+        notice(line)
+    with Engine(Path(model), EngineSettings(context=256, threads=1)) as engine:
+        chat = ChatSession(engine, SamplingSettings(), conversation=saved.conversation)
+        use_settings(chat, {**saved.head.settings, "max_tokens": 2})
+        for chunk in chat.send("go on"):
+            print(chunk.text)
+    print(sessions.export_markdown(saved.head, saved.conversation.messages))
+    if saved.log is not None:
+        saved.log.close()
 
 
 def _address_space() -> int:

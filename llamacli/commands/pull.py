@@ -1,0 +1,56 @@
+"""llamacli pull: a GGUF file from the Hub into the store."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llamacli.commands import fetching
+from llamacli.commands.session import notice
+from llamacli.store import target_folder
+
+if TYPE_CHECKING:
+    from llamacli.hub_checkpoint import Needs
+
+
+def pull(
+    source: Annotated[
+        str,
+        typer.Argument(help="owner/repo:Q4_K_M, owner/repo/file.gguf, or owner/repo with one."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file to write; without it, one in the store."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    revision: fetching.Revision = None,
+    token: fetching.Token = None,
+) -> None:
+    """Fetch a GGUF file from the Hub and print its path; parts of a split one are put together.
+
+    It is checked before it gets its name. What was cut short goes on from there.
+    """
+    from rich.console import Console
+
+    from convert.writer import check_target
+    from llamacli.hub import look_up
+    from llamacli.hub_checkpoint import check_disk
+    from llamacli.hub_gguf import choose, parse_wanted
+    from llamacli.pull import pull as fetch
+
+    wanted = parse_wanted(source)
+    repo = look_up(wanted.repo, revision, token)
+    name, parts = choose(repo, wanted)
+    target = output or target_folder() / name
+    check_target(target, force)
+
+    def tell(needed: "Needs") -> None:
+        fetching.tell_needs(repo, needed, target)
+        check_disk(needed, target)
+
+    with (
+        fetching.kept_pieces(target),
+        fetching.progress_bar(Console(stderr=True), "B") as show,
+    ):
+        fetch(repo, parts, target, tell=tell, force=force, progress=show, notice=notice)
+    typer.echo(target)

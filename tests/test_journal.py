@@ -1,0 +1,130 @@
+"""Partial files and their journals: what is kept, what is thrown away, who may write."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convert import CheckpointError, SourceError, TargetError, TargetExistsError
+from convert.journal import Journal, partial_path, resumable_file, taken
+
+MADE_OF = {"origin": "a/b@1", "files": {"x": "y"}}
+
+
+def write(
+    target: Path, pieces: dict[int, bytes], error: BaseException | None = None, **options: Any
+) -> Journal:
+    """One call that writes some pieces, and fails where an error is given."""
+    made_of = options.pop("made_of", MADE_OF)
+    with resumable_file(target, options.pop("force", False), made_of) as (_, journal):
+        for offset, data in pieces.items():
+            journal.write(data, offset)
+        if error is not None:
+            raise error
+    return journal
+
+
+def found(target: Path, made_of: Any = MADE_OF) -> tuple[set[int], bool]:
+    """What the next call finds of two pieces, and whether it began anew; it ends as it began."""
+    with pytest.raises(KeyboardInterrupt), resumable_file(target, False, made_of) as (_, journal):
+        there = journal.keep_whole([(0, 5), (5, 6)], 2), journal.renewed
+        raise KeyboardInterrupt
+    return there
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "out.gguf"
+
+
+def cut_short(target: Path) -> Path:
+    """Two pieces were written when the source failed; the journal's path."""
+    with pytest.raises(SourceError):
+        write(target, {0: b"first", 5: b"second"}, SourceError("away"))
+    return target.with_name(f".{target.name}.journal")
+
+
+def names(target: Path) -> set[str]:
+    return {path.name for path in target.parent.iterdir()}
+
+
+def test_a_whole_file_gets_its_name_and_leaves_nothing_else(target: Path) -> None:
+    write(target, {0: b"first", 5: b"second"})
+    assert target.read_bytes() == b"firstsecond"
+    assert names(target) == {"out.gguf"}
+
+
+def test_pieces_stay_where_the_source_fails(target: Path) -> None:
+    cut_short(target)
+    assert names(target) == {".out.gguf.partial", ".out.gguf.journal"}
+    assert taken(target) > 0
+    assert found(target) == ({0, 5}, False)
+    write(target, {})
+    assert target.read_bytes() == b"firstsecond"
+
+
+@pytest.mark.parametrize("error", [CheckpointError("damaged"), OSError(28, "full"), ValueError()])
+def test_nothing_stays_where_the_same_would_fail_again(target: Path, error: Exception) -> None:
+    with pytest.raises((CheckpointError, TargetError, ValueError)):
+        write(target, {0: b"first"}, error)
+    assert names(target) == set()
+
+
+def test_nothing_stays_where_nothing_was_written(target: Path) -> None:
+    with pytest.raises(SourceError):
+        write(target, {}, SourceError("away"))
+    assert names(target) == set()
+
+
+def test_pieces_of_another_source_are_thrown_away(target: Path) -> None:
+    cut_short(target)
+    assert found(target, {**MADE_OF, "origin": "a/b@2"}) == (set(), True)
+
+
+def test_a_piece_whose_bytes_changed_is_not_there(target: Path) -> None:
+    cut_short(target)
+    with partial_path(target).open("r+b") as file:
+        file.write(b"F")
+    assert found(target) == ({5}, False)
+
+
+def test_a_partial_file_that_was_cut_is_noticed(target: Path) -> None:
+    cut_short(target)
+    os.truncate(partial_path(target), 8)
+    assert found(target) == ({0}, False)
+
+
+@pytest.mark.parametrize(
+    "line", ['[12, 3, "to', "[1]\n", "{}\n", "null\n", '["a", 1, "b"]\n', "\0\n", "[" * 9999 + "\n"]
+)
+def test_the_journal_counts_up_to_a_line_that_is_not_whole(target: Path, line: str) -> None:
+    journal = cut_short(target)
+    with journal.open("a") as file:
+        file.write(line + '[5, 6, "no hash"]\n')
+    assert found(target) == ({0, 5}, False)
+    assert found(target) == ({0, 5}, False)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"null\n", b"{}\n[0, 5]\n"])
+def test_a_journal_that_is_none_begins_anew(target: Path, content: bytes) -> None:
+    cut_short(target).write_bytes(content)
+    assert found(target)[0] == set()
+
+
+def test_another_process_is_not_disturbed(target: Path) -> None:
+    with pytest.raises(SourceError), resumable_file(target, False, MADE_OF) as (_, journal):
+        journal.write(b"first", 0)
+        with pytest.raises(TargetError, match="another process"):
+            write(target, {0: b"other"})
+        raise SourceError("away")
+    assert found(target)[0] == {0}
+
+
+def test_a_target_that_came_meanwhile_is_kept(target: Path) -> None:
+    with pytest.raises(TargetExistsError), resumable_file(target, False, MADE_OF) as (_, journal):
+        journal.write(b"first", 0)
+        target.write_text("other's")
+    assert target.read_text() == "other's" and names(target) == {"out.gguf"}
+    write(target, {0: b"first"}, force=True)
+    assert target.read_bytes() == b"first"

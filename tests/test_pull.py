@@ -1,0 +1,244 @@
+"""Fetching ready GGUF files, end to end: the real program against a stand-in on local ports."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from bench.checkpoint import tokenizer
+from llamacli.errors import UsageError
+from llamacli.hub_gguf import Wanted, parse_wanted
+from tests.hub_server import Cut, Hub, HubRepo, serve
+from tests.test_cli import llamacli, one_line
+from tests.tiny import write_model
+
+REPO = "owner/Tiny-GGUF"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "Tiny.gguf")
+
+
+@pytest.fixture
+def hub(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serve() as running:
+        running.repos[REPO] = HubRepo({"Tiny-F32.gguf": model.read_bytes(), "README.md": b"hi"})
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
+            monkeypatch.delenv(name, raising=False)
+        yield running
+
+
+def split(model: Path, folder: Path, count: int, *, bare: bool = False) -> dict[str, bytes]:
+    """What gguf-split makes of a model: all metadata in the first part, split.* keys in each.
+
+    bare leaves the first part without tensors, as its --no-tensor-first-split does.
+    """
+    reader = gguf.GGUFReader(model)
+    groups = np.array_split(np.arange(len(reader.tensors)), count - bare)
+    groups = [np.arange(0), *groups] if bare else groups
+    files = {}
+    for number, group in enumerate(groups):
+        name = f"Tiny-F32-{number + 1:05d}-of-{count:05d}.gguf"
+        writer = gguf.GGUFWriter(folder / name, "llama")
+        for field in reader.fields.values() if number == 0 else ():
+            if field.name != "general.architecture" and not field.name.startswith("GGUF."):
+                kind = field.types[0]
+                item = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+                writer.add_key_value(field.name, field.contents(), kind, item)
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", count)
+        writer.add_int32("split.tensors.count", len(reader.tensors))
+        for i in group:
+            writer.add_tensor(reader.tensors[i].name, np.array(reader.tensors[i].data))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        files[name] = (folder / name).read_bytes()
+    return files
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_file()} if folder.exists() else set()
+
+
+@pytest.mark.parametrize("name", [REPO, f"{REPO}:F32", f"{REPO}:f32", f"{REPO}/Tiny-F32.gguf"])
+def test_a_file_arrives_whole(hub: Hub, model: Path, store: Path, name: str) -> None:
+    result = llamacli("pull", name)
+    assert result.stdout == f"{store / 'Tiny-F32.gguf'}\n"
+    assert (store / "Tiny-F32.gguf").read_bytes() == model.read_bytes()
+    assert files_in(store) == {"Tiny-F32.gguf"}
+    needs = result.stderr.splitlines()
+    assert "to fetch in 1 files" in needs[0] and "disk: " in needs[1] and "memory: " in needs[2]
+
+
+@pytest.mark.parametrize(("count", "bare"), [(2, False), (3, True)])
+def test_parts_are_put_together(
+    hub: Hub, model: Path, store: Path, tmp_path: Path, count: int, bare: bool
+) -> None:
+    """The same tensors and metadata as in the model that was split, and the same answer."""
+    parts = split(model, tmp_path, count, bare=bare)
+    hub.repos[REPO] = HubRepo({f"F32/{name}": data for name, data in parts.items()})
+    llamacli("pull", f"{REPO}:F32")
+    merged = store / "Tiny-F32.gguf"
+    before, after = gguf.GGUFReader(model), gguf.GGUFReader(merged)
+    assert [t.name for t in after.tensors] == [t.name for t in before.tensors]
+    for one, other in zip(before.tensors, after.tensors, strict=True):
+        assert one.shape.tolist() == other.shape.tolist() and one.tensor_type == other.tensor_type
+        assert np.array_equal(one.data, other.data)
+    fields = [f for f in before.fields if not f.startswith("GGUF.")]
+    assert fields == [f for f in after.fields if not f.startswith("GGUF.")]
+    assert all(after.fields[f].contents() == before.fields[f].contents() for f in fields)
+    options = ("--temp", "0", "-n", "8")
+    answers = {llamacli("run", "hi", "-m", path, *options).stdout for path in (model, merged)}
+    assert len(answers) == 1
+
+
+def test_an_existing_file_needs_force(hub: Hub, model: Path, store: Path) -> None:
+    store.mkdir()
+    (store / "Tiny-F32.gguf").write_text("mine")
+    assert "--force" in one_line(llamacli("pull", REPO, check=6))
+    assert (store / "Tiny-F32.gguf").read_text() == "mine"
+    llamacli("pull", REPO, "--force")
+    assert (store / "Tiny-F32.gguf").read_bytes() == model.read_bytes()
+
+
+def test_broken_connections_change_no_byte(hub: Hub, model: Path, tmp_path: Path) -> None:
+    hub.expire_after = 3
+    hub.cuts = lambda number, asked: Cut(after=100_000) if number % 3 else None
+    llamacli("pull", REPO, "-o", tmp_path / "out.gguf")
+    assert (tmp_path / "out.gguf").read_bytes() == model.read_bytes()
+
+
+def test_a_killed_pull_goes_on(hub: Hub, store: Path, tmp_path: Path) -> None:
+    """A model of a few pieces, the last of which hangs until the program is killed."""
+    large = write_model(tmp_path / "large.gguf", tokenizer=tokenizer(50_000))
+    hub.repos[REPO].files["Tiny-F32.gguf"] = large.read_bytes()
+    gate = threading.Event()
+    last = f"-{large.stat().st_size - 1}"
+    hub.cuts = lambda number, asked: Cut(after=9, gate=gate) if asked.endswith(last) else None
+    child = subprocess.Popen(
+        [sys.executable, "-m", "llamacli", "pull", REPO], stderr=subprocess.PIPE, text=True
+    )
+    journal = store / ".Tiny-F32.gguf.journal"
+    deadline = time.monotonic() + 60
+    while not journal.exists() or journal.read_text().count("\n") < 1 + 1 + 3:
+        assert child.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    gate.set()
+    hub.cuts = lambda number, asked: None
+    hub.requests.clear()
+    assert "going on" in llamacli("pull", REPO).stderr
+    header, *rest = hub.fetched("Tiny-F32.gguf")
+    assert header.startswith("bytes=0-") and len(rest) == 1 and rest[0].endswith(last)
+    assert (store / "Tiny-F32.gguf").read_bytes() == large.read_bytes()
+    assert files_in(store) == {"Tiny-F32.gguf"}
+
+
+def test_weights_with_another_hash_leave_nothing(hub: Hub, store: Path) -> None:
+    hub.tamper = lambda data: data[:-100] + b"?" * 100
+    assert "another SHA-256" in llamacli("pull", REPO, check=3).stderr.splitlines()[-1]
+    assert files_in(store) == set()
+
+
+def test_a_file_that_is_not_the_one_in_the_index_is_noticed(hub: Hub, store: Path) -> None:
+    def lie(index: dict[str, Any]) -> dict[str, Any]:
+        index["siblings"][0]["lfs"]["sha256"] = "a" * 64
+        return index
+
+    hub.edit_index = lie
+    assert "was changed at owner/Tiny-GGUF" in one_line(llamacli("pull", REPO, check=3))
+    assert files_in(store) == set()
+
+
+def replaced(name: str, data: bytes) -> Callable[[Hub, Path], None]:
+    def change(hub: Hub, folder: Path) -> None:
+        hub.repos[REPO] = HubRepo({name: data})
+
+    return change
+
+
+def another_architecture(hub: Hub, folder: Path) -> None:
+    writer = gguf.GGUFWriter(folder / "other.gguf", "mamba")
+    writer.add_tensor("x", np.zeros(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    hub.repos[REPO] = HubRepo({"other.gguf": (folder / "other.gguf").read_bytes()})
+
+
+def cut_off(hub: Hub, folder: Path) -> None:
+    files = hub.repos[REPO].files
+    files["Tiny-F32.gguf"] = files["Tiny-F32.gguf"][:-5000]
+
+
+def several(hub: Hub, folder: Path) -> None:
+    hub.repos[REPO] = HubRepo({"a-Q4_K_M.gguf": b"", "b.Q8_0.gguf": b"", "mmproj.gguf": b""})
+
+
+def without_a_part(hub: Hub, folder: Path) -> None:
+    hub.repos[REPO] = HubRepo({"a-Q8_0-00001-of-00002.gguf": b""})
+
+
+def parts_of_two(hub: Hub, folder: Path) -> None:
+    """The second part twice: it is another's in the first place."""
+    parts = split(write_model(folder / "m.gguf"), folder, 2)
+    second = parts["Tiny-F32-00002-of-00002.gguf"]
+    hub.repos[REPO] = HubRepo({**parts, "Tiny-F32-00001-of-00002.gguf": second})
+
+
+@pytest.mark.parametrize(
+    ("fault", "name", "code", "words"),
+    [
+        (None, "Tiny", 2, "names no GGUF file on the Hub"),
+        (None, "llama-3.2-1b", 2, "`llamacli convert llama-3.2-1b` gets it"),
+        (None, "owner/x:../y", 2, "names no GGUF file on the Hub"),
+        (None, f"{REPO}:Q4_K_M", 4, "has no Q4_K_M; there are F32"),
+        (None, f"{REPO}/other.gguf", 4, "has no other.gguf"),
+        (several, REPO, 2, "name one, as owner/Tiny-GGUF:Q4_K_M, of Q4_K_M, Q8_0, mmproj.gguf"),
+        (without_a_part, f"{REPO}:Q8_0", 3, "not all of its parts"),
+        (parts_of_two, REPO, 3, "split.no is 1, expected 0"),
+        (replaced("README.md", b""), REPO, 4, f"`llamacli convert {REPO}`"),
+        (replaced("x.gguf", b"GGUF but not for long"), REPO, 3, "x.gguf"),
+        (replaced(".x.gguf", b""), REPO, 3, "hidden"),
+        (another_architecture, REPO, 3, "other.gguf: its architecture is 'mamba'"),
+        (cut_off, REPO, 3, "ends beyond the file's"),
+    ],
+)
+def test_each_fault_is_one_line_and_a_code(
+    hub: Hub,
+    store: Path,
+    tmp_path: Path,
+    fault: Callable[[Hub, Path], None] | None,
+    name: str,
+    code: int,
+    words: str,
+) -> None:
+    if fault is not None:
+        fault(hub, tmp_path)
+    assert words in one_line(llamacli("pull", name, check=code))
+    assert files_in(store) == set()
+
+
+def test_forms_of_names() -> None:
+    assert parse_wanted("a/b") == Wanted("a/b")
+    assert parse_wanted("a/b:Q4_K_M") == Wanted("a/b", quantization="Q4_K_M")
+    assert parse_wanted("a/b/c.gguf") == Wanted("a/b", file="c.gguf")
+    assert parse_wanted("a/b/sub/c.gguf") == Wanted("a/b", file="sub/c.gguf")
+    for wrong in ("", "a", "a/", "/a", "a/b:", "a/b/", "a/b:c/d", "https://x.co/a/b", "a b/c"):
+        with pytest.raises(UsageError):
+            parse_wanted(wrong)
