@@ -25,7 +25,8 @@ define compile_llama_cpp
 mkdir -p "$(WHEELS)"; \
 echo "compiling $(LLAMA_CPP) for $(ACCEL), this once: 3 to 10 minutes (log: $(LOG))" >&2; \
 CMAKE_ARGS="$(FLAGS_$(ACCEL)) $$CMAKE_ARGS" $(BIN)/pip wheel -v --no-deps --disable-pip-version-check \
-  $(if $(filter cpu,$(ACCEL)),,--no-cache-dir) --wheel-dir "$(WHEELS)/part" "$(LLAMA_CPP)" 2>&1 \
+  $(if $(filter cpu,$(ACCEL)),,--no-cache-dir) --wheel-dir "$(WHEELS)/part" \
+  --require-hashes -r llama-cpp-python.lock 2>&1 \
   | tee "$(LOG)" | awk '$(show_counter)' >&2; \
 mv "$(WHEELS)"/part/$(WHEEL)-*.whl "$(WHEELS)" 2>/dev/null \
   || { tail -n 20 "$(LOG)" >&2; echo "the compilation failed; all of its output is in $(LOG)" >&2; exit 1; }
@@ -37,8 +38,13 @@ ifneq ($(ACCEL),$(shell cat $(VENV)/.accel 2>/dev/null))
 $(VENV)/.installed: replace
 endif
 
+# All that is installed is in these files with its hashes, but for llama.cpp, whose source is checked
+# before it is compiled. `make lock` writes them anew.
+LOCKED := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r
+UV := uvx uv pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command "make lock"
+
 .DEFAULT_GOAL := help
-.PHONY: replace help install demo test test-parity lint bench clean
+.PHONY: replace help install demo test fuzz audit lock test-parity lint bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,20 +53,21 @@ install: $(VENV)/.installed ## Set up .venv (ACCEL=cpu, metal, cuda or vulkan; l
 
 replace:
 
-$(VENV)/.installed: pyproject.toml models.toml
+$(VENV)/.installed: pyproject.toml requirements.lock models.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "llamacli needs Python 3.11 or newer; set PYTHON=…" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@ls "$(WHEELS)"/$(WHEEL)-*.whl >/dev/null 2>&1 || { $(compile_llama_cpp); }
 	@echo "installing llamacli and what it needs into $(VENV)" >&2
 	@test "$$(cat $(VENV)/.accel 2>/dev/null)" = "$(ACCEL)" \
 	  || $(BIN)/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$(WHEELS)"/$(WHEEL)-*.whl
-	@$(BIN)/pip install --quiet --disable-pip-version-check --find-links "$(WHEELS)" -e ".[fast]"
+	@$(LOCKED) requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e . && $(BIN)/pip check --disable-pip-version-check >/dev/null
 	@echo "$(ACCEL)" > $(VENV)/.accel
 	@touch $@
 
-$(VENV)/.tested: $(VENV)/.installed
+$(VENV)/.tested: $(VENV)/.installed requirements-test.lock
 	@echo "installing what the tests need" >&2
-	@$(BIN)/pip install --quiet --disable-pip-version-check --find-links "$(WHEELS)" -e ".[fast,test,lint]"
+	@$(LOCKED) requirements-test.lock
 	@touch $@
 
 demo: $(VENV)/.installed ## Convert the built-in demo checkpoint, ask it, and pipe to it
@@ -69,6 +76,18 @@ demo: $(VENV)/.installed ## Convert the built-in demo checkpoint, ask it, and pi
 test: $(VENV)/.tested ## Run the tests
 	@$(BIN)/python -m pytest
 
+fuzz: $(VENV)/.tested ## Read 10,000 hostile files of each kind (COUNT=…, KINDS="gguf session …")
+	@$(BIN)/python -m tests.fuzz --count $(or $(COUNT),10000) $(KINDS)
+
+audit: $(VENV)/.tested ## Look the locked dependencies up among known vulnerabilities (needs the network)
+	@$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
+	@for lock in requirements.lock requirements-test.lock llama-cpp-python.lock; do $(BIN)/pip-audit --strict --disable-pip --require-hashes -r $$lock || exit 1; done
+
+lock: ## Choose the newest dependencies and write the lock files (needs uv)
+	@$(UV) --upgrade --python-version 3.11 --extra fast --no-emit-package llama-cpp-python -o requirements.lock pyproject.toml
+	@$(UV) --upgrade --python-version 3.11 --all-extras --no-emit-package llama-cpp-python -c requirements.lock -o requirements-test.lock pyproject.toml
+	@echo "$(LLAMA_CPP)" | $(UV) --upgrade --no-deps --no-binary llama-cpp-python -o llama-cpp-python.lock -
+
 test-parity: $(VENV)/.tested ## Compare logits with transformers live (installs PyTorch's CPU build)
 	@$(BIN)/pip install --quiet --disable-pip-version-check "torch==2.13.0"
 	@$(BIN)/python -m pytest tests/parity
@@ -76,8 +95,7 @@ test-parity: $(VENV)/.tested ## Compare logits with transformers live (installs 
 lint: $(VENV)/.tested ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: $(VENV)/.installed ## Measure, side by side with llama.cpp's own tools, into docs/
-	@$(BIN)/pip install --quiet --disable-pip-version-check --find-links "$(WHEELS)" -e ".[fast,bench]"
+bench: $(VENV)/.tested ## Measure, side by side with llama.cpp's own tools, into docs/
 	@$(BIN)/python -m bench
 
 clean: ## Remove the virtual environment and caches of tools (the compiled wheel stays)

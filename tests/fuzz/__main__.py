@@ -15,10 +15,9 @@ if unknown := set(arguments.kinds) - set(KINDS):
     parser.error(f"no such kind: {', '.join(sorted(unknown))}")
 found = 0
 for kind in arguments.kinds or KINDS:
-    outcome = fuzz(kind, arguments.first, arguments.first + arguments.count)
+    end = arguments.first + arguments.count
+    outcome = fuzz(kind, arguments.first, end, lambda fault: print(f"  {fault}", flush=True))
     codes = ", ".join(f"{code}: {count}" for code, count in sorted(outcome.codes.items()))
     print(f"{kind}: {outcome.mutants} mutants, exit codes {codes}", flush=True)
-    for number, fault in outcome.faults:
-        print(f"  --first {number} --count 1 {kind}: {fault}", flush=True)
     found += len(outcome.faults)
 sys.exit(1 if found else 0)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +22,18 @@ class Outcome:
     mutants: int = 0
     codes: Counter[int] = field(default_factory=Counter)
     faults: list[tuple[int, str]] = field(default_factory=list)
+    on_fault: Callable[[str], None] = lambda _: None
+
+    def add_fault(self, number: int, fault: str) -> None:
+        self.faults.append((number, fault))
+        self.on_fault(f"--first {number} --count 1 {self.kind}: {fault}")
 
 
-def fuzz(kind: str, first: int, end: int) -> Outcome:
+def fuzz(
+    kind: str, first: int, end: int, on_fault: Callable[[str], None] = lambda _: None
+) -> Outcome:
     """Read the mutants of a kind from number first up to end, exclusively."""
-    outcome = Outcome(kind)
+    outcome = Outcome(kind, on_fault=on_fault)
     with tempfile.TemporaryDirectory(prefix="llamacli-fuzz-") as folder:
         while first < end:
             first = _work(outcome, Path(folder), first, min(first + AT_ONCE, end))
@@ -50,13 +58,14 @@ def _work(outcome: Outcome, folder: Path, first: int, end: int) -> int:
                 said.seek(0)
                 last = said.read()[-500:].decode(errors="replace")
                 what = f"ended with {code}: {last}" if ready else f"hung for {patience:.0f} s"
-                outcome.faults.append((number, f"the worker {what}"))
+                outcome.add_fault(number, f"the worker {what}")
                 outcome.mutants += 1
                 return number + 1
             number, codes, faults = json.loads(line)
             outcome.mutants += 1
             outcome.codes.update(codes)
-            outcome.faults += [(number, fault) for fault in faults]
+            for fault in faults:
+                outcome.add_fault(number, fault)
             number, patience = number + 1, HANG
         child.wait()
         child.stdout.close()

@@ -1,0 +1,152 @@
+"""Files made to swell, hang or paint a terminal: each is refused, or harmless, and quickly so."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import pytest
+
+from convert import CheckpointError, convert
+from convert.checkpoint import open_checkpoint
+from convert.model_card import read_model_card
+from llamacli import registry
+from llamacli.conversation import replay
+from llamacli.errors import InvalidModelError
+from llamacli.gguf_check import check_llama
+from llamacli.gguf_file import read_gguf
+from llamacli.session_file import MAX_LINES, read_session
+from tests.fuzz.stored import TOML
+from tests.tiny import write_model
+
+Make = Callable[..., Path]
+
+BOMB = "a: &a {x: 1}\n" + "".join(
+    f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 9)}]}}\n"
+    for old, new in zip("abcdefghij", "bcdefghijk", strict=True)
+)
+
+
+@pytest.mark.parametrize("front", [BOMB, "a: " + "[" * 100_000, "a: x" * 200_000])
+def test_a_model_card_that_swells_costs_the_card_alone(
+    front: str, checkpoint: Make, tmp_path: Path
+) -> None:
+    folder = checkpoint()
+    (folder / "README.md").write_text(f"---\nlicense: llama3\n{front}\n---\n")
+    with pytest.raises(ValueError):
+        read_model_card(folder)
+    convert(folder, tmp_path / "out.gguf", "Q8_0")
+    assert "general.license" not in read_gguf(tmp_path / "out.gguf").metadata
+
+
+def test_a_model_card_gives_what_gguf_can_hold(checkpoint: Make, tmp_path: Path) -> None:
+    folder = checkpoint()
+    card = {"license": "llama3", "model_name": ["a", "list"], "version": 3, "tags": ["x", "y"]}
+    (folder / "README.md").write_text(f"---\n{json.dumps(card)}\n---\ntext")
+    assert read_model_card(folder) == {"license": "llama3", "tags": ["x", "y"]}
+    convert(folder, tmp_path / "out.gguf", "Q8_0")
+    assert read_gguf(tmp_path / "out.gguf").metadata["general.license"] == "llama3"
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "chat_template.jinja"])
+@pytest.mark.parametrize("device", ["/dev/zero", "pipe"])
+def test_links_to_what_has_no_end(name: str, device: str, checkpoint: Make, tmp_path: Path) -> None:
+    folder = checkpoint()
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "pipe")
+    (folder / name).symlink_to(tmp_path / device)
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_json_that_would_swell(name: str, checkpoint: Make) -> None:
+    """The JSON module makes up to 35 bytes of one: too long texts aren't given to it."""
+    folder = checkpoint()
+    text = b'{"a":[' + b"[]," * (7 << 20) + b"[]]}"
+    length = len(text).to_bytes(8, "little") if name.endswith("tensors") else b""
+    (folder / name).write_bytes(length + text)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match="absurd"):
+        open_checkpoint(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.add_token_list(["語" * 9000, *map(str, range(1023))]), "absurdly long"),
+        (lambda w: w.add_token_types([6] * 1024), "type 6"),
+        (lambda w: w.add_array("tokenizer.chat_template", ["a", "b"]), "not a text"),
+    ],
+)
+def test_vocabularies_that_llama_cpp_would_swell_or_stumble_over(
+    change: Callable[[gguf.GGUFWriter], None], words: str, tmp_path: Path
+) -> None:
+    def forced(writer: gguf.GGUFWriter) -> None:
+        for key in ("tokens", "token_type"):
+            value = writer.kv_data[0].pop(f"tokenizer.ggml.{key}")
+            change(writer)
+            writer.kv_data[0].setdefault(f"tokenizer.ggml.{key}", value)
+
+    path = write_model(tmp_path / "bent.gguf", change=forced)
+    with pytest.raises(InvalidModelError, match=words):
+        check_llama(read_gguf(path))
+
+
+def test_errors_cannot_drive_a_terminal(checkpoint: Make, tmp_path: Path) -> None:
+    name = "\x1b]0;owned\x07\x9b31m\u202e" + "x" * 5000
+    folder = checkpoint()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": [name]}))
+    child = subprocess.run(
+        [sys.executable, "-m", "llamacli", "convert", folder, "-o", tmp_path / "out.gguf"],
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 3 and child.stderr.count("\n") == 1
+    assert child.stderr.rstrip("\n").isprintable() and "\\x1b]0;owned" in child.stderr
+    assert len(child.stderr) < 1200
+
+
+@pytest.mark.parametrize("text", TOML[:4])
+def test_a_models_toml_takes_seconds_at_most(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tomllib's time grows with the square of what a dotted key has of dots."""
+    (tmp_path / "models.toml").write_text(text)
+    monkeypatch.setenv("LLAMACLI_CONFIG", str(tmp_path))
+    with pytest.raises(InvalidModelError):
+        registry.models()
+
+
+def test_a_session_of_many_steps(tmp_path: Path) -> None:
+    lines = [{"role": "user", "content": "a"}, {"event": "forget", "messages": 1}]
+    path = tmp_path / "long.jsonl"
+    path.write_bytes(b"".join(json.dumps(lines[i % 2]).encode() + b"\n" for i in range(MAX_LINES)))
+    with path.open("rb") as file:
+        assert len(read_session(file, "long").conversation.messages) == MAX_LINES // 2
+    with path.open("ab") as file:
+        file.write(b"{}\n")
+    with path.open("rb") as file, pytest.raises(InvalidModelError, match="more than"):
+        read_session(file, "long")
+
+
+def test_replaying_together_is_replaying_one_by_one() -> None:
+    def one(content: str, role: str = "user") -> dict[str, str]:
+        return {"role": role, "content": content}
+
+    steps = [
+        *(one("be short", "system"), one("a"), one("b", "assistant"), one("c")),
+        *({"event": "undo"}, one("d"), {"event": "forget", "messages": 2}, one("e", "assistant")),
+        *({"event": "regenerate", "content": "f"}, one("g"), {"event": "edit", "content": "h"}),
+    ]
+    conversation = replay([])
+    for step in steps:
+        conversation = conversation.after(step)
+    assert replay(steps) == conversation
+    assert [m["content"] for m in conversation.messages] == ["be short", "a", "b", "d", "f", "h"]
