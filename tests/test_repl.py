@@ -13,7 +13,7 @@ from tests.terminal import PROGRAM, Terminal
 
 CHAT = (*PROGRAM, "chat", "--temp", "0", "--threads", "1", "-m")
 ENTER, ALT_ENTER, UP = "\r", "\x1b\r", "\x1b[A"
-CTRL_C, CTRL_D, CTRL_R, CTRL_Z = "\x03", "\x04", "\x12", "\x1a"
+CTRL_C, CTRL_D, CTRL_R, CTRL_S, CTRL_Z = "\x03", "\x04", "\x12", "\x13", "\x1a"
 PASTE = "\x1b[200~{}\x1b[201~"
 
 Start = Callable[..., Terminal]
@@ -259,6 +259,16 @@ def test_sigterm_leaves_at_once_and_loses_nothing(start: Start, store: Path) -> 
     assert chat.leave() == 143
     assert questions(store) == ["What is GGUF?"]
     assert "Traceback" not in chat.text
+
+
+def test_sigterm_leaves_in_mid_answer_on_a_stopped_terminal(start: Start, endless: Path) -> None:
+    chat = start("-c", "100000", model=endless)
+    babble(chat)
+    chat.type(CTRL_S)
+    while chat.read(0.5):  # what was on its way
+        pass
+    chat.kill(signal.SIGTERM)
+    assert chat.leave() == 143
 
 
 def test_a_store_that_cannot_be_written_costs_the_saving_alone(
