@@ -8,27 +8,15 @@ go to stdout and nothing is written.
 
 import argparse
 import importlib
-import subprocess
-import sys
 
-from bench.compare import Outcome, Setup, add_options, set_up, table
+from bench.compare import add_options, set_up, table
 from bench.report import read_report, write_report
 
 NAMES = (
     *("help", "overhead", "oneshot", "prefill", "decode", "growth", "memory_fit"),
     *("chat_turns", "resume", "prompt_cache", "batch", "vocabulary", "quantizers", "conversion"),
+    "streaming",
 )
-
-
-def measure(name: str, setup: Setup) -> Outcome:
-    """What bench.NAME measures; one that only prints its table is run and gives that."""
-    module = importlib.import_module(f"bench.{name}")
-    if hasattr(module, "measure"):
-        return module.measure(setup)
-    command = [sys.executable, "-m", module.__name__, "--model", str(setup.model())]
-    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    title = (module.__doc__ or name).split("\n")[0].rstrip(".:")
-    return Outcome(title, (), note=printed.strip())
 
 
 def main() -> None:
@@ -38,7 +26,7 @@ def main() -> None:
     report = {} if arguments.quick else read_report()
     with set_up(arguments) as setup:
         for name in arguments.only or NAMES:
-            outcome = measure(name, setup)
+            outcome = importlib.import_module(f"bench.{name}").measure(setup)
             print(f"\n## {outcome.title}\n\n{table(outcome)}", flush=True)
             if not setup.quick:
                 report[name] = outcome

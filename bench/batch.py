@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.compare import Outcome, Setup, apart, figure, in_turn, ratio, run_alone
+from bench.compare import Outcome, Setup, Target, apart, figure, in_turn, ratio, run_alone
 from bench.llama_cpp_tools import tool
 from llamacli.cores import physical_cores
 
@@ -86,9 +86,18 @@ def measure(setup: Setup) -> Outcome:
     return Outcome(
         "Many prompts, 1B shape, Q4_K_M",
         tuple(figure(name, "tokens a second", values) for name, values in found.items()),
-        tuple(
-            ratio(f"side by side to {name}", found["side by side"], found[name])
-            for name in ("llama-batched-bench", "one after another")
+        (
+            ratio(
+                "side by side to llama-batched-bench",
+                found["side by side"],
+                found["llama-batched-bench"],
+                Target(0.95),
+            ),
+            ratio(
+                "side by side to one after another",
+                found["side by side"],
+                found["one after another"],
+            ),
         ),
         f"{parallel} prompts of {prompt} tokens, answers of {tokens}, {physical_cores()} threads; "
         "prompts and answers count.",

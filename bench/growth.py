@@ -1,6 +1,6 @@
 """How prefill and decode slow down with length, beside llama-bench at the same depths.
 
-    python -m bench.growth [--model FILE] [--runs 1]
+    python -m bench.growth [--model FILE] [--runs 3]
 
 Attention makes a token's time grow linearly with the tokens before it; what counts is that
 llamacli adds nothing to llama.cpp's own growth.
@@ -46,7 +46,7 @@ def measure(setup: Setup) -> Outcome:
         "llama-bench": lambda: llama_bench_rates(model, depths),
         "llamacli": lambda: apart(llamacli_rates, model, depths),
     }
-    found = in_turn(ways, setup.times(1))
+    found = in_turn(ways, setup.times(3))
 
     def rates(way: str, kind: str, depth: int) -> list[float]:
         return [one[f"{kind} {depth}"] for one in found[way]]

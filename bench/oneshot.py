@@ -63,7 +63,8 @@ def llama_completion(model: Path, prompt: str, answer: int) -> list[str]:
 
 def measure(setup: Setup) -> Outcome:
     model, answer = setup.model(), 8 if setup.quick else ANSWER
-    prompt = instruction(model, 32 if setup.quick else PROMPT)
+    tokens = 32 if setup.quick else PROMPT
+    prompt = instruction(model, tokens)
     ways = {
         "llamacli": lambda: timed(llamacli_run(model, prompt, answer), answer),
         "llama-completion": lambda: timed(llama_completion(model, prompt, answer), answer),
@@ -92,7 +93,7 @@ def measure(setup: Setup) -> Outcome:
                 Target(0.8, most=True),
             ),
         ),
-        f"Processes of their own, {PROMPT} tokens in, {answer} out, the file in the page cache.",
+        f"Processes of their own, about {tokens} tokens in, {answer} out, the file in memory.",
     )
 
 

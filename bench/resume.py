@@ -1,25 +1,21 @@
 """Time to the first token of a resumed chat, with its KV cache from disk and read again.
 
-    python -m bench.resume [--model FILE] [--tokens 4000] [--runs 3]
+    python -m bench.resume [--model FILE] [--runs 3]
 
 Both begin with the model loaded and its KV cache empty, and take the session's file, its prompt's
 tokens, the new message and the choice of a token; one restores the KV cache, the other evaluates
 all. They run in turn; the files are in the system's page cache.
 """
 
-import argparse
 import os
-import statistics
-import tempfile
 import time
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from bench.checkpoint import shape_config, write_checkpoint
-from convert import convert
+from bench.compare import Outcome, Setup, Target, apart, figure, ratio, run_alone
 
-TURNS = 10
+TOKENS, TURNS = 4000, 10
 NAME = "bench"
 
 
@@ -55,13 +51,19 @@ def first_token(engine: Any, question: str, *, cached: bool) -> tuple[float, Any
     return seconds, chat.last
 
 
-def compare(model: Path, tokens: int, runs: int) -> str:
-    """A Markdown table of both times."""
+def measure(setup: Setup) -> Outcome:
+    tokens = 200 if setup.quick else TOKENS
+    return apart(compare, setup.model(), setup.folder / "store", tokens, setup.times(3))
+
+
+def compare(model: Path, store: Path, tokens: int, runs: int) -> Outcome:
+    """Both ways in a process of its own, whose store is that folder."""
     from llamacli.chat import ChatSession
     from llamacli.engine import Engine, EngineSettings
     from llamacli.sampling import SamplingSettings
     from llamacli.sessions import SessionHead, create, save_cache
 
+    os.environ["LLAMACLI_HOME"] = str(store)
     resumed, again = [], []
     with Engine(model, EngineSettings(context=tokens + 1024)) as engine:
         talk = conversation(engine, tokens)
@@ -79,36 +81,17 @@ def compare(model: Path, tokens: int, runs: int) -> str:
             seconds, found = first_token(engine, f"And what is word {i}?", cached=True)
             resumed.append(seconds)
             assert read.cached_tokens == 0 and found.cached_tokens >= tokens - 8
-    ratios = sorted(a / b for a, b in zip(resumed, again, strict=True))
-    rows = [
-        "| | seconds to the first token | lowest | highest |",
-        "| --- | ---: | ---: | ---: |",
-        f"| resumed | {statistics.median(resumed):.2f} | {min(resumed):.2f} | {max(resumed):.2f} |",
-        f"| read again | {statistics.median(again):.2f} | {min(again):.2f} | {max(again):.2f} |",
-        "",
-        f"A chat of {read.prompt_tokens} tokens, of which the new message and its markers are "
-        f"{found.prompt_tokens - found.cached_tokens}; the KV cache was saved in {saving:.2f} s. "
-        f"Medians of {runs}. Ratio: "
-        f"{statistics.median(ratios):.4f} ({ratios[0]:.4f} to {ratios[-1]:.4f}).",
-    ]
-    return "\n".join(rows)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--model", type=Path, help="a GGUF file; without it, one of 1B shape")
-    parser.add_argument("--tokens", type=int, default=4000)
-    parser.add_argument("--runs", type=int, default=3)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["LLAMACLI_HOME"] = folder
-        model = arguments.model
-        if model is None:
-            model = Path(folder) / "1b.gguf"
-            write_checkpoint(Path(folder) / "checkpoint", shape_config("1b"))
-            convert(Path(folder) / "checkpoint", model, "Q4_K_M")
-        print(compare(model, arguments.tokens, arguments.runs))
+    return Outcome(
+        f"A resumed chat of {tokens} tokens, 1B shape",
+        (
+            figure("resumed, first token", "seconds", resumed),
+            figure("read again, first token", "seconds", again),
+        ),
+        (ratio("resumed to read again", resumed, again, Target(0.05, most=True)),),
+        f"{read.prompt_tokens} tokens, of which the new message and its markers are "
+        f"{found.prompt_tokens - found.cached_tokens}; the KV cache was saved in {saving:.2f} s.",
+    )
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(measure, __doc__)

@@ -11,9 +11,9 @@ import statistics
 import time
 from pathlib import Path
 
-from bench.memory import peak_resident
 from convert.checkpoint import open_checkpoint
 from llamacli.gguf_file import read_gguf
+from llamacli.measure import peak_resident
 from llamacli.verify.tensors import compare, match
 
 

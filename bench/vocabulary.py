@@ -1,51 +1,38 @@
-"""How long `llamacli tokens --find` takes over 128,256 tokens, in a GGUF file and in a folder.
+"""How long `llamacli tokens --find` takes over a whole vocabulary, beside an empty Python.
 
-    python -m bench.vocabulary [--runs N]
+    python -m bench.vocabulary [--runs 10]
 
-The tokens are made up, as many as Llama 3 has; beside whole processes of it an empty Python's.
+A GGUF file and a checkpoint are searched, both with Llama 3's number of tokens, 128,256, made up.
 """
 
 from pathlib import Path
 
 from bench.checkpoint import shape_config, write_checkpoint
-from bench.compare import Outcome, Setup, Target, figure, in_turn, run_alone
+from bench.compare import Outcome, Setup, figure, in_turn, run_alone
 from bench.help import milliseconds
 from convert import convert
 
 TOKENS = 128_256
-MOST = 1500  # milliseconds
+
+
+def make_models(folder: Path) -> list[Path]:
+    """A checkpoint with that many tokens and next to no weights, and a GGUF file of it."""
+    config = shape_config("tiny", vocab_size=TOKENS, tie_word_embeddings=True)
+    write_checkpoint(folder / "checkpoint", config, sparse=True)
+    convert(folder / "checkpoint", folder / "model.gguf", "Q8_0")
+    return [folder / "model.gguf", folder / "checkpoint"]
 
 
 def measure(setup: Setup) -> Outcome:
-    folder = setup.folder / "vocabulary"
-    ways = {
-        "`tokens MODEL.gguf --find`": find_in(made_file(folder)),
-        "`tokens FOLDER --find`": find_in(folder),
-        "an empty Python": ["-c", "pass"],
+    commands = {
+        f"`tokens {model.name} --find a`": ["-m", "llamacli", "tokens", str(model), "--find", "a"]
+        for model in make_models(setup.folder / "vocabulary")
     }
-    found = in_turn(
-        {name: lambda given=given: milliseconds(given) for name, given in ways.items()},
-        setup.times(10),
-    )
-    *ours, empty = ways
-    figures = [figure(name, "ms", found[name], Target(MOST, most=True)) for name in ours]
-    return Outcome(
-        "Search in a vocabulary of 128,256 tokens",
-        (*figures, figure(empty, "ms", found[empty])),
-    )
-
-
-def find_in(source: Path) -> list[str]:
-    return ["-m", "llamacli", "tokens", str(source), "--find", "ab"]
-
-
-def made_file(folder: Path) -> Path:
-    """A GGUF file beside a checkpoint in folder, both with all tokens and next to no weights."""
-    config = shape_config("tiny", vocab_size=TOKENS, tie_word_embeddings=True)
-    write_checkpoint(folder, config, sparse=True)
-    target = folder.with_suffix(".gguf")
-    convert(folder, target, "Q8_0")
-    return target
+    commands["an empty Python"] = ["-c", "pass"]
+    ways = {name: lambda given=given: milliseconds(given) for name, given in commands.items()}
+    found = in_turn(ways, setup.times(10))
+    figures = tuple(figure(name, "ms", values) for name, values in found.items())
+    return Outcome("A search of the vocabulary", figures)
 
 
 if __name__ == "__main__":

@@ -187,14 +187,22 @@ def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str
     return template
 
 
+def _headers(files: Sequence[WeightFile]) -> list[dict[str, StoredTensor]]:
+    with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
+        try:
+            return list(pool.map(read_header, files))
+        except BaseException:
+            for file in files:
+                file.cancel()
+            raise
+
+
 def _match(
     config: LlamaConfig, files: Sequence[WeightFile], index: Mapping[str, str] | None
 ) -> dict[TensorSpec, StoredTensor]:
     """Pair what config.json implies with what the files hold; both must agree fully."""
     stored: dict[str, StoredTensor] = {}
-    with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
-        headers = list(pool.map(read_header, files))
-    for file, header in zip(files, headers, strict=True):
+    for file, header in zip(files, _headers(files), strict=True):
         for name, tensor in header.items():
             if name in stored:
                 raise CheckpointError(f"{name} is in both {stored[name].file.name} and {file.name}")

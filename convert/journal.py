@@ -68,12 +68,18 @@ def resumable_file(target: Path, force: bool, made_of: Any) -> Iterator[tuple[Pa
         with _open_journal(notes, descriptor, made_of) as journal:
             try:
                 yield part, journal
-                publish(descriptor, part, target, force)
+                os.fsync(descriptor)
             except BaseException as error:
                 if not _worth_keeping(error, journal):
                     _remove(part, notes)
                 raise
-        _remove(part, notes)
+        # From its renaming on, part may be another process's, and so may a journal.
+        _remove(notes)
+        try:
+            publish(descriptor, part, target, force)
+        finally:
+            if _is_at(descriptor, part):
+                _remove(part)
     except OSError as error:
         raise TargetError(f"{target} can't be written: {error.strerror or error}") from error
     finally:
@@ -144,10 +150,16 @@ def _open_locked(part: Path, target: Path) -> int:
         except OSError:
             os.close(descriptor)
             raise TargetError(f"{target.name} is being written by another process") from None
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), part.stat()):
-                return descriptor
+        if _is_at(descriptor, part):
+            return descriptor
         os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

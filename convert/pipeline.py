@@ -247,7 +247,7 @@ class _Job:
                 "that are NaN or infinite"
             )
         data, place = result.data.reshape(-1).data, self.start + piece.offset
-        if self.journal is None:
+        if self.journal is None or self.not_finite:  # such a piece must be met again
             write_all(self.descriptor, data, place)
         else:
             self.journal.write(data, place)

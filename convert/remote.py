@@ -107,8 +107,9 @@ class RemoteFile:
                 failures = failures + 1 if done == before else 1
                 refusals = refusals + error.refused if done == before else 0
                 if failures >= self._patience.failures or refusals > self._patience.refusals:
-                    raise SourceError(self._gave_up(failures, error)) from error
-                self._pause(failures, error.wait)
+                    text = f"{self.name} can't be read, in {failures} tries: {error}"
+                    raise SourceError(text) from error
+                self._pause(failures, error)
         return buffer
 
     def cancel(self) -> None:
@@ -140,20 +141,22 @@ class RemoteFile:
             raise Broken(str(error) or type(error).__name__) from error
 
     def _watched(self, response: httpx2.Response, length: int) -> Iterator[bytes]:
+        """The answer, read to its end, so that its connection serves the next request as well."""
         since, lately = time.monotonic(), 0
         for chunk in response.iter_raw():
             if self._cancelled.is_set():
                 raise self._stopped()
+            if length <= 0:  # more than was asked for
+                return
             yield chunk[:length]
             length -= len(chunk)
-            if length <= 0:
-                return
             lately += len(chunk)
             if time.monotonic() - since > self._patience.stall:
                 if lately < self._patience.least:
                     raise Broken("it has all but stopped")
                 since, lately = time.monotonic(), 0
-        raise Broken("the answer ended early")
+        if length > 0:
+            raise Broken("the answer ended early")
 
     def _current(self) -> Location:
         with self._lock:
@@ -175,7 +178,7 @@ class RemoteFile:
             self._expire(location)
             raise Broken(f"the server refuses it (HTTP {status})", refused=True)
         if status in BUSY or status >= 500:
-            raise Broken(f"the server answers HTTP {status}", wait=self._asked_wait(response))
+            raise Broken(f"the server answers HTTP {status}", wait=_asked_wait(response))
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise SourceError(f"{self.name}: the server compresses what is to be read as it is")
         if status == 200:
@@ -207,20 +210,17 @@ class RemoteFile:
     def _stopped(self) -> SourceError:
         return SourceError(f"{self.name}: reading was stopped")
 
-    def _asked_wait(self, response: httpx2.Response) -> float:
-        """Seconds by Retry-After; dates, the header's other form, count as none."""
-        value = response.headers.get("Retry-After", "").strip()
-        wait = float(value) if value.isdecimal() else 0.0
-        if wait > self._patience.longest_wait:
+    def _pause(self, failures: int, error: Broken) -> None:
+        if error.wait > self._patience.longest_wait:
             raise SourceError(
-                f"{self.name}: the server asks for a pause of {wait / 60:.0f} minutes "
-                f"(HTTP {response.status_code}); call again then"
-            )
-        return wait
-
-    def _pause(self, failures: int, at_least: float) -> None:
-        if self._cancelled.wait(max(pause(self._patience, failures), at_least)):
+                f"{self.name} can't be read now: {error}, and asks for a pause of "
+                f"{error.wait / 60:.0f} minutes; call again then"
+            ) from error
+        if self._cancelled.wait(max(pause(self._patience, failures), error.wait)):
             raise self._stopped()
 
-    def _gave_up(self, failures: int, error: Broken) -> str:
-        return f"{self.name} can't be read, in {failures} tries: {error}"
+
+def _asked_wait(response: httpx2.Response) -> float:
+    """Seconds by Retry-After; dates, the header's other form, count as none."""
+    value = response.headers.get("Retry-After", "").strip()
+    return float(value) if value.isdecimal() else 0.0

@@ -99,7 +99,7 @@ def unused_hardware(devices: Sequence[Device], machine: Machine) -> list[tuple[s
     elif machine.renderer and not machine.apple_silicon and not kinds & {"cuda", "vulkan"}:
         found.append(("a GPU", "vulkan"))
     return [
-        (f"{what} is here, and llama.cpp was built without {TITLES[kind]}",
+        (f"{what} is here, and llama.cpp was built without {TITLES[kind]} or doesn't see it",
          rebuild_command(kind, machine))
         for what, kind in found
     ]  # fmt: skip
@@ -130,11 +130,18 @@ def this_machine() -> Machine:
     made = (source / "Makefile").is_file() and Path(sys.prefix) == source / ".venv"
     return Machine(
         apple_silicon=sys.platform == "darwin" and platform.machine() == "arm64",
-        nvidia=Path("/proc/driver/nvidia/gpus").is_dir() or bool(shutil.which("nvidia-smi")),
+        nvidia=_has_nvidia(),
         renderer=any(Path("/dev/dri").glob("renderD*")),
         checkout=source if made else None,
         pip=importlib.util.find_spec("pip") is not None,
     )
+
+
+def _has_nvidia() -> bool:
+    """By the driver's folder; on Windows, and Linux within it, by the driver's program."""
+    if sys.platform == "win32" or Path("/dev/dxg").exists():
+        return shutil.which("nvidia-smi") is not None
+    return any(Path("/proc/driver/nvidia/gpus").glob("*"))
 
 
 def _describe(pointer: int) -> Device:

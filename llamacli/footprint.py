@@ -5,7 +5,7 @@ and what its graph keeps at once; tests compare them with what llama.cpp allocat
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
@@ -72,48 +72,42 @@ def footprint(
     gpus: Sequence[Device] = (),
 ) -> Footprint:
     """settings' gpu_layers is a number; gpus are those that hold layers."""
-    count = settings.gpu_layers if isinstance(settings.gpu_layers, int) and gpus else 0
+    count = settings.gpu_layers if isinstance(settings.gpu_layers, int) else 0
     places = layer_places(shape.blocks, count, [gpu.free for gpu in gpus])
-    placed = _place_weights(file, places)
     # With a GPU the plain weights go into memory that it can read, and none are repacked.
-    repacks = settings.repack and not gpus
-    copied = [t for t, place in placed if place == HOST and repacks and is_repacked(t, features)]
-    plain = [t for t, place in placed if place == HOST and t not in copied]
+    repackable = features if settings.repack and not gpus else frozenset[str]()
+    weights = _place_weights(file, places, len(gpus), repackable)
     layer_kv = _kv_bytes(shape, settings.kv_type, plan.cells) // shape.blocks
-    compute = compute_bytes(shape, plan, flash=settings.flash_attention != "off")
-    shares = []
-    for number in range(len(gpus)):
-        weights = sum(t.nbytes for t, place in placed if place == number)
-        # A long prompt's products with weights of the host are done there, one copied at a time.
-        visiting = max((t.nbytes for t in plain if t.name.startswith("blk.")), default=0)
-        buffers = compute + visiting + GPU_RESERVE
-        shares.append(Share(weights, layer_kv * places[:-1].count(number), buffers))
-    on_host = HOST in places
+    compute, work = buffer_bytes(shape, plan, flash=settings.flash_attention != "off")
+    # A long prompt's products with weights of the host are done on a GPU, copied one at a time.
+    visiting = max((t.nbytes for t in weights.plain if t.name.startswith("blk.")), default=0)
+    shares = tuple(
+        Share(_bytes(held), layer_kv * places[:-1].count(i), compute + visiting + GPU_RESERVE)
+        for i, held in enumerate(weights.gpus)
+    )
     vocabulary = PROCESS + VOCABULARY * shape.vocabulary
     logits = 4 * plan.sequences * shape.vocabulary
-    work = _work_bytes(shape, plan, flash=settings.flash_attention != "off")
-    buffers = logits + (compute + work if on_host else _input_bytes(shape, plan))
-    shared = [s for s, gpu in zip(shares, gpus, strict=True) if gpu.shares_memory]
-    copies = sum(t.nbytes for t in copied)
-    kv = layer_kv * places[:-1].count(HOST) + sum(s.kv for s in shared)
-    buffers += vocabulary + sum(s.buffers - GPU_RESERVE for s in shared)
-    kept = {t.name: t for t, p in placed if p == HOST or gpus[p].shares_memory}
-    hot = sum(t.nbytes for t in kept.values()) - copies
-    data = sum(t.nbytes for t in file.tensors)
+    kv = layer_kv * places[:-1].count(HOST)
+    buffers = vocabulary + logits + (compute + work if HOST in places else _inputs(shape, plan))
+    hot = {t.name: t for t in weights.plain}  # an embedding that is the output too is mapped once
+    for gpu, share, held in zip(gpus, shares, weights.gpus, strict=True):
+        if gpu.shares_memory:
+            kv, buffers = kv + share.kv, buffers + share.buffers - GPU_RESERVE
+            hot |= {t.name: t for t in held}
+    copies, used = _bytes(weights.copied), _bytes(hot.values())
     if settings.mmap:
-        pages = _span(plain) if copied else data
-        loading, weights = data, copies + file.size
-    else:
-        pages, weights = hot, copies + hot
-        # A matrix to be repacked is read whole first.
-        loading = hot + max((t.nbytes for t in copied), default=0)
+        pages = _span(weights.plain) if copies else _bytes(file.tensors)
+        loading, space = _bytes(file.tensors), file.size
+    else:  # a matrix to be repacked is read whole first
+        loading = used + max((t.nbytes for t in weights.copied), default=0)
+        pages = space = used
     threads = max(settings.threads or 1, settings.threads_batch or 1)
-    mapped = weights + max(file.size, kv + buffers)  # the vocabulary is read from a mapped file
+    space += max(file.size, kv + buffers)  # the vocabulary is read from a mapping of its own
     return Footprint(
-        host=Share(copies + hot, kv, buffers),
-        gpus=tuple(shares),
+        host=Share(copies + used, kv, buffers),
+        gpus=shares,
         peak=copies + max(pages + kv + buffers, loading + vocabulary),
-        address_space=mapped + THREAD * threads,
+        address_space=copies + space + THREAD * threads,
     )
 
 
@@ -133,30 +127,10 @@ def layer_places(blocks: int, count: int, free: Sequence[int]) -> list[int]:
 
 def is_repacked(tensor: TensorInfo, features: frozenset[str]) -> bool:
     """Whether llama.cpp copies this matrix into another order for its fastest kernels."""
-    if "REPACK" not in features or len(tensor.shape) != 2 or tensor.name.startswith("token_embd"):
-        return False
-    return any(
+    return "REPACK" in features and any(
         needed <= features and tensor.type.name in types and tensor.shape[1] % rows == 0
         for needed, types, rows in REPACKED
     )
-
-
-def compute_bytes(shape: LlamaShape, plan: ContextPlan, *, flash: bool) -> int:
-    """The most that llama.cpp's graph of a full micro-batch keeps at once.
-
-    That is the attention mask and either the feed-forward's or the attention's float32 values.
-    Without flash attention the attention's are as many as heads x cells a token.
-    """
-    tokens, cells = min(plan.ubatch, plan.cells), padded(plan.cells)
-    width, inner = shape.embedding, shape.feed_forward
-    queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    feed_forward = 3 * inner + (4 if inner > 2 * width else 3) * width  # as its allocator packs
-    if flash:
-        mask, attention = 2 * cells, 2 * (width + queries + keys)
-    else:
-        mask, attention = 4 * cells, 2 * width + 3 * queries + 2 * keys + shape.heads * cells
-    logits = 4 * plan.outputs * shape.vocabulary
-    return tokens * (mask + 4 * max(feed_forward, attention)) + logits
 
 
 def padded(cells: int) -> int:
@@ -164,15 +138,26 @@ def padded(cells: int) -> int:
     return -(-cells // PADDING) * PADDING
 
 
-def _work_bytes(shape: LlamaShape, plan: ContextPlan, *, flash: bool) -> int:
-    """A product's right side in the left's type, at most 16 bits a value: the attention's scores,
-    where they are kept, or the feed-forward's values."""
-    scores = 0 if flash else shape.heads * padded(plan.cells)
-    most = max(shape.feed_forward, shape.heads * shape.head_size, scores)
-    return 2 * min(plan.ubatch, plan.cells) * most
+def buffer_bytes(shape: LlamaShape, plan: ContextPlan, *, flash: bool) -> tuple[int, int]:
+    """The most that llama.cpp's graph of a full micro-batch keeps at once, and its work space.
+
+    The graph keeps the attention mask and either the feed-forward's or the attention's float32
+    values, with scores of heads x cells a token where there is no flash attention. The work space
+    has a product's right side in the left's type, at most 16 bits a value.
+    """
+    tokens, cells = min(plan.ubatch, plan.cells), padded(plan.cells)
+    width, inner = shape.embedding, shape.feed_forward
+    queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    scores = 0 if flash else shape.heads * cells
+    feed_forward = 3 * inner + (4 if inner > 2 * width else 3) * width  # as its allocator packs
+    attention = 2 * width + (2 if flash else 3) * queries + 2 * keys + scores
+    mask = (2 if flash else 4) * cells
+    logits = 4 * plan.outputs * shape.vocabulary
+    work = 2 * max(inner, queries, scores)
+    return tokens * (mask + 4 * max(feed_forward, attention)) + logits, tokens * work
 
 
-def _input_bytes(shape: LlamaShape, plan: ContextPlan) -> int:
+def _inputs(shape: LlamaShape, plan: ContextPlan) -> int:
     """What the host keeps of a graph whose layers are all on GPUs."""
     return plan.ubatch * (4 * shape.embedding + 4 * padded(plan.cells))
 
@@ -183,20 +168,37 @@ def _kv_bytes(shape: LlamaShape, kind: str, cells: int) -> int:
     return 2 * shape.blocks * row * padded(cells)
 
 
-def _place_weights(file: GGUFFile, places: Sequence[int]) -> list[tuple[TensorInfo, int]]:
-    """Each tensor and its place; the embedding is on the host, its second use as output a copy."""
-    placed = []
+class _Weights(NamedTuple):
+    """Tensors of the host, repacked or not, and of each GPU."""
+
+    copied: list[TensorInfo]
+    plain: list[TensorInfo]
+    gpus: list[list[TensorInfo]]
+
+
+def _place_weights(
+    file: GGUFFile, places: Sequence[int], gpus: int, features: frozenset[str]
+) -> _Weights:
+    """Each tensor where its layer is; the embedding is on the host.
+
+    Where the embedding is the output's matrix too, the output has a copy, unless both are alike.
+    """
+    weights = _Weights([], [], [[] for _ in range(gpus)])
     tied = all(tensor.name != "output.weight" for tensor in file.tensors)
     for tensor in file.tensors:
-        block = tensor.name.split(".")[1] if tensor.name.startswith("blk.") else ""
-        if block:
-            placed.append((tensor, places[int(block)]))
+        first, _, rest = tensor.name.partition(".")
+        is_embedding = first == "token_embd"
+        place = places[int(rest.partition(".")[0])] if first == "blk" else places[-1]
+        repacked = len(tensor.shape) == 2 and is_repacked(tensor, features)
+        if is_embedding or (place == HOST and not repacked):
+            weights.plain.append(tensor)
+        if is_embedding and not tied:
             continue
-        is_output = tensor.name.startswith("output")
-        placed.append((tensor, places[-1] if is_output else HOST))
-        if tied and tensor.name == "token_embd.weight" and places[-1] != HOST:
-            placed.append((tensor, places[-1]))
-    return placed
+        if place != HOST:
+            weights.gpus[place].append(tensor)
+        elif repacked:
+            weights.copied.append(tensor)
+    return weights
 
 
 def _span(tensors: Sequence[TensorInfo]) -> int:
@@ -204,3 +206,7 @@ def _span(tensors: Sequence[TensorInfo]) -> int:
     if not tensors:
         return 0
     return max(t.offset + t.nbytes for t in tensors) - min(t.offset for t in tensors)
+
+
+def _bytes(tensors: Iterable[TensorInfo]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)

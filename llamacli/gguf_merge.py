@@ -38,8 +38,11 @@ def merged_header(parts: Sequence[GGUFFile]) -> bytes:
 
     with tempfile.TemporaryDirectory(prefix="llamacli-") as folder:
         path = Path(folder) / "header.gguf"
-        writer = gguf.GGUFWriter(path, parts[0].metadata[ARCHITECTURE])
-        _copy_metadata(writer, parts[0].path)
+        writer = gguf.GGUFWriter(path, str(parts[0].metadata.get(ARCHITECTURE)))
+        try:
+            _copy_metadata(writer, parts[0].path)
+        except (ValueError, TypeError, LookupError) as error:  # kinds that the gguf package lacks
+            parts[0].fail(f"its metadata can't be merged: {error}")
         for part in parts:
             for tensor in part.tensors:
                 kind = gguf.GGMLQuantizationType[tensor.type.name]

@@ -5,13 +5,14 @@ stored, HF_ENDPOINT, HF_HUB_OFFLINE. A revision is pinned to its commit at the f
 """
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llamacli.errors import InvalidModelError, NotFoundError
+from llamacli.errors import InvalidModelError, NotFoundError, UsageError
 from llamacli.hub_errors import hub_errors, offline_text, retry_after
 from llamacli.hub_index import HubFile, fetch_index
 from llamacli.registry import REVISION
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from convert.remote import Location, RemoteFile
 
+TOKEN = re.compile("[!-~]+")
 MAX_SMALL = 256 << 20  # bytes of a file that is not weights
 
 
@@ -36,7 +38,7 @@ class Repo:
     commit: str
     files: Mapping[str, HubFile]
     cached: Mapping[str, Path]
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     out_of_reach: bool = False
 
     @property
@@ -52,10 +54,14 @@ def look_up(repo: str, revision: str | None = None, token: str | None = None) ->
     """The files of a model on the Hub, at a branch, tag or commit (main by default).
 
     Where HF_HUB_OFFLINE is set, or the network fails, the cache answers for the Hub. Raises
-    NotFoundError that says why and what to do, InvalidModelError for an index that makes no sense.
+    NotFoundError that says why and what to do, InvalidModelError for an index that makes no sense,
+    UsageError for a token that can't be one.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import disable_progress_bars
+
+    if token is not None and not TOKEN.fullmatch(token):
+        raise UsageError("the token holds other characters than an access token does")
 
     disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -160,8 +166,8 @@ def _locator(repo: Repo, file: HubFile) -> "Callable[[], Location]":
         if found.size not in (None, file.size) or found.etag not in (None, file.etag):
             raise CheckpointError(f"{file.name} was changed at {repo.id} while it was read")
         inside = httpx2.URL(found.location).origin == httpx2.URL(url).origin
-        headers = build_hf_headers(token=repo.token if inside else False)
-        return Location(found.location, headers)
+        token = repo.token if inside else False
+        return Location(found.location, build_hf_headers(token=token, library_name="llamacli"))
 
     return locate
 

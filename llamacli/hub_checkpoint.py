@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llamacli.errors import DoesNotFitError, InvalidModelError
 from llamacli.hub import Repo, download, fetch_small, http_client, remote_file
+from llamacli.show.text import count
 
 if TYPE_CHECKING:
     from convert.checkpoint import Checkpoint
@@ -88,8 +89,8 @@ def check_disk(needed: Needs, target: Path) -> None:
         free = shutil.disk_usage(folder).free
         if free < nbytes:
             raise DoesNotFitError(
-                f"{folder} has {free / 1e9:.2f} GB free, {nbytes / 1e9:.2f} GB are needed there, "
-                f"{(nbytes - free) / 1e9:.2f} GB more; free some, or name another place "
+                f"{folder} has {count(free, 'B')} free, and {count(nbytes, 'B')} are needed there: "
+                f"{count(nbytes - free, 'B')} short; free some, or name another place "
                 "(-o, LLAMACLI_HOME, HF_HOME)"
             )
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from llamacli.errors import NotFoundError
+from llamacli.errors import NotFoundError, OutputError
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
@@ -15,10 +15,9 @@ LOGIN = "hf auth login"
 
 @contextmanager
 def hub_errors(repo: str, *, near: Callable[[], list[str]] = list) -> Iterator[None]:
-    """Turn huggingface_hub's and HTTP errors about repo into NotFoundError.
+    """Errors of huggingface_hub and HTTP about repo as NotFoundError, its cache's as OutputError.
 
-    near gives names that may have been meant; it is called only where repo isn't there. Errors of
-    the disk pass.
+    near gives names that may have been meant; it is called only where repo isn't there.
     """
     import httpx2
     from huggingface_hub import errors
@@ -32,6 +31,14 @@ def hub_errors(repo: str, *, near: Callable[[], list[str]] = list) -> Iterator[N
         *(errors.HFValidationError, httpx2.HTTPError, httpx2.InvalidURL),
     ) as error:
         raise NotFoundError(_text(repo, error, near)) from error
+    except OSError as error:
+        if error.errno is None:  # huggingface_hub's own, such as a file that arrived cut
+            raise NotFoundError(
+                f"{repo} can't be fetched: {' '.join(str(error).split())}"
+            ) from error
+        raise OutputError(
+            f"the Hub's cache can't be used, {error.filename}: {error.strerror}; look at HF_HOME"
+        ) from error
 
 
 def offline_text(repo: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from llamacli import registry
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
 from llamacli.hub import Repo
 from llamacli.registry import HUB_ID
@@ -31,6 +32,8 @@ def parse_wanted(text: str) -> Wanted:
     repo = "/".join((owner, *rest[:1]))
     if not colon and HUB_ID.fullmatch(repo) and all(rest):
         return Wanted(repo, file=rest[1] if len(rest) > 1 else None)
+    if registry.find(text) is not None:
+        raise UsageError(f"{text} is a checkpoint's name; `llamacli convert {text}` gets it")
     raise UsageError(
         f"{text!r} names no GGUF file on the Hub; write owner/repo:Q4_K_M, owner/repo/file.gguf, "
         "or owner/repo where it has one"
@@ -76,7 +79,7 @@ def _fits(name: str, parts: list[str], wanted: Wanted) -> bool:
     if wanted.quantization is None:
         return True
     tag = re.escape(wanted.quantization)
-    return re.fullmatch(rf"(.*[-._])?{tag}", _stem(name), re.IGNORECASE) is not None
+    return re.fullmatch(rf"(.*[-.])?{tag}", _stem(name), re.IGNORECASE) is not None
 
 
 def _stem(name: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from llamacli import registry
+from llamacli import __version__, registry
 from llamacli.errors import InvalidModelError, NotFoundError
 from llamacli.hub_errors import busy_text, hub_errors, retry_after
 
@@ -55,7 +55,8 @@ def _get_json(path: str, repo: str, token: str | None) -> Any:
     from huggingface_hub import constants, get_session
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-    url, headers = constants.ENDPOINT + path, build_hf_headers(token=token)
+    url = constants.ENDPOINT + path
+    headers = build_hf_headers(token=token, library_name="llamacli", library_version=__version__)
     for attempt in range(1, TRIES + 1):
         with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
             if response.status_code == 429 or response.status_code >= 500:

@@ -95,11 +95,12 @@ class Fitting:
         context = settings.context
         if context is None or context == "auto":
             context = min(self.shape.context, DEFAULT_CONTEXT)
-        every = self.shape.blocks + 1
-        layers = settings.gpu_layers if settings.gpu_layers != "auto" else every
-        chosen = replace(settings, context=context, gpu_layers=layers)
-        if settings.gpu_layers == "auto" and not settings.overcommit:
-            chosen = replace(chosen, gpu_layers=self.most_layers(chosen))
+        chosen = replace(settings, context=context)
+        if settings.gpu_layers == "auto":
+            every = self.shape.blocks + 1 if self.gpus else 0
+            chosen = replace(chosen, gpu_layers=every)
+            if not settings.overcommit:
+                chosen = replace(chosen, gpu_layers=self.most_layers(chosen))
         return chosen
 
     def most_layers(self, settings: EngineSettings) -> int:
@@ -148,20 +149,17 @@ class Fitting:
             layers = self.most_layers(settings)
             if layers < asked.gpu_layers and self.fits(replace(settings, gpu_layers=layers)):
                 yield f"--gpu-layers {layers}"
-        smaller = self._smaller_context(settings)
-        if asked.context is None:
-            yield from smaller
-        small = [kind for kind in ("q8_0", "q4_0") if self._can_hold(kind, settings)]
-        for kind in small:
-            if self.fits(replace(settings, kv_type=kind)):
-                yield f"--kv-type {kind}"
-            if asked.context is not None and kind == small[0]:
-                yield from smaller
-        if asked.context is not None and not small:
-            yield from smaller
-        for kind in small if not smaller else ():
-            for change in self._smaller_context(replace(settings, kv_type=kind)):
-                yield f"--kv-type {kind} {change}"
+        context = self._smaller_context(settings)
+        small = {kind: self._with_cache(kind, settings) for kind in ("q8_0", "q4_0")}
+        eight, four = (
+            [f"--kv-type {kind}"] if held and self.fits(held) else []
+            for kind, held in small.items()
+        )
+        yield from context + eight if asked.context is None else eight + context
+        yield from four
+        for kind, held in small.items():
+            if held and not context:
+                yield from (f"--kv-type {kind} {change}" for change in self._smaller_context(held))
         if self._quantized is not None:
             other = replace(self, file=self._quantized)
             if other.fits(settings):
@@ -171,20 +169,21 @@ class Fitting:
                     yield f"the same model as Q4_K_M (llamacli convert --q4) with {change}"
 
     def _smaller_context(self, settings: EngineSettings) -> list[str]:
-        context = self.largest_context(settings)
-        least = min(LEAST_CONTEXT, self.shape.context)
-        small_enough = least <= context < number(settings.context)
-        return [f"-c {context}"] if small_enough and self._at(settings, context) else []
+        """One that leaves some of what is free where it can, so that it fits a moment later too."""
+        for spare in (SPARE, 0.0):
+            context = self.largest_context(settings, spare)
+            worth = min(LEAST_CONTEXT, self.shape.context) <= context < number(settings.context)
+            if worth and self.fits(replace(settings, context=context), spare):
+                return [f"-c {context}"]
+        return []
 
-    def _at(self, settings: EngineSettings, context: int) -> bool:
-        return self.fits(replace(settings, context=context))
-
-    def _can_hold(self, kind: str, settings: EngineSettings) -> bool:
-        """Whether that KV type is smaller than theirs, and allowed with the model and them."""
+    def _with_cache(self, kind: str, settings: EngineSettings) -> EngineSettings | None:
+        """The settings with that KV type where it is smaller, and the model and they allow it."""
         packed, now = TENSOR_TYPES[KV_TYPES[kind]], TENSOR_TYPES[KV_TYPES[settings.kv_type]]
         smaller = packed.nbytes / packed.block < now.nbytes / now.block
         divides = self.shape.head_size % packed.block == 0
-        return smaller and divides and settings.flash_attention != "off"
+        allowed = smaller and divides and settings.flash_attention != "off"
+        return replace(settings, kv_type=kind) if allowed else None
 
     @cached_property
     def _quantized(self) -> GGUFFile | None:

@@ -53,8 +53,8 @@ def tuned_settings(
 
 def keep(
     path: Path, profiles: Mapping[Profile, Mapping[str, Any]], about: Mapping[str, Any]
-) -> Path:
-    """Write the settings of each profile, and about for people to read; gives the file's path.
+) -> None:
+    """Write the settings of each profile, and about for people to read.
 
     Raises OutputError where it can't be written.
     """
@@ -76,14 +76,19 @@ def keep(
             raise
     except OSError as error:
         raise OutputError(f"{kept} can't be written: {error.strerror}") from error
-    return kept
 
 
 def forget(path: Path) -> int:
-    """Remove what was kept for the model at path, of earlier versions and machines too."""
+    """Remove what was kept for the model at path, of earlier versions and machines too.
+
+    Returns how many files that were. Raises OutputError where one can't be removed.
+    """
     found = list(folder().glob(f"{_model_hash(path)}-*.json"))
     for kept in found:
-        kept.unlink(missing_ok=True)
+        try:
+            kept.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"{kept} can't be removed: {error.strerror}") from error
     return len(found)
 
 

@@ -28,6 +28,7 @@ PIECE = 8 << 20  # bytes asked for at once
 AHEAD = 16  # pieces in memory
 HEADER = 16 << 20  # bytes that are read first; where the header is longer, four times as many
 MAX_HEADER = 256 << 20
+LONG_TO_CHECK = 4 << 30  # bytes, whose hash takes some seconds
 CHECKERS = 2  # threads that check what an earlier call has fetched
 
 
@@ -81,6 +82,8 @@ def pull(
             allocate(journal.descriptor, size)
             journal.write(header, 0)
             _fetch(pieces, journal, target.name, progress)
+            if notice is not None and size > LONG_TO_CHECK:
+                notice("checking the SHA-256 of what has arrived")
             _check_hashes(parts, journal.descriptor, len(header))
 
 
@@ -88,19 +91,20 @@ def _open(repo: Repo, name: str, client: "httpx2.Client", scratch: Path) -> Part
     """A file of the repo with its header read, as much of it as that takes."""
     cached = repo.cached.get(name)
     file = remote_file(repo, name, client) if cached is None else LocalFile(cached)
-    length = min(HEADER, file.size)
+    most, length = min(MAX_HEADER, file.size), min(HEADER, file.size)
     while True:
         raw = bytes(file.read(0, length))
         _write_sparse(scratch, raw, file.size)
         try:
             with _named(scratch, name):
                 header = read_gguf(scratch)
-            if header.data_offset <= length or length == file.size:
-                return Part(file, repo.files[name].sha256, raw[: header.data_offset], header)
+                if length < min(header.data_offset, file.size):
+                    header.fail(f"its header takes more than {length} bytes")
+            return Part(file, repo.files[name].sha256, raw[: header.data_offset], header)
         except InvalidModelError:
-            if length in (MAX_HEADER, file.size):
+            if length == most:
                 raise
-        length = min(4 * length, MAX_HEADER, file.size)
+        length = min(4 * length, most)
 
 
 def _header(parts: Sequence[Part]) -> bytes:

@@ -85,9 +85,9 @@ def tune(
     settings = {name: EngineSettings(**defaults(processor, name)) for name in profiles}
     rows: list[Row] = []
     with Trials(path, debug=debug) as trials:
-        first = settings[profiles[0]]
-        trials.measure(first, LEAST, True)  # pages the weights in
-        speed = trials.measure(first, LEAST, True)
+        plain = replace(settings[profiles[0]], repack=False)
+        trials.measure(plain, LEAST, True)  # pages the weights in
+        speed = trials.measure(plain, LEAST, True)
 
         def run(stage: Stage, profile: Profile, end: float, most: int = USUAL_PROMPT) -> None:
             nonlocal speed

@@ -43,7 +43,7 @@ class Trials:
     def close(self) -> None:
         if self._engine is not None:
             self._engine.close()
-        self._engine = None
+        self._engine = self._asked = None
 
     def measure(self, settings: EngineSettings, size: Size, reload: bool) -> Sample:
         """Read and decode so many tokens; the model is loaded where reload or settings ask for it.
@@ -57,6 +57,8 @@ class Trials:
             started = time.perf_counter()
             engine = self._engine = Engine(self.path, settings, debug=self.debug)
             load = time.perf_counter() - started
+            if engine.settings.repack != settings.repack:
+                raise DoesNotFitError("memory is too short to repack the weights")
         elif asked != settings:
             engine.reconfigure(settings)
         self._asked = settings

@@ -6,6 +6,7 @@ GET, ranges, redirects of large files to the CDN by addresses that may expire.
 
 import hashlib
 import json
+import mmap
 import re
 import socket
 import threading
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+Contents = bytes | mmap.mmap
 LARGE = (".safetensors", ".gguf", ".bin")
 TOKEN = "hf_stand_in"
 
@@ -26,7 +28,7 @@ TOKEN = "hf_stand_in"
 class HubRepo:
     """files are the contents by path; gated and private want TOKEN."""
 
-    files: dict[str, bytes]
+    files: dict[str, Contents]
     gated: bool = False
     private: bool = False
 
@@ -61,20 +63,23 @@ class Cut:
 class Hub:
     """The state of the stand-in; requests are (server, method, path, headers) as they came.
 
-    cuts says what happens to the CDN's answers, by their number and the Range asked for; tamper
-    gives what the CDN has in place of a file's contents.
+    api_answers and large_answers are given once each, in order, in place of the index and of large
+    files' addresses. cuts says what happens to the CDN's answers, by their number and the Range
+    asked for; tamper gives what the CDN has in place of a file's contents.
     """
 
     repos: dict[str, HubRepo] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str, str, dict[str, str]]] = field(default_factory=list)
     api_answers: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
+    large_answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     cuts: Callable[[int, str], Cut | None] = lambda number, asked: None
     expire_after: int | None = None
     edit_index: Callable[[dict[str, Any]], Any] = lambda index: index
-    tamper: Callable[[bytes], bytes] = bytes
+    tamper: Callable[[Contents], Contents] = lambda data: data
     url: str = ""
     cdn_url: str = ""
-    blobs: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    blobs: dict[str, tuple[str, Contents]] = field(default_factory=dict)
     uses: dict[str, int] = field(default_factory=dict)
     served: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -88,20 +93,28 @@ class Hub:
 
 
 @cache
-def git_hash(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+def git_hash(data: Contents) -> str:
+    found = hashlib.sha1(b"blob %d\0" % len(data))
+    found.update(data)
+    return found.hexdigest()
 
 
 @cache
-def sha256(data: bytes) -> str:
+def sha256(data: Contents) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_repo(folder: Path, **options: Any) -> HubRepo:
-    """A repo with a folder's files."""
+def read_repo(folder: Path) -> HubRepo:
+    """A repo with a folder's files, the large ones mapped."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-    return HubRepo(files, **options)
+    return HubRepo({path.relative_to(folder).as_posix(): _contents(path) for path in paths})
+
+
+def _contents(path: Path) -> Contents:
+    if path.stat().st_size < 1 << 20:
+        return path.read_bytes()
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 @contextmanager
@@ -139,10 +152,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def note(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
+        headers["(port)"] = str(self.client_address[1])  # the same for requests on one connection
         with self.hub.lock:
             self.hub.requests.append((self.server_name, self.command, self.path, headers))
 
-    def answer(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+    def answer(
+        self, status: int, body: Contents = b"", headers: dict[str, str] | None = None
+    ) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
@@ -151,7 +167,7 @@ class Handler(BaseHTTPRequestHandler):
             with suppress(OSError):
                 self.wfile.write(body)
 
-    def part(self, data: bytes) -> tuple[int, bytes, dict[str, str]]:
+    def part(self, data: Contents) -> tuple[int, Contents, dict[str, str]]:
         """Status, body and headers for the range that was asked for."""
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not found:
@@ -176,6 +192,10 @@ class HubHandler(Handler):
             if said is not None:
                 status, headers, body = said
                 self.answer(status, body, headers)
+                return
+        for old, new in self.hub.renamed.items():
+            if f"/{old}/" in path:
+                self.answer(307, headers={"Location": self.path.replace(old, new)})
                 return
         if path == "/api/models":
             wanted = parse_qs(url.query)["search"][0].lower()
@@ -249,6 +269,11 @@ class HubHandler(Handler):
             self.answer(status, body, {**headers, **more, "ETag": f'"{entry["blob"]}"'})
             return
         with self.hub.lock:
+            said = self.hub.large_answers.pop(0) if self.hub.large_answers else None
+        if said is not None:
+            self.answer(said[0], headers=said[1])
+            return
+        with self.hub.lock:
             signature = f"{len(self.hub.blobs)}"
             self.hub.blobs[signature] = (path, self.hub.tamper(data))
         headers |= {
@@ -284,7 +309,7 @@ class CdnHandler(Handler):
         else:
             self.cut_short(status, body, headers, cut)
 
-    def cut_short(self, status: int, body: bytes, headers: dict[str, str], cut: Cut) -> None:
+    def cut_short(self, status: int, body: Contents, headers: dict[str, str], cut: Cut) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)

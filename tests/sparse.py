@@ -16,7 +16,7 @@ ALIGNMENT = 32
 
 @dataclass(frozen=True)
 class Shape:
-    """matrices is the type of those in blocks; the embedding and the output are Q6_K."""
+    """matrices is the type of those in blocks, embedding that of the embedding and the output."""
 
     width: int = 1024
     inner: int = 4096
@@ -27,6 +27,7 @@ class Shape:
     vocabulary: int = 4096
     context: int = 131072
     matrices: Type = Type.Q4_K
+    embedding: Type = Type.Q6_K
     tied: bool = False
 
 
@@ -63,10 +64,10 @@ def write_sparse(path: Path, shape: Shape) -> Path:
 
     width, inner = shape.width, shape.inner
     queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    matrix("token_embd", shape.vocabulary, width, Type.Q6_K)
+    matrix("token_embd", shape.vocabulary, width, shape.embedding)
     norm("output_norm")
     if not shape.tied:
-        matrix("output", shape.vocabulary, width, Type.Q6_K)
+        matrix("output", shape.vocabulary, width, shape.embedding)
     for i in range(shape.blocks):
         norm(f"blk.{i}.attn_norm")
         norm(f"blk.{i}.ffn_norm")

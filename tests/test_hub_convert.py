@@ -126,6 +126,12 @@ def test_the_token_reaches_the_hub_and_never_the_cdn(hub: Hub, local: bytes, sto
     assert all("authorization" not in headers for _, _, _, headers in hub.cdn_requests())
 
 
+def test_a_repo_that_was_renamed_is_followed(hub: Hub, local: bytes, store: Path) -> None:
+    hub.renamed["former/" + NAME] = REPO
+    llamacli("convert", "former/" + NAME, "--token", TOKEN)
+    assert (store / f"{NAME}-Q4_K_M.gguf").read_bytes() == local
+
+
 def start(*arguments: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "llamacli", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -232,7 +238,7 @@ def test_a_source_changed_while_it_is_read_is_refused(hub: Hub, store: Path) -> 
     def change(number: int, asked: str) -> None:
         if number == 40:
             for signature, (path, data) in list(hub.blobs.items()):
-                hub.blobs[signature] = (path, data + b"more")
+                hub.blobs[signature] = (path, bytes(data) + b"more")
 
     hub.cuts = change
     assert "changed at the source" in llamacli("convert", REPO, check=3).stderr
@@ -287,6 +293,8 @@ def without_a_shard(hub: Hub) -> None:
         (pickled, [], 3, "consolidated.00.pth; only safetensors"),
         (without_config, [], 3, "no config.json"),
         (without_a_shard, [], 3, "model-00002-of-00003.safetensors, which is missing"),
+        (None, ["--token", "hf\x1b é"], 2, "other characters than an access token"),
+        (None, ["--token", ""], 2, "other characters than an access token"),
         (None, ["--revision", "v9"], 4, "no such revision"),
         (None, ["--revision", "../main"], 4, "not the name of a branch"),
     ],
@@ -312,6 +320,17 @@ def test_a_busy_hub_is_waited_for(hub: Hub, local: bytes, store: Path) -> None:
     assert (store / f"{NAME}-Q4_K_M.gguf").read_bytes() == local
 
 
+def test_a_hub_that_is_busy_with_addresses_is_waited_for_within_reason(
+    hub: Hub, local: bytes, store: Path
+) -> None:
+    hub.large_answers += [(503, {"Retry-After": "0"}), (429, {"Retry-After": "1"}), (500, {})]
+    llamacli("convert", REPO)
+    assert (store / f"{NAME}-Q4_K_M.gguf").read_bytes() == local
+    hub.large_answers += [(429, {"Retry-After": "3600"})] * 3
+    said = llamacli("convert", REPO, "--force", check=4).stderr.splitlines()[-1]
+    assert "asks for a pause of 60 minutes" in said
+
+
 def test_a_wrong_name_meets_the_nearest(hub: Hub) -> None:
     hub.repos["meta-llama/Other"] = HubRepo({})
     near = one_line(llamacli("convert", "meta-llama/Tiny-3-Instuct", check=4))
@@ -329,6 +348,14 @@ def test_names_that_play_tricks_reach_no_server(hub: Hub, name: str) -> None:
     assert not hub.requests
 
 
+def test_a_cache_that_can_not_be_written_is_told(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
+    assert "look at HF_HOME" in one_line(llamacli("convert", REPO, check=6))
+
+
 def test_no_network_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -344,7 +371,7 @@ def test_a_disk_too_small_is_told_with_what_is_short(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**9))
     needed = Needs(fetched=0, files=0, cached=0, target=3 * 10**9, running=0)
-    with pytest.raises(DoesNotFitError, match=r"1\.00 GB free, 3\.00 GB .* 2\.00 GB more"):
+    with pytest.raises(DoesNotFitError, match=r"1\.00 GB free, and 3\.00 GB .* 2\.00 GB short"):
         check_disk(needed, tmp_path / "out.gguf")
 
 
@@ -360,7 +387,7 @@ def test_memory_stays_bounded(hub: Hub, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "wide", config, sparse=True)
     hub.repos["a/wide"] = read_repo(tmp_path / "wide")
     script = (
-        "import sys; from bench.memory import peak_resident; import llamacli.cli as c\n"
+        "import sys; from llamacli.measure import peak_resident; import llamacli.cli as c\n"
         "try: c.main(['convert', 'a/wide', '--q8'])\n"
         "except SystemExit: print(peak_resident())"
     )

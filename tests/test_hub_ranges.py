@@ -4,12 +4,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import httpx2
 import pytest
 
 from convert import CheckpointError, SourceError
-from convert.remote import Location, Patience, RemoteFile, pause
+from convert.remote import Broken, Location, Patience, RemoteFile, pause
 from tests.hub_server import Cut, Hub, serve
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
@@ -49,6 +51,13 @@ def test_any_range_by_many_threads(remote: Make) -> None:
             ranges, pool.map(lambda r: file.read(*r), ranges), strict=True
         ):
             assert read == DATA[offset : offset + length]
+
+
+def test_one_connection_serves_many_ranges(hub: Hub, remote: Make) -> None:
+    file = remote()
+    for offset in range(0, 500_000, 50_000):
+        assert file.read(offset, 50_000) == DATA[offset : offset + 50_000]
+    assert len({headers["(port)"] for _, _, _, headers in hub.cdn_requests()}) == 1
 
 
 def test_goes_on_at_the_byte_where_it_broke(hub: Hub, remote: Make) -> None:
@@ -127,12 +136,13 @@ def test_slow_drips_arrive(hub: Hub, remote: Make) -> None:
     assert remote().read(100, 3000) == DATA[100:3100]
 
 
-def test_a_connection_that_has_all_but_stopped_is_left(hub: Hub, remote: Make) -> None:
-    """By the patience's measure, every byte comes too slowly: the answer is begun anew."""
-    hub.cuts = lambda number, asked: Cut(drip=True) if number < 3 else None
-    impatient = replace(QUICK, stall=0.0, least=1 << 30)
-    assert remote(impatient).read(0, 2000) == DATA[:2000]
-    assert hub.served > 2
+def test_a_connection_that_has_all_but_stopped_is_left(remote: Make) -> None:
+    """An answer in single bytes, watched by a patience that is over at once, or never."""
+    trickle: Any = SimpleNamespace(iter_raw=lambda: iter([b"x"] * 10))
+    over = replace(QUICK, stall=-1.0, least=100)
+    with pytest.raises(Broken, match="all but stopped"):
+        list(remote(over)._watched(trickle, 10))
+    assert list(remote(replace(over, least=1))._watched(trickle, 10)) == [b"x"] * 10
 
 
 def test_cancel_ends_a_read_that_waits(hub: Hub, remote: Make) -> None:

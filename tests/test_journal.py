@@ -1,13 +1,17 @@
 """Partial files and their journals: what is kept, what is thrown away, who may write."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from convert import CheckpointError, SourceError, TargetError, TargetExistsError
+from convert import CheckpointError, Progress, SourceError, TargetError, TargetExistsError, pieces
+from convert.checkpoint import open_checkpoint
 from convert.journal import Journal, partial_path, resumable_file, taken
+from convert.pipeline import write_gguf
+from convert.quantization import quantization
 
 MADE_OF = {"origin": "a/b@1", "files": {"x": "y"}}
 
@@ -128,3 +132,38 @@ def test_a_target_that_came_meanwhile_is_kept(target: Path) -> None:
     assert target.read_text() == "other's" and names(target) == {"out.gguf"}
     write(target, {0: b"first"}, force=True)
     assert target.read_bytes() == b"first"
+
+
+def test_values_that_are_no_numbers_are_met_again_after_an_interruption(
+    checkpoint: Callable[..., Path], target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The piece that has them is written before the conversion is cut short in the same tensor."""
+    monkeypatch.setattr(pieces, "PIECE", 1 << 12)
+    folder = checkpoint()
+    first = next(iter(open_checkpoint(folder).weights.values()))
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(first.offset)
+        file.write(b"\xc0\x7f")  # NaN in BF16
+
+    def convert(progress: Callable[[Progress], None] | None) -> None:
+        opened = open_checkpoint(folder)
+        write_gguf(opened, target, quantization("Q8_0"), origin="a@1", progress=progress, threads=1)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.parameters > 5 << 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(interrupt)
+    assert not partial_path(target).exists()  # nothing before them was worth keeping
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(first.offset)
+        file.write(b"\0\0")
+        file.seek(first.offset + 3 * 2 * (1 << 12))
+        file.write(b"\xc0\x7f")
+    with pytest.raises(KeyboardInterrupt):
+        convert(interrupt)
+    assert partial_path(target).exists()
+    with pytest.raises(CheckpointError, match="1 values that are NaN"):
+        convert(None)
+    assert not partial_path(target).exists()

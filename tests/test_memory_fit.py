@@ -18,7 +18,7 @@ from llamacli.cores import Processor, this_processor
 from llamacli.devices import Device
 from llamacli.engine import Engine
 from llamacli.errors import DoesNotFitError, UsageError
-from llamacli.footprint import HOST, Footprint, compute_bytes, footprint, layer_places, padded
+from llamacli.footprint import HOST, Footprint, buffer_bytes, footprint, layer_places, padded
 from llamacli.free_memory import FreeMemory, cgroup_free
 from llamacli.gguf_check import check_llama
 from llamacli.gguf_file import read_gguf
@@ -37,6 +37,7 @@ SHAPES = {
         width=512, inner=1024, heads=8, kv_heads=2, blocks=3, vocabulary=65536, tied=True
     ),
     "8b": Shape(width=2048, inner=7168, heads=16, head_size=128, blocks=4),
+    "repacked output": Shape(blocks=3, embedding=Type.Q4_K, tied=True),
     "bytes": Shape(matrices=Type.Q8_0, blocks=3),
 }
 LOGGED = re.compile(r"(\S+) +(model|KV|compute|output) buffer size = +([\d.]+) MiB")
@@ -95,7 +96,7 @@ def test_sizes_are_those_that_llama_cpp_allocates(
     if not settings.mmap:
         assert need.weights == pytest.approx(told["model"], abs=0.02 * MIB)
     shape, plan = engine.shape, plan_context(engine.context_size, settings, None)
-    compute = compute_bytes(shape, plan, flash=settings.flash_attention != "off")
+    compute, _ = buffer_bytes(shape, plan, flash=settings.flash_attention != "off")
     assert compute == pytest.approx(told["compute"], rel=0.15, abs=2 * MIB)
 
 
@@ -261,6 +262,8 @@ def test_as_many_layers_as_fit_go_to_the_gpu(paths: dict[str, Path]) -> None:
     two = fitting(path, PLENTY, cuda(0, PLENTY), cuda(1, PLENTY))
     first, second = two.need(two.fit(EngineSettings())).gpus
     assert first.weights and second.weights and first.kv and second.kv
+    one, other = two.need(EngineSettings(context=512, gpu_layers=1)).gpus
+    assert one.weights and not other.weights and not one.kv
 
 
 def test_apples_memory_is_the_hosts(paths: dict[str, Path]) -> None:

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from bench.checkpoint import tokenizer
-from llamacli.errors import UsageError
-from llamacli.hub_gguf import Wanted, parse_wanted
+from llamacli.errors import InvalidModelError, NotFoundError, UsageError
+from llamacli.hub import Repo
+from llamacli.hub_gguf import Wanted, choose, parse_wanted
+from llamacli.hub_index import HubFile
 from tests.hub_server import Cut, Hub, HubRepo, serve
 from tests.test_cli import llamacli, one_line
 from tests.tiny import write_model
@@ -73,14 +75,14 @@ def files_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.is_file()} if folder.exists() else set()
 
 
-@pytest.mark.parametrize("name", [REPO, f"{REPO}:F32", f"{REPO}:f32", f"{REPO}/Tiny-F32.gguf"])
+@pytest.mark.parametrize("name", [f"{REPO}:f32", f"{REPO}/Tiny-F32.gguf"])
 def test_a_file_arrives_whole(hub: Hub, model: Path, store: Path, name: str) -> None:
     result = llamacli("pull", name)
     assert result.stdout == f"{store / 'Tiny-F32.gguf'}\n"
     assert (store / "Tiny-F32.gguf").read_bytes() == model.read_bytes()
     assert files_in(store) == {"Tiny-F32.gguf"}
     needs = result.stderr.splitlines()
-    assert "to fetch in 1 files" in needs[0] and "disk: " in needs[1] and "memory: " in needs[2]
+    assert "to fetch in 1 file" in needs[0] and "disk: " in needs[1] and "memory: " in needs[2]
 
 
 @pytest.mark.parametrize(("count", "bare"), [(2, False), (3, True)])
@@ -119,6 +121,17 @@ def test_broken_connections_change_no_byte(hub: Hub, model: Path, tmp_path: Path
     hub.cuts = lambda number, asked: Cut(after=100_000) if number % 3 else None
     llamacli("pull", REPO, "-o", tmp_path / "out.gguf")
     assert (tmp_path / "out.gguf").read_bytes() == model.read_bytes()
+
+
+def test_a_file_in_the_hubs_cache_is_taken_from_there(hub: Hub, model: Path, store: Path) -> None:
+    fetch = (
+        "from huggingface_hub import hf_hub_download as h; h('owner/Tiny-GGUF', 'Tiny-F32.gguf')"
+    )
+    subprocess.run([sys.executable, "-c", fetch], check=True, capture_output=True)
+    hub.requests.clear()
+    assert "all of it is in the Hub's cache" in llamacli("pull", REPO).stderr
+    assert (store / "Tiny-F32.gguf").read_bytes() == model.read_bytes()
+    assert not hub.cdn_requests()
 
 
 def test_a_killed_pull_goes_on(hub: Hub, store: Path, tmp_path: Path) -> None:
@@ -186,14 +199,6 @@ def cut_off(hub: Hub, folder: Path) -> None:
     files["Tiny-F32.gguf"] = files["Tiny-F32.gguf"][:-5000]
 
 
-def several(hub: Hub, folder: Path) -> None:
-    hub.repos[REPO] = HubRepo({"a-Q4_K_M.gguf": b"", "b.Q8_0.gguf": b"", "mmproj.gguf": b""})
-
-
-def without_a_part(hub: Hub, folder: Path) -> None:
-    hub.repos[REPO] = HubRepo({"a-Q8_0-00001-of-00002.gguf": b""})
-
-
 def parts_of_two(hub: Hub, folder: Path) -> None:
     """The second part twice: it is another's in the first place."""
     parts = split(write_model(folder / "m.gguf"), folder, 2)
@@ -204,16 +209,10 @@ def parts_of_two(hub: Hub, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "name", "code", "words"),
     [
-        (None, "Tiny", 2, "names no GGUF file on the Hub"),
-        (None, "owner/x:../y", 2, "names no GGUF file on the Hub"),
+        (None, "llama-3.2-1b", 2, "`llamacli convert llama-3.2-1b` gets it"),
         (None, f"{REPO}:Q4_K_M", 4, "has no Q4_K_M; there are F32"),
-        (None, f"{REPO}/other.gguf", 4, "has no other.gguf"),
-        (several, REPO, 2, "name one, as owner/Tiny-GGUF:Q4_K_M, of Q4_K_M, Q8_0, mmproj.gguf"),
-        (without_a_part, f"{REPO}:Q8_0", 3, "not all of its parts"),
         (parts_of_two, REPO, 3, "split.no is 1, expected 0"),
-        (replaced("README.md", b""), REPO, 4, f"`llamacli convert {REPO}`"),
         (replaced("x.gguf", b"GGUF but not for long"), REPO, 3, "x.gguf"),
-        (replaced(".x.gguf", b""), REPO, 3, "hidden"),
         (another_architecture, REPO, 3, "other.gguf: its architecture is 'mamba'"),
         (cut_off, REPO, 3, "ends beyond the file's"),
     ],
@@ -241,3 +240,49 @@ def test_forms_of_names() -> None:
     for wrong in ("", "a", "a/", "/a", "a/b:", "a/b/", "a/b:c/d", "https://x.co/a/b", "a b/c"):
         with pytest.raises(UsageError):
             parse_wanted(wrong)
+
+
+PARTS = ["q8/a-Q8_0-00001-of-00002.gguf", "q8/a-Q8_0-00002-of-00002.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "target", "parts"),
+    [
+        (["a.gguf", "README.md"], "o/r", "a.gguf", ["a.gguf"]),
+        (["a-Q4_K_M.gguf", "a-Q4_K_S.gguf"], "o/r:q4_k_m", "a-Q4_K_M.gguf", ["a-Q4_K_M.gguf"]),
+        (["a.Q8_0.gguf", "a-IQ8_0.gguf"], "o/r:Q8_0", "a.Q8_0.gguf", ["a.Q8_0.gguf"]),
+        (["Q8_0.gguf", "x.gguf"], "o/r:Q8_0", "Q8_0.gguf", ["Q8_0.gguf"]),
+        (["x/a.gguf", "y/a.gguf"], "o/r/y/a.gguf", "a.gguf", ["y/a.gguf"]),
+        ([*PARTS, "a-F16.gguf"], "o/r:Q8_0", "a-Q8_0.gguf", PARTS),
+        ([*PARTS, "a-F16.gguf"], f"o/r/{PARTS[1]}", "a-Q8_0.gguf", PARTS),
+        ([*PARTS, "a-F16.gguf"], "o/r/q8/a-Q8_0.gguf", "a-Q8_0.gguf", PARTS),
+    ],
+)
+def test_which_file_is_meant(files: list[str], name: str, target: str, parts: list[str]) -> None:
+    assert choose(repo_of(files), parse_wanted(name)) == (target, parts)
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "error", "words"),
+    [
+        (["README.md"], "o/r", NotFoundError, "`llamacli convert o/r` meant"),
+        (["a-Q4_K_M.gguf"], "o/r:Q8_0", NotFoundError, "has no Q8_0; there are Q4_K_M"),
+        (["a-Q4_K_M.gguf"], "o/r:K_M", NotFoundError, "has no K_M"),
+        (["a-Q4_K_M.gguf"], "o/r/b.gguf", NotFoundError, "has no b.gguf"),
+        (["a-Q4_K_M.gguf", "a-Q8_0.gguf", "mmproj.gguf"], "o/r", UsageError, "as o/r:Q4_K_M, of"),
+        (["a-Q8_0.gguf", "b-Q8_0.gguf"], "o/r:Q8_0", UsageError, "several"),
+        (PARTS[:1], "o/r", InvalidModelError, "not all of its parts"),
+        ([PARTS[1], "q8/a-Q8_0-00001-of-00003.gguf"], "o/r", InvalidModelError, "not all"),
+        ([".a.gguf"], "o/r", InvalidModelError, "hidden"),
+    ],
+)
+def test_what_can_not_be_meant(
+    files: list[str], name: str, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        choose(repo_of(files), parse_wanted(name))
+
+
+def repo_of(names: list[str]) -> Repo:
+    files = {name: HubFile(name, 1, "a" * 64) for name in names}
+    return Repo("o/r", "main", "a" * 40, files, {})

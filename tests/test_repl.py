@@ -13,7 +13,7 @@ from tests.terminal import PROGRAM, Terminal
 
 CHAT = (*PROGRAM, "chat", "--temp", "0", "--threads", "1", "-m")
 ENTER, ALT_ENTER, UP = "\r", "\x1b\r", "\x1b[A"
-CTRL_C, CTRL_D, CTRL_R, CTRL_Z = "\x03", "\x04", "\x12", "\x1a"
+CTRL_C, CTRL_D, CTRL_R, CTRL_S, CTRL_Z = "\x03", "\x04", "\x12", "\x13", "\x1a"
 PASTE = "\x1b[200~{}\x1b[201~"
 
 Start = Callable[..., Terminal]
@@ -123,6 +123,21 @@ def test_ctrl_c_ends_an_answer_and_keeps_what_was_said(
     chat.prompt()
     chat.type(CTRL_C)
     assert chat.leave() == 0
+
+
+def test_ctrl_c_while_a_long_prompt_is_read(start: Start, endless: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("word " * 20_000)
+    chat = start("-c", "120000", model=endless)
+    chat.line(f"/file {tmp_path / 'long.txt'}")
+    chat.wait("message)")
+    chat.prompt()
+    chat.line("What is it about?")
+    chat.wait("reading the prompt: ")
+    chat.type(CTRL_C)
+    chat.wait("(interrupted; /undo takes the question back)")
+    chat.prompt()
+    assert "reading the prompt" not in chat.text
+    chat.ask("/undo", "(taken back: “What is it about? word word")
 
 
 def test_no_control_sequence_of_the_model_gets_through(start: Start, endless: Path) -> None:
@@ -244,6 +259,16 @@ def test_sigterm_leaves_at_once_and_loses_nothing(start: Start, store: Path) -> 
     assert chat.leave() == 143
     assert questions(store) == ["What is GGUF?"]
     assert "Traceback" not in chat.text
+
+
+def test_sigterm_leaves_in_mid_answer_on_a_stopped_terminal(start: Start, endless: Path) -> None:
+    chat = start("-c", "100000", model=endless)
+    babble(chat)
+    chat.type(CTRL_S)
+    while chat.read(0.5):  # what was on its way
+        pass
+    chat.kill(signal.SIGTERM)
+    assert chat.leave() == 143
 
 
 def test_a_store_that_cannot_be_written_costs_the_saving_alone(

@@ -1,7 +1,9 @@
 """The slash commands of `llamacli chat`, each in the real program."""
 
 import base64
+import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +50,7 @@ def test_the_page_on_chat_names_every_command() -> None:
 
 
 def test_the_conversation_can_be_changed(chat: Terminal, store: Path) -> None:
+    chat.ask("/tokens", "0 tokens in the prompt so far")
     chat.ask("/regen", "nothing has been asked yet")
     chat.ask("/undo", "nothing has been asked yet")
     chat.ask("/edit", "nothing has been asked yet")
@@ -64,7 +67,7 @@ def test_the_conversation_can_be_changed(chat: Terminal, store: Path) -> None:
     chat.type(CTRL_C + CTRL_C)
     chat.wait("(the question stays as it was)")
     chat.ask("/edit What is GGUF?", "file format")
-    chat.ask("/tokens", "tokens in the prompt so far, of a context of 2048")
+    chat.ask("/Tokens", "tokens in the prompt so far, of a context of 2048")
     chat.ask("/tokens a b c", "3 tokens")
     chat.ask("/stats", "all answers since the start: 4")
     chat.ask("/undo", "(taken back: “What is GGUF?”)")
@@ -105,10 +108,6 @@ def test_files_copies_and_exports(chat: Terminal, store: Path, tmp_path: Path) -
     chat.until(lambda: len(said(store)) == 2, "an answer")
     assert questions(store) == ["What is GGUF?\n\nthe file's text\n"]
     chat.ask("What is GGUF?", "in one file.")
-    chat.ask("/copy", "characters")
-    sequence = re.search(rb"\x1b\]52;c;([\w+/=]+)\x07", chat.raw)
-    if sequence is not None:  # else this machine has a clipboard of its own
-        assert base64.b64decode(sequence[1]).decode() == said(store)[-1]["content"]
     path = tmp_path / "out.md"
     chat.ask(f"/export {path}", "(written to")
     text = path.read_text()
@@ -116,6 +115,34 @@ def test_files_copies_and_exports(chat: Terminal, store: Path, tmp_path: Path) -
     chat.ask(f"/export {path}", "is there already")
     chat.ask(f"/export {tmp_path / 'no' / 'where.md'}", "can't be written")
     assert path.read_text() == text
+
+
+def ask_and_copy(chat: Terminal, how: str) -> None:
+    chat.prompt()
+    chat.ask("What is GGUF?", "file format")
+    chat.ask("/copy", how)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have a clipboard in any case")
+def test_an_answer_is_copied_by_what_there_is(demo: Path, store: Path, tmp_path: Path) -> None:
+    command = [*CHAT, str(demo), "--session", "first"]
+    chat = Terminal(command, DISPLAY="", WAYLAND_DISPLAY="")
+    ask_and_copy(chat, "sent to the terminal's clipboard by OSC 52")
+    sequence = re.search(rb"\x1b\]52;c;([\w+/=]+)\x07", chat.raw)
+    assert sequence is not None
+    assert base64.b64decode(sequence[1]).decode() == said(store)[-1]["content"]
+    chat.close()
+    for name in ("xclip", "xsel"):
+        (tmp_path / name).write_text(f"#!/bin/sh\ncat > '{tmp_path}/copied'\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    chat = Terminal([*command[:-2], "--no-save"], DISPLAY=":0", WAYLAND_DISPLAY="", PATH=path)
+    ask_and_copy(chat, "characters copied to the clipboard")
+    assert (tmp_path / "copied").read_text().startswith("GGUF is")
+    chat.close()
+    chat = Terminal([*command[:-2], "--no-save"], DISPLAY="", WAYLAND_DISPLAY="", TERM="dumb")
+    ask_and_copy(chat, "there is no clipboard here")
+    chat.close()
 
 
 def test_sessions_are_listed_saved_and_loaded(chat: Terminal, store: Path) -> None:

@@ -151,6 +151,14 @@ def test_a_narrower_terminal_gets_the_block_anew() -> None:
     assert sent[-1].startswith("word") and sent[-1].endswith("more end")
 
 
+def test_a_terminal_that_does_not_know_its_size_gets_80_columns() -> None:
+    sent: list[str] = []
+    shown = MarkdownStream(sent.append, lambda: os.terminal_size((0, 0)))
+    shown.add("word " * 30)
+    shown.finish()
+    assert max(map(len, "".join(sent).split("\n"))) in range(70, 80)
+
+
 def test_half_a_line_can_still_belong_to_the_block_before() -> None:
     assert finished("one\n\n2") == 0
     assert finished("one\n\ntwo\n") == len("one\n\n")

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from llamacli.commands import options
-from llamacli.commands.printing import print_json, print_text
+from llamacli.commands.printing import print_json, print_table, print_text
 from llamacli.commands.session import debugging, engine_settings, model_path
-from llamacli.commands.tune import print_table
 from llamacli.errors import UsageError
 
 if TYPE_CHECKING:

@@ -85,7 +85,7 @@ def convert(
     check_target(target, force)
     console = Console(stderr=True)
     if place.folder is not None:
-        with fetching.progress_bar(console, "params") as show:
+        with fetching.progress_bar(console, "M params") as show:
             report = convert_checkpoint(
                 place.folder,
                 target,
@@ -126,7 +126,7 @@ def _from_hub(
     with (
         fetching.kept_pieces(target),
         open_checkpoint(repo, config, shards, keep=download) as checkpoint,
-        fetching.progress_bar(console, "params") as show,
+        fetching.progress_bar(console, "M params") as show,
     ):
         return write_gguf(
             checkpoint,

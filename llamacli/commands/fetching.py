@@ -1,5 +1,6 @@
 """What the commands that fetch do alike: say what it takes, show how far it is, tell what stays."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ import typer
 
 from llamacli.commands.session import notice
 from llamacli.errors import LlamacliError
+from llamacli.show.text import count
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,16 +35,21 @@ def tell_needs(repo: "Repo", needed: "Needs", target: Path) -> None:
 
     where = f"{repo.id} at {repo.commit[:12]}"
     if needed.fetched:
-        kept = f", {size(needed.cached)} of it kept in the Hub's cache" if needed.cached else ""
-        notice(f"{where}: {size(needed.fetched)} to fetch in {needed.files} files{kept}")
+        kept = (
+            f", {count(needed.cached, 'B')} of it kept in the Hub's cache" if needed.cached else ""
+        )
+        files = "1 file" if needed.files == 1 else f"{needed.files} files"
+        notice(f"{where}: {count(needed.fetched, 'B')} to fetch in {files}{kept}")
     elif repo.out_of_reach:
         notice(f"{where}: the copy in the Hub's cache, as the Hub itself is out of reach")
     else:
         notice(f"{where}: all of it is in the Hub's cache")
-    notice(f"disk: {size(needed.target)} for {target}")
+    free = shutil.disk_usage(target.parent).free
+    notice(f"disk: {count(needed.target, 'B')} for {target}, where {count(free, 'B')} are free")
     memory = psutil.virtual_memory().total
-    fits = "" if needed.running <= memory else ", which is too little to run it at speed"
-    notice(f"memory: {size(needed.running)} to run it; this machine has {size(memory)}{fits}")
+    running, has = count(needed.running, "B"), count(memory, "B")
+    short = "" if needed.running <= memory else ", which is too little to run it at speed"
+    notice(f"memory: {running} to run it; this machine has {has}{short}")
 
 
 @contextmanager
@@ -67,7 +74,7 @@ def kept_pieces(target: Path) -> Iterator[None]:
 def progress_bar(console: "Console", unit: str) -> "Iterator[Callable[[Progress], None]]":
     """A progress bar on a terminal, nothing elsewhere; gives the callback that feeds it.
 
-    unit is what the rate counts: params or B.
+    unit is what the rate counts, in millions.
     """
     from rich.markup import escape
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -94,13 +101,7 @@ def progress_bar(console: "Console", unit: str) -> "Iterator[Callable[[Progress]
                 completed=progress.parameters,
                 tensor=escape(progress.tensor),
                 size=f"{progress.nbytes / 1e9:.2f}/{progress.total_nbytes / 1e9:.2f} GB",
-                rate=f"{(progress.parameters - found[0]) / elapsed / 1e6:.0f} M{unit}/s",
+                rate=f"{(progress.parameters - found[0]) / elapsed / 1e6:.0f} {unit}/s",
             )
 
         yield show
-
-
-def size(nbytes: int) -> str:
-    from llamacli.show.text import count
-
-    return count(nbytes, "B")

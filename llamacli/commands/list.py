@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamacli.commands.printing import print_json, print_text
+from llamacli.commands.printing import print_json, print_table
 from llamacli.commands.session import notice
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def list_models(
         print_json([_as_object(model) for model in found])
     elif found:
         heads = ("name", "quantization", "size", "context", "last used")
-        _print([heads, *map(_row, found)], "llrrl")
+        print_table(heads, [_row(model) for model in found], "llrrl")
     else:
         notice(
             f"the store {home()} is empty; `llamacli list --known` has models to convert, "
@@ -75,8 +75,8 @@ def _known(as_json: bool) -> None:
     if as_json:
         print_json([asdict(model) for model in found])
         return
-    heads = ("name", "parameters", "download", "quantization", "size", "memory", "context")
-    _print([(*heads, "source"), *map(_known_row, found)], "lrrlrrrl")
+    heads = ("name", "parameters", "download", "size", "memory", "context")
+    print_table(heads, [_known_row(model) for model in found], "lrrrrr")
 
 
 def _known_row(model: "Model") -> tuple[str, ...]:
@@ -89,15 +89,7 @@ def _known_row(model: "Model") -> tuple[str, ...]:
         model.name,
         size(model.parameters, ""),
         size(model.checkpoint_bytes),
-        model.quantization,
         size(model.gguf_bytes),
         size(model.memory_bytes),
         "-" if model.context is None else str(model.context),
-        model.source,
     )
-
-
-def _print(rows: list[tuple[str, ...]], right: str) -> None:
-    from llamacli.show.text import columns
-
-    print_text(columns(rows, right))

@@ -50,7 +50,7 @@ def pull(
 
     with (
         fetching.kept_pieces(target),
-        fetching.progress_bar(Console(stderr=True), "B") as show,
+        fetching.progress_bar(Console(stderr=True), "MB") as show,
     ):
         fetch(repo, parts, target, tell=tell, force=force, progress=show, notice=notice)
     typer.echo(target)

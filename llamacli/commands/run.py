@@ -99,7 +99,6 @@ def run(
     """
     from llamacli.asked import Asked
     from llamacli.input import gather
-    from llamacli.sampling import SamplingSettings
 
     if special and not raw:
         raise UsageError("--special goes with --raw")
@@ -125,6 +124,8 @@ def run(
         overcommit=overcommit,
     )
     with open_engine(model, asked, quiet=quiet) as engine:
+        from llamacli.sampling import SamplingSettings
+
         sampling = SamplingSettings.from_metadata(
             engine.file.metadata,
             temperature=temperature,

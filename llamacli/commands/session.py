@@ -52,6 +52,7 @@ def open_engine(
 
 def _get_ready(file: "GGUFFile") -> None:
     """What an answer needs next, while the model loads: 40 ms of imports and of its template."""
+    import llamacli.chat
     import llamacli.interrupts
     import llamacli.output  # noqa: F401
     from llamacli.template import LLAMA3_TEMPLATE, prepare

@@ -1,14 +1,12 @@
 """llamacli tune: measure which settings serve a model best here, and keep them."""
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from llamacli.commands import options
-from llamacli.commands.printing import print_json, print_text
+from llamacli.commands.printing import print_json, print_table, print_text
 from llamacli.commands.session import debugging, model_path, notice
 from llamacli.errors import UsageError
 
@@ -51,36 +49,17 @@ def tune(
     found = measure(path, seconds, chosen, debug=debugging(), on_stage=tell)
     others = {name: profiles.tuned_settings(path, name) for name in profiles.PROFILES}
     settings = {name: one for name, one in {**others, **found.profiles}.items() if one}
-    kept = profiles.keep(path, settings, {"seconds": round(found.seconds, 1)})
+    kept = profiles.kept_path(path)
     if as_json:
         print_json(_fields(path, kept, found))
-        return
-    print_table(HEAD, [_cells(row) for row in found.rows], ALIGNED)
-    for name, one in found.profiles.items():
-        chosen_text = ", ".join(f"{key} {_word(value)}" for key, value in one.items())
-        print_text(f"{name}: {chosen_text}\n")
+    else:
+        print_table(HEAD, [_cells(row) for row in found.rows], ALIGNED)
+        for name, one in found.profiles.items():
+            words = ", ".join(f"{key} {_word(value)}" for key, value in one.items())
+            print_text(f"{name}: {words}\n")
+    profiles.keep(path, settings, {"seconds": round(found.seconds, 1)})
     if not quiet:
         notice(f"kept in {kept}")
-
-
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], aligned: str) -> None:
-    """Rows below a head on stdout: by rich on a terminal, else in plain columns."""
-    if not sys.stdout.isatty():
-        from llamacli.show.text import columns
-
-        print_text(columns([head, *rows], aligned))
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE)
-    for name, side in zip(head, aligned, strict=True):
-        table.add_column(name, justify="right" if side == "r" else "left")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
 
 
 def _cells(row: "Row") -> tuple[str, ...]:

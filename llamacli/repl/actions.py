@@ -117,7 +117,7 @@ def tokens(repl: Repl, argument: str) -> None:
         say(f"{len(repl.engine.vocabulary.tokenize(argument))} tokens")
         return
     session, size = repl.session, repl.engine.context_size
-    used = len(session.prompt_tokens())
+    used = len(session.prompt_tokens()) if session.messages else 0
     say(f"{used} tokens in the prompt so far, of a context of {size}; {size - used} are left")
     if session.forgotten:
         say(f"the {session.forgotten} oldest messages no longer count")

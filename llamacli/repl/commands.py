@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from prompt_toolkit.completion import CompleteEvent, Completion, PathCompleter
 from prompt_toolkit.document import Document
 
+from llamacli import sessions
 from llamacli.errors import UsageError
 from llamacli.repl import actions, saved
 from llamacli.repl.editor import unquoted
 from llamacli.repl.settings import SETTINGS
 from llamacli.repl.state import Ask, Repl, say
 
-LINE = re.compile(r"/([a-z]*)(?:\s+(.*))?", re.DOTALL)
+LINE = re.compile(r"/([A-Za-z?]*)(?:\s+(.*))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ COMMANDS = {
     "undo": Command("", "take the last question and its answer back", actions.undo),
     "copy": Command("", "copy the last answer to the clipboard", actions.copy_answer),
     "save": Command("NAME", "save this chat under a name and go on there", saved.save),
-    "load": Command("NAME", "go on with a saved chat", saved.load, saved.names),
+    "load": Command("NAME", "go on with a saved chat", saved.load, sessions.names),
     "sessions": Command("", "list the saved chats", saved.show_sessions),
     "model": Command(
         "[NAME]", "show the models, or go on with another one", actions.model, actions.models
@@ -81,7 +82,7 @@ def interpret(repl: Repl, line: str) -> Ask | None:
     if found is None:
         text = line if text is None else text
         return actions.message(repl, text) if text.strip() or repl.attached else None
-    name, argument = found[1], (found[2] or "").strip()
+    name, argument = found[1].lower(), (found[2] or "").strip()
     command = COMMANDS.get(ALIASES.get(name, name))
     if command is None:
         near = difflib.get_close_matches(name, [*COMMANDS, *ALIASES], n=1, cutoff=0.5)

@@ -1,8 +1,11 @@
 """The line editor: history, many lines in one message, completion, a status line below."""
 
+import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
@@ -47,7 +50,33 @@ def make_editor(history: Path, complete: Complete, status: Callable[[], str]) ->
         style=STYLE,
         enable_suspend=True,
     )
-    return lambda prompt, begin: session.prompt(prompt, default=begin)
+    return partial(_read, session)
+
+
+def _read(session: "PromptSession[str]", prompt: str, begin: str) -> str:
+    """Read with an editor; SIGTERM ends that, and is then delivered as outside of it.
+
+    An exception that its handler raised would be lost where the event loop runs a callback.
+    """
+    app = session.app
+    arrived: list[int] = []
+
+    def end() -> None:
+        if arrived and app.future is not None and not app.future.done():
+            app.exit(exception=EOFError())
+
+    def arrive(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        arrived.append(number)
+        if app.loop is not None:
+            app.loop.call_soon_threadsafe(end)
+
+    held = signal.signal(signal.SIGTERM, arrive)
+    try:
+        return session.prompt(prompt, default=begin, pre_run=end)
+    finally:
+        signal.signal(signal.SIGTERM, held)
+        if arrived:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _read_plain(prompt: str, begin: str) -> str:  # noqa: ARG001

@@ -37,4 +37,5 @@ def held_keys(on_continue: Callable[[], None] = lambda: None) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCONT, held)
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        termios.tcflow(sys.stdout, termios.TCOON)  # after Ctrl-S, what comes next would wait
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)

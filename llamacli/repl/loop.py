@@ -55,6 +55,8 @@ def turn(repl: Repl, line: str) -> None:
     except KeyboardInterrupt:
         if lively(sys.stderr):
             print("\r\x1b[K", end="", file=sys.stderr)  # of a progress line
-        say("(interrupted)")
+        unanswered = [message["role"] for message in repl.session.messages[-1:]] == ["user"]
+        hint = "; /undo takes the question back" if unanswered else ""
+        say(f"(interrupted{hint})")
     except LlamacliError as error:
         notice(str(error))

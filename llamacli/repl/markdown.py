@@ -1,11 +1,10 @@
 """Markdown on a terminal as it streams: a finished block is printed once, the last one redrawn."""
 
+import os
 import re
-import shutil
 import time
 from collections.abc import Callable
 from io import StringIO
-from os import terminal_size
 from typing import ClassVar
 
 from markdown_it import MarkdownIt
@@ -43,7 +42,7 @@ class MarkdownStream:
     def __init__(
         self,
         write: Write,
-        size: Callable[[], terminal_size] = shutil.get_terminal_size,
+        size: Callable[[], os.terminal_size] = os.get_terminal_size,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.write, self.size, self.clock = write, size, clock
@@ -73,7 +72,7 @@ class MarkdownStream:
 
     def _draw(self) -> None:
         columns, rows = self.size()
-        width = max(columns - 1, 20)
+        width, rows = max((columns or 80) - 1, 8), rows or 24  # 0 where a terminal doesn't know
         sent = ""
         if width < self.width:  # how a terminal breaks the lines that are there is unknown
             sent += self.region.leave()

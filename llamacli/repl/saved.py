@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -89,10 +89,6 @@ def use_settings(session: ChatSession, settings: Mapping[str, Any]) -> None:
     session.sampling = SamplingSettings.from_metadata(metadata, **given)
     session.max_tokens = settings.get("max_tokens")
     session.stop = tuple(settings.get("stop") or ())
-
-
-def names() -> Iterable[str]:
-    return sessions.names()
 
 
 def save(repl: Repl, argument: str) -> None:

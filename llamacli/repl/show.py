@@ -44,8 +44,10 @@ def _show(chunks: Iterator[Chunk], arrived: Interrupts, plain: bool) -> None:
         try:
             for chunk in chunks:
                 stream.add(chunk.text)
-        finally:
+        except Exception:
             stream.finish()
+            raise
+        stream.finish()
 
 
 def tell_forgotten(messages: list[Message]) -> None:

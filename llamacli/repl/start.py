@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 from llamacli import sessions
@@ -46,6 +47,8 @@ class Wanted:
 
 def start(wanted: Wanted, *, resume: bool, session: str | None = None) -> None:
     """Chat on this terminal until the user leaves."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what a terminal's encoding lacks shows as ?
     loop = "llamacli.repl.loop"  # with what it imports: read while the model is loaded
     threading.Thread(target=import_module, args=(loop,), daemon=True).start()
     saved = sessions.resume(session, notice) if resume else None
