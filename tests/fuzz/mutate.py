@@ -116,4 +116,4 @@ def _other(rng: Random, value: Any, raw: list[str]) -> Any:
             lambda n: n * 1_000_000,
         )
         return rng.choice(changes)(value)
-    return rng.choice(VALUES)
+    return deepcopy(rng.choice(VALUES))  # else a later bend would reach into it
