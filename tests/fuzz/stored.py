@@ -123,7 +123,7 @@ def bend_models(rng: Random, folder: Path) -> list[Command]:
     (folder / "models.toml").write_bytes(bend_bytes(rng, bad) if rng.random() < 0.3 else bad)
     return [
         ["list", "--known", *rng.choice(([], ["--json"]))],
-        ["run", "hi", "-m", str(folder / "model.gguf")],
+        ["run", "hi", "-m", str(folder / "model.gguf"), "-n", "2", "--threads", "1"],
         ["path", rng.choice(("one", "llama-3.2-1b"))],
     ]
 
