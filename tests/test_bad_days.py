@@ -83,7 +83,7 @@ def test_killed_at_a_hundred_moments(checkpoint: Make, tmp_path: Path) -> None:
 def test_interrupted_at_any_moment(
     verb: str, checkpoint: Make, model: Path, tmp_path: Path
 ) -> None:
-    """Exit code 130, not a word, and nothing half-written, at forty moments and the last ones."""
+    """Exit code 130, not a word, nothing half-written: at random moments, and at the last ones."""
     out = tmp_path / "out"
     out.mkdir()
     (tmp_path / "lines").write_text("one\ntwo\n")
@@ -98,7 +98,7 @@ def test_interrupted_at_any_moment(
     assert whole.code == 0 and whole.calls is not None, whole.said
     random, met = Random(2), 0
     last = range(whole.calls - 40, whole.calls, 8)
-    for moment in (*(random.randrange(1, whole.calls) for _ in range(40)), *last):
+    for moment in (*(random.randrange(1, whole.calls) for _ in range(25)), *last):
         for path in out.iterdir():
             path.unlink()
         ended = moments.run(tmp_path / "child", commands[verb], moment=moment)
@@ -110,7 +110,7 @@ def test_interrupted_at_any_moment(
         assert {path.name for path in out.iterdir()} <= {"x.gguf"}, moment
         cache = tmp_path / "store" / "cache"
         assert not cache.exists() or all(path.suffix == ".kv" for path in cache.iterdir())
-    assert met > 20
+    assert met > 10
 
 
 # Disks and files

@@ -20,15 +20,11 @@ from llamacli.errors import InvalidModelError
 from llamacli.gguf_check import check_llama
 from llamacli.gguf_file import read_gguf
 from llamacli.session_file import MAX_LINES, read_session
+from tests.fuzz.kinds import BOMB
 from tests.fuzz.stored import TOML
 from tests.tiny import write_model
 
 Make = Callable[..., Path]
-
-BOMB = "a: &a {x: 1}\n" + "".join(
-    f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 9)}]}}\n"
-    for old, new in zip("abcdefghij", "bcdefghijk", strict=True)
-)
 
 
 @pytest.mark.parametrize("front", [BOMB, "a: " + "[" * 100_000, "a: x" * 200_000])

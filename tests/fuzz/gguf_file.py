@@ -1,5 +1,6 @@
 """GGUF files taken apart, bent where it hurts, and put together again."""
 
+import math
 import struct
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -61,6 +62,7 @@ def _packed(form: str, value: Any) -> bytes:
         except OverflowError:
             return struct.pack("<" + form, float("inf"))
     size = struct.calcsize(form)
+    value = value if math.isfinite(value) else 0
     return (int(value) & ((1 << 8 * size) - 1)).to_bytes(size, "little")
 
 

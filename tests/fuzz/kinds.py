@@ -4,12 +4,14 @@ import json
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 
 from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
+from convert.checkpoint import INDEX
+from llamacli.template import LLAMA3_TEMPLATE
 from tests.fuzz import gguf_file, stored
 from tests.fuzz.mutate import EXTREMES, bend_bytes, bend_json
 from tests.fuzz.odd_model import write_odd_model
@@ -30,7 +32,7 @@ class Kind:
 
 def _prepare_gguf(folder: Path) -> None:
     write_model(folder / "good-0.gguf")
-    _write_checkpoint(folder)
+    _write_checkpoint(folder, 1)
     convert(folder / "checkpoint", folder / "good-1.gguf", "Q4_K_M")
 
 
@@ -66,19 +68,16 @@ def _read_model(rng: Random, path: Path) -> list[Command]:
 # Checkpoints
 
 
-def _write_checkpoint(folder: Path, shards: int = 1) -> None:
+def _write_checkpoint(folder: Path, shards: int) -> None:
     sizes = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "vocab_size": 600}
     write_checkpoint(folder / "checkpoint", shape_config("tiny", **sizes), shards=shards)
+    path = folder / "checkpoint" / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"chat_template": LLAMA3_TEMPLATE}
+    path.write_text(json.dumps(config))  # a known template: others cost a process each
 
 
-def _prepare_checkpoint(folder: Path) -> None:
-    _write_checkpoint(folder)
-    for path in (folder / "checkpoint").iterdir():
-        (folder / f"good-{path.name}").write_bytes(path.read_bytes())
-
-
-def _prepare_shards(folder: Path) -> None:
-    _write_checkpoint(folder, shards=3)
+def _prepare_checkpoint(folder: Path, shards: int = 1) -> None:
+    _write_checkpoint(folder, shards)
     for path in (folder / "checkpoint").iterdir():
         (folder / f"good-{path.name}").write_bytes(path.read_bytes())
 
@@ -151,7 +150,7 @@ KINDS = {
     "gguf": Kind(_prepare_gguf, _bend_gguf),
     "odd-model": Kind(lambda folder: None, _bend_odd),
     "safetensors": Kind(_prepare_checkpoint, _bend_safetensors),
-    "index": Kind(_prepare_shards, _bend_small("model.safetensors.index.json")),
+    "index": Kind(partial(_prepare_checkpoint, shards=3), _bend_small(INDEX)),
     "config": Kind(_prepare_checkpoint, _bend_small("config.json")),
     "tokenizer": Kind(_prepare_checkpoint, _bend_small("tokenizer.json")),
     "tokenizer-config": Kind(_prepare_checkpoint, _bend_small("tokenizer_config.json")),

@@ -71,6 +71,7 @@ def run(command: Command) -> tuple[int, str]:
     if command[0] == "keep":
         shutil.copy(command[1], command[2])
         return 0, ""
+    del cli.app.registered_commands[1:]  # main adds those that it needs; the first is ours
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
     code = -1
     try:
