@@ -4,6 +4,7 @@ Nothing here reads a weight: shards' headers alone, checked against the files' s
 """
 
 import json
+import re
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ HEADERS_AT_ONCE = 8
 # Bytes; the JSON module makes up to 35 of one. Llama 3's tokenizer.json has 9 or 17 MB.
 MAX_TOKENIZER = 24 << 20
 MAX_SMALL = 4 << 20
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,10 @@ def read_json(path: Path) -> dict[str, Any]:
     limit = MAX_TOKENIZER if path.name == "tokenizer.json" else MAX_SMALL
     try:
         _check_size(path, limit)
-        value = json.loads(path.read_bytes())
+        text = path.read_bytes().decode("utf-8-sig")
+        value = json.loads(text)
+        if SURROGATE.search(text):  # halves of pairs can't be written; whole ones can
+            json.dumps(value, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} is missing in {path.parent}") from None
     except OSError as error:

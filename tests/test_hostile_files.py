@@ -59,6 +59,18 @@ def test_links_to_what_has_no_end(name: str, device: str, checkpoint: Make, tmp_
         open_checkpoint(folder)
 
 
+@pytest.mark.parametrize("text", [b'"\\ud800"', b'"\xed\xa0\x80"'])
+def test_half_a_surrogate_pair_is_refused_where_it_is_read(text: bytes, checkpoint: Make) -> None:
+    """It could not be written into the file, which has config.json whole."""
+    folder = checkpoint()
+    config = (folder / "config.json").read_bytes().rstrip(b"}\n")
+    (folder / "config.json").write_bytes(config + b', "note": "\\ud83e\\udd99"}')
+    assert open_checkpoint(folder).config.raw["note"] == "🦙"
+    (folder / "config.json").write_bytes(config + b', "note": ' + text + b"}")
+    with pytest.raises(CheckpointError, match=r"config\.json is not valid JSON"):
+        open_checkpoint(folder)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_json_that_would_swell(name: str, checkpoint: Make) -> None:
     """The JSON module makes up to 35 bytes of one: too long texts aren't given to it."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -81,12 +82,12 @@ def _bend(rng: Random, value: Any, raw: list[str]) -> Any:
     elif kind == 1 and isinstance(value, dict):
         value[rng.choice((key.upper(), key + "s", rng.choice(TEXTS)))] = value.pop(key)
     elif kind == 1:
-        value.append(value[key])
+        value.append(deepcopy(value[key]))
     elif kind == 2:
         other = rng.choice(keys)
         value[key], value[other] = value[other], value[key]
     elif kind == 3:
-        value[key] = value[rng.choice(keys)]
+        value[key] = deepcopy(value[rng.choice(keys)])
     elif kind == 4 and isinstance(value, dict):
         value[rng.choice(TEXTS)] = _other(rng, value[key], raw)
     else:
@@ -115,4 +116,4 @@ def _other(rng: Random, value: Any, raw: list[str]) -> Any:
             lambda n: n * 1_000_000,
         )
         return rng.choice(changes)(value)
-    return rng.choice(VALUES)
+    return deepcopy(rng.choice(VALUES))  # else a later bend would reach into it

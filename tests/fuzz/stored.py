@@ -22,7 +22,14 @@ SESSION: list[dict[str, Any]] = [
     {"role": "assistant", "content": "hello"},
     {"session": 1, "model": "tiny", "quantization": "F32", "settings": {"context": 256}},
     {"role": "user", "content": "and now?"},
-    {"role": "assistant", "content": "nothing", "cut": True},
+    {"role": "assistant", "content": "nothing"},
+    {"event": "regenerate", "content": "something"},
+    {"event": "edit", "content": "and then?"},
+    {"role": "assistant", "content": "later"},
+    {"event": "forget", "messages": 2},
+    {"event": "system", "content": "say more"},
+    {"role": "user", "content": "never mind"},
+    {"event": "undo"},
 ]  # fmt: skip
 TUNED = {
     name: {
