@@ -2,8 +2,9 @@
 
     python -m bench.oneshot [--model FILE] [--runs 5]
 
-About 512 tokens in, 64 out, the same text, context and greedy choice; llama-completion has its
-default settings otherwise. The file is in the page cache.
+About 512 tokens in, 64 out, the same text, greedy choice; both have their default settings
+otherwise, and once more llama-completion has the context that is llamacli's default, 8,192 tokens,
+instead of all that the model knows. The file is in the page cache.
 """
 
 import os
@@ -11,14 +12,16 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.compare import Outcome, Setup, Target, figure, in_turn, ratio, run_alone
+from bench.compare import Figure, Outcome, Setup, Target, figure, in_turn, ratio, run_alone
 from bench.llama_cpp_tools import tool
 from bench.prompt_cache import instruction
 
 PROMPT, ANSWER = 512, 64
+THEIRS, SAME = "llama-completion", "llama-completion, 8,192 tokens of context"
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,13 @@ def timed(command: list[str], answer: int) -> Times:
 
 def llamacli_run(model: Path, prompt: str, answer: int) -> list[str]:
     command = [sys.executable, "-m", "llamacli", "run", "--raw", "-v", "-m", str(model)]
-    return [*command, "-c", "1024", "--temp", "0", "-n", str(answer), prompt]
+    return [*command, "--temp", "0", "-n", str(answer), prompt]
 
 
-def llama_completion(model: Path, prompt: str, answer: int) -> list[str]:
+def llama_completion(model: Path, prompt: str, answer: int, *more: str) -> list[str]:
     command = [str(tool("llama-completion")), "-m", str(model), "-p", prompt, "-n", str(answer)]
-    options = ["-c", "1024", "--temp", "0", "-no-cnv", "--no-display-prompt", "--ignore-eos"]
-    return [*command, *options, "--perf"]
+    options = ["--temp", "0", "-no-cnv", "--no-display-prompt", "--ignore-eos", "--perf"]
+    return [*command, *options, *more]
 
 
 def measure(setup: Setup) -> Outcome:
@@ -67,7 +70,8 @@ def measure(setup: Setup) -> Outcome:
     prompt = instruction(model, tokens)
     ways = {
         "llamacli": lambda: timed(llamacli_run(model, prompt, answer), answer),
-        "llama-completion": lambda: timed(llama_completion(model, prompt, answer), answer),
+        THEIRS: lambda: timed(llama_completion(model, prompt, answer), answer),
+        SAME: lambda: timed(llama_completion(model, prompt, answer, "-c", "8192"), answer),
     }
     found = in_turn(ways, setup.times(5))
     whole = {name: [one.whole for one in times] for name, times in found.items()}
@@ -79,22 +83,27 @@ def measure(setup: Setup) -> Outcome:
             for what, values in (("whole", whole), ("first byte", first))
             for name in found
         ),
-        (
-            ratio(
-                "speed of llamacli to llama-completion's",
-                whole["llama-completion"],
-                whole["llamacli"],
-                Target(1.3),
-            ),
-            ratio(
-                "first byte of llamacli to llama-completion's",
-                first["llamacli"],
-                first["llama-completion"],
-                Target(0.8, most=True),
-            ),
+        tuple(
+            one
+            for name, targets in ((THEIRS, (1.3, 0.8)), (SAME, (None, None)))
+            for one in _ratios(name, whole, first, *targets)
         ),
         f"Processes of their own, about {tokens} tokens in, {answer} out, the file in memory.",
     )
+
+
+def _ratios(
+    theirs: str,
+    whole: Mapping[str, Sequence[float]],
+    first: Mapping[str, Sequence[float]],
+    speed: float | None,
+    most: float | None,
+) -> Iterator[Figure]:
+    """llamacli's speed to theirs, and its time to the first byte, each with its target if any."""
+    target = None if speed is None else Target(speed)
+    yield ratio(f"speed, to {theirs}", whole[theirs], whole["llamacli"], target)
+    target = None if most is None else Target(most, most=True)
+    yield ratio(f"time to the first byte, to {theirs}", first["llamacli"], first[theirs], target)
 
 
 if __name__ == "__main__":

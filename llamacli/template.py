@@ -69,9 +69,11 @@ def render(
 
 
 def prepare(template: str) -> None:
-    """Spare the first render of a known template most of its time; others aren't touched."""
+    """Spare the next render most of its time: compile a known template, else start its process."""
     if _is_known(template):
         _compiled(template)
+    else:
+        _waiting.append(_start_worker())
 
 
 def _is_known(template: str) -> bool:
@@ -123,17 +125,21 @@ def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
 
 def _render_apart(template: str, names: Mapping[str, Any], date: datetime) -> str:
     request = json.dumps({"template": template, "names": names, "date": date.isoformat()})
-    worker = [sys.executable, "-I", "-c", WORKER, json.dumps(sys.path)]
+    with _take_worker() as child:
+        try:
+            output, _ = child.communicate(request.encode(), timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            raise InvalidModelError(
+                f"the chat template takes more than {SECONDS} seconds; it is broken or malicious"
+            ) from None
+        except BaseException:
+            child.kill()
+            raise
     try:
-        child = subprocess.run(worker, input=request.encode(), capture_output=True, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        raise InvalidModelError(
-            f"the chat template takes more than {SECONDS} seconds; it is broken or malicious"
-        ) from None
-    try:
-        if child.returncode or len(child.stdout) > MAX_PROMPT:
+        if child.returncode or len(output) > MAX_PROMPT:
             raise ValueError
-        answer = json.loads(child.stdout)
+        answer = json.loads(output)
         text, error = answer["text"], answer["error"]
     except (ValueError, KeyError, TypeError):
         raise InvalidModelError(
@@ -144,7 +150,26 @@ def _render_apart(template: str, names: Mapping[str, Any], date: datetime) -> st
     return str(text)
 
 
-# What the process does: limits on itself, then render_here.
+def _take_worker() -> "subprocess.Popen[bytes]":
+    """A process that waits for a request: one that prepare started, where it is still there."""
+    while _waiting:
+        worker = _waiting.pop()
+        if worker.poll() is None:
+            return worker
+        with worker:
+            pass  # closes its pipes
+    return _start_worker()
+
+
+def _start_worker() -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-I", "-c", WORKER, json.dumps(sys.path)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+
+
+_waiting: "list[subprocess.Popen[bytes]]" = []  # they end with this process, which closes stdin
+
+# What the process does: limits on itself, the imports, then render_here.
 WORKER = f"""
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -157,6 +182,7 @@ except (ImportError, ValueError, OSError):
 from datetime import datetime
 from llamacli.errors import InvalidModelError
 from llamacli.template import render_here
+import jinja2.ext, jinja2.sandbox
 request = json.loads(sys.stdin.buffer.read())
 text = error = None
 try:

@@ -80,7 +80,7 @@ def tune(
     started = time.monotonic()
     processor = this_processor()
     shape = check_llama(read_gguf(path))
-    longest = min(MOST.prompt, shape.context - MOST.answer)
+    longest = max(LEAST.prompt, min(MOST.prompt, shape.context - MOST.answer))
     gpu = bool(use_devices(find_devices(), "auto"))
     settings = {name: EngineSettings(**defaults(processor, name)) for name in profiles}
     rows: list[Row] = []

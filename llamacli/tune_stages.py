@@ -17,9 +17,7 @@ WORKS: dict[Profile, Work] = {
 }
 PREFILL, DECODE = Work(prompt=1), Work(answer=1)
 UBATCHES = (128, 256, 512, 1024, 2048)
-
-
-LEAST, MOST = Size(32, 4), Size(2048, 128)
+LEAST, MOST = Size(32, 4), Size(2048, 128)  # of one measurement
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,18 @@
 """Templates from strangers: what Hugging Face's need works, what harms is refused in time."""
 
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
+from llamacli import template as templates
 from llamacli.errors import InvalidModelError
-from llamacli.template import KNOWN, LLAMA3_TEMPLATE, render, render_here
+from llamacli.template import KNOWN, LLAMA3_TEMPLATE, prepare, render, render_here
 
 HELLO = [{"role": "user", "content": " Hello "}]
 
@@ -74,3 +79,40 @@ def test_known_templates_are_the_real_ones(llama3_files: Path) -> None:
     for path in llama3_files.glob("*/tokenizer_config.json"):
         template = json.loads(path.read_text())["chat_template"]
         assert hashlib.sha256(template.encode()).hexdigest() in KNOWN
+
+
+OWN = "{{ messages[0]['content'] | trim }}!"
+
+
+def test_a_process_that_waits_renders_the_next_prompt() -> None:
+    prepare(OWN)
+    (worker,) = templates._waiting
+    assert render(OWN, HELLO) == "Hello!"
+    assert worker.poll() == 0 and not templates._waiting
+
+
+def test_a_process_that_waited_keeps_the_limits() -> None:
+    prepare(HOSTILE["endless"])
+    with pytest.raises(InvalidModelError, match="chat template"):
+        render(HOSTILE["endless"], HELLO, bos_token="<s>")
+    assert render(OWN, HELLO) == "Hello!"
+
+
+def test_a_waiting_process_that_died_is_replaced() -> None:
+    prepare(OWN)
+    templates._waiting[0].kill()
+    templates._waiting[0].wait()
+    assert render(OWN, HELLO) == "Hello!"
+
+
+def test_a_waiting_process_ends_with_the_one_that_started_it() -> None:
+    script = (
+        "from llamacli import template\n"
+        "template.prepare('{{ 1 }}')\n"
+        "print(template._waiting[0].pid)\n"
+    )
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert child.returncode == 0 and child.stderr == ""
+    with suppress(psutil.NoSuchProcess):
+        worker = psutil.Process(int(child.stdout))
+        assert worker.status() == psutil.STATUS_ZOMBIE or worker.wait(10) is None

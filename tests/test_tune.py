@@ -12,6 +12,7 @@ from llamacli import cores, profiles
 from llamacli.asked import Asked, settle
 from llamacli.commands.session import engine_settings
 from llamacli.demo_model import demo_model
+from llamacli.errors import DoesNotFitError
 from llamacli.loading import EngineSettings
 from llamacli.measure import Sample, Size
 from llamacli.profiles import forget, keep, kept_path, tuned_settings
@@ -99,6 +100,27 @@ def test_the_clearly_slower_arent_measured_again() -> None:
     assert len(found) == MOST_ROUNDS
     assert asked.count("on") == 3
     assert asked.count("auto") == asked.count("off") == MOST_ROUNDS
+
+
+def test_a_load_counts_only_where_each_measurement_has_one() -> None:
+    def measure(settings: EngineSettings, size: Size, reload: bool) -> Sample:
+        return Sample(load=5.0, prefill=1.0, decode=1.0)
+
+    for stage in (THREE, replace(THREE, reload=True)):
+        found = measure_stage(stage, EngineSettings(), Size(1, 1), measure, 0.0, lambda: 1.0)
+        loads = {sample.load for sample in found[0].values()}
+        assert loads == ({5.0} if stage.reload else {0.0})
+
+
+def test_one_that_does_not_fit_is_left_out() -> None:
+    def measure(settings: EngineSettings, size: Size, reload: bool) -> Sample:
+        if settings.flash_attention == "off":
+            raise DoesNotFitError("too large")
+        return Sample(prefill=1.0)
+
+    found = measure_stage(THREE, EngineSettings(), Size(1, 1), measure, 1e9, lambda: 0.0)
+    assert len(found) == MOST_ROUNDS
+    assert all(set(samples) == {"auto", "on"} for samples in found)
 
 
 def test_candidates_take_turns_in_being_first() -> None:
