@@ -1,6 +1,7 @@
 """What the tests share. The real Llama 3 files lie beside the repository where they are at hand."""
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
 from tests.headers import without_weights, write_hollow
 from tests.tiny import write_model
+
+# A shell has its background jobs ignore Ctrl-C, and so would the programs that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DEMO = Path(__file__).resolve().parents[1] / "llamacli" / "demo"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
