@@ -84,12 +84,12 @@ def generate(
     room = engine.context_size - len(prompt)
     limit = room + 1 if max_tokens is None else min(max_tokens, room + 1)
     answer = Answer(engine.vocabulary, limit, AnswerText(stop), constraint)
-    sample, context = engine.library.llama_sampler_sample, engine.context_pointer
+    sample = engine.library.llama_sampler_sample
     with sampler_chain(engine, sampling, seed, prompt) as chain:
         while len(engine.tokens) == len(prompt) + len(answer.tokens) and not interrupted():
             start = perf_counter()
             if constraint is None:
-                token = sample(chain, context, -1)
+                token = sample(chain, engine.context_pointer, -1)
             else:
                 token = constraint.choose(chain, engine.logits(), answer.left)
             seconds += perf_counter() - start

@@ -125,6 +125,7 @@ def _restore(engine: "Engine", data: mmap.mmap) -> int:
     if not all(0 <= token < engine.vocabulary.size for token in tokens):
         raise Unusable("it holds tokens that the model doesn't know")
     _check_state(engine, data, start, len(tokens))
+    engine.make_room(len(tokens))
     first = c_char.from_buffer(data, start)
     size = len(data) - start
     source = cast(addressof(first), POINTER(c_uint8))

@@ -58,6 +58,7 @@ def decode_seconds(engine: "Engine", tokens: Sequence[int], depth: int) -> float
 
 
 def _fill(engine: "Engine", tokens: Sequence[int]) -> None:
+    engine.make_room(engine.context_size)  # not while the clock runs
     if engine.tokens[: len(tokens)] == list(tokens):
         engine.keep(len(tokens))
     else:

@@ -110,6 +110,35 @@ def test_length_and_seed_are_told(engine: Engine) -> None:
     assert result.finish_reason == "length" and result.answer_tokens == 3 and text
 
 
+def test_a_cache_that_grows_changes_no_answer(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It grows in the middle of an answer, before a long prompt, and for a saved state."""
+    prompt = [1000 + i % 50 for i in range(40)]
+    settings = EngineSettings(context=512)
+
+    def logits(engine: Engine) -> list[list[float]]:
+        found = []
+        engine.prefill(prompt)
+        for token in range(600, 640):
+            engine.decode(token)
+            found.append(engine.logits()[:64].tolist())
+        assert engine.prefill([*engine.tokens, *prompt]) == 80
+        found.append(engine.logits()[:64].tolist())
+        engine.keep(20)
+        engine.decode(5)
+        return [*found, engine.logits()[:64].tolist()]
+
+    with Engine(path, settings) as whole:
+        expected = logits(whole)
+    for room in (64, 100):
+        monkeypatch.setattr("llamacli.engine.FIRST_ROOM", room)
+        with Engine(path, settings) as growing:
+            assert growing.library.llama_n_ctx(growing.context_pointer) < 512
+            assert logits(growing) == expected
+            assert growing.library.llama_n_ctx(growing.context_pointer) == 512
+
+
 def test_answer_ends_where_the_context_is_full(path: Path) -> None:
     with Engine(path, EngineSettings(context=24)) as small:
         tokens = encode_raw(small.vocabulary, "rope scaling " * 5)

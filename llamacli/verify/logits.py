@@ -30,6 +30,7 @@ def all_logits(engine: Engine, tokens: Sequence[int]) -> Iterator[NDArray[np.flo
     llama.cpp fails.
     """
     engine.keep(0)
+    engine.make_room(len(tokens))
     for start in range(0, len(tokens), STEP):
         yield _evaluate(engine, tokens[start : start + STEP])
     engine.keep(0)
