@@ -85,7 +85,9 @@ def test_sizes_are_those_that_llama_cpp_allocates(
     name: str,
     settings: EngineSettings,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("llamacli.engine.FIRST_ROOM", 4096)  # all of the context at once
     with Engine(paths[name], replace(settings, device="cpu"), debug=True) as engine:
         assert engine.settings.repack == settings.repack
     told: dict[str, float] = {}
