@@ -117,12 +117,10 @@ def plot_growth(outcome: Outcome, path: Path) -> None:
 
 
 def _subplots(width: float, height: float) -> Any:
-    import matplotlib
+    from matplotlib.figure import Figure as Canvas  # pyplot would keep every one
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot.subplots(figsize=(width, height))
+    figure = Canvas(figsize=(width, height))
+    return figure, figure.subplots()
 
 
 def _save(figure: Any, path: Path) -> None:
