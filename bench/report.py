@@ -125,7 +125,7 @@ def _subplots(width: float, height: float) -> Any:
 
 def _save(figure: Any, path: Path) -> None:
     figure.tight_layout()
-    figure.savefig(path, dpi=80, metadata={"Software": None})
+    figure.savefig(path, dpi=80, bbox_inches="tight", metadata={"Software": None})
 
 
 def _outcome(fields: Mapping[str, Any]) -> Outcome:
