@@ -24,6 +24,7 @@ def helps() -> Iterator[tuple[str, str]]:
     """The name and the help of the program and of each command."""
     from llamacli.cli import app, register
 
+    app.registered_commands.clear()  # who calls main has some already
     register(())
     program = get_command(app)
     settings = program.context_settings
