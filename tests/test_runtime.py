@@ -110,9 +110,7 @@ def test_length_and_seed_are_told(engine: Engine) -> None:
     assert result.finish_reason == "length" and result.answer_tokens == 3 and text
 
 
-def test_a_cache_that_grows_changes_no_answer(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_that_grows_changes_no_answer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It grows in the middle of an answer, before a long prompt, and for a saved state."""
     prompt = [1000 + i % 50 for i in range(40)]
     settings = EngineSettings(context=512)
