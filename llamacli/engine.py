@@ -1,7 +1,7 @@
 """A loaded model with its KV cache, whose contents are known token by token."""
 
 from collections.abc import Callable, Sequence
-from ctypes import c_uint8
+from ctypes import Array, c_uint8
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -122,16 +122,20 @@ class Engine:
         if tokens <= self._room:
             return
         self.keep(len(self.tokens))
-        library, held = self._library, self.tokens
-        size = library.llama_state_seq_get_size(self._context, 0) if held else 0
-        state = (c_uint8 * size)()
-        if size:
-            library.llama_state_seq_get_data(self._context, state, size, 0)
+        held, state = self.tokens, self.sequence_state()
         self.tokens = []
         self._make_context(self.context_size)
-        if size and not library.llama_state_seq_set_data(self._context, state, size, 0):
+        set_state = self._library.llama_state_seq_set_data
+        if held and not set_state(self._context, state, len(state), 0):
             raise LlamacliError(f"llama.cpp can't move its KV cache{because()}")
         self.tokens = held
+
+    def sequence_state(self) -> Array[c_uint8]:
+        """The KV cache of tokens, a copy in llama.cpp's own format."""
+        size = self._library.llama_state_seq_get_size(self._context, 0)
+        state = (c_uint8 * size)()
+        used: int = self._library.llama_state_seq_get_data(self._context, state, size, 0)
+        return (c_uint8 * used).from_buffer(state)
 
     @property
     def name(self) -> str:

@@ -59,13 +59,9 @@ def file_identity(path: Path) -> list[int | str]:
 
 def save(engine: "Engine", path: Path) -> None:
     """Save the KV cache of engine.tokens, under a temporary name first; raises OSError."""
-    library, context = engine.library, engine.context_pointer
-    room = library.llama_state_seq_get_size(context, 0)
-    state = (c_uint8 * room)()
-    size = library.llama_state_seq_get_data(context, state, room, 0)
+    payload = memoryview(engine.sequence_state()).cast("B")
     header = json.dumps({"key": state_key(engine), "tokens": engine.tokens}).encode()
     head = struct.pack("<Q", len(header)) + header
-    payload = memoryview(state).cast("B")[:size]
     digest = hashlib.sha256(head)
     digest.update(payload)
     path.parent.mkdir(parents=True, exist_ok=True)
