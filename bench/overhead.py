@@ -26,12 +26,11 @@ PARTS = {
     "make_vocabulary": "the control tokens",
     "_fit": "the memory it takes",
     "encode_input": "making the prompt's tokens",
-    "close": "freeing the model",
 }
 PYTHON, LIBRARY, CLI = "Python's start", "importing llama.cpp", "importing the command line"
 
 SCRIPT = """
-import atexit, json, sys, time
+import json, os, sys, time
 begun, names, started = time.time(), sys.argv.pop(1).split(","), float(sys.argv.pop(1))
 spent = {"python": begun - started}
 
@@ -46,7 +45,7 @@ def timed(owner, name):
     setattr(owner, name, call)
 
 start = time.perf_counter()
-from llamacli.cli import main
+from llamacli.cli import start as run
 import llamacli.commands.run
 spent["cli"] = time.perf_counter() - start
 start = time.perf_counter()
@@ -59,10 +58,15 @@ for name in names:
 for name in ("read_gguf", "check_llama", "make_vocabulary"):
     timed(llamacli.engine, name)
 timed(llamacli.engine.Engine, "_fit")
-timed(llamacli.engine.Engine, "close")
 timed(llamacli.commands.run, "encode_input")
-atexit.register(lambda: print(json.dumps(spent), file=sys.stderr))
-main()
+leave = os._exit
+
+def tell(code):
+    print(json.dumps(spent), file=sys.stderr, flush=True)
+    leave(code)
+
+os._exit = tell
+run()
 """
 
 

@@ -1,3 +1,3 @@
-from llamacli.cli import main
+from llamacli.cli import start
 
-main()
+start()

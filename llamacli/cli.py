@@ -102,17 +102,25 @@ def register(arguments: Sequence[str]) -> None:
         app.command(name)(getattr(module, COMMANDS[name]))
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and leave with its exit code; every error becomes one line.
+def start() -> NoReturn:
+    """The program: main, and out at once.
 
-    At its usual pace the garbage collector takes a sixth of a short run, at its end as well.
+    The system takes a process's memory back in 45 ms less than Python and llama.cpp tidy it up.
     """
-    gc.set_threshold(100_000)
+    gc.set_threshold(100_000)  # at its usual pace, collecting takes a sixth of a short run
+    try:
+        main()
+    except SystemExit as done:
+        sys.stderr.flush()  # main has flushed stdout
+        os._exit(done.code if isinstance(done.code, int) else 1)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and raise SystemExit with its exit code; every error becomes a line."""
     try:
         code = _run(arguments)
     except (KeyboardInterrupt, Terminated) as late:  # while the last was said
         code = _exit_code(late)
-    gc.freeze()
     sys.exit(code)
 
 

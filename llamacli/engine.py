@@ -14,6 +14,7 @@ from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
 from llamacli.free_memory import free_memory
 from llamacli.gguf_check import check_llama
 from llamacli.gguf_file import GGUFFile, read_gguf
+from llamacli.gguf_known import recall, remember
 from llamacli.loading import (
     EngineSettings,
     because,
@@ -64,7 +65,7 @@ class Engine:
         """
         self.path = Path(path)
         self.parallel = parallel
-        self.file = read_gguf(self.path)
+        self.file = read_gguf(self.path, recall())
         self.shape = check_llama(self.file)
         self.tokens: list[int] = []
         self._library = load_library(debug)
@@ -73,7 +74,7 @@ class Engine:
         self._model: Any = None
         self._context: Any = None
         try:
-            with beside(lambda: meanwhile(self.file)):
+            with beside(lambda: meanwhile(self.file), lambda: remember(self.file)):
                 self._model = load_model(
                     self._library, self.path, self.settings, on_load, gpus=self.gpus
                 )

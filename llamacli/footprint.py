@@ -13,7 +13,8 @@ from typing import NamedTuple
 from llamacli.context import PADDING, ContextPlan
 from llamacli.devices import Device
 from llamacli.gguf_check import LlamaShape
-from llamacli.gguf_file import TENSOR_TYPES, GGUFFile, TensorInfo
+from llamacli.gguf_file import GGUFFile, TensorInfo
+from llamacli.gguf_types import TENSOR_TYPES
 from llamacli.loading import KV_TYPES, EngineSettings
 
 HOST = -1  # a place beside the numbers of GPUs

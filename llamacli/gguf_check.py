@@ -82,19 +82,17 @@ def check_vocabulary(file: GGUFFile) -> None:
     model, pre = file.metadata.get(prefix + "model"), file.metadata.get(prefix + "pre")
     if model != "gpt2" or pre not in PRE_TOKENIZERS:
         file.fail(f"its tokenizer is {model!r} with {pre!r}, not Llama 3's ('gpt2', 'llama-bpe')")
-    tokens = file.strings(prefix + "tokens")
-    if not 1 <= len(tokens) <= MAX_VOCABULARY:
-        file.fail(f"its vocabulary has {len(tokens)} tokens, not 1 to {MAX_VOCABULARY}")
-    _check_tokens(file, tokens)
-    _check_lengths(file, tokens)
+    if prefix + "tokens" not in file.known:
+        check_tokens(file, file.strings(prefix + "tokens"))
+    size = file.metadata[prefix + "tokens"].length
     types = file.metadata.get(prefix + "token_type")
-    if not isinstance(types, Array) or types.type != INT32 or types.length != len(tokens):
-        file.fail(f"{prefix}token_type isn't an array of {len(tokens)} int32")
+    if not isinstance(types, Array) or types.type != INT32 or types.length != size:
+        file.fail(f"{prefix}token_type isn't an array of {size} int32")
     if unknown := set(file.numbers(prefix + "token_type")) - TOKEN_TYPES:
         file.fail(f"{prefix}token_type has the type {min(unknown)}, which Llama 3 doesn't have")
     scores = file.metadata.get(prefix + "scores")
-    if scores is not None and (not isinstance(scores, Array) or scores.length != len(tokens)):
-        file.fail(f"{prefix}scores isn't an array of {len(tokens)} numbers")
+    if scores is not None and (not isinstance(scores, Array) or scores.length != size):
+        file.fail(f"{prefix}scores isn't an array of {size} numbers")
     merges = file.metadata.get(prefix + "merges")
     if not isinstance(merges, Array) or merges.type != STRING or merges.length > MAX_SIZE:
         file.fail(f"{prefix}merges is missing or not an array of strings")
@@ -104,10 +102,10 @@ def check_vocabulary(file: GGUFFile) -> None:
         token = file.metadata.get(f"{prefix}{name}_token_id")
         if token is None and name == "eos":  # llama.cpp would take token 11
             file.fail(f"{prefix}eos_token_id is missing; no answer would end")
-        if token is not None and not (_is_count(token) and token < len(tokens)):
-            file.fail(f"{prefix}{name}_token_id is {token!r}; there are {len(tokens)} tokens")
+        if token is not None and not (_is_count(token) and token < size):
+            file.fail(f"{prefix}{name}_token_id is {token!r}; there are {size} tokens")
     if END_TOKENS in file.metadata:
-        _check_ends(file, len(tokens))
+        _check_ends(file, size)
 
 
 def _check_ends(file: GGUFFile, vocabulary: int) -> None:
@@ -119,8 +117,10 @@ def _check_ends(file: GGUFFile, vocabulary: int) -> None:
             file.fail(f"{END_TOKENS} has {token}; there are {vocabulary} tokens")
 
 
-def _check_tokens(file: GGUFFile, tokens: list[bytes]) -> None:
+def check_tokens(file: GGUFFile, tokens: list[bytes]) -> None:
     """llama.cpp aborts where two tokens are the same, and cuts them at the first zero byte."""
+    if not 1 <= len(tokens) <= MAX_VOCABULARY:
+        file.fail(f"its vocabulary has {len(tokens)} tokens, not 1 to {MAX_VOCABULARY}")
     if len(set(tokens)) != len(tokens):
         seen: set[bytes] = set()
         for i, token in enumerate(tokens):
@@ -135,6 +135,7 @@ def _check_tokens(file: GGUFFile, tokens: list[bytes]) -> None:
         text.decode()
     except UnicodeDecodeError as error:
         file.fail(f"a token is not UTF-8: {text[max(error.start - 8, 0) : error.end + 8]!r}")
+    _check_lengths(file, tokens)
 
 
 def _check_lengths(file: GGUFFile, tokens: list[bytes]) -> None:

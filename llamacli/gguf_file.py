@@ -9,14 +9,16 @@ import mmap
 import os
 import stat
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
 from struct import error as StructError  # noqa: N812
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from llamacli.errors import DoesNotFitError, InvalidModelError, NotFoundError
+from llamacli.gguf_known import KnownStrings, recognized_end
+from llamacli.gguf_types import TENSOR_TYPES, TensorType
 
 DEFAULT_ALIGNMENT = 32
 MAX_ALIGNMENT = 1 << 16
@@ -35,30 +37,6 @@ FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"} | {
 U32, U64 = Struct("<I"), Struct("<Q")
 
 
-class TensorType(NamedTuple):
-    name: str
-    block: int  # values a block
-    nbytes: int  # bytes a block
-
-
-# ggml's types by number. Kept here because importing gguf costs every start of the program 0.1 s.
-# fmt: off
-TENSOR_TYPES = {
-    0: TensorType("F32", 1, 4), 1: TensorType("F16", 1, 2), 30: TensorType("BF16", 1, 2),
-    2: TensorType("Q4_0", 32, 18), 3: TensorType("Q4_1", 32, 20), 6: TensorType("Q5_0", 32, 22),
-    7: TensorType("Q5_1", 32, 24), 8: TensorType("Q8_0", 32, 34), 39: TensorType("MXFP4", 32, 17),
-    10: TensorType("Q2_K", 256, 84), 11: TensorType("Q3_K", 256, 110),
-    12: TensorType("Q4_K", 256, 144), 13: TensorType("Q5_K", 256, 176),
-    14: TensorType("Q6_K", 256, 210), 16: TensorType("IQ2_XXS", 256, 66),
-    17: TensorType("IQ2_XS", 256, 74), 18: TensorType("IQ3_XXS", 256, 98),
-    19: TensorType("IQ1_S", 256, 50), 20: TensorType("IQ4_NL", 32, 18),
-    21: TensorType("IQ3_S", 256, 110), 22: TensorType("IQ2_S", 256, 82),
-    23: TensorType("IQ4_XS", 256, 136), 29: TensorType("IQ1_M", 256, 56),
-    34: TensorType("TQ1_0", 256, 54), 35: TensorType("TQ2_0", 256, 66),
-}
-# fmt: on
-
-
 @dataclass(frozen=True)
 class TensorInfo:
     """shape is in GGUF's order: the length of a row first. offset counts from the file's start."""
@@ -72,16 +50,20 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Array:
-    """An array that was stepped over: its GGUF value type, its length, where its values start."""
+    """An array that was stepped over: its GGUF value type, its length, where its values are."""
 
     type: int
     length: int
     offset: int
+    nbytes: int
 
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """The checked contents of a GGUF file; metadata holds Python values, and Array for arrays."""
+    """The checked contents of a GGUF file; metadata holds Python values, and Array for arrays.
+
+    known are the keys whose strings, byte for byte, have passed check_vocabulary before.
+    """
 
     path: Path
     version: int
@@ -90,20 +72,21 @@ class GGUFFile:
     data_offset: int
     alignment: int
     size: int
+    known: frozenset[str] = frozenset()
+
+    def raw(self, key: str) -> bytes:
+        """The bytes of an array's values. Raises InvalidModelError where key has none."""
+        values = self._array(key)
+        with _mapped(self.path) as data:
+            return data[values.offset : values.offset + values.nbytes]
 
     def strings(self, key: str) -> list[bytes]:
         """The strings of an array, not decoded. Raises InvalidModelError where key has none."""
         values = self._array(key)
         if values.type != STRING:
             self.fail(f"{key} is not an array of strings")
-        result = []
-        unpack, position = U64.unpack_from, values.offset
-        with _mapped(self.path) as data:
-            for _ in range(values.length):
-                start = position + 8
-                position = start + unpack(data, position)[0]
-                result.append(data[start:position])
-        return result
+        found = split_strings(self.raw(key), values.length)
+        return found if found is not None else self.fail(f"{key} changed while it was read")
 
     def numbers(self, key: str) -> "array[Any]":
         """The numbers of an array. Raises InvalidModelError where key has none."""
@@ -112,9 +95,7 @@ class GGUFFile:
             self.fail(f"{key} is not an array of numbers")
         code = FORMATS[values.type]
         result = array("b" if code == "?" else code)
-        with _mapped(self.path) as data:
-            end = values.offset + values.length * result.itemsize
-            result.frombytes(data[values.offset : end])
+        result.frombytes(self.raw(key))
         return result
 
     def fail(self, what: str) -> NoReturn:
@@ -127,14 +108,28 @@ class GGUFFile:
         return values
 
 
-def read_gguf(path: Path) -> GGUFFile:
+def read_gguf(path: Path, known: Sequence[KnownStrings] = ()) -> GGUFFile:
     """Read and check a GGUF file's header and records; tensor data isn't touched.
 
-    Raises NotFoundError where there is no file, InvalidModelError naming file and fault, and
-    DoesNotFitError where the process may not map it.
+    Strings among the known are recognized, not read one by one. Raises NotFoundError where there is
+    no file, InvalidModelError naming file and fault, and DoesNotFitError where the process may not
+    map it.
     """
     with _mapped(path) as data:
-        return _Reader(path, data).read()
+        return _Reader(path, data, known).read()
+
+
+def split_strings(data: bytes, count: int) -> list[bytes] | None:
+    """An array's strings from its bytes; None where those aren't count strings."""
+    result, position, unpack = [], 0, U64.unpack_from
+    try:
+        for _ in range(count):
+            start = position + 8
+            position = start + unpack(data, position)[0]
+            result.append(data[start:position])
+    except (StructError, OverflowError):
+        return None
+    return result if position == len(data) else None
 
 
 def _mapped(path: Path) -> mmap.mmap:
@@ -157,8 +152,9 @@ def _mapped(path: Path) -> mmap.mmap:
 class _Reader:
     """A position in the mapped file; every step is checked against the file's end."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: mmap.mmap, known: Sequence[KnownStrings]) -> None:
         self.path, self.data, self.size, self.position = path, data, len(data), 0
+        self.known, self.recognized = known, set[str]()
 
     def read(self) -> GGUFFile:
         version = self.header()
@@ -182,6 +178,7 @@ class _Reader:
             data_offset=data_offset,
             alignment=alignment,
             size=self.size,
+            known=frozenset(self.recognized),
         )
 
     def header(self) -> int:
@@ -232,12 +229,17 @@ class _Reader:
         kind, length = self.number(U32, key), self.number(U64, key)
         start = self.position
         if kind == STRING:
-            self.skip_strings(length, key)
+            end = recognized_end(self.data, start, key, length, self.known)
+            if end is None:
+                self.skip_strings(length, key)
+            else:
+                self.position = end
+                self.recognized.add(key)
         elif kind in FORMATS:
             self.take(length * Struct("<" + FORMATS[kind]).size, key)
         else:
             self.fail(f"{key} is an array of the unknown or nested type {kind}")
-        return Array(kind, length, start)
+        return Array(kind, length, start, self.position - start)
 
     def skip_strings(self, count: int, key: str) -> None:
         if count > (self.size - self.position) // 8:

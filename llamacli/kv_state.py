@@ -11,13 +11,12 @@ import json
 import mmap
 import os
 import struct
-import tempfile
-from contextlib import suppress
 from ctypes import POINTER, addressof, c_char, c_uint8, cast
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from llamacli.loading import KV_TYPES
+from llamacli.store import replace_file
 
 if TYPE_CHECKING:
     from llamacli.engine import Engine
@@ -64,17 +63,7 @@ def save(engine: "Engine", path: Path) -> None:
     head = struct.pack("<Q", len(header)) + header
     digest = hashlib.sha256(head)
     digest.update(payload)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(number, "wb") as file:
-            for part in (MAGIC, digest.digest(), head, payload):
-                file.write(part)
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            Path(name).unlink()
-        raise
+    replace_file(path, MAGIC, digest.digest(), head, payload)
 
 
 def saved_tokens(path: Path, key: str) -> list[int]:

@@ -130,9 +130,14 @@ def quantization_name(file: GGUFFile) -> str:
 
 
 @contextlib.contextmanager
-def beside(work: Callable[[], None]) -> Iterator[None]:
-    """Do work in a thread of its own beside a long call into C, and wait for it."""
-    thread = threading.Thread(target=work)
+def beside(*work: Callable[[], None]) -> Iterator[None]:
+    """Do work, one after another, in a thread beside a long call into C, and wait for it."""
+
+    def do_all() -> None:
+        for one in work:
+            one()
+
+    thread = threading.Thread(target=do_all)
     thread.start()
     try:
         yield

@@ -11,7 +11,8 @@ from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.footprint import Footprint, Share, footprint
 from llamacli.free_memory import FreeMemory
 from llamacli.gguf_check import LlamaShape
-from llamacli.gguf_file import TENSOR_TYPES, GGUFFile, TensorInfo
+from llamacli.gguf_file import GGUFFile, TensorInfo
+from llamacli.gguf_types import TENSOR_TYPES
 from llamacli.loading import KV_TYPES, EngineSettings
 
 # Without -c a context takes at most this many tokens: 1 GiB of F16 KV cache for an 8B model,

@@ -16,7 +16,6 @@ ERROR, CONTINUED = 4, 5  # ggml's log levels; a continued line belongs to the on
 
 # The last errors llama.cpp logged: all it tells of why a call gave nothing.
 _errors: deque[str] = deque(maxlen=8)
-_references: list[Any] = []  # callbacks that C holds, alive as long as the process
 
 
 def load_library(debug: bool = False) -> Any:
@@ -25,7 +24,7 @@ def load_library(debug: bool = False) -> Any:
     Raises LlamacliError where llama-cpp-python isn't installed or can't be loaded.
     """
     library = _library()
-    _set_log(library, debug)
+    library.llama_log_set(_log_callback(debug), ctypes.c_void_p(0))
     return library
 
 
@@ -114,7 +113,8 @@ def _import_low_level() -> ModuleType:
         raise LlamacliError(f"llama-cpp-python can't be loaded: {error}") from error
 
 
-def _set_log(library: Any, debug: bool) -> None:
+@cache  # C holds it, and may be calling it in another thread: it lives as long as the process
+def _log_callback(debug: bool) -> Any:
     last_level = 0
 
     def log(level: int, text: bytes, _: Any) -> None:
@@ -126,6 +126,4 @@ def _set_log(library: Any, debug: bool) -> None:
         if debug:
             sys.stderr.write(text.decode(errors="replace"))
 
-    callback = library.llama_log_callback(log)
-    library.llama_log_set(callback, ctypes.c_void_p(0))
-    _references[:] = [callback]
+    return _library().llama_log_callback(log)

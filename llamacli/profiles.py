@@ -8,13 +8,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from llamacli.asked import Profile
 from llamacli.errors import OutputError, UsageError
-from llamacli.store import home
+from llamacli.store import home, replace_file
 
 MAX_BYTES = 1 << 20
 TYPES: dict[str, type] = {
@@ -58,22 +57,11 @@ def keep(
 
     Raises OutputError where it can't be written.
     """
-    import tempfile
-
     kept = kept_path(path)
     value: dict[str, Any] = {"model": str(path), "machine": machine(), **about}
     value.update({str(name): one for name, one in profiles.items()})
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        number, name = tempfile.mkstemp(prefix=f".{kept.name}.", dir=kept.parent)
-        try:
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                json.dump(value, file, indent=2)
-            os.replace(name, kept)
-        except BaseException:
-            with suppress(OSError):
-                Path(name).unlink()
-            raise
+        replace_file(kept, json.dumps(value, indent=2).encode())
     except OSError as error:
         raise OutputError(f"{kept} can't be written: {error.strerror}") from error
 

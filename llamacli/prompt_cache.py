@@ -102,7 +102,6 @@ def store(engine: "Engine", path: Path, prefix: Sequence[int]) -> None:
     limit = limit_bytes()
     if engine.library.llama_state_seq_get_size(engine.context_pointer, 0) > limit:
         return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     save(engine, path)
     prune(path.parent, limit, path)
 

@@ -50,6 +50,23 @@ def split_name(stem: str) -> tuple[str, str]:
     return (found[1], found[2]) if found else (stem, "")
 
 
+def replace_file(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file, and its folder; it appears whole or not at all. Raises OSError."""
+    import tempfile
+
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(number, "wb") as file:
+            for part in parts:
+                file.write(part)
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
 def in_store(path: Path) -> bool:
     """Whether a path lies in the store's folder itself, however it is written."""
     return path.parent.resolve() == home().resolve()

@@ -1,6 +1,8 @@
 """Text to tokens and back, through llama.cpp's tokenizer."""
 
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from ctypes import create_string_buffer
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,7 +85,7 @@ def make_vocabulary(library: Any, model: Any, file: GGUFFile) -> Vocabulary:
         return text.decode()
 
     types = file.numbers("tokenizer.ggml.token_type")
-    special = {spelling(i): i for i, kind in enumerate(types) if kind == CONTROL}
+    special = {spelling(i): i for i in _places(types, CONTROL)}
     named = {
         name: file.metadata.get(f"tokenizer.ggml.{name}_token_id")
         for name in ("bos", "eos", "eot", "eom")
@@ -103,3 +105,12 @@ def make_vocabulary(library: Any, model: Any, file: GGUFFile) -> Vocabulary:
         library=library,
         pointer=pointer,
     )
+
+
+def _places(values: "array[int]", wanted: int) -> Iterator[int]:
+    """Where wanted is; a loop over 128,256 values would take 6 ms."""
+    place = -1
+    with suppress(ValueError):
+        while True:
+            place = values.index(wanted, place + 1)
+            yield place

@@ -17,7 +17,7 @@ from convert.checkpoint import Checkpoint
 from convert.config import LlamaConfig
 from convert.metadata import CONFIG_KEY
 from convert.tokenizer import parse_tokenizer
-from llamacli.gguf_file import TENSOR_TYPES
+from llamacli.gguf_types import TENSOR_TYPES
 from llamacli.loading import load_vocabulary
 from llamacli.verify import tokenization
 from llamacli.verify.corpus import TEXTS

@@ -8,7 +8,7 @@ import typer
 
 from llamacli.commands import options
 from llamacli.commands.run import answer_piped
-from llamacli.commands.session import open_engine
+from llamacli.commands.session import engine_for
 from llamacli.errors import UsageError
 
 
@@ -85,7 +85,7 @@ def chat(
         profile="long",
     )
     if not terminal:
-        with open_engine(model, asked) as engine:
+        with engine_for(model, asked) as engine:
             settings = SamplingSettings.from_metadata(engine.file.metadata, **sampling)
             answer_piped(
                 engine, settings, system=system, max_tokens=max_tokens, stop=stop or (), date=date

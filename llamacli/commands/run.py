@@ -9,7 +9,7 @@ import typer
 
 from llamacli.commands import options
 from llamacli.commands.answering import Manner, answer, most_tokens
-from llamacli.commands.session import notice, open_engine
+from llamacli.commands.session import engine_for, notice
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def run(
         tune=not no_tune,
         overcommit=overcommit,
     )
-    with open_engine(model, asked, quiet=quiet) as engine:
+    with engine_for(model, asked, quiet=quiet) as engine:
         from llamacli.sampling import SamplingSettings
 
         sampling = SamplingSettings.from_metadata(

@@ -2,6 +2,8 @@
 
 import os
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -9,7 +11,7 @@ from llamacli.demo_model import demo_model
 from llamacli.store import DEMO, mark_used
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from llamacli.asked import Asked
     from llamacli.engine import Engine
@@ -33,6 +35,21 @@ def locate(model: str, *, quiet: bool = False) -> Path:
     if model.lower() == DEMO and not Path(DEMO).is_file():
         return demo_model(None if quiet else lambda: notice("converting the demo, this once"))
     return find_model(model)
+
+
+@contextmanager
+def engine_for(model: str | None, asked: "Asked", *, quiet: bool = False) -> "Iterator[Engine]":
+    """open_engine's, closed at the end."""
+    engine = open_engine(model, asked, quiet=quiet)
+    try:
+        yield engine
+    finally:
+        close_beside(engine)
+
+
+def close_beside(engine: "Engine") -> None:
+    """Free a model beside what comes next: the end of the program, which doesn't wait for it."""
+    threading.Thread(target=engine.close).start()
 
 
 def open_engine(

@@ -14,7 +14,7 @@ from typing import Any
 from llamacli import sessions
 from llamacli.asked import Asked
 from llamacli.chat import ChatSession
-from llamacli.commands.session import lively, model_path, notice, open_engine
+from llamacli.commands.session import close_beside, lively, model_path, notice, open_engine
 from llamacli.engine import Engine
 from llamacli.errors import OutputError
 from llamacli.gguf_check import check_llama
@@ -85,7 +85,7 @@ def start(wanted: Wanted, *, resume: bool, session: str | None = None) -> None:
     finally:
         if repl.log is not None:
             repl.log.close()
-        repl.engine.close()
+        close_beside(repl.engine)
 
 
 def _begin_log(repl: Repl, name: str | None) -> None:

@@ -1,4 +1,4 @@
-"""What llamacli itself has written, bent: KV caches, sessions, tuned settings, and models.toml."""
+"""What llamacli itself has written, bent: KV caches, sessions, tuned settings, and the like."""
 
 import hashlib
 import json
@@ -7,6 +7,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from llamacli.gguf_file import read_gguf
+from llamacli.gguf_known import remember
 from llamacli.profiles import kept_path
 from tests.fuzz.mutate import EXTREMES, TEXTS, bend_bytes, bend_json
 from tests.tiny import write_model
@@ -113,6 +115,17 @@ def bend_tuned(rng: Random, folder: Path) -> list[Command]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(bend_json(rng, TUNED, rng.choice((1, 2, 4))))
     return [["run", "hi", "-m", str(model), "-n", "2", "--temp", "0", "-c", "64"]]
+
+
+def bend_vocabularies(rng: Random, folder: Path) -> list[Command]:
+    model, path = folder / "model.gguf", folder / "store" / "vocabularies.json"
+    good = folder / "good.json"
+    if not good.exists():
+        remember(read_gguf(model))
+        good.write_bytes(path.read_bytes())
+    bad = bend_json(rng, json.loads(good.read_bytes()), rng.choice((1, 1, 2, 4)))
+    path.write_bytes(bend_bytes(rng, bad) if rng.random() < 0.2 else bad)
+    return [["run", "hi", "-m", str(model), *ANSWER, "-c", "64"]]
 
 
 def bend_models(rng: Random, folder: Path) -> list[Command]:
