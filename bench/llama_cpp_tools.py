@@ -7,6 +7,7 @@ tools with CMake (about 6 minutes on 2 cores) once, and gives the path of the pr
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -25,15 +26,15 @@ def tool(name: str) -> Path:
     return program
 
 
-def llama_bench(model: Path, *options: str | int) -> list[float]:
-    """Tokens a second of each test that llama-bench makes of the options, once each."""
+def llama_bench(model: Path, *options: str | int, repeats: int = 1) -> list[float]:
+    """Tokens a second of each test that llama-bench makes of the options, the median of repeats."""
     from llamacli.cores import physical_cores
 
-    command = [tool("llama-bench"), "-m", model, "-t", physical_cores(), "-r", 1, "-o", "json"]
+    command = [tool("llama-bench"), "-m", model, "-t", physical_cores(), "-r", repeats]
     output = subprocess.run(
-        [*map(str, [*command, *options])], check=True, capture_output=True
+        [*map(str, [*command, "-o", "json", *options])], check=True, capture_output=True
     ).stdout
-    return [float(test["avg_ts"]) for test in json.loads(output)]
+    return [statistics.median(test["samples_ts"]) for test in json.loads(output)]
 
 
 def _cache() -> Path:
