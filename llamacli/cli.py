@@ -19,6 +19,7 @@ CLOSED_PIPE = 141  # 128 + SIGPIPE
 TERMINATED = 143  # 128 + SIGTERM
 MAX_LINE = 1000  # characters of an error
 
+COMPLETION = ("--show-completion", "--install-completion")  # typer's: take a shell, or guess it
 WITH_DEFAULTS = ("run", "batch", "chat", "tune", "bench")  # take those of the user's models.toml
 
 EPILOG = (
@@ -105,7 +106,7 @@ def register(arguments: Sequence[str]) -> None:
 def start() -> NoReturn:
     """The program: main, and out at once.
 
-    The system takes a process's memory back in 45 ms less than Python and llama.cpp tidy it up.
+    The system takes a process's memory back 30 ms sooner than Python and llama.cpp tidy it up.
     """
     gc.set_threshold(100_000)  # at its usual pace, collecting takes a sixth of a short run
     try:
@@ -133,6 +134,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         if closed:
             raise OutputError("stdout is closed; give it a pipe, a file or a terminal")
         register(arguments)
+        if len(arguments) == 2 and arguments[0] in COMPLETION:
+            os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"  # one is named
         code = app(arguments, prog_name="llamacli", standalone_mode=False) or 0
         sys.stdout.flush()
     except BaseException as error:

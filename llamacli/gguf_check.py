@@ -82,6 +82,9 @@ def check_vocabulary(file: GGUFFile) -> None:
     model, pre = file.metadata.get(prefix + "model"), file.metadata.get(prefix + "pre")
     if model != "gpt2" or pre not in PRE_TOKENIZERS:
         file.fail(f"its tokenizer is {model!r} with {pre!r}, not Llama 3's ('gpt2', 'llama-bpe')")
+    tokens = file.metadata.get(prefix + "tokens")
+    if isinstance(tokens, Array) and tokens.nbytes - 8 * tokens.length > MAX_SPELLED:
+        file.fail(f"its tokens are absurdly long, {tokens.nbytes} bytes")
     if prefix + "tokens" not in file.known:
         check_tokens(file, file.strings(prefix + "tokens"))
     size = file.metadata[prefix + "tokens"].length

@@ -12,7 +12,7 @@ from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llamacli.errors import InvalidModelError
+from llamacli.errors import LlamacliError
 from llamacli.store import home, replace_file
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 CHECKS = 1  # raised where gguf_file or gguf_check ask more of strings: what passed is checked anew
 KEYS = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges")
 MOST = 16  # arrays that are kept, two a vocabulary
-MAX_BYTES = 1 << 16
+MAX_BYTES = 1 << 16  # of the file
+LARGEST = 64 << 20  # bytes of an array that is kept; Llama 3's have 5 MB
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,14 @@ def remember(file: "GGUFFile") -> None:
     They are read and checked once more, so that a file which changes meanwhile leaves nothing here
     that hasn't passed.
     """
-    if file.known.issuperset(KEYS):
+    if file.known.issuperset(KEYS) or any(file.metadata[k].nbytes > LARGEST for k in KEYS):
         return
     try:
         found = [_passed(file, key) for key in KEYS]
         kept = [*found, *(one for one in recall() if one not in found)][:MOST]
         value = {"checks": CHECKS, "arrays": [astuple(one) for one in kept]}
         replace_file(_path(), json.dumps(value).encode())
-    except (InvalidModelError, OSError):
+    except (LlamacliError, OSError):
         return
 
 

@@ -11,7 +11,7 @@ from llamacli.engine import Engine
 from llamacli.errors import InvalidModelError
 from llamacli.gguf_check import check_llama
 from llamacli.gguf_file import GGUFFile, read_gguf
-from llamacli.gguf_known import CHECKS, KEYS, KnownStrings, recall, remember
+from llamacli.gguf_known import CHECKS, KEYS, LARGEST, KnownStrings, recall, remember
 from llamacli.loading import EngineSettings
 from tests.tiny import write_model
 
@@ -128,6 +128,18 @@ def test_the_oldest_go_first(good: GGUFFile, store: Path) -> None:
     found = recall()
     assert {one.key for one in found[:2]} == set(KEYS)
     assert found[2:] == tuple(many[:14])
+
+
+def test_what_would_take_gigabytes_is_not_read_again(good: GGUFFile) -> None:
+    huge = replace(good.metadata[KEYS[1]], nbytes=LARGEST + 1)
+    remember(replace(good, metadata={**good.metadata, KEYS[1]: huge}))
+    assert recall() == ()
+
+
+def test_a_file_that_is_gone_leaves_nothing(good: GGUFFile) -> None:
+    good.path.unlink()
+    remember(good)
+    assert recall() == ()
 
 
 def test_a_store_that_cannot_be_written(good: GGUFFile, store: Path) -> None:

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -104,6 +105,14 @@ def test_vocabularies_that_llama_cpp_would_swell_or_stumble_over(
     path = write_model(tmp_path / "bent.gguf", change=forced)
     with pytest.raises(InvalidModelError, match=words):
         check_llama(read_gguf(path))
+
+
+def test_a_vocabulary_of_a_terabyte_is_refused_unread(tmp_path: Path) -> None:
+    file = read_gguf(write_model(tmp_path / "tiny.gguf"))
+    key = "tokenizer.ggml.tokens"
+    huge = replace(file.metadata[key], nbytes=1 << 40)
+    with pytest.raises(InvalidModelError, match="absurdly long"):
+        check_llama(replace(file, metadata={**file.metadata, key: huge}))
 
 
 def test_errors_cannot_drive_a_terminal(checkpoint: Make, tmp_path: Path) -> None:

@@ -419,13 +419,17 @@ def test_terminals_get_no_colour(env: dict[str, str]) -> None:
 # Completion
 
 
-@pytest.mark.parametrize("name", ["bash", "zsh", "fish", "powershell"])
-def test_completion_scripts_and_models(name: str, store: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "mark"),
+    [("bash", "complete -o"), ("zsh", "#compdef llamacli"), ("fish", "complete --command llamacli"),
+     ("powershell", "Register-ArgumentCompleter")],
+)  # fmt: skip
+def test_completion_scripts_and_models(name: str, mark: str, store: Path) -> None:
     store.mkdir()
     for stored in ("llama-3.1-8b-Q4_K_M", "llama-3.2-1b-Q8_0", "other"):
         (store / f"{stored}.gguf").touch()
     script = subprocess.run([*PROGRAM, "--show-completion", name], capture_output=True, text=True)
-    assert script.returncode == 0 and "llamacli" in script.stdout
+    assert script.returncode == 0 and mark in script.stdout
     words = {"bash": {"COMP_WORDS": "llamacli run -m llama", "COMP_CWORD": "3"}}
     other = {
         "_TYPER_COMPLETE_ARGS": "llamacli run -m llama",
