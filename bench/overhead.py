@@ -27,7 +27,13 @@ PARTS = {
     "_fit": "the memory it takes",
     "encode_input": "making the prompt's tokens",
 }
-PYTHON, LIBRARY, CLI = "Python's start", "importing llama.cpp", "importing the command line"
+OTHERS = {
+    "python": "Python's start",
+    "cli": "importing the command line",
+    "library": "importing llama.cpp",
+    "end": "the system's taking the process's memory back",
+    "rest": "what else is imported, and reading the options",
+}
 
 SCRIPT = """
 import json, os, sys, time
@@ -62,6 +68,7 @@ timed(llamacli.commands.run, "encode_input")
 leave = os._exit
 
 def tell(code):
+    spent["end"] = -time.time()
     print(json.dumps(spent), file=sys.stderr, flush=True)
     leave(code)
 
@@ -77,10 +84,12 @@ def run_once(model: Path) -> dict[str, float]:
     child = subprocess.run(
         [*command, "run", "-m", str(model), "-n", "8", "hello"], check=True, capture_output=True
     )
-    whole = time.perf_counter() - started
+    whole, ended = time.perf_counter() - started, time.time()
     spent: dict[str, float] = json.loads(child.stderr.splitlines()[-1])
+    spent["end"] += ended
     beyond = whole - sum(spent[name] for name in LLAMA_CPP)
-    times = {**spent, "whole": whole, "beyond": beyond}
+    rest = whole - sum(spent.values())
+    times = {**spent, "rest": rest, "whole": whole, "beyond": beyond}
     return {name: 1000 * seconds for name, seconds in times.items()}
 
 
@@ -88,9 +97,8 @@ def measure(setup: Setup) -> Outcome:
     model = setup.model()
     run_once(model)  # pages the file in
     found = [run_once(model) for _ in range(setup.times(9))]
-    parts = {"python": PYTHON, "cli": CLI, "library": LIBRARY, **PARTS}
     shown = {"whole": "whole", **{name: f"`{name}`" for name in LLAMA_CPP}}
-    shown |= {name: f"of what is left: {part}" for name, part in parts.items()}
+    shown |= {name: f"of what is left: {part}" for name, part in {**PARTS, **OTHERS}.items()}
 
     def values(name: str) -> list[float]:
         return [spent[name] for spent in found]
