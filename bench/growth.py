@@ -6,6 +6,7 @@ Attention makes a token's time grow linearly with the tokens before it; what cou
 llamacli adds nothing to llama.cpp's own growth.
 """
 
+import statistics
 from pathlib import Path
 
 from bench.compare import Outcome, Setup, Target, apart, figure, in_turn, ratio, run_alone
@@ -13,6 +14,7 @@ from bench.llama_cpp_tools import llama_bench
 
 DEPTHS = (0, 1024, 2048, 4096)
 PROMPT, ANSWER = 256, 32
+REPEATS = 3  # in a process, the median counts: single ones differ by a tenth
 
 
 def llamacli_rates(model: Path, depths: tuple[int, ...]) -> dict[str, float]:
@@ -25,19 +27,22 @@ def llamacli_rates(model: Path, depths: tuple[int, ...]) -> dict[str, float]:
     with Engine(model, EngineSettings(context=max(depths) + PROMPT)) as engine:
         tokens = made_up_tokens(engine, engine.context_size)
         prefill_seconds(engine, tokens[:PROMPT])  # llama-bench warms up as well
-        for depth in depths:
-            found[f"prefill {depth}"] = 1 / prefill_seconds(engine, tokens[: depth + PROMPT], depth)
-            found[f"decode {depth}"] = 1 / decode_seconds(engine, tokens[: depth + ANSWER], depth)
+        for kind, seconds, count in (
+            ("prefill", prefill_seconds, PROMPT),
+            ("decode", decode_seconds, ANSWER),
+        ):
+            for depth in depths:
+                given = tokens[: depth + count]
+                times = [seconds(engine, given, depth) for _ in range(REPEATS)]
+                found[f"{kind} {depth}"] = 1 / statistics.median(times)
     return found
 
 
 def llama_bench_rates(model: Path, depths: tuple[int, ...]) -> dict[str, float]:
-    """The same by llama-bench."""
-    found = {}
-    for depth in depths:
-        test = "-p", PROMPT, "-n", ANSWER, "-d", depth, "-fa", 1
-        found[f"prefill {depth}"], found[f"decode {depth}"] = llama_bench(model, *test)
-    return found
+    """The same by llama-bench, in one process as well: others get other, faster or slower pages."""
+    test = "-p", PROMPT, "-n", ANSWER, "-d", ",".join(map(str, depths)), "-fa", 1
+    names = [f"{kind} {depth}" for depth in depths for kind in ("prefill", "decode")]
+    return dict(zip(names, llama_bench(model, *test, repeats=REPEATS), strict=True))
 
 
 def measure(setup: Setup) -> Outcome:
@@ -73,7 +78,8 @@ def measure(setup: Setup) -> Outcome:
             )
             for kind in kinds
         ),
-        f"From a depth of {depths[0]} to {depths[-1]} tokens, weights repacked on both sides.",
+        f"From a depth of {depths[0]} to {depths[-1]} tokens, weights repacked on both sides, "
+        f"{REPEATS} times a process.",
     )
 
 

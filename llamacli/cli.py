@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -112,7 +113,8 @@ def start() -> NoReturn:
     try:
         main()
     except SystemExit as done:
-        sys.stderr.flush()  # main has flushed stdout
+        with suppress(OSError, ValueError):  # it may be closed; main has flushed stdout
+            sys.stderr.flush()
         os._exit(done.code if isinstance(done.code, int) else 1)
 
 
