@@ -149,7 +149,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         elif line := _error_line(error):
             from llamacli.show.text import printable, shortened
 
-            print(printable(shortened(line, MAX_LINE)), file=sys.stderr)  # it may quote a file
+            with suppress(OSError):  # nobody may be reading
+                print(printable(shortened(line, MAX_LINE)), file=sys.stderr)  # it may quote a file
     _close_stdout()
     return code
 

@@ -161,6 +161,14 @@ def test_closed_pipe_ends_quietly(model: Path) -> None:
     assert len(child.stdout) == 3 and child.stderr == b""
 
 
+def test_an_error_that_nobody_reads_still_has_its_exit_code() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    run = [sys.executable, "-m", "llamacli", "run", "hi", "-m", "nowhere"]
+    assert subprocess.run(run, stderr=write_end, stdout=subprocess.DEVNULL).returncode == 4
+    os.close(write_end)
+
+
 def test_full_disk_is_told(model: Path) -> None:
     with Path("/dev/full").open("w") if Path("/dev/full").exists() else pytest.skip() as full:
         child = subprocess.run(
