@@ -14,6 +14,7 @@ from llamacli.devices import KINDS, Device
 from llamacli.errors import DoesNotFitError, InvalidModelError, UsageError
 from llamacli.gguf_check import check_architecture, check_vocabulary
 from llamacli.gguf_file import GGUFFile, read_gguf
+from llamacli.gguf_known import recall, remember
 from llamacli.native import last_error, load_library
 from llamacli.vocabulary import Vocabulary, make_vocabulary
 
@@ -110,11 +111,12 @@ def load_model(
 
 def load_vocabulary(path: Path, *, debug: bool = False) -> Vocabulary:
     """The vocabulary alone of a GGUF file, whose weights aren't touched. It lives to the end."""
-    file = read_gguf(path)
+    file = read_gguf(path, recall())
     check_architecture(file)
     check_vocabulary(file)
     library = load_library(debug)
-    model = load_model(library, path, EngineSettings(), vocabulary_only=True)
+    with beside(lambda: remember(file)):
+        model = load_model(library, path, EngineSettings(), vocabulary_only=True)
     return make_vocabulary(library, model, file)
 
 
