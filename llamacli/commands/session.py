@@ -49,7 +49,10 @@ def engine_for(model: str | None, asked: "Asked", *, quiet: bool = False) -> "It
 
 def close_beside(engine: "Engine") -> None:
     """Free a model beside what comes next: the end of the program, which doesn't wait for it."""
-    threading.Thread(target=engine.close).start()
+    try:
+        threading.Thread(target=engine.close).start()
+    except RuntimeError:  # the system lets it have no more threads
+        engine.close()
 
 
 def open_engine(
