@@ -209,8 +209,7 @@ class Engine:
         """
         if len(self.tokens) >= self.context_size:
             raise DoesNotFitError(f"the context of {self.context_size} tokens is full")
-        if len(self.tokens) >= self._room:
-            self.make_room(len(self.tokens) + 1)
+        self.make_room(len(self.tokens) + 1)
         self._token[0] = token
         if code := self._decode(self._context, self._one):
             raise _decode_error(code)

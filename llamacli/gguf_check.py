@@ -82,12 +82,13 @@ def check_vocabulary(file: GGUFFile) -> None:
     model, pre = file.metadata.get(prefix + "model"), file.metadata.get(prefix + "pre")
     if model != "gpt2" or pre not in PRE_TOKENIZERS:
         file.fail(f"its tokenizer is {model!r} with {pre!r}, not Llama 3's ('gpt2', 'llama-bpe')")
-    tokens = file.metadata.get(prefix + "tokens")
-    if isinstance(tokens, Array) and tokens.nbytes - 8 * tokens.length > MAX_SPELLED:
+    key = prefix + "tokens"
+    tokens = file.array_at(key)
+    size = tokens.length
+    if tokens.nbytes - 8 * size > MAX_SPELLED:
         file.fail(f"its tokens are absurdly long, {tokens.nbytes} bytes")
-    if prefix + "tokens" not in file.known:
-        check_tokens(file, file.strings(prefix + "tokens"))
-    size = file.metadata[prefix + "tokens"].length
+    if key not in file.known:
+        check_tokens(file, file.strings(key))
     types = file.metadata.get(prefix + "token_type")
     if not isinstance(types, Array) or types.type != INT32 or types.length != size:
         file.fail(f"{prefix}token_type isn't an array of {size} int32")

@@ -76,21 +76,34 @@ class GGUFFile:
 
     def raw(self, key: str) -> bytes:
         """The bytes of an array's values. Raises InvalidModelError where key has none."""
-        values = self._array(key)
+        values = self.array_at(key)
         with _mapped(self.path) as data:
             return data[values.offset : values.offset + values.nbytes]
 
     def strings(self, key: str) -> list[bytes]:
         """The strings of an array, not decoded. Raises InvalidModelError where key has none."""
-        values = self._array(key)
+        values = self.array_at(key)
         if values.type != STRING:
             self.fail(f"{key} is not an array of strings")
-        found = split_strings(self.raw(key), values.length)
-        return found if found is not None else self.fail(f"{key} changed while it was read")
+        return self.strings_in(self.raw(key), key)
+
+    def strings_in(self, data: bytes, key: str) -> list[bytes]:
+        """The same from bytes that raw gave. Raises InvalidModelError where they don't fit key."""
+        result, position, unpack = [], 0, U64.unpack_from
+        try:
+            for _ in range(self.array_at(key).length):
+                start = position + 8
+                position = start + unpack(data, position)[0]
+                result.append(data[start:position])
+        except (StructError, OverflowError):
+            position = -1
+        if position != len(data):
+            self.fail(f"{key} changed while it was read")
+        return result
 
     def numbers(self, key: str) -> "array[Any]":
         """The numbers of an array. Raises InvalidModelError where key has none."""
-        values = self._array(key)
+        values = self.array_at(key)
         if values.type == STRING:
             self.fail(f"{key} is not an array of numbers")
         code = FORMATS[values.type]
@@ -101,7 +114,8 @@ class GGUFFile:
     def fail(self, what: str) -> NoReturn:
         raise InvalidModelError(f"{self.path}: {what}")
 
-    def _array(self, key: str) -> Array:
+    def array_at(self, key: str) -> Array:
+        """Where an array is. Raises InvalidModelError where key has none."""
         values = self.metadata.get(key)
         if not isinstance(values, Array):
             self.fail(f"{key} is missing or not an array")
@@ -117,19 +131,6 @@ def read_gguf(path: Path, known: Sequence[KnownStrings] = ()) -> GGUFFile:
     """
     with _mapped(path) as data:
         return _Reader(path, data, known).read()
-
-
-def split_strings(data: bytes, count: int) -> list[bytes] | None:
-    """An array's strings from its bytes; None where those aren't count strings."""
-    result, position, unpack = [], 0, U64.unpack_from
-    try:
-        for _ in range(count):
-            start = position + 8
-            position = start + unpack(data, position)[0]
-            result.append(data[start:position])
-    except (StructError, OverflowError):
-        return None
-    return result if position == len(data) else None
 
 
 def _mapped(path: Path) -> mmap.mmap:

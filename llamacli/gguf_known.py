@@ -77,15 +77,12 @@ def remember(file: "GGUFFile") -> None:
 
 def _passed(file: "GGUFFile", key: str) -> KnownStrings:
     from llamacli.gguf_check import check_tokens
-    from llamacli.gguf_file import split_strings
 
-    length, data = file.metadata[key].length, file.raw(key)
-    strings = split_strings(data, length)
-    if strings is None:
-        file.fail(f"{key} changed while it was read")
+    data = file.raw(key)
+    strings = file.strings_in(data, key)
     if key == KEYS[0]:
         check_tokens(file, strings)
-    return KnownStrings(key, length, len(data), hashlib.sha256(data).hexdigest())
+    return KnownStrings(key, len(strings), len(data), hashlib.sha256(data).hexdigest())
 
 
 def _path() -> Path:

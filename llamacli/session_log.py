@@ -1,7 +1,6 @@
 """Writing a session: locked, appended to, on the disk after each line."""
 
 import os
-import secrets
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +10,7 @@ from typing import BinaryIO
 from llamacli.conversation import Step
 from llamacli.errors import UsageError
 from llamacli.session_file import SessionHead, write_line
+from llamacli.store import replace_file
 
 LATEST = "latest"
 MAX_NAME = 64
@@ -47,7 +47,7 @@ class SessionLog:
         if not self._empty and not self._is_latest:
             self._is_latest = True
             with suppress(OSError):
-                _mark_latest(self._path.parent, self.name)
+                replace_file(self._path.parent / LATEST, self.name.encode())
 
     def record_head(self, head: SessionHead) -> None:
         """Append what has changed of model and settings."""
@@ -120,15 +120,6 @@ def latest(folder: Path) -> str | None:
             return file.read(MAX_NAME)
     except OSError:
         return None
-
-
-def _mark_latest(folder: Path, name: str) -> None:
-    part = folder / f".{LATEST}.{secrets.token_hex(4)}"
-    try:
-        part.write_text(name)
-        os.replace(part, folder / LATEST)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
