@@ -195,7 +195,7 @@ def test_a_store_that_cannot_be_written(
         line = told(llamacli("convert", checkpoint(), "--q8", prefix=prefix), 6)
         assert str(store) in line
         told(llamacli("run", "hi", "-m", "demo", "--quiet", prefix=prefix), 6)
-        answer = ["-m", "tiny", "-n", "3", "--threads", "1", "--cache", "auto"]
+        answer = ["-m", "tiny", "-n", "3", "--seed", "1", "--threads", "1", "--cache", "auto"]
         answered = llamacli("run", PROMPT, *answer, prefix=prefix)
         assert answered.returncode == 0 and answered.stdout.strip()
         assert "can't be written" in answered.stderr
