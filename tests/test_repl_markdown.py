@@ -7,7 +7,7 @@ import re
 import pyte
 import pytest
 
-from llamacli.output import harmless
+from llamacli.answer.output import harmless
 from llamacli.repl.markdown import MarkdownStream, finished, render
 
 ANSWER = """\

@@ -8,8 +8,8 @@ import typer
 
 from llamacli.commands import options
 from llamacli.commands.run import answer_piped
-from llamacli.commands.session import engine_for
 from llamacli.errors import UsageError
+from llamacli.models.opening import engine_for
 
 
 def chat(
@@ -55,8 +55,8 @@ def chat(
 
     Where stdin or stdout isn't a terminal, it answers what is piped in, as run does.
     """
-    from llamacli.asked import Asked
-    from llamacli.sampling import SamplingSettings
+    from llamacli.engine.asked import Asked
+    from llamacli.engine.sampling import SamplingSettings
 
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if name is not None and not resume:

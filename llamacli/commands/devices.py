@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamacli.commands.session import debugging
+from llamacli.models.opening import debugging
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llamacli.devices import Device, Machine
+    from llamacli.machine.devices import Device, Machine
 
 
 def devices(
     as_json: Annotated[bool, typer.Option("--json", help="Give one JSON object.")] = False,
 ) -> None:
     """Show processors and GPUs with their memory, and how to build for a GPU that isn't used."""
-    from llamacli.devices import find_devices, this_machine
-    from llamacli.native import load_library
-    from llamacli.output import writer
+    from llamacli.answer.output import writer
+    from llamacli.machine.devices import find_devices, this_machine
+    from llamacli.machine.native import load_library
 
     load_library(debugging())
     found = describe(find_devices(), this_machine())
@@ -30,10 +30,10 @@ def devices(
 
 def describe(found: "Sequence[Device]", machine: "Machine") -> dict[str, Any]:
     """All that is told, for JSON."""
-    from llamacli.cores import this_processor
-    from llamacli.devices import unused_hardware, use_devices
-    from llamacli.free_memory import free_memory
-    from llamacli.native import build_features, versions
+    from llamacli.machine.cores import this_processor
+    from llamacli.machine.devices import unused_hardware, use_devices
+    from llamacli.machine.free_memory import free_memory
+    from llamacli.machine.native import build_features, versions
 
     features = build_features()
     used = {device.name for device in use_devices(found, "auto")}

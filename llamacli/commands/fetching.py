@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamacli.commands.session import notice
 from llamacli.errors import LlamacliError
+from llamacli.models.opening import notice
 from llamacli.show.text import count
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from convert import Progress
-    from llamacli.hub import Repo
-    from llamacli.hub_checkpoint import Needs
+    from llamacli.hub.checkpoint import Needs
+    from llamacli.hub.repo import Repo
 
 Revision = Annotated[
     str | None,

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamacli.commands.printing import print_json, print_table
-from llamacli.commands.session import notice
+from llamacli.models.opening import notice
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from llamacli.inventory import Stored
-    from llamacli.registry import Model
+    from llamacli.models.inventory import Stored
+    from llamacli.models.registry import Model
 
 
 def list_models(
@@ -25,8 +25,8 @@ def list_models(
     if known:
         _known(as_json)
         return
-    from llamacli.inventory import inventory
-    from llamacli.store import home
+    from llamacli.models.inventory import inventory
+    from llamacli.models.store import home
 
     found = inventory()
     if as_json:
@@ -69,7 +69,7 @@ def _as_object(model: "Stored") -> dict[str, Any]:
 
 
 def _known(as_json: bool) -> None:
-    from llamacli.registry import models
+    from llamacli.models.registry import models
 
     found = models().values()
     if as_json:

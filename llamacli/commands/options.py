@@ -10,8 +10,8 @@ import typer
 def complete_models(incomplete: str) -> list[str]:
     """Names that -m takes and that begin so, for the shell's completion."""
     from llamacli.errors import LlamacliError
-    from llamacli.names import short_names
-    from llamacli.store import DEMO, stored_models
+    from llamacli.models.names import short_names
+    from llamacli.models.store import DEMO, stored_models
 
     stored = stored_models()
     names = [DEMO, *(path.stem for path in stored)]

@@ -8,7 +8,7 @@ import typer
 
 from llamacli.commands.options import complete_models
 from llamacli.commands.printing import print_text
-from llamacli.commands.session import locate
+from llamacli.models.opening import locate
 
 
 def path(

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def print_text(text: str) -> None:
-    from llamacli.output import writer
+    from llamacli.answer.output import writer
 
     writer(sys.stdout)(text)
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamacli.commands import fetching
-from llamacli.commands.session import notice
-from llamacli.store import target_folder
+from llamacli.models.opening import notice
+from llamacli.models.store import target_folder
 
 if TYPE_CHECKING:
-    from llamacli.hub_checkpoint import Needs
+    from llamacli.hub.checkpoint import Needs
 
 
 def pull(
@@ -33,10 +33,10 @@ def pull(
     from rich.console import Console
 
     from convert.writer import check_target
-    from llamacli.hub import look_up
-    from llamacli.hub_checkpoint import check_disk
-    from llamacli.hub_gguf import choose, parse_wanted
-    from llamacli.pull import pull as fetch
+    from llamacli.hub.checkpoint import check_disk
+    from llamacli.hub.gguf_names import choose, parse_wanted
+    from llamacli.hub.pull import pull as fetch
+    from llamacli.hub.repo import look_up
 
     wanted = parse_wanted(source)
     repo = look_up(wanted.repo, revision, token)

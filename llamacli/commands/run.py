@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llamacli.answer.telling import Manner, answer, most_tokens
 from llamacli.commands import options
-from llamacli.commands.answering import Manner, answer, most_tokens
-from llamacli.commands.session import engine_for, notice
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
+from llamacli.models.opening import engine_for, notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from llamacli.engine import Engine
-    from llamacli.generate import Result
-    from llamacli.grammar import Grammar
-    from llamacli.input import Input
+    from llamacli.answer.generate import Result
+    from llamacli.engine.engine import Engine
+    from llamacli.prompt.input import Input
+    from llamacli.shape.grammar import Grammar
 
 LEAST_ANSWER = 512  # tokens that --truncate leaves for an answer without -n, at most a quarter
 
@@ -97,8 +97,8 @@ def run(
     The prompt is the instruction, a blank line, and the text; several texts get a line
     `==> NAME <==` each.
     """
-    from llamacli.asked import Asked
-    from llamacli.input import gather
+    from llamacli.engine.asked import Asked
+    from llamacli.prompt.input import gather
 
     if special and not raw:
         raise UsageError("--special goes with --raw")
@@ -124,7 +124,7 @@ def run(
         overcommit=overcommit,
     )
     with engine_for(model, asked, quiet=quiet) as engine:
-        from llamacli.sampling import SamplingSettings
+        from llamacli.engine.sampling import SamplingSettings
 
         sampling = SamplingSettings.from_metadata(
             engine.file.metadata,
@@ -175,7 +175,7 @@ def answer_piped(
     date: "datetime | None" = None,
 ) -> "Result":
     """What chat does where stdin or stdout isn't a terminal: run on what is piped in."""
-    from llamacli.input import gather
+    from llamacli.prompt.input import gather
 
     tokens = encode_input(engine, gather(None, (), "strict"), system=system, date=date)
     _check_room(len(tokens), engine.context_size)
@@ -192,8 +192,8 @@ def encode_input(
     date: "datetime | None" = None,
 ) -> list[int]:
     """The prompt's tokens: by the model's template, or as the text stands."""
-    from llamacli.chat import encode_turns
-    from llamacli.prompt import encode_raw
+    from llamacli.chat.turns import encode_turns
+    from llamacli.prompt.encode import encode_raw
 
     if raw:
         return encode_raw(engine.vocabulary, given.joined(), special=special)
@@ -204,13 +204,13 @@ def encode_input(
 
 
 def _read_shape(schema: Any, grammar: Any, choice: Any, stop: Any) -> "Grammar | None":
-    from llamacli.shape import read_shape
+    from llamacli.shape.read import read_shape
 
     return read_shape(schema, grammar, choice, stop)
 
 
 def _check_choices(words: list[str], engine: "Engine", prompt: int, max_tokens: int | None) -> None:
-    from llamacli.shape import check_choices
+    from llamacli.shape.read import check_choices
 
     check_choices(words, engine.vocabulary, most_tokens(engine, prompt, max_tokens))
 
@@ -226,7 +226,7 @@ def _check_room(tokens: int, room: int) -> None:
 def _fit(
     engine: "Engine", given: "Input", encode: Any, room: int, cut: Any, quiet: bool
 ) -> list[int]:
-    from llamacli.input import fit
+    from llamacli.prompt.input import fit
 
     tokens, missing = fit(given, encode, engine.vocabulary, room, cut)
     if missing and not quiet:
@@ -244,7 +244,7 @@ def _cached(
     quiet: bool,
 ) -> "Callable[[], None] | None":
     """Load what is cached of the prompt; what saves its stable start where not all of it was."""
-    from llamacli import prompt_cache
+    from llamacli.prompt import cache as prompt_cache
 
     prefix = prompt_cache.stable_prefix(given, encode, system)
     path = prompt_cache.cache_path(engine, name, prefix)
@@ -266,6 +266,6 @@ def _cached(
 
 
 def _write(text: str) -> None:
-    from llamacli.output import writer
+    from llamacli.answer.output import writer
 
     writer(sys.stdout)(text)

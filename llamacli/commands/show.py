@@ -8,9 +8,9 @@ import typer
 
 from llamacli.commands.options import complete_models
 from llamacli.commands.printing import print_json, print_text
-from llamacli.commands.session import locate, notice
 from llamacli.errors import NotFoundError, UsageError
-from llamacli.store import DEMO
+from llamacli.models.opening import locate, notice
+from llamacli.models.store import DEMO
 
 if TYPE_CHECKING:
     from llamacli.show.config import Source
@@ -63,8 +63,8 @@ def show(
 
 def open_source(model: str) -> "Source":
     """A checkpoint's folder as it is, anything else as the GGUF file it names, read."""
-    from llamacli.gguf_file import read_gguf
-    from llamacli.names import existing_path
+    from llamacli.gguf.file import read_gguf
+    from llamacli.models.names import existing_path
 
     path = existing_path(model) if model and model != DEMO else None
     return path if path is not None and path.is_dir() else read_gguf(locate(model))
@@ -111,8 +111,8 @@ def _tensors(source: "Source", as_json: bool) -> None:
 
 
 def _template(source: "Source", as_json: bool) -> None:
+    from llamacli.prompt.template import LLAMA3_TEMPLATE
     from llamacli.show.template import find_template
-    from llamacli.template import LLAMA3_TEMPLATE
 
     own = find_template(source)
     if as_json:
@@ -146,7 +146,7 @@ def _card(source: "Source", as_json: bool) -> None:
 
 def _known_card(name: str, as_json: bool) -> bool:
     """What models.toml has of a model that isn't in the store; False where it doesn't know it."""
-    from llamacli.registry import find
+    from llamacli.models.registry import find
     from llamacli.show.card import known_lines
 
     model = find(name)

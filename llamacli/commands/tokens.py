@@ -9,14 +9,14 @@ import typer
 
 from llamacli.commands.options import complete_models
 from llamacli.commands.printing import print_json, print_text
-from llamacli.commands.session import debugging, notice
 from llamacli.commands.show import open_source
 from llamacli.errors import UsageError
+from llamacli.models.opening import debugging, notice
 
 if TYPE_CHECKING:
-    from llamacli.input import Errors
+    from llamacli.engine.vocabulary import Vocabulary
+    from llamacli.prompt.input import Errors
     from llamacli.show.config import Source
-    from llamacli.vocabulary import Vocabulary
 
 
 def tokens(
@@ -127,7 +127,7 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 
 def _vocabulary(source: "Source") -> "Vocabulary":
-    from llamacli.loading import load_vocabulary
+    from llamacli.engine.loading import load_vocabulary
 
     if isinstance(source, Path):
         from llamacli.show.vocabulary import vocabulary_file
@@ -138,7 +138,7 @@ def _vocabulary(source: "Source") -> "Vocabulary":
 
 
 def _read(text: str | None, errors: "Errors") -> str:
-    from llamacli.input import decode, read_bytes
+    from llamacli.prompt.input import decode, read_bytes
 
     return decode(read_bytes(Path("-")), "stdin", errors) if text is None else text
 
@@ -146,11 +146,11 @@ def _read(text: str | None, errors: "Errors") -> str:
 def _encode_messages(
     source: "Source", vocabulary: "Vocabulary", path: Path, date: datetime | None, errors: "Errors"
 ) -> list[int]:
-    from llamacli.input import decode, read_bytes
-    from llamacli.messages import read_messages
-    from llamacli.prompt import encode_chat
+    from llamacli.prompt.encode import encode_chat
+    from llamacli.prompt.input import decode, read_bytes
+    from llamacli.prompt.messages import read_messages
+    from llamacli.prompt.template import LLAMA3_TEMPLATE
     from llamacli.show.template import find_template
-    from llamacli.template import LLAMA3_TEMPLATE
 
     name = "stdin" if path == Path("-") else str(path)
     messages = read_messages(decode(read_bytes(path), name, errors), name)

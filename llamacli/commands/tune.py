@@ -7,11 +7,11 @@ import typer
 
 from llamacli.commands import options
 from llamacli.commands.printing import print_json, print_table, print_text
-from llamacli.commands.session import debugging, model_path, notice
 from llamacli.errors import UsageError
+from llamacli.models.opening import debugging, model_path, notice
 
 if TYPE_CHECKING:
-    from llamacli.tune import Row, Tuning
+    from llamacli.tune.search import Row, Tuning
 
 HEAD = ("setting", "candidate", "load s", "prefill/s", "decode/s", "rounds", "best for")
 ALIGNED = "llrrrrl"
@@ -33,8 +33,8 @@ def tune(
     `run` uses those for short answers, `chat` and `batch` those for long ones; their own options
     come first, and --no-tune leaves them aside.
     """
-    from llamacli import profiles
-    from llamacli.tune import tune as measure
+    from llamacli.tune import profiles
+    from llamacli.tune.search import tune as measure
 
     if not 0 < seconds <= 3600:
         raise UsageError(f"--seconds is {seconds:g}; give more than 0, at most 3600")

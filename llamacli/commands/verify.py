@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from llamacli.commands import options
-from llamacli.commands.session import debugging, lively, model_path
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
+from llamacli.models.opening import debugging, lively, model_path
 
 if TYPE_CHECKING:
     from llamacli.verify.report import Report
@@ -78,7 +78,7 @@ def check_copy(
 
     The file is left as it is.
     """
-    from llamacli.output import writer
+    from llamacli.answer.output import writer
     from llamacli.verify import report
 
     with _progress() as show:
@@ -106,7 +106,7 @@ def check_copy(
 
 
 def _read(path: Path) -> str:
-    from llamacli.input import decode, read_bytes
+    from llamacli.prompt.input import decode, read_bytes
 
     return decode(read_bytes(path), "stdin" if path == Path("-") else str(path))
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+from llamacli.answer.output import harmless
 from llamacli.errors import UsageError
-from llamacli.input import Input, read_file
-from llamacli.output import harmless
+from llamacli.prompt.input import Input, read_file
 from llamacli.repl.saved import change_model, remember
 from llamacli.repl.settings import SETTINGS, change, value_of
 from llamacli.repl.state import Ask, Repl, beginning, model_line, say
@@ -124,7 +124,7 @@ def tokens(repl: Repl, argument: str) -> None:
 
 
 def stats(repl: Repl, argument: str) -> None:  # noqa: ARG001
-    from llamacli.commands.answering import summary
+    from llamacli.answer.telling import summary
 
     if repl.session.last is not None:
         say(f"last answer: {summary(repl.session.last)}")

@@ -15,7 +15,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.theme import Theme
 
-from llamacli.output import Write, harmless
+from llamacli.answer.output import Write, harmless
 from llamacli.repl.region import Region
 
 PAUSE = 0.03  # seconds between two redraws, and at least

@@ -8,13 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from llamacli import sessions
-from llamacli.chat import ChatSession
-from llamacli.commands.session import notice
+from llamacli.chat import saved as sessions
+from llamacli.chat.file import SAMPLING, SessionHead
+from llamacli.chat.turns import ChatSession
+from llamacli.engine.sampling import SamplingSettings
 from llamacli.errors import LlamacliError, OutputError, UsageError
+from llamacli.models.opening import notice
 from llamacli.repl.state import PROMPT, Repl, beginning, heading, say
-from llamacli.sampling import SamplingSettings
-from llamacli.session_file import SAMPLING, SessionHead
 from llamacli.show.text import columns, printable
 
 

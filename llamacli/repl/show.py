@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Iterator
 
-from llamacli.commands.answering import progress
-from llamacli.generate import Chunk
-from llamacli.interrupts import Interrupts, interrupts
-from llamacli.messages import Message
-from llamacli.output import write_text, writer
+from llamacli.answer.generate import Chunk
+from llamacli.answer.interrupts import Interrupts, interrupts
+from llamacli.answer.output import write_text, writer
+from llamacli.answer.telling import progress
+from llamacli.prompt.messages import Message
 from llamacli.repl.keys import held_keys
 from llamacli.repl.state import Ask, Repl, beginning, say
 

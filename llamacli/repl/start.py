@@ -11,18 +11,18 @@ from importlib import import_module
 from io import TextIOWrapper
 from typing import Any
 
-from llamacli import sessions
-from llamacli.asked import Asked
-from llamacli.chat import ChatSession
-from llamacli.commands.session import close_beside, lively, model_path, notice, open_engine
-from llamacli.engine import Engine
+from llamacli.chat import saved as sessions
+from llamacli.chat.turns import ChatSession
+from llamacli.engine.asked import Asked
+from llamacli.engine.engine import Engine
+from llamacli.engine.fit import DEFAULT_CONTEXT
+from llamacli.engine.sampling import SamplingSettings
 from llamacli.errors import OutputError
-from llamacli.gguf_check import check_llama
-from llamacli.gguf_file import read_gguf
-from llamacli.memory import DEFAULT_CONTEXT
+from llamacli.gguf.check import check_llama
+from llamacli.gguf.file import read_gguf
+from llamacli.models.opening import close_beside, lively, model_path, notice, open_engine
 from llamacli.repl.saved import begin_log, continue_log, show_end, use_settings
 from llamacli.repl.state import Repl, heading, say
-from llamacli.sampling import SamplingSettings
 
 UNTOLD = 0.5  # seconds of loading before it is counted
 

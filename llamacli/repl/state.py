@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llamacli.chat import ChatSession
-from llamacli.cores import physical_cores
-from llamacli.engine import Engine
-from llamacli.generate import Chunk, Result
-from llamacli.input import Text
-from llamacli.output import writer
+from llamacli.answer.generate import Chunk, Result
+from llamacli.answer.output import writer
+from llamacli.chat.turns import ChatSession
+from llamacli.engine.engine import Engine
+from llamacli.machine.cores import physical_cores
+from llamacli.prompt.input import Text
 from llamacli.show.text import printable
 
 if TYPE_CHECKING:
-    from llamacli.session_log import SessionLog
+    from llamacli.chat.log import SessionLog
 
 PROMPT = ">>> "
 

@@ -8,11 +8,11 @@ from typing import Any
 from convert.errors import CheckpointError
 from convert.metadata import CONFIG_KEY
 from convert.tensors import llama_tensors
+from llamacli.engine.loading import quantization_name
 from llamacli.errors import InvalidModelError
-from llamacli.gguf_check import check_llama
-from llamacli.gguf_file import Array, GGUFFile
-from llamacli.loading import quantization_name
-from llamacli.registry import Model
+from llamacli.gguf.check import check_llama
+from llamacli.gguf.file import Array, GGUFFile
+from llamacli.models.registry import Model
 from llamacli.show.config import Source, find_config
 from llamacli.show.rope import find_rope
 from llamacli.show.template import find_template

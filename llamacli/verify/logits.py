@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llamacli.engine import Engine
+from llamacli.engine.engine import Engine
+from llamacli.engine.loading import EngineSettings, because
 from llamacli.errors import LlamacliError
-from llamacli.loading import EngineSettings, because
 
 STEP = 64  # tokens evaluated at once: their logits take 33 MB with Meta's vocabulary
 

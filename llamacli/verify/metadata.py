@@ -9,7 +9,7 @@ from convert.checkpoint import Checkpoint
 from convert.config import LlamaConfig
 from convert.metadata import CONFIG_KEY, GENERATION_KEY
 from convert.writer import ROPE_FACTORS
-from llamacli.gguf_file import Array, GGUFFile
+from llamacli.gguf.file import Array, GGUFFile
 from llamacli.show.rope import find_rope, rope_of
 from llamacli.verify.rows import Row, judged
 

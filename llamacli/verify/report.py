@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from convert.checkpoint import open_checkpoint
+from llamacli.engine.loading import load_vocabulary
+from llamacli.engine.vocabulary import Vocabulary
 from llamacli.errors import InvalidModelError
-from llamacli.gguf_check import check_architecture, check_llama
-from llamacli.gguf_file import GGUFFile, read_gguf
-from llamacli.loading import load_vocabulary
+from llamacli.gguf.check import check_architecture, check_llama
+from llamacli.gguf.file import GGUFFile, read_gguf
 from llamacli.verify.metadata import metadata_row, rope_row
 from llamacli.verify.rows import Row, judged
 from llamacli.verify.template import template_row
 from llamacli.verify.tensors import tensors_row
 from llamacli.verify.tokenization import tokenization_row
 from llamacli.verify.vocabulary import merges_row, special_tokens_row, tokens_row
-from llamacli.vocabulary import Vocabulary
 
 # What is being done, how much of it is, how much there is.
 Progress = Callable[[str, int, int], None]

@@ -15,8 +15,8 @@ from convert.safetensors import ITEM_SIZES, StoredTensor
 from convert.tensors import TensorSpec, permute_heads
 from convert.weights import LocalFile, WeightFile
 from convert.writer import ROPE_FACTORS
-from llamacli.cores import physical_cores
-from llamacli.gguf_file import GGUFFile, TensorInfo
+from llamacli.gguf.file import GGUFFile, TensorInfo
+from llamacli.machine.cores import physical_cores
 from llamacli.verify.dequantize import dequantize
 from llamacli.verify.limits import Limits, limits
 from llamacli.verify.measure import Sums, measure

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from convert import TargetError, convert
 from convert.checkpoint import Checkpoint
-from llamacli.engine import Engine
+from llamacli.engine.engine import Engine
+from llamacli.engine.vocabulary import Vocabulary
 from llamacli.errors import OutputError, UsageError
-from llamacli.gguf_file import GGUFFile
+from llamacli.gguf.file import GGUFFile
 from llamacli.verify.logits import all_logits, open_evaluator
 from llamacli.verify.rows import Row, finite, judged
-from llamacli.vocabulary import Vocabulary
 
 WINDOW = 512  # tokens that are seen together; those after its first half count, as in llama.cpp
 MAX_LOSS = 700.0  # nats whose exponential is still a number
