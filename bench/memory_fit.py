@@ -25,7 +25,7 @@ def counted_and_real(model: Path, context: int, changes: dict[str, Any]) -> tupl
     """Bytes beyond what the process had before, counted and at the peak."""
     from llamacli.engine.engine import Engine
     from llamacli.engine.fit import Fitting
-    from llamacli.engine.loading import EngineSettings
+    from llamacli.engine.settings import EngineSettings
     from llamacli.machine.cores import this_processor
     from llamacli.machine.free_memory import free_memory
     from llamacli.tune.measure import peak_resident

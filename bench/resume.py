@@ -22,7 +22,7 @@ NAME = "bench"
 def conversation(engine: Any, tokens: int) -> Any:
     """Turns of made-up words whose prompt has at least that many tokens."""
     from llamacli.chat.conversation import Conversation, assistant, user
-    from llamacli.chat.turns import encode_turns
+    from llamacli.prompt.encode import encode_turns
 
     for words in count(1):
         text = " ".join(f"word{i} is a word" for i in range(words))

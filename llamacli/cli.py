@@ -147,7 +147,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
             traceback.print_exc()
         elif line := _error_line(error):
-            from llamacli.show.text import printable, shortened
+            from llamacli.terminal import printable, shortened
 
             with suppress(OSError):  # nobody may be reading
                 print(printable(shortened(line, MAX_LINE)), file=sys.stderr)  # it may quote a file

@@ -19,8 +19,8 @@ import llamacli.engine.context as context_module
 from llamacli.answer.generate import Result, generate
 from llamacli.batch.scheduler import BatchEngine, Job, answer_all
 from llamacli.engine.engine import Engine
-from llamacli.engine.loading import EngineSettings
 from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import LlamacliError
 from llamacli.shape.read import choice_grammar
 from tests.tiny import VOCABULARY, write_model

@@ -12,11 +12,12 @@ import pytest
 from convert import convert
 from llamacli.answer.generate import Chunk, Result
 from llamacli.chat.conversation import Conversation, Step, assistant, replay, step_problem, user
-from llamacli.chat.turns import ANSWER_SHARE, KEPT_SHARE, ChatSession, encode_turns
+from llamacli.chat.turns import ANSWER_SHARE, KEPT_SHARE, ChatSession
 from llamacli.engine.engine import Engine, common_prefix
-from llamacli.engine.loading import EngineSettings
 from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError, UsageError
+from llamacli.prompt.encode import encode_turns
 from llamacli.prompt.messages import Message
 from tests.tiny import write_model
 

@@ -8,11 +8,12 @@ import gguf
 import pytest
 
 from llamacli.engine.engine import Engine
-from llamacli.engine.loading import EngineSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import InvalidModelError
 from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import GGUFFile, read_gguf
-from llamacli.gguf.known import CHECKS, KEYS, LARGEST, KnownStrings, recall, remember
+from llamacli.gguf.known import KnownStrings
+from llamacli.gguf.remembered import CHECKS, KEYS, LARGEST, recall, remember
 from tests.tiny import write_model
 
 TOKENS = KEYS[0]

@@ -20,7 +20,7 @@ from llamacli.engine.kv_state import (
     saved_tokens,
     state_key,
 )
-from llamacli.engine.loading import EngineSettings
+from llamacli.engine.settings import EngineSettings
 from tests.tiny import write_model
 
 TOKENS = list(range(3, 43))

@@ -17,7 +17,7 @@ from llamacli.engine.context import plan_context
 from llamacli.engine.engine import Engine
 from llamacli.engine.fit import DEFAULT_CONTEXT, SPARE, Fitting
 from llamacli.engine.footprint import HOST, Footprint, buffer_bytes, footprint, layer_places, padded
-from llamacli.engine.loading import EngineSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import read_gguf
@@ -88,7 +88,8 @@ def test_sizes_are_those_that_llama_cpp_allocates(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("llamacli.engine.engine.FIRST_ROOM", 4096)  # all of the context at once
-    with Engine(paths[name], replace(settings, device="cpu"), debug=True) as engine:
+    monkeypatch.setenv("LLAMACLI_DEBUG", "1")
+    with Engine(paths[name], replace(settings, device="cpu")) as engine:
         assert engine.settings.repack == settings.repack
     told: dict[str, float] = {}
     for _, kind, size in LOGGED.findall(capsys.readouterr().err):
@@ -107,7 +108,7 @@ import json, sys
 from pathlib import Path
 from llamacli.tune.measure import peak_resident
 from llamacli.engine.engine import Engine
-from llamacli.engine.loading import EngineSettings
+from llamacli.engine.settings import EngineSettings
 import llamacli.engine.fit, llamacli.prompt.template, llamacli.answer.generate, numpy
 from llamacli.machine.native import load_library
 load_library()

@@ -10,12 +10,12 @@ import pytest
 from convert import convert
 from llamacli.answer.answer import AnswerText, split_at_stop
 from llamacli.answer.generate import Result, generate
-from llamacli.chat.turns import ChatSession, encode_turns
+from llamacli.chat.turns import ChatSession
 from llamacli.engine.engine import Engine
-from llamacli.engine.loading import EngineSettings
 from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError
-from llamacli.prompt.encode import encode_raw
+from llamacli.prompt.encode import encode_raw, encode_turns
 
 DEMO = Path(__file__).resolve().parents[1] / "llamacli" / "demo"
 GREEDY = SamplingSettings(temperature=0)

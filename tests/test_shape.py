@@ -12,8 +12,8 @@ import pytest
 
 from llamacli.answer.generate import Result, generate
 from llamacli.engine.engine import Engine
-from llamacli.engine.loading import EngineSettings
 from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import InvalidModelError, UsageError
 from llamacli.shape.constraint import Constraint, constrained
 from llamacli.shape.gbnf import read_gbnf

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from llamacli.commands.options import complete_models
 from llamacli.errors import LlamacliError, NotFoundError, OutputError, UsageError
 from llamacli.models.inventory import inventory
-from llamacli.models.names import find_model, find_stored, only_model
+from llamacli.models.names import complete_models, find_model, find_stored, only_model
 from llamacli.models.store import last_used, mark_used, remove_model, split_name, stored_models
 from tests.tiny import CONTEXT, write_model
 

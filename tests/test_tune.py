@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llamacli.engine.asked import Asked, settle
-from llamacli.engine.loading import EngineSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError
 from llamacli.machine import cores
 from llamacli.models.demo import demo_model

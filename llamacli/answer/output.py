@@ -1,40 +1,11 @@
 """Answers on their way out: text for pipes and terminals, JSON for programs."""
 
 import json
-import re
-from collections.abc import Callable, Iterator
-from io import TextIOWrapper
-from typing import Any, TextIO
+from collections.abc import Iterator
+from typing import Any
 
 from llamacli.answer.generate import Chunk, Result
-
-# C0 but tab and newline, DEL, C1: what drives a terminal. Each shows as its own picture or U+FFFD.
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-Write = Callable[[str], None]
-
-
-def harmless(text: str) -> str:
-    """Text in which nothing can move a terminal's cursor, recolour it or set its title."""
-    return CONTROLS.sub(_picture, text)
-
-
-def _picture(found: re.Match[str]) -> str:
-    code = ord(found.group())
-    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
-
-
-def writer(out: TextIO) -> Write:
-    """How text gets to out, at once: as UTF-8 to a pipe or file, harmless to a terminal."""
-    terminal = out.isatty()
-    if not terminal and isinstance(out, TextIOWrapper):
-        out.reconfigure(encoding="utf-8", newline="\n")
-
-    def write(text: str) -> None:
-        out.write(harmless(text) if terminal else text)
-        out.flush()
-
-    return write
+from llamacli.terminal import Write
 
 
 def write_text(chunks: Iterator[Chunk], write: Write, *, stream: bool = True) -> Result:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from llamacli.models.opening import lively, notice
+from llamacli.terminal import lively, notice
 
 if TYPE_CHECKING:
     from llamacli.answer.generate import Result
@@ -41,7 +41,8 @@ def answer(
     """
     from llamacli.answer.generate import generate
     from llamacli.answer.interrupts import interrupts
-    from llamacli.answer.output import result_fields, write_events, write_json, write_text, writer
+    from llamacli.answer.output import result_fields, write_events, write_json, write_text
+    from llamacli.terminal import writer
 
     head = {"model": engine.name, "quantization": engine.quantization}
     started = time.perf_counter()

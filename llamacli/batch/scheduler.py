@@ -10,7 +10,8 @@ from typing import Any
 from llamacli.answer.generate import Result
 from llamacli.batch.job import Job, Running, prepare, result
 from llamacli.engine.engine import ABORTED, Engine, common_prefix
-from llamacli.engine.loading import EngineSettings, because
+from llamacli.engine.loading import because
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError, InvalidModelError, LlamacliError
 
 __all__ = ["MAX_PARALLEL", "BatchEngine", "Job", "answer_all"]

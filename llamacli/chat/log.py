@@ -10,7 +10,7 @@ from typing import BinaryIO
 from llamacli.chat.conversation import Step
 from llamacli.chat.file import SessionHead, write_line
 from llamacli.errors import UsageError
-from llamacli.models.store import replace_file
+from llamacli.home import replace_file
 
 LATEST = "latest"
 MAX_NAME = 64

@@ -20,7 +20,7 @@ from llamacli.chat.file import SessionHead, read_session
 from llamacli.chat.log import SessionLog, latest, lock, mend
 from llamacli.engine.kv_state import Unusable, saved_tokens, state_key
 from llamacli.errors import LlamacliError, NotFoundError, OutputError, UsageError
-from llamacli.models.store import home
+from llamacli.home import home
 from llamacli.prompt import cache as prompt_cache
 from llamacli.prompt.messages import Message
 

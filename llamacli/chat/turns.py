@@ -6,7 +6,7 @@ once in three eighths of a context of talk, not every turn.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypedDict, Unpack
@@ -16,9 +16,8 @@ from llamacli.chat.conversation import Conversation, Step, assistant, user
 from llamacli.engine.engine import Engine, Progress
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.errors import DoesNotFitError, UsageError
-from llamacli.prompt.encode import encode_chat
+from llamacli.prompt.encode import encode_turns
 from llamacli.prompt.messages import Message
-from llamacli.prompt.template import LLAMA3_TEMPLATE
 
 ANSWER_SHARE = 1 / 8  # of the context, left for an answer; less where max_tokens is less
 KEPT_SHARE = 1 / 2  # of the context, that a prompt takes at most after turns were let go
@@ -189,11 +188,3 @@ class ChatSession:
                 "be used beside an answer: shorten it, or raise the context with -c"
             )
         return tokens, forgotten
-
-
-def encode_turns(
-    engine: Engine, messages: Sequence[Message], *, date: datetime | None = None
-) -> list[int]:
-    """The prompt's tokens by the model's own template, else by Llama 3's."""
-    template = engine.file.metadata.get("tokenizer.chat_template") or LLAMA3_TEMPLATE
-    return encode_chat(engine.vocabulary, template, messages, date=date)

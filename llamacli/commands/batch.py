@@ -14,7 +14,8 @@ import typer
 
 from llamacli.commands import options
 from llamacli.errors import LlamacliError, OutputError, UsageError
-from llamacli.models.opening import debugging, engine_settings, lively, model_path, notice
+from llamacli.models.opening import engine_settings, model_path
+from llamacli.terminal import lively, notice
 
 if TYPE_CHECKING:
     from llamacli.batch.lines import BadLine, Request
@@ -116,9 +117,7 @@ def batch(
         if left:
             path = model_path(model, quiet=quiet)
             with (
-                BatchEngine(
-                    path, engine_settings(path, asked, quiet=quiet), parallel, debug=debugging()
-                ) as engine,
+                BatchEngine(path, engine_settings(path, asked, quiet=quiet), parallel) as engine,
                 interrupts() as arrived,
             ):
                 common = _Common(settings, max_tokens, tuple(stop or ()), shape, choice or [])
@@ -184,8 +183,8 @@ def _answer(
 
 def _job(engine: "BatchEngine", line: "Request", common: _Common) -> "Job":
     from llamacli.batch.scheduler import Job
-    from llamacli.chat.turns import encode_turns
     from llamacli.engine.sampling import SamplingSettings
+    from llamacli.prompt.encode import encode_turns
     from llamacli.shape.read import check_choices
 
     own = dict(line.settings)

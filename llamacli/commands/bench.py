@@ -7,7 +7,7 @@ import typer
 from llamacli.commands import options
 from llamacli.commands.printing import print_json, print_table, print_text
 from llamacli.errors import UsageError
-from llamacli.models.opening import debugging, engine_settings, model_path
+from llamacli.models.opening import engine_settings, model_path
 
 if TYPE_CHECKING:
     from llamacli.tune.measure import Bench, Spread
@@ -70,7 +70,7 @@ def bench(
         profile=profile,
     )
     settings = engine_settings(path, asked)
-    found = measure(lambda: Engine(path, settings, debug=debugging()), depths, size, runs)
+    found = measure(lambda: Engine(path, settings), depths, size, runs)
     if as_json:
         fields = {"model": str(path), "settings": vars(settings), "prompt": prompt}
         print_json({**fields, "answer": answer, **_fields(found)})

@@ -10,8 +10,8 @@ import typer
 from llamacli.commands import fetching
 from llamacli.commands.verify import check_copy
 from llamacli.errors import NotFoundError, UsageError
-from llamacli.models.opening import notice
 from llamacli.models.store import target_path
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -183,7 +183,7 @@ def _print_report(console: "Console", report: "Report") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from llamacli.show.text import count
+    from llamacli.terminal import count
 
     parameters = sum(tensor.spec.parameters for tensor in report.tensors)
     table = Table(title=escape(f"{report.path.name}: {count(parameters)} parameters"))

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamacli.models.opening import debugging
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,11 +16,11 @@ def devices(
     as_json: Annotated[bool, typer.Option("--json", help="Give one JSON object.")] = False,
 ) -> None:
     """Show processors and GPUs with their memory, and how to build for a GPU that isn't used."""
-    from llamacli.answer.output import writer
     from llamacli.machine.devices import find_devices, this_machine
     from llamacli.machine.native import load_library
+    from llamacli.terminal import writer
 
-    load_library(debugging())
+    load_library()
     found = describe(find_devices(), this_machine())
     text = json.dumps(found, indent=2, ensure_ascii=False) + "\n" if as_json else lines(found)
     writer(sys.stdout)(text)
@@ -60,7 +58,7 @@ def describe(found: "Sequence[Device]", machine: "Machine") -> dict[str, Any]:
 
 def lines(found: dict[str, Any]) -> str:
     """The same for people."""
-    from llamacli.show.text import columns, printable
+    from llamacli.terminal import columns, printable
 
     rows = [("device", "kind", "free", "memory", "", "")]
     for device in found["devices"]:

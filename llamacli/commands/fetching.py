@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamacli.errors import LlamacliError
-from llamacli.models.opening import notice
-from llamacli.show.text import count
+from llamacli.terminal import count, notice
 
 if TYPE_CHECKING:
     from rich.console import Console

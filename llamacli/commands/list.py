@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamacli.commands.printing import print_json, print_table
-from llamacli.models.opening import notice
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -25,8 +25,8 @@ def list_models(
     if known:
         _known(as_json)
         return
+    from llamacli.home import home
     from llamacli.models.inventory import inventory
-    from llamacli.models.store import home
 
     found = inventory()
     if as_json:
@@ -42,7 +42,7 @@ def list_models(
 
 
 def _row(model: "Stored") -> tuple[str, ...]:
-    from llamacli.show.text import count, printable, shortened
+    from llamacli.terminal import count, printable, shortened
 
     name, size, used = printable(model.path.stem), count(model.bytes, "B"), _when(model.used)
     if model.problem is not None:
@@ -80,7 +80,7 @@ def _known(as_json: bool) -> None:
 
 
 def _known_row(model: "Model") -> tuple[str, ...]:
-    from llamacli.show.text import count
+    from llamacli.terminal import count
 
     def size(number: int | None, unit: str = "B") -> str:
         return "-" if number is None else count(number, unit)

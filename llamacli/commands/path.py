@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from llamacli.commands.options import complete_models
 from llamacli.commands.printing import print_text
+from llamacli.models.names import complete_models
 from llamacli.models.opening import locate
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamacli.commands import fetching
-from llamacli.models.opening import notice
 from llamacli.models.store import target_folder
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
     from llamacli.hub.checkpoint import Needs

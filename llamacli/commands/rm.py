@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from llamacli.commands.options import complete_models
 from llamacli.errors import UsageError
-from llamacli.models.opening import notice
+from llamacli.models.names import complete_models
+from llamacli.terminal import notice
 
 
 def rm(
@@ -23,7 +23,7 @@ def rm(
     """Remove models from the store, after asking; files elsewhere are never touched."""
     from llamacli.models.names import find_stored
     from llamacli.models.store import remove_model
-    from llamacli.show.text import count, printable
+    from llamacli.terminal import count, printable
 
     paths = list(dict.fromkeys(map(find_stored, models)))
     names = [f"{printable(path.stem)} ({count(_size(path), 'B')})" for path in paths]

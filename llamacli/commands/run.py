@@ -10,7 +10,8 @@ import typer
 from llamacli.answer.telling import Manner, answer, most_tokens
 from llamacli.commands import options
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
-from llamacli.models.opening import engine_for, notice
+from llamacli.models.opening import engine_for
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,8 +193,7 @@ def encode_input(
     date: "datetime | None" = None,
 ) -> list[int]:
     """The prompt's tokens: by the model's template, or as the text stands."""
-    from llamacli.chat.turns import encode_turns
-    from llamacli.prompt.encode import encode_raw
+    from llamacli.prompt.encode import encode_raw, encode_turns
 
     if raw:
         return encode_raw(engine.vocabulary, given.joined(), special=special)
@@ -266,6 +266,6 @@ def _cached(
 
 
 def _write(text: str) -> None:
-    from llamacli.answer.output import writer
+    from llamacli.terminal import writer
 
     writer(sys.stdout)(text)

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamacli.commands.options import complete_models
 from llamacli.commands.printing import print_json, print_text
 from llamacli.errors import NotFoundError, UsageError
-from llamacli.models.opening import locate, notice
+from llamacli.models.names import complete_models
+from llamacli.models.opening import locate
 from llamacli.models.store import DEMO
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
     from llamacli.show.config import Source
@@ -160,7 +161,7 @@ def _known_card(name: str, as_json: bool) -> bool:
 
 
 def _print_rows(rows: list[tuple[str, str]]) -> None:
-    from llamacli.show.text import columns
+    from llamacli.terminal import columns
 
     if sys.stdout.isatty():
         _print_panel(rows)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llamacli.commands.options import complete_models
 from llamacli.commands.printing import print_json, print_text
 from llamacli.commands.show import open_source
 from llamacli.errors import UsageError
-from llamacli.models.opening import debugging, notice
+from llamacli.models.names import complete_models
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
     from llamacli.engine.vocabulary import Vocabulary
@@ -87,8 +87,8 @@ def tokens(
 
 
 def _find(source: "Source", find: str, exact: bool, regex: bool, ids: bool, as_json: bool) -> None:
-    from llamacli.show.text import printable
     from llamacli.show.vocabulary import find_tokens, read_tokens
+    from llamacli.terminal import printable
 
     found = find_tokens(read_tokens(source), find, exact=exact, regex=regex)
     if as_json:
@@ -101,7 +101,7 @@ def _find(source: "Source", find: str, exact: bool, regex: bool, ids: bool, as_j
 
 
 def _print(vocabulary: "Vocabulary", found: Sequence[int], ids: bool, as_json: bool) -> None:
-    from llamacli.show.text import quoted
+    from llamacli.terminal import quoted
 
     if as_json:
         print_json(list(found) if ids else [_as_object(vocabulary, token) for token in found])
@@ -133,8 +133,8 @@ def _vocabulary(source: "Source") -> "Vocabulary":
         from llamacli.show.vocabulary import vocabulary_file
 
         with vocabulary_file(source) as path:
-            return load_vocabulary(path, debug=debugging())
-    return load_vocabulary(source.path, debug=debugging())
+            return load_vocabulary(path)
+    return load_vocabulary(source.path)
 
 
 def _read(text: str | None, errors: "Errors") -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from llamacli.engine.loading import FLASH_ATTENTION, KV_TYPES, EngineSettings
+from llamacli.engine.settings import FLASH_ATTENTION, KV_TYPES, EngineSettings
 from llamacli.gguf.file import GGUFFile
 
 PADDING = 256  # llama.cpp rounds the cells of a KV cache up to these

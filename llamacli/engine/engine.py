@@ -9,19 +9,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llamacli.engine.context import context_parameters, plan_context
 from llamacli.engine.fit import Fitting, number
-from llamacli.engine.loading import (
-    EngineSettings,
-    because,
-    beside,
-    deferred_signals,
-    load_model,
-    quantization_name,
-)
+from llamacli.engine.loading import because, beside, deferred_signals, load_model
+from llamacli.engine.settings import EngineSettings
 from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
 from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import GGUFFile, read_gguf
-from llamacli.gguf.known import recall, remember
+from llamacli.gguf.remembered import recall, remember
 from llamacli.machine.cores import this_processor
 from llamacli.machine.devices import find_devices, use_devices
 from llamacli.machine.free_memory import free_memory
@@ -52,7 +46,6 @@ class Engine:
         settings: EngineSettings | None = None,
         *,
         parallel: int | None = None,
-        debug: bool = False,
         on_load: Callable[[float], None] | None = None,
         meanwhile: Callable[[GGUFFile], None] = lambda _: None,
     ) -> None:
@@ -68,7 +61,7 @@ class Engine:
         self.file = read_gguf(self.path, recall())
         self.shape = check_llama(self.file)
         self.tokens: list[int] = []
-        self._library = load_library(debug)
+        self._library = load_library()
         self._processor = this_processor()
         self._fit(settings or EngineSettings())
         self._model: Any = None
@@ -146,7 +139,7 @@ class Engine:
     @property
     def quantization(self) -> str:
         """The file type in llama.cpp's words without its remarks, as Q4_K_M or BF16."""
-        return quantization_name(self.file)
+        return self.file.quantization
 
     @property
     def context_pointer(self) -> Any:

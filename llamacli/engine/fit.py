@@ -6,7 +6,7 @@ from functools import cached_property
 
 from llamacli.engine.context import PADDING, plan_context
 from llamacli.engine.footprint import Footprint, Share, footprint
-from llamacli.engine.loading import KV_TYPES, EngineSettings
+from llamacli.engine.settings import KV_TYPES, EngineSettings
 from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.gguf.check import LlamaShape
 from llamacli.gguf.file import GGUFFile, TensorInfo

@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from llamacli.engine.context import PADDING, ContextPlan
-from llamacli.engine.loading import KV_TYPES, EngineSettings
+from llamacli.engine.settings import KV_TYPES, EngineSettings
 from llamacli.gguf.check import LlamaShape
 from llamacli.gguf.file import GGUFFile, TensorInfo
 from llamacli.gguf.types import TENSOR_TYPES

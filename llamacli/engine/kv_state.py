@@ -15,8 +15,8 @@ from ctypes import POINTER, addressof, c_char, c_uint8, cast
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from llamacli.engine.loading import KV_TYPES
-from llamacli.models.store import replace_file
+from llamacli.engine.settings import KV_TYPES
+from llamacli.home import replace_file
 
 if TYPE_CHECKING:
     from llamacli.engine.engine import Engine

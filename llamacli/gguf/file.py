@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from llamacli.errors import DoesNotFitError, InvalidModelError, NotFoundError
 from llamacli.gguf.known import KnownStrings, recognized_end
-from llamacli.gguf.types import TENSOR_TYPES, TensorType
+from llamacli.gguf.types import FILE_TYPES, TENSOR_TYPES, TensorType
 
 DEFAULT_ALIGNMENT = 32
 MAX_ALIGNMENT = 1 << 16
@@ -73,6 +73,12 @@ class GGUFFile:
     alignment: int
     size: int
     known: frozenset[str] = frozenset()
+
+    @property
+    def quantization(self) -> str:
+        """general.file_type by name, as Q4_K_M; 'unknown' where the file says none or a new one."""
+        kind = self.metadata.get("general.file_type")
+        return FILE_TYPES.get(kind, "unknown") if type(kind) is int else "unknown"
 
     def raw(self, key: str) -> bytes:
         """The bytes of an array's values. Raises InvalidModelError where key has none."""

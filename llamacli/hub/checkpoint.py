@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from llamacli.errors import DoesNotFitError, InvalidModelError
 from llamacli.hub.repo import Repo, download, fetch_small, http_client, remote_file
-from llamacli.show.text import count
+from llamacli.terminal import count
 
 if TYPE_CHECKING:
     from convert.checkpoint import Checkpoint

@@ -3,6 +3,7 @@
 import ctypes
 import importlib
 import importlib.util
+import os
 import sys
 from collections import deque
 from functools import cache
@@ -12,19 +13,20 @@ from typing import Any
 
 from llamacli.errors import LlamacliError
 
+DEBUG = "LLAMACLI_DEBUG"  # the environment variable that --debug sets, for children too
 ERROR, CONTINUED = 4, 5  # ggml's log levels; a continued line belongs to the one before
 
 # The last errors llama.cpp logged: all it tells of why a call gave nothing.
 _errors: deque[str] = deque(maxlen=8)
 
 
-def load_library(debug: bool = False) -> Any:
-    """The module llama_cpp.llama_cpp, ready to use: log silenced, or on stderr with debug.
+def load_library() -> Any:
+    """The module llama_cpp.llama_cpp, ready to use: its log on stderr with --debug, else silenced.
 
     Raises LlamacliError where llama-cpp-python isn't installed or can't be loaded.
     """
     library = _library()
-    library.llama_log_set(_log_callback(debug), ctypes.c_void_p(0))
+    library.llama_log_set(_log_callback(bool(os.environ.get(DEBUG))), ctypes.c_void_p(0))
     return library
 
 

@@ -42,12 +42,10 @@ def inventory() -> list[Stored]:
 
 
 def _header(path: Path) -> tuple[str | None, int | None, str | None]:
-    from llamacli.engine.loading import quantization_name
-
     try:
         file = read_gguf(path)
     except LlamacliError as error:
         return None, None, str(error).removeprefix(f"{path}: ")
     context: Any = file.metadata.get(f"{file.metadata.get('general.architecture')}.context_length")
     known = type(context) is int and context > 0
-    return quantization_name(file), context if known else None, None
+    return file.quantization, context if known else None, None

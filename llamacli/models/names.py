@@ -1,12 +1,14 @@
 """How a model's name becomes a file: paths, names in the store, short names, and what is near."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from llamacli.errors import NotFoundError, UsageError
+from llamacli.errors import LlamacliError, NotFoundError, UsageError
+from llamacli.home import home
 from llamacli.models import registry
 from llamacli.models.registry import HUB_ID, Model
-from llamacli.models.store import DEMO, home, in_store, split_name, stored_models
+from llamacli.models.store import DEMO, in_store, split_name, stored_models
 
 SUGGESTED = "llama-3.2-1b"  # to whoever has no model yet
 
@@ -121,6 +123,15 @@ def near_names(name: str, stored: Iterable[Path] = ()) -> list[str]:
     return [names[found] for found in near]
 
 
+def complete_models(incomplete: str) -> list[str]:
+    """Names that -m takes and that begin so, for the shell's completion."""
+    stored = stored_models()
+    names = [DEMO, *(path.stem for path in stored)]
+    with suppress(LlamacliError):  # of models.toml; commands tell it
+        names += [n for p in stored for n in short_names(p) if not p.stem.startswith(n)]
+    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
 def _plain(name: str) -> str:
     return name.lower().removesuffix(".gguf").replace(":", "-")
 
@@ -157,6 +168,6 @@ def _first_steps() -> str:
 
 
 def _joined(paths: Iterable[Path]) -> str:
-    from llamacli.show.text import printable
+    from llamacli.terminal import printable
 
     return ", ".join(printable(path.stem) for path in paths)

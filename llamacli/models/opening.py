@@ -1,21 +1,20 @@
 """What the commands that answer do alike: find and load the model, show an answer."""
 
-import os
-import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from llamacli.models.demo import demo_model
 from llamacli.models.store import DEMO, mark_used
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from llamacli.engine.asked import Asked
     from llamacli.engine.engine import Engine
-    from llamacli.engine.loading import EngineSettings
+    from llamacli.engine.settings import EngineSettings
     from llamacli.gguf.file import GGUFFile
 
 
@@ -67,11 +66,14 @@ def open_engine(
 
     path = model_path(model, quiet=quiet)
     settings = engine_settings(path, asked, quiet=quiet)
-    return Engine(path, settings, debug=debugging(), on_load=on_load, meanwhile=_get_ready)
+    return Engine(path, settings, on_load=on_load, meanwhile=_get_ready)
 
 
 def _get_ready(file: "GGUFFile") -> None:
     """What an answer needs next, while the model loads: 40 ms of imports and of its template."""
+    import llamacli.answer.interrupts
+    import llamacli.answer.output
+    import llamacli.chat.turns  # noqa: F401
     from llamacli.prompt.template import LLAMA3_TEMPLATE, prepare
 
     template = file.metadata.get("tokenizer.chat_template")
@@ -87,17 +89,3 @@ def engine_settings(path: Path, asked: "Asked", *, quiet: bool = False) -> "Engi
     tell = notice if not quiet else lambda _: None
     tuned = tuned_settings(path, asked.profile, tell) if asked.tune else None
     return settle(asked, tuned, this_processor())
-
-
-def debugging() -> bool:
-    return bool(os.environ.get("LLAMACLI_DEBUG"))
-
-
-def notice(text: str) -> None:
-    """One line on stderr."""
-    print(f"llamacli: {text}", file=sys.stderr)
-
-
-def lively(stream: TextIO) -> bool:
-    """Whether a line that rewrites itself may be shown there."""
-    return stream.isatty() and os.environ.get("TERM") != "dumb"

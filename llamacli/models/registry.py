@@ -242,7 +242,7 @@ def _unknown(path: Path, place: tuple[str, ...], known: Sequence[str]) -> NoRetu
 
 def _fail(path: Path, place: tuple[str, ...], what: str) -> NoReturn:
     """What is wrong with the table or key at that place, with its line."""
-    from llamacli.show.text import printable
+    from llamacli.terminal import printable
     from llamacli.toml_lines import line_of
 
     line = line_of(path.read_text(encoding="utf-8"), place)

@@ -1,23 +1,15 @@
 """The model store: one folder of GGUF files, and when each was last used."""
 
-import os
 import re
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from llamacli.home import home
+
 DEMO = "demo"
 USED = ".used"  # a folder of empty files, named as the models: their times are those of last use
 QUANTIZED = re.compile(r"(.+?)[-.](I?Q[1-8]_\w+|BF16|F16|F32)", re.IGNORECASE)
-
-
-def home() -> Path:
-    """$LLAMACLI_HOME where it is set, else the platform's folder for user data."""
-    if chosen := os.environ.get("LLAMACLI_HOME"):
-        return Path(chosen).expanduser()
-    import platformdirs
-
-    return platformdirs.user_data_path("llamacli")
 
 
 def stored_models() -> list[Path]:
@@ -48,23 +40,6 @@ def split_name(stem: str) -> tuple[str, str]:
     """A file's name without .gguf as the model's name and the quantization at its end, or ''."""
     found = QUANTIZED.fullmatch(stem)
     return (found[1], found[2]) if found else (stem, "")
-
-
-def replace_file(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file, and its folder; it appears whole or not at all. Raises OSError."""
-    import tempfile
-
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(number, "wb") as file:
-            for part in parts:
-                file.write(part)
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            Path(name).unlink()
-        raise
 
 
 def in_store(path: Path) -> bool:

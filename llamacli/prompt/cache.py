@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from llamacli.engine.engine import common_prefix
 from llamacli.engine.kv_state import Unusable, restore, save, saved_tokens, state_key
 from llamacli.errors import UsageError
-from llamacli.models.store import home
+from llamacli.home import home
 from llamacli.prompt.input import Input, Text
 
 if TYPE_CHECKING:

@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from llamacli.engine.engine import Engine
 from llamacli.engine.vocabulary import Vocabulary
 from llamacli.errors import UsageError
-from llamacli.prompt.template import render
+from llamacli.prompt.messages import Message
+from llamacli.prompt.template import LLAMA3_TEMPLATE, render
 
 # Unicode's noncharacters: no text has a use for them, no template trims them.
 NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
@@ -50,6 +52,14 @@ def encode_chat(
     if vocabulary.add_bos and vocabulary.bos is not None and not starts_with_bos:
         tokens.insert(0, vocabulary.bos)
     return tokens
+
+
+def encode_turns(
+    engine: Engine, messages: Sequence[Message], *, date: datetime | None = None
+) -> list[int]:
+    """The prompt's tokens by the model's own template, else by Llama 3's."""
+    template = engine.file.metadata.get("tokenizer.chat_template") or LLAMA3_TEMPLATE
+    return encode_chat(engine.vocabulary, template, messages, date=date)
 
 
 def encode_raw(vocabulary: Vocabulary, text: str, *, special: bool = False) -> list[int]:

@@ -4,13 +4,12 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from llamacli.answer.output import harmless
 from llamacli.errors import UsageError
 from llamacli.prompt.input import Input, read_file
 from llamacli.repl.saved import change_model, remember
 from llamacli.repl.settings import SETTINGS, change, value_of
 from llamacli.repl.state import Ask, Repl, beginning, model_line, say
-from llamacli.show.text import columns, printable
+from llamacli.terminal import columns, harmless, printable
 
 
 def message(repl: Repl, text: str) -> Ask:
@@ -76,7 +75,7 @@ def model(repl: Repl, argument: str) -> None:
 
 
 def models() -> Iterable[str]:
-    from llamacli.commands.options import complete_models
+    from llamacli.models.names import complete_models
 
     return complete_models("")
 

@@ -3,8 +3,8 @@
 import base64
 import os
 
-from llamacli.answer.output import Write
 from llamacli.errors import LlamacliError
+from llamacli.terminal import Write
 
 
 def copy(text: str, write: Write) -> str:

@@ -3,13 +3,13 @@
 import sys
 
 from llamacli.errors import LlamacliError
-from llamacli.models.opening import lively, notice
-from llamacli.models.store import home
+from llamacli.home import home
 from llamacli.repl.commands import complete, interpret
 from llamacli.repl.editor import Interrupted, Read, make_editor
 from llamacli.repl.saved import end_log
 from llamacli.repl.show import show_answer
 from llamacli.repl.state import PROMPT, Repl, say, status_line
+from llamacli.terminal import lively, notice
 
 EDIT_PROMPT = "edit> "
 

@@ -13,9 +13,8 @@ from llamacli.chat.file import SAMPLING, SessionHead
 from llamacli.chat.turns import ChatSession
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.errors import LlamacliError, OutputError, UsageError
-from llamacli.models.opening import notice
 from llamacli.repl.state import PROMPT, Repl, beginning, heading, say
-from llamacli.show.text import columns, printable
+from llamacli.terminal import columns, notice, printable
 
 
 def head_of(session: ChatSession, model: str) -> SessionHead:

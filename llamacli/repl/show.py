@@ -5,11 +5,12 @@ from collections.abc import Iterator
 
 from llamacli.answer.generate import Chunk
 from llamacli.answer.interrupts import Interrupts, interrupts
-from llamacli.answer.output import write_text, writer
+from llamacli.answer.output import write_text
 from llamacli.answer.telling import progress
 from llamacli.prompt.messages import Message
 from llamacli.repl.keys import held_keys
 from llamacli.repl.state import Ask, Repl, beginning, say
+from llamacli.terminal import writer
 
 
 def show_answer(repl: Repl, ask: Ask) -> None:

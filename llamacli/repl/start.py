@@ -20,9 +20,10 @@ from llamacli.engine.sampling import SamplingSettings
 from llamacli.errors import OutputError
 from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import read_gguf
-from llamacli.models.opening import close_beside, lively, model_path, notice, open_engine
+from llamacli.models.opening import close_beside, model_path, open_engine
 from llamacli.repl.saved import begin_log, continue_log, show_end, use_settings
 from llamacli.repl.state import Repl, heading, say
+from llamacli.terminal import lively, notice
 
 UNTOLD = 0.5  # seconds of loading before it is counted
 

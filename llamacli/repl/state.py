@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llamacli.answer.generate import Chunk, Result
-from llamacli.answer.output import writer
 from llamacli.chat.turns import ChatSession
 from llamacli.engine.engine import Engine
 from llamacli.machine.cores import physical_cores
 from llamacli.prompt.input import Text
-from llamacli.show.text import printable
+from llamacli.terminal import printable, writer
 
 if TYPE_CHECKING:
     from llamacli.chat.log import SessionLog

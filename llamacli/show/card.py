@@ -8,7 +8,6 @@ from typing import Any
 from convert.errors import CheckpointError
 from convert.metadata import CONFIG_KEY
 from convert.tensors import llama_tensors
-from llamacli.engine.loading import quantization_name
 from llamacli.errors import InvalidModelError
 from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import Array, GGUFFile
@@ -17,7 +16,7 @@ from llamacli.show.config import Source, find_config
 from llamacli.show.rope import find_rope
 from llamacli.show.template import find_template
 from llamacli.show.tensors import Tensor, find_tensors
-from llamacli.show.text import count, printable, shortened
+from llamacli.terminal import count, printable, shortened
 
 F16 = 2  # bytes a value of the KV cache
 
@@ -102,7 +101,7 @@ def _describe_file(file: GGUFFile) -> dict[str, Any]:
         "architecture": text("architecture"),
         "license": text("license"),
         "parameters": _parameters(tensors),
-        "quantization": quantization_name(file),
+        "quantization": file.quantization,
         "bytes": file.size,
         "types": _count_types(tensors),
         "context": size("context_length"),

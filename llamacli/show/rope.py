@@ -20,7 +20,7 @@ from llamacli.show.config import (
     find_config,
     frequency_tensor,
 )
-from llamacli.show.text import columns
+from llamacli.terminal import columns
 
 WIDTH = 64  # of the plot, in characters
 LINES = 3  # a decade

@@ -13,7 +13,7 @@ from typing import Any
 
 from llamacli.engine.asked import Profile
 from llamacli.errors import OutputError, UsageError
-from llamacli.models.store import home, replace_file
+from llamacli.home import home, replace_file
 
 MAX_BYTES = 1 << 20
 TYPES: dict[str, type] = {
@@ -104,7 +104,7 @@ def machine() -> dict[str, Any]:
 
 
 def _checked(found: Any) -> dict[str, Any]:
-    from llamacli.engine.loading import EngineSettings
+    from llamacli.engine.settings import EngineSettings
 
     if not isinstance(found, dict):
         raise TypeError

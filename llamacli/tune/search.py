@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llamacli.engine.asked import Profile, defaults
-from llamacli.engine.loading import EngineSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import read_gguf
 from llamacli.machine.cores import this_processor, thread_counts
@@ -70,7 +70,6 @@ def tune(
     seconds: float = 60.0,
     profiles: Sequence[Profile] = PROFILES,
     *,
-    debug: bool = False,
     on_stage: Callable[[str], None] = lambda _: None,
 ) -> Tuning:
     """Measure for about so many seconds; a model that loads slowly takes longer.
@@ -84,7 +83,7 @@ def tune(
     gpu = bool(use_devices(find_devices(), "auto"))
     settings = {name: EngineSettings(**defaults(processor, name)) for name in profiles}
     rows: list[Row] = []
-    with Trials(path, debug=debug) as trials:
+    with Trials(path) as trials:
         plain = replace(settings[profiles[0]], repack=False)
         trials.measure(plain, LEAST, True)  # pages the weights in
         speed = trials.measure(plain, LEAST, True)

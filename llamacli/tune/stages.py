@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llamacli.engine.asked import Profile
-from llamacli.engine.loading import EngineSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.tune.decide import Work
 from llamacli.tune.measure import Size
 

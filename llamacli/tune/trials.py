@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from llamacli.engine.engine import Engine
-from llamacli.engine.loading import EngineSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError
 from llamacli.tune.decide import LEAST_ROUNDS, in_the_running
 from llamacli.tune.measure import Sample, Size, decode_seconds, made_up_tokens, prefill_seconds
@@ -24,8 +24,8 @@ Clock = Callable[[], float]
 class Trials:
     """A loaded model that is measured with any settings. Close it, or use `with`."""
 
-    def __init__(self, path: Path, *, debug: bool = False) -> None:
-        self.path, self.debug = path, debug
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._engine: Engine | None = None
         self._asked: EngineSettings | None = None
 
@@ -55,7 +55,7 @@ class Trials:
         if engine is None or asked is None or reload or _weights(asked) != _weights(settings):
             self.close()
             started = time.perf_counter()
-            engine = self._engine = Engine(self.path, settings, debug=self.debug)
+            engine = self._engine = Engine(self.path, settings)
             load = time.perf_counter() - started
             if engine.settings.repack != settings.repack:
                 raise DoesNotFitError("memory is too short to repack the weights")

@@ -9,18 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamacli.engine.engine import Engine
-from llamacli.engine.loading import EngineSettings, because
+from llamacli.engine.loading import because
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import LlamacliError
 
 STEP = 64  # tokens evaluated at once: their logits take 33 MB with Meta's vocabulary
 
 
-def open_evaluator(path: Path, context: int, threads: int | None, debug: bool = False) -> Engine:
+def open_evaluator(path: Path, context: int, threads: int | None) -> Engine:
     """The model with room for context tokens and for all logits of a step. Close it."""
     settings = EngineSettings(
         context=context, threads=threads, batch=STEP, ubatch=STEP, outputs=STEP
     )
-    return Engine(path, settings, debug=debug)
+    return Engine(path, settings)
 
 
 def all_logits(engine: Engine, tokens: Sequence[int]) -> Iterator[NDArray[np.float32]]:

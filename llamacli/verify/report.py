@@ -43,7 +43,6 @@ def verify(
     reference: Path | None = None,
     threads: int | None = None,
     progress: Progress = lambda *_: None,
-    debug: bool = False,
 ) -> Report:
     """Compare a GGUF file with a checkpoint's folder.
 
@@ -57,7 +56,7 @@ def verify(
 
     @cache
     def vocabulary() -> Vocabulary:
-        return load_vocabulary(path, debug=debug)
+        return load_vocabulary(path)
 
     def compare_text() -> Row:
         from llamacli.verify.text import text_row
@@ -70,7 +69,6 @@ def verify(
             reference=reference,
             threads=threads,
             progress=lambda done, total: progress("evaluating the text", done, total),
-            debug=debug,
         )
 
     rows: dict[str, Callable[[], Row]] = {

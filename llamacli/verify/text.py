@@ -53,7 +53,6 @@ def text_row(
     reference: Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
-    debug: bool = False,
 ) -> Row:
     """Perplexities, divergence and agreement.
 
@@ -64,8 +63,8 @@ def text_row(
     parts = windows(vocabulary, text, size)
     with contextlib.ExitStack() as held:
         precise = reference or held.enter_context(_converted(checkpoint))
-        ours = held.enter_context(open_evaluator(file.path, size, threads, debug))
-        theirs = held.enter_context(open_evaluator(precise, size, threads, debug))
+        ours = held.enter_context(open_evaluator(file.path, size, threads))
+        theirs = held.enter_context(open_evaluator(precise, size, threads))
         if ours.vocabulary.size != theirs.vocabulary.size:
             sizes = f"{ours.vocabulary.size} tokens, the reference {theirs.vocabulary.size}"
             return judged("text", [f"the file has {sizes}"], "")

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from llamacli.gguf.file import read_gguf
-from llamacli.gguf.known import remember
+from llamacli.gguf.remembered import remember
 from llamacli.tune.profiles import kept_path
 from tests.fuzz.mutate import EXTREMES, TEXTS, bend_bytes, bend_json
 from tests.tiny import write_model

@@ -22,11 +22,10 @@ from llamacli import cli
 from llamacli.chat import saved as sessions
 from llamacli.chat.turns import ChatSession
 from llamacli.engine.engine import Engine
-from llamacli.engine.loading import EngineSettings
 from llamacli.engine.sampling import SamplingSettings
-from llamacli.models.opening import notice
+from llamacli.engine.settings import EngineSettings
 from llamacli.repl.saved import use_settings
-from llamacli.show.text import printable
+from llamacli.terminal import notice, printable
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.stored import Command
 

@@ -1,6 +1,16 @@
-"""Strangers' texts and plain columns, so that a line stays a line and a terminal stays as it is."""
+"""What goes to a terminal: strangers' text made harmless, notices, plain columns."""
 
-from collections.abc import Iterable, Sequence
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from io import TextIOWrapper
+from typing import TextIO
+
+# C0 but tab and newline, DEL, C1: what drives a terminal. Each shows as its own picture or U+FFFD.
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+Write = Callable[[str], None]
 
 
 def printable(text: str) -> str:
@@ -45,3 +55,36 @@ def count(number: float, unit: str = "") -> str:
         if number >= size:
             return f"{number / size:.2f} {prefix}{unit}"
     return f"{number:g} {unit}".rstrip()
+
+
+def harmless(text: str) -> str:
+    """Text in which nothing can move a terminal's cursor, recolour it or set its title."""
+    return CONTROLS.sub(_picture, text)
+
+
+def _picture(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
+
+
+def writer(out: TextIO) -> Write:
+    """How text gets to out, at once: as UTF-8 to a pipe or file, harmless to a terminal."""
+    terminal = out.isatty()
+    if not terminal and isinstance(out, TextIOWrapper):
+        out.reconfigure(encoding="utf-8", newline="\n")
+
+    def write(text: str) -> None:
+        out.write(harmless(text) if terminal else text)
+        out.flush()
+
+    return write
+
+
+def notice(text: str) -> None:
+    """One line on stderr."""
+    print(f"llamacli: {text}", file=sys.stderr)
+
+
+def lively(stream: TextIO) -> bool:
+    """Whether a line that rewrites itself may be shown there."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
