@@ -33,7 +33,7 @@ def batched_bench(model: Path, parallel: int, prompt: int, tokens: int) -> float
 
 def side_by_side(model: Path, parallel: int, prompt: int, tokens: int) -> float:
     """The same by llamacli's batch."""
-    from llamacli.answer.generate import Result
+    from llamacli.answer.generation import Result
     from llamacli.batch.scheduler import BatchEngine, Job, answer_all
     from llamacli.engine.sampling import SamplingSettings
     from llamacli.engine.settings import EngineSettings
@@ -53,7 +53,7 @@ def side_by_side(model: Path, parallel: int, prompt: int, tokens: int) -> float:
 
 def in_sequence(model: Path, parallel: int, prompt: int, tokens: int) -> float:
     """The same prompts one after another, the model loaded once."""
-    from llamacli.answer.generate import generate
+    from llamacli.answer.generation import generate
     from llamacli.engine.engine import Engine
     from llamacli.engine.sampling import SamplingSettings
     from llamacli.engine.settings import EngineSettings

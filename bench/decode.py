@@ -20,7 +20,7 @@ REPEATS = 4  # in a process: single ones differ by a tenth, more than what is lo
 
 def llamacli_decode(model: Path, depth: int, tokens: int) -> float:
     """Tokens a second of whole answers after a prompt of depth tokens, the median."""
-    from llamacli.answer.generate import generate
+    from llamacli.answer.generation import generate
     from llamacli.engine.engine import Engine
     from llamacli.engine.sampling import SamplingSettings
     from llamacli.engine.settings import EngineSettings

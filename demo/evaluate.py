@@ -19,7 +19,7 @@ import numpy as np
 from convert import convert
 from demo.facts import FACTS
 from demo.held_out import QUESTIONS, conversations
-from llamacli.answer.generate import generate
+from llamacli.answer.generation import generate
 from llamacli.engine.engine import Engine, EngineSettings
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.prompt.encode import encode_chat

@@ -16,7 +16,7 @@ import pytest
 
 import llamacli.batch.scheduler as batch_module
 import llamacli.engine.context as context_module
-from llamacli.answer.generate import Result, generate
+from llamacli.answer.generation import Result, generate
 from llamacli.batch.scheduler import BatchEngine, Job, answer_all
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings

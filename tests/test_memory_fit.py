@@ -23,7 +23,7 @@ from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import read_gguf
 from llamacli.machine.cores import Processor, this_processor
 from llamacli.machine.devices import Device
-from llamacli.machine.free_memory import FreeMemory, cgroup_free
+from llamacli.machine.memory import FreeMemory, cgroup_free
 from tests.sparse import Shape, write_sparse
 from tests.tiny import write_model
 
@@ -109,7 +109,7 @@ from pathlib import Path
 from llamacli.tune.measure import peak_resident
 from llamacli.engine.engine import Engine
 from llamacli.engine.settings import EngineSettings
-import llamacli.engine.fit, llamacli.prompt.template, llamacli.answer.generate, numpy
+import llamacli.engine.fit, llamacli.prompt.template, llamacli.answer.generation, numpy
 from llamacli.machine.native import load_library
 load_library()
 settings = EngineSettings(**json.loads(sys.argv[2]))

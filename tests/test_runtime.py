@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from convert import convert
-from llamacli.answer.answer import AnswerText, split_at_stop
-from llamacli.answer.generate import Result, generate
+from llamacli.answer.generation import Result, generate
+from llamacli.answer.text import AnswerText, split_at_stop
 from llamacli.chat.turns import ChatSession
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings

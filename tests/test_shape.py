@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from llamacli.answer.generate import Result, generate
+from llamacli.answer.generation import Result, generate
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.engine.settings import EngineSettings

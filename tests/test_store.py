@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llamacli.errors import LlamacliError, NotFoundError, OutputError, UsageError
-from llamacli.models.inventory import inventory
+from llamacli.models.listing import inventory
 from llamacli.models.names import complete_models, find_model, find_stored, only_model
 from llamacli.models.store import last_used, mark_used, remove_model, split_name, stored_models
 from tests.tiny import CONTEXT, write_model
@@ -386,7 +386,7 @@ from llamacli.models.demo import demo_model
 from llamacli.errors import LlamacliError, NotFoundError
 from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import read_gguf
-from llamacli.models.inventory import inventory
+from llamacli.models.listing import inventory
 from llamacli.models.names import find_stored
 from llamacli.models.store import mark_used, remove_model, target_path
 

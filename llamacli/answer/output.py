@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from llamacli.answer.generate import Chunk, Result
+from llamacli.answer.generation import Chunk, Result
 from llamacli.terminal import Write
 
 

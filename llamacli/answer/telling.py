@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llamacli.terminal import lively, notice
 
 if TYPE_CHECKING:
-    from llamacli.answer.generate import Result
+    from llamacli.answer.generation import Result
     from llamacli.engine.engine import Engine
     from llamacli.shape.grammar import Grammar
 
@@ -39,9 +39,9 @@ def answer(
 
     settings are generate's.
     """
-    from llamacli.answer.generate import generate
-    from llamacli.answer.interrupts import interrupts
+    from llamacli.answer.generation import generate
     from llamacli.answer.output import result_fields, write_events, write_json, write_text
+    from llamacli.answer.signals import interrupts
     from llamacli.terminal import writer
 
     head = {"model": engine.name, "quantization": engine.quantization}

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from llamacli.answer.answer import Answer, AnswerText
-from llamacli.answer.generate import Result
+from llamacli.answer.generation import Result
+from llamacli.answer.text import Answer, AnswerText
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings, choose_seed, sampler_chain
 from llamacli.errors import DoesNotFitError

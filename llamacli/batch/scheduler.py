@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from llamacli.answer.generate import Result
+from llamacli.answer.generation import Result
 from llamacli.batch.job import Job, Running, prepare, result
 from llamacli.engine.engine import ABORTED, Engine, common_prefix
 from llamacli.engine.loading import because

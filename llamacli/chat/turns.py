@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypedDict, Unpack
 
-from llamacli.answer.generate import Chunk, Result, generate
+from llamacli.answer.generation import Chunk, Result, generate
 from llamacli.chat.conversation import Conversation, Step, assistant, user
 from llamacli.engine.engine import Engine, Progress
 from llamacli.engine.sampling import SamplingSettings

@@ -77,7 +77,7 @@ def batch(
     `seed`, `max_tokens`, `temperature`, `top_k`, `top_p`, `min_p`, `repeat_penalty` as it likes.
     A line that can't be answered gives an object with `error`, and exit code 1 in the end.
     """
-    from llamacli.answer.interrupts import interrupts
+    from llamacli.answer.signals import interrupts
     from llamacli.batch.lines import key_of, read_lines, read_output
     from llamacli.batch.scheduler import MAX_PARALLEL, BatchEngine
     from llamacli.engine.asked import Asked

@@ -30,7 +30,7 @@ def describe(found: "Sequence[Device]", machine: "Machine") -> dict[str, Any]:
     """All that is told, for JSON."""
     from llamacli.machine.cores import this_processor
     from llamacli.machine.devices import unused_hardware, use_devices
-    from llamacli.machine.free_memory import free_memory
+    from llamacli.machine.memory import free_memory
     from llamacli.machine.native import build_features, versions
 
     features = build_features()

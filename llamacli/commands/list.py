@@ -11,7 +11,7 @@ from llamacli.terminal import notice
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from llamacli.models.inventory import Stored
+    from llamacli.models.listing import Stored
     from llamacli.models.registry import Model
 
 
@@ -26,7 +26,7 @@ def list_models(
         _known(as_json)
         return
     from llamacli.home import home
-    from llamacli.models.inventory import inventory
+    from llamacli.models.listing import inventory
 
     found = inventory()
     if as_json:

@@ -34,8 +34,8 @@ def pull(
 
     from convert.writer import check_target
     from llamacli.hub.checkpoint import check_disk
+    from llamacli.hub.download import pull as fetch
     from llamacli.hub.gguf_names import choose, parse_wanted
-    from llamacli.hub.pull import pull as fetch
     from llamacli.hub.repo import look_up
 
     wanted = parse_wanted(source)

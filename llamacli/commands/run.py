@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from llamacli.answer.generate import Result
+    from llamacli.answer.generation import Result
     from llamacli.engine.engine import Engine
     from llamacli.prompt.input import Input
     from llamacli.shape.grammar import Grammar

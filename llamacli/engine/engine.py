@@ -18,7 +18,7 @@ from llamacli.gguf.file import GGUFFile, read_gguf
 from llamacli.gguf.remembered import recall, remember
 from llamacli.machine.cores import this_processor
 from llamacli.machine.devices import find_devices, use_devices
-from llamacli.machine.free_memory import free_memory
+from llamacli.machine.memory import free_memory
 from llamacli.machine.native import load_library
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from llamacli.gguf.file import GGUFFile, TensorInfo
 from llamacli.gguf.types import TENSOR_TYPES
 from llamacli.machine.cores import Processor
 from llamacli.machine.devices import Device
-from llamacli.machine.free_memory import FreeMemory
+from llamacli.machine.memory import FreeMemory
 
 # Without -c a context takes at most this many tokens: 1 GiB of F16 KV cache for an 8B model,
 # where the 131,072 that Llama 3.1 was trained for would take 16.

@@ -71,8 +71,8 @@ def open_engine(
 
 def _get_ready(file: "GGUFFile") -> None:
     """What an answer needs next, while the model loads: 40 ms of imports and of its template."""
-    import llamacli.answer.interrupts
     import llamacli.answer.output
+    import llamacli.answer.signals
     import llamacli.chat.turns  # noqa: F401
     from llamacli.prompt.template import LLAMA3_TEMPLATE, prepare
 

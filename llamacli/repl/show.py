@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Iterator
 
-from llamacli.answer.generate import Chunk
-from llamacli.answer.interrupts import Interrupts, interrupts
+from llamacli.answer.generation import Chunk
 from llamacli.answer.output import write_text
+from llamacli.answer.signals import Interrupts, interrupts
 from llamacli.answer.telling import progress
 from llamacli.prompt.messages import Message
 from llamacli.repl.keys import held_keys

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llamacli.answer.generate import Chunk, Result
+from llamacli.answer.generation import Chunk, Result
 from llamacli.chat.turns import ChatSession
 from llamacli.engine.engine import Engine
 from llamacli.machine.cores import physical_cores

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from llamacli.answer.answer import Answer, AnswerText, FinishReason
+from llamacli.answer.text import Answer, AnswerText, FinishReason
 from llamacli.engine.engine import Engine, Progress
 from llamacli.engine.sampling import SamplingSettings, choose_seed, sampler_chain
 from llamacli.errors import InvalidModelError, UsageError
