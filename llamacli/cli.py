@@ -45,7 +45,7 @@ class Terminated(BaseException):
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from llamacli.machine.native import versions
+        from llamacli.machine import versions
 
         typer.echo(f"llamacli {__version__}")
         for name, version in versions().items():
@@ -72,7 +72,7 @@ def options(
     if debug:
         os.environ["LLAMACLI_DEBUG"] = "1"
     if context.invoked_subcommand in WITH_DEFAULTS:
-        from llamacli.models.registry import defaults
+        from llamacli.models import defaults
 
         context.default_map = dict.fromkeys(WITH_DEFAULTS, defaults())
 

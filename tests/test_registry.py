@@ -14,7 +14,7 @@ from convert.tensors import llama_tensors
 from llamacli.engine.fit import DEFAULT_CONTEXT
 from llamacli.errors import InvalidModelError, NotFoundError
 from llamacli.models import registry
-from llamacli.toml_lines import line_of
+from llamacli.models.toml_lines import line_of
 from tests.headers import without_weights, write_hollow
 
 ROOT = Path(__file__).resolve().parents[1]

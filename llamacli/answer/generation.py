@@ -7,12 +7,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from llamacli.answer.text import Answer, AnswerText, FinishReason
-from llamacli.engine.engine import Engine, Progress
-from llamacli.engine.sampling import SamplingSettings, choose_seed, sampler_chain
+from llamacli.engine import Engine, Progress, SamplingSettings, choose_seed, sampler_chain
 from llamacli.errors import InvalidModelError, UsageError
 
 if TYPE_CHECKING:
-    from llamacli.shape.constraint import Constraint
+    from llamacli.shape import Constraint
 
 
 @dataclass(frozen=True)

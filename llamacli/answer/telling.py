@@ -11,8 +11,8 @@ from llamacli.terminal import lively, notice
 
 if TYPE_CHECKING:
     from llamacli.answer.generation import Result
-    from llamacli.engine.engine import Engine
-    from llamacli.shape.grammar import Grammar
+    from llamacli.engine import Engine
+    from llamacli.shape import Grammar
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def constraint(
     """A context with the constraint for an answer to that many tokens, or with None."""
     if shape is None:
         return nullcontext()
-    from llamacli.shape.constraint import constrained
+    from llamacli.shape import constrained
 
     return constrained(engine.vocabulary, shape, most_tokens(engine, prompt, max_tokens))
 

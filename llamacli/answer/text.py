@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from llamacli.engine.vocabulary import Vocabulary
+from llamacli.engine import Vocabulary
 
 if TYPE_CHECKING:
-    from llamacli.shape.constraint import Constraint
+    from llamacli.shape import Constraint
 
 FinishReason = Literal["stop", "length", "interrupted"]
 

@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from llamacli.answer.generation import Result
-from llamacli.answer.text import Answer, AnswerText
-from llamacli.engine.engine import Engine
-from llamacli.engine.sampling import SamplingSettings, choose_seed, sampler_chain
+from llamacli.answer import Answer, AnswerText, Result
+from llamacli.engine import Engine, SamplingSettings, choose_seed, sampler_chain
 from llamacli.errors import DoesNotFitError
-from llamacli.shape.constraint import Constraint, constrained
-from llamacli.shape.grammar import Grammar
+from llamacli.shape import Constraint, Grammar, constrained
 
 
 @dataclass(frozen=True)

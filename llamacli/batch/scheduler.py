@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from llamacli.answer.generation import Result
+from llamacli.answer import Result
 from llamacli.batch.job import Job, Running, prepare, result
-from llamacli.engine.engine import ABORTED, Engine, common_prefix
-from llamacli.engine.loading import because
-from llamacli.engine.settings import EngineSettings
+from llamacli.engine import ABORTED, Engine, EngineSettings, because, common_prefix
 from llamacli.errors import DoesNotFitError, InvalidModelError, LlamacliError
 
 __all__ = ["MAX_PARALLEL", "BatchEngine", "Job", "answer_all"]

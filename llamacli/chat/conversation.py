@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from llamacli.prompt.messages import Message, problem
+from llamacli.prompt import Message, problem
 
 Step = dict[str, Any]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, BinaryIO
 
 from llamacli.chat.conversation import Conversation, Step, replay, step_problem
-from llamacli.engine.sampling import SamplingSettings, is_sound
+from llamacli.engine import SamplingSettings, is_sound
 from llamacli.errors import InvalidModelError
 
 VERSION = 1

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, BinaryIO
 from llamacli.chat.conversation import Conversation
 from llamacli.chat.file import SessionHead, read_session
 from llamacli.chat.log import SessionLog, latest, lock, mend
-from llamacli.engine.kv_state import Unusable, saved_tokens, state_key
+from llamacli.engine import Unusable, saved_tokens, state_key
 from llamacli.errors import LlamacliError, NotFoundError, OutputError, UsageError
 from llamacli.home import home
+from llamacli.prompt import Message
 from llamacli.prompt import cache as prompt_cache
-from llamacli.prompt.messages import Message
 
 if TYPE_CHECKING:
-    from llamacli.engine.engine import Engine
+    from llamacli.engine import Engine
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SUFFIX = ".jsonl"

@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypedDict, Unpack
 
-from llamacli.answer.generation import Chunk, Result, generate
+from llamacli.answer import Chunk, Result, generate
 from llamacli.chat.conversation import Conversation, Step, assistant, user
-from llamacli.engine.engine import Engine, Progress
-from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine import Engine, Progress, SamplingSettings
 from llamacli.errors import DoesNotFitError, UsageError
-from llamacli.prompt.encode import encode_turns
-from llamacli.prompt.messages import Message
+from llamacli.prompt import Message, encode_turns
 
 ANSWER_SHARE = 1 / 8  # of the context, left for an answer; less where max_tokens is less
 KEPT_SHARE = 1 / 2  # of the context, that a prompt takes at most after turns were let go

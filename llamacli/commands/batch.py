@@ -14,12 +14,11 @@ import typer
 
 from llamacli.commands import options
 from llamacli.errors import LlamacliError, OutputError, UsageError
-from llamacli.models.opening import engine_settings, model_path
+from llamacli.models import engine_settings, model_path
 from llamacli.terminal import lively, notice
 
 if TYPE_CHECKING:
-    from llamacli.batch.lines import BadLine, Request
-    from llamacli.batch.scheduler import BatchEngine, Job
+    from llamacli.batch import BadLine, BatchEngine, Job, Request
 
 REPORT = 0.25  # seconds between updates of a terminal's line; elsewhere one is written each REPORTS
 REPORTS = 30.0
@@ -77,11 +76,10 @@ def batch(
     `seed`, `max_tokens`, `temperature`, `top_k`, `top_p`, `min_p`, `repeat_penalty` as it likes.
     A line that can't be answered gives an object with `error`, and exit code 1 in the end.
     """
-    from llamacli.answer.signals import interrupts
-    from llamacli.batch.lines import key_of, read_lines, read_output
-    from llamacli.batch.scheduler import MAX_PARALLEL, BatchEngine
-    from llamacli.engine.asked import Asked
-    from llamacli.shape.read import read_shape
+    from llamacli.answer import interrupts
+    from llamacli.batch import MAX_PARALLEL, BatchEngine, key_of, read_lines, read_output
+    from llamacli.engine import Asked
+    from llamacli.shape import read_shape
 
     if not 1 <= parallel <= MAX_PARALLEL:
         raise UsageError(f"--parallel is {parallel}; give 1 to {MAX_PARALLEL}")
@@ -147,8 +145,7 @@ def _answer(
     interrupted: Any,
 ) -> None:
     """Write each line's object through writer, which puts them in order."""
-    from llamacli.batch.lines import BadLine
-    from llamacli.batch.scheduler import answer_all
+    from llamacli.batch import BadLine, answer_all
 
     places: list[int] = []  # of the jobs among the lines
 
@@ -173,7 +170,7 @@ def _answer(
         if isinstance(result, LlamacliError):
             writer.put(place, {"id": identity, "error": str(result)})
             continue
-        from llamacli.answer.output import result_fields
+        from llamacli.answer import result_fields
 
         fields = result_fields(result, result.prefill_seconds + result.decode_seconds)
         del fields["tokens_per_second"]  # of one among many it says nothing
@@ -182,10 +179,10 @@ def _answer(
 
 
 def _job(engine: "BatchEngine", line: "Request", common: _Common) -> "Job":
-    from llamacli.batch.scheduler import Job
-    from llamacli.engine.sampling import SamplingSettings
-    from llamacli.prompt.encode import encode_turns
-    from llamacli.shape.read import check_choices
+    from llamacli.batch import Job
+    from llamacli.engine import SamplingSettings
+    from llamacli.prompt import encode_turns
+    from llamacli.shape import check_choices
 
     own = dict(line.settings)
     max_tokens = own.pop("max_tokens", common.max_tokens)
@@ -257,7 +254,7 @@ class _Writer:
 
 
 def _read(file: Path) -> bytes:
-    from llamacli.prompt.input import read_bytes
+    from llamacli.prompt import read_bytes
 
     return read_bytes(file)
 

@@ -7,10 +7,10 @@ import typer
 from llamacli.commands import options
 from llamacli.commands.printing import print_json, print_table, print_text
 from llamacli.errors import UsageError
-from llamacli.models.opening import engine_settings, model_path
+from llamacli.models import engine_settings, model_path
 
 if TYPE_CHECKING:
-    from llamacli.tune.measure import Bench, Spread
+    from llamacli.tune import Bench, Spread
 
 DEPTHS = (0, 512, 2048)
 HEAD = ("depth", "prefill/s", "lowest", "highest", "decode/s", "lowest", "highest")
@@ -42,12 +42,10 @@ def bench(
 
     The first token's time is that of loading and reading a prompt; peak memory is this process's.
     """
-    from llamacli.engine.asked import Asked
-    from llamacli.engine.engine import Engine
-    from llamacli.gguf.check import check_llama
-    from llamacli.gguf.file import read_gguf
-    from llamacli.tune.measure import Size
-    from llamacli.tune.measure import bench as measure
+    from llamacli.engine import Asked, Engine
+    from llamacli.gguf import check_llama, read_gguf
+    from llamacli.tune import Size
+    from llamacli.tune import bench as measure
 
     size = Size(prompt, answer)
     if min(prompt, answer, runs) < 1 or min(depth or [0]) < 0:

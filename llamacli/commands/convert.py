@@ -10,7 +10,7 @@ import typer
 from llamacli.commands import fetching
 from llamacli.commands.verify import check_copy
 from llamacli.errors import NotFoundError, UsageError
-from llamacli.models.store import target_path
+from llamacli.models import target_path
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ def _from_hub(
     console: "Console",
 ) -> "Report":
     from convert.pipeline import write_gguf
-    from llamacli.hub.checkpoint import check_disk, needs, open_checkpoint, read_outline
-    from llamacli.hub.repo import look_up
+    from llamacli.hub import check_disk, look_up, needs, open_checkpoint, read_outline
 
     repo = look_up(place.hub_id, place.revision, token)
     config, shards = read_outline(repo)
@@ -172,7 +171,7 @@ def _find(source: str) -> Source:
 
 
 def _not_found(source: str) -> str:
-    from llamacli.models.names import near_names
+    from llamacli.models import near_names
 
     near = near_names(source)
     hint = f"did you mean {' or '.join(near)}?" if near else "`llamacli list --known` has names"

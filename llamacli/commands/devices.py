@@ -9,15 +9,14 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llamacli.machine.devices import Device, Machine
+    from llamacli.machine import Device, Machine
 
 
 def devices(
     as_json: Annotated[bool, typer.Option("--json", help="Give one JSON object.")] = False,
 ) -> None:
     """Show processors and GPUs with their memory, and how to build for a GPU that isn't used."""
-    from llamacli.machine.devices import find_devices, this_machine
-    from llamacli.machine.native import load_library
+    from llamacli.machine import find_devices, load_library, this_machine
     from llamacli.terminal import writer
 
     load_library()
@@ -28,10 +27,14 @@ def devices(
 
 def describe(found: "Sequence[Device]", machine: "Machine") -> dict[str, Any]:
     """All that is told, for JSON."""
-    from llamacli.machine.cores import this_processor
-    from llamacli.machine.devices import unused_hardware, use_devices
-    from llamacli.machine.memory import free_memory
-    from llamacli.machine.native import build_features, versions
+    from llamacli.machine import (
+        build_features,
+        free_memory,
+        this_processor,
+        unused_hardware,
+        use_devices,
+        versions,
+    )
 
     features = build_features()
     used = {device.name for device in use_devices(found, "auto")}

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from convert import Progress
-    from llamacli.hub.checkpoint import Needs
-    from llamacli.hub.repo import Repo
+    from llamacli.hub import Needs, Repo
 
 Revision = Annotated[
     str | None,

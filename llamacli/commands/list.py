@@ -11,8 +11,7 @@ from llamacli.terminal import notice
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from llamacli.models.listing import Stored
-    from llamacli.models.registry import Model
+    from llamacli.models import Model, Stored
 
 
 def list_models(
@@ -26,7 +25,7 @@ def list_models(
         _known(as_json)
         return
     from llamacli.home import home
-    from llamacli.models.listing import inventory
+    from llamacli.models import inventory
 
     found = inventory()
     if as_json:
@@ -69,7 +68,7 @@ def _as_object(model: "Stored") -> dict[str, Any]:
 
 
 def _known(as_json: bool) -> None:
-    from llamacli.models.registry import models
+    from llamacli.models import models
 
     found = models().values()
     if as_json:

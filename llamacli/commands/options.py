@@ -7,7 +7,7 @@ import typer
 
 
 def _complete_models(incomplete: str) -> list[str]:
-    from llamacli.models.names import complete_models  # 10 ms that only completion needs
+    from llamacli.models import complete_models  # 10 ms that only completion needs
 
     return complete_models(incomplete)
 

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from llamacli.commands.printing import print_text
-from llamacli.models.names import complete_models
-from llamacli.models.opening import locate
+from llamacli.models import complete_models, locate
 
 
 def path(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from llamacli.errors import UsageError
-from llamacli.models.names import complete_models
+from llamacli.models import complete_models
 from llamacli.terminal import notice
 
 
@@ -21,8 +21,7 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
 ) -> None:
     """Remove models from the store, after asking; files elsewhere are never touched."""
-    from llamacli.models.names import find_stored
-    from llamacli.models.store import remove_model
+    from llamacli.models import find_stored, remove_model
     from llamacli.terminal import count, printable
 
     paths = list(dict.fromkeys(map(find_stored, models)))

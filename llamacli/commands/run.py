@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llamacli.answer.telling import Manner, answer, most_tokens
+from llamacli.answer import Manner, answer, most_tokens
 from llamacli.commands import options
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
-from llamacli.models.opening import engine_for
+from llamacli.models import engine_for
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from llamacli.answer.generation import Result
-    from llamacli.engine.engine import Engine
-    from llamacli.prompt.input import Input
-    from llamacli.shape.grammar import Grammar
+    from llamacli.answer import Result
+    from llamacli.engine import Engine
+    from llamacli.prompt import Input
+    from llamacli.shape import Grammar
 
 LEAST_ANSWER = 512  # tokens that --truncate leaves for an answer without -n, at most a quarter
 
@@ -98,8 +98,8 @@ def run(
     The prompt is the instruction, a blank line, and the text; several texts get a line
     `==> NAME <==` each.
     """
-    from llamacli.engine.asked import Asked
-    from llamacli.prompt.input import gather
+    from llamacli.engine import Asked
+    from llamacli.prompt import gather
 
     if special and not raw:
         raise UsageError("--special goes with --raw")
@@ -125,7 +125,7 @@ def run(
         overcommit=overcommit,
     )
     with engine_for(model, asked, quiet=quiet) as engine:
-        from llamacli.engine.sampling import SamplingSettings
+        from llamacli.engine import SamplingSettings
 
         sampling = SamplingSettings.from_metadata(
             engine.file.metadata,
@@ -176,7 +176,7 @@ def answer_piped(
     date: "datetime | None" = None,
 ) -> "Result":
     """What chat does where stdin or stdout isn't a terminal: run on what is piped in."""
-    from llamacli.prompt.input import gather
+    from llamacli.prompt import gather
 
     tokens = encode_input(engine, gather(None, (), "strict"), system=system, date=date)
     _check_room(len(tokens), engine.context_size)
@@ -193,7 +193,7 @@ def encode_input(
     date: "datetime | None" = None,
 ) -> list[int]:
     """The prompt's tokens: by the model's template, or as the text stands."""
-    from llamacli.prompt.encode import encode_raw, encode_turns
+    from llamacli.prompt import encode_raw, encode_turns
 
     if raw:
         return encode_raw(engine.vocabulary, given.joined(), special=special)
@@ -204,13 +204,13 @@ def encode_input(
 
 
 def _read_shape(schema: Any, grammar: Any, choice: Any, stop: Any) -> "Grammar | None":
-    from llamacli.shape.read import read_shape
+    from llamacli.shape import read_shape
 
     return read_shape(schema, grammar, choice, stop)
 
 
 def _check_choices(words: list[str], engine: "Engine", prompt: int, max_tokens: int | None) -> None:
-    from llamacli.shape.read import check_choices
+    from llamacli.shape import check_choices
 
     check_choices(words, engine.vocabulary, most_tokens(engine, prompt, max_tokens))
 
@@ -226,7 +226,7 @@ def _check_room(tokens: int, room: int) -> None:
 def _fit(
     engine: "Engine", given: "Input", encode: Any, room: int, cut: Any, quiet: bool
 ) -> list[int]:
-    from llamacli.prompt.input import fit
+    from llamacli.prompt import fit
 
     tokens, missing = fit(given, encode, engine.vocabulary, room, cut)
     if missing and not quiet:

@@ -10,13 +10,13 @@ import typer
 from llamacli.commands.printing import print_json, print_text
 from llamacli.commands.show import open_source
 from llamacli.errors import UsageError
-from llamacli.models.names import complete_models
+from llamacli.models import complete_models
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:
-    from llamacli.engine.vocabulary import Vocabulary
-    from llamacli.prompt.input import Errors
-    from llamacli.show.config import Source
+    from llamacli.engine import Vocabulary
+    from llamacli.prompt import Errors
+    from llamacli.show import Source
 
 
 def tokens(
@@ -87,7 +87,7 @@ def tokens(
 
 
 def _find(source: "Source", find: str, exact: bool, regex: bool, ids: bool, as_json: bool) -> None:
-    from llamacli.show.vocabulary import find_tokens, read_tokens
+    from llamacli.show import find_tokens, read_tokens
     from llamacli.terminal import printable
 
     found = find_tokens(read_tokens(source), find, exact=exact, regex=regex)
@@ -127,10 +127,10 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 
 def _vocabulary(source: "Source") -> "Vocabulary":
-    from llamacli.engine.loading import load_vocabulary
+    from llamacli.engine import load_vocabulary
 
     if isinstance(source, Path):
-        from llamacli.show.vocabulary import vocabulary_file
+        from llamacli.show import vocabulary_file
 
         with vocabulary_file(source) as path:
             return load_vocabulary(path)
@@ -138,7 +138,7 @@ def _vocabulary(source: "Source") -> "Vocabulary":
 
 
 def _read(text: str | None, errors: "Errors") -> str:
-    from llamacli.prompt.input import decode, read_bytes
+    from llamacli.prompt import decode, read_bytes
 
     return decode(read_bytes(Path("-")), "stdin", errors) if text is None else text
 
@@ -146,11 +146,8 @@ def _read(text: str | None, errors: "Errors") -> str:
 def _encode_messages(
     source: "Source", vocabulary: "Vocabulary", path: Path, date: datetime | None, errors: "Errors"
 ) -> list[int]:
-    from llamacli.prompt.encode import encode_chat
-    from llamacli.prompt.input import decode, read_bytes
-    from llamacli.prompt.messages import read_messages
-    from llamacli.prompt.template import LLAMA3_TEMPLATE
-    from llamacli.show.template import find_template
+    from llamacli.prompt import LLAMA3_TEMPLATE, decode, encode_chat, read_bytes, read_messages
+    from llamacli.show import find_template
 
     name = "stdin" if path == Path("-") else str(path)
     messages = read_messages(decode(read_bytes(path), name, errors), name)

@@ -8,11 +8,11 @@ import typer
 from llamacli.commands import options
 from llamacli.commands.printing import print_json, print_table, print_text
 from llamacli.errors import UsageError
-from llamacli.models.opening import model_path
+from llamacli.models import model_path
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:
-    from llamacli.tune.search import Row, Tuning
+    from llamacli.tune import Row, Tuning
 
 HEAD = ("setting", "candidate", "load s", "prefill/s", "decode/s", "rounds", "best for")
 ALIGNED = "llrrrrl"
@@ -35,7 +35,7 @@ def tune(
     come first, and --no-tune leaves them aside.
     """
     from llamacli.tune import profiles
-    from llamacli.tune.search import tune as measure
+    from llamacli.tune import tune as measure
 
     if not 0 < seconds <= 3600:
         raise UsageError(f"--seconds is {seconds:g}; give more than 0, at most 3600")

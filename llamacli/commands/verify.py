@@ -11,11 +11,11 @@ import typer
 
 from llamacli.commands import options
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
-from llamacli.models.opening import model_path
+from llamacli.models import model_path
 from llamacli.terminal import lively
 
 if TYPE_CHECKING:
-    from llamacli.verify.report import Report
+    from llamacli.verify import Report
 
 SHOWN = 8  # differences of a row; --json has them all
 STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
@@ -106,7 +106,7 @@ def check_copy(
 
 
 def _read(path: Path) -> str:
-    from llamacli.prompt.input import decode, read_bytes
+    from llamacli.prompt import decode, read_bytes
 
     return decode(read_bytes(path), "stdin" if path == Path("-") else str(path))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from llamacli.engine.settings import EngineSettings
-from llamacli.machine.cores import Processor
+from llamacli.machine import Processor
 
 Profile = Literal["short", "long"]
 

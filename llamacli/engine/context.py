@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamacli.engine.settings import FLASH_ATTENTION, KV_TYPES, EngineSettings
-from llamacli.gguf.file import GGUFFile
+from llamacli.gguf import GGUFFile
 
 PADDING = 256  # llama.cpp rounds the cells of a KV cache up to these
 SEQUENCE_CELLS = 1024  # cells for each sequence beside the first

@@ -13,13 +13,8 @@ from llamacli.engine.loading import because, beside, deferred_signals, load_mode
 from llamacli.engine.settings import EngineSettings
 from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
-from llamacli.gguf.check import check_llama
-from llamacli.gguf.file import GGUFFile, read_gguf
-from llamacli.gguf.remembered import recall, remember
-from llamacli.machine.cores import this_processor
-from llamacli.machine.devices import find_devices, use_devices
-from llamacli.machine.memory import free_memory
-from llamacli.machine.native import load_library
+from llamacli.gguf import GGUFFile, check_llama, read_gguf, recall, remember
+from llamacli.machine import find_devices, free_memory, load_library, this_processor, use_devices
 
 if TYPE_CHECKING:
     import numpy as np

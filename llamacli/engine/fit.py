@@ -8,12 +8,8 @@ from llamacli.engine.context import PADDING, plan_context
 from llamacli.engine.footprint import Footprint, Share, footprint
 from llamacli.engine.settings import KV_TYPES, EngineSettings
 from llamacli.errors import DoesNotFitError, UsageError
-from llamacli.gguf.check import LlamaShape
-from llamacli.gguf.file import GGUFFile, TensorInfo
-from llamacli.gguf.types import TENSOR_TYPES
-from llamacli.machine.cores import Processor
-from llamacli.machine.devices import Device
-from llamacli.machine.memory import FreeMemory
+from llamacli.gguf import TENSOR_TYPES, GGUFFile, LlamaShape, TensorInfo
+from llamacli.machine import Device, FreeMemory, Processor
 
 # Without -c a context takes at most this many tokens: 1 GiB of F16 KV cache for an 8B model,
 # where the 131,072 that Llama 3.1 was trained for would take 16.

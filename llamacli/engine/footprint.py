@@ -12,10 +12,8 @@ from typing import NamedTuple
 
 from llamacli.engine.context import PADDING, ContextPlan
 from llamacli.engine.settings import KV_TYPES, EngineSettings
-from llamacli.gguf.check import LlamaShape
-from llamacli.gguf.file import GGUFFile, TensorInfo
-from llamacli.gguf.types import TENSOR_TYPES
-from llamacli.machine.devices import Device
+from llamacli.gguf import TENSOR_TYPES, GGUFFile, LlamaShape, TensorInfo
+from llamacli.machine import Device
 
 HOST = -1  # a place beside the numbers of GPUs
 MIB = 1 << 20

@@ -12,11 +12,8 @@ from typing import Any
 from llamacli.engine.settings import EngineSettings
 from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
 from llamacli.errors import DoesNotFitError, InvalidModelError
-from llamacli.gguf.check import check_architecture, check_vocabulary
-from llamacli.gguf.file import read_gguf
-from llamacli.gguf.remembered import recall, remember
-from llamacli.machine.devices import Device
-from llamacli.machine.native import last_error, load_library
+from llamacli.gguf import check_architecture, check_vocabulary, read_gguf, recall, remember
+from llamacli.machine import Device, last_error, load_library
 
 
 def load_model(

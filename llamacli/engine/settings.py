@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llamacli.errors import UsageError
-from llamacli.machine.devices import KINDS
+from llamacli.machine import KINDS
 
 MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS
 MAX_BATCH = 1 << 16

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llamacli.errors import LlamacliError, UsageError
-from llamacli.gguf.check import CONTROL, END_TOKENS
-from llamacli.gguf.file import GGUFFile
+from llamacli.gguf import CONTROL, END_TOKENS, GGUFFile
 
 MAX_TEXT = (1 << 31) - 1  # bytes; llama.cpp takes lengths as int32
 

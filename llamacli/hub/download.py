@@ -15,9 +15,15 @@ from convert import CheckpointError, Progress
 from convert.journal import Journal, allocate, digest, resumable_file
 from convert.weights import LocalFile, WeightFile
 from llamacli.errors import InvalidModelError
-from llamacli.gguf.check import LlamaShape, check_llama
-from llamacli.gguf.file import GGUFFile, read_gguf
-from llamacli.gguf.merge import check_part, merged_header, padded
+from llamacli.gguf import (
+    GGUFFile,
+    LlamaShape,
+    check_llama,
+    check_part,
+    merged_header,
+    padded,
+    read_gguf,
+)
 from llamacli.hub.checkpoint import CONTEXT, KV_BYTES, Needs
 from llamacli.hub.repo import Repo, http_client, remote_file
 

@@ -7,9 +7,7 @@ from pathlib import PurePosixPath
 
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
 from llamacli.hub.repo import Repo
-from llamacli.models import registry
-from llamacli.models.registry import HUB_ID
-from llamacli.models.store import split_name
+from llamacli.models import HUB_ID, registry, split_name
 
 SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 

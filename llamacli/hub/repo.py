@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
 from llamacli.hub.errors import hub_errors, offline_text, retry_after
 from llamacli.hub.index import HubFile, fetch_index
-from llamacli.models.registry import REVISION
+from llamacli.models import REVISION
 
 if TYPE_CHECKING:
     import httpx2

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llamacli.errors import LlamacliError
-from llamacli.gguf.file import read_gguf
+from llamacli.gguf import read_gguf
 from llamacli.models.names import short_names
 from llamacli.models.store import last_used, stored_models
 

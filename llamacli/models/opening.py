@@ -12,10 +12,8 @@ from llamacli.terminal import notice
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from llamacli.engine.asked import Asked
-    from llamacli.engine.engine import Engine
-    from llamacli.engine.settings import EngineSettings
-    from llamacli.gguf.file import GGUFFile
+    from llamacli.engine import Asked, Engine, EngineSettings
+    from llamacli.gguf import GGUFFile
 
 
 def model_path(model: str | None, *, quiet: bool = False) -> Path:
@@ -62,7 +60,7 @@ def open_engine(
     on_load: "Callable[[float], None] | None" = None,
 ) -> "Engine":
     """The model, loaded as asked; on_load is Engine's."""
-    from llamacli.engine.engine import Engine
+    from llamacli.engine import Engine
 
     path = model_path(model, quiet=quiet)
     settings = engine_settings(path, asked, quiet=quiet)
@@ -71,10 +69,9 @@ def open_engine(
 
 def _get_ready(file: "GGUFFile") -> None:
     """What an answer needs next, while the model loads: 40 ms of imports and of its template."""
-    import llamacli.answer.output
-    import llamacli.answer.signals
-    import llamacli.chat.turns  # noqa: F401
-    from llamacli.prompt.template import LLAMA3_TEMPLATE, prepare
+    from llamacli.answer import interrupts, write_text  # noqa: F401
+    from llamacli.chat import ChatSession  # noqa: F401
+    from llamacli.prompt import LLAMA3_TEMPLATE, prepare
 
     template = file.metadata.get("tokenizer.chat_template")
     prepare(template if isinstance(template, str) else LLAMA3_TEMPLATE)
@@ -82,9 +79,9 @@ def _get_ready(file: "GGUFFile") -> None:
 
 def engine_settings(path: Path, asked: "Asked", *, quiet: bool = False) -> "EngineSettings":
     """What was asked, else what `llamacli tune` found, else what suits the processor."""
-    from llamacli.engine.asked import settle
-    from llamacli.machine.cores import this_processor
-    from llamacli.tune.profiles import tuned_settings
+    from llamacli.engine import settle
+    from llamacli.machine import this_processor
+    from llamacli.tune import tuned_settings
 
     tell = notice if not quiet else lambda _: None
     tuned = tuned_settings(path, asked.profile, tell) if asked.tune else None

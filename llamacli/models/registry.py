@@ -242,8 +242,8 @@ def _unknown(path: Path, place: tuple[str, ...], known: Sequence[str]) -> NoRetu
 
 def _fail(path: Path, place: tuple[str, ...], what: str) -> NoReturn:
     """What is wrong with the table or key at that place, with its line."""
+    from llamacli.models.toml_lines import line_of
     from llamacli.terminal import printable
-    from llamacli.toml_lines import line_of
 
     line = line_of(path.read_text(encoding="utf-8"), place)
     raise InvalidModelError(f"{path}, line {line}: {printable('.'.join(place))} {what}")

@@ -15,14 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llamacli.engine.engine import common_prefix
-from llamacli.engine.kv_state import Unusable, restore, save, saved_tokens, state_key
+from llamacli.engine import Unusable, common_prefix, restore, save, saved_tokens, state_key
 from llamacli.errors import UsageError
 from llamacli.home import home
 from llamacli.prompt.input import Input, Text
 
 if TYPE_CHECKING:
-    from llamacli.engine.engine import Engine
+    from llamacli.engine import Engine
 
 AUTO = "auto"
 LEAST = 32  # tokens that are worth a file

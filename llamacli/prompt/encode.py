@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from llamacli.engine.engine import Engine
-from llamacli.engine.vocabulary import Vocabulary
+from llamacli.engine import Engine, Vocabulary
 from llamacli.errors import UsageError
 from llamacli.prompt.messages import Message
 from llamacli.prompt.template import LLAMA3_TEMPLATE, render

@@ -8,7 +8,7 @@ from os import fstat
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from llamacli.engine.vocabulary import Vocabulary
+from llamacli.engine import Vocabulary
 from llamacli.errors import DoesNotFitError, LlamacliError, NotFoundError, UsageError
 
 MAX_BYTES = 256 << 20  # beyond any context by far; a wrong file is told instead of read for minutes

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from llamacli.errors import UsageError
-from llamacli.prompt.input import Input, read_file
+from llamacli.prompt import Input, read_file
 from llamacli.repl.saved import change_model, remember
 from llamacli.repl.settings import SETTINGS, change, value_of
 from llamacli.repl.state import Ask, Repl, beginning, model_line, say
@@ -75,7 +75,7 @@ def model(repl: Repl, argument: str) -> None:
 
 
 def models() -> Iterable[str]:
-    from llamacli.models.names import complete_models
+    from llamacli.models import complete_models
 
     return complete_models("")
 
@@ -123,7 +123,7 @@ def tokens(repl: Repl, argument: str) -> None:
 
 
 def stats(repl: Repl, argument: str) -> None:  # noqa: ARG001
-    from llamacli.answer.telling import summary
+    from llamacli.answer import summary
 
     if repl.session.last is not None:
         say(f"last answer: {summary(repl.session.last)}")

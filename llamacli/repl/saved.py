@@ -8,10 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from llamacli.chat import SAMPLING, ChatSession, SessionHead
 from llamacli.chat import saved as sessions
-from llamacli.chat.file import SAMPLING, SessionHead
-from llamacli.chat.turns import ChatSession
-from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine import SamplingSettings
 from llamacli.errors import LlamacliError, OutputError, UsageError
 from llamacli.repl.state import PROMPT, Repl, beginning, heading, say
 from llamacli.terminal import columns, notice, printable

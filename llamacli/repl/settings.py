@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llamacli.chat.turns import ChatSession
+from llamacli.chat import ChatSession
 from llamacli.errors import UsageError
 
 FREE = ("none", "default")  # words that take a limit or a seed away

@@ -3,11 +3,8 @@
 import sys
 from collections.abc import Iterator
 
-from llamacli.answer.generation import Chunk
-from llamacli.answer.output import write_text
-from llamacli.answer.signals import Interrupts, interrupts
-from llamacli.answer.telling import progress
-from llamacli.prompt.messages import Message
+from llamacli.answer import Chunk, Interrupts, interrupts, progress, write_text
+from llamacli.prompt import Message
 from llamacli.repl.keys import held_keys
 from llamacli.repl.state import Ask, Repl, beginning, say
 from llamacli.terminal import writer

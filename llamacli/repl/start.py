@@ -11,16 +11,12 @@ from importlib import import_module
 from io import TextIOWrapper
 from typing import Any
 
+from llamacli.chat import ChatSession
 from llamacli.chat import saved as sessions
-from llamacli.chat.turns import ChatSession
-from llamacli.engine.asked import Asked
-from llamacli.engine.engine import Engine
-from llamacli.engine.fit import DEFAULT_CONTEXT
-from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine import DEFAULT_CONTEXT, Asked, Engine, SamplingSettings
 from llamacli.errors import OutputError
-from llamacli.gguf.check import check_llama
-from llamacli.gguf.file import read_gguf
-from llamacli.models.opening import close_beside, model_path, open_engine
+from llamacli.gguf import check_llama, read_gguf
+from llamacli.models import close_beside, model_path, open_engine
 from llamacli.repl.saved import begin_log, continue_log, show_end, use_settings
 from llamacli.repl.state import Repl, heading, say
 from llamacli.terminal import lively, notice
@@ -46,7 +42,7 @@ class Wanted:
     name: str | None = None
 
 
-def start(wanted: Wanted, *, resume: bool, session: str | None = None) -> None:
+def start_repl(wanted: Wanted, *, resume: bool, session: str | None = None) -> None:
     """Chat on this terminal until the user leaves."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # what a terminal's encoding lacks shows as ?

@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llamacli.answer.generation import Chunk, Result
-from llamacli.chat.turns import ChatSession
-from llamacli.engine.engine import Engine
-from llamacli.machine.cores import physical_cores
-from llamacli.prompt.input import Text
+from llamacli.answer import Chunk, Result
+from llamacli.chat import ChatSession
+from llamacli.engine import Engine
+from llamacli.machine import physical_cores
+from llamacli.prompt import Text
 from llamacli.terminal import printable, writer
 
 if TYPE_CHECKING:
-    from llamacli.chat.log import SessionLog
+    from llamacli.chat import SessionLog
 
 PROMPT = ">>> "
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llamacli.engine.vocabulary import Vocabulary
+from llamacli.engine import Vocabulary
 from llamacli.errors import LlamacliError, UsageError
 from llamacli.shape.grammar import Grammar
 from llamacli.shape.matcher import Matcher, Place

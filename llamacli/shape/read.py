@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from llamacli.engine.vocabulary import Vocabulary
+from llamacli.engine import Vocabulary
 from llamacli.errors import UsageError
-from llamacli.prompt.input import read_file
+from llamacli.prompt import read_file
 from llamacli.shape.grammar import Builder, Grammar
 
 

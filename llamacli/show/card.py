@@ -9,9 +9,8 @@ from convert.errors import CheckpointError
 from convert.metadata import CONFIG_KEY
 from convert.tensors import llama_tensors
 from llamacli.errors import InvalidModelError
-from llamacli.gguf.check import check_llama
-from llamacli.gguf.file import Array, GGUFFile
-from llamacli.models.registry import Model
+from llamacli.gguf import Array, GGUFFile, check_llama
+from llamacli.models import Model
 from llamacli.show.config import Source, find_config
 from llamacli.show.rope import find_rope
 from llamacli.show.template import find_template

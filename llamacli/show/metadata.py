@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.checkpoint import read_config, read_json
-from llamacli.gguf.file import STRING, Array, GGUFFile
+from llamacli.gguf import STRING, Array, GGUFFile
 from llamacli.show.config import Source
 from llamacli.terminal import columns, printable, shortened
 

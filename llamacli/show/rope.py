@@ -11,7 +11,7 @@ from convert.config import LlamaConfig, RopeScaling
 from convert.rope import frequency_factors, inverse_frequencies
 from convert.writer import ROPE_FACTORS
 from llamacli.errors import InvalidModelError
-from llamacli.gguf.check import check_architecture
+from llamacli.gguf import check_architecture
 from llamacli.show.config import (
     MAX_FACTORS,
     Source,

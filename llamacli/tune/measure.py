@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llamacli.engine.engine import Engine
+    from llamacli.engine import Engine
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llamacli.engine.asked import Profile
+from llamacli.engine import Profile
 from llamacli.errors import OutputError, UsageError
 from llamacli.home import home, replace_file
 
@@ -88,9 +88,7 @@ def kept_path(path: Path) -> Path:
 
 def machine() -> dict[str, Any]:
     """All that a measurement depends on beside the model: devices, cores, llama.cpp's build."""
-    from llamacli.machine.cores import physical_cores
-    from llamacli.machine.devices import find_devices
-    from llamacli.machine.native import load_library
+    from llamacli.machine import find_devices, load_library, physical_cores
 
     library = load_library()
     return {
@@ -104,7 +102,7 @@ def machine() -> dict[str, Any]:
 
 
 def _checked(found: Any) -> dict[str, Any]:
-    from llamacli.engine.settings import EngineSettings
+    from llamacli.engine import EngineSettings
 
     if not isinstance(found, dict):
         raise TypeError
@@ -116,7 +114,7 @@ def _checked(found: Any) -> dict[str, Any]:
 
 
 def _model_hash(path: Path) -> str:
-    from llamacli.engine.kv_state import file_identity
+    from llamacli.engine import file_identity
 
     return _hash(json.dumps(file_identity(path)))
 

@@ -12,12 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llamacli.engine.asked import Profile, defaults
-from llamacli.engine.settings import EngineSettings
-from llamacli.gguf.check import check_llama
-from llamacli.gguf.file import read_gguf
-from llamacli.machine.cores import this_processor, thread_counts
-from llamacli.machine.devices import find_devices, use_devices
+from llamacli.engine import EngineSettings, Profile, defaults
+from llamacli.gguf import check_llama, read_gguf
+from llamacli.machine import find_devices, this_processor, thread_counts, use_devices
 from llamacli.tune.decide import Rounds, winner
 from llamacli.tune.measure import Sample
 from llamacli.tune.profiles import PROFILES, TYPES

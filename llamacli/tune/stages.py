@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamacli.engine.asked import Profile
-from llamacli.engine.settings import EngineSettings
+from llamacli.engine import EngineSettings, Profile
 from llamacli.tune.decide import Work
 from llamacli.tune.measure import Size
 

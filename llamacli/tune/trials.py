@@ -7,8 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from llamacli.engine.engine import Engine
-from llamacli.engine.settings import EngineSettings
+from llamacli.engine import Engine, EngineSettings
 from llamacli.errors import DoesNotFitError
 from llamacli.tune.decide import LEAST_ROUNDS, in_the_running
 from llamacli.tune.measure import Sample, Size, decode_seconds, made_up_tokens, prefill_seconds

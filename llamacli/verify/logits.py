@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llamacli.engine.engine import Engine
-from llamacli.engine.loading import because
-from llamacli.engine.settings import EngineSettings
+from llamacli.engine import Engine, EngineSettings, because
 from llamacli.errors import LlamacliError
 
 STEP = 64  # tokens evaluated at once: their logits take 33 MB with Meta's vocabulary

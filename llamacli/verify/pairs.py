@@ -10,7 +10,7 @@ from convert.fast import as_float32
 from convert.safetensors import ITEM_SIZES, StoredTensor
 from convert.tensors import TensorSpec, permute_heads
 from convert.weights import WeightFile
-from llamacli.gguf.file import TensorInfo
+from llamacli.gguf import TensorInfo
 from llamacli.verify.dequantize import dequantize
 from llamacli.verify.limits import Limits, limits
 from llamacli.verify.measure import Sums

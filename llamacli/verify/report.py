@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from convert.checkpoint import open_checkpoint
-from llamacli.engine.loading import load_vocabulary
-from llamacli.engine.vocabulary import Vocabulary
+from llamacli.engine import Vocabulary, load_vocabulary
 from llamacli.errors import InvalidModelError
-from llamacli.gguf.check import check_architecture, check_llama
-from llamacli.gguf.file import GGUFFile, read_gguf
+from llamacli.gguf import GGUFFile, check_architecture, check_llama, read_gguf
 from llamacli.verify.metadata import metadata_row, rope_row
 from llamacli.verify.rows import Row, judged
 from llamacli.verify.template import template_row

@@ -8,8 +8,8 @@ from typing import Any
 from convert.checkpoint import Checkpoint
 from convert.weights import LocalFile
 from convert.writer import ROPE_FACTORS
-from llamacli.gguf.file import GGUFFile
-from llamacli.machine.cores import physical_cores
+from llamacli.gguf import GGUFFile
+from llamacli.machine import physical_cores
 from llamacli.verify.diagnosis import diagnose
 from llamacli.verify.measure import Sums, measure
 from llamacli.verify.pairs import Compared, Pair

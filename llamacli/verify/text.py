@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from convert import TargetError, convert
 from convert.checkpoint import Checkpoint
-from llamacli.engine.engine import Engine
-from llamacli.engine.vocabulary import Vocabulary
+from llamacli.engine import Engine, Vocabulary
 from llamacli.errors import OutputError, UsageError
-from llamacli.gguf.file import GGUFFile
+from llamacli.gguf import GGUFFile
 from llamacli.verify.logits import all_logits, open_evaluator
 from llamacli.verify.rows import Row, finite, judged
 

@@ -14,7 +14,7 @@ from gguf import TokenType
 
 from convert.checkpoint import Checkpoint
 from convert.tokenizer import Tokenizer
-from llamacli.engine.vocabulary import Vocabulary
+from llamacli.engine import Vocabulary
 from llamacli.verify.corpus import TEXTS, special_texts
 from llamacli.verify.rows import Row, judged, skipped
 

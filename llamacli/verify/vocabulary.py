@@ -6,8 +6,8 @@ from gguf import TokenType
 
 from convert.checkpoint import Checkpoint
 from convert.metadata import NAMED_CONTROL_TOKENS, end_tokens, special_id
-from llamacli.engine.vocabulary import Vocabulary
-from llamacli.gguf.file import GGUFFile
+from llamacli.engine import Vocabulary
+from llamacli.gguf import GGUFFile
 from llamacli.verify.rows import Row, judged
 
 PREFIX = "tokenizer.ggml."
