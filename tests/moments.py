@@ -25,10 +25,10 @@ import rich.table
 import convert
 import llamacli.cli
 import llamacli.engine.engine
+from tests.waiting import PATIENCE
 
 PRELOADED = (gguf, jinja2.sandbox, np, rich.progress, rich.table, convert, llamacli.engine.engine)
 END = "the end"
-PATIENCE = 120.0  # seconds for one process, on the busiest machine
 
 # Children are forked from a server that has imported all this, and has no threads.
 CONTEXT = get_context("forkserver")

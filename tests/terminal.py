@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 
 import pyte
 
+from tests.waiting import PATIENCE
+
 PROGRAM = (sys.executable, "-m", "llamacli")
 
 
@@ -45,7 +47,7 @@ class Terminal:
         """Type a line and Enter."""
         self.type(text + "\r")
 
-    def wait(self, text: str, seconds: float = 30) -> None:
+    def wait(self, text: str, seconds: float = PATIENCE) -> None:
         """Read until the text stands on the screen or above it."""
         self.until(lambda: text in self.text, f"{text!r}", seconds)
 
@@ -60,7 +62,7 @@ class Terminal:
         self.until(lambda: self.text.count(answer) > before, repr(answer))
         self.prompt()
 
-    def until(self, holds: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    def until(self, holds: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
         end = time.monotonic() + seconds
         while not holds():
             alive = self.read(end - time.monotonic())
@@ -80,7 +82,7 @@ class Terminal:
 
     def leave(self) -> int:
         """Read to the child's end; its exit code, as a shell has it."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while self.read(end - time.monotonic()):
             pass
         assert time.monotonic() < end, f"it doesn't leave:\n{self.text}"

@@ -15,6 +15,7 @@ from convert import CheckpointError, convert
 from convert.pipeline import Progress
 from tests import moments
 from tests.standins.tiny import write_model
+from tests.waiting import PATIENCE
 
 Make = Callable[..., Path]
 
@@ -37,7 +38,7 @@ def llamacli(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         env={name: value for name, value in changed.items() if value is not None},
     )
 

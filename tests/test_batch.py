@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from llamacli.engine.settings import EngineSettings
 from llamacli.errors import LlamacliError
 from llamacli.shape.read import choice_grammar
 from tests.standins.tiny import VOCABULARY, write_model
+from tests.waiting import PATIENCE, wait_until
 
 TIE = 1e-2  # the cache is F16, and logits here are some units apart
 SETTINGS = EngineSettings(threads=1)
@@ -195,7 +195,7 @@ def llamacli(*arguments: str | Path, stdin: bytes = b"", check: int = 0) -> list
         [sys.executable, "-m", "llamacli", *map(str, arguments), "--threads", "1"],
         input=stdin,
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert child.returncode == check, child.stderr.decode()
     return [json.loads(line) for line in child.stdout.decode().splitlines()]
@@ -289,11 +289,9 @@ def test_a_signal_leaves_whole_lines(
         stderr=subprocess.PIPE,
         env={**os.environ},
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not (out.exists() and out.stat().st_size > 1000) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: out.exists() and out.stat().st_size > 1000, child)
     child.send_signal(number)
-    _, told = child.communicate(timeout=30)
+    _, told = child.communicate(timeout=PATIENCE)
     assert child.returncode == code, told
     text = out.read_text()
     assert text.endswith("\n")

@@ -13,6 +13,7 @@ import pytest
 from convert import convert
 from llamacli import __version__
 from tests.standins.checkpoint import shape_config, write_checkpoint
+from tests.waiting import PATIENCE
 
 Make = Callable[..., Path]
 
@@ -26,7 +27,7 @@ def llamacli(
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert result.returncode == check, result.stderr
     return result
@@ -157,7 +158,7 @@ def test_stdin_that_is_not_utf8_is_told(model: Path) -> None:
 
 def test_closed_pipe_ends_quietly(model: Path) -> None:
     command = f"{sys.executable} -m llamacli run hi -m {model} -n 400 --temp 3 | head -c 3"
-    child = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    child = subprocess.run(["bash", "-c", command], capture_output=True, timeout=PATIENCE)
     assert len(child.stdout) == 3 and child.stderr == b""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.standins.tiny import write_model
+from tests.waiting import PATIENCE
 
 Make = Callable[..., Path]
 
@@ -48,7 +49,7 @@ def guarded(tmp_path: Path) -> Callable[..., list[str]]:
             [sys.executable, "-m", "llamacli", *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=300,
+            timeout=PATIENCE,
             env={**os.environ, "PYTHONPATH": places, "EVENTS": str(events)},
         )
         assert child.returncode == code, child.stderr.decode()

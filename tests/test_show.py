@@ -24,6 +24,7 @@ from llamacli.show.config import SAME, derive_config, find_config
 from tests.standins.checkpoint import TEMPLATE, shape_config, write_json, write_small_files
 from tests.standins.hollow import without_weights, write_hollow
 from tests.standins.tiny import BLOCKS, CONTEXT, HEAD_SIZE, VOCABULARY, WIDTH, write_model
+from tests.waiting import PATIENCE
 
 Make = Callable[..., Path]
 PROGRAM = [sys.executable, "-m", "llamacli", "show"]
@@ -34,7 +35,7 @@ TINY_FACTORS = shape_config("tiny")["rope_scaling"]
 
 def show(*arguments: str | Path, check: int = 0) -> subprocess.CompletedProcess[str]:
     command = [*PROGRAM, *map(str, arguments)]
-    child = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    child = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert child.returncode == check, child.stderr
     return child
 

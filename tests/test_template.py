@@ -1,8 +1,7 @@
-"""Templates from strangers: what Hugging Face's need works, what harms is refused in time."""
+"""Templates from strangers: what Hugging Face's need works, what harms is refused."""
 
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from llamacli.errors import InvalidModelError
 from llamacli.prompt import template as templates
 from llamacli.prompt.template import KNOWN, LLAMA3_TEMPLATE, prepare, render, render_here
+from tests.waiting import PATIENCE
 
 HELLO = [{"role": "user", "content": " Hello "}]
 
@@ -38,11 +38,10 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_templates_are_refused_in_time(kind: str) -> None:
-    started = time.monotonic()
+def test_hostile_templates_are_refused(kind: str) -> None:
+    """Also those that never end or swell: rendering returns."""
     with pytest.raises(InvalidModelError, match="chat template"):
         render(HOSTILE[kind], HELLO, bos_token="<s>")
-    assert time.monotonic() - started < 10  # 2 seconds, on a machine that isn't busy
 
 
 def test_what_hugging_faces_templates_use() -> None:
@@ -115,4 +114,4 @@ def test_a_waiting_process_ends_with_the_one_that_started_it() -> None:
     assert child.returncode == 0 and child.stderr == ""
     with suppress(psutil.NoSuchProcess):
         worker = psutil.Process(int(child.stdout))
-        assert worker.status() == psutil.STATUS_ZOMBIE or worker.wait(10) is None
+        assert worker.status() == psutil.STATUS_ZOMBIE or worker.wait(PATIENCE) is None

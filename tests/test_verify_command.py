@@ -18,6 +18,7 @@ from llamacli.engine.engine import Engine
 from llamacli.verify.report import Report, verify
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.rewritten import Tensors, rewrite
+from tests.waiting import PATIENCE
 
 DEMO = Path(__file__).parents[1] / "llamacli" / "demo"
 DOWN = "blk.1.ffn_down.weight"
@@ -97,7 +98,7 @@ def llamacli(*arguments: str | Path, check: int = 0) -> subprocess.CompletedProc
         [sys.executable, "-m", "llamacli", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert child.returncode == check, child.stderr
     return child
