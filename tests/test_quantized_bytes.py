@@ -18,17 +18,19 @@ from tests.standins.checkpoint import shape_config, write_checkpoint
 
 KQUANTS = ["Q4_K_M", "Q4_K_S", "Q5_K_M", "Q6_K", "Q8_0"]
 
-# The layers of 8B and of 1B as they are; a vocabulary of 2,048 keeps the tests short, since the
-# embedding's rows are quantized one like the other.
+# Rows of every length that 8B and 1B have, in all types that their layers get; of fewer rows, since
+# they are quantized one like the other. Whole matrices of 8B are in a test of their own.
 SHAPES = {
-    "8b": shape_config("8b", num_hidden_layers=2, vocab_size=2048),
-    "1b tied": shape_config("1b", num_hidden_layers=2, vocab_size=2048),
+    "8b": shape_config("8b", num_hidden_layers=2, vocab_size=2048, hidden_size=1024),
+    "1b tied": shape_config("1b", num_hidden_layers=2, vocab_size=2048, hidden_size=512),
     "rows of 32s": shape_config("tiny", hidden_size=288, intermediate_size=672, head_dim=72),
     "rows of no block": shape_config("tiny", hidden_size=272, intermediate_size=520, head_dim=68),
     "tied rows of 32s": shape_config("tiny", hidden_size=288, tie_word_embeddings=True),
     "eight layers": shape_config("tiny", num_hidden_layers=8),
     "more heads": shape_config("tiny", num_hidden_layers=3, num_key_value_heads=4),
 }
+# All quantizations of a shape in one worker, which makes the checkpoint.
+EACH = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in SHAPES]
 
 
 @llama_cpp.llama_log_callback
@@ -36,7 +38,10 @@ def silent(level: int, text: bytes, data: object) -> None:
     """llama.cpp's log is not what the tests are about."""
 
 
-@pytest.fixture(scope="module", params=SHAPES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in SHAPES],
+)
 def converted(request, tmp_path_factory):
     """A checkpoint of each shape, and its BF16 file."""
     folder = tmp_path_factory.mktemp("bytes")

@@ -2,11 +2,11 @@
 
 import json
 import os
-import pty
-import select
 import signal
+import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from llamacli.engine.vocabulary import Vocabulary
 from llamacli.prompt.input import CUT, Input, Text, fit
 from llamacli.terminal import harmless
 from tests.standins.tiny import CONTEXT, write_model
+from tests.systems import needs_linux, needs_shell, needs_signals
+from tests.terminal import on_terminal
 from tests.waiting import PATIENCE, wait_until
 
 PROGRAM = [sys.executable, "-m", "llamacli"]
@@ -221,14 +223,14 @@ def test_verbose_tells_counts_on_stderr() -> None:
     assert len(child.stderr.splitlines()) == 1
 
 
+@needs_linux
 @pytest.mark.parametrize("options", [[], ["--json"], ["--jsonl"], ["--no-stream"]])
 def test_full_disk(options: list[str]) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("there is no /dev/full here")
     child = shell(f"llamacli run hi -n 5 --threads 1 {' '.join(options)} > /dev/full")
     assert child.returncode == 6 and len(child.stderr.splitlines()) == 1
 
 
+@needs_shell
 def test_closed_streams() -> None:
     closed = shell("llamacli run hi -n 2 --threads 1 >&-")
     assert closed.returncode == 6 and b"stdout is closed" in closed.stderr
@@ -236,6 +238,7 @@ def test_closed_streams() -> None:
     assert child.returncode == 0 and child.stdout == b"word\n"
 
 
+@needs_shell
 def test_head_ends_it_quietly(tmp_path: Path) -> None:
     grammar = tmp_path / "g.gbnf"
     grammar.write_text('root ::= ("line\\n"){200}')
@@ -246,6 +249,7 @@ def test_head_ends_it_quietly(tmp_path: Path) -> None:
     assert child.stdout == b"line\n" and child.stderr in (b"141\n", b"0\n")
 
 
+@needs_signals
 def test_a_reader_that_leaves_ends_a_long_answer(tmp_path: Path) -> None:
     child = start_long_answer(tmp_path)
     assert child.stdout is not None and child.stderr is not None
@@ -311,6 +315,7 @@ def _longer(writer: Any) -> None:
     writer.add_context_length(131_072)
 
 
+@needs_signals
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_keeps_what_was_said(tmp_path: Path, number: signal.Signals, code: int) -> None:
     child = start_long_answer(tmp_path)
@@ -328,6 +333,7 @@ def test_a_signal_keeps_what_was_said(tmp_path: Path, number: signal.Signals, co
 # The program, which makes a file when it begins to read the prompt.
 TELLING_OF_PREFILL = """
 import sys
+import time
 from pathlib import Path
 from llamacli import cli
 from llamacli.engine.engine import Engine
@@ -340,6 +346,7 @@ cli.main(sys.argv[2:])
 """
 
 
+@needs_signals
 def test_a_signal_while_the_prompt_is_read_writes_nothing(tmp_path: Path) -> None:
     path = write_model(tmp_path / "roomy.gguf", change=_longer)
     (tmp_path / "long.txt").write_text("word " * 20_000)
@@ -356,6 +363,7 @@ def test_a_signal_while_the_prompt_is_read_writes_nothing(tmp_path: Path) -> Non
     assert child.returncode == 143 and out == b"" and told == b""
 
 
+@needs_signals
 def test_a_signal_gives_whole_json(tmp_path: Path) -> None:
     child = start_long_answer(tmp_path, "--jsonl")
     assert child.stdout is not None
@@ -368,25 +376,29 @@ def test_a_signal_gives_whole_json(tmp_path: Path) -> None:
     assert "".join(e["text"] for e in events if e["event"] == "text") == events[-1]["text"]
 
 
+@needs_linux
 def test_a_signal_ends_it_though_nobody_reads(tmp_path: Path) -> None:
     """The pipe is full and the reader asleep: the write doesn't hold the program up."""
     child = start_long_answer(tmp_path, "--jsonl")
     assert child.stdout is not None
     child.stdout.readline()
-    wait_until(lambda: _blocked_in_write(child.pid), child)
+    wait_until(lambda: _is_full(child.stdout), child)
     child.terminate()
     assert child.wait(timeout=PATIENCE) == 143
     child.communicate()
 
 
-def _blocked_in_write(pid: int) -> bool:
-    """Linux tells where a process waits; elsewhere the time given above must do."""
-    try:
-        return "pipe" in Path(f"/proc/{pid}/wchan").read_text()
-    except OSError:
-        return False
+def _is_full(pipe: Any) -> bool:
+    """Whether no more than a page of a pipe's 64 KiB is free, and none was written meanwhile."""
+    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
+    held = []
+    for _ in range(2):
+        held += struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+        time.sleep(0.1)
+    return held[0] == held[1] >= 15 << 12
 
 
+@needs_shell
 def test_ignored_interrupts_stay_ignored(tmp_path: Path) -> None:
     """As nohup and background jobs of scripts have it."""
     script = 'trap "" INT; llamacli run hi -n 30 --threads 1 & kill -INT $!; wait $!'
@@ -396,31 +408,12 @@ def test_ignored_interrupts_stay_ignored(tmp_path: Path) -> None:
 # Terminals
 
 
-def on_terminal(command: list[str], **env: str) -> tuple[bytes, int]:
-    """What a program shows on a terminal that is its stdout and stderr, and its exit code."""
-    master, slave = pty.openpty()
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=slave, stderr=slave,
-                             env={**os.environ, "TERM": "xterm", **env})  # fmt: skip
-    os.close(slave)
-    seen = b""
-    while select.select([master], [], [], PATIENCE)[0]:
-        try:
-            data = os.read(master, 65536)
-        except OSError:
-            break
-        if not data:
-            break
-        seen += data
-    os.close(master)
-    return seen, child.wait(timeout=PATIENCE)
-
-
 def test_answers_cannot_drive_a_terminal(tmp_path: Path) -> None:
     grammar = tmp_path / "g.gbnf"
     grammar.write_text('root ::= "\\x1B]0;title\\x07\\x1B[2Jtext\\u009b31m\\ttab"')
     command = [*PROGRAM, "run", "hi", "--threads", "1", "--grammar", str(grammar)]
-    seen, code = on_terminal(command)
-    assert code == 0 and b"\x1b" not in seen and b"\x07" not in seen
+    seen, child = on_terminal(command)
+    assert child.returncode == 0 and b"\x1b" not in seen and b"\x07" not in seen
     assert "\u241b]0;title\u2407\u241b[2Jtext\ufffd31m\ttab" in seen.decode()
     piped = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).stdout
     assert piped == "\x1b]0;title\x07\x1b[2Jtext\x9b31m\ttab\n".encode()
@@ -434,8 +427,8 @@ def test_harmless_leaves_text_alone() -> None:
 
 @pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"NO_COLOR": "1"}, {}])
 def test_terminals_get_no_colour(env: dict[str, str]) -> None:
-    seen, code = on_terminal([*PROGRAM, "run", "hi", "-n", "2", "--threads", "1", "-v"], **env)
-    assert code == 0 and b"\x1b[3" not in seen
+    seen, child = on_terminal([*PROGRAM, "run", "hi", "-n", "2", "--threads", "1", "-v"], **env)
+    assert child.returncode == 0 and b"\x1b[3" not in seen
     assert env.get("TERM") != "dumb" or b"\x1b" not in seen.replace(b"\x1b[K", b"\x1b")
 
 
@@ -469,7 +462,7 @@ def test_completion_scripts_and_models(name: str, mark: str, store: Path) -> Non
     assert "other" not in found.stdout
 
 
-@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="there is no bash here")
+@needs_shell
 def test_completion_in_bash_itself(store: Path, tmp_path: Path) -> None:
     store.mkdir()
     program = tmp_path / "bin" / "llamacli"

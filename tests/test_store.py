@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from llamacli.models.listing import inventory
 from llamacli.models.names import complete_models, find_model, find_stored, only_model
 from llamacli.models.store import last_used, mark_used, remove_model, split_name, stored_models
 from tests.standins.tiny import CONTEXT, write_model
+from tests.terminal import open_terminal
 from tests.waiting import PATIENCE
 
 Put = Callable[..., None]
@@ -273,18 +273,17 @@ def test_rm_asks_for_yes_where_it_cannot_ask(put: Put, store: Path) -> None:
 @pytest.mark.parametrize(("answer", "left"), [("y", 0), ("n", 1), ("", 1)])
 def test_rm_asks_on_a_terminal(answer: str, left: int, put: Put, store: Path) -> None:
     put("mine-Q8_0")
-    master, slave = pty.openpty()
-    child = subprocess.Popen(
-        [*PROGRAM, "rm", "mine"], stdin=slave, stdout=subprocess.PIPE, stderr=slave
-    )
-    os.close(slave)
-    shown = b""
-    while b"[y/N]" not in shown:
-        shown += os.read(master, 1024)
-    os.write(master, f"{answer}\n".encode())
-    assert child.stdout is not None and child.stdout.read() == b""
-    assert child.wait() == 0 and b"remove mine-Q8_0 (11 B)?" in shown
-    os.close(master)
+    with open_terminal() as (master, slave):
+        child = subprocess.Popen(
+            [*PROGRAM, "rm", "mine"], stdin=slave, stdout=subprocess.PIPE, stderr=slave
+        )
+        os.close(slave)
+        shown = b""
+        while b"[y/N]" not in shown:
+            shown += os.read(master, 1024)
+        os.write(master, f"{answer}\n".encode())
+        assert child.stdout is not None and child.stdout.read() == b""
+        assert child.wait() == 0 and b"remove mine-Q8_0 (11 B)?" in shown
     assert len(stored_models()) == left
 
 

@@ -1,7 +1,6 @@
 """Nothing half-written is ever left under a final name, whatever happens to a conversion."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 
 from convert import TargetError, TargetExistsError, convert
 from convert.pipeline import Progress
+from tests.systems import needs_limits
 
 Make = Callable[..., Path]
 
@@ -74,6 +74,7 @@ def test_too_little_space_is_told_before_the_work(
     assert files_in(tmp_path) == set()
 
 
+@needs_limits
 @pytest.mark.parametrize("tenth", range(1, 10))
 def test_limit_at_every_tenth_of_the_output(checkpoint: Make, tmp_path: Path, tenth: int) -> None:
     """A file-size limit stands for a disk that fills up; the child alone lives under it."""
@@ -83,6 +84,8 @@ def test_limit_at_every_tenth_of_the_output(checkpoint: Make, tmp_path: Path, te
     target.unlink()
 
     def under_limit() -> None:
+        import resource
+
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import re
-import resource
 import shutil
 import sys
 import time
@@ -49,8 +48,11 @@ def main() -> None:
     kind.prepare(folder)
     for command in kind.bend(Random(0), folder):  # so that all is imported
         run(command)
-    limit = _address_space() + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if sys.platform == "linux":
+        import resource
+
+        limit = _address_space() + MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for number in range(first, end):
         commands = kind.bend(Random(f"{name} {number}"), folder)
         (folder / "out.gguf").unlink(missing_ok=True)
