@@ -76,7 +76,7 @@ demo: $(VENV)/.installed ## Convert the built-in demo checkpoint, ask it, and pi
 	@demo/show $(BIN)/llamacli
 
 test: $(VENV)/.tested ## Run the tests, as many at once as there are cores (WORKERS=1: one by one)
-	@$(BIN)/python -m pytest --numprocesses $(or $(WORKERS),auto) --dist loadgroup
+	@$(BIN)/python -m pytest --numprocesses $(or $(WORKERS),auto) --dist loadscope --no-loadscope-reorder
 
 fuzz: $(VENV)/.tested ## Read 10,000 hostile files of each kind (COUNT=…, KINDS="gguf session …")
 	@$(BIN)/python -m tests.fuzz --count $(or $(COUNT),10000) $(KINDS)

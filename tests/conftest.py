@@ -1,7 +1,7 @@
 """What the tests share. The real Llama 3 files lie beside the repository where they are at hand.
 
-`make test` runs them in as many workers as there are cores, by pytest-xdist; any part of them runs
-in one process, by pytest alone.
+`make test` runs them in as many workers as there are cores, by pytest-xdist: a file in one worker,
+but for those of LONG. Any part of them runs in one process, by pytest alone.
 """
 
 import os
@@ -24,6 +24,10 @@ from tests.standins.tiny import write_model
 os.environ.setdefault("LLAMACLI_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Files that take longest come first, and their tests go to whichever worker is free; those of the
+# same first parameter, which a fixture may be of, stay together.
+LONG = ("test_quantized_bytes", "test_fuzz", "test_bad_days")
+
 # A shell has its background jobs ignore Ctrl-C, and so would the programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -31,6 +35,23 @@ DEMO = Path(__file__).resolve().parents[1] / "llamacli" / "demo"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 Made = Callable[[str, Callable[[Path], Any]], Path]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.stem not in LONG)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return nodeid.partition("-")[0] if Path(file).stem in LONG else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

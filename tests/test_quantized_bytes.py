@@ -1,6 +1,7 @@
 """Every tensor's bytes equal what llama.cpp's own quantizer makes of our BF16 file."""
 
 import ctypes
+import json
 import os
 import re
 from pathlib import Path
@@ -29,8 +30,6 @@ SHAPES = {
     "eight layers": shape_config("tiny", num_hidden_layers=8),
     "more heads": shape_config("tiny", num_hidden_layers=3, num_key_value_heads=4),
 }
-# All quantizations of a shape in one worker, which makes the checkpoint.
-EACH = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in SHAPES]
 
 
 @llama_cpp.llama_log_callback
@@ -38,10 +37,7 @@ def silent(level: int, text: bytes, data: object) -> None:
     """llama.cpp's log is not what the tests are about."""
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in SHAPES],
-)
+@pytest.fixture(scope="module", params=SHAPES)
 def converted(request, tmp_path_factory):
     """A checkpoint of each shape, and its BF16 file."""
     folder = tmp_path_factory.mktemp("bytes")
@@ -94,9 +90,26 @@ def test_bytes_equal_llama_cpp(converted: Path, name: str) -> None:
     assert_same_tensors(converted / "ours.gguf", converted / "theirs.gguf")
 
 
-def test_whole_vocabulary_of_8b(tmp_path: Path) -> None:
-    """The real embedding and output matrices, once: 1.5 billion parameters."""
-    write_checkpoint(tmp_path / "checkpoint", shape_config("8b", num_hidden_layers=2))
+def fill_some_rows(path: Path, every: int) -> None:
+    """Random weights, in BF16, into every so many rows of a safetensors file's matrices."""
+    rng = np.random.default_rng(1)
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    for entry in header.values():
+        if len(shape := entry.get("shape", ())) == 2:
+            start = 8 + length + entry["data_offsets"][0]
+            rows = np.memmap(path, np.uint16, "r+", start, tuple(shape))[::every]
+            values = rng.standard_normal(rows.shape, np.float32) * np.float32(0.02)
+            rows[:] = values.view(np.uint32) >> 16
+            rows.flush()
+
+
+def test_whole_matrices_of_8b(tmp_path: Path) -> None:
+    """All rows of the embedding, the output and two layers: 1.5 billion weights, most of them 0,
+    which the quantizers are through with at once."""
+    write_checkpoint(tmp_path / "checkpoint", shape_config("8b", num_hidden_layers=2), sparse=True)
+    fill_some_rows(tmp_path / "checkpoint" / "model.safetensors", every=19)
     convert(tmp_path / "checkpoint", tmp_path / "bf16.gguf", "BF16")
     convert(tmp_path / "checkpoint", tmp_path / "ours.gguf", "Q4_K_M")
     quantize_by_llama_cpp(tmp_path / "bf16.gguf", tmp_path / "theirs.gguf", "Q4_K_M")

@@ -113,7 +113,6 @@ def test_every_block_is_known() -> None:
     assert PAGE.read_text().count("```sh\n") == len(CHECKS) > 12
 
 
-@pytest.mark.xdist_group("recipes")
 @pytest.mark.parametrize("title", CHECKS)
 def test_recipe(title: str, kitchen: Path) -> None:
     """In the page's order: later ones use files of earlier ones."""
