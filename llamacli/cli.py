@@ -83,6 +83,7 @@ COMMANDS = {
     "pull": "pull",
     "run": "run",
     "batch": "batch",
+    "serve": "serve",
     "chat": "chat",
     "tune": "tune",
     "bench": "bench",

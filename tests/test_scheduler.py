@@ -9,7 +9,7 @@ import pytest
 from llamacli.batch import BatchEngine, Job, Pace, Running, Scheduler, prepare
 from llamacli.batch.job import token_logprob
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
-from tests.tiny import write_model
+from tests.standins.tiny import write_model
 
 SETTINGS = EngineSettings(threads=1)
 GREEDY = SamplingSettings(temperature=0)

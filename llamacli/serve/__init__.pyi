@@ -1,0 +1,3 @@
+from .run import Options, serve
+
+__all__ = ["Options", "serve"]
