@@ -92,7 +92,7 @@ def test_a_long_prompt_is_read_in_slices_beside_an_answer(path: Path) -> None:
 
 
 def test_an_exact_one_answers_as_a_run_does_whatever_is_beside_it(path: Path) -> None:
-    """Also where a part of it was read before, by another exact one or in another shape."""
+    """Also where a part of it was read before, in another shape."""
     settings = EngineSettings(threads=1, batch=64, ubatch=64)
     asked, alone = prompt(200, 5), []
     with Engine(path, settings) as single:
@@ -112,8 +112,8 @@ def test_an_exact_one_answers_as_a_run_does_whatever_is_beside_it(path: Path) ->
             finish(scheduler, exact)
             for found, expected in zip(exact.logprobs, alone, strict=False):
                 assert found.token == expected.token
-                assert found.logprob == pytest.approx(expected.logprob, abs=2e-3)
-        assert cached == [0, 192]
+                assert found.logprob == pytest.approx(expected.logprob, abs=1e-4)
+        assert cached == [0, 0]
 
 
 def test_probabilities_are_the_models_own(scheduler: Scheduler) -> None:

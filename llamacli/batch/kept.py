@@ -13,13 +13,11 @@ from llamacli.engine import KEPT_SEQUENCES, common_prefix
 class Kept:
     """Sequences that nobody answers in, by their numbers: the tokens whose cells they hold.
 
-    Those used longest ago come first, and go first where cells are needed. read says how many
-    tokens of a sequence were read in a single run's shapes, for exact jobs to begin with.
+    Those used longest ago come first, and go first where cells are needed.
     """
 
     engine: BatchEngine
     tokens: dict[int, list[int]] = field(default_factory=dict)
-    read: dict[int, int] = field(default_factory=dict)
 
     @property
     def cells(self) -> int:
@@ -39,7 +37,6 @@ class Kept:
         if len(self.tokens) >= KEPT_SEQUENCES:
             self.drop_oldest()
         self.tokens[running.sequence] = tokens
-        self.read[running.sequence] = _read_exactly(running)
 
     def drop_oldest(self) -> bool:
         """Free the cells of the one used longest ago; False where there is none."""
@@ -50,7 +47,7 @@ class Kept:
 
     def drop(self, number: int) -> None:
         self._remove(number)
-        del self.tokens[number], self.read[number]
+        del self.tokens[number]
 
     def best(self, tokens: Sequence[int]) -> tuple[int, int]:
         """(the one with the longest common start, its length in tokens); (-1, 0) for none."""
@@ -58,17 +55,17 @@ class Kept:
         return max(found, key=lambda one: one[1], default=(-1, 0))
 
     def begin(self, running: Running, others: Iterable[Running]) -> None:
-        """Give it a sequence, and there the longest start that others or kept ones have of it."""
+        """Give it a sequence, and there the longest start that others or kept ones have of it.
+
+        Exact ones begin at nothing: what others read in other shapes has other last bits.
+        """
         tokens, used = running.tokens, {other.sequence for other in others}
-        if running.job.exact:
-            source, shared = self._best_exact(tokens, others)
-        else:
-            source, shared = self.best(tokens)
-            for other in others:
-                common = min(common_prefix(other.tokens, tokens), other.evaluated)
-                if common > shared:
-                    source, shared = other.sequence, common
-            shared = min(shared, len(tokens) - 1)
+        source, shared = (-1, 0) if running.job.exact else self.best(tokens)
+        for other in [] if running.job.exact else others:
+            common = min(common_prefix(other.tokens, tokens), other.evaluated)
+            if common > shared:
+                source, shared = other.sequence, common
+        shared = min(shared, len(tokens) - 1)
         held = self.tokens.pop(source, None)
         if held is not None and shared == len(held):  # all of it is gone on with: no copy stays
             running.sequence = source
@@ -84,21 +81,5 @@ class Kept:
         if not running.answer.tokens:
             running.cached = shared
 
-    def _best_exact(self, tokens: Sequence[int], others: Iterable[Running]) -> tuple[int, int]:
-        """As best, of whole batches that were read as a single run reads them."""
-        read = {n: (self.tokens[n], self.read[n]) for n in self.tokens}
-        read |= {one.sequence: (one.tokens, _read_exactly(one)) for one in others}
-        rows = self.engine.rows
-        shared = {
-            number: min(common_prefix(held, tokens), length, len(tokens) - 1) // rows * rows
-            for number, (held, length) in read.items()
-        }
-        return max(shared.items(), key=lambda one: one[1], default=(-1, 0))
-
     def _remove(self, number: int) -> None:
         self.engine.library.llama_memory_seq_rm(self.engine.memory, number, -1, -1)
-
-
-def _read_exactly(running: Running) -> int:
-    """Tokens of its prompt in the cache that a single run would have read alike."""
-    return min(running.evaluated, len(running.job.prompt)) if running.job.exact else 0
