@@ -90,8 +90,7 @@ def prepare(engine: Engine, index: int, job: Job) -> Running:
     try:
         constraint = None
         if job.shape is not None:
-            made = constrained(engine.vocabulary, job.shape, limit)
-            constraint = resources.enter_context(made)
+            constraint = constrained(engine.vocabulary, job.shape, limit)
         chain = resources.enter_context(sampler_chain(engine, job.sampling, seed, job.prompt))
     except BaseException:
         resources.close()
