@@ -21,6 +21,7 @@ from llamacli.errors import InvalidModelError, UsageError
 from llamacli.shape.constraint import Constraint, constrained
 from llamacli.shape.gbnf import read_gbnf
 from llamacli.shape.grammar import Grammar, checked
+from llamacli.shape.read import choice_grammar
 from llamacli.shape.schema import read_schema
 from tests.standins.tiny import write_model
 
@@ -515,3 +516,9 @@ def test_no_control_token_stands_in_a_shape(engine: Engine, text: str) -> None:
         assert constraint.take(token, 30)
         assert inner.isdisjoint(constraint.allowed().tolist())
     assert not constraint.cut
+
+
+@pytest.mark.parametrize("word", ["", "  ", "a\0", "caf\udce9"])
+def test_choices_that_are_no_text_are_named(word: str) -> None:
+    with pytest.raises(UsageError, match="--choice"):
+        choice_grammar(["yes", word])

@@ -51,7 +51,9 @@ class Constraint:
         """
         if self.last is None:
             token = self._draw(chain, logits)
-            if token in self.vocabulary.end_tokens or self.take(token, left):
+            if token is not None and (
+                token in self.vocabulary.end_tokens or self.take(token, left)
+            ):
                 self.vocabulary.library.llama_sampler_accept(chain, token)
                 return token
             self.cut, self.last = True, self._tokens(self.ending.way or b"") or []
@@ -87,12 +89,12 @@ class Constraint:
             self.ending.back(*self.taken.pop())
         self.matcher.rollback(count)
 
-    def _draw(self, chain: Any, logits: NDArray[np.float32]) -> int:
-        """One of the allowed tokens, as llama.cpp's samplers choose it; the end token where there
-        is none."""
+    def _draw(self, chain: Any, logits: NDArray[np.float32]) -> int | None:
+        """One of the allowed tokens, as llama.cpp's samplers choose it; None where there is none,
+        as in a vocabulary that lacks a byte."""
         allowed = self.allowed()
         if not len(allowed):
-            return self.vocabulary.eos
+            return None
         library = self.vocabulary.library
         candidates = np.zeros(len(allowed), CANDIDATE)
         candidates["id"], candidates["logit"] = allowed, logits[allowed]

@@ -1,5 +1,6 @@
 """The shape that an answer is held to: a JSON Schema, a grammar, or a choice of words."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from llamacli.prompt import read_file
 from llamacli.shape.gbnf import read_gbnf
 from llamacli.shape.grammar import Grammar
 from llamacli.shape.schema import read_schema
+
+NO_TEXT = "[\0\ud800-\udfff]"  # NUL, and half a surrogate pair, as of bytes that aren't UTF-8
 
 
 def read_shape(
@@ -32,8 +35,11 @@ def read_shape(
 
 def choice_grammar(words: Sequence[str]) -> Grammar:
     """One of the words, to the letter."""
-    if not all(word.strip() for word in words):
-        raise UsageError("a --choice is empty")
+    for word in words:
+        if not word.strip():
+            raise UsageError("a --choice is empty")
+        if not word.isprintable() and re.search(NO_TEXT, word):
+            raise UsageError(f"the --choice {word!a} is not a text")
     return read_gbnf("root ::= " + " | ".join(map(_literal, words)))
 
 
