@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llamacli.commands import options
 from llamacli.commands.printing import print_json, print_text
 from llamacli.commands.show import open_source
 from llamacli.errors import UsageError
@@ -50,10 +51,7 @@ def tokens(
     special: Annotated[
         bool, typer.Option("--special", help="Spellings of control tokens in TEXT become them.")
     ] = False,
-    errors: Annotated[
-        Literal["strict", "replace"],
-        typer.Option(help="Refuse bytes that aren't UTF-8, or replace them by U+FFFD."),
-    ] = "strict",
+    errors: options.Errors = "strict",
     ids: Annotated[bool, typer.Option("--ids", help="Ids alone.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON array.")] = False,
 ) -> None:
