@@ -16,6 +16,7 @@ LEAST_KEY = 8  # characters
 
 
 def serve(
+    *,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,13 +63,7 @@ def serve(
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Log what requests say, on stderr.")
     ] = False,
-    threads: options.Threads = None,
-    device: options.Device = None,
-    gpu_layers: options.GpuLayers = None,
-    kv_type: options.KVType = None,
-    flash_attention: options.FlashAttention = None,
-    no_tune: options.NoTune = False,
-    overcommit: options.Overcommit = False,
+    machine: options.Machine,
     quiet: options.Quiet = False,
 ) -> None:
     """Answer over HTTP as OpenAI's API does, until a signal comes.
@@ -76,7 +71,6 @@ def serve(
     Without -m a request names any model of the store, and it is loaded then.
     """
     from llamacli.batch import MAX_PARALLEL, BatchEngine
-    from llamacli.engine import Asked
 
     _check(parallel, MAX_PARALLEL, "--parallel")
     _check(queue, 100_000, "--queue", least=0)
@@ -89,17 +83,7 @@ def serve(
             f"{host} may be reached by others: give --api-key-file, or say --no-key out loud"
         )
     limits = {"--keep-alive": _seconds(keep_alive), "--timeout": _seconds(timeout)}
-    asked = Asked(
-        context=context,
-        threads=threads,
-        device=device,
-        gpu_layers=gpu_layers,
-        flash_attention=flash_attention,
-        kv_type=kv_type,
-        tune=not no_tune,
-        overcommit=overcommit,
-        profile="long",
-    )
+    asked = machine.asked(context, "long")
     models = _chosen(model or [], quiet)
 
     def open_model(path: Path) -> BatchEngine:
