@@ -1,3 +1,4 @@
+from .client import LocalAnswer, ask_server
 from .run import Options, serve
 
-__all__ = ["Options", "serve"]
+__all__ = ["LocalAnswer", "Options", "ask_server", "serve"]

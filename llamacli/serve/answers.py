@@ -67,10 +67,10 @@ class Desk:
     draining: bool = False
 
     @asynccontextmanager
-    async def answer(self, ask: Ask) -> AsyncIterator[Answers]:
-        """Begin the answers; those that aren't at their end when the block is left are cancelled.
+    async def answer(self, ask: Ask, loaded: Loaded | None = None) -> AsyncIterator[Answers]:
+        """Begin the answers, by the model that ask names where none is given.
 
-        Raises Fault.
+        Those that aren't at their end when the block is left are cancelled. Raises Fault.
         """
         count = ask.n * len(ask.prompts)
         if self.pending + count > self.parallel + self.queue:
@@ -82,7 +82,7 @@ class Desk:
             )
         self.pending += count
         try:
-            async with self.pool.use(ask.model) as model:
+            async with self.pool.use(loaded or ask.model) as model:
                 jobs = await asyncio.to_thread(_jobs, model, ask)
                 stream = Stream(count)
                 tasks = self._start(model, jobs, stream)

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from llamacli.errors import LlamacliError
-from llamacli.serve import own
+from llamacli.serve import local, own
 from llamacli.serve.answers import Answers, Desk, Whole
 from llamacli.serve.ask import Ask
 from llamacli.serve.chat import ChatAnswer, read_chat
@@ -72,6 +72,7 @@ def make_app(server: Server, more: list[Route] | None = None) -> Starlette:
         *_posts("/tokenize", _on_model(server, own.tokenize)),
         *_posts("/detokenize", _on_model(server, own.detokenize)),
         *_posts("/apply-template", _on_model(server, own.apply_template)),
+        *_posts("/own/answer", _local(server)),
         *(more or []),
     ]
     handlers: Any = {404: _nowhere, 405: _wrong_method, Exception: _unexpected}
@@ -180,6 +181,36 @@ async def _unless_gone(request: Request, work: Awaitable[list[Whole]]) -> list[W
     finally:
         working.cancel()
         watching.cancel()
+
+
+def _local(server: Server) -> Endpoint:
+    async def answer(request: Request) -> Response:
+        local.check_own(request)
+        server.check_ready()
+        fields = await read_body(request)
+        model = local.find_loaded(server.desk.pool, fields)
+        ask = await asyncio.to_thread(local.read_local, fields)
+        async with AsyncExitStack() as stack:
+            answers = await stack.enter_async_context(server.desk.answer(ask, model))
+            request.scope["told"].append(f"{model.name} {answers.prompt_tokens} in")
+            return _Lines(local.lines(answers), stack.pop_all())
+        raise AssertionError
+
+    return guarded(answer)
+
+
+class _Lines(StreamingResponse):
+    """Lines of an answer, which is cancelled when the response ends."""
+
+    def __init__(self, body: AsyncIterator[bytes], answers: AsyncExitStack) -> None:
+        super().__init__(body, media_type="application/x-ndjson")
+        self.answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self.answers.aclose()
 
 
 def _on_model(server: Server, work: Callable[[Loaded, Fields], dict[str, Any]]) -> Endpoint:

@@ -27,12 +27,19 @@ class Loaded:
     lane: Lane
     pinned: bool
     made: int
+    identity: list[int]
     uses: int = 0
     used: float = field(default_factory=time.monotonic)
 
     @property
     def engine(self) -> BatchEngine:
         return self.lane.engine
+
+
+def identity(path: Path) -> list[int]:
+    """What tells a file from another that took its place. Raises OSError."""
+    status = path.stat()
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 @dataclass
@@ -79,9 +86,9 @@ class Pool:
             raise Fault(404, told, "model", "model_not_found") from None
 
     @asynccontextmanager
-    async def use(self, name: str | None) -> AsyncIterator[Loaded]:
-        """The model, loaded, and not freed meanwhile."""
-        model = await self.get(self.path(name))
+    async def use(self, wanted: Loaded | str | None) -> AsyncIterator[Loaded]:
+        """The model, or the one of that name, loaded, and not freed meanwhile."""
+        model = wanted if isinstance(wanted, Loaded) else await self.get(self.path(wanted))
         model.uses += 1
         try:
             yield model
@@ -97,19 +104,23 @@ class Pool:
                 return found
             while True:
                 try:
+                    seen = identity(path)
                     engine = await asyncio.to_thread(self.open, path)
                     break
                 except DoesNotFitError as error:
                     if not await self._free_one():
-                        raise self._full(error) from None
+                        raise self._full(error) from error
                 except LlamacliError as error:
-                    raise as_fault(error) from None
-            return await self._add(path, engine)
+                    raise as_fault(error) from error
+                except OSError as error:
+                    told = f"{path.stem} can't be read: {error.strerror}"
+                    raise Fault(404, told, "model", "model_not_found") from None
+            return await self._add(path, engine, seen)
 
-    async def _add(self, path: Path, engine: BatchEngine) -> Loaded:
+    async def _add(self, path: Path, engine: BatchEngine, seen: list[int]) -> Loaded:
         name = next((n for n, p in self.names().items() if p == path), path.stem)
         lane = Lane(engine, Pace(self.slice), self.metrics)
-        model = Loaded(name, path, lane, bool(self.chosen), int(time.time()))
+        model = Loaded(name, path, lane, bool(self.chosen), int(time.time()), seen)
 
         def begin() -> None:
             self.worker.lanes.append(lane)

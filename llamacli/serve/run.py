@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llamacli.batch import BatchEngine
@@ -23,6 +25,7 @@ from llamacli.serve.pool import Pool
 from llamacli.serve.worker import Worker
 from llamacli.terminal import notice
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 10.0  # seconds that running answers get after SIGTERM
 MAX_HEADERS = 1 << 16  # bytes
 MAX_CONNECTIONS = 512
@@ -59,7 +62,10 @@ def serve(options: Options) -> None:
         port = listen_on_port(options.host, options.port)
         try:
             life = _Life(options, port, own)
+            handlers = {number: signal.getsignal(number) for number in SIGNALS}
             asyncio.run(life.live())
+            for number, handler in handlers.items():  # asyncio leaves the system's own
+                signal.signal(number, handler)
         finally:
             port.close()
     finally:
@@ -68,7 +74,6 @@ def serve(options: Options) -> None:
     if life.failed is not None:
         raise life.failed
     if life.caught is not None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.raise_signal(life.caught)
 
 
@@ -136,7 +141,10 @@ class _Life:
             options.keys,
             options.quiet,
         )
-        app = Guard(make_app(self.server), rules, metrics)
+        app: ASGIApp = make_app(self.server)
+        if rules.origins:
+            app = CORSMiddleware(app, list(rules.origins), allow_methods=["*"], allow_headers=["*"])
+        app = Guard(app, rules, metrics)
         config = uvicorn.Config(
             app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
             server_header=False, date_header=False, timeout_keep_alive=int(IDLE),
@@ -144,7 +152,7 @@ class _Life:
         )  # fmt: skip
         self.http = _Listening(config)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             loop.add_signal_handler(number, self._arrive, number)
         sockets = [self.port, *([self.own.socket] if self.own else [])]
         beside = [
@@ -166,7 +174,8 @@ class _Life:
             for path in list(self.options.models.values())[:1]:
                 await pool.get(path)
         except Exception as error:
-            self.failed = error if isinstance(error, LlamacliError) else LlamacliError(str(error))
+            cause = error.__cause__ or error
+            self.failed = cause if isinstance(cause, LlamacliError) else LlamacliError(str(error))
             self.http.should_exit = True
             return
         self.server.ready.set()
