@@ -24,6 +24,8 @@ from tests.standins.tiny import write_model
 os.environ.setdefault("LLAMACLI_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+pytest_plugins = ("tests.promises",)
+
 # Files that take longest come first, and their tests go to whichever worker is free; those of the
 # same first parameter, which a fixture may be of, stay together.
 LONG = ("test_quantized_bytes", "test_fuzz", "test_bad_days")
