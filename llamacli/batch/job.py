@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from llamacli.answer import Answer, AnswerText, Result
 from llamacli.engine import Engine, SamplingSettings, choose_seed, sampler_chain
 from llamacli.errors import DoesNotFitError, LlamacliError
-from llamacli.shape import Constraint, Grammar, constrained
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from llamacli.shape import Constraint, Grammar
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Job:
     sampling: SamplingSettings
     max_tokens: int | None = None
     stop: Sequence[str] = ()
-    shape: Grammar | None = None
+    shape: "Grammar | None" = None
     logprobs: int | None = None
     exact: bool = False
 
@@ -55,7 +56,7 @@ class Running:
     sequence: int
     answer: Answer
     chain: Any
-    constraint: Constraint | None
+    constraint: "Constraint | None"
     seed: int
     resources: ExitStack
     started: float
@@ -90,6 +91,8 @@ def prepare(engine: Engine, index: int, job: Job) -> Running:
     try:
         constraint = None
         if job.shape is not None:
+            from llamacli.shape import constrained
+
             constraint = constrained(engine.vocabulary, job.shape, limit)
         chain = resources.enter_context(sampler_chain(engine, job.sampling, seed, job.prompt))
     except BaseException:
