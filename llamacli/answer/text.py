@@ -55,6 +55,7 @@ class AnswerText:
     def __init__(self, stop: Sequence[str]) -> None:
         self.stop = tuple(stop)
         self.stopped = False
+        self.stop_text: str | None = None  # the one that has come
         self.pieces: list[str] = []
         self.held = ""
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -66,7 +67,10 @@ class AnswerText:
     def add(self, raw: bytes) -> str:
         """What can be printed now that raw has come."""
         self.held += self.decoder.decode(raw)
-        ready, self.held, self.stopped = split_at_stop(self.held, self.stop)
+        text = self.held
+        ready, self.held, self.stopped = split_at_stop(text, self.stop)
+        if self.stopped:
+            self.stop_text = next(w for w in self.stop if text.startswith(w, len(ready)))
         self.pieces.append(ready)
         return ready
 

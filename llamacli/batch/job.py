@@ -116,6 +116,7 @@ def result(running: Running) -> Result:
         prefill_seconds=prefilled - running.started,
         decode_seconds=now - prefilled,
         seed=running.seed,
+        stop_text=answer.text.stop_text,
     )
 
 

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from llamacli.errors import LlamacliError
 from llamacli.serve import local, own
 from llamacli.serve.answers import Answers, Desk, Whole
+from llamacli.serve.anthropic import MessageAnswer, count_tokens, read_message
 from llamacli.serve.ask import Ask
 from llamacli.serve.chat import ChatAnswer, read_chat
 from llamacli.serve.completions import CompletionAnswer, read_completion
@@ -32,7 +33,13 @@ LARGE = 1 << 18  # bytes of JSON that are read in a thread of their own
 
 
 class Form(Protocol):
-    """An API's answers: one object, or the events of a stream."""
+    """An API's answers: one object, or the events of a stream, and what is said at its end.
+
+    Without such an end, events are named by their type.
+    """
+
+    @property
+    def done(self) -> str | None: ...
 
     def __init__(self, ask: Ask, answers: Answers) -> None: ...
 
@@ -69,6 +76,8 @@ def make_app(server: Server, more: list[Route] | None = None) -> Starlette:
         Route("/v1/models/{name:path}", _models(server)),
         *_posts("/v1/chat/completions", _generating(server, read_chat, ChatAnswer)),
         *_posts("/v1/completions", _generating(server, read_completion, CompletionAnswer)),
+        *_posts("/v1/messages", _generating(server, read_message, MessageAnswer)),
+        *_posts("/v1/messages/count_tokens", _on_model(server, count_tokens)),
         *_posts("/tokenize", _on_model(server, own.tokenize)),
         *_posts("/detokenize", _on_model(server, own.detokenize)),
         *_posts("/apply-template", _on_model(server, own.apply_template)),
@@ -159,10 +168,15 @@ class _Streamed(EventSourceResponse):
 async def _events(form: Form) -> AsyncIterator[ServerSentEvent]:
     try:
         async for chunk in form.chunks():
-            yield ServerSentEvent(data=json.dumps(chunk))
+            yield _event(form, chunk)
     except (Fault, LlamacliError) as error:
-        yield ServerSentEvent(data=json.dumps(as_fault(error).body()))
-    yield ServerSentEvent(data="[DONE]")
+        yield _event(form, as_fault(error).body())
+    if form.done is not None:
+        yield ServerSentEvent(data=form.done)
+
+
+def _event(form: Form, chunk: dict[str, Any]) -> ServerSentEvent:
+    return ServerSentEvent(json.dumps(chunk), event=chunk["type"] if form.done is None else None)
 
 
 async def _unless_gone(request: Request, work: Awaitable[list[Whole]]) -> list[Whole]:

@@ -91,6 +91,8 @@ def content_text(fields: Fields, name: str, kinds: tuple[str, ...] = ("text",)) 
 class ChatAnswer:
     """A chat completion's objects, whole or as chunks."""
 
+    done = "[DONE]"
+
     def __init__(self, ask: Ask, answers: Answers) -> None:
         self.ask, self.answers = ask, answers
         self.head = {

@@ -60,6 +60,8 @@ def _prompts(fields: Fields) -> Sequence[str | list[int]]:
 class CompletionAnswer:
     """A completion's objects, whole or as chunks."""
 
+    done = "[DONE]"
+
     def __init__(self, ask: Ask, answers: Answers) -> None:
         self.ask, self.answers = ask, answers
         self.offsets = [0] * answers.stream.count

@@ -41,9 +41,9 @@ class Fault(Exception):
         return KINDS.get(self.status, "invalid_request_error")
 
     def body(self) -> dict[str, Any]:
-        """OpenAI's error object."""
+        """OpenAI's error object, which with its type is Anthropic's, too."""
         told = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
-        return {"error": told}
+        return {"type": "error", "error": told}
 
 
 def invalid(path: str, problem: str) -> Fault:
