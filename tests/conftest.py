@@ -33,8 +33,9 @@ LONG = ("test_quantized_bytes", "test_fuzz", "test_bad_days")
 # A shell has its background jobs ignore Ctrl-C, and so would the programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-DEMO = Path(__file__).resolve().parents[1] / "llamacli" / "demo"
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = ROOT / "llamacli" / "demo"
+SHARED = ROOT.parent / "shared"
 
 Made = Callable[[str, Callable[[Path], Any]], Path]
 
