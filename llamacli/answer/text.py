@@ -33,7 +33,7 @@ class Answer:
     def take(self, token: int) -> str:
         """The text that can be shown now that token has been chosen; sets reason at the end."""
         cut = self.constraint is not None and self.constraint.cut
-        if token in self.vocabulary.end_tokens:
+        if token in self.vocabulary.end_tokens or self._is_stop(token):
             self.reason = "length" if cut else "stop"
             return ""
         self.tokens.append(token)
@@ -47,6 +47,12 @@ class Answer:
         elif not self.left:
             self.reason = "length"
         return ready
+
+    def _is_stop(self, token: int) -> bool:
+        """Whether a control token, which is no text, has the spelling of a stop text."""
+        if not self.text.stop or token not in self.vocabulary.control_tokens:
+            return False
+        return self.vocabulary.piece(token).decode(errors="replace") in self.text.stop
 
 
 class AnswerText:

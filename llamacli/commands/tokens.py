@@ -144,7 +144,7 @@ def _read(text: str | None, errors: "Errors") -> str:
 def _encode_messages(
     source: "Source", vocabulary: "Vocabulary", path: Path, date: datetime | None, errors: "Errors"
 ) -> list[int]:
-    from llamacli.prompt import LLAMA3_TEMPLATE, decode, encode_chat, read_bytes, read_messages
+    from llamacli.prompt import decode, encode_chat, read_bytes, read_messages
     from llamacli.show import find_template
 
     name = "stdin" if path == Path("-") else str(path)
@@ -152,4 +152,4 @@ def _encode_messages(
     template = find_template(source)
     if template is None:
         notice("the model has no template of its own; Llama 3's is used")
-    return encode_chat(vocabulary, template or LLAMA3_TEMPLATE, messages, date=date)
+    return encode_chat(vocabulary, template or None, messages, date=date)

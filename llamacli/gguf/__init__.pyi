@@ -1,6 +1,8 @@
 from .check import (
     CONTROL,
     END_TOKENS,
+    NORMAL,
+    RECURSIVE_PRE_TOKENIZERS,
     LlamaShape,
     check_architecture,
     check_llama,
@@ -14,6 +16,8 @@ from .types import TENSOR_TYPES, TensorType
 __all__ = [
     "CONTROL",
     "END_TOKENS",
+    "NORMAL",
+    "RECURSIVE_PRE_TOKENIZERS",
     "STRING",
     "TENSOR_TYPES",
     "Array",

@@ -10,7 +10,19 @@ from llamacli.gguf.file import STRING, Array, GGUFFile
 
 MAX_BLOCKS = 512  # llama.cpp's LLAMA_MAX_LAYERS
 MAX_SIZE = (1 << 31) - 1  # contexts and vocabularies are int32 in llama.cpp
-PRE_TOKENIZERS = ("llama-bpe", "llama3", "llama-v3")  # one and the same in llama.cpp
+# Byte-level BPE's pre-tokenizers by llama.cpp's names (src/llama-vocab.cpp). The first ones it
+# matches by code of its own; the others by std::regex, which needs stack for each character.
+PRE_TOKENIZERS = {
+    *("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0", "lfm2", "smaug-bpe"),
+    *("gpt-2", "smollm", "qwen2", "qwen35", "deepseek-r1-qwen", "megrez", "stablelm2", "olmo"),
+    *("dbrx", "refact", "starcoder", "command-r", "exaone", "exaone4", "minerva-7b", "mpt"),
+    *("trillion", "hunyuan", "kimi-k2", "codeshell", "jais", "chatglm-bpe", "glm4"),
+}
+RECURSIVE_PRE_TOKENIZERS = {
+    *("deepseek-llm", "deepseek-coder", "deepseek-v3", "viking", "bloom", "minicpm5"),
+    *("seed-coder", "tekken", "gpt-4o", "llama4", "poro-chat", "gpt3-finnish", "falcon"),
+    *("superbpe", "hunyuan-dense", "bailingmoe", "youtu"),
+}
 SCALING_TYPES = ("none", "linear", "yarn", "longrope")
 INT32 = 5
 NORMAL, CONTROL = 1, 3  # GGUF token types
@@ -77,11 +89,13 @@ def check_architecture(file: GGUFFile) -> None:
 
 
 def check_vocabulary(file: GGUFFile) -> None:
-    """Check the tokenizer: Llama 3's kind, its arrays as long as each other, its ids in range."""
+    """Check the tokenizer: byte-level BPE, its arrays as long as each other, its ids in range."""
     prefix = "tokenizer.ggml."
     model, pre = file.metadata.get(prefix + "model"), file.metadata.get(prefix + "pre")
-    if model != "gpt2" or pre not in PRE_TOKENIZERS:
-        file.fail(f"its tokenizer is {model!r} with {pre!r}, not Llama 3's ('gpt2', 'llama-bpe')")
+    if model != "gpt2":
+        file.fail(f"its tokenizer is {model!r}; llamacli reads byte-level BPE ('gpt2')")
+    if pre not in PRE_TOKENIZERS | RECURSIVE_PRE_TOKENIZERS:
+        file.fail(f"its pre-tokenizer is {pre!r}, none that llamacli knows ('llama-bpe', …)")
     key = prefix + "tokens"
     tokens = file.array_at(key)
     size = tokens.length

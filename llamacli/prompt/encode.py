@@ -7,26 +7,30 @@ from datetime import datetime
 from typing import Any
 
 from llamacli.engine import Engine, Vocabulary
-from llamacli.errors import UsageError
+from llamacli.errors import InvalidModelError, UsageError
 from llamacli.prompt.markers import Markers, markers_of
 from llamacli.prompt.messages import Message
-from llamacli.prompt.template import LLAMA3_TEMPLATE, render
+from llamacli.prompt.template import LLAMA3_MARKER, LLAMA3_TEMPLATE, render
 
 
 def encode_chat(
     vocabulary: Vocabulary,
-    template: str,
+    template: str | None,
     messages: Sequence[Mapping[str, Any]],
     *,
     add_generation_prompt: bool = True,
     tools: Sequence[Mapping[str, Any]] | None = None,
     date: datetime | None = None,
 ) -> list[int]:
-    """The tokens of a conversation's prompt.
+    """The tokens of a conversation's prompt, by Llama 3's format where there is no template.
 
     The template renders the messages as they are, its own markers respelled. The text is cut at
-    those; what lies between is tokenized as plain text, whatever it looks like.
+    those; what lies between is tokenized as plain text, whatever it looks like. Raises
+    InvalidModelError where there is no template and no marker of Llama 3's.
     """
+    if template is None:
+        template = LLAMA3_TEMPLATE
+        _check_llama3(vocabulary)
     markers = _markers(vocabulary, messages, tools)
     text = render(
         template,
@@ -55,7 +59,7 @@ def encode_turns(
     engine: Engine, messages: Sequence[Message], *, date: datetime | None = None
 ) -> list[int]:
     """The prompt's tokens by the model's own template, else by Llama 3's."""
-    template = engine.file.metadata.get("tokenizer.chat_template") or LLAMA3_TEMPLATE
+    template = engine.file.metadata.get("tokenizer.chat_template") or None
     return encode_chat(engine.vocabulary, template, messages, date=date)
 
 
@@ -69,6 +73,15 @@ def encode_raw(vocabulary: Vocabulary, text: str, *, special: bool = False) -> l
 
 def _spelling(vocabulary: Vocabulary, token: int | None) -> str:
     return "" if token is None else vocabulary.piece(token).decode(errors="replace")
+
+
+def _check_llama3(vocabulary: Vocabulary) -> None:
+    missing = set(LLAMA3_MARKER.findall(LLAMA3_TEMPLATE)) - vocabulary.special_tokens.keys()
+    if missing:
+        raise InvalidModelError(
+            f"the model has no chat template, and no {min(missing)} for Llama 3's format; it may "
+            "be a base model: give it text as it stands, with run --raw"
+        )
 
 
 def _markers(vocabulary: Vocabulary, *given: Any) -> Markers:
