@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamacli.commands import options
+from llamacli.commands.options import complete_models
 from llamacli.commands.printing import print_json, print_text
 from llamacli.commands.show import open_source
 from llamacli.errors import UsageError
-from llamacli.models import complete_models
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:
