@@ -13,7 +13,7 @@ from llamacli.engine.loading import because, beside, deferred_signals, load_mode
 from llamacli.engine.settings import EngineSettings
 from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
-from llamacli.gguf import GGUFFile, check_llama, read_gguf, recall, remember
+from llamacli.gguf import GGUFFile, check_llama, file_identity, read_gguf, recall, remember
 from llamacli.machine import find_devices, free_memory, load_library, this_processor, use_devices
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ Progress = Callable[[int, int], None]
 class Engine:
     """A model in memory and one sequence of tokens in its KV cache. Close it, or use `with`.
 
-    tokens holds the ids that are in the cache, in order. After an exception in prefill or decode
+    identity tells the file that was loaded from others, whatever is at path since. tokens holds
+    the ids that are in the cache, in order. After an exception in prefill or decode
     (an interrupt, say) the cache may hold more than that; the next prefill drops the rest.
     """
 
@@ -66,6 +67,8 @@ class Engine:
                 self._model = load_model(
                     self._library, self.path, self.settings, on_load, gpus=self.gpus
                 )
+            # The file that was checked is still there: it is what llama.cpp has read.
+            self.identity = file_identity(self.path, self.file.status)
             self.vocabulary: Vocabulary = make_vocabulary(self._library, self._model, self.file)
             with deferred_signals([]):
                 self._change_context(self._first_room())

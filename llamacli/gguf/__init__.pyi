@@ -8,7 +8,8 @@ from .check import (
     check_llama,
     check_vocabulary,
 )
-from .file import STRING, Array, GGUFFile, TensorInfo, read_gguf
+from .contents import STRING, Array, FileStatus, GGUFFile, TensorInfo, file_identity
+from .file import read_gguf
 from .merge import check_part, merged_header, padded
 from .remembered import recall, remember
 from .types import TENSOR_TYPES, TensorType
@@ -21,6 +22,7 @@ __all__ = [
     "STRING",
     "TENSOR_TYPES",
     "Array",
+    "FileStatus",
     "GGUFFile",
     "LlamaShape",
     "TensorInfo",
@@ -29,6 +31,7 @@ __all__ = [
     "check_llama",
     "check_part",
     "check_vocabulary",
+    "file_identity",
     "merged_header",
     "padded",
     "read_gguf",
