@@ -2,13 +2,21 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from llamacli.answer.text import Answer, AnswerText, FinishReason
-from llamacli.engine import Engine, Progress, SamplingSettings, choose_seed, sampler_chain
+from llamacli.engine import (
+    Engine,
+    Progress,
+    SamplingSettings,
+    choose_seed,
+    chooser,
+    sampler_chain,
+)
 from llamacli.errors import InvalidModelError, UsageError
+from llamacli.speculate import Drafted, Lookahead, Speculation
 
 if TYPE_CHECKING:
     from llamacli.shape import Constraint
@@ -33,6 +41,7 @@ class Result:
     decode_seconds: float
     seed: int
     stop_text: str | None = None
+    drafted: Drafted = field(default_factory=Drafted)
 
     @property
     def answer_tokens(self) -> int:
@@ -60,6 +69,7 @@ def generate(
     max_tokens: int | None = None,
     stop: Sequence[str] = (),
     constraint: "Constraint | None" = None,
+    speculation: Speculation | None = None,
     interrupted: Callable[[], bool] = lambda: False,
     on_progress: Progress | None = None,
 ) -> Iterator[Chunk]:
@@ -68,8 +78,9 @@ def generate(
     A character that spans tokens comes whole, a stop text never shows, not even its start.
     The answer ends at an end token or a stop text ("stop"), at max_tokens or where the context is
     full ("length"), or once interrupted says so; with a constraint it is whole, even where it is
-    cut. Raises UsageError, DoesNotFitError where the prompt exceeds the context, and
-    InvalidModelError where the model computes no numbers.
+    cut. A speculation saves evaluations; the answer is the same. Raises UsageError,
+    DoesNotFitError where the prompt exceeds the context, and InvalidModelError where the model
+    computes no numbers.
     """
     if max_tokens is not None and max_tokens < 1:
         raise UsageError(f"at most {max_tokens} tokens were asked for; give 1 or more")
@@ -84,27 +95,32 @@ def generate(
     room = engine.context_size - len(prompt)
     limit = room + 1 if max_tokens is None else min(max_tokens, room + 1)
     answer = Answer(engine.vocabulary, limit, AnswerText(stop), constraint)
-    sample = engine.library.llama_sampler_sample
-    with sampler_chain(engine, sampling, seed, prompt) as chain:
-        while len(engine.tokens) == len(prompt) + len(answer.tokens) and not interrupted():
-            start = perf_counter()
-            if constraint is None:
-                token = sample(chain, engine.context_pointer, -1)
-            else:
-                token = constraint.choose(chain, engine.logits(), answer.left)
-            seconds += perf_counter() - start
-            if not answer.tokens and not math.isfinite(engine.logit(token)):
-                raise InvalidModelError(
-                    f"{engine.path}: the model computes {engine.logit(token)} for its first "
-                    "token; its weights are damaged, convert or fetch it again"
-                )
-            if ready := answer.take(token):
-                yield Chunk(ready)
-            if answer.reason is not None:
-                break
-            start = perf_counter()
-            engine.decode(token)
-            seconds += perf_counter() - start
+    ahead, row = Lookahead(engine, prompt, speculation), -1
+    was_read = len(engine.tokens) == len(prompt)  # not where it was interrupted
+    try:
+        with sampler_chain(engine, sampling, seed, prompt) as chain:
+            choose = chooser(engine, sampling, chain)
+            while was_read and not interrupted():
+                start = perf_counter()
+                if constraint is None:
+                    token = choose(row)
+                else:
+                    token = constraint.choose(chain, engine.logits(row), answer.left)
+                seconds += perf_counter() - start
+                if not answer.tokens and not math.isfinite(value := engine.logit(token, row)):
+                    raise InvalidModelError(
+                        f"{engine.path}: the model computes {value} for its first token; its "
+                        "weights are damaged, convert or fetch it again"
+                    )
+                if ready := answer.take(token):
+                    yield Chunk(ready)
+                if answer.reason is not None:
+                    break
+                start = perf_counter()
+                row = ahead.advance(token, answer.left - 1)
+                seconds += perf_counter() - start
+    finally:
+        ahead.finish()
     rest = answer.text.finish()
     result = Result(
         text=answer.text.given,
@@ -116,5 +132,6 @@ def generate(
         decode_seconds=seconds,
         seed=seed,
         stop_text=answer.text.stop_text,
+        drafted=ahead.drafted,
     )
     yield Chunk(rest, result)

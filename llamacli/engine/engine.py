@@ -62,6 +62,7 @@ class Engine:
         self._fit(settings or EngineSettings())
         self._model: Any = None
         self._held: Context | None = None
+        self._rows: Any = None  # the batch of decode_rows
         try:
             with beside(lambda: meanwhile(self.file), lambda: remember(self.file)):
                 self._model = load_model(
@@ -92,10 +93,12 @@ class Engine:
 
     def close(self) -> None:
         """Free the context and the model; may be called twice."""
-        held, model = self._held, self._model
-        self._held = self._model = None
+        held, model, rows = self._held, self._model, self._rows
+        self._held = self._model = self._rows = None
         self.tokens = []
         with deferred_signals([]):  # llama.cpp logs here, too
+            if rows is not None:
+                self._library.llama_batch_free(rows)
             if held is not None:
                 self._library.llama_free(held.pointer)
             if model is not None:
@@ -225,18 +228,39 @@ class Engine:
             raise _decode_error(code)
         self.tokens.append(token)
 
-    def logit(self, token: int) -> float:
-        """One value of logits()."""
-        return float(self._library.llama_get_logits_ith(self.context_pointer, -1)[token])
+    def decode_rows(self, tokens: Sequence[int]) -> None:
+        """Evaluate several tokens at once, at most settings.outputs; row i has the logits after
+        the ith.
 
-    def logits(self) -> "NDArray[np.float32]":
-        """The logits after the last token, float32 of shape (vocabulary,).
+        Raises DoesNotFitError where the context can't hold them.
+        """
+        held, count = len(self.tokens), len(tokens)
+        if held + count > self.context_size:
+            raise DoesNotFitError(f"the context of {self.context_size} tokens is full")
+        self.make_room(held + count)
+        if self._rows is None:
+            self._rows = self._library.llama_batch_init(self.settings.outputs, 0, 1)
+        batch = self._rows
+        batch.n_tokens = count
+        for i, token in enumerate(tokens):
+            batch.token[i], batch.pos[i], batch.logits[i] = token, held + i, True
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+        if code := self._decode(self._context.pointer, batch):
+            raise _decode_error(code)
+        self.tokens.extend(tokens)
+
+    def logit(self, token: int, row: int = -1) -> float:
+        """One value of logits(row)."""
+        return float(self._library.llama_get_logits_ith(self.context_pointer, row)[token])
+
+    def logits(self, row: int = -1) -> "NDArray[np.float32]":
+        """The logits after the last token, or those of a row, float32 of shape (vocabulary,).
 
         A view of llama.cpp's memory: copy it to keep it beyond the next evaluation.
         """
         import numpy as np
 
-        values = self._library.llama_get_logits_ith(self.context_pointer, -1)
+        values = self._library.llama_get_logits_ith(self.context_pointer, row)
         return np.ctypeslib.as_array(values, (self.vocabulary.size,))
 
     def _fit(self, settings: EngineSettings) -> None:
@@ -304,11 +328,18 @@ class Engine:
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens a and b have in common from the start."""
-    for i, (left, right) in enumerate(zip(a, b, strict=False)):
-        if left != right:
-            return i
-    return min(len(a), len(b))
+    """How many tokens a and b have in common from the start, by comparing whole stretches."""
+    if type(a) is not type(b):
+        a, b = list(a), list(b)
+    same, differs = 0, min(len(a), len(b)) + 1
+    step = differs - 1
+    while same + 1 < differs:
+        if a[same : same + step] == b[same : same + step]:
+            same += step
+        else:
+            differs = same + step
+        step = max((differs - same) // 2, 1)
+    return same
 
 
 def _decode_error(code: int) -> LlamacliError:

@@ -1,0 +1,14 @@
+from .costs import MOST_ROWS, Costs, default_costs
+from .draft import DraftModel, check_same_tokens
+from .lookahead import Drafted, Lookahead, Speculation
+
+__all__ = [
+    "MOST_ROWS",
+    "Costs",
+    "DraftModel",
+    "Drafted",
+    "Lookahead",
+    "Speculation",
+    "check_same_tokens",
+    "default_costs",
+]
