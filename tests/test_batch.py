@@ -17,12 +17,13 @@ import llamacli.batch.engine as engine_module
 import llamacli.batch.scheduler as batch_module
 import llamacli.engine.context as context_module
 from llamacli.answer.generation import Result, generate
-from llamacli.batch import BatchEngine, Job, answer_all
+from llamacli.batch import BatchEngine, Job, answer_all, answer_each
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.engine.settings import EngineSettings
 from llamacli.errors import LlamacliError
 from llamacli.shape.read import choice_grammar
+from llamacli.speculate import DraftingEngine
 from tests.standins.tiny import VOCABULARY, write_model
 from tests.waiting import PATIENCE, wait_until
 
@@ -80,6 +81,35 @@ def test_answers_are_those_of_single_runs(path: Path, single: Engine, parallel: 
         assert isinstance(result, Result)
         assert result.prompt_tokens == len(asked[i])
         assert_same_or_tie(single, asked[i], result.tokens)
+
+
+def test_alone_each_answer_is_the_one_that_run_gives(path: Path) -> None:
+    """To the bit of the logits: nothing is left of the job before, nor of a cache that grew."""
+    asked = [prompts(1, 0, 900, seed=4)[0] * 3, *prompts(5, 30, 40)]
+    asked[0] = asked[0][:1000]
+    sampling = SamplingSettings(temperature=1.5, top_k=0, top_p=1.0, seed=11)
+    jobs = [Job(prompt, sampling, max_tokens=20) for prompt in asked]
+    jobs.insert(1, Job([5] * 2000, sampling))  # longer than the context
+    with DraftingEngine(path, SETTINGS) as engine:
+        found = dict(answer_each(engine, jobs))
+        assert isinstance(found.pop(1), LlamacliError)
+    for prompt, result in zip(asked, (found[i] for i in sorted(found)), strict=True):
+        with DraftingEngine(path, SETTINGS) as fresh:  # as run does
+            expected = list(generate(fresh, prompt, sampling, max_tokens=20))[-1].result
+        assert isinstance(result, Result) and expected is not None
+        assert result.tokens == expected.tokens and result.cached_tokens == 0
+
+
+def test_alone_an_interrupted_answer_is_left_out(path: Path) -> None:
+    done: list[int] = []
+    jobs = [Job([5, 6, 7], SamplingSettings(temperature=0), max_tokens=10)] * 9
+    with Engine(path, SETTINGS) as engine:
+
+        def interrupted() -> bool:  # within the third answer
+            return len(done) == 2 and 5 < len(engine.tokens) < 9
+
+        found = dict(answer_each(engine, jobs, interrupted=interrupted, on_step=done.append))
+    assert sorted(found) == [0, 1] and done[:2] == [10, 10]
 
 
 def test_a_seed_draws_what_run_draws(path: Path, single: Engine) -> None:

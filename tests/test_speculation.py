@@ -13,12 +13,15 @@ import pytest
 from convert import convert
 from llamacli.answer import Result, generate
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
-from llamacli.errors import UsageError
-from llamacli.gguf import read_gguf
+from llamacli.engine.fit import Fitting
+from llamacli.errors import DoesNotFitError, UsageError
+from llamacli.gguf import check_llama, read_gguf
+from llamacli.machine import FreeMemory, this_processor
 from llamacli.prompt import encode_turns
 from llamacli.speculate import (
     MOST_ROWS,
     Costs,
+    DraftingEngine,
     DraftModel,
     Speculation,
     check_same_tokens,
@@ -26,13 +29,14 @@ from llamacli.speculate import (
 )
 from llamacli.speculate.budget import Budget, Kind
 from llamacli.speculate.lookup import Lookup
+from tests.standins.sparse import Shape, write_sparse
 from tests.standins.tiny import write_model
 
 DEMO = Path(__file__).resolve().parents[1] / "llamacli" / "demo"
 GREEDY = SamplingSettings(temperature=0)
 FREE = Costs({1: 1.0, 64: 1.0})  # checking many costs what one does: as much as can be is drafted
 TIE = 0.05  # of logits; batches of several shapes differ by less
-SETTINGS = EngineSettings(context=1024, threads=1, device="cpu", outputs=MOST_ROWS)
+SETTINGS = EngineSettings(context=1024, threads=1, device="cpu")
 TEXT = """def area(width, height):
     return width * height
 
@@ -49,23 +53,33 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(path: Path) -> Iterator[Engine]:
-    with Engine(path, SETTINGS) as made:
+def engine(path: Path) -> Iterator[DraftingEngine]:
+    with DraftingEngine(path, SETTINGS) as made:
         yield made
 
 
-def answered(engine: Engine, prompt: list[int], sampling: Any = GREEDY, **options: Any) -> Result:
+def answered(
+    engine: DraftingEngine,
+    prompt: list[int],
+    sampling: Any = GREEDY,
+    *,
+    speculation: Speculation | None = None,
+    **options: Any,
+) -> Result:
     engine.keep(0)
+    engine.speculation = speculation
     result = [chunk.result for chunk in generate(engine, prompt, sampling, **options)][-1]
     assert result is not None
     return result
 
 
-def question(engine: Engine, text: str = f"Repeat this:\n{TEXT}\n{TEXT}") -> list[int]:
+def question(engine: DraftingEngine, text: str = f"Repeat this:\n{TEXT}\n{TEXT}") -> list[int]:
     return encode_turns(engine, [{"role": "user", "content": text}])
 
 
-def same_up_to_ties(engine: Engine, prompt: list[int], plain: Result, other: Result) -> None:
+def same_up_to_ties(
+    engine: DraftingEngine, prompt: list[int], plain: Result, other: Result
+) -> None:
     """Where two answers part, the model's logits for both tokens are all but the same."""
     for at, (one, two) in enumerate(zip(plain.tokens, other.tokens, strict=False)):
         if one != two:
@@ -90,11 +104,11 @@ def same_up_to_ties(engine: Engine, prompt: list[int], plain: Result, other: Res
 )
 @pytest.mark.parametrize("drafts", ["copied", "its own model", "nothing likely"])
 def test_the_answer_is_that_of_plain_decoding(
-    engine: Engine, path: Path, options: dict[str, Any], drafts: str
+    engine: DraftingEngine, path: Path, options: dict[str, Any], drafts: str
 ) -> None:
     prompt = question(engine)
     plain = answered(engine, prompt, **options)
-    with Engine(path, replace(SETTINGS, outputs=1)) as small:
+    with Engine(path, SETTINGS) as small:
         model = None if drafts == "copied" else DraftModel(small, cost=0.01)
         if drafts == "nothing likely":
             small.prefill([1, 2, 3])
@@ -105,20 +119,20 @@ def test_the_answer_is_that_of_plain_decoding(
         assert other.drafted.accepted > 0 and other.drafted.evaluations < len(other.tokens)
 
 
-def test_what_is_in_the_cache_is_what_was_said(engine: Engine) -> None:
+def test_what_is_in_the_cache_is_what_was_said(engine: DraftingEngine) -> None:
     """Drafts that came to nothing are gone, so that the next turn reads only what is new."""
     prompt = question(engine)
     speculation = Speculation(FREE)
     result = answered(engine, prompt, max_tokens=40, speculation=speculation)
     said = [*prompt, *result.tokens]
     assert engine.tokens == said[: len(engine.tokens)] and len(engine.tokens) >= len(said) - 1
-    chunks = generate(engine, prompt, GREEDY, max_tokens=40, speculation=speculation)
+    chunks = generate(engine, prompt, GREEDY, max_tokens=40)
     next(chunks)
     chunks.close()  # left in its midst
     assert engine.tokens == said[: len(engine.tokens)]
 
 
-def test_a_text_that_repeats_takes_few_evaluations(engine: Engine) -> None:
+def test_a_text_that_repeats_takes_few_evaluations(engine: DraftingEngine) -> None:
     """A model that says the same again and again: copying foresees it."""
     prompt = [5, 9, 14] * 40
     plain = answered(engine, prompt, max_tokens=120)
@@ -144,8 +158,8 @@ def test_the_distribution_is_the_models(tmp_path: Path, place: int) -> None:
     path = write_model(tmp_path / "tiny.gguf")
     sampling = SamplingSettings(temperature=1.0, top_k=4, top_p=1.0)
     prompt, draws = [20, 21, 22, 23], 800
-    settings = EngineSettings(context=256, threads=1, device="cpu", outputs=MOST_ROWS)
-    with Engine(path, settings) as engine, Engine(path, settings) as own:
+    settings = EngineSettings(context=256, threads=1, device="cpu")
+    with DraftingEngine(path, settings) as engine, Engine(path, settings) as own:
         model = Guess(own, cost=0.0)
         model.place = place
         counts = []
@@ -154,15 +168,8 @@ def test_the_distribution_is_the_models(tmp_path: Path, place: int) -> None:
             drafted = accepted = 0
             for draw in range(draws):
                 seed = draw + (0 if speculation is None else draws)
-                chunks = generate(
-                    engine,
-                    prompt,
-                    replace(sampling, seed=seed),
-                    max_tokens=3,
-                    speculation=speculation,
-                )
-                result = [chunk.result for chunk in chunks][-1]
-                assert result is not None
+                seeded = replace(sampling, seed=seed)
+                result = answered(engine, prompt, seeded, max_tokens=3, speculation=speculation)
                 drafted += result.drafted.tokens
                 accepted += result.drafted.accepted
                 found[result.tokens[:2]] += 1
@@ -177,7 +184,7 @@ def test_the_distribution_is_the_models(tmp_path: Path, place: int) -> None:
     assert freedom > 6 and square < limit
 
 
-def test_a_seed_repeats(engine: Engine) -> None:
+def test_a_seed_repeats(engine: DraftingEngine) -> None:
     prompt = question(engine)
     sampling = SamplingSettings(temperature=0.9, seed=3)
     speculation = Speculation(default_costs(gpu=False))
@@ -185,6 +192,35 @@ def test_a_seed_repeats(engine: Engine) -> None:
         answered(engine, prompt, sampling, max_tokens=80, speculation=speculation) for _ in range(2)
     )
     assert first.tokens == second.tokens and first.drafted == second.drafted
+
+
+def test_a_model_drafts_for_itself(path: Path, engine: DraftingEngine, tmp_path: Path) -> None:
+    """As its own draft, and as its own smallest quantization."""
+    prompt = question(engine, "What is GGUF?")
+    plain = answered(engine, prompt)
+    small = tmp_path / "small.gguf"
+    convert(DEMO, small, "Q4_K_M")
+    for draft in (path, small):
+        with DraftingEngine(path, SETTINGS, draft=draft, costs=FREE) as drafted:
+            assert drafted.speculation is not None and drafted.speculation.model is not None
+            drafted.speculation.model.cost = 0.01
+            other = answered(drafted, prompt, speculation=drafted.speculation)
+        same_up_to_ties(engine, prompt, plain, other)
+        assert 3 * other.drafted.evaluations < len(other.tokens)
+
+
+def test_a_draft_counts_in_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights are taken, though the pages of its file look free."""
+    sparse = write_sparse(tmp_path / "sparse.gguf", Shape(blocks=2))
+    file = read_gguf(sparse)
+    settings = EngineSettings(context=256, threads=1, device="cpu", repack=False)
+    plenty = Fitting(file, check_llama(file), this_processor(), (), FreeMemory(1 << 50))
+    need = plenty.need(replace(settings, gpu_layers=0, outputs=MOST_ROWS)).host
+    free = FreeMemory(need.total + need.weights // 2)
+    monkeypatch.setattr("llamacli.engine.engine.free_memory", lambda: free)
+    DraftingEngine(sparse, settings).close()
+    with pytest.raises(DoesNotFitError):
+        DraftingEngine(sparse, settings, draft=sparse)
 
 
 def test_other_vocabularies_are_refused_by_the_first_token_that_differs(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from llamacli.engine import (
     sampler_chain,
 )
 from llamacli.errors import InvalidModelError, UsageError
-from llamacli.speculate import Drafted, Lookahead, Speculation
+from llamacli.speculate import Drafted, DraftingEngine, Lookahead
 
 if TYPE_CHECKING:
     from llamacli.shape import Constraint
@@ -69,7 +69,6 @@ def generate(
     max_tokens: int | None = None,
     stop: Sequence[str] = (),
     constraint: "Constraint | None" = None,
-    speculation: Speculation | None = None,
     interrupted: Callable[[], bool] = lambda: False,
     on_progress: Progress | None = None,
 ) -> Iterator[Chunk]:
@@ -78,7 +77,7 @@ def generate(
     A character that spans tokens comes whole, a stop text never shows, not even its start.
     The answer ends at an end token or a stop text ("stop"), at max_tokens or where the context is
     full ("length"), or once interrupted says so; with a constraint it is whole, even where it is
-    cut. A speculation saves evaluations; the answer is the same. Raises UsageError,
+    cut. A drafting engine takes fewer evaluations for the same answer. Raises UsageError,
     DoesNotFitError where the prompt exceeds the context, and InvalidModelError where the model
     computes no numbers.
     """
@@ -95,6 +94,7 @@ def generate(
     room = engine.context_size - len(prompt)
     limit = room + 1 if max_tokens is None else min(max_tokens, room + 1)
     answer = Answer(engine.vocabulary, limit, AnswerText(stop), constraint)
+    speculation = engine.speculation if isinstance(engine, DraftingEngine) else None
     ahead, row = Lookahead(engine, prompt, speculation), -1
     was_read = len(engine.tokens) == len(prompt)  # not where it was interrupted
     try:

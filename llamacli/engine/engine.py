@@ -44,10 +44,12 @@ class Engine:
         parallel: int | None = None,
         on_load: Callable[[float], None] | None = None,
         meanwhile: Callable[[GGUFFile], None] = lambda _: None,
+        held: int = 0,
     ) -> None:
         """Check the file, load it, make its context; on_load gets the share loaded, 0 to 1.
 
         meanwhile is done with the checked file, in a thread of its own, while llama.cpp loads.
+        held are bytes of this process that must stay in memory, though they look free.
         With parallel the context has room for so many sequences and one more. Raises
         NotFoundError, InvalidModelError, UsageError (a context beyond the model's, a device that
         isn't there), and DoesNotFitError where memory is short.
@@ -59,6 +61,7 @@ class Engine:
         self.tokens: list[int] = []
         self._library = load_library()
         self._processor = this_processor()
+        self._others = held
         self._fit(settings or EngineSettings())
         self._model: Any = None
         self._held: Context | None = None
@@ -266,9 +269,9 @@ class Engine:
     def _fit(self, settings: EngineSettings) -> None:
         """Settle what settings leave open, by the devices and the memory that is free."""
         self.gpus = use_devices(find_devices(), settings.device)
-        fitting = Fitting(
-            self.file, self.shape, self._processor, self.gpus, free_memory(), self.parallel
-        )
+        free = free_memory()
+        free = replace(free, resident=max(free.resident - self._others, 0))
+        fitting = Fitting(self.file, self.shape, self._processor, self.gpus, free, self.parallel)
         self.settings = fitting.fit(settings)
         if not self.settings.gpu_layers:
             self.gpus = []

@@ -1,5 +1,6 @@
 from .costs import MOST_ROWS, Costs, default_costs
 from .draft import DraftModel, check_same_tokens
+from .drafting import DraftingEngine
 from .lookahead import Drafted, Lookahead, Speculation
 
 __all__ = [
@@ -7,6 +8,7 @@ __all__ = [
     "Costs",
     "DraftModel",
     "Drafted",
+    "DraftingEngine",
     "Lookahead",
     "Speculation",
     "check_same_tokens",
