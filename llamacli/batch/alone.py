@@ -1,7 +1,6 @@
 """A batch's jobs one after the other, each as if it were alone: the answers that run gives."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 
 from llamacli.answer import Result, generate, most_tokens
 from llamacli.batch.job import Job
@@ -40,17 +39,18 @@ def answer_each(
 def _answer(engine: Engine, job: Job, interrupted: Callable[[], bool]) -> Result:
     engine.keep(0)
     most = most_tokens(engine, len(job.prompt), job.max_tokens)
-    shape = nullcontext() if job.shape is None else constrained(engine.vocabulary, job.shape, most)
-    with shape as constraint:
-        chunks = generate(
-            engine,
-            job.prompt,
-            job.sampling,
-            max_tokens=job.max_tokens,
-            stop=job.stop,
-            constraint=constraint,
-            interrupted=interrupted,
-        )
-        result = [chunk.result for chunk in chunks][-1]
+    constraint = None
+    if job.shape is not None:
+        constraint = constrained(engine.vocabulary, job.shape, most)
+    chunks = generate(
+        engine,
+        job.prompt,
+        job.sampling,
+        max_tokens=job.max_tokens,
+        stop=job.stop,
+        constraint=constraint,
+        interrupted=interrupted,
+    )
+    result = [chunk.result for chunk in chunks][-1]
     assert result is not None
     return result
