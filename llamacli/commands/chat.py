@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from llamacli.commands import options
-from llamacli.commands.run import answer_piped
+from llamacli.commands.by_server import answer_by_server
+from llamacli.commands.run import answer_piped, turns
 from llamacli.errors import UsageError
 from llamacli.models import engine_for
 
@@ -35,6 +36,7 @@ def chat(
     plain: Annotated[
         bool, typer.Option("--plain", help="Show answers as they come, not as Markdown.")
     ] = False,
+    no_server: options.NoServer = False,
     date: Annotated[
         datetime | None,
         typer.Option(formats=["%Y-%m-%d"], help="The template's today.  [default: today]"),
@@ -53,8 +55,18 @@ def chat(
         raise UsageError("--session names a new chat to save: not with --resume or --no-save")
     asked = machine.asked(context, "long")
     if not terminal:
+        from llamacli.answer import Manner
+        from llamacli.prompt import gather
+
+        given = gather(None, (), "strict")
+        prompt = {"messages": turns(given, system)}
+        if not (no_server or date) and answer_by_server(
+            model, machine, context, prompt, sampling, ending, Manner()
+        ):
+            return
         with engine_for(model, asked) as engine:
-            answer_piped(engine, sampling.settings(engine), ending, system=system, date=date)
+            settings = sampling.settings(engine)
+            answer_piped(engine, given, settings, ending, system=system, date=date)
         return
 
     from llamacli.repl import Wanted, start_repl

@@ -80,6 +80,10 @@ Threads = Annotated[
         help="Threads.  [default: $LLAMACLI_THREADS, else all physical cores]",
     ),
 ]
+NoServer = Annotated[
+    bool,
+    typer.Option("--no-server", help="Load the model, also where `llamacli serve` has it loaded."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Give it all as JSON.")]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Nothing on stderr but what went wrong.")

@@ -7,6 +7,7 @@ import typer
 
 from llamacli.answer import Manner, answer, most_tokens
 from llamacli.commands import options
+from llamacli.commands.by_server import answer_by_server
 from llamacli.commands.printing import print_text
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
 from llamacli.models import engine_for
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from llamacli.answer import Result
     from llamacli.engine import Engine, SamplingSettings
-    from llamacli.prompt import Cut, Encode, Input
+    from llamacli.prompt import Cut, Encode, Input, Message
 
 LEAST_ANSWER = 512  # tokens that --truncate leaves for an answer without -n, at most a quarter
 
@@ -63,6 +64,7 @@ def run(
     fail_on_length: Annotated[
         bool, typer.Option("--fail-on-length", help="Exit code 1 where the answer was cut.")
     ] = False,
+    no_server: options.NoServer = False,
     output: options.Output,
 ) -> None:
     """Answer one prompt, given as an argument, on stdin, in files, or all of them.
@@ -79,6 +81,16 @@ def run(
     manner = output.manner()
     grammar = shape.read(ending)
     given = gather(prompt, file or (), errors)
+    if not (no_server or truncate or cache or show_prompt):
+        asked = (
+            {"prompt": given.joined(), "special": special}
+            if raw
+            else {"messages": turns(given, system)}
+        )
+        found = answer_by_server(model, machine, context, asked, sampling, ending, manner, shape)
+        if found is not None:
+            _check_whole(found, fail_on_length or grammar is not None)
+            return
     with engine_for(model, machine.asked(context, "short"), quiet=output.quiet) as engine:
         settings = sampling.settings(engine)
 
@@ -114,7 +126,11 @@ def run(
         )
         if saver is not None:
             saver()
-    if (fail_on_length or grammar is not None) and result.finish_reason == "length":
+    _check_whole(result, fail_on_length or grammar is not None)
+
+
+def _check_whole(result: "Result", wanted: bool) -> None:
+    if wanted and result.finish_reason == "length":
         raise LlamacliError(
             f"the answer was cut after {result.answer_tokens} tokens; raise -n or -c"
         )
@@ -122,6 +138,7 @@ def run(
 
 def answer_piped(
     engine: "Engine",
+    given: "Input",
     sampling: "SamplingSettings",
     ending: options.Ending,
     *,
@@ -129,9 +146,7 @@ def answer_piped(
     date: "datetime | None" = None,
 ) -> "Result":
     """What chat does where stdin or stdout isn't a terminal: run on what is piped in."""
-    from llamacli.prompt import gather
-
-    tokens = encode_input(engine, gather(None, (), "strict"), system=system, date=date)
+    tokens = encode_input(engine, given, system=system, date=date)
     _check_room(len(tokens), engine.context_size)
     return answer(
         engine, tokens, sampling, Manner(), max_tokens=ending.max_tokens, stop=ending.stop or ()
@@ -152,10 +167,13 @@ def encode_input(
 
     if raw:
         return encode_raw(engine.vocabulary, given.joined(), special=special)
-    messages = [{"role": "user", "content": given.joined()}]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
-    return encode_turns(engine, messages, date=date)
+    return encode_turns(engine, turns(given, system), date=date)
+
+
+def turns(given: "Input", system: str | None) -> "list[Message]":
+    """The conversation that a prompt is."""
+    asked = [{"role": "user", "content": given.joined()}]
+    return asked if system is None else [{"role": "system", "content": system}, *asked]
 
 
 def _check_room(tokens: int, room: int) -> None:
