@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during an answer: it ends, what was said stays, the exit code tells."""
+"""SIGINT, SIGTERM, SIGHUP during an answer: it ends, what was said stays, the exit code tells."""
 
 import contextlib
 import signal
@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
+
+from llamacli.terminal import ENDING
 
 PATIENCE = 0.1  # seconds that a write may go on after a signal; a reader that stalls is left then
 
@@ -62,11 +64,14 @@ def interrupts() -> Iterator[Interrupts]:
             held.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, stalled))
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)
 
-    for caught in (signal.SIGINT, signal.SIGTERM):
+    failed: Exception | None = None
+    for caught in (signal.SIGINT, *ENDING):
         if callable(signal.getsignal(caught)):
             held[caught] = signal.signal(caught, arrive)
     try:
         yield state
+    except Exception as error:  # a terminal that went, say: the signal tells it better
+        failed = error
     finally:
         if signal.SIGALRM in held:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -74,3 +79,5 @@ def interrupts() -> Iterator[Interrupts]:
             signal.signal(number, handler)
     if state.arrived:
         signal.raise_signal(state.arrived[0])
+    if failed is not None:
+        raise failed

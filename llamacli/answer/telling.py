@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from llamacli.terminal import lively, notice
+from llamacli.terminal import lively, notice, show_status
 
 if TYPE_CHECKING:
     from llamacli.answer.generation import Chunk, Result
@@ -124,8 +124,7 @@ def progress(quiet: bool) -> Any:
 
     def show(done: int, total: int) -> None:
         if total > 1024:
-            line = f"reading the prompt: {done} of {total} tokens" if done < total else ""
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+            show_status(f"reading the prompt: {done} of {total} tokens" if done < total else "")
 
     return show
 

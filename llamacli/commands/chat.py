@@ -10,7 +10,7 @@ from llamacli.commands import options
 from llamacli.commands.by_server import answer_by_server
 from llamacli.commands.run import answer_piped, turns
 from llamacli.errors import UsageError
-from llamacli.models import engine_for
+from llamacli.models import engine_for, model_path
 
 
 def chat(
@@ -58,13 +58,14 @@ def chat(
         from llamacli.answer import Manner
         from llamacli.prompt import gather
 
+        path = model_path(model)
         given = gather(None, (), "strict")
         prompt = {"messages": turns(given, system)}
         if not (no_server or date) and answer_by_server(
-            model, machine, context, prompt, sampling, ending, Manner()
+            path, machine, context, prompt, sampling, ending, Manner()
         ):
             return
-        with engine_for(model, asked) as engine:
+        with engine_for(path, asked) as engine:
             settings = sampling.settings(engine)
             answer_piped(engine, given, settings, ending, system=system, date=date)
         return

@@ -9,7 +9,7 @@ from .check import (
     check_vocabulary,
 )
 from .contents import STRING, Array, FileStatus, GGUFFile, TensorInfo, file_identity
-from .file import read_gguf
+from .file import HeaderError, read_gguf
 from .merge import check_part, merged_header, padded
 from .remembered import recall, remember
 from .types import TENSOR_TYPES, TensorType
@@ -24,6 +24,7 @@ __all__ = [
     "Array",
     "FileStatus",
     "GGUFFile",
+    "HeaderError",
     "LlamaShape",
     "TensorInfo",
     "TensorType",

@@ -3,7 +3,6 @@
 import ctypes
 import importlib
 import importlib.util
-import os
 import sys
 from collections import deque
 from functools import cache
@@ -12,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from llamacli.errors import LlamacliError
+from llamacli.terminal import debugging, writer
 
-DEBUG = "LLAMACLI_DEBUG"  # the environment variable that --debug sets, for children too
 ERROR, CONTINUED = 4, 5  # ggml's log levels; a continued line belongs to the one before
 
 # The last errors llama.cpp logged: all it tells of why a call gave nothing.
@@ -26,7 +25,7 @@ def load_library() -> Any:
     Raises LlamacliError where llama-cpp-python isn't installed or can't be loaded.
     """
     library = _library()
-    library.llama_log_set(_log_callback(bool(os.environ.get(DEBUG))), ctypes.c_void_p(0))
+    library.llama_log_set(_log_callback(debugging()), ctypes.c_void_p(0))
     return library
 
 
@@ -137,6 +136,6 @@ def _log_callback(debug: bool) -> Any:
         if last_level == ERROR:
             _errors.append(text.decode(errors="replace"))
         if debug:
-            sys.stderr.write(text.decode(errors="replace"))
+            writer(sys.stderr)(text.decode(errors="replace"))
 
     return _library().llama_log_callback(log)

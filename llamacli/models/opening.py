@@ -36,9 +36,9 @@ def locate(model: str, *, quiet: bool = False) -> Path:
 
 
 @contextmanager
-def engine_for(model: str | None, asked: "Asked", *, quiet: bool = False) -> "Iterator[Engine]":
+def engine_for(path: Path, asked: "Asked", *, quiet: bool = False) -> "Iterator[Engine]":
     """open_engine's, closed at the end."""
-    engine = open_engine(model, asked, quiet=quiet)
+    engine = open_engine(path, asked, quiet=quiet)
     try:
         yield engine
     finally:
@@ -54,7 +54,7 @@ def close_beside(engine: "Engine") -> None:
 
 
 def open_engine(
-    model: str | None,
+    path: Path,
     asked: "Asked",
     *,
     quiet: bool = False,
@@ -64,7 +64,6 @@ def open_engine(
     from llamacli.engine import Engine
     from llamacli.speculate import DraftingEngine
 
-    path = model_path(model, quiet=quiet)
     settings = engine_settings(path, asked, quiet=quiet)
     if asked.speculate == "off":
         if asked.draft is not None:

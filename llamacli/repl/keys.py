@@ -37,5 +37,6 @@ def held_keys(on_continue: Callable[[], None] = lambda: None) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCONT, held)
-        termios.tcflow(sys.stdout, termios.TCOON)  # after Ctrl-S, what comes next would wait
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+        with suppress(termios.error):  # a terminal that went
+            termios.tcflow(sys.stdout, termios.TCOON)  # after Ctrl-S, what comes next would wait
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
