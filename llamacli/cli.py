@@ -32,7 +32,6 @@ EPILOG = (
 app = typer.Typer(
     help="Convert Llama 3 checkpoints to GGUF and talk to them on a laptop.",
     epilog=EPILOG,
-    no_args_is_help=True,
     rich_markup_mode=None,  # importing rich would cost every command 0.1 s
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -145,7 +144,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         register(arguments)
         if len(arguments) == 2 and arguments[0] in COMPLETION:
             os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"  # one is named
-        code = app(arguments, prog_name="llamacli", standalone_mode=False) or 0
+        code = app(arguments or ["--help"], prog_name="llamacli", standalone_mode=False) or 0
         sys.stdout.flush()
     except BaseException as raised:
         error = _as_usage(named(raised))

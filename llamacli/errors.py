@@ -103,12 +103,12 @@ def _system_error(error: OSError) -> LlamacliError:
         return DoesNotFitError(f"{reason(error)}; raise the limit (ulimit -n), or end others")
     if error.errno in NO_DISK:
         return OutputError(f"{where or 'the output'} can't be written: {reason(error)}")
+    if error.errno == errno.EISDIR:
+        return UsageError(f"{where or 'what is named'} is a folder, not a file")
     if where is None:
         return NotFoundError(f"what is needed can't be read: {reason(error)}")
     if error.errno == errno.ENOENT:
         return NotFoundError(f"there is no file {where}")
-    if error.errno == errno.EISDIR:
-        return UsageError(f"{where} is a folder, not a file")
     return NotFoundError(f"{where} can't be read: {reason(error)}")
 
 

@@ -25,7 +25,7 @@ DOORS = {
     "cli": "streams that the caller has closed",
 }
 OUTWARD = {"sys.stdout", "sys.stderr", "sys.__stdout__", "sys.__stderr__", "typer.echo"}
-ALLOWED = {"isatty", "fileno"}  # asked of a stream, which says nothing on it
+ALLOWED = {"isatty", "fileno", "flush"}  # of a stream: none of them says anything on it
 HOSTILE = "\x1b]0;owned\x07\x9b2Jowned\x7f\x1b[2Jowned\u202e"
 DRIVING = ("\x1b]0;", "\x07", "\x9b", "\x7f", "\x1b[2J")
 

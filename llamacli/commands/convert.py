@@ -10,7 +10,7 @@ import typer
 from llamacli.commands import fetching
 from llamacli.commands.printing import bytes_bar, print_table
 from llamacli.commands.verify import check_copy
-from llamacli.errors import NotFoundError, UsageError
+from llamacli.errors import NotFoundError, UsageError, writing
 from llamacli.home import expanded
 from llamacli.models import target_path
 from llamacli.terminal import count, notice, printable, say, send_path
@@ -67,12 +67,16 @@ def convert(
 
     Weights on the Hub are read as they are converted; what was cut short goes on from there.
     """
+    from convert import QuantizationError
     from convert import convert as convert_checkpoint
     from convert.quantization import quantization
     from convert.writer import check_target
 
     asked = _quantization_name(q4, q8, quant)
-    quantization(asked or "Q4_K_M")
+    try:
+        quantization(asked or "Q4_K_M")
+    except QuantizationError as error:
+        raise UsageError(f"--quant: {error}") from None
     place = _find(source)
     chosen = quantization(asked or place.quantization)
     if place.folder is not None and (revision or token or download):
@@ -80,7 +84,10 @@ def convert(
     if place.folder is None and verify:
         raise UsageError("--verify goes with a folder; weights on the Hub are read only once")
     target = output or target_path(place.name, chosen.name)
-    check_target(target, force)
+    with writing(target):
+        check_target(target, force)
+        if place.folder is not None and _is_source(target, place.folder):
+            raise UsageError(f"{target} is a part of the checkpoint; name another file to write")
     if place.folder is not None:
         with bytes_bar("M params") as show:
             report = convert_checkpoint(
@@ -172,6 +179,12 @@ def _not_found(source: str) -> str:
     near = near_names(source)
     hint = f"did you mean {' or '.join(near)}?" if near else "`llamacli list --known` has names"
     return f"there is no folder {source} and no model of that name; {hint}"
+
+
+def _is_source(target: Path, folder: Path) -> bool:
+    """Whether a file to be written is one that is read."""
+    inside = target.exists() and target.parent.resolve() == folder.resolve()
+    return inside and target.suffix in (".safetensors", ".json")
 
 
 def _print_report(report: "Report") -> None:

@@ -7,6 +7,7 @@ import typer
 
 from llamacli.commands import fetching
 from llamacli.commands.printing import bytes_bar
+from llamacli.errors import writing
 from llamacli.models import target_folder
 from llamacli.terminal import notice, send_path
 
@@ -39,7 +40,8 @@ def pull(
     repo = look_up(wanted.repo, revision, token)
     name, parts = choose(repo, wanted)
     target = output or target_folder() / name
-    check_target(target, force)
+    with writing(target):
+        check_target(target, force)
 
     def tell(needed: "Needs") -> None:
         fetching.tell_needs(repo, needed, target)
