@@ -25,7 +25,7 @@ def load_library() -> Any:
     Raises LlamacliError where llama-cpp-python isn't installed or can't be loaded.
     """
     library = _library()
-    library.llama_log_set(_log_callback(debugging()), ctypes.c_void_p(0))
+    _set_log(library)
     return library
 
 
@@ -99,8 +99,13 @@ def _libraries() -> list[ctypes.CDLL]:
 @cache
 def _library() -> Any:
     library = _import_low_level()
+    _set_log(library)  # before the backends are loaded, which tell at once what they found
     library.llama_backend_init()
     return library
+
+
+def _set_log(library: Any) -> None:
+    library.llama_log_set(_log_callback(library, debugging()), ctypes.c_void_p(0))
 
 
 def _import_low_level() -> ModuleType:
@@ -126,7 +131,7 @@ def _import_low_level() -> ModuleType:
 
 
 @cache  # C holds it, and may be calling it in another thread: it lives as long as the process
-def _log_callback(debug: bool) -> Any:
+def _log_callback(library: Any, debug: bool) -> Any:
     last_level = 0
 
     def log(level: int, text: bytes, _: Any) -> None:
@@ -138,4 +143,4 @@ def _log_callback(debug: bool) -> Any:
         if debug:
             writer(sys.stderr)(text.decode(errors="replace"))
 
-    return _library().llama_log_callback(log)
+    return library.llama_log_callback(log)

@@ -63,6 +63,7 @@ def open_engine(
     """The model, loaded as asked, with drafts unless they are off; on_load is Engine's."""
     from llamacli.engine import Engine
     from llamacli.speculate import DraftingEngine
+    from llamacli.tune import tuned_costs
 
     settings = engine_settings(path, asked, quiet=quiet)
     if asked.speculate == "off":
@@ -70,7 +71,10 @@ def open_engine(
             raise UsageError("--draft goes with --speculate auto")
         return Engine(path, settings, on_load=on_load, meanwhile=_get_ready)
     draft = None if asked.draft is None else draft_path(asked.draft, path, quiet=quiet)
-    return DraftingEngine(path, settings, draft=draft, on_load=on_load, meanwhile=_get_ready)
+    costs = tuned_costs(path) if asked.tune else None
+    return DraftingEngine(
+        path, settings, draft=draft, costs=costs, on_load=on_load, meanwhile=_get_ready
+    )
 
 
 def draft_path(draft: str, path: Path, *, quiet: bool = False) -> Path:

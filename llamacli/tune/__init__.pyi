@@ -1,6 +1,6 @@
 from . import profiles
 from .measure import Bench, Size, Spread, bench
-from .profiles import tuned_settings
+from .profiles import tuned_costs, tuned_settings
 from .search import Row, Tuning, tune
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "bench",
     "profiles",
     "tune",
+    "tuned_costs",
     "tuned_settings",
 ]

@@ -8,14 +8,17 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from llamacli.engine import Profile
 from llamacli.errors import OutputError, UsageError
 from llamacli.home import home, replace_file
+from llamacli.speculate import Costs
 
 MAX_BYTES = 1 << 20
+COSTS = "costs"  # the key of what tune measured for speculation
 TYPES: dict[str, type] = {
     "threads": int, "threads_batch": int, "batch": int, "ubatch": int,
     "repack": bool, "flash_attention": str, "gpu_layers": int,
@@ -47,6 +50,20 @@ def tuned_settings(
         on_problem(f"{kept} can't be read: {error.strerror}")
     except (ValueError, KeyError, TypeError, RecursionError, UsageError):
         on_problem(f"{kept} is damaged and not used; run `llamacli tune` again")
+    return None
+
+
+def tuned_costs(path: Path) -> Costs | None:
+    """What checking drafts costs for the model at path; None where it wasn't measured."""
+    if not folder().is_dir():
+        return None
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        with kept_path(path).open("rb") as file:
+            found = json.loads(file.read(MAX_BYTES))[COSTS]
+        known = {int(size): float(cost) for size, cost in found.items()}
+        sound = all(0 < size <= 1 << 16 and 0.1 <= cost <= 1e5 for size, cost in known.items())
+        if sound and known.get(1) == 1 and 2 <= len(known) <= 64:
+            return Costs(known)
     return None
 
 
