@@ -241,6 +241,16 @@ def test_text_lines_in_order(path: Path) -> None:
     assert all(line["finish_reason"] in ("stop", "length") for line in found)
 
 
+def test_exact_answers_are_those_of_run(path: Path) -> None:
+    """Random weights at a high temperature: a draw from any other logits would soon show."""
+    options = ["-m", path, "-n", "12", "--temp", "2", "--seed", "5", "--top-k", "0"]
+    texts = ["one", "two words of it", "one"]
+    found = llamacli("batch", "--exact", *options, stdin="\n".join(texts).encode())
+    for text, line in zip(texts, found, strict=True):
+        run = llamacli("run", text, *options, "--json")[0]
+        assert (line["text"], line["answer_tokens"]) == (run["text"], run["answer_tokens"])
+
+
 def test_json_lines_have_their_own_settings(path: Path) -> None:
     lines: list[Any] = [
         {"id": "a", "prompt": "hi", "max_tokens": 2, "temperature": 0},

@@ -133,8 +133,12 @@ def summary(result: "Result") -> str:
     """An answer's counts and rates in one line."""
     read = result.prompt_tokens - result.cached_tokens
     rate = read / result.prefill_seconds if result.prefill_seconds else 0.0
+    drafted = ""
+    if result.drafted.tokens:
+        drafted = f", {result.drafted.accepted} of {result.drafted.tokens} drafted accepted"
     return (
         f"prompt {result.prompt_tokens} tokens, {result.cached_tokens} of them cached, read at "
-        f"{rate:.1f}/s; answer {result.answer_tokens} tokens at {result.tokens_per_second:.1f}/s; "
+        f"{rate:.1f}/s; answer {result.answer_tokens} tokens at {result.tokens_per_second:.1f}/s"
+        f"{drafted}; "
         f"{result.finish_reason}; seed {result.seed}"
     )

@@ -14,13 +14,15 @@ import typer
 
 from llamacli.commands import options
 from llamacli.errors import LlamacliError, OutputError, UsageError, writing
-from llamacli.models import engine_settings, model_path
+from llamacli.models import engine_for, engine_settings, model_path
 from llamacli.terminal import Write, as_json, lively, notice, show_status, writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llamacli.batch import BadLine, BatchEngine, Job, Request
+    from llamacli.answer import Result
+    from llamacli.batch import BadLine, Job, Request
+    from llamacli.engine import Engine
     from llamacli.shape import Grammar
 
 REPORT = 0.25  # seconds between updates of a terminal's line; elsewhere one is written each REPORTS
@@ -48,6 +50,10 @@ def batch(
     unordered: Annotated[
         bool, typer.Option("--unordered", help="Write answers as they finish.")
     ] = False,
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Give the answers that run gives, one after the other."),
+    ] = False,
     system: options.System = None,
     ending: options.Ending,
     sampling: options.Sampling,
@@ -64,10 +70,21 @@ def batch(
 
     A line is text, or a JSON object with `prompt` or `messages`, and `id`, `system`, `stop`,
     `seed`, `max_tokens`, `temperature`, `top_k`, `top_p`, `min_p`, `repeat_penalty` as it likes.
+    The last bits of sums depend on what is evaluated side by side, and so may an answer, even a
+    greedy one, where two tokens are all but equally likely. With --exact none does, at the cost of
+    evaluating each line by itself.
     A line that can't be answered gives an object with `error`, and exit code 1 in the end.
     """
     from llamacli.answer import interrupts
-    from llamacli.batch import MAX_PARALLEL, BatchEngine, key_of, read_lines, read_output
+    from llamacli.batch import (
+        MAX_PARALLEL,
+        BatchEngine,
+        answer_all,
+        answer_each,
+        key_of,
+        read_lines,
+        read_output,
+    )
 
     if not 1 <= parallel <= MAX_PARALLEL:
         raise UsageError(f"--parallel is {parallel}; give 1 to {MAX_PARALLEL}")
@@ -89,11 +106,17 @@ def batch(
         notice(f"{len(lines) - len(left)} of {len(lines)} lines are answered already")
     with _output(output, whole, resume) as write:
         if left:
-            settings = engine_settings(path, machine.asked(context, "long"), quiet=quiet)
             common = _Common(sampling, ending, grammar, shape.choice or [])
             answers = _Answers(write, len(left), unordered, quiet)
-            with BatchEngine(path, settings, parallel) as engine, interrupts() as arrived:
-                _answer(engine, left, common, answers, lambda: bool(arrived))
+            if exact:
+                asked = machine.asked(context, "short")
+                with engine_for(path, asked, quiet=quiet) as alone, interrupts() as arrived:
+                    _answer(alone, answer_each, left, common, answers, lambda: bool(arrived))
+            else:
+                settings = engine_settings(path, machine.asked(context, "long"), quiet=quiet)
+                opened = BatchEngine(path, settings, parallel)
+                with opened as engine, interrupts() as arrived:
+                    _answer(engine, answer_all, left, common, answers, lambda: bool(arrived))
             failed += answers.failed
     if failed:
         raise LlamacliError(f"{failed} of {len(lines)} lines have an error instead of an answer")
@@ -110,14 +133,15 @@ class _Common:
 
 
 def _answer(
-    engine: "BatchEngine",
+    engine: "Engine",
+    answer: "Callable[..., Iterator[tuple[int, Result | LlamacliError]]]",
     lines: "list[Request | BadLine]",
     common: _Common,
     answers: "_Answers",
     interrupted: "Callable[[], bool]",
 ) -> None:
     """Give each line's object to answers, which puts them in order."""
-    from llamacli.batch import BadLine, answer_all
+    from llamacli.batch import BadLine
 
     places: list[int] = []  # of the jobs among the lines
 
@@ -134,9 +158,7 @@ def _answer(
             places.append(place)
             yield job
 
-    for number, result in answer_all(
-        engine, jobs(), interrupted=interrupted, on_step=answers.progress
-    ):
+    for number, result in answer(engine, jobs(), interrupted=interrupted, on_step=answers.progress):
         place = places[number]
         identity = lines[place].id
         if isinstance(result, LlamacliError):
@@ -150,7 +172,7 @@ def _answer(
     answers.close()
 
 
-def _job(engine: "BatchEngine", line: "Request", common: _Common) -> "Job":
+def _job(engine: "Engine", line: "Request", common: _Common) -> "Job":
     from llamacli.batch import Job
     from llamacli.prompt import encode_turns
     from llamacli.shape import check_choices

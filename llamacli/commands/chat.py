@@ -29,6 +29,7 @@ def chat(
     sampling: options.Sampling,
     context: options.Context = None,
     machine: options.Machine,
+    drafts: options.Drafts,
     session: Annotated[
         str | None, typer.Option(help="Save the new chat under this name.  [default: the time]")
     ] = None,
@@ -53,7 +54,7 @@ def chat(
         raise UsageError("--resume needs a terminal, as stdin and stdout; in scripts use run")
     if session is not None and (resume or no_save):
         raise UsageError("--session names a new chat to save: not with --resume or --no-save")
-    asked = machine.asked(context, "long")
+    asked = machine.asked(context, "long", drafts)
     if not terminal:
         from llamacli.answer import Manner
         from llamacli.prompt import gather

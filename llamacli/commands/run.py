@@ -47,6 +47,7 @@ def run(
     shape: options.Shape,
     context: options.Context = None,
     machine: options.Machine,
+    drafts: options.Drafts,
     truncate: Annotated[
         Literal["head", "middle", "tail"] | None,
         typer.Option(help="Cut this part off a text that is longer than the context."),
@@ -82,7 +83,7 @@ def run(
     grammar = shape.read(ending)
     path = model_path(model, quiet=output.quiet)
     given = gather(prompt, file or (), errors)
-    if not (no_server or truncate or cache or show_prompt):
+    if not (no_server or truncate or cache or show_prompt or drafts.draft):
         asked = (
             {"prompt": given.joined(), "special": special}
             if raw
@@ -92,7 +93,7 @@ def run(
         if found is not None:
             _check_whole(found, fail_on_length or grammar is not None)
             return
-    with engine_for(path, machine.asked(context, "short"), quiet=output.quiet) as engine:
+    with engine_for(path, machine.asked(context, "short", drafts), quiet=output.quiet) as engine:
         settings = sampling.settings(engine)
 
         def encode(parts: "Input") -> list[int]:
