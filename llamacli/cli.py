@@ -14,7 +14,8 @@ import typer
 
 from llamacli import __version__
 from llamacli.errors import LlamacliError, OutputError, UsageError, named
-from llamacli.terminal import DEBUG, ENDING, complain, debugging
+from llamacli.system import ENDING
+from llamacli.terminal import DEBUG, complain, debugging
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 CLOSED_PIPE = 141  # 128 + SIGPIPE

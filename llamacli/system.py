@@ -5,15 +5,22 @@ limits and memory looked at.
 """
 
 import contextlib
+import errno
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import socket
 
 LOCKED_BYTE = 1 << 40  # Windows locks bytes; one that no file has keeps none from being read
+
+# For os.open: a link isn't followed, and programs that are started don't get the file.
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 WINDOWS = sys.platform == "win32"
 MACOS = sys.platform == "darwin"
@@ -41,8 +48,9 @@ if sys.platform == "win32":
     import msvcrt
 
     SHARED_LIBRARY = "{}.dll"
+    ENDING = (signal.SIGTERM,)  # signals that ask the program to leave
 
-    def lock(file: BinaryIO) -> None:
+    def lock(file: IO[Any]) -> None:
         """Lock a file until it is closed.
 
         Raises BlockingIOError where another process has it, OSError where nothing can be locked.
@@ -61,33 +69,49 @@ if sys.platform == "win32":
         os.fsync(descriptor)
 
     @contextlib.contextmanager
-    def alarm(number: int) -> Iterator[Callable[[float], None]]:
-        """What is given sets a time, in seconds, after which the signal's handler is called.
+    def alarm(ring: Callable[[], None]) -> Iterator[Callable[[float], None]]:
+        """Gives what sets a time, in seconds, after which ring is called in the main thread.
 
-        It may be called earlier anew, and is forgotten at the block's end.
+        It is for the main thread, where a handler of signals may set it, too. What is set is
+        forgotten when the block ends.
         """
         timers: list[threading.Timer] = []
+        before: list[Any] = []
 
         def start(seconds: float) -> None:
-            timers.append(threading.Timer(seconds, _thread.interrupt_main, (number,)))
-            timers[-1].daemon = True
-            timers[-1].start()
+            if not before:
+                before.append(signal.signal(signal.SIGBREAK, lambda *_: ring()))
+            timer = threading.Timer(seconds, _thread.interrupt_main, (signal.SIGBREAK,))
+            timer.daemon = True
+            timers.append(timer)
+            timer.start()
 
         try:
             yield start
         finally:
             for timer in timers:
                 timer.cancel()
-
-    ALARM = signal.SIGBREAK
+            for handler in before:
+                signal.signal(signal.SIGBREAK, handler)
 
     @contextlib.contextmanager
     def held_keys(on_continue: Callable[[], None] = lambda: None) -> Iterator[None]:  # noqa: ARG001
         """Windows' console keeps what is typed for the next prompt by itself."""
         yield
 
-    def limit_process(memory: int, seconds: int) -> None:
-        """Windows has no limits that a process could set itself; whoever started it watches it."""
+    def limit_memory(nbytes: int) -> None:
+        """Windows has no limit that a process could set itself."""
+
+    def limit_time(seconds: int) -> None:
+        """Windows has no limit that a process could set itself; whoever started it watches it."""
+
+    def user() -> int:
+        """The number of the user, as the owner of files has it."""
+        return 0
+
+    def unix_socket() -> "socket.socket":
+        """Raises OSError where the system has no Unix sockets."""
+        raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
 
     def address_space_limit() -> int | None:
         """Bytes that this process may map; None where nothing limits them."""
@@ -103,10 +127,10 @@ else:
     import fcntl
     import resource
 
+    ENDING = (signal.SIGTERM, signal.SIGHUP)  # a terminal that goes sends the second
     SHARED_LIBRARY = "lib{}.dylib" if sys.platform == "darwin" else "lib{}.so"
-    ALARM = signal.SIGALRM
 
-    def lock(file: BinaryIO) -> None:
+    def lock(file: IO[Any]) -> None:
         """Lock a file until it is closed.
 
         Raises BlockingIOError where another process has it, OSError where nothing can be locked.
@@ -122,15 +146,25 @@ else:
         os.fsync(descriptor)
 
     @contextlib.contextmanager
-    def alarm(number: int) -> Iterator[Callable[[float], None]]:  # noqa: ARG001 - Windows' takes it
-        """What is given sets a time, in seconds, after which the signal's handler is called.
+    def alarm(ring: Callable[[], None]) -> Iterator[Callable[[float], None]]:
+        """Gives what sets a time, in seconds, after which ring is called in the main thread.
 
-        It may be called earlier anew, and is forgotten at the block's end.
+        It is for the main thread, where a handler of signals may set it, too. What is set is
+        forgotten when the block ends.
         """
+        before: list[Any] = []
+
+        def start(seconds: float) -> None:
+            if not before:
+                before.append(signal.signal(signal.SIGALRM, lambda *_: ring()))
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
         try:
-            yield lambda seconds: [signal.setitimer(signal.ITIMER_REAL, seconds), None][1]
+            yield start
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            for handler in before:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, handler)
 
     @contextlib.contextmanager
     def held_keys(on_continue: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -159,17 +193,33 @@ else:
             yield
         finally:
             signal.signal(signal.SIGCONT, held)
-            termios.tcflow(sys.stdout, termios.TCOON)  # after Ctrl-S, what comes next would wait
-            termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+            with contextlib.suppress(termios.error):  # a terminal that went
+                termios.tcflow(sys.stdout, termios.TCOON)  # Ctrl-S would hold up what comes next
+                termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
-    def limit_process(memory: int, seconds: int) -> None:
-        """Limit this process to bytes of address space, and seconds of the processor.
+    def _limit(what: int, most: int) -> None:
+        with contextlib.suppress(ValueError, OSError):
+            hard = resource.getrlimit(what)[1]
+            resource.setrlimit(what, (most if hard < 0 else min(most, hard), hard))
 
-        Each where the system lets it: macOS refuses the first.
-        """
-        for what, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds)):
-            with contextlib.suppress(ValueError, OSError):
-                resource.setrlimit(what, (most, most))
+    def limit_memory(nbytes: int) -> None:
+        """Limit this process's address space, where the system lets it: macOS doesn't."""
+        _limit(resource.RLIMIT_AS, nbytes)
+
+    def limit_time(seconds: int) -> None:
+        """Limit this process to so many more seconds of the processor, or one more."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + seconds)
+
+    def user() -> int:
+        """The number of the user, as the owner of files has it."""
+        return os.getuid()
+
+    def unix_socket() -> "socket.socket":
+        """Raises OSError where the system has no Unix sockets."""
+        import socket
+
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
     def address_space_limit() -> int | None:
         """Bytes that this process may map; None where nothing limits them."""

@@ -7,7 +7,6 @@ touch stdout and stderr.
 import json
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from io import TextIOWrapper
@@ -22,8 +21,6 @@ CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # What JSON leaves as it is, though it drives a terminal, or ends a line for some programs.
 UNESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 MAX_LINE = 1000  # characters of a notice
-# Signals that ask the program to leave; a terminal that goes sends SIGHUP, which Windows lacks.
-ENDING = (signal.SIGTERM, *([signal.SIGHUP] if sys.platform != "win32" else []))
 DEBUG = "LLAMACLI_DEBUG"  # the environment variable that --debug sets, for children too
 
 Write = Callable[[str], None]

@@ -21,7 +21,7 @@ from llamacli.gguf import (
     remember,
 )
 from llamacli.machine import Device, last_error, load_library
-from llamacli.terminal import ENDING
+from llamacli.system import ENDING
 
 
 def load_model(

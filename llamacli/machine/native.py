@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from llamacli import system
 from llamacli.errors import LlamacliError
 from llamacli.terminal import debugging, writer
 
@@ -90,10 +91,13 @@ def _libraries() -> list[ctypes.CDLL]:
     Opened by a path of their own, the libraries could be loaded a second time.
     """
     llama: ctypes.CDLL = _library()._lib
-    if sys.platform != "win32":
+    if not system.WINDOWS:
         return [llama]
     folder = Path(llama._name).parent
-    return [ctypes.CDLL(str(folder / f"{name}.dll")) for name in ("ggml", "ggml-base")]
+    return [
+        ctypes.CDLL(str(folder / system.SHARED_LIBRARY.format(name)))
+        for name in ("ggml", "ggml-base")
+    ]
 
 
 @cache

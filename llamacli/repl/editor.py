@@ -18,7 +18,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import is_dumb_terminal
 
-from llamacli.terminal import ENDING
+from llamacli.system import ENDING
 
 Complete = Callable[[Document, CompleteEvent], Iterable[Completion]]
 Read = Callable[[str, str], str]

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from llamacli.answer import Chunk, Interrupts, interrupts, progress, write_text
 from llamacli.prompt import Message
-from llamacli.repl.keys import held_keys
 from llamacli.repl.state import Ask, Repl, beginning
+from llamacli.system import held_keys
 from llamacli.terminal import say, send, writer
 
 

@@ -4,12 +4,12 @@ The tokens are made up: llama.cpp's work doesn't depend on which they are.
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from llamacli.system import peak_resident
 
 if TYPE_CHECKING:
     from llamacli.engine import Engine
@@ -90,21 +90,6 @@ def _fill(engine: "Engine", tokens: Sequence[int]) -> None:
         engine.keep(len(tokens))
     else:
         engine.prefill(tokens)
-
-
-def peak_resident() -> int:
-    """Bytes of this process's peak resident memory.
-
-    Linux's getrusage would count the parent's memory from before the exec as well.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @dataclass(frozen=True)
