@@ -5,9 +5,11 @@ piece that was written. A piece counts where the partial file still has bytes of
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,11 +17,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from convert.errors import SourceError, TargetError
-from convert.writer import lock_file, publish
+from convert.target import NO_FOLLOW, Buffer, lock_file, publish, unwritable, write_all
 
 MAX_JOURNAL = 1 << 28  # bytes; the journal of 405B takes 12 MB
-
-Buffer = bytes | bytearray | memoryview
 
 
 @dataclass
@@ -81,7 +81,7 @@ def resumable_file(target: Path, force: bool, made_of: Any) -> Iterator[tuple[Pa
             if _is_at(descriptor, part):
                 _remove(part)
     except OSError as error:
-        raise TargetError(f"{target} can't be written: {error.strerror or error}") from error
+        raise unwritable(target, error) from error
     finally:
         if descriptor >= 0:
             os.close(descriptor)
@@ -95,30 +95,13 @@ def partial_path(target: Path) -> Path:
 def taken(target: Path) -> int:
     """Bytes of disk that target's partial file takes already."""
     try:
-        return partial_path(target).stat().st_blocks * 512
+        return partial_path(target).lstat().st_blocks * 512
     except OSError:
         return 0
 
 
 def _journal_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.journal")
-
-
-def write_all(descriptor: int, data: Buffer, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(descriptor, view, offset)
-        view, offset = view[count:], offset + count
-
-
-def allocate(descriptor: int, size: int) -> None:
-    """Take the disk space at once, so that a full disk shows before the work, not after it."""
-    os.ftruncate(descriptor, size)
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-        except OSError as error:
-            raise TargetError(f"no space for {size / 1e9:.1f} GB: {error.strerror}") from error
 
 
 def digest(value: bytes) -> str:
@@ -144,20 +127,46 @@ def _remove(*paths: Path) -> None:
 def _open_locked(part: Path, target: Path) -> int:
     """The partial file, locked. One that was given its name between the two is tried again."""
     while True:
-        descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o666)
+        descriptor = _open_own(part)
         try:
             lock_file(descriptor)
         except OSError:
             os.close(descriptor)
-            raise TargetError(f"{target.name} is being written by another process") from None
+            fault = "it is being written by another process"
+            raise TargetError(fault, file=target.name) from None
         if _is_at(descriptor, part):
             return descriptor
         os.close(descriptor)
 
 
+def _open_own(path: Path) -> int:
+    """A file of a name that anyone can guess, open for reading and writing; made where it isn't.
+
+    Raises TargetError where it is a link, or something that this user's earlier call didn't make:
+    what would be written there could be another file's.
+    """
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | NO_FOLLOW, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise _strange(path) from None
+        raise
+    status = os.fstat(descriptor)
+    owned = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    if stat.S_ISREG(status.st_mode) and owned and status.st_nlink <= 1:
+        return descriptor
+    os.close(descriptor)
+    raise _strange(path)
+
+
+def _strange(path: Path) -> TargetError:
+    fault = "it is in the way of a conversion's own file, and isn't one"
+    return TargetError(fault, file=str(path), hint="remove it, or name another folder with -o")
+
+
 def _is_at(descriptor: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
         return False
 
@@ -166,27 +175,25 @@ def _is_at(descriptor: int, path: Path) -> bool:
 def _open_journal(path: Path, descriptor: int, made_of: Any) -> Iterator[Journal]:
     """The journal, read as far as its lines are whole, open to be gone on with."""
     head = json.dumps(made_of, sort_keys=True) + "\n"
-    text = _read(path)
-    pieces, length = _parse(text, head) if text.startswith(head) else ({}, 0)
-    renewed = bool(text) and length == 0
-    if length == 0:
-        os.ftruncate(descriptor, 0)
-    with path.open("r+" if text else "w", encoding="utf-8", newline="\n") as file:
-        file.truncate(length)
+    notes = _open_own(path)
+    with open(notes, "r+", encoding="utf-8", newline="\n") as file:
+        text = _read(file)
+        pieces, length = _parse(text, head) if text.startswith(head) else ({}, 0)
+        renewed = bool(text) and length == 0
+        if length == 0:
+            os.ftruncate(descriptor, 0)
         file.seek(length)
+        file.truncate(length)
         if length == 0:
             file.write(head)
             file.flush()
         yield Journal(descriptor, file, renewed, pieces)
 
 
-def _read(path: Path) -> str:
+def _read(file: IO[str]) -> str:
+    """All of a journal; what isn't one, or is absurdly long, reads as a text that none begins with."""
     try:
-        if path.stat().st_size > MAX_JOURNAL:
-            return "?"
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
+        return "?" if os.fstat(file.fileno()).st_size > MAX_JOURNAL else file.read()
     except UnicodeDecodeError:
         return "?"
 

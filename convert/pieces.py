@@ -14,10 +14,10 @@ from convert.checkpoint import Checkpoint
 from convert.errors import CheckpointError
 from convert.fast import INFINITY
 from convert.fast_check import Kernel
+from convert.plan import PlannedTensor
 from convert.quantization import tensor_nbytes
 from convert.safetensors import ITEM_SIZES, StoredTensor
 from convert.tensors import permute_heads
-from convert.writer import PlannedTensor
 
 Type = GGMLQuantizationType
 

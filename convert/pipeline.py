@@ -21,18 +21,13 @@ from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.errors import CheckpointError
 from convert.fast import choose, ggml_kernel
 from convert.fast_check import Kernel
-from convert.journal import Journal, allocate, digest, resumable_file, taken, write_all
+from convert.header import header_bytes
+from convert.journal import Journal, digest, resumable_file, taken
 from convert.pieces import Piece, Quantized, pieces_of, quantize_piece, read_piece
+from convert.plan import PlannedTensor, plan
 from convert.quantization import Quantization, quantization
 from convert.rope import frequency_factors
-from convert.writer import (
-    PlannedTensor,
-    check_space,
-    check_target,
-    header_bytes,
-    plan,
-    whole_file,
-)
+from convert.target import allocate, check_space, check_target, whole_file, write_all
 
 PIECES_AHEAD = 8  # a thread, so that it never waits for the disk
 MOST_AHEAD = 64  # pieces, of 12 MiB at most while they wait
@@ -125,7 +120,7 @@ def write_gguf(
             part, journal = stack.enter_context(resumable_file(target, force, made_of))
             _tell(journal, notice)
         file = stack.enter_context(open(part, "r+b", buffering=0))
-        allocate(file.fileno(), size)
+        allocate(file.fileno(), target, size)
         write_all(file.fileno(), header, 0)
         job = _Job(checkpoint, tensors, kernels, file.fileno(), len(header), journal, progress)
         kernel_seconds = job.run(threads or _processors())

@@ -1,0 +1,176 @@
+"""A target file that appears only when whole: what stands in its way, locks, disk space."""
+
+import contextlib
+import errno
+import glob
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from convert.errors import TargetError, TargetExistsError
+
+# A file with a name that can be guessed may have been put there by someone else.
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+Buffer = bytes | bytearray | memoryview
+
+UNITS = {"GB": 1_000_000_000, "MB": 1_000_000, "kB": 1000}
+
+
+def check_target(target: Path, force: bool) -> None:
+    """Refuse a target that exists (unless force), be it a link to nothing, or has no folder."""
+    if not target.parent.is_dir():
+        raise TargetError(f"there is no folder {target.parent}")
+    if target.is_dir():
+        raise TargetError("it is a folder", file=str(target), hint="name a file")
+    if force or not os.path.lexists(target):
+        return
+    if not target.exists():
+        raise TargetExistsError(
+            f"it is a link to {target.readlink()}, which isn't there",
+            file=str(target),
+            hint="remove it, or use --force to replace it",
+        )
+    raise TargetExistsError("it exists already", file=str(target), hint="use --force to replace it")
+
+
+def check_space(target: Path, nbytes: int) -> None:
+    """Refuse to start where the target's disk can't hold nbytes more."""
+    free = shutil.disk_usage(target.parent).free
+    if free < nbytes:
+        raise _no_space(target, f"{_size(nbytes)} are needed, and {_size(free)} are free")
+
+
+def allocate(descriptor: int, target: Path, size: int) -> None:
+    """Take the disk space of target at once, so that a full disk shows before the work.
+
+    descriptor is open for writing at the file that becomes target. A file system that can't take
+    space beforehand is let be. Raises TargetError that says what the system refused.
+    """
+    try:
+        os.ftruncate(descriptor, size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            return
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space(target, f"{_size(size)} can't be had: {error.strerror}") from error
+        raise unwritable(target, error) from error
+
+
+def unwritable(target: Path, error: OSError) -> TargetError:
+    """What the system said against writing target."""
+    return TargetError(f"it can't be written: {error.strerror or error}", file=str(target))
+
+
+def _no_space(target: Path, fault: str) -> TargetError:
+    hint = "free some space or name another folder with -o"
+    return TargetError(fault, file=str(target), hint=hint)
+
+
+def _size(nbytes: int) -> str:
+    unit = next((u for u in ("GB", "MB", "kB") if nbytes >= UNITS[u]), "B")
+    return f"{nbytes / UNITS[unit]:.1f} {unit}" if unit != "B" else f"{nbytes} bytes"
+
+
+def write_all(descriptor: int, data: Buffer, offset: int) -> None:
+    """Write all of data at offset, in as many writes as it takes."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view, offset = view[count:], offset + count
+
+
+@contextlib.contextmanager
+def whole_file(target: Path, force: bool) -> Iterator[Path]:
+    """A temporary path beside target that becomes target when the block ends without an error.
+
+    The file is synced before it gets the name; on any error it is removed. Parts that a killed
+    conversion left behind are cleared first. Raises TargetError where the system refuses.
+    """
+    _clear_abandoned(target)
+    part, lock = _part_of(target), -1
+    try:
+        while (lock := _create_locked(part)) < 0:
+            part = _part_of(target)
+        yield part
+        publish(lock, part, target, force)
+    except OSError as error:
+        raise unwritable(target, error) from error
+    finally:
+        try:  # noqa: SIM105 - an interrupt could come in between, as within Path.unlink
+            os.unlink(part)  # noqa: PTH108
+        except FileNotFoundError:
+            pass
+        if lock >= 0:
+            os.close(lock)
+
+
+def _part_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+
+
+def _create_locked(path: Path) -> int:
+    """The descriptor of a new file, locked; -1 where another process cleared it before it was."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    with contextlib.suppress(BlockingIOError):
+        lock_file(descriptor)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+    os.close(descriptor)
+    return -1
+
+
+def publish(descriptor: int, part: Path, target: Path, force: bool) -> None:
+    """Give a whole file, open as descriptor, its name, once its bytes are on the disk."""
+    os.fsync(descriptor)
+    if force:
+        os.replace(part, target)
+    else:
+        _rename_new(part, target)
+    _sync_folder(target.parent)
+
+
+def _rename_new(part: Path, target: Path) -> None:
+    """Give part its name unless another conversion took it meanwhile; a link never overwrites."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        fault = "it was written by someone else meanwhile"
+        raise TargetExistsError(fault, file=str(target)) from None
+    except OSError:  # a file system without hard links
+        check_target(target, force=False)
+        os.replace(part, target)
+
+
+def _clear_abandoned(target: Path) -> None:
+    """Remove parts of this target that no living process holds a lock on."""
+    for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(part, os.O_RDWR | NO_FOLLOW)
+            try:
+                lock_file(descriptor)
+                part.unlink(missing_ok=True)
+            finally:
+                os.close(descriptor)
+
+
+def lock_file(descriptor: int) -> None:
+    """An exclusive lock that ends with the process; OSError where another holds it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: an open file can't be removed there anyway
+        return
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
