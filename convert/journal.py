@@ -191,7 +191,7 @@ def _open_journal(path: Path, descriptor: int, made_of: Any) -> Iterator[Journal
 
 
 def _read(file: IO[str]) -> str:
-    """All of a journal; what isn't one, or is absurdly long, reads as a text that none begins with."""
+    """All of a journal; what isn't one, or is absurdly long, reads as one of something else."""
     try:
         return "?" if os.fstat(file.fileno()).st_size > MAX_JOURNAL else file.read()
     except UnicodeDecodeError:
@@ -201,15 +201,16 @@ def _read(file: IO[str]) -> str:
 def _parse(text: str, head: str) -> tuple[dict[int, tuple[int, str]], int]:
     """The pieces, and the bytes of the journal up to the first line that isn't whole."""
     pieces, length = {}, len(head.encode())
-    for line in text[len(head) :].splitlines(keepends=True):
+    *lines, _ = text[len(head) :].split("\n")  # what follows the last one is no whole line
+    for line in lines:
         try:
             offset, nbytes, hashed = json.loads(line)
         except (ValueError, TypeError, RecursionError):
             break
-        if not line.endswith("\n") or not _is_piece(offset, nbytes, hashed):
+        if not _is_piece(offset, nbytes, hashed):
             break
         pieces[offset] = (nbytes, hashed)
-        length += len(line.encode())
+        length += len(line.encode()) + 1
     return pieces, length
 
 

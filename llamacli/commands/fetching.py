@@ -63,7 +63,9 @@ def kept_pieces(target: Path) -> Iterator[None]:
     except BaseException as error:
         if partial_path(target).exists():
             going_on = "the same command goes on from what is done"
-            if isinstance(error, LlamacliError | SourceError):
+            if isinstance(error, SourceError):
+                error.hint = going_on
+            elif isinstance(error, LlamacliError):
                 error.args = (f"{error}; {going_on}",)
             else:
                 notice(f"{going_on} (kept in {partial_path(target)})")
