@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.checkpoint import SHAPES, shape_config, write_checkpoint
 from bench.compare import (
     Outcome,
     Setup,
@@ -27,13 +26,14 @@ from bench.compare import (
     set_up,
     table,
 )
-from tests.hub_server import read_repo, serve
+from tests.standins.checkpoint import SHAPES, shape_config, write_checkpoint
+from tests.standins.hub import read_repo, serve
 
 REPO = "owner/model"
 SCRIPT = """
 import sys
 from llamacli.cli import main
-from llamacli.measure import peak_resident
+from llamacli.tune.measure import peak_resident
 try:
     main(sys.argv[1:])
 except SystemExit as ended:

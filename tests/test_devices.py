@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llamacli.asked import TUNABLE, Asked, defaults, settle
 from llamacli.commands.devices import describe, lines
-from llamacli.cores import Processor, this_processor
-from llamacli.devices import (
+from llamacli.engine.asked import TUNABLE, Asked, defaults, settle
+from llamacli.engine.engine import Engine
+from llamacli.engine.kv_state import restore, save
+from llamacli.engine.settings import KV_TYPES, EngineSettings
+from llamacli.errors import UsageError
+from llamacli.machine.cores import Processor, this_processor
+from llamacli.machine.devices import (
     KINDS,
     Device,
     Machine,
@@ -21,12 +25,8 @@ from llamacli.devices import (
     unused_hardware,
     use_devices,
 )
-from llamacli.engine import Engine
-from llamacli.errors import UsageError
-from llamacli.kv_state import restore, save
-from llamacli.loading import KV_TYPES, EngineSettings
-from llamacli.native import build_features
-from tests.tiny import write_model
+from llamacli.machine.native import build_features
+from tests.standins.tiny import write_model
 
 GIB = 1 << 30
 CPU = Device("CPU", "AMD EPYC", "cpu", "cpu", 20 * GIB, 24 * GIB)
@@ -222,7 +222,7 @@ def test_settings_that_mean_nothing(change: dict[str, str | int]) -> None:
 
 def test_every_kv_type_is_run(tmp_path: Path) -> None:
     """With heads of 64 values, as Llama 3.2 1B has; the state of each comes back."""
-    from tests.sparse import Shape, write_sparse
+    from tests.standins.sparse import Shape, write_sparse
 
     path = write_sparse(tmp_path / "small.gguf", Shape(width=256, inner=512, heads=4, kv_heads=2))
     for kind in KV_TYPES:

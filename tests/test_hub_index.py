@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from llamacli import hub_index
 from llamacli.errors import InvalidModelError, LlamacliError, NotFoundError
-from llamacli.hub_index import HubFile, fetch_index
-from tests.hub_server import Hub, HubRepo, git_hash, serve, sha256
+from llamacli.hub import index as hub_index
+from llamacli.hub.index import HubFile, fetch_index
+from tests.standins.hub import Hub, HubRepo, git_hash, serve, sha256
 
 REPO = "owner/model"
 LIMITED = (429, {"Retry-After": "3600"}, b"")

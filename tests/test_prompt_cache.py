@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from llamacli.prompt_cache import SUFFIX, prune
-from tests.tiny import write_model
+from llamacli.prompt.cache import SUFFIX, prune
+from tests.standins.tiny import write_model
 
 INSTRUCTION = "sort the following lines by how they begin and say why " * 3
 

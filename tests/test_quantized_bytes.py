@@ -10,11 +10,11 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from bench.checkpoint import shape_config, write_checkpoint
 from convert import QUANTIZATIONS, convert
 from convert.checkpoint import open_checkpoint
 from convert.quantization import quantization, tensor_type
 from convert.writer import plan, write_header
+from tests.standins.checkpoint import shape_config, write_checkpoint
 
 KQUANTS = ["Q4_K_M", "Q4_K_S", "Q5_K_M", "Q6_K", "Q8_0"]
 

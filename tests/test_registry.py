@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from bench.checkpoint import shape_config
 from convert import QUANTIZATIONS
 from convert.checkpoint import read_config
 from convert.config import LlamaConfig
 from convert.tensors import llama_tensors
-from llamacli import registry
+from llamacli.engine.fit import DEFAULT_CONTEXT
 from llamacli.errors import InvalidModelError, NotFoundError
-from llamacli.memory import DEFAULT_CONTEXT
-from llamacli.toml_lines import line_of
-from tests.headers import without_weights, write_hollow
+from llamacli.models import registry
+from llamacli.models.toml_lines import line_of
+from tests.standins.checkpoint import shape_config
+from tests.standins.hollow import without_weights, write_hollow
 
 ROOT = Path(__file__).resolve().parents[1]
 Write = Callable[[str], Path]

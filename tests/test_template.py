@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llamacli import template as templates
 from llamacli.errors import InvalidModelError
-from llamacli.template import KNOWN, LLAMA3_TEMPLATE, prepare, render, render_here
+from llamacli.prompt import template as templates
+from llamacli.prompt.template import KNOWN, LLAMA3_TEMPLATE, prepare, render, render_here
 
 HELLO = [{"role": "user", "content": " Hello "}]
 
@@ -107,7 +107,7 @@ def test_a_waiting_process_that_died_is_replaced() -> None:
 
 def test_a_waiting_process_ends_with_the_one_that_started_it() -> None:
     script = (
-        "from llamacli import template\n"
+        "from llamacli.prompt import template\n"
         "template.prepare('{{ 1 }}')\n"
         "print(template._waiting[0].pid)\n"
     )
