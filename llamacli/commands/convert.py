@@ -71,7 +71,7 @@ def convert(
 
     from convert import convert as convert_checkpoint
     from convert.quantization import quantization
-    from convert.writer import check_target
+    from convert.target import check_target
 
     asked = _quantization_name(q4, q8, quant)
     quantization(asked or "Q4_K_M")

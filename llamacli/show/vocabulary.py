@@ -109,9 +109,9 @@ def vocabulary_file(folder: Path) -> Iterator[Path]:
     import tempfile
 
     from convert.checkpoint import Checkpoint, optional_json, read_config, read_json
+    from convert.header import write_header
     from convert.quantization import quantization
     from convert.tokenizer import parse_tokenizer
-    from convert.writer import write_header
 
     checkpoint = Checkpoint(
         name=folder.resolve().name,
