@@ -60,7 +60,10 @@ def pieces_of(checkpoint: Checkpoint, tensors: tuple[PlannedTensor, ...]) -> Ite
         stored = checkpoint.weights.get(tensor.spec)
         if stored is None:  # rope_freqs.weight is computed, not read
             continue
-        unit = tensor.spec.head_dim or 1  # heads stay whole, so that their rows can be reordered
+        matrix = len(tensor.spec.shape) == 2
+        unit = (
+            tensor.spec.head_dim if matrix and tensor.spec.head_dim else 1
+        )  # heads stay whole, so that their rows can be reordered
         rows = max(unit, PIECE // tensor.spec.columns // unit * unit)
         row_bytes = tensor_nbytes(tensor.type, tensor.spec.columns)
         for first in range(0, tensor.spec.rows, rows):
@@ -77,7 +80,7 @@ def read_piece(piece: Piece) -> bytearray:
 def quantize_piece(piece: Piece, raw: Future[bytearray], kernel: Kernel) -> Quantized:
     spec, kind, dtype = piece.tensor.spec, piece.tensor.type, piece.stored.dtype
     bits: NDArray[Any] = np.frombuffer(raw.result(), np.uint32 if dtype == "F32" else np.uint16)
-    bits = bits.reshape(piece.rows, spec.columns)
+    bits = bits.reshape(piece.rows, spec.columns) if len(spec.shape) == 2 else bits
     if spec.head_dim is not None:
         bits = permute_heads(bits, spec.head_dim)
     if dtype == kind.name:
@@ -91,9 +94,8 @@ def quantize_piece(piece: Piece, raw: Future[bytearray], kernel: Kernel) -> Quan
         return Quantized(piece, data, _not_finite(bits, dtype), seconds)
     magnitude = float(np.uint32(largest).view(np.float32))
     if magnitude > LARGEST_F16 and kind not in (Type.F32, Type.BF16):
-        raise CheckpointError(
-            f"{spec.source} has a value of {magnitude:.3g}, too large for {kind.name}"
-        )
+        fault = f"{spec.source} has a value of {magnitude:.3g}, too large for {kind.name}"
+        raise CheckpointError(fault, file=piece.stored.file.name)
     return Quantized(piece, data, 0, seconds)
 
 

@@ -238,8 +238,8 @@ class _Job:
         self.not_finite += result.not_finite
         if piece.first_row + piece.rows == spec.rows and self.not_finite:
             raise CheckpointError(
-                f"{piece.stored.file.name}: {spec.source} has {self.not_finite} values "
-                "that are NaN or infinite"
+                f"{spec.source} has {self.not_finite} values that are NaN or infinite",
+                file=piece.stored.file.name,
             )
         data, place = result.data.reshape(-1).data, self.start + piece.offset
         if self.journal is None or self.not_finite:  # such a piece must be met again

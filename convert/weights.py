@@ -51,7 +51,7 @@ class LocalFile:
         try:
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except OSError as error:
-            raise CheckpointError(f"{path} can't be read: {error.strerror}") from error
+            raise CheckpointError(f"it can't be read: {error.strerror}", file=str(path)) from error
         status = os.fstat(self._descriptor)
         self.size = status.st_size
         self._modified = status.st_mtime_ns
@@ -71,12 +71,13 @@ class LocalFile:
             try:
                 count = os.preadv(self._descriptor, [view[done:]], offset + done)
             except OSError as error:
-                raise CheckpointError(f"{self.name} can't be read: {error.strerror}") from error
+                fault = f"it can't be read: {error.strerror}"
+                raise CheckpointError(fault, file=self.name) from error
             if count == 0:
-                raise CheckpointError(f"{self.name} became shorter while it was read")
+                raise CheckpointError("it became shorter while it was read", file=self.name)
             done += count
         if os.fstat(self._descriptor).st_mtime_ns != self._modified:
-            raise CheckpointError(f"{self.name} was changed while it was read")
+            raise CheckpointError("it was changed while it was read", file=self.name)
         return buffer
 
     def cancel(self) -> None:

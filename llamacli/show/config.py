@@ -90,7 +90,7 @@ def _checked(file: GGUFFile, where: str, raw: Mapping[str, Any]) -> LlamaConfig:
     try:
         return LlamaConfig.from_dict(raw)
     except CheckpointError as error:
-        file.fail(where + str(error).removeprefix("config.json: "))
+        file.fail(where + error.fault)
 
 
 def _stored(file: GGUFFile) -> dict[str, Any]:
