@@ -1,16 +1,23 @@
 """Text to tokens and back, through llama.cpp's tokenizer."""
 
+import re
+import threading
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from ctypes import create_string_buffer
 from dataclasses import dataclass, field
 from typing import Any
 
 from llamacli.errors import LlamacliError, UsageError
-from llamacli.gguf import CONTROL, END_TOKENS, GGUFFile
+from llamacli.gguf import ADD_BOS, BY_REGEX, CONTROL, END_TOKENS, GGUFFile
 
 MAX_TEXT = (1 << 31) - 1  # bytes; llama.cpp takes lengths as int32
+# std::regex takes 320 bytes of stack for every letter that it matches, of up to three stretches of
+# text or blanks, and ends the process where there is no more.
+STRETCH = re.compile(rb"\s+|\S+")
+SHORT_STRETCH, LONGEST_STRETCH = 500, 60_000  # bytes
+DEEP_STACK = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -19,6 +26,7 @@ class Vocabulary:
 
     special_tokens maps the spelling of every control token to its id; control_tokens are those
     ids. end_tokens end an answer.
+    by_regex tells that llama.cpp splits text by std::regex, whose stack a long word may exhaust.
     bos starts a prompt, and add_bos says that the model wants it where no template writes it.
     """
 
@@ -29,6 +37,7 @@ class Vocabulary:
     end_tokens: frozenset[int]
     special_tokens: dict[str, int]
     control_tokens: frozenset[int]
+    by_regex: bool
     library: Any = field(repr=False)
     pointer: Any = field(repr=False)
 
@@ -48,6 +57,11 @@ class Vocabulary:
         if len(raw) > MAX_TEXT:
             raise UsageError(f"the text has {len(raw)} bytes; {MAX_TEXT} can be read at once")
         start = [self.bos] if bos and self.bos is not None else []
+        if self.by_regex and _is_deep(raw):
+            return start + _with_stack(lambda: self._tokenize(raw, special))
+        return start + self._tokenize(raw, special)
+
+    def _tokenize(self, raw: bytes, special: bool) -> list[int]:
         room = len(raw) + 8
         for _ in range(2):
             tokens = (self.library.llama_token * room)()
@@ -55,7 +69,7 @@ class Vocabulary:
                 self.pointer, raw, len(raw), tokens, room, False, special
             )
             if count >= 0:
-                return start + list(tokens[:count])
+                return list(tokens[:count])
             room = -count
         raise LlamacliError("llama.cpp's tokenizer gave no stable length")
 
@@ -83,7 +97,7 @@ def make_vocabulary(library: Any, model: Any, file: GGUFFile) -> Vocabulary:
         text: bytes = library.llama_vocab_get_text(pointer, token)
         return text.decode()
 
-    types = file.numbers("tokenizer.ggml.token_type")
+    types, pre = file.numbers("tokenizer.ggml.token_type"), file.metadata["tokenizer.ggml.pre"]
     special = {spelling(i): i for i in _places(types, CONTROL)}
     named = {
         name: file.metadata.get(f"tokenizer.ggml.{name}_token_id")
@@ -97,13 +111,39 @@ def make_vocabulary(library: Any, model: Any, file: GGUFFile) -> Vocabulary:
         size=library.llama_vocab_n_tokens(pointer),
         bos=named["bos"],
         eos=int(file.metadata["tokenizer.ggml.eos_token_id"]),
-        add_bos=bool(file.metadata.get("tokenizer.ggml.add_bos_token", True)),
+        add_bos=bool(file.metadata.get("tokenizer.ggml.add_bos_token", pre in ADD_BOS)),
         end_tokens=frozenset(ends),
         special_tokens=special,
         control_tokens=frozenset(special.values()),
+        by_regex=pre in BY_REGEX,
         library=library,
         pointer=pointer,
     )
+
+
+def _is_deep(raw: bytes) -> bool:
+    """Whether a text has a stretch for which the usual stack may not do. Raises UsageError where
+    none would."""
+    longest = max(map(len, STRETCH.findall(raw)), default=0)
+    if longest > LONGEST_STRETCH:
+        raise UsageError(
+            f"the text has {longest} bytes without a blank, or of blanks; "
+            f"this model's tokenizer takes {LONGEST_STRETCH}"
+        )
+    return longest > SHORT_STRETCH
+
+
+def _with_stack(work: Callable[[], list[int]]) -> list[int]:
+    """The result of work, done in a thread with a large stack."""
+    done: list[list[int]] = []
+    before = threading.stack_size(DEEP_STACK)
+    try:
+        thread = threading.Thread(target=lambda: done.append(work()))
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    return done[0]
 
 
 def _places(values: "array[int]", wanted: int) -> Iterator[int]:

@@ -1,6 +1,9 @@
 from .check import (
+    ADD_BOS,
+    BY_REGEX,
     CONTROL,
     END_TOKENS,
+    PRE_TOKENIZERS,
     LlamaShape,
     check_architecture,
     check_llama,
@@ -12,8 +15,11 @@ from .remembered import recall, remember
 from .types import TENSOR_TYPES, TensorType
 
 __all__ = [
+    "ADD_BOS",
+    "BY_REGEX",
     "CONTROL",
     "END_TOKENS",
+    "PRE_TOKENIZERS",
     "STRING",
     "TENSOR_TYPES",
     "Array",
