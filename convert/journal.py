@@ -37,8 +37,12 @@ class Journal:
     def write(self, data: Buffer, offset: int) -> None:
         """Write a piece into the partial file, and note it once it is there."""
         write_all(self.descriptor, data, offset)
-        self.pieces[offset] = (len(data), _hash(data))
-        self.file.write(json.dumps([offset, *self.pieces[offset]]) + "\n")
+        self.note(offset, len(data), digest(data))
+
+    def note(self, offset: int, length: int, hashed: str) -> None:
+        """Note a piece that has been written into the partial file, by the digest of its bytes."""
+        self.pieces[offset] = (length, hashed)
+        self.file.write(json.dumps([offset, length, hashed]) + "\n")
         self.file.flush()
 
     def keep_whole(self, ranges: Iterable[tuple[int, int]], threads: int) -> set[int]:
@@ -50,7 +54,7 @@ class Journal:
 
     def _is_whole(self, place: tuple[int, int]) -> bool:
         offset, length = place
-        return _hash(os.pread(self.descriptor, length, offset)) == self.pieces[offset][1]
+        return digest(os.pread(self.descriptor, length, offset)) == self.pieces[offset][1]
 
 
 @contextlib.contextmanager
@@ -104,12 +108,8 @@ def _journal_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.journal")
 
 
-def digest(value: bytes) -> str:
-    """A short hash for what a file is made of."""
-    return _hash(value)
-
-
-def _hash(data: Buffer) -> str:
+def digest(data: Buffer) -> str:
+    """A short hash: of a piece, or of what a file is made of."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 

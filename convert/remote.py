@@ -67,6 +67,7 @@ class RemoteFile:
     """
 
     parallel = 8
+    waits = True
 
     def __init__(
         self,

@@ -28,6 +28,11 @@ class WeightFile(Protocol):
         """How many reads at once are worth while."""
         ...
 
+    @property
+    def waits(self) -> bool:
+        """Whether a read waits so long that it should be asked for well ahead."""
+        ...
+
     def read(self, offset: int, length: int) -> bytearray:
         """Exactly length bytes from offset. Raises CheckpointError where they aren't there."""
         ...
@@ -45,6 +50,7 @@ class LocalFile:
     """
 
     parallel = 2
+    waits = False
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
