@@ -19,7 +19,7 @@ class Result:
     """What an answer came to.
 
     tokens are the answer's ids without the end token; text is what they spell, up to a stop text
-    and without control tokens, which aren't text.
+    and without control tokens, which aren't text. stop_text is the one that ended it.
     cached_tokens of the prompt_tokens were in the KV cache already. decode_seconds counts choosing
     and evaluating tokens, not what the caller does between them.
     """
@@ -32,6 +32,7 @@ class Result:
     prefill_seconds: float
     decode_seconds: float
     seed: int
+    stop_text: str | None = None
 
     @property
     def answer_tokens(self) -> int:
@@ -114,5 +115,6 @@ def generate(
         prefill_seconds=prefill_seconds,
         decode_seconds=seconds,
         seed=seed,
+        stop_text=answer.text.stop_text,
     )
     yield Chunk(rest, result)

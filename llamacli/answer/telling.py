@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +11,7 @@ from llamacli.terminal import lively, notice
 if TYPE_CHECKING:
     from llamacli.answer.generation import Result
     from llamacli.engine import Engine
-    from llamacli.shape import Grammar
+    from llamacli.shape import Constraint, Grammar
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,7 @@ def answer(
 
     head = {"model": engine.name, "quantization": engine.quantization}
     started = time.perf_counter()
-    with (
-        interrupts() as arrived,
-        constraint(engine, shape, len(tokens), max_tokens) as constrained,
-    ):
+    with interrupts() as arrived:
         write = arrived.around(writer(sys.stdout))
         chunks: Iterator[Any] = generate(
             engine,
@@ -58,7 +54,7 @@ def answer(
             interrupted=lambda: bool(arrived),
             on_progress=progress(manner.quiet),
             max_tokens=max_tokens,
-            constraint=constrained,
+            constraint=constraint(engine, shape, len(tokens), max_tokens),
             **settings,
         )
         if manner.form == "text":
@@ -80,10 +76,10 @@ def answer(
 
 def constraint(
     engine: "Engine", shape: "Grammar | None", prompt: int, max_tokens: int | None
-) -> Any:
-    """A context with the constraint for an answer to that many tokens, or with None."""
+) -> "Constraint | None":
+    """The constraint for an answer to that many tokens."""
     if shape is None:
-        return nullcontext()
+        return None
     from llamacli.shape import constrained
 
     return constrained(engine.vocabulary, shape, most_tokens(engine, prompt, max_tokens))

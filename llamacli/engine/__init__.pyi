@@ -1,4 +1,5 @@
 from .asked import Asked, Profile, defaults, settle
+from .context import KEPT_SEQUENCES
 from .engine import ABORTED, Engine, Progress, common_prefix
 from .fit import DEFAULT_CONTEXT
 from .kv_state import Unusable, file_identity, restore, save, saved_tokens, state_key
@@ -10,6 +11,7 @@ from .vocabulary import Vocabulary
 __all__ = [
     "ABORTED",
     "DEFAULT_CONTEXT",
+    "KEPT_SEQUENCES",
     "Asked",
     "Engine",
     "EngineSettings",

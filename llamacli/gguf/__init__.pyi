@@ -1,9 +1,8 @@
 from .check import (
-    ADD_BOS,
-    BY_REGEX,
     CONTROL,
     END_TOKENS,
-    PRE_TOKENIZERS,
+    NORMAL,
+    RECURSIVE_PRE_TOKENIZERS,
     LlamaShape,
     check_architecture,
     check_llama,
@@ -15,11 +14,10 @@ from .remembered import recall, remember
 from .types import TENSOR_TYPES, TensorType
 
 __all__ = [
-    "ADD_BOS",
-    "BY_REGEX",
     "CONTROL",
     "END_TOKENS",
-    "PRE_TOKENIZERS",
+    "NORMAL",
+    "RECURSIVE_PRE_TOKENIZERS",
     "STRING",
     "TENSOR_TYPES",
     "Array",

@@ -1,0 +1,112 @@
+"""Asking a server of the same user, where one has the model loaded, instead of loading it."""
+
+import json
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any
+
+from llamacli.answer import Chunk, Result
+from llamacli.errors import LlamacliError, NotFoundError
+from llamacli.serve.listen import default_socket
+
+PATIENCE = 2.0  # seconds for a server to take a request; one that hangs is as if it weren't there
+
+
+class LocalAnswer:
+    """An answer by a server: head says of what model, and the prompt's tokens."""
+
+    def __init__(self, connection: HTTPConnection, response: HTTPResponse) -> None:
+        self._connection, self._response = connection, response
+        self.head: dict[str, Any] = self._line()["head"]
+
+    def chunks(self, interrupted: Callable[[], bool] = lambda: False) -> Iterator[Chunk]:
+        """Pieces of text, as generate gives them; hanging up ends it where interrupted says so.
+
+        Raises LlamacliError where the server says so, NotFoundError where it is gone.
+        """
+        texts: list[str] = []
+        with closing(self._connection):
+            while True:
+                line = self._line()
+                if (error := line.get("error")) is not None:
+                    found = LlamacliError(error)
+                    found.exit_code = line["exit_code"]
+                    raise found
+                if (text := line.get("text")) is not None:
+                    texts.append(text)
+                    yield Chunk(text)
+                if (result := line.get("result")) is not None:
+                    result["tokens"] = tuple(result["tokens"])
+                    yield Chunk("", Result(**result))
+                    return
+                if interrupted():
+                    yield Chunk("", self._cut("".join(texts), len(texts)))
+                    return
+
+    def _cut(self, text: str, pieces: int) -> Result:
+        """What was said until a signal came; the tokens' number is at least that of the pieces."""
+        prompt = self.head["prompt_tokens"]
+        return Result(text, (0,) * pieces, "interrupted", prompt, 0, 0.0, 0.0, 0)
+
+    def _line(self) -> dict[str, Any]:
+        try:
+            line = self._response.readline()
+            found: dict[str, Any] = json.loads(line)
+            return found
+        except (OSError, HTTPException, ValueError):
+            raise NotFoundError(
+                "the server is gone in the middle of the answer; --no-server goes without it"
+            ) from None
+
+
+def ask_server(path: Path, body: dict[str, Any]) -> LocalAnswer | None:
+    """The answer of a server that has the file at path loaded; None where none has.
+
+    body has the fields of /own/answer but for file and identity. What a server refuses, the
+    program refuses by itself, in its own words.
+    """
+    where = default_socket()
+    if not _is_own(where):
+        return None
+    connection = _Unix(where)
+    try:
+        connection.connect()
+        file = path.resolve()
+        status = file.stat()
+        seen = [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
+        asked = json.dumps({"file": str(file), "identity": seen, **body}).encode()
+        connection.request("POST", "/own/answer", asked, {"Host": "localhost"})
+        assert connection.sock is not None
+        connection.sock.settimeout(None)
+        response = connection.getresponse()
+        if response.status == 200:
+            return LocalAnswer(connection, response)
+        connection.close()
+        return None
+    except (OSError, HTTPException):
+        connection.close()
+        return None
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a socket of this user's is there; another's would read the prompts."""
+    with suppress(OSError):
+        status = path.lstat()
+        return stat.S_ISSOCK(status.st_mode) and status.st_uid == os.getuid()
+    return False
+
+
+class _Unix(HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=PATIENCE)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(PATIENCE)
+        self.sock.connect(os.fspath(self.path))
