@@ -14,6 +14,8 @@ from llamacli.models import target_path
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
     from convert import Report
@@ -93,6 +95,7 @@ def convert(
                 threads=threads,
                 progress=show,
                 notice=notice,
+                check=_will_run(target),
                 force=force,
             )
     else:
@@ -134,9 +137,20 @@ def _from_hub(
             threads=threads,
             progress=show,
             notice=notice,
+            check=_will_run(target),
             force=force,
             origin=repo.origin,
         )
+
+
+def _will_run(target: Path) -> "Callable[[bytes, int], None]":
+    """The checks that every other command makes of a file, for its header before it is written."""
+    from llamacli.gguf import check_header
+
+    def check(header: bytes, size: int) -> None:
+        check_header(header, size, target.name)
+
+    return check
 
 
 def _quantization_name(q4: bool, q8: bool, quant: str | None) -> str | None:
