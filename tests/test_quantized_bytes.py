@@ -13,8 +13,9 @@ import pytest
 
 from convert import QUANTIZATIONS, convert
 from convert.checkpoint import open_checkpoint
+from convert.header import write_header
+from convert.plan import plan
 from convert.quantization import quantization, tensor_type
-from convert.writer import plan, write_header
 from tests.standins.checkpoint import shape_config, write_checkpoint
 
 KQUANTS = ["Q4_K_M", "Q4_K_S", "Q5_K_M", "Q6_K", "Q8_0"]

@@ -16,6 +16,8 @@ from llamacli.models import target_path
 from llamacli.terminal import count, notice, printable, say, send_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from convert import Report
     from convert.quantization import Quantization
 
@@ -70,7 +72,7 @@ def convert(
     from convert import QuantizationError
     from convert import convert as convert_checkpoint
     from convert.quantization import quantization
-    from convert.writer import check_target
+    from convert.target import check_target
 
     asked = _quantization_name(q4, q8, quant)
     try:
@@ -97,6 +99,7 @@ def convert(
                 threads=threads,
                 progress=show,
                 notice=notice,
+                check=_will_run(target),
                 force=force,
             )
     else:
@@ -137,9 +140,20 @@ def _from_hub(
             threads=threads,
             progress=show,
             notice=notice,
+            check=_will_run(target),
             force=force,
             origin=repo.origin,
         )
+
+
+def _will_run(target: Path) -> "Callable[[bytes, int], None]":
+    """The checks that every other command makes of a file, for its header before it is written."""
+    from llamacli.gguf import check_header
+
+    def check(header: bytes, size: int) -> None:
+        check_header(header, size, target.name)
+
+    return check
 
 
 def _quantization_name(q4: bool, q8: bool, quant: str | None) -> str | None:

@@ -5,6 +5,7 @@ from .check import (
     RECURSIVE_PRE_TOKENIZERS,
     LlamaShape,
     check_architecture,
+    check_header,
     check_llama,
     check_vocabulary,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "TensorInfo",
     "TensorType",
     "check_architecture",
+    "check_header",
     "check_llama",
     "check_part",
     "check_vocabulary",

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert import CheckpointError, Progress
-from convert.journal import Journal, allocate, digest, resumable_file
+from convert.journal import Journal, digest, resumable_file
+from convert.target import allocate
 from convert.weights import LocalFile, WeightFile
 from llamacli.errors import InvalidModelError
 from llamacli.gguf import (
@@ -86,7 +87,7 @@ def pull(
         with resumable_file(target, force, made_of) as (_, journal):
             if notice is not None and journal.pieces:
                 notice("going on from what the last call has fetched, checked by its hashes")
-            allocate(journal.descriptor, size)
+            allocate(journal.descriptor, target, size)
             journal.write(header, 0)
             _fetch(pieces, journal, target.name, progress)
             if notice is not None and size > LONG_TO_CHECK:
