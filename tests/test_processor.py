@@ -64,7 +64,7 @@ class Library:
 def test_the_log_is_silenced_before_backends_are_loaded(
     debug: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(native.DEBUG, debug)
+    monkeypatch.setenv("LLAMACLI_DEBUG", debug)
     library = Library()
     monkeypatch.setattr(native, "_import_low_level", lambda: library)
     native._library.cache_clear()

@@ -25,9 +25,11 @@ from llamacli.speculate import (
     Costs,
     DraftingEngine,
     DraftModel,
+    Lookahead,
     Speculation,
     check_same_tokens,
     default_costs,
+    learn_costs,
 )
 from llamacli.speculate.budget import Budget, Kind
 from llamacli.speculate.lookup import Lookup
@@ -224,6 +226,40 @@ def test_a_draft_counts_in_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyP
     DraftingEngine(sparse, settings).close()
     with pytest.raises(DoesNotFitError):
         DraftingEngine(sparse, settings, draft=sparse)
+
+
+def test_costs_are_learned_before_the_first_draft(path: Path) -> None:
+    """Once, and only where a draft is thought of; what is in the cache stays."""
+    found: list[Costs] = []
+    with DraftingEngine(path, SETTINGS, learned=found.append) as engine:
+        speculation = engine.speculation
+        assert speculation is not None and not speculation.is_known
+        answered(engine, [5, 900, 14], max_tokens=1, speculation=speculation)
+        assert not found
+        prompt = question(engine)
+        plain = answered(engine, prompt, max_tokens=60)
+        other = answered(engine, [*prompt, *prompt], max_tokens=60, speculation=speculation)
+        assert other.prompt_tokens == 2 * len(prompt)
+        drafted = answered(engine, prompt, max_tokens=60, speculation=speculation)
+        same_up_to_ties(engine, prompt, plain, drafted)
+        assert len(found) <= 1
+        costs = learn_costs(engine)
+        assert engine.tokens == [*prompt, *drafted.tokens][: len(engine.tokens)]
+    assert costs.known[1] == 1 and list(costs.known.values()) == sorted(costs.known.values())
+
+
+def test_a_promising_text_has_costs_learned(path: Path) -> None:
+    found: list[Costs] = []
+    with DraftingEngine(path, SETTINGS, learned=found.append) as engine:
+        prompt = [5, 9, 14, 30, 2, 77] * 20
+        plain = answered(engine, prompt, max_tokens=40)
+        engine.keep(0)
+        ahead = Lookahead(engine, prompt, Speculation(FREE, None, False, found.append))
+        engine.prefill(prompt)
+        ahead.advance(5, 20)  # what followed before
+        assert len(found) == 1 and engine.speculation is None
+        ahead.finish()
+        assert engine.tokens == [*prompt, 5] and plain.answer_tokens
 
 
 @pytest.mark.parametrize("drafts", ["copied", "its own model"])

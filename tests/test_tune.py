@@ -18,7 +18,14 @@ from llamacli.speculate import MOST_ROWS, Costs
 from llamacli.tune import profiles
 from llamacli.tune.decide import Work, estimate, in_the_running, winner
 from llamacli.tune.measure import Sample, Size
-from llamacli.tune.profiles import forget, keep, kept_path, tuned_costs, tuned_settings
+from llamacli.tune.profiles import (
+    forget,
+    keep,
+    keep_costs,
+    kept_path,
+    tuned_costs,
+    tuned_settings,
+)
 from llamacli.tune.search import applied, groups, tune
 from llamacli.tune.stages import (
     WORKS,
@@ -288,6 +295,20 @@ def test_damaged_costs_of_drafts_are_not_used(model: Path, content: bytes) -> No
     assert tuned_costs(model) == Costs({1: 1.0, 4: 2.5})
     kept_path(model).write_bytes(content)
     assert tuned_costs(model) is None
+
+
+def test_costs_that_were_learned_lie_beside_what_was_tuned(model: Path) -> None:
+    told: list[str] = []
+    learned = Costs({1: 1.0, 4: 2.5})
+    keep_costs(model, learned)
+    assert tuned_costs(model) == learned
+    assert tuned_settings(model, "short", told.append) is None and not told
+    keep(model, FOUND, {})
+    keep_costs(model, learned)
+    assert tuned_settings(model, "short") == FOUND["short"] and tuned_costs(model) == learned
+    kept_path(model).write_bytes(b"{")
+    keep_costs(model, learned)
+    assert tuned_costs(model) == learned
 
 
 def test_keys_that_tuning_doesnt_set_are_left_out(model: Path) -> None:

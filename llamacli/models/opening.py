@@ -1,11 +1,11 @@
 """What the commands that answer do alike: find and load the model, show an answer."""
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llamacli.errors import UsageError
+from llamacli.errors import OutputError, UsageError
 from llamacli.models.demo import demo_model
 from llamacli.models.store import DEMO, mark_used
 from llamacli.terminal import notice
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from llamacli.engine import Asked, Engine, EngineSettings
     from llamacli.gguf import GGUFFile
+    from llamacli.speculate import Costs
 
 
 def model_path(model: str | None, *, quiet: bool = False) -> Path:
@@ -63,7 +64,7 @@ def open_engine(
     """The model, loaded as asked, with drafts unless they are off; on_load is Engine's."""
     from llamacli.engine import Engine
     from llamacli.speculate import DraftingEngine
-    from llamacli.tune import tuned_costs
+    from llamacli.tune import keep_costs, tuned_costs
 
     settings = engine_settings(path, asked, quiet=quiet)
     if asked.speculate == "off":
@@ -71,9 +72,20 @@ def open_engine(
             raise UsageError("--draft goes with --speculate auto")
         return Engine(path, settings, on_load=on_load, meanwhile=_get_ready)
     draft = None if asked.draft is None else draft_path(asked.draft, path, quiet=quiet)
-    costs = tuned_costs(path) if asked.tune else None
+
+    def learned(found: "Costs") -> None:
+        if asked.tune:
+            with suppress(OutputError):  # they are measured again then
+                keep_costs(path, found)
+
     return DraftingEngine(
-        path, settings, draft=draft, costs=costs, on_load=on_load, meanwhile=_get_ready
+        path,
+        settings,
+        draft=draft,
+        costs=tuned_costs(path) if asked.tune else None,
+        learned=learned,
+        on_load=on_load,
+        meanwhile=_get_ready,
     )
 
 

@@ -43,7 +43,8 @@ def tuned_settings(
     try:
         with kept.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
-        return _checked(json.loads(raw[:MAX_BYTES])[profile])
+        found = json.loads(raw[:MAX_BYTES])
+        return _checked(found[profile]) if profile in found or COSTS not in found else None
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -79,6 +80,20 @@ def keep(
     value.update({str(name): one for name, one in profiles.items()})
     try:
         replace_file(kept, json.dumps(value, indent=2).encode())
+    except OSError as error:
+        raise OutputError(f"{kept} can't be written: {error.strerror}") from error
+
+
+def keep_costs(path: Path, costs: Costs) -> None:
+    """Add what was learned of drafts to what is kept. Raises OutputError."""
+    kept = kept_path(path)
+    value: Any = None
+    with suppress(OSError, ValueError, RecursionError), kept.open("rb") as file:
+        value = json.loads(file.read(MAX_BYTES))
+    if not isinstance(value, dict):
+        value = {"model": str(path), "machine": machine()}
+    try:
+        replace_file(kept, json.dumps({**value, COSTS: costs.known}, indent=2).encode())
     except OSError as error:
         raise OutputError(f"{kept} can't be written: {error.strerror}") from error
 
