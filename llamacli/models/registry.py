@@ -83,7 +83,7 @@ DEPENDS = {
 def models() -> dict[str, Model]:
     """All known models by name in lower case.
 
-    Raises InvalidModelError naming file and line of what is wrong.
+    Raises InvalidModelError naming the file, and the table and key that are wrong.
     """
     package, own = _package_file(), config_file()
     known: dict[str, Model] = {}
@@ -105,7 +105,7 @@ def find(name: str) -> Model | None:
 def defaults() -> dict[str, Any]:
     """What the user's file sets where no option is given: `model`, and keys of NUMBERS and WORDS.
 
-    Raises InvalidModelError naming file and line of what is wrong.
+    Raises InvalidModelError naming the file, and the table and key that are wrong.
     """
     path = config_file()
     given = _read(path).get(DEFAULTS, {}) if path.is_file() else {}
@@ -244,9 +244,5 @@ def _unknown(path: Path, place: tuple[str, ...], known: Sequence[str]) -> NoRetu
 
 
 def _fail(path: Path, place: tuple[str, ...], what: str) -> NoReturn:
-    """What is wrong with the table or key at that place, with its line."""
-    from llamacli.models.toml_lines import line_of
-    from llamacli.terminal import printable
-
-    line = line_of(path.read_text(encoding="utf-8"), place)
-    raise InvalidModelError(f"{path}, line {line}: {printable('.'.join(place))} {what}")
+    """What is wrong with the table or key at that place."""
+    raise InvalidModelError(f"{'.'.join(place)} {what}", file=path)
