@@ -14,11 +14,7 @@ from convert.tensors import llama_tensors
 from llamacli.engine.fit import DEFAULT_CONTEXT
 from llamacli.errors import InvalidModelError, NotFoundError
 from llamacli.models import registry
-<<<<<<< HEAD
-from llamacli.models.toml_lines import line_of
 from tests.standins import smollm2
-=======
->>>>>>> ae65291 (Name the table and key that are wrong in models.toml; guessing their line took 53 lines that parsed it again)
 from tests.standins.checkpoint import shape_config
 from tests.standins.hollow import without_weights, write_hollow
 

@@ -1,7 +1,7 @@
 from .generation import Chunk, Result, generate
 from .output import result_fields, write_text
 from .signals import Interrupts, interrupts
-from .telling import Manner, answer, most_tokens, progress, summary, tell
+from .telling import Manner, answer, progress, summary, tell
 from .text import Answer, AnswerText
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "answer",
     "generate",
     "interrupts",
-    "most_tokens",
     "progress",
     "result_fields",
     "summary",

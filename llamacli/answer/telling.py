@@ -108,13 +108,7 @@ def constraint(
         return None
     from llamacli.shape import constrained
 
-    return constrained(engine.vocabulary, shape, most_tokens(engine, prompt, max_tokens))
-
-
-def most_tokens(engine: "Engine", prompt: int, max_tokens: int | None) -> int:
-    """The tokens that an answer can have, as generate counts them."""
-    room = engine.context_size - prompt + 1
-    return room if max_tokens is None else min(room, max_tokens)
+    return constrained(engine.vocabulary, shape, engine.most_tokens(prompt, max_tokens))
 
 
 def progress(quiet: bool) -> Any:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llamacli.answer import Manner, answer, most_tokens
+from llamacli.answer import Manner, answer
 from llamacli.commands import options
 from llamacli.commands.by_server import answer_by_server
 from llamacli.commands.printing import print_text
@@ -99,20 +99,23 @@ def run(
         def encode(parts: "Input") -> list[int]:
             return encode_input(engine, parts, system=system, raw=raw, special=special)
 
-        room = engine.context_size
         if truncate is None:
             tokens = encode(given)
-            _check_room(len(tokens), room)
         else:
+            room = engine.context_size
             room -= min(ending.max_tokens or LEAST_ANSWER, room // 4)
             tokens = _fit(engine, given, encode, room, truncate, output.quiet)
+        try:
+            most = engine.most_tokens(len(tokens), ending.max_tokens)
+        except DoesNotFitError as error:
+            error.hint += ", as --truncate head, middle or tail does"
+            raise
         if show_prompt:
             print_text(engine.vocabulary.text_of(tokens) + "\n")
             return
         if shape.choice:
             from llamacli.shape import check_choices
 
-            most = most_tokens(engine, len(tokens), ending.max_tokens)
             check_choices(shape.choice, engine.vocabulary, most)
         saver = None
         if cache is not None:
@@ -149,7 +152,6 @@ def answer_piped(
 ) -> "Result":
     """What chat does where stdin or stdout isn't a terminal: run on what is piped in."""
     tokens = encode_input(engine, given, system=system, date=date)
-    _check_room(len(tokens), engine.context_size)
     return answer(
         engine, tokens, sampling, Manner(), max_tokens=ending.max_tokens, stop=ending.stop or ()
     )
@@ -176,14 +178,6 @@ def turns(given: "Input", system: str | None) -> "list[Message]":
     """The conversation that a prompt is."""
     asked = [{"role": "user", "content": given.joined()}]
     return asked if system is None else [{"role": "system", "content": system}, *asked]
-
-
-def _check_room(tokens: int, room: int) -> None:
-    if tokens > room:
-        raise DoesNotFitError(
-            f"the prompt has {tokens} tokens, the context {room}; raise the context with -c, or "
-            "shorten the text, as --truncate head, middle or tail does"
-        )
 
 
 def _fit(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llamacli.errors import InvalidModelError, NotFoundError
-from llamacli.home import config_folder, expanded
+from llamacli.home import NAME, config_folder, expanded
 from llamacli.models.store import DEMO
 
 FILE = "models.toml"
@@ -23,7 +23,6 @@ MAX_BYTES = 1 << 15  # tomllib's time grows with the square of a dotted key's le
 # convert.QUANTIZATIONS' names; importing that costs every start of the program 0.2 s.
 QUANTIZATIONS = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q6_K", "Q8_0", "BF16", "F16", "F32")
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,99}", re.ASCII)
 MAX_COUNT = 1 << 50
