@@ -34,6 +34,16 @@ def default_socket() -> Path:
     return runtime_folder() / "serve.sock"
 
 
+def own_socket() -> Path | None:
+    """Where a socket of this user's is; another's would read the prompts."""
+    path = default_socket()
+    with suppress(OSError):
+        status = path.lstat()
+        if stat.S_ISSOCK(status.st_mode) and status.st_uid == system.user():
+            return path
+    return None
+
+
 def listen_on_port(host: str, port: int) -> socket.socket:
     """Raises UsageError for a host that isn't here, Taken where another server listens."""
     try:
