@@ -161,9 +161,9 @@ def _replace_closed_streams() -> bool:
     """Stand-ins for streams that the caller has closed (>&-); whether stdout is one of them."""
     closed = sys.stdout is None
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if closed:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     return closed
 
 
