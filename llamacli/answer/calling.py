@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llamacli.answer.generation import Chunk, Result, generate
-from llamacli.answer.telling import Manner, progress, tell
+from llamacli.answer.telling import OutputStyle, progress, tell
 from llamacli.engine import Engine, SamplingSettings, Vocabulary
 from llamacli.tools import (
     DEFAULT_THRESHOLD,
@@ -89,7 +89,7 @@ def answer_calling(
     engine: Engine,
     tokens: list[int],
     sampling: SamplingSettings,
-    manner: Manner,
+    style: OutputStyle,
     calling: Calling,
     *,
     max_tokens: int | None = None,
@@ -106,20 +106,20 @@ def answer_calling(
             engine,
             tokens,
             sampling,
-            on_progress=progress(manner.quiet),
+            on_progress=progress(style.quiet),
             max_tokens=max_tokens,
             constraint=constraint,
             spelled=calling.spelled(engine.vocabulary),
             interrupted=interrupted,
             **settings,
         )
-        return calling.parted(found, lines=manner.form == "text")
+        return calling.parted(found, lines=style.form == "text")
 
     start = {"model": engine.name, "quantization": engine.quantization}
     return tell(
         chunks,
         {**start, "prompt_tokens": len(tokens)},
-        manner,
+        style,
         lambda result: calling.fields(result.text),
     )
 

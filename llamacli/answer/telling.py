@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Manner:
+class OutputStyle:
     """How an answer is given: text, one JSON object, or JSON events; and what stderr hears."""
 
     form: Literal["text", "json", "jsonl"] = "text"
@@ -29,7 +29,7 @@ def answer(
     engine: "Engine",
     tokens: list[int],
     sampling: Any,
-    manner: Manner,
+    style: OutputStyle,
     *,
     shape: "Grammar | None" = None,
     max_tokens: int | None = None,
@@ -47,7 +47,7 @@ def answer(
         engine,
         tokens,
         sampling,
-        on_progress=progress(manner.quiet),
+        on_progress=progress(style.quiet),
         max_tokens=max_tokens,
         constraint=constraint(engine, shape, len(tokens), max_tokens),
         **settings,
@@ -55,14 +55,14 @@ def answer(
     return tell(
         lambda interrupted: chunks(interrupted=interrupted),
         {**head, "prompt_tokens": len(tokens)},
-        manner,
+        style,
     )
 
 
 def tell(
     chunks_until: "Callable[[Callable[[], bool]], Iterator[Chunk]]",
     start: dict[str, Any],
-    manner: Manner,
+    style: OutputStyle,
     more: "Callable[[Result], dict[str, Any]]" = lambda _: {},
 ) -> "Result":
     """Write an answer's chunks on stdout; start has the model, its quantization, prompt_tokens.
@@ -80,19 +80,19 @@ def tell(
     with interrupts() as arrived:
         write = arrived.around(writer(sys.stdout))
         chunks = chunks_until(lambda: bool(arrived))
-        if manner.form == "text":
-            result = write_text(chunks, write, stream=manner.stream)
-        elif manner.form == "jsonl":
+        if style.form == "text":
+            result = write_text(chunks, write, stream=style.stream)
+        elif style.form == "jsonl":
             result = write_events(chunks, write, start)
         else:
             result = _last(chunks)
         seconds = time.perf_counter() - started
         fields = {**result_fields(result, seconds), **more(result)}
-        if manner.form == "json":
+        if style.form == "json":
             write_json(write, {**head, **fields})
-        elif manner.form == "jsonl":
+        elif style.form == "jsonl":
             write_json(write, {"event": "end", **head, **fields})
-        if manner.verbose:
+        if style.verbose:
             notice(summary(result))
     return result
 
