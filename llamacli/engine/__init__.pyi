@@ -1,6 +1,6 @@
 from .asked import Asked, Profile, chosen_settings, defaults
 from .context import KEPT_SEQUENCES
-from .engine import ABORTED, Engine, Progress, common_prefix
+from .engine import ABORTED, Engine, ProgressCallback, common_prefix
 from .fit import DEFAULT_CONTEXT
 from .kv_state import Unusable, restore, save, saved_tokens, state_key
 from .loading import load_vocabulary, logged_reason
@@ -16,7 +16,7 @@ __all__ = [
     "Engine",
     "EngineSettings",
     "Profile",
-    "Progress",
+    "ProgressCallback",
     "SamplingSettings",
     "Unusable",
     "Vocabulary",

@@ -25,7 +25,7 @@ ABORTED, NO_MEMORY = 2, -2  # llama_decode's codes
 # 8B, which short prompts can do without.
 FIRST_ROOM = 1024
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 class Engine:
@@ -177,7 +177,7 @@ class Engine:
         self,
         tokens: Sequence[int],
         *,
-        on_progress: Progress | None = None,
+        on_progress: ProgressCallback | None = None,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> int:
         """Make the cache hold exactly tokens, and the logits those after the last of them.
