@@ -148,3 +148,16 @@ def test_a_process_ends_with_the_one_that_started_it() -> None:
     with suppress(psutil.NoSuchProcess):
         worker = psutil.Process(int(child.stdout))
         assert worker.status() == psutil.STATUS_ZOMBIE or worker.wait(PATIENCE) is None
+
+
+def test_what_is_prepared_is_what_is_rendered(tmp_path: Path) -> None:
+    """A known template is compiled once: while the model loads, not again for its first prompt."""
+    from llamacli.prompt import encode_chat
+    from llamacli.prompt.environment import compiled
+    from tests.standins.vocabulary import small_vocabulary
+
+    vocabulary = small_vocabulary(tmp_path / "v.gguf")
+    compiled.cache_clear()
+    prepare(LLAMA3_TEMPLATE)
+    encode_chat(vocabulary, LLAMA3_TEMPLATE, HELLO)
+    assert compiled.cache_info().misses == 1 and compiled.cache_info().hits == 1
