@@ -8,6 +8,7 @@ from typing import Any
 from llamacli.answer.generation import Chunk, Result, generate
 from llamacli.answer.telling import OutputStyle, progress, tell
 from llamacli.engine import Engine, SamplingSettings, Vocabulary
+from llamacli.terminal import as_json
 from llamacli.tools import (
     DEFAULT_THRESHOLD,
     PYTHON_TAG,
@@ -93,12 +94,9 @@ def answer_calling(
     calling: Calling,
     *,
     max_tokens: int | None = None,
-    **settings: Any,
+    stop: Sequence[str] = (),
 ) -> Result:
-    """Answer on stdout as answer does; calls stand in the JSON, else below the text on a line each.
-
-    settings are generate's.
-    """
+    """Answer as answer does; calls stand in the JSON, else below the text, a line each."""
     constraint = calling.constraint(engine, len(tokens), max_tokens)
 
     def chunks(interrupted: Callable[[], bool]) -> Iterator[Chunk]:
@@ -111,7 +109,7 @@ def answer_calling(
             constraint=constraint,
             spelled=calling.spelled(engine.vocabulary),
             interrupted=interrupted,
-            **settings,
+            stop=stop,
         )
         return calling.parted(found, lines=style.form == "text")
 
@@ -125,4 +123,4 @@ def answer_calling(
 
 
 def _line(call: Call) -> str:
-    return json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+    return as_json({"name": call.name, "arguments": call.arguments})

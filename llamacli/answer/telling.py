@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +11,7 @@ from llamacli.terminal import lively, notice, show_status
 
 if TYPE_CHECKING:
     from llamacli.answer.generation import Chunk, Result
-    from llamacli.engine import Engine
+    from llamacli.engine import Engine, ProgressCallback, SamplingSettings
     from llamacli.shape import Constraint, Grammar
 
 
@@ -28,17 +28,14 @@ class OutputStyle:
 def answer(
     engine: "Engine",
     tokens: list[int],
-    sampling: Any,
+    sampling: "SamplingSettings",
     style: OutputStyle,
     *,
     shape: "Grammar | None" = None,
     max_tokens: int | None = None,
-    **settings: Any,
+    stop: Sequence[str] = (),
 ) -> "Result":
-    """Answer on stdout in that manner; after a signal, what was said until then.
-
-    settings are generate's.
-    """
+    """Answer on stdout in that style; after a signal, what was said until then."""
     from llamacli.answer.generation import generate
 
     head = {"model": engine.name, "quantization": engine.quantization}
@@ -50,7 +47,7 @@ def answer(
         on_progress=progress(style.quiet),
         max_tokens=max_tokens,
         constraint=constraint(engine, shape, len(tokens), max_tokens),
-        **settings,
+        stop=stop,
     )
     return tell(
         lambda interrupted: chunks(interrupted=interrupted),
@@ -114,7 +111,7 @@ def constraint(
     return constrained(engine.vocabulary, shape, engine.most_tokens(prompt, max_tokens))
 
 
-def progress(quiet: bool) -> Any:
+def progress(quiet: bool) -> "ProgressCallback | None":
     """A line on a terminal's stderr that counts a long prompt's tokens and goes when it is read."""
     if quiet or not lively(sys.stderr):
         return None
