@@ -262,6 +262,20 @@ def test_what_an_answer_cannot_have_is_not_drafted(engine: DraftingEngine) -> No
         engine.keep(len(prompt))
 
 
+def test_costs_that_cannot_be_are_not_learned(
+    engine: DraftingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that says that one token takes as long as sixteen: the machine did something else."""
+    ticks = iter(range(10_000))
+    monkeypatch.setattr("llamacli.speculate.costs.perf_counter", lambda: float(next(ticks)))
+    engine.keep(0)
+    engine.prefill([5, 9, 14])
+    learned = learn_costs(engine)
+    least = default_costs(gpu=True)
+    assert learned.known == {size: round(least.of(size), 2) for size in learned.known}
+    assert engine.tokens == [5, 9, 14]
+
+
 def test_a_promising_text_has_costs_learned(path: Path) -> None:
     found: list[Costs] = []
     with DraftingEngine(path, SETTINGS, learned=found.append) as engine:
