@@ -282,3 +282,14 @@ def test_long_results_are_cut_in_their_middle() -> None:
     assert other == messages[1] and bounded(messages) == messages
     with pytest.raises(UsageError, match="limit"):
         bounded(messages, 0)
+
+
+def test_where_no_call_fits_it_answers_or_says_so(engine: Engine) -> None:
+    calling = Calling(check_tools([WEATHER]), threshold=0.0)
+    prompt = encode_turns(engine, [{"role": "user", "content": "x"}])
+    constraint = calling.constraint(engine, len(prompt), 3)
+    found = generate(engine, prompt, SamplingSettings(seed=1), max_tokens=3, constraint=constraint)
+    assert "".join(chunk.text for chunk in calling.parted(found, lines=False))[:1] not in ("{", "[")
+    assert not calling.calls
+    with pytest.raises(UsageError, match="don't fit"):
+        Calling(check_tools([WEATHER]), choice="required").constraint(engine, len(prompt), 3)

@@ -6,6 +6,7 @@ the tools and to their schemas; an answer goes on as without tools.
 """
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from llamacli.tools.forms import PYTHON_TAG
 
 DEFAULT_THRESHOLD = 0.5
 MOST_CALLS = 16  # in one answer
+ANY_LENGTH = 1 << 20  # tokens
 OPENING = re.compile(rb"\s*(?:\{(?:\"|$)|\[(?:\{|$)|<function|<\|python)")
 
 Choice = Literal["none", "auto", "required"] | str
@@ -89,14 +91,21 @@ def tool_constraint(
 ) -> ToolConstraint | None:
     """What holds an answer of at most that many tokens to calls; None where it may not call.
 
-    Raises UsageError for a choice that there isn't, and where the shortest call doesn't fit.
+    With auto it only answers where the shortest call doesn't fit. Raises UsageError for a choice
+    that there isn't, and where a call is required that doesn't fit.
     """
     if not 0 <= threshold <= 1:
         raise UsageError(f"the threshold of tools is {threshold:g}; give a number from 0 to 1")
     if choice == "none":
         return None
     among = tools if choice in ("auto", "required") else chosen_tools(tools, choice)
-    held = constrained(vocabulary, calls_grammar(among, parallel=parallel), most)
+    grammar = calls_grammar(among, parallel=parallel)
+    try:
+        held = constrained(vocabulary, grammar, most)
+    except UsageError:
+        if choice != "auto":
+            raise
+        held, threshold = constrained(vocabulary, grammar, ANY_LENGTH), math.inf  # it only answers
     return ToolConstraint(held, opening_tokens(vocabulary), threshold if choice == "auto" else None)
 
 
