@@ -321,5 +321,8 @@ def test_messages_that_use_the_markers_plane(small: Vocabulary) -> None:
         tokens = encode_chat(small, template, [{"role": "user", "content": text}])
         assert plain(small, tokens) == [small.bos, small.special_tokens["<|eot_id|>"]]
         assert small.text_of(tokens[1:-1]) == text
+    sign = "\U0010e000"  # of a private use, in the template itself
+    tokens = encode_chat(small, template + sign, [{"role": "user", "content": "x"}])
+    assert small.text_of(tokens[-4:]) == sign
     with pytest.raises(UsageError, match="every unused plane"):
         encode_chat(small, template, [{"role": "user", "content": "".join(map(chr, PLANES))}])

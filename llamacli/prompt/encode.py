@@ -33,7 +33,7 @@ def encode_chat(
         template = LLAMA3_TEMPLATE
         _check_llama3(vocabulary)
     _check_tools(template, messages, tools)
-    markers = _markers(vocabulary, messages, tools)
+    markers = _markers(vocabulary, template, messages, tools)
     text = render(
         template,
         messages,
