@@ -67,7 +67,17 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def writing(path: object) -> Iterator[None]:
+def reading(path: object) -> Iterator[None]:
+    """Where an input is read: the system's refusals are named, by path where by no file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)  # mmap's errors name none
+        raise named(error) from error
+
+
+@contextmanager
+def writing(path: object, done: str = "written", hint: str = "") -> Iterator[None]:
     """Where an output is looked at or written: the system's refusals are OutputErrors."""
     try:
         yield
@@ -76,7 +86,7 @@ def writing(path: object) -> Iterator[None]:
     except OSError as error:
         if error.errno in NO_ROOM:
             raise
-        raise OutputError(f"{path} can't be written: {reason(error)}") from error
+        raise OutputError(f"{path} can't be {done}: {reason(error)}", hint=hint) from error
 
 
 def reason(error: OSError) -> str:

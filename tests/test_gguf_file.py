@@ -9,7 +9,7 @@ import gguf
 import pytest
 
 from convert import convert
-from llamacli.errors import InvalidModelError, NotFoundError
+from llamacli.errors import InvalidModelError, NotFoundError, UsageError
 from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import read_gguf
 from tests.standins.tiny import write_model
@@ -111,5 +111,5 @@ def test_a_model_of_that_maker_passes_unchanged(tmp_path: Path) -> None:
 def test_no_file_and_no_regular_file(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         read_gguf(tmp_path / "nowhere.gguf")
-    with pytest.raises((InvalidModelError, NotFoundError)):
+    with pytest.raises(UsageError, match="is a folder"):
         read_gguf(tmp_path)

@@ -1,13 +1,12 @@
 """Sessions' files: a cut costs the step under way, a damage its line, and none crashes a chat."""
 
 import random
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from llamacli.chat.conversation import Conversation, assistant, replay, user
-from llamacli.chat.file import MAX_FILE, MAX_LINE, sound_settings
+from llamacli.chat.file import MAX_FILE, MAX_LINE, SAMPLING, sound_settings
 from llamacli.chat.saved import SessionHead, resume
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.errors import InvalidModelError
@@ -93,7 +92,8 @@ def test_absurd_counts_are_harmless(store: Path) -> None:
 
 
 def test_settings_of_strangers_are_checked() -> None:
-    sound = {**asdict(SamplingSettings(seed=7)), "max_tokens": 9, "context": 512, "stop": ["a"]}
+    sampling = {name: getattr(SamplingSettings(seed=7), name) for name in SAMPLING}
+    sound = {**sampling, "max_tokens": 9, "context": 512, "stop": ["a"]}
     assert sound_settings(sound) == sound
     wrong = {
         "temperature": "hot", "top_k": 1.5, "top_p": 7, "min_p": float("nan"), "seed": 10**400,

@@ -150,7 +150,7 @@ def test_pipes_and_folders_are_no_sessions(store: Path) -> None:
 def test_store_that_cannot_be_written_is_told(store: Path) -> None:
     store.mkdir()
     (store / "sessions").write_text("in the way")
-    with pytest.raises(OutputError, match=r"no session can be saved in .*/sessions"):
+    with pytest.raises(OutputError, match=r"a session in .*/sessions can't be saved"):
         create(None, HEAD, refuse)
     assert list_sessions() == []
 

@@ -21,7 +21,8 @@ MAX_FILE = 64 << 20
 MAX_LINES = 100_000  # a turn takes two or three
 MAX_TEXT = 4096  # characters of a model's name or a stop text
 MAX_STOPS = 64
-SAMPLING = tuple(field.name for field in fields(SamplingSettings))
+# All but what requests to a server alone have.
+SAMPLING = tuple(one.name for one in fields(SamplingSettings) if one.name != "logit_bias")
 
 
 @dataclass(frozen=True)

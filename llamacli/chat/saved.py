@@ -18,7 +18,7 @@ from llamacli.chat.conversation import Conversation
 from llamacli.chat.file import SessionHead, read_session
 from llamacli.chat.log import SessionLog, latest, lock, mend
 from llamacli.engine import Unusable, saved_tokens, state_key
-from llamacli.errors import LlamacliError, NotFoundError, OutputError, UsageError
+from llamacli.errors import LlamacliError, NotFoundError, UsageError, reading, writing
 from llamacli.home import NAME, check_name, home
 from llamacli.prompt import Message
 from llamacli.prompt import cache as prompt_cache
@@ -64,11 +64,9 @@ def create(name: str | None, head: SessionHead, on_failure: Notify) -> SessionLo
     Raises UsageError where the name is taken or odd, OutputError where the store can't be written.
     """
     candidates = _names_by_time() if name is None else iter([check_name(name, "a session's")])
-    try:
+    with writing(f"a session in {home(FOLDER)}", "saved"):
         home(FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
         name, file = _new_file(candidates)
-    except OSError as error:
-        raise OutputError(f"no session can be saved in {home(FOLDER)}: {error.strerror}") from error
     lock(file, name)
     log = SessionLog(name, _path(name), file, on_failure, new=True)
     log.record_head(head)
@@ -88,12 +86,11 @@ def resume(name: str | None, on_failure: Notify) -> Session:
     file, unwritable = _open(path)
     log = None
     try:
-        read = read_session(file, name)
-        if unwritable is None:
-            mend(file, read.length, read.ended)
-            log = SessionLog(name, path, file, on_failure, new=False)
-    except OSError as error:
-        raise OutputError(f"the session {name} can't be written: {error.strerror}") from error
+        with writing(f"the session {name}"):
+            read = read_session(file, name)
+            if unwritable is None:
+                mend(file, read.length, read.ended)
+                log = SessionLog(name, path, file, on_failure, new=False)
     finally:
         if log is None:
             file.close()
@@ -197,10 +194,8 @@ def _open(path: Path) -> tuple[BinaryIO, str | None]:
 
 
 def _open_to_read(path: Path) -> BinaryIO:
-    try:
+    with reading(path):
         return path.open("rb")
-    except OSError as error:
-        raise NotFoundError(f"the session {path.stem} can't be read: {error.strerror}") from error
 
 
 def _latest() -> str:

@@ -1,6 +1,5 @@
 """What a GGUF file holds, once it is read and checked; its arrays are read when asked for."""
 
-import errno
 import hashlib
 import mmap
 import os
@@ -14,7 +13,7 @@ from struct import Struct
 from struct import error as StructError  # noqa: N812
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
-from llamacli.errors import DoesNotFitError, InvalidModelError, NotFoundError
+from llamacli.errors import InvalidModelError, reading
 from llamacli.gguf.types import FILE_TYPES, TensorType
 
 REPLACED = "it was replaced or changed while it was read; try again"
@@ -144,20 +143,13 @@ def mapped(path: Path) -> Iterator[tuple[mmap.mmap, FileStatus]]:
 
 
 def _map(path: Path) -> tuple[mmap.mmap, FileStatus]:
-    try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise InvalidModelError(f"{path} is not a regular file; models are read by mapping")
-            if status.st_size == 0:
-                raise InvalidModelError(f"{path} is empty, not a GGUF file")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), file_status(file)
-    except FileNotFoundError:
-        raise NotFoundError(f"there is no file {path}") from None
-    except OSError as error:
-        if error.errno == errno.ENOMEM:
-            raise DoesNotFitError(f"{path} can't be mapped: {error.strerror}") from error
-        raise NotFoundError(f"{path} can't be read: {error.strerror or error}") from error
+    with reading(path), path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidModelError(f"{path} is not a regular file; models are read by mapping")
+        if status.st_size == 0:
+            raise InvalidModelError(f"{path} is empty, not a GGUF file")
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), file_status(file)
 
 
 def file_status(file: BinaryIO) -> FileStatus:
@@ -172,14 +164,11 @@ def file_identity(path: Path, status: FileStatus | None = None) -> list[int | st
     Raises NotFoundError, and InvalidModelError where status is given and another is at path now.
     """
     parts = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            found = file_status(file)
-            if found != (status or found):
-                raise InvalidModelError(f"{path}: {REPLACED}")
-            for i in range(SAMPLES):
-                file.seek(max(0, found.size - 4096) * i // (SAMPLES - 1))
-                parts.update(file.read(4096))
-    except OSError as error:
-        raise NotFoundError(f"{path} can't be read: {error.strerror or error}") from error
+    with reading(path), path.open("rb") as file:
+        found = file_status(file)
+        if found != (status or found):
+            raise InvalidModelError(f"{path}: {REPLACED}")
+        for i in range(SAMPLES):
+            file.seek(max(0, found.size - 4096) * i // (SAMPLES - 1))
+            parts.update(file.read(4096))
     return [found.size, found.modified, parts.hexdigest()]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from llamacli.errors import InvalidModelError, NotFoundError
+from llamacli.errors import InvalidModelError, NotFoundError, reading
 from llamacli.home import NAME, config_folder, expanded
 from llamacli.models.store import DEMO
 
@@ -140,11 +140,8 @@ def _package_file() -> Path:
 def _read(path: Path) -> dict[str, Any]:
     import tomllib
 
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InvalidModelError(f"{path} can't be read: {error.strerror}") from error
+    with reading(path), path.open("rb") as file:
+        raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
         raise InvalidModelError(f"{path} is absurdly large; {MAX_BYTES} bytes are read")
     try:

@@ -1,10 +1,12 @@
 """The model store: one folder of GGUF files, and when each was last used."""
 
+import os
 import re
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from llamacli.errors import NotFoundError, writing
 from llamacli.home import home
 
 DEMO = "demo"
@@ -35,14 +37,8 @@ def folder_name(folder: Path) -> str:
 def target_folder() -> Path:
     """The store's folder, made where it isn't there."""
     folder = home()
-    try:
+    with writing(f"the model store {folder}", "made", "set LLAMACLI_HOME"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        from llamacli.errors import OutputError
-
-        raise OutputError(
-            f"the model store {folder} can't be made: {error.strerror}; set LLAMACLI_HOME"
-        ) from error
     return folder
 
 
@@ -63,16 +59,12 @@ def remove_model(path: Path) -> None:
     Programs that have it loaded keep it. Raises NotFoundError where it is gone already or lies
     elsewhere, OutputError where the system refuses.
     """
-    from llamacli.errors import NotFoundError, OutputError
-
     if not in_store(path):
         raise NotFoundError(f"{path} is not in the store {home()}; nothing else is removed")
-    try:
+    if not os.path.lexists(path):
+        raise NotFoundError(f"there is no file {path}")
+    with writing(path, "removed"):
         path.unlink()
-    except FileNotFoundError:
-        raise NotFoundError(f"there is no file {path}") from None
-    except OSError as error:
-        raise OutputError(f"{path} can't be removed: {error.strerror}") from error
     with suppress(OSError):
         _marker(path).unlink()
 

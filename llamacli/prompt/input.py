@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from llamacli.engine import Vocabulary
-from llamacli.errors import DoesNotFitError, LlamacliError, NotFoundError, UsageError
+from llamacli.errors import DoesNotFitError, LlamacliError, UsageError, reading
 
 MAX_BYTES = 256 << 20  # beyond any context by far; a wrong file is told instead of read for minutes
 CUT = "\n[...]\n"  # stands where the middle of a text was taken out
@@ -85,15 +85,8 @@ def read_bytes(path: Path) -> bytes:
         if sys.stdin is None or sys.stdin.isatty():
             raise UsageError("stdin is a terminal; pipe something in, or name a file")
         return _read(sys.stdin.buffer, "stdin")
-    try:
-        with path.open("rb") as file:
-            return _read(file, str(path))
-    except FileNotFoundError:
-        raise NotFoundError(f"there is no file {path}") from None
-    except IsADirectoryError:
-        raise UsageError(f"{path} is a folder, not a file") from None
-    except OSError as error:
-        raise NotFoundError(f"{path} can't be read: {error.strerror}") from error
+    with reading(path), path.open("rb") as file:
+        return _read(file, str(path))
 
 
 def _read(file: BinaryIO, name: str) -> bytes:

@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from llamacli.terminal import columns, notice, printable, say
 def head_of(session: ChatSession, model: str) -> SessionHead:
     """What to remember of the model, by what -m takes, and of the settings."""
     settings: dict[str, Any] = {
-        **asdict(session.sampling),
+        **{name: getattr(session.sampling, name) for name in SAMPLING},
         "max_tokens": session.max_tokens,
         "context": session.engine.settings.context,
         "stop": list(session.stop),

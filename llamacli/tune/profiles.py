@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llamacli.engine import Profile
-from llamacli.errors import OutputError, UsageError
+from llamacli.errors import UsageError, writing
 from llamacli.home import home, replace_file
 from llamacli.speculate import Costs
 
@@ -75,10 +75,8 @@ def keep(
     kept = kept_path(path)
     value: dict[str, Any] = {"model": str(path), "machine": machine(), **about}
     value.update({str(name): one for name, one in profiles.items()})
-    try:
+    with writing(kept):
         replace_file(kept, json.dumps(value, indent=2).encode())
-    except OSError as error:
-        raise OutputError(f"{kept} can't be written: {error.strerror}") from error
 
 
 def keep_costs(path: Path, costs: Costs) -> None:
@@ -89,10 +87,8 @@ def keep_costs(path: Path, costs: Costs) -> None:
         value = json.loads(file.read(MAX_BYTES))
     if not isinstance(value, dict):
         value = {"model": str(path), "machine": machine()}
-    try:
+    with writing(kept):
         replace_file(kept, json.dumps({**value, COSTS: costs.known}, indent=2).encode())
-    except OSError as error:
-        raise OutputError(f"{kept} can't be written: {error.strerror}") from error
 
 
 def forget(path: Path) -> int:
@@ -102,10 +98,8 @@ def forget(path: Path) -> int:
     """
     found = list(home(FOLDER).glob(f"{_model_hash(path)}-*.json"))
     for kept in found:
-        try:
+        with writing(kept, "removed"):
             kept.unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError(f"{kept} can't be removed: {error.strerror}") from error
     return len(found)
 
 
