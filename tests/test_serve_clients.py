@@ -89,7 +89,7 @@ def test_the_answer_is_the_one_without_it(
     lines = len(server.log)
     by_server, told = llamacli("run", *arguments, *options)
     assert "a server that has the model loaded answers" in told
-    assert any("/own/answer 200" in line for line in server.log[lines:])
+    wait_for(lambda: any("/own/answer 200" in line for line in server.log[lines:]))
     alone, told = llamacli("run", *arguments, *options, "--no-server")
     assert "a server" not in told
     names = ("text", "finish_reason", "prompt_tokens", "answer_tokens", "model", "quantization")
@@ -117,7 +117,7 @@ def test_chat_on_a_pipe(server: Serving, demo: Path) -> None:
     lines = len(server.log)
     answer, _ = llamacli("chat", "-m", demo, "--temp", "0", stdin="Hi")
     assert answer.startswith("Hello!")
-    assert any("/own/answer 200" in line for line in server.log[lines:])
+    wait_for(lambda: any("/own/answer 200" in line for line in server.log[lines:]))
 
 
 def test_what_a_server_can_not_do_is_done_without_it(server: Serving, demo: Path) -> None:
@@ -153,3 +153,30 @@ def test_ctrl_c_ends_the_answer_and_frees_the_server(
         assert child.returncode == 130 and out.endswith(b"\n")
         url = f"{server.url}/metrics"
         wait_for(lambda: "processing 0.0" in httpx2.get(url).text)
+
+
+def test_batch_asks_it_too(server: Serving, demo: Path, tmp_path: Path) -> None:
+    lines = [
+        {"id": "a", "prompt": "Hi", "temperature": 0},
+        {"id": "b", "prompt": "What is a pipe?", "max_tokens": 5, "temperature": 0},
+        {"prompt": 5},
+        {"id": "c", "messages": [{"role": "user", "content": "Hi"}], "top_p": 9},
+        {"id": "d", "prompt": "word " * 9000},
+    ]
+    (tmp_path / "in").write_text("\n".join(map(json.dumps, lines)))
+    before = len(server.log)
+    arguments = ("batch", tmp_path / "in", "-m", demo, "--exact")
+    found, told = llamacli(*arguments, check=1)
+    assert "a server that has the model loaded answers" in told
+    wait_for(lambda: any("/own/answer 200" in line for line in server.log[before:]))
+    expected, _ = llamacli(*arguments, "--no-server", check=1)
+    ours, theirs = ([json.loads(x) for x in t.splitlines()] for t in (found, expected))
+    assert [x["id"] for x in ours] == [x["id"] for x in theirs] == ["a", "b", 3, "c", "d"]
+    assert [x.get("text") for x in ours] == [x.get("text") for x in theirs]
+    assert ["error" in x for x in ours] == ["error" in x for x in theirs]
+
+
+def test_batch_with_more_lines_than_the_server_takes_at_once(demo: Path) -> None:
+    lines = "\n".join(f"line {i}" for i in range(60))
+    found, _ = llamacli("batch", "-m", demo, "-n", "3", "-p", "100", stdin=lines)
+    assert [json.loads(line)["id"] for line in found.splitlines()] == list(range(1, 61))

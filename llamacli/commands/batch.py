@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from errno import EACCES, EISDIR, ENOENT
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
 import typer
 
 from llamacli.commands import options
+from llamacli.commands.by_server import answer_lines, may_ask, request_fields
 from llamacli.errors import LlamacliError, OutputError, UsageError, writing
 from llamacli.models import engine_for, engine_settings, model_path
 from llamacli.terminal import Write, as_json, lively, notice, show_status, writer
@@ -64,6 +66,7 @@ def batch(
         Literal["strict", "replace"],
         typer.Option(help="Report lines that aren't UTF-8, or replace their bytes by U+FFFD."),
     ] = "strict",
+    no_server: options.NoServer = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Answer each line of a file, several side by side, as JSON lines in the same order.
@@ -108,15 +111,25 @@ def batch(
         if left:
             common = _Common(sampling, ending, grammar, shape.choice or [])
             answers = _Answers(write, len(left), unordered, quiet)
-            if exact:
+            if not no_server and may_ask(machine, context) and _has_loaded(path):
+                if not quiet:
+                    notice("a server that has the model loaded answers")
+                fields = {**request_fields(sampling, ending, shape), "exact": exact}
+                count = 1 if exact else parallel
+                with interrupts() as arrived:
+                    ask = partial(answer_lines, path, count)
+                    _answer(ask, partial(_body, fields), left, answers, lambda: bool(arrived))
+            elif exact:
                 asked = machine.asked(context, "short")
                 with engine_for(path, asked, quiet=quiet) as alone, interrupts() as arrived:
-                    _answer(alone, answer_each, left, common, answers, lambda: bool(arrived))
+                    make = partial(_job, alone, common)
+                    _answer(partial(answer_each, alone), make, left, answers, lambda: bool(arrived))
             else:
                 settings = engine_settings(path, machine.asked(context, "long"), quiet=quiet)
                 opened = BatchEngine(path, settings, parallel)
                 with opened as engine, interrupts() as arrived:
-                    _answer(engine, answer_all, left, common, answers, lambda: bool(arrived))
+                    make = partial(_job, engine, common)
+                    _answer(partial(answer_all, engine), make, left, answers, lambda: bool(arrived))
             failed += answers.failed
     if failed:
         raise LlamacliError(f"{failed} of {len(lines)} lines have an error instead of an answer")
@@ -132,33 +145,46 @@ class _Common:
     choices: list[str]
 
 
+def _has_loaded(path: Path) -> bool:
+    from llamacli.serve import has_loaded
+
+    return has_loaded(path)
+
+
+def _body(fields: dict[str, Any], line: "Request") -> dict[str, Any]:
+    """A line's request to the server: its own settings before those that hold for all."""
+    return {**fields, **line.settings, "messages": list(line.messages)}
+
+
 def _answer(
-    engine: "Engine",
     answer: "Callable[..., Iterator[tuple[int, Result | LlamacliError]]]",
+    make: "Callable[[Request], Any]",
     lines: "list[Request | BadLine]",
-    common: _Common,
     answers: "_Answers",
     interrupted: "Callable[[], bool]",
 ) -> None:
-    """Give each line's object to answers, which puts them in order."""
+    """Give each line's object to answers, which puts them in order.
+
+    answer takes what make gives of the lines.
+    """
     from llamacli.batch import BadLine
 
     places: list[int] = []  # of the jobs among the lines
 
-    def jobs() -> "Iterator[Job]":
+    def jobs() -> "Iterator[Any]":
         for place, line in enumerate(lines):
             if isinstance(line, BadLine):
                 answers.put(place, {"id": line.id, "error": line.error})
                 continue
             try:
-                job = _job(engine, line, common)
+                job = make(line)
             except LlamacliError as error:
                 answers.put(place, {"id": line.id, "error": str(error)})
                 continue
             places.append(place)
             yield job
 
-    for number, result in answer(engine, jobs(), interrupted=interrupted, on_step=answers.progress):
+    for number, result in answer(jobs(), interrupted=interrupted, on_step=answers.progress):
         place = places[number]
         identity = lines[place].id
         if isinstance(result, LlamacliError):
@@ -172,7 +198,7 @@ def _answer(
     answers.close()
 
 
-def _job(engine: "Engine", line: "Request", common: _Common) -> "Job":
+def _job(engine: "Engine", common: _Common, line: "Request") -> "Job":
     from llamacli.batch import Job
     from llamacli.prompt import encode_turns
     from llamacli.shape import check_choices

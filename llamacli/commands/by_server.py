@@ -1,12 +1,16 @@
-"""What run and chat do where a server of the user's has the model loaded: they are its clients."""
+"""run, chat and batch as clients of the user's server, where it has the model loaded."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamacli.commands import options
+from llamacli.errors import LlamacliError, NotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
+
     from llamacli.answer import OutputStyle, Result
 
 
@@ -25,23 +29,11 @@ def answer_by_server(
     prompt has the messages, or a text and whether it is special. Whoever asks for something of the
     machine other than threads gets an engine of their own.
     """
-    from llamacli.serve import own_socket
-
-    if context is not None or replace(machine, threads=None) != options.Machine():
-        return None
-    if own_socket() is None:  # spares the others the 10 ms of HTTP's import
+    if not may_ask(machine, context):
         return None
     from llamacli.serve import ask_server
 
-    settings = {name: value for name, value in vars(sampling).items() if value is not None}
-    body = {
-        **prompt,
-        **settings,
-        "max_tokens": ending.max_tokens,
-        "stop": ending.stop or [],
-        "shape": _shape_text(shape) if shape is not None else None,
-        "exact": True,
-    }
+    body = {**prompt, **request_fields(sampling, ending, shape), "exact": True}
     found = ask_server(path, body)
     if found is None:
         return None
@@ -51,6 +43,67 @@ def answer_by_server(
     if style.verbose:
         notice("a server that has the model loaded answers; --no-server goes without it")
     return tell(found.chunks, found.head, style)
+
+
+def may_ask(machine: options.Machine, context: Any) -> bool:
+    """Whether a server of the user's is there, and nothing is asked that it may have otherwise."""
+    from llamacli.serve import own_socket  # without HTTP, whose import takes 10 ms
+
+    plain = context is None and replace(machine, threads=None) == options.Machine()
+    return plain and own_socket() is not None
+
+
+def request_fields(
+    sampling: options.Sampling, ending: options.Ending, shape: options.Shape | None
+) -> dict[str, Any]:
+    """The options' fields of a request to the server."""
+    settings = {name: value for name, value in vars(sampling).items() if value is not None}
+    return {
+        **settings,
+        "max_tokens": ending.max_tokens,
+        "stop": ending.stop or [],
+        "shape": _shape_text(shape) if shape is not None else None,
+    }
+
+
+def answer_lines(
+    path: Path,
+    parallel: int,
+    bodies: "Iterable[dict[str, Any]]",
+    *,
+    interrupted: "Callable[[], bool]",
+    on_step: "Callable[[int], None]",
+) -> "Iterator[tuple[int, Result | LlamacliError]]":
+    """(a request's number, its result or what was wrong with it), as they finish.
+
+    interrupted and on_step are answer_all's. Raises NotFoundError where the server is gone.
+    """
+    from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+
+    from llamacli.serve import answer_whole
+
+    running: dict[Future[Result], int] = {}
+
+    def outcome(done: "Future[Result]") -> "tuple[int, Result | LlamacliError]":
+        number = running.pop(done)
+        try:
+            result = done.result()
+        except NotFoundError:
+            raise
+        except LlamacliError as error:
+            return number, error
+        on_step(result.answer_tokens)
+        return number, result
+
+    with ThreadPoolExecutor(parallel) as pool:
+        for number, body in enumerate(bodies):
+            running[pool.submit(answer_whole, path, body, interrupted)] = number
+            if len(running) >= parallel:
+                yield from map(outcome, wait(running, return_when=FIRST_COMPLETED).done)
+            if interrupted():
+                return
+        while running and not interrupted():
+            yield from map(outcome, wait(running, return_when=FIRST_COMPLETED).done)
 
 
 def _shape_text(shape: options.Shape) -> dict[str, Any] | None:

@@ -1,5 +1,14 @@
-from .client import LocalAnswer, ask_server
+from .client import LocalAnswer, Refused, answer_whole, ask_server, has_loaded
 from .listen import own_socket
 from .run import Options, serve
 
-__all__ = ["LocalAnswer", "Options", "ask_server", "own_socket", "serve"]
+__all__ = [
+    "LocalAnswer",
+    "Options",
+    "Refused",
+    "answer_whole",
+    "ask_server",
+    "has_loaded",
+    "own_socket",
+    "serve",
+]

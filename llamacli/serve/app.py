@@ -207,6 +207,8 @@ def _local(server: Server) -> Endpoint:
         server.check_ready()
         fields = await read_body(request)
         model = local.find_loaded(server.desk.pool, fields)
+        if fields.flag("probe"):
+            return json_response({"model": model.name})
         ask = await asyncio.to_thread(local.read_local, fields)
         async with AsyncExitStack() as stack:
             answers = await stack.enter_async_context(server.desk.answer(ask, model))

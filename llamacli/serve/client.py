@@ -2,8 +2,10 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from queue import Empty, Queue
@@ -18,6 +20,7 @@ from llamacli.serve.listen import own_socket
 Line = dict[str, Any]
 
 GLANCE = 0.05  # seconds between looks for a signal
+PAUSE = 0.2  # seconds before a full queue is asked again
 PATIENCE = 2.0  # seconds for a server to take a request; one that hangs is as if it weren't there
 
 
@@ -98,12 +101,58 @@ def _next(
     return None
 
 
+class Refused(LlamacliError):
+    """A server has the model and won't answer this."""
+
+
+def has_loaded(path: Path) -> bool:
+    """Whether a server of the user's has the file at path loaded."""
+    found = _request(path, {"probe": True})
+    if found is None:
+        return False
+    found[0].close()
+    return found[1].status == HTTPStatus.OK
+
+
 def ask_server(path: Path, body: dict[str, Any]) -> LocalAnswer | None:
     """The answer of a server that has the file at path loaded; None where none has.
 
     body has the fields of /own/answer but for file and identity. What a server refuses, the
     program refuses by itself, in its own words.
     """
+    found = _request(path, body)
+    if found is None:
+        return None
+    connection, response = found
+    if response.status == HTTPStatus.OK:
+        return LocalAnswer(connection, response)
+    connection.close()
+    return None
+
+
+def answer_whole(path: Path, body: dict[str, Any], interrupted: Callable[[], bool]) -> Result:
+    """The result of an answer, waiting while the server's queue is full.
+
+    Raises Refused, NotFoundError where the server is gone, and what the answer ended with.
+    """
+    while True:
+        found = _request(path, body)
+        if found is None:
+            raise NotFoundError("the server is gone; --no-server goes without it")
+        connection, response = found
+        if response.status == HTTPStatus.OK:
+            result = list(LocalAnswer(connection, response).chunks(interrupted))[-1].result
+            assert result is not None
+            return result
+        told = response.read()
+        connection.close()
+        if response.status != HTTPStatus.TOO_MANY_REQUESTS or interrupted():
+            raise Refused(json.loads(told)["error"]["message"])
+        time.sleep(PAUSE)
+
+
+def _request(path: Path, body: dict[str, Any]) -> "tuple[HTTPConnection, HTTPResponse] | None":
+    """The response to a request about a file; None where no server is there."""
     where = own_socket()
     if where is None:
         return None
@@ -117,11 +166,7 @@ def ask_server(path: Path, body: dict[str, Any]) -> LocalAnswer | None:
         connection.request("POST", "/own/answer", asked, {"Host": "localhost"})
         assert connection.sock is not None
         connection.sock.settimeout(None)
-        response = connection.getresponse()
-        if response.status == 200:
-            return LocalAnswer(connection, response)
-        connection.close()
-        return None
+        return connection, connection.getresponse()
     except (OSError, HTTPException):
         connection.close()
         return None
