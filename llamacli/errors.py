@@ -135,13 +135,16 @@ def _system_error(error: OSError) -> LlamacliError:
 def _converter_error(error: BaseException) -> BaseException:
     from convert import ConvertError, SourceError, TargetError, TargetExistsError
 
-    kinds: dict[type[BaseException], type[LlamacliError]] = {
+    kinds: dict[type[ConvertError], type[LlamacliError]] = {
         TargetError: OutputError,
         TargetExistsError: OutputError,
         SourceError: NotFoundError,
         ConvertError: InvalidModelError,
     }
-    return next((kinds[kind](str(error)) for kind in kinds if isinstance(error, kind)), error)
+    for kind, ours in kinds.items():
+        if isinstance(error, kind):
+            return ours(error.fault, file=error.file or None, hint=error.hint)
+    return error
 
 
 def told(error: BaseException) -> str:

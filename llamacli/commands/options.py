@@ -1,15 +1,13 @@
 """The options that commands share, each written once: single ones, and groups of them.
 
 A group is a dataclass whose fields are options. A command takes one as a keyword parameter,
-`sampling: options.Sampling`; `spread` gives typer the fields in its place.
+`sampling: options.Sampling`; commands/spread gives typer the fields in its place.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
-from inspect import Parameter, signature
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
     from llamacli.engine import Asked, Engine, Profile, SamplingSettings
     from llamacli.prompt import Message
     from llamacli.shape import Grammar
-
-KEYWORD = Parameter.KEYWORD_ONLY
 
 
 def complete_models(incomplete: str) -> list[str]:
@@ -296,29 +292,3 @@ class Output:
         form: Literal["text", "json", "jsonl"]
         form = "json" if self.json_object else "jsonl" if self.json_events else "text"
         return OutputStyle(form, not self.no_stream, self.quiet, self.verbose)
-
-
-def spread(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as typer takes it: with the fields of a group in the group's place."""
-    hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
-    parameters: list[Parameter] = []
-    for name, parameter in signature(command).parameters.items():
-        if name in groups:
-            own = get_type_hints(groups[name], include_extras=True)
-            parameters += [
-                Parameter(field.name, KEYWORD, default=field.default, annotation=own[field.name])
-                for field in fields(groups[name])
-            ]
-        else:
-            parameters.append(parameter.replace(kind=KEYWORD, annotation=hints[name]))
-
-    @wraps(command)
-    def call(**given: Any) -> None:
-        for name, group in groups.items():
-            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
-        command(**given)
-
-    call.__signature__ = signature(command).replace(parameters=parameters)  # type: ignore[attr-defined]
-    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return call
