@@ -325,3 +325,36 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF and nothing more")
     with serving("-m", tmp_path / "bad.gguf", wait=False) as server:
         assert server.child.wait(60) == 3
+
+
+# What is kept on the disk
+
+START = "one two three four five six seven eight nine ten " * 10
+
+
+def _cached(server: Serving, prompt: str) -> int:
+    client = server.client()
+    answer = client.completions.create(model="demo", prompt=prompt, max_tokens=4, temperature=0)
+    return int(answer.usage.prompt_tokens_details.cached_tokens)
+
+
+def test_what_was_read_is_there_after_a_restart(demo: Path, store: Path) -> None:
+    with serving("-m", demo, "--cache", home=store) as server:
+        assert _cached(server, f"{START}a") <= 1 and _cached(server, "Another " * 60) <= 1
+        assert server.stop() == 143
+    assert len(list((store / "cache").glob("*.kv"))) == 2
+    with serving("-m", demo, "--cache", home=store) as server:
+        assert _cached(server, f"{START}b") > 50 and _cached(server, "Another " * 55) > 50
+    for state in (store / "cache").glob("*.kv"):
+        state.write_bytes(state.read_bytes()[:-1] + b"x")  # damaged: as if it weren't there
+    with serving("-m", demo, "--cache", home=store) as server:
+        assert _cached(server, f"{START}b") == 0
+
+
+def test_a_cache_that_can_not_be_written_costs_a_notice(demo: Path, store: Path) -> None:
+    store.mkdir()
+    (store / "cache").write_text("a file where the folder would be")
+    with serving("-m", demo, "--cache", home=store) as server:
+        _cached(server, START)
+        assert server.stop() == 143
+    assert any("the cache can't be written" in line for line in server.log)

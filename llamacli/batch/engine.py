@@ -39,6 +39,11 @@ class BatchEngine(Engine):
             self.batch = None
         super().close()
 
+    def keep(self, count: int) -> None:
+        """As Engine's, of the first sequence alone: the others stay."""
+        self.library.llama_memory_seq_rm(self.memory, 0, count, -1)
+        del self.tokens[count:]
+
     def fill(self, parts: Sequence[tuple[Running, int]]) -> list[int | None]:
         """Put that many of each one's next tokens into the batch.
 

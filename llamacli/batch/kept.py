@@ -8,6 +8,8 @@ from llamacli.batch.engine import BatchEngine
 from llamacli.batch.job import Running
 from llamacli.engine import KEPT_SEQUENCES, common_prefix
 
+FIRST = 0  # the sequence that an engine's own methods know
+
 
 @dataclass
 class Kept:
@@ -80,6 +82,23 @@ class Kept:
         running.evaluated = shared
         if not running.answer.tokens:
             running.cached = shared
+
+    def to_first(self, number: int) -> None:
+        """Have the first sequence hold what that one holds, to be saved from there.
+
+        What the first one held itself is in no other, and forgotten.
+        """
+        if number != FIRST:
+            if FIRST in self.tokens:
+                self.drop(FIRST)
+            self._remove(FIRST)
+            self.engine.library.llama_memory_seq_cp(self.engine.memory, number, FIRST, 0, -1)
+
+    def from_first(self, tokens: list[int]) -> None:
+        """Keep what the first sequence holds, where it was restored to, in one of its own."""
+        number = next(n for n in count(FIRST + 1) if n not in self.tokens)
+        self.engine.library.llama_memory_seq_cp(self.engine.memory, FIRST, number, 0, -1)
+        self.tokens[number] = tokens
 
     def _remove(self, number: int) -> None:
         self.engine.library.llama_memory_seq_rm(self.engine.memory, number, -1, -1)

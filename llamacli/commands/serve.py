@@ -59,6 +59,10 @@ def serve(
         str,
         typer.Option(help="Free a model of the store unused for so long: 90s, 10m, never."),
     ] = "10m",
+    cache: Annotated[
+        bool,
+        typer.Option("--cache", help="Keep what was read on disk while the model isn't loaded."),
+    ] = False,
     timeout: Annotated[str, typer.Option(help="The longest that an answer may take.")] = "1h",
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Log what requests say, on stderr.")
@@ -108,6 +112,7 @@ def serve(
             keys=keys,
             origins=tuple(cors or ()),
             keep_alive=limits["--keep-alive"],
+            cache=cache,
             timeout=limits["--timeout"] or 1e9,
             log_prompts=log_prompts,
             quiet=quiet,

@@ -13,6 +13,7 @@ from llamacli.models import stored_model, stored_models
 from llamacli.serve.faults import Fault, as_fault
 from llamacli.serve.lane import Lane
 from llamacli.serve.metrics import Metrics
+from llamacli.serve.shelf import put_away, take_out
 from llamacli.serve.worker import Worker
 
 Open = Callable[[Path], BatchEngine]
@@ -55,6 +56,7 @@ class Pool:
     chosen: dict[str, Path]
     keep_alive: float | None
     slice: int | None = None
+    shelved: bool = False  # what is in a KV cache goes to the disk, and comes back from there
     loaded: dict[Path, Loaded] = field(default_factory=dict)
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -123,6 +125,8 @@ class Pool:
         model = Loaded(name, path, lane, bool(self.chosen), int(time.time()), seen)
 
         def begin() -> None:
+            if self.shelved:
+                take_out(lane.scheduler)
             self.worker.lanes.append(lane)
 
         await self.worker.call(begin)
@@ -147,6 +151,8 @@ class Pool:
 
         def end() -> None:
             self.worker.lanes.remove(model.lane)
+            if self.shelved:
+                put_away(model.lane.scheduler)
             model.engine.close()
 
         await self.worker.call(end)

@@ -48,6 +48,7 @@ class Options:
     keys: tuple[bytes, ...] = ()
     origins: tuple[str, ...] = ()
     keep_alive: float | None = 600.0
+    cache: bool = False
     timeout: float = 3600.0
     log_prompts: bool = False
     quiet: bool = False
@@ -132,7 +133,13 @@ class _Life:
         options, metrics = self.options, Metrics()
         worker = Worker()
         pool = Pool(
-            worker, metrics, options.open, options.models, options.keep_alive, options.slice
+            worker,
+            metrics,
+            options.open,
+            options.models,
+            options.keep_alive,
+            options.slice,
+            options.cache,
         )
         desk = Desk(pool, options.parallel, options.queue, seconds=options.timeout)
         self.server = Server(desk, asyncio.Event(), log_prompts=options.log_prompts)
