@@ -306,7 +306,6 @@ def start_long_answer(tmp_path: Path, *options: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
-        bufsize=0,  # communicate would lose what readline has read ahead
     )  # fmt: skip
     return child
 
@@ -367,10 +366,11 @@ def test_a_signal_while_the_prompt_is_read_writes_nothing(tmp_path: Path) -> Non
 @needs_signals
 def test_a_signal_gives_whole_json(tmp_path: Path) -> None:
     child = start_long_answer(tmp_path, "--jsonl")
-    assert child.stdout is not None
+    assert child.stdout is not None and child.stderr is not None
     first = child.stdout.readline() + child.stdout.readline()
     child.terminate()
-    rest, told = child.communicate(timeout=PATIENCE)
+    rest, told = child.stdout.read(), child.stderr.read()  # communicate loses what is read ahead
+    child.wait(PATIENCE)
     events = [json.loads(line) for line in (first + rest).splitlines()]
     assert child.returncode == 143 and told == b""
     assert events[-1]["event"] == "end" and events[-1]["finish_reason"] == "interrupted"
