@@ -67,17 +67,21 @@ def resumable_file(target: Path, force: bool, made_of: Any) -> Iterator[tuple[Pa
     error they go. Raises TargetError where another process is at it, or the system refuses.
     """
     part, notes = partial_path(target), _journal_path(target)
-    descriptor = -1
+    descriptor, useless = -1, False
     try:
         descriptor = _open_locked(part, target)
-        with _open_journal(notes, descriptor, made_of) as journal:
-            try:
-                yield part, journal
-                system.sync(descriptor)
-            except BaseException as error:
-                if not _worth_keeping(error, journal):
-                    _remove(part, notes)
-                raise
+        try:
+            with _open_journal(notes, descriptor, made_of) as journal:
+                try:
+                    yield part, journal
+                    system.sync(descriptor)
+                except BaseException as error:
+                    useless = not _worth_keeping(error, journal)
+                    raise
+        finally:
+            if useless:
+                descriptor = system.let_go(descriptor)
+                _remove(part, notes)
         # From its renaming on, part may be another process's, and so may a journal.
         _remove(notes)
         own = os.fstat(descriptor)
@@ -148,6 +152,9 @@ def _open_own(path: Path) -> int:
     Raises TargetError where it is a link, or something that this user's earlier call didn't make:
     what would be written there could be another file's.
     """
+    with contextlib.suppress(FileNotFoundError):  # NO_FOLLOW is nothing on Windows
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise _strange(path)
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | system.NO_FOLLOW, 0o666)
     except OSError as error:

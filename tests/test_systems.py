@@ -103,6 +103,30 @@ def test_parts_that_were_left_are_cleared(run: Command, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"out.gguf"}
 
 
+@pytest.mark.parametrize("case", ["error", "link"])
+def test_a_conversion_in_pieces_leaves_nothing_and_follows_nothing(
+    case: str, system: dict[str, str], tmp_path: Path
+) -> None:
+    """Where the system removes no open file, and opens links as if they were files."""
+    script = f"""
+from pathlib import Path
+from convert.errors import TargetError
+from convert.journal import partial_path, resumable_file
+target = Path({str(tmp_path / "out.gguf")!r})
+if {case == "link"}:
+    partial_path(target).symlink_to(target.with_name("elsewhere"))
+try:
+    with resumable_file(target, False, 1) as (part, journal):
+        journal.write(b"some", 0)
+        raise ValueError("said")
+except (ValueError, TargetError) as error:
+    print(type(error).__name__)
+print(*sorted(path.name for path in target.parent.iterdir() if path.is_file()))
+"""
+    told = answer(system, script).splitlines()
+    assert told == {"error": ["ValueError"], "link": ["TargetError"]}[case]
+
+
 def test_batch_answers_lines_that_end_as_windows_ends_them(run: Command, tmp_path: Path) -> None:
     source, out = tmp_path / "in.txt", tmp_path / "out.jsonl"
     source.write_bytes("Was ist GGUF?\r\nÜber llamacli\r\n".encode())
