@@ -60,6 +60,6 @@ def kept_pieces(target: Path) -> Iterator[None]:
         error, going_on = named(raised), "the same command goes on from what is done"
         if isinstance(error, LlamacliError):
             error.hint = f"{error.hint}; {going_on}" if error.hint else going_on
-            raise error from raised
+            raise error from (raised if error is not raised else None)
         notice(f"{going_on} (kept in {partial_path(target)})")
         raise
