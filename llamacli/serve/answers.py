@@ -72,6 +72,8 @@ class Desk:
 
         Those that aren't at their end when the block is left are cancelled. Raises Fault.
         """
+        if self.draining:
+            raise Fault(503, "the server stops")
         count = ask.n * len(ask.prompts)
         if self.pending + count > self.parallel + self.queue:
             raise Fault(

@@ -4,11 +4,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -19,19 +20,20 @@ from llamacli.serve import local, own
 from llamacli.serve.answers import Answers, Desk, Whole
 from llamacli.serve.anthropic import MessageAnswer, count_tokens, read_message
 from llamacli.serve.ask import Ask
+from llamacli.serve.batch_routes import batch_routes
+from llamacli.serve.batches import Answer, Office
 from llamacli.serve.chat import ChatAnswer, read_chat
 from llamacli.serve.completions import CompletionAnswer, read_completion
 from llamacli.serve.faults import Fault, as_fault
-from llamacli.serve.fields import Fields, read_json
-from llamacli.serve.guard import MAX_BODY, fault_response, json_response, too_large
+from llamacli.serve.fields import Fields
+from llamacli.serve.guard import fault_response, json_response
+from llamacli.serve.http import Endpoint, guarded, read_body
 from llamacli.serve.page import page_routes
 from llamacli.serve.pool import Loaded
 from llamacli.serve.responses import ResponseAnswer, read_response
 from llamacli.terminal import notice
 
-BODY_SECONDS = 30.0  # that a client may take to send a request
 SEND_SECONDS = 30.0  # that a client may take to read a piece of a stream
-LARGE = 1 << 18  # bytes of JSON that are read in a thread of their own
 
 
 class Form(Protocol):
@@ -67,9 +69,6 @@ class Server:
                         headers={"Retry-After": "1"})  # fmt: skip
 
 
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
 def make_app(server: Server) -> Starlette:
     routes = [
         Route("/health", _health(server)),
@@ -86,8 +85,11 @@ def make_app(server: Server) -> Starlette:
         *_posts("/apply-template", _on_model(server, own.apply_template)),
         *_posts("/own/answer", _local(server)),
         *page_routes(),
+        *batch_routes(_office(server)),
     ]
-    handlers: Any = {404: _nowhere, 405: _wrong_method, Exception: _unexpected}
+    handlers: Any = {
+        404: _nowhere, 405: _wrong_method, HTTPException: _refused, Exception: _unexpected,
+    }  # fmt: skip
     return Starlette(routes=routes, exception_handlers=handlers)
 
 
@@ -95,37 +97,21 @@ def _posts(path: str, endpoint: Endpoint) -> list[Route]:
     return [Route(path, endpoint, methods=["POST"])]
 
 
-def guarded(endpoint: Endpoint) -> Endpoint:
-    """The same, its errors as OpenAI's object."""
+def _office(server: Server) -> Office:
+    def answer(read: Callable[[Fields], Ask], form: type[Form]) -> Answer:
+        async def whole(fields: Fields) -> dict[str, Any]:
+            ask = replace(await asyncio.to_thread(read, fields), stream=False)
+            async with server.desk.answer(ask) as answers:
+                return form(ask, answers).whole(await answers.whole())
 
-    async def answered(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except (Fault, LlamacliError) as error:
-            return fault_response(as_fault(error))
-        except ClientDisconnect:
-            return Response(status_code=499)
+        return whole
 
-    return answered
-
-
-async def read_body(request: Request) -> Fields:
-    """Raises Fault: 408 for a slow client, 413 for a large body, 400 for what isn't JSON."""
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size > MAX_BODY:
-                    raise too_large()
-                parts.append(part)
-    except TimeoutError:
-        raise Fault(408, f"the body didn't come within {BODY_SECONDS:g} seconds",
-                    headers={"Connection": "close"}) from None  # fmt: skip
-    body = b"".join(parts)
-    if size > LARGE:
-        return await asyncio.to_thread(read_json, body)
-    return read_json(body)
+    answers = {
+        "/v1/chat/completions": answer(read_chat, ChatAnswer),
+        "/v1/completions": answer(read_completion, CompletionAnswer),
+        "/v1/responses": answer(read_response, ResponseAnswer),
+    }
+    return Office(answers, server.desk.parallel)
 
 
 def _generating(server: Server, read: Callable[[Fields], Ask], form: type[Form]) -> Endpoint:
@@ -295,6 +281,10 @@ async def _wrong_method(request: Request, error: Any) -> Response:
     allowed = (error.headers or {}).get("Allow", "")
     fault = Fault(405, f"{request.method} is not for this path", headers={"Allow": allowed})
     return fault_response(fault)
+
+
+async def _refused(_: Request, error: Any) -> Response:
+    return fault_response(Fault(error.status_code, error.detail))
 
 
 async def _unexpected(_: Request, error: Exception) -> Response:

@@ -170,6 +170,8 @@ class _Life:
         await self.http.serve(sockets=sockets)
         for task in beside:
             task.cancel()
+        desk.draining = True
+        await desk.cancel_all()
         for model in list(pool.loaded.values()):
             await pool.free(model)
         await worker.stop()

@@ -1,0 +1,108 @@
+"""/v1/files and /v1/batches, as OpenAI's own client sees them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from tests.standins.server import Serving, serving, wait_for
+
+
+@pytest.fixture(scope="module")
+def server(demo: Path) -> Iterator[Serving]:
+    with serving("-m", demo, "--parallel", "2", "--queue", "2") as started:
+        yield started
+
+
+@pytest.fixture
+def client(server: Serving) -> openai.OpenAI:
+    return server.client()
+
+
+def upload(client: openai.OpenAI, lines: list[Any]) -> str:
+    data = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    return client.files.create(file=("in.jsonl", data.encode()), purpose="batch").id
+
+
+def chat(number: int, **body: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": f"Tell me about {number}"}]
+    asked = {"model": "demo", "messages": messages, "max_tokens": 3, **body}
+    return {"custom_id": f"r{number}", "method": "POST", "url": "/v1/chat/completions",
+            "body": asked}  # fmt: skip
+
+
+def finished(client: openai.OpenAI, name: str) -> Any:
+    wait_for(lambda: client.batches.retrieve(name).status != "in_progress")
+    return client.batches.retrieve(name)
+
+
+def test_a_batch(client: openai.OpenAI) -> None:
+    """More requests than the queue holds, and bad ones among them."""
+    lines: list[Any] = [chat(i) for i in range(12)]
+    lines += [chat(12, temperature="hot"), chat(13, model="none"), "not JSON"]
+    source = upload(client, lines)
+    batch = client.batches.create(
+        input_file_id=source, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    assert batch.request_counts.total == 15
+    done = finished(client, batch.id)
+    assert done.status == "completed"
+    assert (done.request_counts.completed, done.request_counts.failed) == (12, 3)
+    answers = [json.loads(x) for x in client.files.content(done.output_file_id).text.splitlines()]
+    assert {x["custom_id"] for x in answers} == {f"r{i}" for i in range(12)}
+    assert all(x["response"]["body"]["choices"][0]["message"]["content"] for x in answers)
+    errors = [json.loads(x) for x in client.files.content(done.error_file_id).text.splitlines()]
+    told = {x["custom_id"]: x["response"]["status_code"] for x in errors}
+    assert told == {"r12": 422, "r13": 404, None: 400}
+
+
+def test_files_and_what_is_not_there(client: openai.OpenAI) -> None:
+    name = upload(client, [chat(1)])
+    assert client.files.retrieve(name).bytes > 50 and name in {f.id for f in client.files.list()}
+    for endpoint in ("/v1/embeddings", "/v1/messages"):
+        with pytest.raises(openai.UnprocessableEntityError, match="endpoint"):
+            client.batches.create(input_file_id=name, endpoint=endpoint, completion_window="24h")  # type: ignore[call-overload]
+    assert client.files.delete(name).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(name)
+    with pytest.raises(openai.NotFoundError):
+        client.batches.retrieve("batch-none")
+    with pytest.raises(openai.UnprocessableEntityError, match="purpose"):
+        client.files.create(file=b"x", purpose="fine-tune")
+
+
+def test_cancelling(client: openai.OpenAI) -> None:
+    source = upload(client, [chat(i, max_tokens=200) for i in range(200)])
+    batch = client.batches.create(
+        input_file_id=source, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    assert client.batches.cancel(batch.id).status == "cancelled"
+    assert client.batches.retrieve(batch.id).request_counts.completed < 200
+
+
+def test_uploads_that_are_broken(server: Serving) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"x"
+
+    url = f"{server.url}/v1/files"
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert httpx2.post(url, content=chunks(), headers=kind).status_code == 411
+    for body in (b"--x\r\nnonsense", b"--x--", b"", b"\xff" * 100):
+        answer = httpx2.post(url, content=body, headers=kind)
+        assert 400 <= answer.status_code < 500 and answer.json()["error"]["message"]
+    assert httpx2.post(url, content=b"{}").status_code == 422
+
+
+def test_a_server_stops_in_the_middle_of_a_batch(demo: Path) -> None:
+    with serving("-m", demo, "--parallel", "2") as server:
+        client = server.client()
+        source = upload(client, [chat(i, max_tokens=300, temperature=3) for i in range(300)])
+        client.batches.create(
+            input_file_id=source, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+        assert server.stop() == 143
+    assert not any("Traceback" in line for line in server.log), server.log[-20:]
