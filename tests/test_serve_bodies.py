@@ -116,6 +116,20 @@ def test_completions_that_are_made_up(server: Serving) -> None:
     )
 
 
+def test_messages_and_responses_that_are_made_up(server: Serving) -> None:
+    system = some.dictionaries(some.just("system"), CONTENT, max_size=1)
+    messages = some.fixed_dictionaries({"messages": some.lists(MESSAGE, max_size=3) | ANY})
+    names = some.sampled_from(["stop_sequences", "thinking", "output_config", "tools", "stream"])
+    more = some.dictionaries(names, ANY | some.booleans(), max_size=2)
+    drive(server, "/v1/messages", joined(messages, MAX, system, more))
+    drive(server, "/v1/messages/count_tokens", joined(messages, system, more))
+    given = some.fixed_dictionaries({"input": TEXT | some.lists(MESSAGE, max_size=3) | ANY})
+    names = some.sampled_from(["instructions", "text", "include", "truncation", "stream"])
+    limit = some.fixed_dictionaries({"max_output_tokens": some.integers(1, 3)})
+    drive(server, "/v1/responses", joined(given, limit, some.dictionaries(names, ANY, max_size=2)))
+    drive(server, "/v1/batches", ANY | some.dictionaries(TEXT, ANY))
+
+
 @pytest.mark.parametrize("path", ["/tokenize", "/detokenize", "/apply-template"])
 def test_own_endpoints_bodies_that_are_made_up(server: Serving, path: str) -> None:
     names = some.sampled_from(["content", "tokens", "messages", "parse_special", "with_pieces"])
