@@ -244,6 +244,16 @@ def test_sigint_when_idle(demo: Path) -> None:
         assert server.stop(signal.SIGINT) == 130
 
 
+def test_an_answer_that_takes_too_long_is_ended(endless: Path) -> None:
+    with serving("-m", endless, "-c", "100000", "--timeout", "1s") as server:
+        answer = httpx2.post(f"{server.url}{CHAT}", json={"messages": HELLO}, timeout=60)
+        assert answer.status_code == 503 and "more than 1 seconds" in answer.text
+        streamed = httpx2.post(
+            f"{server.url}{CHAT}", json={"messages": HELLO, "stream": True}, timeout=60
+        )
+        assert streamed.status_code == 200 and '"code": "ended"' in streamed.text
+
+
 # Where it listens
 
 

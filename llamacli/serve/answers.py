@@ -10,7 +10,7 @@ from llamacli.answer import Result
 from llamacli.batch import Job, TokenLogprob
 from llamacli.errors import LlamacliError
 from llamacli.serve.ask import Ask
-from llamacli.serve.faults import Fault, as_fault, too_long
+from llamacli.serve.faults import Ended, Fault, as_fault, too_long
 from llamacli.serve.lane import Task
 from llamacli.serve.pool import Loaded, Pool
 from llamacli.serve.stream import Stream
@@ -115,14 +115,14 @@ class Desk:
 
     def _limit(self, model: Loaded, tasks: Sequence[Task]) -> asyncio.TimerHandle:
         """End them with an error after the seconds that a request may take."""
-        error = LlamacliError(f"the answer took more than {self.seconds:g} seconds")
+        error = Ended(f"the answer took more than {self.seconds:g} seconds")
         work = self.pool.worker.do
         loop = asyncio.get_running_loop()
         return loop.call_later(self.seconds, lambda: work(lambda: model.lane.fail(tasks, error)))
 
     async def cancel_all(self) -> None:
         """End every answer with an error: the server stops."""
-        error = LlamacliError("the server stops")
+        error = Ended("the server stops")
         for model in list(self.pool.loaded.values()):
             await self.pool.worker.call(partial(model.lane.fail_all, error))
 

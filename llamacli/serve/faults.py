@@ -46,6 +46,10 @@ class Fault(Exception):
         return {"type": "error", "error": told}
 
 
+class Ended(LlamacliError):
+    """An answer that the server ended: it stops, or the time is over."""
+
+
 def invalid(path: str, problem: str) -> Fault:
     """422 with the field's path."""
     return Fault(422, f"{path} {problem}", path, "invalid_value")
@@ -76,6 +80,8 @@ def as_fault(error: BaseException) -> Fault:
         return Fault(404, str(error), code="model_not_found")
     if isinstance(error, DoesNotFitError | InvalidModelError):
         return Fault(400, str(error), code="cannot_be_answered")
+    if isinstance(error, Ended):
+        return Fault(503, str(error), code="ended")
     if isinstance(error, LlamacliError):
         return Fault(500, str(error))
     return Fault(500, f"unexpected {type(error).__name__}")
