@@ -39,10 +39,11 @@ Values = NDArray[np.float32] | NDArray[np.uint16]
 class Choice:
     """A kernel for one type, whether it is the compiled one, and why, in words.
 
-    kernel(values, out) quantizes float32 values, or BF16 ones as uint16 bits, into the uint8 array
-    out, both contiguous, whole blocks, and returns the largest magnitude among the values as the
-    bits of a float32 (from INFINITY on, there are NaN or infinite ones). It may be called by many
-    threads at once and doesn't hold the Python lock.
+    kernel(values, out, importances) quantizes float32 values, or BF16 ones as uint16 bits, into the
+    uint8 array out, both contiguous, whole blocks, and returns the largest magnitude among the
+    values as the bits of a float32 (from INFINITY on, there are NaN or infinite ones). With
+    importances, float32 of shape (columns,), values are whole rows, whose errors they weigh. It may
+    be called by many threads at once and doesn't hold the Python lock.
     """
 
     kernel: Kernel
@@ -70,6 +71,7 @@ def quantizer(kind: GGMLQuantizationType) -> Kernel:
 
 def choose(
     kind: GGMLQuantizationType,
+    weighted: bool = False,
     *,
     on_compile: Callable[[], None] | None = None,
     folder: Path | None = None,
@@ -81,7 +83,7 @@ def choose(
     where it can't be written, every process compiles. Call it from one thread at a time.
     """
     reference = ggml_kernel(kind)
-    if kind not in KINDS:
+    if kind not in KINDS or weighted:
         return Choice(reference, False, f"{kind.name}: ggml's kernel")
     if not available():
         return Choice(
@@ -104,8 +106,12 @@ def choose(
 def ggml_kernel(kind: GGMLQuantizationType) -> Kernel:
     """ggml's own kernel as a Choice describes it."""
 
-    def run(values: Values, out: NDArray[np.uint8]) -> int:
-        out.reshape(-1)[:] = quantize(kind, as_float32(values).reshape(1, -1)).reshape(-1)
+    def run(
+        values: Values, out: NDArray[np.uint8], importances: NDArray[np.float32] | None = None
+    ) -> int:
+        columns = -1 if importances is None else importances.size
+        rows = as_float32(values).reshape(-1 if importances is not None else 1, columns)
+        out.reshape(-1)[:] = quantize(kind, rows, importances).reshape(-1)
         return largest_magnitude(values)
 
     return run
@@ -141,7 +147,9 @@ def compiled_kernel(kind: GGMLQuantizationType, cache: Path | None = None) -> Ke
     no_values.flags.writeable = no_bits.flags.writeable = False  # as in the signature
     block, nbytes = GGML_QUANT_SIZES[kind]
 
-    def run(values: Values, out: NDArray[np.uint8]) -> int:
+    def run(
+        values: Values, out: NDArray[np.uint8], importances: NDArray[np.float32] | None = None
+    ) -> int:
         if values.size % block or out.nbytes != values.size // block * nbytes:
             raise ValueError(f"{out.nbytes} bytes for {values.size} values of {kind.name}")
         if not out.flags.c_contiguous:

@@ -1,12 +1,24 @@
 """Values of every kind, to compare a compiled quantizer with ggml's, and the comparison itself."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Kernel = Callable[[NDArray[np.float32] | NDArray[np.uint16], NDArray[np.uint8]], int]
+
+class Kernel(Protocol):
+    """A quantizer of one type, as convert.fast.Choice describes it."""
+
+    def __call__(
+        self,
+        values: NDArray[np.float32] | NDArray[np.uint16],
+        out: NDArray[np.uint8],
+        importances: NDArray[np.float32] | None = None,
+        /,
+    ) -> int: ...
+
 
 BLOCK = 256
 SUB = 32

@@ -10,20 +10,22 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType
+from numpy.typing import NDArray
 
 from convert.checkpoint import Checkpoint, open_checkpoint
-from convert.errors import CheckpointError
+from convert.errors import CheckpointError, ImportanceError
 from convert.fast import choose, ggml_kernel
 from convert.fast_check import Kernel
+from convert.importance import ImportanceMatrix, importances_for
 from convert.journal import Journal, allocate, digest, resumable_file, taken, write_all
 from convert.pieces import Piece, Quantized, pieces_of, quantize_piece, read_piece
-from convert.quantization import Quantization, quantization
+from convert.quantization import Quantization, quantization, requires_importance
 from convert.rope import frequency_factors
 from convert.writer import (
     PlannedTensor,
@@ -33,6 +35,8 @@ from convert.writer import (
     plan,
     whole_file,
 )
+
+Importances = Mapping[str, NDArray[np.float32]]  # by the tensors' GGUF names
 
 PIECES_AHEAD = 8  # a thread, so that it never waits for the disk
 MOST_AHEAD = 64  # pieces, of 12 MiB at most while they wait
@@ -66,20 +70,22 @@ class Report:
 def convert(
     source: Path | str,
     target: Path | str,
-    quant: str,
+    quant: str | Quantization,
     *,
     threads: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     notice: Callable[[str], None] | None = None,
     force: bool = False,
+    importance: ImportanceMatrix | None = None,
 ) -> Report:
     """Convert a Hugging Face Llama checkpoint folder into one GGUF file.
 
-    quant is a name of convert.quantization.QUANTIZATIONS, in any case; threads defaults to the
-    processors this process may use. notice gets a line when something takes its time before the
-    first progress. Raises ConvertError subclasses; target appears only whole.
+    quant is a name of convert.quantization.QUANTIZATIONS, in any case, or one with types of its
+    own; threads defaults to the processors this process may use. notice gets a line when something
+    takes its time before the first progress. importance weighs the errors of quantization. Raises
+    ConvertError subclasses; target appears only whole.
     """
-    chosen = quantization(quant)
+    chosen = quantization(quant) if isinstance(quant, str) else quant
     check_target(Path(target), force)
     checkpoint = open_checkpoint(Path(source))
     return write_gguf(
@@ -90,6 +96,7 @@ def convert(
         progress=progress,
         notice=notice,
         force=force,
+        importance=importance,
     )
 
 
@@ -103,6 +110,7 @@ def write_gguf(
     notice: Callable[[str], None] | None = None,
     force: bool = False,
     origin: str | None = None,
+    importance: ImportanceMatrix | None = None,
 ) -> Report:
     """The same for a checkpoint that is open already, its files here or elsewhere.
 
@@ -110,24 +118,41 @@ def write_gguf(
     written, and the next one goes on from there.
     """
     started = time.monotonic()
+    if importance is not None:
+        chosen = replace(chosen, importance=importance.origin)
     tensors = plan(checkpoint.config, chosen)
+    importances = _importances(chosen, tensors, importance)
     check_target(target, force)
     there = 0 if origin is None else taken(target)
     check_space(target, sum(tensor.nbytes for tensor in tensors) - there)
-    kernels = _kernels(tensors, notice)
+    kernels = _kernels(tensors, importances, notice)
     header = header_bytes(checkpoint, chosen, tensors)
     size = len(header) + tensors[-1].offset + tensors[-1].nbytes
     with ExitStack() as stack:
         if origin is None:
             part, journal = stack.enter_context(whole_file(target, force)), None
         else:
-            made_of = {"origin": origin, "header": digest(header), "files": _files(checkpoint)}
+            made_of = {
+                "origin": origin,
+                "header": digest(header),
+                "files": _files(checkpoint),
+                "importances": digest(b"".join(map(bytes, importances.values()))),
+            }
             part, journal = stack.enter_context(resumable_file(target, force, made_of))
             _tell(journal, notice)
         file = stack.enter_context(open(part, "r+b", buffering=0))
         allocate(file.fileno(), size)
         write_all(file.fileno(), header, 0)
-        job = _Job(checkpoint, tensors, kernels, file.fileno(), len(header), journal, progress)
+        job = _Job(
+            checkpoint,
+            tensors,
+            kernels,
+            importances,
+            file.fileno(),
+            len(header),
+            journal,
+            progress,
+        )
         kernel_seconds = job.run(threads or _processors())
     return Report(
         path=target,
@@ -146,19 +171,40 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
+def _importances(
+    chosen: Quantization, tensors: tuple[PlannedTensor, ...], matrix: ImportanceMatrix | None
+) -> Importances:
+    """Those of each tensor. Raises ImportanceError where one is unfit for its type without."""
+    if matrix is not None:
+        return importances_for(matrix, [tensor.spec for tensor in tensors])
+    for tensor in tensors:
+        if requires_importance(chosen, tensor.spec.name, tensor.type):
+            raise ImportanceError(
+                f"{chosen.name} makes garbage of {tensor.spec.name} ({tensor.type.name}) without "
+                "an importance matrix; give one with --imatrix"
+            )
+    return {}
+
+
 def _kernels(
-    tensors: tuple[PlannedTensor, ...], notice: Callable[[str], None] | None
-) -> dict[GGMLQuantizationType, Kernel]:
-    """The fastest kernel for each type that gives ggml's bytes; ggml's own for a small model."""
-    kinds = {tensor.type for tensor in tensors}
+    tensors: tuple[PlannedTensor, ...],
+    importances: Importances,
+    notice: Callable[[str], None] | None,
+) -> dict[tuple[GGMLQuantizationType, bool], Kernel]:
+    """The fastest kernel that gives ggml's bytes, for each type without importances or with them;
+    ggml's own for a small model."""
+    kinds = {(tensor.type, tensor.spec.name in importances) for tensor in tensors}
     if sum(tensor.spec.parameters for tensor in tensors) < SMALL:
-        return {kind: ggml_kernel(kind) for kind in kinds}
+        return {(kind, weighted): ggml_kernel(kind) for kind, weighted in kinds}
 
     def on_compile() -> None:
         if notice is not None:
             notice("compiling the quantizer for this machine, this once: some seconds")
 
-    return {kind: choose(kind, on_compile=on_compile).kernel for kind in sorted(kinds)}
+    return {
+        (kind, weighted): choose(kind, weighted, on_compile=on_compile).kernel
+        for kind, weighted in sorted(kinds)
+    }
 
 
 def _files(checkpoint: Checkpoint) -> dict[str, str]:
@@ -178,7 +224,8 @@ class _Job:
 
     checkpoint: Checkpoint
     tensors: tuple[PlannedTensor, ...]
-    kernels: Mapping[GGMLQuantizationType, Kernel]
+    kernels: Mapping[tuple[GGMLQuantizationType, bool], Kernel]
+    importances: Importances
     descriptor: int
     start: int
     journal: Journal | None
@@ -206,9 +253,10 @@ class _Job:
             for piece in self._missing(list(pieces_of(self.checkpoint, self.tensors)), threads):
                 if len(waiting) >= ahead:
                     self._write(waiting.popleft().result())
-                kernel = self.kernels[piece.tensor.type]
+                weights = self.importances.get(piece.tensor.spec.name)
+                kernel = self.kernels[piece.tensor.type, weights is not None]
                 raw = readers.submit(read_piece, piece)
-                waiting.append(pool.submit(quantize_piece, piece, raw, kernel))
+                waiting.append(pool.submit(quantize_piece, piece, raw, kernel, weights))
             while waiting:
                 self._write(waiting.popleft().result())
         except BaseException:
