@@ -86,7 +86,7 @@ audit: $(VENV)/.tested ## Look the locked dependencies up among known vulnerabil
 	@for lock in requirements.lock requirements-test.lock llama-cpp-python.lock; do $(BIN)/pip-audit --strict --disable-pip --require-hashes -r $$lock || exit 1; done
 
 lock: ## Choose the newest dependencies and write the lock files (needs uv)
-	@$(UV) --upgrade --python-version 3.11 --extra fast --no-emit-package llama-cpp-python -o requirements.lock pyproject.toml
+	@$(UV) --upgrade --python-version 3.11 --extra fast --extra serve --extra mcp --no-emit-package llama-cpp-python -o requirements.lock pyproject.toml
 	@$(UV) --upgrade --python-version 3.11 --all-extras --no-emit-package llama-cpp-python -c requirements.lock -o requirements-test.lock pyproject.toml
 	@echo "$(LLAMA_CPP)" | $(UV) --upgrade --no-deps --no-binary llama-cpp-python -o llama-cpp-python.lock -
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.compare import Outcome, Setup, Target, apart, figure, in_turn, ratio, run_alone
 from bench.llama_cpp_tools import tool
-from llamacli.cores import physical_cores
+from llamacli.machine.cores import physical_cores
 
 PARALLEL, PROMPT, TOKENS = 8, 128, 64
 
@@ -33,10 +33,10 @@ def batched_bench(model: Path, parallel: int, prompt: int, tokens: int) -> float
 
 def side_by_side(model: Path, parallel: int, prompt: int, tokens: int) -> float:
     """The same by llamacli's batch."""
-    from llamacli.batch import BatchEngine, Job, answer_all
-    from llamacli.generate import Result
-    from llamacli.loading import EngineSettings
-    from llamacli.sampling import SamplingSettings
+    from llamacli.answer.generation import Result
+    from llamacli.batch.scheduler import BatchEngine, Job, answer_all
+    from llamacli.engine.sampling import SamplingSettings
+    from llamacli.engine.settings import EngineSettings
 
     settings = EngineSettings(context=max(prompt + tokens + 8, 512))
     with BatchEngine(model, settings, parallel) as engine:
@@ -53,10 +53,10 @@ def side_by_side(model: Path, parallel: int, prompt: int, tokens: int) -> float:
 
 def in_sequence(model: Path, parallel: int, prompt: int, tokens: int) -> float:
     """The same prompts one after another, the model loaded once."""
-    from llamacli.engine import Engine
-    from llamacli.generate import generate
-    from llamacli.loading import EngineSettings
-    from llamacli.sampling import SamplingSettings
+    from llamacli.answer.generation import generate
+    from llamacli.engine.engine import Engine
+    from llamacli.engine.sampling import SamplingSettings
+    from llamacli.engine.settings import EngineSettings
 
     with Engine(model, EngineSettings(context=max(prompt + tokens + 8, 512))) as engine:
         greedy = SamplingSettings(temperature=0)

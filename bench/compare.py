@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
-from llamacli.template import LLAMA3_TEMPLATE
+from llamacli.prompt.template import LLAMA3_TEMPLATE
 
 T = TypeVar("T")
 

@@ -29,7 +29,7 @@ from bench.compare import (
 
 ONE_PASS = """
 import json, sys
-from llamacli.measure import peak_resident
+from llamacli.tune.measure import peak_resident
 from convert import convert
 report = convert(sys.argv[1], sys.argv[2], sys.argv[3], force=True)
 peak = peak_resident()
@@ -39,7 +39,7 @@ print(json.dumps({"seconds": report.seconds, "kernels": report.kernel_seconds, "
 TWO_STEPS = """
 import ctypes, json, os, sys, time
 import llama_cpp
-from llamacli.measure import peak_resident
+from llamacli.tune.measure import peak_resident
 from convert import QUANTIZATIONS, convert
 started = time.monotonic()
 middle = sys.argv[2] + ".bf16"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.compare import Outcome, Setup, Target, apart, figure, in_turn, ratio, run_alone
 from bench.llama_cpp_tools import llama_bench
-from llamacli.cores import physical_cores
+from llamacli.machine.cores import physical_cores
 
 DEPTH, TOKENS = 512, 64
 REPEATS = 4  # in a process: single ones differ by a tenth, more than what is looked for
@@ -20,10 +20,10 @@ REPEATS = 4  # in a process: single ones differ by a tenth, more than what is lo
 
 def llamacli_decode(model: Path, depth: int, tokens: int) -> float:
     """Tokens a second of whole answers after a prompt of depth tokens, the median."""
-    from llamacli.engine import Engine
-    from llamacli.generate import generate
-    from llamacli.loading import EngineSettings
-    from llamacli.sampling import SamplingSettings
+    from llamacli.answer.generation import generate
+    from llamacli.engine.engine import Engine
+    from llamacli.engine.sampling import SamplingSettings
+    from llamacli.engine.settings import EngineSettings
 
     settings = EngineSettings(context=depth + tokens + 8)
     with Engine(model, settings) as engine:

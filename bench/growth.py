@@ -19,9 +19,9 @@ REPEATS = 3  # in a process, the median counts: single ones differ by a tenth
 
 def llamacli_rates(model: Path, depths: tuple[int, ...]) -> dict[str, float]:
     """Tokens a second by "prefill 1024", "decode 1024" and so on."""
-    from llamacli.engine import Engine
-    from llamacli.loading import EngineSettings
-    from llamacli.measure import decode_seconds, made_up_tokens, prefill_seconds
+    from llamacli.engine.engine import Engine
+    from llamacli.engine.settings import EngineSettings
+    from llamacli.tune.measure import decode_seconds, made_up_tokens, prefill_seconds
 
     found = {}
     with Engine(model, EngineSettings(context=max(depths) + PROMPT)) as engine:

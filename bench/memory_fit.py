@@ -23,12 +23,12 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def counted_and_real(model: Path, context: int, changes: dict[str, Any]) -> tuple[int, int]:
     """Bytes beyond what the process had before, counted and at the peak."""
-    from llamacli.cores import this_processor
-    from llamacli.engine import Engine
-    from llamacli.free_memory import free_memory
-    from llamacli.loading import EngineSettings
-    from llamacli.measure import peak_resident
-    from llamacli.memory import Fitting
+    from llamacli.engine.engine import Engine
+    from llamacli.engine.fit import Fitting
+    from llamacli.engine.settings import EngineSettings
+    from llamacli.machine.cores import this_processor
+    from llamacli.machine.memory import free_memory
+    from llamacli.tune.measure import peak_resident
 
     settings = EngineSettings(context=context, device="cpu", **changes)
     processor = this_processor()

@@ -55,15 +55,15 @@ from llamacli.cli import start as run
 import llamacli.commands.run
 spent["cli"] = time.perf_counter() - start
 start = time.perf_counter()
-from llamacli.native import load_library
+from llamacli.machine.native import load_library
 library = load_library()
 spent["library"] = time.perf_counter() - start
-import llamacli.engine
+import llamacli.engine.engine
 for name in names:
     timed(library, name)
 for name in ("read_gguf", "check_llama", "make_vocabulary"):
-    timed(llamacli.engine, name)
-timed(llamacli.engine.Engine, "_fit")
+    timed(llamacli.engine.engine, name)
+timed(llamacli.engine.engine.Engine, "_fit")
 timed(llamacli.commands.run, "encode_input")
 leave = os._exit
 

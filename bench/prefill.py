@@ -10,16 +10,16 @@ from pathlib import Path
 
 from bench.compare import Outcome, Setup, Target, apart, figure, in_turn, ratio, run_alone
 from bench.llama_cpp_tools import llama_bench
-from llamacli.cores import physical_cores, this_processor
+from llamacli.machine.cores import physical_cores, this_processor
 
 PROMPT = 512
 
 
 def llamacli_prefill(model: Path, prompt: int) -> float:
     """Tokens a second of a prompt, the second time that the model reads one."""
-    from llamacli.asked import Asked, settle
-    from llamacli.engine import Engine
-    from llamacli.measure import made_up_tokens, prefill_seconds
+    from llamacli.engine.asked import Asked, settle
+    from llamacli.engine.engine import Engine
+    from llamacli.tune.measure import made_up_tokens, prefill_seconds
 
     settings = settle(Asked(context=prompt + 8), None, this_processor())
     with Engine(model, settings) as engine:

@@ -58,8 +58,8 @@ def machine() -> str:
     """The machine and the versions in a sentence."""
     import psutil
 
-    from llamacli.cores import physical_cores
-    from llamacli.devices import find_devices
+    from llamacli.machine.cores import physical_cores
+    from llamacli.machine.devices import find_devices
 
     memory = psutil.virtual_memory().total / 2**30
     processor = ", ".join(device.description for device in find_devices())

@@ -21,8 +21,8 @@ NAME = "bench"
 
 def conversation(engine: Any, tokens: int) -> Any:
     """Turns of made-up words whose prompt has at least that many tokens."""
-    from llamacli.chat import encode_turns
-    from llamacli.conversation import Conversation, assistant, user
+    from llamacli.chat.conversation import Conversation, assistant, user
+    from llamacli.prompt.encode import encode_turns
 
     for words in count(1):
         text = " ".join(f"word{i} is a word" for i in range(words))
@@ -34,9 +34,9 @@ def conversation(engine: Any, tokens: int) -> Any:
 
 def first_token(engine: Any, question: str, *, cached: bool) -> tuple[float, Any]:
     """Seconds from the session's name to the first token of the answer, and its result."""
-    from llamacli.chat import ChatSession
-    from llamacli.sampling import SamplingSettings
-    from llamacli.sessions import restore_cache, resume
+    from llamacli.chat.saved import restore_cache, resume
+    from llamacli.chat.turns import ChatSession
+    from llamacli.engine.sampling import SamplingSettings
 
     engine.keep(0)
     started = time.perf_counter()
@@ -58,10 +58,10 @@ def measure(setup: Setup) -> Outcome:
 
 def compare(model: Path, store: Path, tokens: int, runs: int) -> Outcome:
     """Both ways in a process of its own, whose store is that folder."""
-    from llamacli.chat import ChatSession
-    from llamacli.engine import Engine, EngineSettings
-    from llamacli.sampling import SamplingSettings
-    from llamacli.sessions import SessionHead, create, save_cache
+    from llamacli.chat.saved import SessionHead, create, save_cache
+    from llamacli.chat.turns import ChatSession
+    from llamacli.engine.engine import Engine, EngineSettings
+    from llamacli.engine.sampling import SamplingSettings
 
     os.environ["LLAMACLI_HOME"] = str(store)
     resumed, again = [], []

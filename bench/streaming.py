@@ -33,7 +33,7 @@ REPO = "owner/model"
 SCRIPT = """
 import sys
 from llamacli.cli import main
-from llamacli.measure import peak_resident
+from llamacli.tune.measure import peak_resident
 try:
     main(sys.argv[1:])
 except SystemExit as ended:

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from convert.checkpoint import open_checkpoint
-from llamacli.gguf_file import read_gguf
-from llamacli.measure import peak_resident
+from llamacli.gguf.file import read_gguf
+from llamacli.tune.measure import peak_resident
 from llamacli.verify.tensors import compare, match
 
 

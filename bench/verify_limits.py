@@ -15,7 +15,7 @@ from gguf import GGMLQuantizationType
 
 from convert.fast_check import samples
 from convert.kernels import _quantize_chunk, quantize
-from llamacli.gguf_types import TENSOR_TYPES, TensorType
+from llamacli.gguf.types import TENSOR_TYPES, TensorType
 from llamacli.verify.dequantize import NUMBERS, dequantize
 from llamacli.verify.measure import measure
 

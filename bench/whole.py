@@ -21,7 +21,7 @@ from bench.checkpoint import shape_config, write_checkpoint
 SCRIPT = """
 import json, sys
 from collections import Counter
-from llamacli.measure import peak_resident
+from llamacli.tune.measure import peak_resident
 from convert import convert
 report = convert(sys.argv[1], sys.argv[2], "Q4_K_M", force=True)
 types = Counter(tensor.type.name for tensor in report.tensors)

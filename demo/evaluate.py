@@ -19,10 +19,10 @@ import numpy as np
 from convert import convert
 from demo.facts import FACTS
 from demo.held_out import QUESTIONS, conversations
-from llamacli.engine import Engine, EngineSettings
-from llamacli.generate import generate
-from llamacli.prompt import encode_chat
-from llamacli.sampling import SamplingSettings
+from llamacli.answer.generation import generate
+from llamacli.engine.engine import Engine, EngineSettings
+from llamacli.engine.sampling import SamplingSettings
+from llamacli.prompt.encode import encode_chat
 
 
 def answer(engine: Engine, question: str) -> str:

@@ -45,7 +45,7 @@ class Terminated(BaseException):
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from llamacli.native import versions
+        from llamacli.machine import versions
 
         typer.echo(f"llamacli {__version__}")
         for name, version in versions().items():
@@ -72,7 +72,7 @@ def options(
     if debug:
         os.environ["LLAMACLI_DEBUG"] = "1"
     if context.invoked_subcommand in WITH_DEFAULTS:
-        from llamacli.registry import defaults
+        from llamacli.models import defaults
 
         context.default_map = dict.fromkeys(WITH_DEFAULTS, defaults())
 
@@ -147,7 +147,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
             traceback.print_exc()
         elif line := _error_line(error):
-            from llamacli.show.text import printable, shortened
+            from llamacli.terminal import printable, shortened
 
             with suppress(OSError):  # nobody may be reading
                 print(printable(shortened(line, MAX_LINE)), file=sys.stderr)  # it may quote a file

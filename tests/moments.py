@@ -24,9 +24,9 @@ import rich.table
 
 import convert
 import llamacli.cli
-import llamacli.engine
+import llamacli.engine.engine
 
-PRELOADED = (gguf, jinja2.sandbox, np, rich.progress, rich.table, convert, llamacli.engine)
+PRELOADED = (gguf, jinja2.sandbox, np, rich.progress, rich.table, convert, llamacli.engine.engine)
 END = "the end"
 PATIENCE = 120.0  # seconds for one process, on the busiest machine
 

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llamacli.conversation import Conversation, Step, assistant, replay, user
-from llamacli.session_file import SessionHead
-from llamacli.sessions import Session, create, resume
+from llamacli.chat.conversation import Conversation, Step, assistant, replay, user
+from llamacli.chat.file import SessionHead
+from llamacli.chat.saved import Session, create, resume
 
 HEAD = SessionHead("demo", "Q8_0", {"temperature": 0.0, "max_tokens": 6, "stop": ["###"]})
 STEPS: list[Step] = [

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-import llamacli.batch as batch_module
-import llamacli.context as context_module
-from llamacli.batch import BatchEngine, Job, answer_all
-from llamacli.engine import Engine
+import llamacli.batch.scheduler as batch_module
+import llamacli.engine.context as context_module
+from llamacli.answer.generation import Result, generate
+from llamacli.batch.scheduler import BatchEngine, Job, answer_all
+from llamacli.engine.engine import Engine
+from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import LlamacliError
-from llamacli.generate import Result, generate
-from llamacli.loading import EngineSettings
-from llamacli.sampling import SamplingSettings
-from llamacli.shape import choice_grammar
+from llamacli.shape.read import choice_grammar
 from tests.tiny import VOCABULARY, write_model
 
 TIE = 1e-2  # the cache is F16, and logits here are some units apart

@@ -10,14 +10,15 @@ import psutil
 import pytest
 
 from convert import convert
-from llamacli.chat import ANSWER_SHARE, KEPT_SHARE, ChatSession, encode_turns
-from llamacli.conversation import Conversation, Step, assistant, replay, step_problem, user
-from llamacli.engine import Engine, common_prefix
+from llamacli.answer.generation import Chunk, Result
+from llamacli.chat.conversation import Conversation, Step, assistant, replay, step_problem, user
+from llamacli.chat.turns import ANSWER_SHARE, KEPT_SHARE, ChatSession
+from llamacli.engine.engine import Engine, common_prefix
+from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError, UsageError
-from llamacli.generate import Chunk, Result
-from llamacli.loading import EngineSettings
-from llamacli.messages import Message
-from llamacli.sampling import SamplingSettings
+from llamacli.prompt.encode import encode_turns
+from llamacli.prompt.messages import Message
 from tests.tiny import write_model
 
 DEMO = Path(__file__).resolve().parents[1] / "llamacli" / "demo"

@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llamacli.asked import TUNABLE, Asked, defaults, settle
 from llamacli.commands.devices import describe, lines
-from llamacli.cores import Processor, this_processor
-from llamacli.devices import (
+from llamacli.engine.asked import TUNABLE, Asked, defaults, settle
+from llamacli.engine.engine import Engine
+from llamacli.engine.kv_state import restore, save
+from llamacli.engine.settings import KV_TYPES, EngineSettings
+from llamacli.errors import UsageError
+from llamacli.machine.cores import Processor, this_processor
+from llamacli.machine.devices import (
     KINDS,
     Device,
     Machine,
@@ -21,11 +25,7 @@ from llamacli.devices import (
     unused_hardware,
     use_devices,
 )
-from llamacli.engine import Engine
-from llamacli.errors import UsageError
-from llamacli.kv_state import restore, save
-from llamacli.loading import KV_TYPES, EngineSettings
-from llamacli.native import build_features
+from llamacli.machine.native import build_features
 from tests.tiny import write_model
 
 GIB = 1 << 30

@@ -7,12 +7,13 @@ from pathlib import Path
 import gguf
 import pytest
 
-from llamacli.engine import Engine
+from llamacli.engine.engine import Engine
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import InvalidModelError
-from llamacli.gguf_check import check_llama
-from llamacli.gguf_file import GGUFFile, read_gguf
-from llamacli.gguf_known import CHECKS, KEYS, LARGEST, KnownStrings, recall, remember
-from llamacli.loading import EngineSettings
+from llamacli.gguf.check import check_llama
+from llamacli.gguf.file import GGUFFile, read_gguf
+from llamacli.gguf.known import KnownStrings
+from llamacli.gguf.remembered import CHECKS, KEYS, LARGEST, recall, remember
 from tests.tiny import write_model
 
 TOKENS = KEYS[0]

@@ -15,12 +15,12 @@ import pytest
 from convert import CheckpointError, convert
 from convert.checkpoint import open_checkpoint
 from convert.model_card import read_model_card
-from llamacli import registry
-from llamacli.conversation import replay
+from llamacli.chat.conversation import replay
+from llamacli.chat.file import MAX_LINES, read_session
 from llamacli.errors import InvalidModelError
-from llamacli.gguf_check import check_llama
-from llamacli.gguf_file import read_gguf
-from llamacli.session_file import MAX_LINES, read_session
+from llamacli.gguf.check import check_llama
+from llamacli.gguf.file import read_gguf
+from llamacli.models import registry
 from tests.fuzz.kinds import BOMB
 from tests.fuzz.stored import TOML
 from tests.tiny import write_model

@@ -18,7 +18,7 @@ import pytest
 from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
 from llamacli.errors import DoesNotFitError
-from llamacli.hub_checkpoint import Needs, check_disk
+from llamacli.hub.checkpoint import Needs, check_disk
 from tests.hub_server import TOKEN, Cut, Hub, HubRepo, read_repo, serve
 from tests.test_cli import llamacli, one_line
 
@@ -387,7 +387,7 @@ def test_memory_stays_bounded(hub: Hub, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "wide", config, sparse=True)
     hub.repos["a/wide"] = read_repo(tmp_path / "wide")
     script = (
-        "import sys; from llamacli.measure import peak_resident; import llamacli.cli as c\n"
+        "import sys; from llamacli.tune.measure import peak_resident; import llamacli.cli as c\n"
         "try: c.main(['convert', 'a/wide', '--q8'])\n"
         "except SystemExit: print(peak_resident())"
     )

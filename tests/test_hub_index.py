@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from llamacli import hub_index
 from llamacli.errors import InvalidModelError, LlamacliError, NotFoundError
-from llamacli.hub_index import HubFile, fetch_index
+from llamacli.hub import index as hub_index
+from llamacli.hub.index import HubFile, fetch_index
 from tests.hub_server import Hub, HubRepo, git_hash, serve, sha256
 
 REPO = "owner/model"

@@ -9,9 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llamacli.engine import Engine
-from llamacli.kv_state import DIGEST, MAGIC, START, Unusable, restore, save, saved_tokens, state_key
-from llamacli.loading import EngineSettings
+from llamacli.engine.engine import Engine
+from llamacli.engine.kv_state import (
+    DIGEST,
+    MAGIC,
+    START,
+    Unusable,
+    restore,
+    save,
+    saved_tokens,
+    state_key,
+)
+from llamacli.engine.settings import EngineSettings
 from tests.tiny import write_model
 
 TOKENS = list(range(3, 43))

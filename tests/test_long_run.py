@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from demo.facts import FACTS
-from llamacli.demo_model import demo_model
+from llamacli.models.demo import demo_model
 
 QUESTIONS = [(question, fact.proof) for fact in FACTS.values() for question in fact.ask]
 WARM = 100  # answers after which memory no longer grows

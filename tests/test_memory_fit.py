@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from llamacli.batch import BatchEngine
-from llamacli.context import plan_context
-from llamacli.cores import Processor, this_processor
-from llamacli.devices import Device
-from llamacli.engine import Engine
+from llamacli.batch.scheduler import BatchEngine
+from llamacli.engine.context import plan_context
+from llamacli.engine.engine import Engine
+from llamacli.engine.fit import DEFAULT_CONTEXT, SPARE, Fitting
+from llamacli.engine.footprint import HOST, Footprint, buffer_bytes, footprint, layer_places, padded
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError, UsageError
-from llamacli.footprint import HOST, Footprint, buffer_bytes, footprint, layer_places, padded
-from llamacli.free_memory import FreeMemory, cgroup_free
-from llamacli.gguf_check import check_llama
-from llamacli.gguf_file import read_gguf
-from llamacli.loading import EngineSettings
-from llamacli.memory import DEFAULT_CONTEXT, SPARE, Fitting
+from llamacli.gguf.check import check_llama
+from llamacli.gguf.file import read_gguf
+from llamacli.machine.cores import Processor, this_processor
+from llamacli.machine.devices import Device
+from llamacli.machine.memory import FreeMemory, cgroup_free
 from tests.sparse import Shape, write_sparse
 from tests.tiny import write_model
 
@@ -87,8 +87,9 @@ def test_sizes_are_those_that_llama_cpp_allocates(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("llamacli.engine.FIRST_ROOM", 4096)  # all of the context at once
-    with Engine(paths[name], replace(settings, device="cpu"), debug=True) as engine:
+    monkeypatch.setattr("llamacli.engine.engine.FIRST_ROOM", 4096)  # all of the context at once
+    monkeypatch.setenv("LLAMACLI_DEBUG", "1")
+    with Engine(paths[name], replace(settings, device="cpu")) as engine:
         assert engine.settings.repack == settings.repack
     told: dict[str, float] = {}
     for _, kind, size in LOGGED.findall(capsys.readouterr().err):
@@ -105,11 +106,11 @@ def test_sizes_are_those_that_llama_cpp_allocates(
 PEAK = """
 import json, sys
 from pathlib import Path
-from llamacli.measure import peak_resident
-from llamacli.engine import Engine
-from llamacli.loading import EngineSettings
-import llamacli.memory, llamacli.template, llamacli.generate, numpy
-from llamacli.native import load_library
+from llamacli.tune.measure import peak_resident
+from llamacli.engine.engine import Engine
+from llamacli.engine.settings import EngineSettings
+import llamacli.engine.fit, llamacli.prompt.template, llamacli.answer.generation, numpy
+from llamacli.machine.native import load_library
 load_library()
 settings = EngineSettings(**json.loads(sys.argv[2]))
 before = peak_resident()

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from llamacli.loading import load_vocabulary
-from llamacli.prompt import encode_chat, encode_raw
-from llamacli.vocabulary import Vocabulary
+from llamacli.engine.loading import load_vocabulary
+from llamacli.engine.vocabulary import Vocabulary
+from llamacli.prompt.encode import encode_chat, encode_raw
 from tests.tiny import read_tokenizer, write_model
 
 MODELS = ("Meta-Llama-3-8B-Instruct", "Meta-Llama-3.1-8B-Instruct")

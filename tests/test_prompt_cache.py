@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llamacli.prompt_cache import SUFFIX, prune
+from llamacli.prompt.cache import SUFFIX, prune
 from tests.tiny import write_model
 
 INSTRUCTION = "sort the following lines by how they begin and say why " * 3

@@ -15,9 +15,9 @@ import pytest
 
 from bench.checkpoint import tokenizer
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
-from llamacli.hub import Repo
-from llamacli.hub_gguf import Wanted, choose, parse_wanted
-from llamacli.hub_index import HubFile
+from llamacli.hub.gguf_names import Wanted, choose, parse_wanted
+from llamacli.hub.index import HubFile
+from llamacli.hub.repo import Repo
 from tests.hub_server import Cut, Hub, HubRepo, serve
 from tests.test_cli import llamacli, one_line
 from tests.tiny import write_model

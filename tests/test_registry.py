@@ -11,10 +11,10 @@ from convert import QUANTIZATIONS
 from convert.checkpoint import read_config
 from convert.config import LlamaConfig
 from convert.tensors import llama_tensors
-from llamacli import registry
+from llamacli.engine.fit import DEFAULT_CONTEXT
 from llamacli.errors import InvalidModelError, NotFoundError
-from llamacli.memory import DEFAULT_CONTEXT
-from llamacli.toml_lines import line_of
+from llamacli.models import registry
+from llamacli.models.toml_lines import line_of
 from tests.headers import without_weights, write_hollow
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,8 +7,8 @@ import re
 import pyte
 import pytest
 
-from llamacli.output import harmless
 from llamacli.repl.markdown import MarkdownStream, finished, render
+from llamacli.terminal import harmless
 
 ANSWER = """\
 # Title

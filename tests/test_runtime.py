@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from convert import convert
-from llamacli.answer import AnswerText, split_at_stop
-from llamacli.chat import ChatSession, encode_turns
-from llamacli.engine import Engine
+from llamacli.answer.generation import Result, generate
+from llamacli.answer.text import AnswerText, split_at_stop
+from llamacli.chat.turns import ChatSession
+from llamacli.engine.engine import Engine
+from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError
-from llamacli.generate import Result, generate
-from llamacli.loading import EngineSettings
-from llamacli.prompt import encode_raw
-from llamacli.sampling import SamplingSettings
+from llamacli.prompt.encode import encode_raw, encode_turns
 
 DEMO = Path(__file__).resolve().parents[1] / "llamacli" / "demo"
 GREEDY = SamplingSettings(temperature=0)
@@ -130,7 +130,7 @@ def test_a_cache_that_grows_changes_no_answer(path: Path, monkeypatch: pytest.Mo
     with Engine(path, settings) as whole:
         expected = logits(whole)
     for room in (64, 100):
-        monkeypatch.setattr("llamacli.engine.FIRST_ROOM", room)
+        monkeypatch.setattr("llamacli.engine.engine.FIRST_ROOM", room)
         with Engine(path, settings) as growing:
             assert growing.library.llama_n_ctx(growing.context_pointer) < 512
             assert logits(growing) == expected

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from llamacli.chat import ChatSession
-from llamacli.conversation import assistant, user
-from llamacli.engine import Engine
-from llamacli.loading import EngineSettings
-from llamacli.sampling import SamplingSettings
-from llamacli.sessions import create, restore_cache, resume, save_cache
+from llamacli.chat.conversation import assistant, user
+from llamacli.chat.saved import create, restore_cache, resume, save_cache
+from llamacli.chat.turns import ChatSession
+from llamacli.engine.engine import Engine
+from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
 from tests.saved import HEAD, file_of, refuse, reopened, saved
 from tests.tiny import write_model
 

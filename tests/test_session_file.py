@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from llamacli.conversation import Conversation, assistant, replay, user
+from llamacli.chat.conversation import Conversation, assistant, replay, user
+from llamacli.chat.file import MAX_FILE, MAX_LINE, sound_settings
+from llamacli.chat.saved import SessionHead, resume
+from llamacli.engine.sampling import SamplingSettings
 from llamacli.errors import InvalidModelError
-from llamacli.messages import ROLES
-from llamacli.sampling import SamplingSettings
-from llamacli.session_file import MAX_FILE, MAX_LINE, sound_settings
-from llamacli.sessions import SessionHead, resume
+from llamacli.prompt.messages import ROLES
 from tests.saved import HEAD, STEPS, file_of, line, refuse, reopened, saved, write
 
 
@@ -133,7 +133,7 @@ def test_many_steps_take_no_longer_than_they_are_many(
     count = 30_000
     write(store, line(HEAD.line()) + line(user("a")) * count + line({"event": "undo"}) * count)
     assert reopened().conversation == Conversation()
-    monkeypatch.setattr("llamacli.session_file.MAX_LINES", 2 * count)
+    monkeypatch.setattr("llamacli.chat.file.MAX_LINES", 2 * count)
     with pytest.raises(InvalidModelError, match="60000 lines"):
         resume("one", refuse)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from llamacli.conversation import assistant, replay, user
+from llamacli.chat.conversation import assistant, replay, user
+from llamacli.chat.saved import SessionHead, create, export_markdown, list_sessions, names, resume
 from llamacli.errors import LlamacliError, NotFoundError, OutputError, UsageError
-from llamacli.sessions import SessionHead, create, export_markdown, list_sessions, names, resume
 from tests.saved import HEAD, STEPS, file_of, refuse, reopened, saved, write
 
 
@@ -48,7 +48,7 @@ def test_going_on_appends(store: Path) -> None:
 def test_killed_chat_can_be_gone_on_with(store: Path) -> None:
     """The lock goes with the process, what was recorded stays."""
     code = (
-        "import os, sys; from llamacli.sessions import SessionHead, create\n"
+        "import os, sys; from llamacli.chat.saved import SessionHead, create\n"
         "log = create('one', SessionHead('demo'), print)\n"
         "log.record({'role': 'user', 'content': 'hello'}); print('ready', flush=True)\n"
         "sys.stdin.read()"

@@ -10,16 +10,16 @@ from typing import Any
 import jsonschema
 import pytest
 
-from llamacli.constraint import Constraint, constrained
-from llamacli.engine import Engine
+from llamacli.answer.generation import Result, generate
+from llamacli.engine.engine import Engine
+from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import InvalidModelError, UsageError
-from llamacli.gbnf import read_gbnf
-from llamacli.generate import Result, generate
-from llamacli.grammar import Grammar
-from llamacli.loading import EngineSettings
-from llamacli.matcher import Matcher
-from llamacli.sampling import SamplingSettings
-from llamacli.schema import read_schema
+from llamacli.shape.constraint import Constraint, constrained
+from llamacli.shape.gbnf import read_gbnf
+from llamacli.shape.grammar import Grammar
+from llamacli.shape.matcher import Matcher
+from llamacli.shape.schema import read_schema
 from tests.tiny import write_model
 
 SCHEMAS: dict[str, Any] = {

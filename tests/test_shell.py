@@ -14,10 +14,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from llamacli.input import CUT, Input, Text, fit
-from llamacli.loading import load_vocabulary
-from llamacli.output import harmless
-from llamacli.vocabulary import Vocabulary
+from llamacli.engine.loading import load_vocabulary
+from llamacli.engine.vocabulary import Vocabulary
+from llamacli.prompt.input import CUT, Input, Text, fit
+from llamacli.terminal import harmless
 from tests.tiny import CONTEXT, write_model
 
 PROGRAM = [sys.executable, "-m", "llamacli"]

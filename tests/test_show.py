@@ -19,7 +19,7 @@ from convert.config import LlamaConfig
 from convert.metadata import CONFIG_KEY
 from convert.rope import frequency_factors, inverse_frequencies
 from llamacli.errors import InvalidModelError
-from llamacli.gguf_file import read_gguf
+from llamacli.gguf.file import read_gguf
 from llamacli.show import card, metadata, rope, structure, tensors
 from llamacli.show.config import SAME, derive_config, find_config
 from tests.headers import without_weights, write_hollow
@@ -454,7 +454,8 @@ def test_pure_functions_print_nothing_that_moves_lines(hostile: Path) -> None:
 def test_no_weight_is_read(real_models: Path) -> None:
     """Reading 42 GB, holes or not, would show in the resident memory."""
     script = (
-        "import sys; from llamacli.cli import main; from llamacli.measure import peak_resident\n"
+        "import sys; from llamacli.cli import main\n"
+        "from llamacli.tune.measure import peak_resident\n"
         "try: main(['show', sys.argv[1], *sys.argv[2:]])\n"
         "finally: print(peak_resident(), file=sys.stderr)"
     )

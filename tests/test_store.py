@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from llamacli.commands.options import complete_models
 from llamacli.errors import LlamacliError, NotFoundError, OutputError, UsageError
-from llamacli.inventory import inventory
-from llamacli.names import find_model, find_stored, only_model
-from llamacli.store import last_used, mark_used, remove_model, split_name, stored_models
+from llamacli.models.listing import inventory
+from llamacli.models.names import complete_models, find_model, find_stored, only_model
+from llamacli.models.store import last_used, mark_used, remove_model, split_name, stored_models
 from tests.tiny import CONTEXT, write_model
 
 Put = Callable[..., None]
@@ -383,13 +382,13 @@ WORKER = """
 import shutil, sys, time
 from pathlib import Path
 from convert.writer import whole_file
-from llamacli.demo_model import demo_model
+from llamacli.models.demo import demo_model
 from llamacli.errors import LlamacliError, NotFoundError
-from llamacli.gguf_check import check_llama
-from llamacli.gguf_file import read_gguf
-from llamacli.inventory import inventory
-from llamacli.names import find_stored
-from llamacli.store import mark_used, remove_model, target_path
+from llamacli.gguf.check import check_llama
+from llamacli.gguf.file import read_gguf
+from llamacli.models.listing import inventory
+from llamacli.models.names import find_stored
+from llamacli.models.store import mark_used, remove_model, target_path
 
 command, tiny = sys.argv[1], Path(sys.argv[2])
 end = time.monotonic() + 4

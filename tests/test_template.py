@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llamacli import template as templates
 from llamacli.errors import InvalidModelError
-from llamacli.template import KNOWN, LLAMA3_TEMPLATE, prepare, render, render_here
+from llamacli.prompt import template as templates
+from llamacli.prompt.template import KNOWN, LLAMA3_TEMPLATE, prepare, render, render_here
 
 HELLO = [{"role": "user", "content": " Hello "}]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.checkpoint import TEMPLATE
-from llamacli.gguf_file import read_gguf
+from llamacli.gguf.file import read_gguf
 from llamacli.show.vocabulary import find_tokens, read_tokens
 from tests.tiny import write_model
 

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
-from llamacli import cores, profiles
-from llamacli.asked import Asked, settle
-from llamacli.commands.session import engine_settings
-from llamacli.demo_model import demo_model
+from llamacli.engine.asked import Asked, settle
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError
-from llamacli.loading import EngineSettings
-from llamacli.measure import Sample, Size
-from llamacli.profiles import forget, keep, kept_path, tuned_settings
-from llamacli.tune import applied, groups, tune
-from llamacli.tune_decide import Work, in_the_running, winner
-from llamacli.tune_stages import (
+from llamacli.machine import cores
+from llamacli.models.demo import demo_model
+from llamacli.models.opening import engine_settings
+from llamacli.tune import profiles
+from llamacli.tune.decide import Work, in_the_running, winner
+from llamacli.tune.measure import Sample, Size
+from llamacli.tune.profiles import forget, keep, kept_path, tuned_settings
+from llamacli.tune.search import applied, groups, tune
+from llamacli.tune.stages import (
     WORKS,
     Stage,
     batch_stage,
@@ -27,7 +28,7 @@ from llamacli.tune_stages import (
     threads_stage,
     weights_stage,
 )
-from llamacli.tune_trials import MOST_ROUNDS, measure_stage, size_for
+from llamacli.tune.trials import MOST_ROUNDS, measure_stage, size_for
 from tests.test_cli import llamacli
 
 PREFILL = Work(prompt=1)

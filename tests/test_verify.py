@@ -17,8 +17,8 @@ from convert.checkpoint import Checkpoint
 from convert.config import LlamaConfig
 from convert.metadata import CONFIG_KEY
 from convert.tokenizer import parse_tokenizer
-from llamacli.gguf_types import TENSOR_TYPES
-from llamacli.loading import load_vocabulary
+from llamacli.engine.loading import load_vocabulary
+from llamacli.gguf.types import TENSOR_TYPES
 from llamacli.verify import tokenization
 from llamacli.verify.corpus import TEXTS
 from llamacli.verify.dequantize import dequantize

@@ -15,7 +15,7 @@ import pytest
 from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
 from llamacli.cli import main
-from llamacli.engine import Engine
+from llamacli.engine.engine import Engine
 from llamacli.verify.report import Report, verify
 from tests.rewritten import Tensors, rewrite
 

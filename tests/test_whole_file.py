@@ -145,7 +145,7 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
     config = shape_config("8b", num_hidden_layers=1, vocab_size=50000)
     write_checkpoint(tmp_path / "wide", config, sparse=True)
     script = (
-        "from llamacli.measure import peak_resident; from convert import convert;"
+        "from llamacli.tune.measure import peak_resident; from convert import convert;"
         f"convert({str(tmp_path / 'wide')!r}, {str(tmp_path / 'out.gguf')!r}, 'Q8_0');"
         "print(peak_resident())"
     )

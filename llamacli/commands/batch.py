@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 import typer
 
 from llamacli.commands import options
-from llamacli.commands.session import debugging, engine_settings, lively, model_path, notice
 from llamacli.errors import LlamacliError, OutputError, UsageError
+from llamacli.models import engine_settings, model_path
+from llamacli.terminal import lively, notice
 
 if TYPE_CHECKING:
-    from llamacli.batch import BatchEngine, Job
-    from llamacli.batch_input import BadLine, Request
+    from llamacli.batch import BadLine, BatchEngine, Job, Request
 
 REPORT = 0.25  # seconds between updates of a terminal's line; elsewhere one is written each REPORTS
 REPORTS = 30.0
@@ -76,10 +76,9 @@ def batch(
     `seed`, `max_tokens`, `temperature`, `top_k`, `top_p`, `min_p`, `repeat_penalty` as it likes.
     A line that can't be answered gives an object with `error`, and exit code 1 in the end.
     """
-    from llamacli.asked import Asked
-    from llamacli.batch import MAX_PARALLEL, BatchEngine
-    from llamacli.batch_input import key_of, read_lines, read_output
-    from llamacli.interrupts import interrupts
+    from llamacli.answer import interrupts
+    from llamacli.batch import MAX_PARALLEL, BatchEngine, key_of, read_lines, read_output
+    from llamacli.engine import Asked
     from llamacli.shape import read_shape
 
     if not 1 <= parallel <= MAX_PARALLEL:
@@ -116,9 +115,7 @@ def batch(
         if left:
             path = model_path(model, quiet=quiet)
             with (
-                BatchEngine(
-                    path, engine_settings(path, asked, quiet=quiet), parallel, debug=debugging()
-                ) as engine,
+                BatchEngine(path, engine_settings(path, asked, quiet=quiet), parallel) as engine,
                 interrupts() as arrived,
             ):
                 common = _Common(settings, max_tokens, tuple(stop or ()), shape, choice or [])
@@ -148,8 +145,7 @@ def _answer(
     interrupted: Any,
 ) -> None:
     """Write each line's object through writer, which puts them in order."""
-    from llamacli.batch import answer_all
-    from llamacli.batch_input import BadLine
+    from llamacli.batch import BadLine, answer_all
 
     places: list[int] = []  # of the jobs among the lines
 
@@ -174,7 +170,7 @@ def _answer(
         if isinstance(result, LlamacliError):
             writer.put(place, {"id": identity, "error": str(result)})
             continue
-        from llamacli.output import result_fields
+        from llamacli.answer import result_fields
 
         fields = result_fields(result, result.prefill_seconds + result.decode_seconds)
         del fields["tokens_per_second"]  # of one among many it says nothing
@@ -184,8 +180,8 @@ def _answer(
 
 def _job(engine: "BatchEngine", line: "Request", common: _Common) -> "Job":
     from llamacli.batch import Job
-    from llamacli.chat import encode_turns
-    from llamacli.sampling import SamplingSettings
+    from llamacli.engine import SamplingSettings
+    from llamacli.prompt import encode_turns
     from llamacli.shape import check_choices
 
     own = dict(line.settings)
@@ -258,7 +254,7 @@ class _Writer:
 
 
 def _read(file: Path) -> bytes:
-    from llamacli.input import read_bytes
+    from llamacli.prompt import read_bytes
 
     return read_bytes(file)
 

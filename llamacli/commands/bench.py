@@ -6,11 +6,11 @@ import typer
 
 from llamacli.commands import options
 from llamacli.commands.printing import print_json, print_table, print_text
-from llamacli.commands.session import debugging, engine_settings, model_path
 from llamacli.errors import UsageError
+from llamacli.models import engine_settings, model_path
 
 if TYPE_CHECKING:
-    from llamacli.measure import Bench, Spread
+    from llamacli.tune import Bench, Spread
 
 DEPTHS = (0, 512, 2048)
 HEAD = ("depth", "prefill/s", "lowest", "highest", "decode/s", "lowest", "highest")
@@ -42,12 +42,10 @@ def bench(
 
     The first token's time is that of loading and reading a prompt; peak memory is this process's.
     """
-    from llamacli.asked import Asked
-    from llamacli.engine import Engine
-    from llamacli.gguf_check import check_llama
-    from llamacli.gguf_file import read_gguf
-    from llamacli.measure import Size
-    from llamacli.measure import bench as measure
+    from llamacli.engine import Asked, Engine
+    from llamacli.gguf import check_llama, read_gguf
+    from llamacli.tune import Size
+    from llamacli.tune import bench as measure
 
     size = Size(prompt, answer)
     if min(prompt, answer, runs) < 1 or min(depth or [0]) < 0:
@@ -70,7 +68,7 @@ def bench(
         profile=profile,
     )
     settings = engine_settings(path, asked)
-    found = measure(lambda: Engine(path, settings, debug=debugging()), depths, size, runs)
+    found = measure(lambda: Engine(path, settings), depths, size, runs)
     if as_json:
         fields = {"model": str(path), "settings": vars(settings), "prompt": prompt}
         print_json({**fields, "answer": answer, **_fields(found)})

@@ -8,8 +8,8 @@ import typer
 
 from llamacli.commands import options
 from llamacli.commands.run import answer_piped
-from llamacli.commands.session import engine_for
 from llamacli.errors import UsageError
+from llamacli.models import engine_for
 
 
 def chat(
@@ -55,8 +55,7 @@ def chat(
 
     Where stdin or stdout isn't a terminal, it answers what is piped in, as run does.
     """
-    from llamacli.asked import Asked
-    from llamacli.sampling import SamplingSettings
+    from llamacli.engine import Asked, SamplingSettings
 
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if name is not None and not resume:
@@ -92,7 +91,7 @@ def chat(
             )
         return
 
-    from llamacli.repl.start import Wanted, start
+    from llamacli.repl import Wanted, start_repl
 
     source = call.get_parameter_source("model")
     wanted = Wanted(
@@ -106,4 +105,4 @@ def chat(
         save=not no_save,
         name=session,
     )
-    start(wanted, resume=resume, session=name)
+    start_repl(wanted, resume=resume, session=name)

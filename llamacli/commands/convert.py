@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from llamacli.commands import fetching
-from llamacli.commands.session import notice
 from llamacli.commands.verify import check_copy
 from llamacli.errors import NotFoundError, UsageError
-from llamacli.store import target_path
+from llamacli.models import target_path
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,8 +115,7 @@ def _from_hub(
     console: "Console",
 ) -> "Report":
     from convert.pipeline import write_gguf
-    from llamacli.hub import look_up
-    from llamacli.hub_checkpoint import check_disk, needs, open_checkpoint, read_outline
+    from llamacli.hub import check_disk, look_up, needs, open_checkpoint, read_outline
 
     repo = look_up(place.hub_id, place.revision, token)
     config, shards = read_outline(repo)
@@ -152,7 +151,7 @@ def _find(source: str) -> Source:
     """What SOURCE means: a folder that is there, a known model, an id on the Hub."""
     from importlib.resources import files
 
-    from llamacli import registry
+    from llamacli.models import registry
 
     folder = Path(source).expanduser()
     if folder.exists():
@@ -172,7 +171,7 @@ def _find(source: str) -> Source:
 
 
 def _not_found(source: str) -> str:
-    from llamacli.names import near_names
+    from llamacli.models import near_names
 
     near = near_names(source)
     hint = f"did you mean {' or '.join(near)}?" if near else "`llamacli list --known` has names"
@@ -183,7 +182,7 @@ def _print_report(console: "Console", report: "Report") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from llamacli.show.text import count
+    from llamacli.terminal import count
 
     parameters = sum(tensor.spec.parameters for tensor in report.tensors)
     table = Table(title=escape(f"{report.path.name}: {count(parameters)} parameters"))

@@ -6,23 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamacli.commands.session import debugging
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llamacli.devices import Device, Machine
+    from llamacli.machine import Device, Machine
 
 
 def devices(
     as_json: Annotated[bool, typer.Option("--json", help="Give one JSON object.")] = False,
 ) -> None:
     """Show processors and GPUs with their memory, and how to build for a GPU that isn't used."""
-    from llamacli.devices import find_devices, this_machine
-    from llamacli.native import load_library
-    from llamacli.output import writer
+    from llamacli.machine import find_devices, load_library, this_machine
+    from llamacli.terminal import writer
 
-    load_library(debugging())
+    load_library()
     found = describe(find_devices(), this_machine())
     text = json.dumps(found, indent=2, ensure_ascii=False) + "\n" if as_json else lines(found)
     writer(sys.stdout)(text)
@@ -30,10 +27,14 @@ def devices(
 
 def describe(found: "Sequence[Device]", machine: "Machine") -> dict[str, Any]:
     """All that is told, for JSON."""
-    from llamacli.cores import this_processor
-    from llamacli.devices import unused_hardware, use_devices
-    from llamacli.free_memory import free_memory
-    from llamacli.native import build_features, versions
+    from llamacli.machine import (
+        build_features,
+        free_memory,
+        this_processor,
+        unused_hardware,
+        use_devices,
+        versions,
+    )
 
     features = build_features()
     used = {device.name for device in use_devices(found, "auto")}
@@ -60,7 +61,7 @@ def describe(found: "Sequence[Device]", machine: "Machine") -> dict[str, Any]:
 
 def lines(found: dict[str, Any]) -> str:
     """The same for people."""
-    from llamacli.show.text import columns, printable
+    from llamacli.terminal import columns, printable
 
     rows = [("device", "kind", "free", "memory", "", "")]
     for device in found["devices"]:

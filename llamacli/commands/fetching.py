@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamacli.commands.session import notice
 from llamacli.errors import LlamacliError
-from llamacli.show.text import count
+from llamacli.terminal import count, notice
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from convert import Progress
-    from llamacli.hub import Repo
-    from llamacli.hub_checkpoint import Needs
+    from llamacli.hub import Needs, Repo
 
 Revision = Annotated[
     str | None,

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamacli.commands.printing import print_json, print_table
-from llamacli.commands.session import notice
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from llamacli.inventory import Stored
-    from llamacli.registry import Model
+    from llamacli.models import Model, Stored
 
 
 def list_models(
@@ -25,8 +24,8 @@ def list_models(
     if known:
         _known(as_json)
         return
-    from llamacli.inventory import inventory
-    from llamacli.store import home
+    from llamacli.home import home
+    from llamacli.models import inventory
 
     found = inventory()
     if as_json:
@@ -42,7 +41,7 @@ def list_models(
 
 
 def _row(model: "Stored") -> tuple[str, ...]:
-    from llamacli.show.text import count, printable, shortened
+    from llamacli.terminal import count, printable, shortened
 
     name, size, used = printable(model.path.stem), count(model.bytes, "B"), _when(model.used)
     if model.problem is not None:
@@ -69,7 +68,7 @@ def _as_object(model: "Stored") -> dict[str, Any]:
 
 
 def _known(as_json: bool) -> None:
-    from llamacli.registry import models
+    from llamacli.models import models
 
     found = models().values()
     if as_json:
@@ -80,7 +79,7 @@ def _known(as_json: bool) -> None:
 
 
 def _known_row(model: "Model") -> tuple[str, ...]:
-    from llamacli.show.text import count
+    from llamacli.terminal import count
 
     def size(number: int | None, unit: str = "B") -> str:
         return "-" if number is None else count(number, unit)

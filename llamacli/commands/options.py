@@ -1,23 +1,15 @@
 """The options that commands share, each written once."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 
-def complete_models(incomplete: str) -> list[str]:
-    """Names that -m takes and that begin so, for the shell's completion."""
-    from llamacli.errors import LlamacliError
-    from llamacli.names import short_names
-    from llamacli.store import DEMO, stored_models
+def _complete_models(incomplete: str) -> list[str]:
+    from llamacli.models import complete_models  # 10 ms that only completion needs
 
-    stored = stored_models()
-    names = [DEMO, *(path.stem for path in stored)]
-    with suppress(LlamacliError):  # of models.toml; commands tell it
-        names += [n for p in stored for n in short_names(p) if not p.stem.startswith(n)]
-    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+    return complete_models(incomplete)
 
 
 def _count_or_auto(value: Any) -> Any:
@@ -35,7 +27,7 @@ Model = Annotated[
         "-m",
         envvar="LLAMACLI_MODEL",
         show_envvar=False,
-        autocompletion=complete_models,
+        autocompletion=_complete_models,
         help="A GGUF file, a name in the store, or `demo`.  [default: $LLAMACLI_MODEL]",
     ),
 ]
@@ -44,7 +36,7 @@ ModelArgument = Annotated[
     typer.Argument(
         envvar="LLAMACLI_MODEL",
         show_envvar=False,
-        autocompletion=complete_models,
+        autocompletion=_complete_models,
         help="A GGUF file, a name in the store, or `demo`.  [default: $LLAMACLI_MODEL]",
     ),
 ]

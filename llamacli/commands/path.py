@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from llamacli.commands.options import complete_models
 from llamacli.commands.printing import print_text
-from llamacli.commands.session import locate
+from llamacli.models import complete_models, locate
 
 
 def path(

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def print_text(text: str) -> None:
-    from llamacli.output import writer
+    from llamacli.terminal import writer
 
     writer(sys.stdout)(text)
 
@@ -25,7 +25,7 @@ def print_json(value: Any) -> None:
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], aligned: str) -> None:
     """Rows below a head on stdout: by rich on a terminal, else in plain columns."""
     if not sys.stdout.isatty():
-        from llamacli.show.text import columns
+        from llamacli.terminal import columns
 
         print_text(columns([head, *rows], aligned))
         return

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamacli.commands import fetching
-from llamacli.commands.session import notice
-from llamacli.store import target_folder
+from llamacli.models import target_folder
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
-    from llamacli.hub_checkpoint import Needs
+    from llamacli.hub import Needs
 
 
 def pull(
@@ -33,10 +33,8 @@ def pull(
     from rich.console import Console
 
     from convert.writer import check_target
-    from llamacli.hub import look_up
-    from llamacli.hub_checkpoint import check_disk
-    from llamacli.hub_gguf import choose, parse_wanted
-    from llamacli.pull import pull as fetch
+    from llamacli.hub import check_disk, choose, look_up, parse_wanted
+    from llamacli.hub import pull as fetch
 
     wanted = parse_wanted(source)
     repo = look_up(wanted.repo, revision, token)

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from llamacli.commands.options import complete_models
-from llamacli.commands.session import notice
 from llamacli.errors import UsageError
+from llamacli.models import complete_models
+from llamacli.terminal import notice
 
 
 def rm(
@@ -21,9 +21,8 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
 ) -> None:
     """Remove models from the store, after asking; files elsewhere are never touched."""
-    from llamacli.names import find_stored
-    from llamacli.show.text import count, printable
-    from llamacli.store import remove_model
+    from llamacli.models import find_stored, remove_model
+    from llamacli.terminal import count, printable
 
     paths = list(dict.fromkeys(map(find_stored, models)))
     names = [f"{printable(path.stem)} ({count(_size(path), 'B')})" for path in paths]

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llamacli.answer import Manner, answer, most_tokens
 from llamacli.commands import options
-from llamacli.commands.answering import Manner, answer, most_tokens
-from llamacli.commands.session import engine_for, notice
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
+from llamacli.models import engine_for
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from llamacli.answer import Result
     from llamacli.engine import Engine
-    from llamacli.generate import Result
-    from llamacli.grammar import Grammar
-    from llamacli.input import Input
+    from llamacli.prompt import Input
+    from llamacli.shape import Grammar
 
 LEAST_ANSWER = 512  # tokens that --truncate leaves for an answer without -n, at most a quarter
 
@@ -97,8 +98,8 @@ def run(
     The prompt is the instruction, a blank line, and the text; several texts get a line
     `==> NAME <==` each.
     """
-    from llamacli.asked import Asked
-    from llamacli.input import gather
+    from llamacli.engine import Asked
+    from llamacli.prompt import gather
 
     if special and not raw:
         raise UsageError("--special goes with --raw")
@@ -124,7 +125,7 @@ def run(
         overcommit=overcommit,
     )
     with engine_for(model, asked, quiet=quiet) as engine:
-        from llamacli.sampling import SamplingSettings
+        from llamacli.engine import SamplingSettings
 
         sampling = SamplingSettings.from_metadata(
             engine.file.metadata,
@@ -175,7 +176,7 @@ def answer_piped(
     date: "datetime | None" = None,
 ) -> "Result":
     """What chat does where stdin or stdout isn't a terminal: run on what is piped in."""
-    from llamacli.input import gather
+    from llamacli.prompt import gather
 
     tokens = encode_input(engine, gather(None, (), "strict"), system=system, date=date)
     _check_room(len(tokens), engine.context_size)
@@ -192,8 +193,7 @@ def encode_input(
     date: "datetime | None" = None,
 ) -> list[int]:
     """The prompt's tokens: by the model's template, or as the text stands."""
-    from llamacli.chat import encode_turns
-    from llamacli.prompt import encode_raw
+    from llamacli.prompt import encode_raw, encode_turns
 
     if raw:
         return encode_raw(engine.vocabulary, given.joined(), special=special)
@@ -226,7 +226,7 @@ def _check_room(tokens: int, room: int) -> None:
 def _fit(
     engine: "Engine", given: "Input", encode: Any, room: int, cut: Any, quiet: bool
 ) -> list[int]:
-    from llamacli.input import fit
+    from llamacli.prompt import fit
 
     tokens, missing = fit(given, encode, engine.vocabulary, room, cut)
     if missing and not quiet:
@@ -244,7 +244,7 @@ def _cached(
     quiet: bool,
 ) -> "Callable[[], None] | None":
     """Load what is cached of the prompt; what saves its stable start where not all of it was."""
-    from llamacli import prompt_cache
+    from llamacli.prompt import cache as prompt_cache
 
     prefix = prompt_cache.stable_prefix(given, encode, system)
     path = prompt_cache.cache_path(engine, name, prefix)
@@ -266,6 +266,6 @@ def _cached(
 
 
 def _write(text: str) -> None:
-    from llamacli.output import writer
+    from llamacli.terminal import writer
 
     writer(sys.stdout)(text)

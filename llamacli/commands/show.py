@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamacli.commands.options import complete_models
 from llamacli.commands.printing import print_json, print_text
-from llamacli.commands.session import locate, notice
 from llamacli.errors import NotFoundError, UsageError
-from llamacli.store import DEMO
+from llamacli.models import DEMO, complete_models, locate
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
-    from llamacli.show.config import Source
+    from llamacli.show import Source
 
 
 def show(
@@ -63,15 +62,15 @@ def show(
 
 def open_source(model: str) -> "Source":
     """A checkpoint's folder as it is, anything else as the GGUF file it names, read."""
-    from llamacli.gguf_file import read_gguf
-    from llamacli.names import existing_path
+    from llamacli.gguf import read_gguf
+    from llamacli.models import existing_path
 
     path = existing_path(model) if model and model != DEMO else None
     return path if path is not None and path.is_dir() else read_gguf(locate(model))
 
 
 def _config(source: "Source", as_json: bool) -> None:  # noqa: ARG001
-    from llamacli.show.config import find_config
+    from llamacli.show import find_config
 
     found = find_config(source)
     for line in found.notices:
@@ -80,8 +79,7 @@ def _config(source: "Source", as_json: bool) -> None:  # noqa: ARG001
 
 
 def _structure(source: "Source", as_json: bool) -> None:
-    from llamacli.show import structure
-    from llamacli.show.config import find_config
+    from llamacli.show import find_config, structure
 
     tree = structure.module_tree(find_config(source).config)
     if as_json:
@@ -91,7 +89,7 @@ def _structure(source: "Source", as_json: bool) -> None:
 
 
 def _metadata(source: "Source", as_json: bool) -> None:
-    from llamacli.show.metadata import find_metadata, table
+    from llamacli.show import find_metadata, table
 
     found = find_metadata(source)
     if as_json:
@@ -111,8 +109,8 @@ def _tensors(source: "Source", as_json: bool) -> None:
 
 
 def _template(source: "Source", as_json: bool) -> None:
-    from llamacli.show.template import find_template
-    from llamacli.template import LLAMA3_TEMPLATE
+    from llamacli.prompt import LLAMA3_TEMPLATE
+    from llamacli.show import find_template
 
     own = find_template(source)
     if as_json:
@@ -146,8 +144,8 @@ def _card(source: "Source", as_json: bool) -> None:
 
 def _known_card(name: str, as_json: bool) -> bool:
     """What models.toml has of a model that isn't in the store; False where it doesn't know it."""
-    from llamacli.registry import find
-    from llamacli.show.card import known_lines
+    from llamacli.models import find
+    from llamacli.show import known_lines
 
     model = find(name)
     if model is None:
@@ -160,7 +158,7 @@ def _known_card(name: str, as_json: bool) -> bool:
 
 
 def _print_rows(rows: list[tuple[str, str]]) -> None:
-    from llamacli.show.text import columns
+    from llamacli.terminal import columns
 
     if sys.stdout.isatty():
         _print_panel(rows)

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llamacli.commands.options import complete_models
 from llamacli.commands.printing import print_json, print_text
-from llamacli.commands.session import debugging, notice
 from llamacli.commands.show import open_source
 from llamacli.errors import UsageError
+from llamacli.models import complete_models
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
-    from llamacli.input import Errors
-    from llamacli.show.config import Source
-    from llamacli.vocabulary import Vocabulary
+    from llamacli.engine import Vocabulary
+    from llamacli.prompt import Errors
+    from llamacli.show import Source
 
 
 def tokens(
@@ -87,8 +87,8 @@ def tokens(
 
 
 def _find(source: "Source", find: str, exact: bool, regex: bool, ids: bool, as_json: bool) -> None:
-    from llamacli.show.text import printable
-    from llamacli.show.vocabulary import find_tokens, read_tokens
+    from llamacli.show import find_tokens, read_tokens
+    from llamacli.terminal import printable
 
     found = find_tokens(read_tokens(source), find, exact=exact, regex=regex)
     if as_json:
@@ -101,7 +101,7 @@ def _find(source: "Source", find: str, exact: bool, regex: bool, ids: bool, as_j
 
 
 def _print(vocabulary: "Vocabulary", found: Sequence[int], ids: bool, as_json: bool) -> None:
-    from llamacli.show.text import quoted
+    from llamacli.terminal import quoted
 
     if as_json:
         print_json(list(found) if ids else [_as_object(vocabulary, token) for token in found])
@@ -127,18 +127,18 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 
 def _vocabulary(source: "Source") -> "Vocabulary":
-    from llamacli.loading import load_vocabulary
+    from llamacli.engine import load_vocabulary
 
     if isinstance(source, Path):
-        from llamacli.show.vocabulary import vocabulary_file
+        from llamacli.show import vocabulary_file
 
         with vocabulary_file(source) as path:
-            return load_vocabulary(path, debug=debugging())
-    return load_vocabulary(source.path, debug=debugging())
+            return load_vocabulary(path)
+    return load_vocabulary(source.path)
 
 
 def _read(text: str | None, errors: "Errors") -> str:
-    from llamacli.input import decode, read_bytes
+    from llamacli.prompt import decode, read_bytes
 
     return decode(read_bytes(Path("-")), "stdin", errors) if text is None else text
 
@@ -146,11 +146,8 @@ def _read(text: str | None, errors: "Errors") -> str:
 def _encode_messages(
     source: "Source", vocabulary: "Vocabulary", path: Path, date: datetime | None, errors: "Errors"
 ) -> list[int]:
-    from llamacli.input import decode, read_bytes
-    from llamacli.messages import read_messages
-    from llamacli.prompt import encode_chat
-    from llamacli.show.template import find_template
-    from llamacli.template import LLAMA3_TEMPLATE
+    from llamacli.prompt import LLAMA3_TEMPLATE, decode, encode_chat, read_bytes, read_messages
+    from llamacli.show import find_template
 
     name = "stdin" if path == Path("-") else str(path)
     messages = read_messages(decode(read_bytes(path), name, errors), name)

@@ -7,8 +7,9 @@ import typer
 
 from llamacli.commands import options
 from llamacli.commands.printing import print_json, print_table, print_text
-from llamacli.commands.session import debugging, model_path, notice
 from llamacli.errors import UsageError
+from llamacli.models import model_path
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
     from llamacli.tune import Row, Tuning
@@ -33,7 +34,7 @@ def tune(
     `run` uses those for short answers, `chat` and `batch` those for long ones; their own options
     come first, and --no-tune leaves them aside.
     """
-    from llamacli import profiles
+    from llamacli.tune import profiles
     from llamacli.tune import tune as measure
 
     if not 0 < seconds <= 3600:
@@ -46,7 +47,7 @@ def tune(
         return
     chosen = profiles.PROFILES if profile is None else (profile,)
     tell = (lambda _: None) if quiet else (lambda title: notice(f"measuring: {title}"))
-    found = measure(path, seconds, chosen, debug=debugging(), on_stage=tell)
+    found = measure(path, seconds, chosen, on_stage=tell)
     others = {name: profiles.tuned_settings(path, name) for name in profiles.PROFILES}
     settings = {name: one for name, one in {**others, **found.profiles}.items() if one}
     kept = profiles.kept_path(path)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from llamacli.commands import options
-from llamacli.commands.session import debugging, lively, model_path
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
+from llamacli.models import model_path
+from llamacli.terminal import lively
 
 if TYPE_CHECKING:
-    from llamacli.verify.report import Report
+    from llamacli.verify import Report
 
 SHOWN = 8  # differences of a row; --json has them all
 STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
@@ -78,7 +79,7 @@ def check_copy(
 
     The file is left as it is.
     """
-    from llamacli.output import writer
+    from llamacli.terminal import writer
     from llamacli.verify import report
 
     with _progress() as show:
@@ -89,7 +90,6 @@ def check_copy(
             reference=reference,
             threads=threads,
             progress=show,
-            debug=debugging(),
         )
     if as_json:
         answer = json.dumps(report.as_json(found), indent=2, ensure_ascii=False)
@@ -106,13 +106,13 @@ def check_copy(
 
 
 def _read(path: Path) -> str:
-    from llamacli.input import decode, read_bytes
+    from llamacli.prompt import decode, read_bytes
 
     return decode(read_bytes(path), "stdin" if path == Path("-") else str(path))
 
 
 def _plain(report: "Report") -> str:
-    from llamacli.show.text import columns, printable
+    from llamacli.terminal import columns, printable
 
     rows = [(row.name, row.verdict, printable(row.summary)) for row in report.rows]
     return columns(rows, "lll") + "".join(f"{line}\n" for line in _problems(report))
@@ -120,7 +120,7 @@ def _plain(report: "Report") -> str:
 
 def _problems(report: "Report") -> Iterator[str]:
     """The differences, a line each; long lists are cut."""
-    from llamacli.show.text import printable, shortened
+    from llamacli.terminal import printable, shortened
 
     for row in report.rows:
         for problem in row.problems[:SHOWN]:
@@ -134,7 +134,7 @@ def _print_table(report: "Report", out: TextIO) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from llamacli.show.text import printable
+    from llamacli.terminal import printable
 
     table = Table()
     for column in ("part", "verdict", "what was found"):

@@ -1,1 +1,10 @@
-"""The chat on a terminal: the line editor, answers as Markdown, slash commands, and their loop."""
+"""The chat's screen: lines typed, commands, answers as they come.
+
+To be read in this order: state, editor, keys, settings, saved, region, markdown, show, clipboard,
+actions, commands, loop, start.
+Its public face is in __init__.pyi; each name is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

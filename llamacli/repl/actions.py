@@ -5,12 +5,11 @@ from functools import partial
 from pathlib import Path
 
 from llamacli.errors import UsageError
-from llamacli.input import Input, read_file
-from llamacli.output import harmless
+from llamacli.prompt import Input, read_file
 from llamacli.repl.saved import change_model, remember
 from llamacli.repl.settings import SETTINGS, change, value_of
 from llamacli.repl.state import Ask, Repl, beginning, model_line, say
-from llamacli.show.text import columns, printable
+from llamacli.terminal import columns, harmless, printable
 
 
 def message(repl: Repl, text: str) -> Ask:
@@ -76,7 +75,7 @@ def model(repl: Repl, argument: str) -> None:
 
 
 def models() -> Iterable[str]:
-    from llamacli.commands.options import complete_models
+    from llamacli.models import complete_models
 
     return complete_models("")
 
@@ -124,7 +123,7 @@ def tokens(repl: Repl, argument: str) -> None:
 
 
 def stats(repl: Repl, argument: str) -> None:  # noqa: ARG001
-    from llamacli.commands.answering import summary
+    from llamacli.answer import summary
 
     if repl.session.last is not None:
         say(f"last answer: {summary(repl.session.last)}")

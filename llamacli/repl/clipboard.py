@@ -4,7 +4,7 @@ import base64
 import os
 
 from llamacli.errors import LlamacliError
-from llamacli.output import Write
+from llamacli.terminal import Write
 
 
 def copy(text: str, write: Write) -> str:

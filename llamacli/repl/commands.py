@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from prompt_toolkit.completion import CompleteEvent, Completion, PathCompleter
 from prompt_toolkit.document import Document
 
-from llamacli import sessions
+from llamacli.chat import saved as sessions
 from llamacli.errors import UsageError
 from llamacli.repl import actions, saved
 from llamacli.repl.editor import unquoted

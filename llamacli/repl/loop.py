@@ -2,14 +2,14 @@
 
 import sys
 
-from llamacli.commands.session import lively, notice
 from llamacli.errors import LlamacliError
+from llamacli.home import home
 from llamacli.repl.commands import complete, interpret
 from llamacli.repl.editor import Interrupted, Read, make_editor
 from llamacli.repl.saved import end_log
 from llamacli.repl.show import show_answer
 from llamacli.repl.state import PROMPT, Repl, say, status_line
-from llamacli.store import home
+from llamacli.terminal import lively, notice
 
 EDIT_PROMPT = "edit> "
 

@@ -15,8 +15,8 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.theme import Theme
 
-from llamacli.output import Write, harmless
 from llamacli.repl.region import Region
+from llamacli.terminal import Write, harmless
 
 PAUSE = 0.03  # seconds between two redraws, and at least
 SHARE = 10  # times what the last one took: rendering must not slow the model down

@@ -8,14 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from llamacli import sessions
-from llamacli.chat import ChatSession
-from llamacli.commands.session import notice
+from llamacli.chat import SAMPLING, ChatSession, SessionHead
+from llamacli.chat import saved as sessions
+from llamacli.engine import SamplingSettings
 from llamacli.errors import LlamacliError, OutputError, UsageError
 from llamacli.repl.state import PROMPT, Repl, beginning, heading, say
-from llamacli.sampling import SamplingSettings
-from llamacli.session_file import SAMPLING, SessionHead
-from llamacli.show.text import columns, printable
+from llamacli.terminal import columns, notice, printable
 
 
 def head_of(session: ChatSession, model: str) -> SessionHead:

@@ -3,13 +3,11 @@
 import sys
 from collections.abc import Iterator
 
-from llamacli.commands.answering import progress
-from llamacli.generate import Chunk
-from llamacli.interrupts import Interrupts, interrupts
-from llamacli.messages import Message
-from llamacli.output import write_text, writer
+from llamacli.answer import Chunk, Interrupts, interrupts, progress, write_text
+from llamacli.prompt import Message
 from llamacli.repl.keys import held_keys
 from llamacli.repl.state import Ask, Repl, beginning, say
+from llamacli.terminal import writer
 
 
 def show_answer(repl: Repl, ask: Ask) -> None:

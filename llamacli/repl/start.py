@@ -11,18 +11,15 @@ from importlib import import_module
 from io import TextIOWrapper
 from typing import Any
 
-from llamacli import sessions
-from llamacli.asked import Asked
 from llamacli.chat import ChatSession
-from llamacli.commands.session import close_beside, lively, model_path, notice, open_engine
-from llamacli.engine import Engine
+from llamacli.chat import saved as sessions
+from llamacli.engine import DEFAULT_CONTEXT, Asked, Engine, SamplingSettings
 from llamacli.errors import OutputError
-from llamacli.gguf_check import check_llama
-from llamacli.gguf_file import read_gguf
-from llamacli.memory import DEFAULT_CONTEXT
+from llamacli.gguf import check_llama, read_gguf
+from llamacli.models import close_beside, model_path, open_engine
 from llamacli.repl.saved import begin_log, continue_log, show_end, use_settings
 from llamacli.repl.state import Repl, heading, say
-from llamacli.sampling import SamplingSettings
+from llamacli.terminal import lively, notice
 
 UNTOLD = 0.5  # seconds of loading before it is counted
 
@@ -45,7 +42,7 @@ class Wanted:
     name: str | None = None
 
 
-def start(wanted: Wanted, *, resume: bool, session: str | None = None) -> None:
+def start_repl(wanted: Wanted, *, resume: bool, session: str | None = None) -> None:
     """Chat on this terminal until the user leaves."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # what a terminal's encoding lacks shows as ?

@@ -5,16 +5,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from llamacli.answer import Chunk, Result
 from llamacli.chat import ChatSession
-from llamacli.cores import physical_cores
 from llamacli.engine import Engine
-from llamacli.generate import Chunk, Result
-from llamacli.input import Text
-from llamacli.output import writer
-from llamacli.show.text import printable
+from llamacli.machine import physical_cores
+from llamacli.prompt import Text
+from llamacli.terminal import printable, writer
 
 if TYPE_CHECKING:
-    from llamacli.session_log import SessionLog
+    from llamacli.chat import SessionLog
 
 PROMPT = ">>> "
 

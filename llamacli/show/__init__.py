@@ -1,4 +1,9 @@
-"""Looking inside models: pure functions from a GGUF file or a checkpoint's folder to what to print.
+"""What `show` and `tokens` tell of a model.
 
-Nothing here reads weights; of a checkpoint, config.json alone is enough for most of it.
+To be read in this order: config, metadata, tensors, rope, structure, template, card, vocabulary.
+Its public face is in __init__.pyi; each name is imported when it is first used.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,15 +9,13 @@ from convert.errors import CheckpointError
 from convert.metadata import CONFIG_KEY
 from convert.tensors import llama_tensors
 from llamacli.errors import InvalidModelError
-from llamacli.gguf_check import check_llama
-from llamacli.gguf_file import Array, GGUFFile
-from llamacli.loading import quantization_name
-from llamacli.registry import Model
+from llamacli.gguf import Array, GGUFFile, check_llama
+from llamacli.models import Model
 from llamacli.show.config import Source, find_config
 from llamacli.show.rope import find_rope
 from llamacli.show.template import find_template
 from llamacli.show.tensors import Tensor, find_tensors
-from llamacli.show.text import count, printable, shortened
+from llamacli.terminal import count, printable, shortened
 
 F16 = 2  # bytes a value of the KV cache
 
@@ -102,7 +100,7 @@ def _describe_file(file: GGUFFile) -> dict[str, Any]:
         "architecture": text("architecture"),
         "license": text("license"),
         "parameters": _parameters(tensors),
-        "quantization": quantization_name(file),
+        "quantization": file.quantization,
         "bytes": file.size,
         "types": _count_types(tensors),
         "context": size("context_length"),

@@ -14,8 +14,7 @@ from convert.errors import CheckpointError
 from convert.metadata import CONFIG_KEY
 from convert.rope import frequency_factors
 from convert.writer import ROPE_FACTORS
-from llamacli.gguf_check import check_architecture
-from llamacli.gguf_file import Array, GGUFFile
+from llamacli.gguf import Array, GGUFFile, check_architecture
 
 Source = GGUFFile | Path  # a Path is a checkpoint's folder
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from convert.checkpoint import read_config, read_json
-from llamacli.gguf_file import STRING, Array, GGUFFile
+from llamacli.gguf import STRING, Array, GGUFFile
 from llamacli.show.config import Source
-from llamacli.show.text import columns, printable, shortened
+from llamacli.terminal import columns, printable, shortened
 
 WHOLE = 32  # values; longer arrays are told by their length and their first ones
 FIRST = 3

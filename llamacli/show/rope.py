@@ -11,7 +11,7 @@ from convert.config import LlamaConfig, RopeScaling
 from convert.rope import frequency_factors, inverse_frequencies
 from convert.writer import ROPE_FACTORS
 from llamacli.errors import InvalidModelError
-from llamacli.gguf_check import check_architecture
+from llamacli.gguf import check_architecture
 from llamacli.show.config import (
     MAX_FACTORS,
     Source,
@@ -20,7 +20,7 @@ from llamacli.show.config import (
     find_config,
     frequency_tensor,
 )
-from llamacli.show.text import columns
+from llamacli.terminal import columns
 
 WIDTH = 64  # of the plot, in characters
 LINES = 3  # a decade

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from convert.checkpoint import optional_json, read_chat_template
-from llamacli.gguf_file import GGUFFile
+from llamacli.gguf import GGUFFile
 from llamacli.show.config import Source
 
 

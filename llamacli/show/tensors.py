@@ -9,7 +9,7 @@ from convert.checkpoint import shard_names
 from convert.safetensors import read_header
 from convert.weights import LocalFile
 from llamacli.show.config import Source
-from llamacli.show.text import columns, printable
+from llamacli.terminal import columns, printable
 
 
 @dataclass(frozen=True)

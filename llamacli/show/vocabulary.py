@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llamacli.errors import UsageError
-from llamacli.gguf_file import GGUFFile
+from llamacli.gguf import GGUFFile
 
 if TYPE_CHECKING:
     from llamacli.show.config import Source

@@ -1,5 +1,10 @@
-"""Is a GGUF file a faithful copy of a checkpoint? A module a kind of row in the answer.
+"""Whether a GGUF file is a faithful copy of its checkpoint.
 
-Reading order: rows, metadata, vocabulary, tokenization, template, dequantize, limits, tensors,
-diagnosis, text, report.
+To be read in this order: rows, measure, limits, dequantize, pairs, diagnosis, tensors, metadata,
+vocabulary, template, corpus, tokenization, logits, text, report.
+Its public face is in __init__.pyi; each name is imported when it is first used.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

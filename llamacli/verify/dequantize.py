@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convert.kernels import library_path
-from llamacli.gguf_types import TENSOR_TYPES, TensorType
+from llamacli.gguf import TENSOR_TYPES, TensorType
 
 NUMBERS = {kind: number for number, kind in TENSOR_TYPES.items()}
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from convert.tensors import TensorSpec, permute_heads
 from llamacli.verify.limits import Limits
 from llamacli.verify.measure import PLAIN_BLOCK, measure
-from llamacli.verify.tensors import Compared, Pair, read_rows
+from llamacli.verify.pairs import Compared, Pair, read_rows
 
 ROWS = 16  # that are compared with what else the tensor could be
 READ = 1 << 18  # values of the checkpoint that are read at a time

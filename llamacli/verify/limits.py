@@ -10,7 +10,7 @@ have limits of their own, from importances that differ by orders of magnitude.
 import math
 from typing import NamedTuple
 
-from llamacli.gguf_types import TensorType
+from llamacli.gguf import TensorType
 
 HALF_STEP = 2.0**-25  # half of the smallest step of F16, which blocks have their scales in
 

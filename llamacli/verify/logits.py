@@ -8,19 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llamacli.engine import Engine
+from llamacli.engine import Engine, EngineSettings, because
 from llamacli.errors import LlamacliError
-from llamacli.loading import EngineSettings, because
 
 STEP = 64  # tokens evaluated at once: their logits take 33 MB with Meta's vocabulary
 
 
-def open_evaluator(path: Path, context: int, threads: int | None, debug: bool = False) -> Engine:
+def open_evaluator(path: Path, context: int, threads: int | None) -> Engine:
     """The model with room for context tokens and for all logits of a step. Close it."""
     settings = EngineSettings(
         context=context, threads=threads, batch=STEP, ubatch=STEP, outputs=STEP
     )
-    return Engine(path, settings, debug=debug)
+    return Engine(path, settings)
 
 
 def all_logits(engine: Engine, tokens: Sequence[int]) -> Iterator[NDArray[np.float32]]:

@@ -9,8 +9,8 @@ from convert.checkpoint import Checkpoint
 from convert.config import LlamaConfig
 from convert.metadata import CONFIG_KEY, GENERATION_KEY
 from convert.writer import ROPE_FACTORS
-from llamacli.gguf_file import Array, GGUFFile
-from llamacli.show.rope import find_rope, rope_of
+from llamacli.gguf import Array, GGUFFile
+from llamacli.show import find_rope, rope_of
 from llamacli.verify.rows import Row, judged
 
 FREQUENCY_TOLERANCE = 1e-4  # relative: other converters compute in float32 throughout

@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from convert.checkpoint import open_checkpoint
+from llamacli.engine import Vocabulary, load_vocabulary
 from llamacli.errors import InvalidModelError
-from llamacli.gguf_check import check_architecture, check_llama
-from llamacli.gguf_file import GGUFFile, read_gguf
-from llamacli.loading import load_vocabulary
+from llamacli.gguf import GGUFFile, check_architecture, check_llama, read_gguf
 from llamacli.verify.metadata import metadata_row, rope_row
 from llamacli.verify.rows import Row, judged
 from llamacli.verify.template import template_row
 from llamacli.verify.tensors import tensors_row
 from llamacli.verify.tokenization import tokenization_row
 from llamacli.verify.vocabulary import merges_row, special_tokens_row, tokens_row
-from llamacli.vocabulary import Vocabulary
 
 # What is being done, how much of it is, how much there is.
 Progress = Callable[[str, int, int], None]
@@ -43,7 +41,6 @@ def verify(
     reference: Path | None = None,
     threads: int | None = None,
     progress: Progress = lambda *_: None,
-    debug: bool = False,
 ) -> Report:
     """Compare a GGUF file with a checkpoint's folder.
 
@@ -57,7 +54,7 @@ def verify(
 
     @cache
     def vocabulary() -> Vocabulary:
-        return load_vocabulary(path, debug=debug)
+        return load_vocabulary(path)
 
     def compare_text() -> Row:
         from llamacli.verify.text import text_row
@@ -70,7 +67,6 @@ def verify(
             reference=reference,
             threads=threads,
             progress=lambda done, total: progress("evaluating the text", done, total),
-            debug=debug,
         )
 
     rows: dict[str, Callable[[], Row]] = {

@@ -5,9 +5,9 @@ from typing import Any
 
 from convert.checkpoint import Checkpoint
 from llamacli.errors import InvalidModelError
-from llamacli.gguf_file import GGUFFile
-from llamacli.show.template import find_template
-from llamacli.template import render
+from llamacli.gguf import GGUFFile
+from llamacli.prompt import render
+from llamacli.show import find_template
 from llamacli.verify.rows import Row, judged, skipped
 from llamacli.verify.vocabulary import expected_ids
 

@@ -3,23 +3,16 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from convert.checkpoint import Checkpoint
-from convert.fast import as_float32
-from convert.safetensors import ITEM_SIZES, StoredTensor
-from convert.tensors import TensorSpec, permute_heads
-from convert.weights import LocalFile, WeightFile
+from convert.weights import LocalFile
 from convert.writer import ROPE_FACTORS
-from llamacli.cores import physical_cores
-from llamacli.gguf_file import GGUFFile, TensorInfo
-from llamacli.verify.dequantize import dequantize
-from llamacli.verify.limits import Limits, limits
+from llamacli.gguf import GGUFFile
+from llamacli.machine import physical_cores
+from llamacli.verify.diagnosis import diagnose
 from llamacli.verify.measure import Sums, measure
+from llamacli.verify.pairs import Compared, Pair
 from llamacli.verify.rows import Row, finite, judged
 
 PIECE = 1 << 20  # values that a thread compares at a time: 14 MB with all that is made of them
@@ -27,50 +20,6 @@ IMPORTANCES = "quantize.imatrix."  # the keys by which llama.cpp's quantizer tel
 OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
 
 Progress = Callable[[int, int], None]  # parameters compared so far, and all
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A tensor of the checkpoint and the one of the file that should be its copy."""
-
-    spec: TensorSpec
-    stored: StoredTensor
-    info: TensorInfo
-    file: WeightFile
-    importances: bool
-
-    @property
-    def limits(self) -> Limits:
-        return limits(self.info.type, self.stored.dtype, self.importances)
-
-    def original(self, first: int, rows: int) -> NDArray[np.float32]:
-        """Rows of the checkpoint's tensor in ggml's order, float32; heads must be whole."""
-        values = read_rows(self.spec, self.stored, first, rows)
-        if self.spec.head_dim is None:
-            return values
-        return np.asarray(permute_heads(values, self.spec.head_dim), np.float32)
-
-    def copy(self, first: int, rows: int) -> NDArray[np.float32]:
-        """Rows of the file's tensor, float32."""
-        kind = self.info.type
-        nbytes = self.spec.columns // kind.block * kind.nbytes
-        data = self.file.read(self.info.offset + first * nbytes, rows * nbytes)
-        return dequantize(kind, data).reshape(rows, self.spec.columns)
-
-
-@dataclass(frozen=True)
-class Compared:
-    pair: Pair
-    sums: Sums
-
-    @property
-    def good(self) -> bool:
-        bounds, sums = self.pair.limits, self.sums
-        return (
-            sums.relative(bounds.floor) <= bounds.relative
-            and sums.bad == 0
-            and abs(sums.scale - 1) <= bounds.scale_of(sums.values)
-        )
 
 
 def tensors_row(
@@ -81,8 +30,6 @@ def tensors_row(
     progress: Progress | None = None,
 ) -> Row:
     """Compare all tensors; what is wrong with one is named where it can be told."""
-    from llamacli.verify.diagnosis import diagnose
-
     pairs, problems = match(file, checkpoint)
     compared = compare(pairs, threads, progress)
     problems += [f"{c.pair.info.name}: {diagnose(c, pairs)}" for c in compared if not c.good]
@@ -132,17 +79,6 @@ def compare(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return [Compared(pair, sums[pair.info.name]) for pair in pairs]
-
-
-def read_rows(spec: TensorSpec, stored: StoredTensor, first: int, rows: int) -> NDArray[np.float32]:
-    """Rows of a checkpoint's tensor as it stores them, float32 of shape (rows, columns)."""
-    nbytes = spec.columns * ITEM_SIZES[stored.dtype]
-    data = stored.file.read(stored.offset + first * nbytes, rows * nbytes)
-    dtype = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}[stored.dtype]
-    values: NDArray[Any] = np.frombuffer(data, dtype).reshape(rows, spec.columns)
-    if stored.dtype == "F16":
-        return values.astype(np.float32)
-    return as_float32(values)
 
 
 def _pieces(pair: Pair) -> Iterator[tuple[Pair, int, int]]:

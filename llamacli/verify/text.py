@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from convert import TargetError, convert
 from convert.checkpoint import Checkpoint
-from llamacli.engine import Engine
+from llamacli.engine import Engine, Vocabulary
 from llamacli.errors import OutputError, UsageError
-from llamacli.gguf_file import GGUFFile
+from llamacli.gguf import GGUFFile
 from llamacli.verify.logits import all_logits, open_evaluator
 from llamacli.verify.rows import Row, finite, judged
-from llamacli.vocabulary import Vocabulary
 
 WINDOW = 512  # tokens that are seen together; those after its first half count, as in llama.cpp
 MAX_LOSS = 700.0  # nats whose exponential is still a number
@@ -53,7 +52,6 @@ def text_row(
     reference: Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
-    debug: bool = False,
 ) -> Row:
     """Perplexities, divergence and agreement.
 
@@ -64,8 +62,8 @@ def text_row(
     parts = windows(vocabulary, text, size)
     with contextlib.ExitStack() as held:
         precise = reference or held.enter_context(_converted(checkpoint))
-        ours = held.enter_context(open_evaluator(file.path, size, threads, debug))
-        theirs = held.enter_context(open_evaluator(precise, size, threads, debug))
+        ours = held.enter_context(open_evaluator(file.path, size, threads))
+        theirs = held.enter_context(open_evaluator(precise, size, threads))
         if ours.vocabulary.size != theirs.vocabulary.size:
             sizes = f"{ours.vocabulary.size} tokens, the reference {theirs.vocabulary.size}"
             return judged("text", [f"the file has {sizes}"], "")

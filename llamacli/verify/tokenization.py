@@ -14,9 +14,9 @@ from gguf import TokenType
 
 from convert.checkpoint import Checkpoint
 from convert.tokenizer import Tokenizer
+from llamacli.engine import Vocabulary
 from llamacli.verify.corpus import TEXTS, special_texts
 from llamacli.verify.rows import Row, judged, skipped
-from llamacli.vocabulary import Vocabulary
 
 RECORDED = Path(__file__).with_name("recorded_ids.json")
 

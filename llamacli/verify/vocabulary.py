@@ -6,9 +6,9 @@ from gguf import TokenType
 
 from convert.checkpoint import Checkpoint
 from convert.metadata import NAMED_CONTROL_TOKENS, end_tokens, special_id
-from llamacli.gguf_file import GGUFFile
+from llamacli.engine import Vocabulary
+from llamacli.gguf import GGUFFile
 from llamacli.verify.rows import Row, judged
-from llamacli.vocabulary import Vocabulary
 
 PREFIX = "tokenizer.ggml."
 

@@ -11,7 +11,7 @@ from random import Random
 from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
 from convert.checkpoint import INDEX
-from llamacli.template import LLAMA3_TEMPLATE
+from llamacli.prompt.template import LLAMA3_TEMPLATE
 from tests.fuzz import gguf_file, stored
 from tests.fuzz.mutate import EXTREMES, bend_bytes, bend_json
 from tests.fuzz.odd_model import write_odd_model

@@ -8,8 +8,8 @@ import gguf
 import numpy as np
 
 from bench.checkpoint import tokenizer
-from llamacli.gguf_check import LlamaShape, _expected_tensors
-from llamacli.gguf_types import TENSOR_TYPES
+from llamacli.gguf.check import LlamaShape, _expected_tensors
+from llamacli.gguf.types import TENSOR_TYPES
 from tests.tiny import add_tokenizer
 
 VOCABULARY = 600

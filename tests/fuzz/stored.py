@@ -7,9 +7,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from llamacli.gguf_file import read_gguf
-from llamacli.gguf_known import remember
-from llamacli.profiles import kept_path
+from llamacli.gguf.file import read_gguf
+from llamacli.gguf.remembered import remember
+from llamacli.tune.profiles import kept_path
 from tests.fuzz.mutate import EXTREMES, TEXTS, bend_bytes, bend_json
 from tests.tiny import write_model
 

@@ -18,14 +18,14 @@ import time
 from pathlib import Path
 from random import Random
 
-from llamacli import cli, sessions
-from llamacli.chat import ChatSession
-from llamacli.commands.session import notice
-from llamacli.engine import Engine
-from llamacli.loading import EngineSettings
+from llamacli import cli
+from llamacli.chat import saved as sessions
+from llamacli.chat.turns import ChatSession
+from llamacli.engine.engine import Engine
+from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.repl.saved import use_settings
-from llamacli.sampling import SamplingSettings
-from llamacli.show.text import printable
+from llamacli.terminal import notice, printable
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.stored import Command
 

@@ -1,0 +1,9 @@
+"""From logits to a text on stdout: decoding, stopping, writing, signals.
+
+To be read in this order: text, generation, signals, output, telling.
+Its public face is in __init__.pyi; each name is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,22 @@
+from .generation import Chunk, Result, generate
+from .output import result_fields, write_text
+from .signals import Interrupts, interrupts
+from .telling import Manner, answer, most_tokens, progress, summary
+from .text import Answer, AnswerText
+
+__all__ = [
+    "Answer",
+    "AnswerText",
+    "Chunk",
+    "Interrupts",
+    "Manner",
+    "Result",
+    "answer",
+    "generate",
+    "interrupts",
+    "most_tokens",
+    "progress",
+    "result_fields",
+    "summary",
+    "write_text",
+]

@@ -1,0 +1,118 @@
+"""From a prompt's tokens to an answer, piece by piece."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from llamacli.answer.text import Answer, AnswerText, FinishReason
+from llamacli.engine import Engine, Progress, SamplingSettings, choose_seed, sampler_chain
+from llamacli.errors import InvalidModelError, UsageError
+
+if TYPE_CHECKING:
+    from llamacli.shape import Constraint
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an answer came to.
+
+    tokens are the answer's ids without the end token; text is what they spell, up to a stop text
+    and without control tokens, which aren't text.
+    cached_tokens of the prompt_tokens were in the KV cache already. decode_seconds counts choosing
+    and evaluating tokens, not what the caller does between them.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    cached_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+    seed: int
+
+    @property
+    def answer_tokens(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decode rate; 0 where nothing was decoded."""
+        return self.answer_tokens / self.decode_seconds if self.decode_seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of the answer's text; the last one, whose text may be empty, carries the result."""
+
+    text: str
+    result: Result | None = None
+
+
+def generate(
+    engine: Engine,
+    prompt: Sequence[int],
+    sampling: SamplingSettings,
+    *,
+    max_tokens: int | None = None,
+    stop: Sequence[str] = (),
+    constraint: "Constraint | None" = None,
+    interrupted: Callable[[], bool] = lambda: False,
+    on_progress: Progress | None = None,
+) -> Iterator[Chunk]:
+    """Evaluate the prompt and answer it, as text that is safe to print at once.
+
+    A character that spans tokens comes whole, a stop text never shows, not even its start.
+    The answer ends at an end token or a stop text ("stop"), at max_tokens or where the context is
+    full ("length"), or once interrupted says so; with a constraint it is whole, even where it is
+    cut. Raises UsageError, DoesNotFitError where the prompt exceeds the context, and
+    InvalidModelError where the model computes no numbers.
+    """
+    if max_tokens is not None and max_tokens < 1:
+        raise UsageError(f"at most {max_tokens} tokens were asked for; give 1 or more")
+    if not all(stop):
+        raise UsageError("a stop text is empty")
+    seed = choose_seed(sampling)
+    start = perf_counter()
+    cached = engine.prefill(prompt, on_progress=on_progress, interrupted=interrupted)
+    prefill_seconds = perf_counter() - start
+
+    seconds = 0.0
+    room = engine.context_size - len(prompt)
+    limit = room + 1 if max_tokens is None else min(max_tokens, room + 1)
+    answer = Answer(engine.vocabulary, limit, AnswerText(stop), constraint)
+    sample = engine.library.llama_sampler_sample
+    with sampler_chain(engine, sampling, seed, prompt) as chain:
+        while len(engine.tokens) == len(prompt) + len(answer.tokens) and not interrupted():
+            start = perf_counter()
+            if constraint is None:
+                token = sample(chain, engine.context_pointer, -1)
+            else:
+                token = constraint.choose(chain, engine.logits(), answer.left)
+            seconds += perf_counter() - start
+            if not answer.tokens and not math.isfinite(engine.logit(token)):
+                raise InvalidModelError(
+                    f"{engine.path}: the model computes {engine.logit(token)} for its first "
+                    "token; its weights are damaged, convert or fetch it again"
+                )
+            if ready := answer.take(token):
+                yield Chunk(ready)
+            if answer.reason is not None:
+                break
+            start = perf_counter()
+            engine.decode(token)
+            seconds += perf_counter() - start
+    rest = answer.text.finish()
+    result = Result(
+        text=answer.text.given,
+        tokens=tuple(answer.tokens),
+        finish_reason=answer.reason or "interrupted",
+        prompt_tokens=len(prompt),
+        cached_tokens=cached,
+        prefill_seconds=prefill_seconds,
+        decode_seconds=seconds,
+        seed=seed,
+    )
+    yield Chunk(rest, result)

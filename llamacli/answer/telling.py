@@ -1,0 +1,119 @@
+"""One answer on stdout: as text or JSON, with the signals, progress and counts that shells know."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from llamacli.terminal import lively, notice
+
+if TYPE_CHECKING:
+    from llamacli.answer.generation import Result
+    from llamacli.engine import Engine
+    from llamacli.shape import Grammar
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How an answer is given: text, one JSON object, or JSON events; and what stderr hears."""
+
+    form: Literal["text", "json", "jsonl"] = "text"
+    stream: bool = True
+    quiet: bool = False
+    verbose: bool = False
+
+
+def answer(
+    engine: "Engine",
+    tokens: list[int],
+    sampling: Any,
+    manner: Manner,
+    *,
+    shape: "Grammar | None" = None,
+    max_tokens: int | None = None,
+    **settings: Any,
+) -> "Result":
+    """Answer on stdout in that manner; after a signal, what was said until then.
+
+    settings are generate's.
+    """
+    from llamacli.answer.generation import generate
+    from llamacli.answer.output import result_fields, write_events, write_json, write_text
+    from llamacli.answer.signals import interrupts
+    from llamacli.terminal import writer
+
+    head = {"model": engine.name, "quantization": engine.quantization}
+    started = time.perf_counter()
+    with (
+        interrupts() as arrived,
+        constraint(engine, shape, len(tokens), max_tokens) as constrained,
+    ):
+        write = arrived.around(writer(sys.stdout))
+        chunks: Iterator[Any] = generate(
+            engine,
+            tokens,
+            sampling,
+            interrupted=lambda: bool(arrived),
+            on_progress=progress(manner.quiet),
+            max_tokens=max_tokens,
+            constraint=constrained,
+            **settings,
+        )
+        if manner.form == "text":
+            result = write_text(chunks, write, stream=manner.stream)
+        elif manner.form == "jsonl":
+            result = write_events(chunks, write, {**head, "prompt_tokens": len(tokens)})
+        else:
+            result = [chunk.result for chunk in chunks][-1]
+        seconds = time.perf_counter() - started
+        fields = result_fields(result, seconds)
+        if manner.form == "json":
+            write_json(write, {**head, **fields})
+        elif manner.form == "jsonl":
+            write_json(write, {"event": "end", **head, **fields})
+        if manner.verbose:
+            notice(summary(result))
+    return result
+
+
+def constraint(
+    engine: "Engine", shape: "Grammar | None", prompt: int, max_tokens: int | None
+) -> Any:
+    """A context with the constraint for an answer to that many tokens, or with None."""
+    if shape is None:
+        return nullcontext()
+    from llamacli.shape import constrained
+
+    return constrained(engine.vocabulary, shape, most_tokens(engine, prompt, max_tokens))
+
+
+def most_tokens(engine: "Engine", prompt: int, max_tokens: int | None) -> int:
+    """The tokens that an answer can have, as generate counts them."""
+    room = engine.context_size - prompt + 1
+    return room if max_tokens is None else min(room, max_tokens)
+
+
+def progress(quiet: bool) -> Any:
+    """A line on a terminal's stderr that counts a long prompt's tokens and goes when it is read."""
+    if quiet or not lively(sys.stderr):
+        return None
+
+    def show(done: int, total: int) -> None:
+        if total > 1024:
+            line = f"reading the prompt: {done} of {total} tokens" if done < total else ""
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+    return show
+
+
+def summary(result: "Result") -> str:
+    """An answer's counts and rates in one line."""
+    read = result.prompt_tokens - result.cached_tokens
+    rate = read / result.prefill_seconds if result.prefill_seconds else 0.0
+    return (
+        f"prompt {result.prompt_tokens} tokens, {result.cached_tokens} of them cached, read at "
+        f"{rate:.1f}/s; answer {result.answer_tokens} tokens at {result.tokens_per_second:.1f}/s; "
+        f"{result.finish_reason}; seed {result.seed}"
+    )

@@ -1,0 +1,96 @@
+"""An answer as it grows, token by token: its text, and when it is at its end."""
+
+import codecs
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from llamacli.engine import Vocabulary
+
+if TYPE_CHECKING:
+    from llamacli.shape import Constraint
+
+FinishReason = Literal["stop", "length", "interrupted"]
+
+
+@dataclass
+class Answer:
+    """tokens are those of the answer without the end token, at most limit; reason is None until
+    its end."""
+
+    vocabulary: Vocabulary
+    limit: int
+    text: "AnswerText"
+    constraint: "Constraint | None" = None
+    tokens: list[int] = field(default_factory=list)
+    reason: FinishReason | None = None
+
+    @property
+    def left(self) -> int:
+        """How many tokens may still come."""
+        return self.limit - len(self.tokens)
+
+    def take(self, token: int) -> str:
+        """The text that can be shown now that token has been chosen; sets reason at the end."""
+        cut = self.constraint is not None and self.constraint.cut
+        if token in self.vocabulary.end_tokens:
+            self.reason = "length" if cut else "stop"
+            return ""
+        self.tokens.append(token)
+        ready = ""
+        if token not in self.vocabulary.control_tokens:
+            ready = self.text.add(self.vocabulary.piece(token))
+        if self.text.stopped:
+            self.reason = "stop"
+        elif self.constraint is not None and self.constraint.done:
+            self.reason = "length" if cut else "stop"
+        elif not self.left:
+            self.reason = "length"
+        return ready
+
+
+class AnswerText:
+    """Bytes in, printable text out: whole characters, and nothing that may begin a stop text."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self.stop = tuple(stop)
+        self.stopped = False
+        self.pieces: list[str] = []
+        self.held = ""
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    @property
+    def given(self) -> str:
+        return "".join(self.pieces)
+
+    def add(self, raw: bytes) -> str:
+        """What can be printed now that raw has come."""
+        self.held += self.decoder.decode(raw)
+        ready, self.held, self.stopped = split_at_stop(self.held, self.stop)
+        self.pieces.append(ready)
+        return ready
+
+    def finish(self) -> str:
+        """What was held back and turned out harmless; half a character is dropped."""
+        rest, self.held = ("" if self.stopped else self.held), ""
+        self.pieces.append(rest)
+        return rest
+
+
+def split_at_stop(text: str, stop: Sequence[str]) -> tuple[str, str, bool]:
+    """(what may be shown, what must wait, whether a stop text has come).
+
+    The earliest stop text ends the text. Without one, the longest ending that could begin a stop
+    text waits.
+    """
+    found = [at for at in map(text.find, stop) if at >= 0]
+    if found:
+        return text[: min(found)], "", True
+    waiting = max((_overlap(text, word) for word in stop), default=0)
+    return text[: len(text) - waiting], text[len(text) - waiting :], False
+
+
+def _overlap(text: str, word: str) -> int:
+    """The length of the longest ending of text that word begins with."""
+    longest = min(len(text), len(word) - 1)
+    return next((n for n in range(longest, 0, -1) if word.startswith(text[-n:])), 0)

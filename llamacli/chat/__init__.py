@@ -1,0 +1,9 @@
+"""A conversation whose KV cache stays, and how it is saved.
+
+To be read in this order: conversation, turns, file, log, saved.
+Its public face is in __init__.pyi; each name is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,147 @@
+"""A session's file: JSON lines, of which a damaged one costs no other.
+
+A line is a head, {"session": 1, "model", "quantization", "settings"}, the first one and again
+whenever one of these changes, or a step of the conversation (see conversation). Lines are only
+appended, so that a power cut loses at most the message under way.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any, BinaryIO
+
+from llamacli.chat.conversation import Conversation, Step, replay, step_problem
+from llamacli.engine import SamplingSettings, is_sound
+from llamacli.errors import InvalidModelError
+
+VERSION = 1
+MAX_LINE = 16 << 20  # bytes; no context takes a message that long
+MAX_FILE = 64 << 20
+MAX_LINES = 100_000  # a turn takes two or three
+MAX_TEXT = 4096  # characters of a model's name or a stop text
+MAX_STOPS = 64
+SAMPLING = tuple(field.name for field in fields(SamplingSettings))
+
+
+@dataclass(frozen=True)
+class SessionHead:
+    """What a session is held with. model is what -m takes; empty where it isn't known, or has
+    characters that can't be printed.
+
+    settings has SamplingSettings' names, max_tokens, context and stop (a list of texts).
+    """
+
+    model: str = ""
+    quantization: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def line(self) -> dict[str, Any]:
+        return {
+            "session": VERSION,
+            "model": self.model,
+            "quantization": self.quantization,
+            "settings": self.settings,
+        }
+
+
+@dataclass(frozen=True)
+class SessionText:
+    """What a file says, and what is wrong with it. Behind its first length bytes lies a line that
+    was cut; ended is False where the line before lacks its newline."""
+
+    head: SessionHead
+    conversation: Conversation
+    notices: tuple[str, ...]
+    length: int
+    ended: bool
+
+
+def write_line(value: dict[str, Any]) -> bytes:
+    """A head or step as the file has it; half a surrogate pair, which UTF-8 hasn't, is a `?`."""
+    return json.dumps(value, ensure_ascii=False).encode(errors="replace") + b"\n"
+
+
+def read_session(file: BinaryIO, name: str) -> SessionText:
+    """Read what can be read of a session's file; name is for errors.
+
+    Raises InvalidModelError where the file is no session's, of a newer version or absurdly long.
+    """
+    too_long = InvalidModelError(
+        f"the session {name} has more than {MAX_FILE} bytes or {MAX_LINES} lines; begin a new one"
+    )
+    if os.fstat(file.fileno()).st_size > MAX_FILE:
+        raise too_long
+    head: SessionHead | None = None
+    steps: list[Step] = []
+    skipped: list[int] = []
+    length, ended, notices = 0, True, []
+    for number, (line, size) in enumerate(_lines(file), 1):
+        if number > MAX_LINES:
+            raise too_long
+        value = _value(line)
+        if isinstance(value, dict) and type(value.get("session")) is int:
+            head = _head(value, name)
+        elif step_problem(value) is None:
+            steps.append(value)
+        elif not line.endswith(b"\n"):
+            notices.append("its last line was cut off and is dropped")
+            break
+        elif line.strip():
+            skipped.append(number)
+        length, ended = length + size, line.endswith(b"\n")
+    if skipped and head is None and not steps:
+        raise InvalidModelError(f"{name} is not a session's file; move it away")
+    if skipped:
+        more = f" and {len(skipped) - 1} more are" if skipped[1:] else " is"
+        notices.append(f"its line {skipped[0]}{more} damaged and skipped")
+    if head is None:
+        notices.append("its first line is damaged: its model and settings aren't known")
+    return SessionText(head or SessionHead(), replay(steps), tuple(notices), length, ended)
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Lines with their lengths in bytes; a too long one comes as `?`, which is no JSON."""
+    while line := file.readline(MAX_LINE):
+        size = len(line)
+        while not line.endswith(b"\n") and (rest := file.readline(MAX_LINE)):
+            size += len(rest)
+            line = b"?" + rest[-1:]
+        yield line, size
+
+
+def _value(line: bytes) -> Any:
+    """The line's JSON; None where it is none, or text in it can't be UTF-8."""
+    try:
+        value = json.loads(line.decode())
+        if b"\\u" in line:  # perhaps half a surrogate pair
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return value
+
+
+def _head(value: dict[str, Any], name: str) -> SessionHead:
+    if value["session"] > VERSION:
+        raise InvalidModelError(f"the session {name} was written by a newer llamacli")
+    names = {key: value.get(key, "") for key in ("model", "quantization")}
+    names = {key: text for key, text in names.items() if _is_text(text) and text.isprintable()}
+    return SessionHead(**names, settings=sound_settings(value.get("settings")))
+
+
+def sound_settings(given: Any) -> dict[str, Any]:
+    """The settings among given that are known and have a value they can take."""
+    settings = given if isinstance(given, dict) else {}
+    return {name: value for name, value in settings.items() if _is_sound(name, value)}
+
+
+def _is_sound(name: str, value: Any) -> bool:
+    if name in ("max_tokens", "context"):
+        return type(value) is int and 1 <= value < 1 << 31
+    if name == "stop":
+        return isinstance(value, list) and len(value) <= MAX_STOPS and all(map(_is_text, value))
+    return name in SAMPLING and is_sound(name, value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_TEXT

@@ -1,0 +1,250 @@
+"""Saved chats: where they lie, who writes one, and the KV cache beside it.
+
+A session NAME is the store's sessions/NAME.jsonl (see session_file), its KV cache NAME.kv. The file
+`latest` holds the name of the one written to last, whatever the clock says.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from llamacli.chat.conversation import Conversation
+from llamacli.chat.file import SessionHead, read_session
+from llamacli.chat.log import SessionLog, latest, lock, mend
+from llamacli.engine import Unusable, saved_tokens, state_key
+from llamacli.errors import LlamacliError, NotFoundError, OutputError, UsageError
+from llamacli.home import home
+from llamacli.prompt import Message
+from llamacli.prompt import cache as prompt_cache
+
+if TYPE_CHECKING:
+    from llamacli.engine import Engine
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+SUFFIX = ".jsonl"
+FIRST_WORDS = 60  # characters
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """A session in a list. modified is in seconds since 1970; first is how its first question
+    begins, as it was typed: make it harmless before it is shown. problem says why it can't be
+    read."""
+
+    name: str
+    modified: float
+    model: str = ""
+    turns: int = 0
+    first: str = ""
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """A saved chat to go on with. log is None where it can't be written, as notices then tell."""
+
+    name: str
+    head: SessionHead
+    conversation: Conversation
+    log: SessionLog | None
+    notices: tuple[str, ...]
+
+
+def folder() -> Path:
+    return home() / "sessions"
+
+
+def create(name: str | None, head: SessionHead, on_failure: Notify) -> SessionLog:
+    """A new session's log; without a name it gets the time's.
+
+    Raises UsageError where the name is taken or odd, OutputError where the store can't be written.
+    """
+    candidates = _names_by_time() if name is None else iter([_checked(name)])
+    try:
+        folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+        name, file = _new_file(candidates)
+    except OSError as error:
+        raise OutputError(f"no session can be saved in {folder()}: {error.strerror}") from error
+    lock(file, name)
+    log = SessionLog(name, _path(name), file, on_failure, new=True)
+    log.record_head(head)
+    return log
+
+
+def resume(name: str | None, on_failure: Notify) -> Session:
+    """A saved session, the latest where no name is given, to go on with in this process.
+
+    Raises NotFoundError, UsageError where another chat has it open, and InvalidModelError where
+    the file is no session's.
+    """
+    name = _latest() if name is None else _checked(name)
+    path = _path(name)
+    if not path.is_file():
+        raise NotFoundError(_not_found(name))
+    file, unwritable = _open(path)
+    log = None
+    try:
+        read = read_session(file, name)
+        if unwritable is None:
+            mend(file, read.length, read.ended)
+            log = SessionLog(name, path, file, on_failure, new=False)
+    except OSError as error:
+        raise OutputError(f"the session {name} can't be written: {error.strerror}") from error
+    finally:
+        if log is None:
+            file.close()
+    notices = read.notices if unwritable is None else (*read.notices, unwritable)
+    return Session(name, read.head, read.conversation, log, notices)
+
+
+def names() -> list[str]:
+    """The names of all sessions, the last changed first."""
+    found = []
+    for path in folder().glob("[!.]*" + SUFFIX):
+        with suppress(OSError):  # another chat may have removed it just now
+            if NAME.fullmatch(path.stem) and path.is_file():
+                found.append((path.stat().st_mtime, path.stem))
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def list_sessions() -> list[SessionInfo]:
+    """All sessions, the last changed first; those that can't be read say why."""
+    return [_info(name) for name in names()]
+
+
+def save_cache(engine: "Engine", name: str) -> str | None:
+    """Save the engine's KV cache beside a session, among others up to a limit of bytes on all.
+
+    Says why it couldn't.
+    """
+    path = _kv_path(name)
+    try:
+        with suppress(Unusable):
+            if saved_tokens(path, state_key(engine)) == engine.tokens:
+                return None
+        prompt_cache.store(engine, path, list(engine.tokens))
+    except OSError as error:
+        return f"the KV cache of {name} isn't saved: {error.strerror}"
+    except LlamacliError as error:
+        return f"the KV cache of {name} isn't saved: {error}"
+    return None
+
+
+def restore_cache(engine: "Engine", name: str, tokens: Sequence[int]) -> str | None:
+    """Fill the engine's KV cache with what was saved of tokens, the session's prompt.
+
+    Says why not, where something is saved; the conversation is then simply read again.
+    """
+    path = _kv_path(name)
+    try:
+        problem = prompt_cache.load(engine, path, tokens)
+    except OSError as error:  # the model's file, which names the cache's key
+        problem = str(error.strerror)
+    if problem is None and path.exists() and not engine.tokens:
+        problem = "its tokens are not those of this conversation's prompt"
+    return problem and f"the KV cache of {name} is not used: {problem}"
+
+
+def export_markdown(head: SessionHead, messages: Sequence[Message]) -> str:
+    """A conversation as Markdown, a heading for each message."""
+    model = ", ".join(part for part in (head.model, head.quantization) if part)
+    parts = [f"# A chat with {model or 'an unknown model'}"]
+    for message in messages:
+        text = message["content"].strip()
+        if text.count("```") % 2:  # an answer that was cut off in a block of code
+            text += "\n```"
+        parts += [f"## {message['role'].capitalize()}", text]
+    return "\n\n".join(parts) + "\n"
+
+
+def _path(name: str) -> Path:
+    return folder() / f"{name}{SUFFIX}"
+
+
+def _kv_path(name: str) -> Path:
+    return folder() / f"{name}.kv"
+
+
+def _checked(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"a session's name has letters, digits, '.', '_' and '-', at most 64; not {name!r}"
+        )
+    return name
+
+
+def _names_by_time() -> Iterator[str]:
+    name = f"{datetime.now():%Y-%m-%d-%H%M%S}"
+    return (name if i == 1 else f"{name}-{i}" for i in count(1))
+
+
+def _new_file(candidates: Iterator[str]) -> tuple[str, BinaryIO]:
+    """The first name that isn't taken, and its file."""
+    for name in candidates:
+        with suppress(FileExistsError):
+            return name, _path(name).open("xb")
+    raise UsageError(f"there is a session {name} already; go on with it by --resume {name}")
+
+
+def _open(path: Path) -> tuple[BinaryIO, str | None]:
+    """A session's file, locked and open for writing, else for reading, and why."""
+    try:
+        file = path.open("r+b")
+    except OSError as error:
+        return _open_to_read(path), f"it can't be written ({error.strerror}): nothing is saved"
+    try:
+        lock(file, path.stem)
+    except BaseException:
+        file.close()
+        raise
+    return file, None
+
+
+def _open_to_read(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise NotFoundError(f"the session {path.stem} can't be read: {error.strerror}") from error
+
+
+def _latest() -> str:
+    known = names()
+    if not known:
+        raise NotFoundError("there is no saved chat to go on with yet")
+    marked = latest(folder())
+    return marked if marked in known else known[0]
+
+
+def _not_found(name: str) -> str:
+    near = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
+    return f"there is no session {name}" + (f"; did you mean {' or '.join(near)}?" if near else "")
+
+
+def _info(name: str) -> SessionInfo:
+    path = _path(name)
+    modified = 0.0
+    try:
+        with path.open("rb") as file:
+            modified = os.fstat(file.fileno()).st_mtime
+            read = read_session(file, name)
+    except (OSError, LlamacliError) as error:
+        return SessionInfo(name, modified, problem=str(error))
+    conversation = read.conversation
+    turns = conversation.turns()
+    first = conversation.body[turns[0]]["content"] if turns else ""
+    return SessionInfo(
+        name,
+        modified,
+        read.head.model,
+        len(turns),
+        " ".join(first[: 16 * FIRST_WORDS].split())[:FIRST_WORDS],
+    )

@@ -1,0 +1,188 @@
+"""A chat: its conversation, and answers that evaluate only what is new.
+
+Where a prompt leaves no room for an answer, an eighth of the context, the oldest turns are let go
+until it takes at most half of the context: what is left has to be evaluated anew, so this happens
+once in three eighths of a context of talk, not every turn.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypedDict, Unpack
+
+from llamacli.answer import Chunk, Result, generate
+from llamacli.chat.conversation import Conversation, Step, assistant, user
+from llamacli.engine import Engine, Progress, SamplingSettings
+from llamacli.errors import DoesNotFitError, UsageError
+from llamacli.prompt import Message, encode_turns
+
+ANSWER_SHARE = 1 / 8  # of the context, left for an answer; less where max_tokens is less
+KEPT_SHARE = 1 / 2  # of the context, that a prompt takes at most after turns were let go
+
+
+class Hooks(TypedDict, total=False):
+    """What an answer may call: interrupted and on_progress as generate has them.
+
+    on_forget gets the messages of the turns that are let go, before anything is evaluated.
+    """
+
+    interrupted: Callable[[], bool]
+    on_progress: Progress | None
+    on_forget: Callable[[list[Message]], None]
+
+
+@dataclass
+class ChatSession:
+    """A conversation with the engine's model, whose KV cache holds its prompt.
+
+    Each turn's prompt is that of the conversation, token for token what its template makes of it;
+    the engine keeps what the cache has of it and evaluates the rest. record gets each step of the
+    conversation as it happens. date is what a date-aware template sees, today where it is None.
+    last is the last answer's result, None where it was closed before its end.
+    """
+
+    engine: Engine
+    sampling: SamplingSettings
+    conversation: Conversation = field(default_factory=Conversation)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    date: datetime | None = None
+    record: Callable[[Step], None] = lambda _: None
+    last: Result | None = None
+
+    @property
+    def messages(self) -> list[Message]:
+        """All of them, the system prompt first where there is one."""
+        return list(self.conversation.messages)
+
+    @property
+    def forgotten(self) -> int:
+        """How many messages after the system prompt are no longer in the prompt."""
+        return self.conversation.forgotten
+
+    def send(self, text: str, **hooks: Unpack[Hooks]) -> Iterator[Chunk]:
+        """Ask, and give the answer piece by piece.
+
+        The question and what was said of the answer are kept when it is cut off; before a word of
+        it, the question alone. Raises DoesNotFitError, and nothing has changed, where the question
+        doesn't fit beside the system prompt.
+        """
+        return self._answer(user(text), **hooks)
+
+    def edit(self, text: str, **hooks: Unpack[Hooks]) -> Iterator[Chunk]:
+        """Ask this instead of the last question; the rest is as with send."""
+        self._last_question()
+        return self._answer({"event": "edit", "content": text}, **hooks)
+
+    def regenerate(self, **hooks: Unpack[Hooks]) -> Iterator[Chunk]:
+        """Answer the last question anew; the old answer stays until a word of the new one came.
+
+        Without a seed in the settings another one is drawn.
+        """
+        self._last_question()
+        return self._answer(None, **hooks)
+
+    def undo(self) -> Message | None:
+        """Take the last turn back; gives its question, or None where there is no turn."""
+        turns = self.conversation.turns()
+        if not turns:
+            return None
+        question = self.conversation.body[turns[-1]]
+        self._step({"event": "undo"})
+        return question
+
+    def reset(self) -> None:
+        """Take back all but the system prompt."""
+        self._step({"event": "reset"})
+
+    def set_system(self, text: str | None) -> None:
+        """Another system prompt from the next turn on, or none."""
+        self._step({"event": "system", "content": text})
+
+    def use_engine(self, engine: Engine) -> None:
+        """Go on with another model or context; what was let go comes back where it fits."""
+        self.engine = engine
+        self._step({"event": "forget", "messages": 0})
+
+    def prompt_tokens(self) -> list[int]:
+        """The tokens of the conversation as the model would read it next."""
+        return self._encode(self.conversation, self.forgotten)
+
+    def _answer(
+        self,
+        question: Step | None,
+        *,
+        interrupted: Callable[[], bool] = lambda: False,
+        on_progress: Progress | None = None,
+        on_forget: Callable[[list[Message]], None] = lambda _: None,
+    ) -> Iterator[Chunk]:
+        """Answer the question, or the last one anew."""
+        self.last = None
+        asked = self._asked(question)
+        tokens, forgotten = self._fit(asked)
+        if question is not None:
+            self._step(question)
+        if forgotten != asked.forgotten:
+            self._step({"event": "forget", "messages": forgotten})
+            on_forget(list(asked.body[asked.forgotten : forgotten]))
+        said = ""
+        try:
+            for chunk in generate(
+                self.engine,
+                tokens,
+                self.sampling,
+                max_tokens=self.max_tokens,
+                stop=self.stop,
+                interrupted=interrupted,
+                on_progress=on_progress,
+            ):
+                said += chunk.text
+                self.last = chunk.result
+                yield chunk
+        finally:
+            if said or (self.last is not None and self.last.finish_reason != "interrupted"):
+                anew = {"event": "regenerate", "content": said}
+                self._step(anew if question is None else assistant(said))
+
+    def _asked(self, question: Step | None) -> Conversation:
+        """The conversation that ends with the question to answer."""
+        if question is not None:
+            return self.conversation.after(question)
+        messages = self.conversation.messages
+        end = len(self.conversation.system) + self._last_question() + 1
+        return Conversation(messages[:end], self.forgotten)
+
+    def _last_question(self) -> int:
+        turns = self.conversation.turns()
+        if not turns:
+            raise UsageError("nothing has been asked yet")
+        return turns[-1]
+
+    def _step(self, step: Step) -> None:
+        self.conversation = self.conversation.after(step)
+        self.record(step)
+
+    def _encode(self, conversation: Conversation, forgotten: int) -> list[int]:
+        return encode_turns(self.engine, conversation.given(forgotten), date=self.date)
+
+    def _fit(self, asked: Conversation) -> tuple[list[int], int]:
+        """The prompt's tokens, and how many messages had to be forgotten for it."""
+        size = self.engine.context_size
+        room = int(size * ANSWER_SHARE)
+        limit = size - min(room, self.max_tokens or room)
+        tokens = self._encode(asked, asked.forgotten)
+        if len(tokens) <= limit:
+            return tokens, asked.forgotten
+        later = [turn for turn in asked.turns() if turn > asked.forgotten] or [asked.forgotten]
+        aim = -int(size * KEPT_SHARE)
+        at = bisect_left(later, aim, key=lambda turn: -len(self._encode(asked, turn)))
+        forgotten = later[min(at, len(later) - 1)]
+        tokens = self._encode(asked, forgotten)
+        if len(tokens) > limit:
+            beside = " and the system prompt take" if asked.system else " takes"
+            raise DoesNotFitError(
+                f"the message{beside} {len(tokens)} tokens; of the context's {size}, {limit} can "
+                "be used beside an answer: shorten it, or raise the context with -c"
+            )
+        return tokens, forgotten

@@ -1,0 +1,10 @@
+"""A model in llama.cpp: from the settings that were asked for to logits and a chosen token.
+
+To be read in this order: settings, asked, context, footprint, fit, vocabulary, loading, engine,
+sampling, kv_state.
+Its public face is in __init__.pyi; each name is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

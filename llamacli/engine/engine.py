@@ -1,0 +1,282 @@
+"""A loaded model with its KV cache, whose contents are known token by token."""
+
+from collections.abc import Callable, Sequence
+from ctypes import Array, c_uint8
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from llamacli.engine.context import context_parameters, plan_context
+from llamacli.engine.fit import Fitting, number
+from llamacli.engine.loading import because, beside, deferred_signals, load_model
+from llamacli.engine.settings import EngineSettings
+from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
+from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
+from llamacli.gguf import GGUFFile, check_llama, read_gguf, recall, remember
+from llamacli.machine import find_devices, free_memory, load_library, this_processor, use_devices
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ABORTED, NO_MEMORY = 2, -2  # llama_decode's codes
+# Tokens of KV cache to begin with. Zeroing all of 8,192 takes 0.1 s for a 1B model and 0.4 s for
+# 8B, which short prompts can do without.
+FIRST_ROOM = 1024
+
+Progress = Callable[[int, int], None]
+
+
+class Engine:
+    """A model in memory and one sequence of tokens in its KV cache. Close it, or use `with`.
+
+    tokens holds the ids that are in the cache, in order. After an exception in prefill or decode
+    (an interrupt, say) the cache may hold more than that; the next prefill drops the rest.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: EngineSettings | None = None,
+        *,
+        parallel: int | None = None,
+        on_load: Callable[[float], None] | None = None,
+        meanwhile: Callable[[GGUFFile], None] = lambda _: None,
+    ) -> None:
+        """Check the file, load it, make its context; on_load gets the share loaded, 0 to 1.
+
+        meanwhile is done with the checked file, in a thread of its own, while llama.cpp loads.
+        With parallel the context has room for so many sequences and one more. Raises
+        NotFoundError, InvalidModelError, UsageError (a context beyond the model's, a device that
+        isn't there), and DoesNotFitError where memory is short.
+        """
+        self.path = Path(path)
+        self.parallel = parallel
+        self.file = read_gguf(self.path, recall())
+        self.shape = check_llama(self.file)
+        self.tokens: list[int] = []
+        self._library = load_library()
+        self._processor = this_processor()
+        self._fit(settings or EngineSettings())
+        self._model: Any = None
+        self._context: Any = None
+        try:
+            with beside(lambda: meanwhile(self.file), lambda: remember(self.file)):
+                self._model = load_model(
+                    self._library, self.path, self.settings, on_load, gpus=self.gpus
+                )
+            self.vocabulary: Vocabulary = make_vocabulary(self._library, self._model, self.file)
+            self._make_context(self._first_room())
+        except BaseException:
+            self.close()
+            raise
+        self._token = (self._library.llama_token * 1)()
+        self._one = self._library.llama_batch_get_one(self._token, 1)
+        self._decode = self._library.llama_decode
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the context and the model; may be called twice."""
+        context, model = self._context, self._model
+        self._context = self._model = None
+        self.tokens = []
+        with deferred_signals([]):  # llama.cpp logs here, too
+            if context is not None:
+                self._library.llama_free(context)
+            if model is not None:
+                self._library.llama_model_free(model)
+
+    def reconfigure(self, settings: EngineSettings) -> None:
+        """Make the context anew, empty; settings for the loading of weights must be the same."""
+        self.tokens = []
+        self._fit(replace(settings, overcommit=True))  # the weights are there already
+        self._make_context(self._first_room())
+
+    def make_room(self, tokens: int) -> None:
+        """Have cells for that many tokens: the KV cache begins small, and grows to all at once.
+
+        What is in it stays; the logits don't. Raises DoesNotFitError where memory is short.
+        """
+        if tokens <= self._room:
+            return
+        self.keep(len(self.tokens))
+        held, state = self.tokens, self.sequence_state()
+        self.tokens = []
+        self._make_context(self.context_size)
+        set_state = self._library.llama_state_seq_set_data
+        if held and not set_state(self._context, state, len(state), 0):
+            raise LlamacliError(f"llama.cpp can't move its KV cache{because()}")
+        self.tokens = held
+
+    def sequence_state(self) -> Array[c_uint8]:
+        """The KV cache of tokens, a copy in llama.cpp's own format."""
+        size = self._library.llama_state_seq_get_size(self._context, 0)
+        state = (c_uint8 * size)()
+        used: int = self._library.llama_state_seq_get_data(self._context, state, size, 0)
+        return (c_uint8 * used).from_buffer(state)
+
+    @property
+    def name(self) -> str:
+        """The model's own name, else its file's."""
+        return str(self.file.metadata.get("general.name") or self.path.stem)
+
+    @property
+    def quantization(self) -> str:
+        """The file type in llama.cpp's words without its remarks, as Q4_K_M or BF16."""
+        return self.file.quantization
+
+    @property
+    def context_pointer(self) -> Any:
+        """The llama_context, for samplers and saved states."""
+        return self._context
+
+    @property
+    def library(self) -> Any:
+        """The low-level module llama_cpp.llama_cpp."""
+        return self._library
+
+    def prefill(
+        self,
+        tokens: Sequence[int],
+        *,
+        on_progress: Progress | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> int:
+        """Make the cache hold exactly tokens, and the logits those after the last of them.
+
+        What the cache shares with the start of tokens is kept, the rest of it dropped, and only
+        new tokens are evaluated, the last one always. on_progress gets (tokens held, all) after
+        each batch. Where interrupted says so, evaluation stops within a layer's time and the
+        cache holds less. Returns how many tokens were kept. Raises DoesNotFitError where tokens
+        exceed the context.
+        """
+        if not tokens:
+            raise UsageError("there is nothing to evaluate: the prompt has no tokens")
+        if len(tokens) > self.context_size:
+            raise DoesNotFitError(
+                f"the prompt has {len(tokens)} tokens, the context {self.context_size}; "
+                "shorten the text or raise the context with -c"
+            )
+        kept = min(common_prefix(self.tokens, tokens), len(tokens) - 1)
+        self.keep(kept)
+        self.make_room(len(tokens))
+        step = self.settings.batch
+        signals: list[int] = []
+        with deferred_signals(signals):
+            for start in range(kept, len(tokens), step):
+                part = tokens[start : start + step]
+                if not self._evaluate(part, lambda: bool(signals) or interrupted()):
+                    break
+                self.tokens.extend(part)
+                if on_progress is not None:
+                    on_progress(len(self.tokens), len(tokens))
+        return kept
+
+    def keep(self, count: int) -> None:
+        """Drop all but the first count tokens from the cache."""
+        if count == 0 or not self._library.llama_memory_seq_rm(self._memory, 0, count, -1):
+            self._library.llama_memory_clear(self._memory, False)
+            count = 0
+        del self.tokens[count:]
+
+    def decode(self, token: int) -> None:
+        """Evaluate one more token; the logits are those after it.
+
+        Raises DoesNotFitError where the context is full.
+        """
+        if len(self.tokens) >= self.context_size:
+            raise DoesNotFitError(f"the context of {self.context_size} tokens is full")
+        self.make_room(len(self.tokens) + 1)
+        self._token[0] = token
+        if code := self._decode(self._context, self._one):
+            raise _decode_error(code)
+        self.tokens.append(token)
+
+    def logit(self, token: int) -> float:
+        """One value of logits()."""
+        return float(self._library.llama_get_logits_ith(self._context, -1)[token])
+
+    def logits(self) -> "NDArray[np.float32]":
+        """The logits after the last token, float32 of shape (vocabulary,).
+
+        A view of llama.cpp's memory: copy it to keep it beyond the next evaluation.
+        """
+        import numpy as np
+
+        values = self._library.llama_get_logits_ith(self._context, -1)
+        return np.ctypeslib.as_array(values, (self.vocabulary.size,))
+
+    def _fit(self, settings: EngineSettings) -> None:
+        """Settle what settings leave open, by the devices and the memory that is free."""
+        self.gpus = use_devices(find_devices(), settings.device)
+        fitting = Fitting(
+            self.file, self.shape, self._processor, self.gpus, free_memory(), self.parallel
+        )
+        self.settings = fitting.fit(settings)
+        if not self.settings.gpu_layers:
+            self.gpus = []
+        self.context_size = number(self.settings.context)
+
+    def _evaluate(self, tokens: Sequence[int], stopped: Callable[[], bool]) -> bool:
+        """Evaluate a batch; False where it was stopped, and the cache may hold a part of it."""
+        ids = (self._library.llama_token * len(tokens))(*tokens)  # the batch only points to it
+        callback = self._library.ggml_abort_callback(lambda _: stopped())
+        set_callback = self._library.llama_set_abort_callback
+        set_callback(self._context, callback, None)
+        try:
+            batch = self._library.llama_batch_get_one(ids, len(tokens))
+            code = self._decode(self._context, batch)
+        finally:  # decode() goes without: a call an operation would slow it down
+            set_callback(self._context, self._library.ggml_abort_callback(0), None)
+        if code not in (0, ABORTED):
+            raise _decode_error(code)
+        return bool(code == 0)
+
+    def _first_room(self) -> int:
+        """All of the context where it costs nothing or llama.cpp chooses rope factors by it."""
+        longrope = any(tensor.name.startswith("rope_factors_") for tensor in self.file.tensors)
+        whole = self.parallel is not None or self.gpus or longrope
+        return self.context_size if whole else min(self.context_size, FIRST_ROOM)
+
+    def _make_context(self, room: int) -> None:
+        """A new, empty context in place of the one there is."""
+        if self._context is not None:
+            self._library.llama_free(self._context)
+            self._context = None
+        plan = plan_context(room, self.settings, self.parallel)
+        params = context_parameters(
+            self._library, plan, self.settings, self.file, self._processor.cores
+        )
+        with deferred_signals([]):
+            self._context = self._library.llama_init_from_model(self._model, params) or None
+        if self._context is None:
+            raise DoesNotFitError(
+                f"a context of {self.context_size} tokens can't be made for {self.path}"
+                f"{because()}; lower it with -c"
+            )
+        self._room = room
+        self._memory = self._library.llama_get_memory(self._context)
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens a and b have in common from the start."""
+    for i, (left, right) in enumerate(zip(a, b, strict=False)):
+        if left != right:
+            return i
+    return min(len(a), len(b))
+
+
+def _decode_error(code: int) -> LlamacliError:
+    kind = DoesNotFitError if code == NO_MEMORY else LlamacliError
+    return kind(f"llama.cpp failed to evaluate (code {code}){because()}")

@@ -1,0 +1,234 @@
+"""Whether a model fits before a byte of it is loaded, and what would make it fit."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from llamacli.engine.context import PADDING, plan_context
+from llamacli.engine.footprint import Footprint, Share, footprint
+from llamacli.engine.settings import KV_TYPES, EngineSettings
+from llamacli.errors import DoesNotFitError, UsageError
+from llamacli.gguf import TENSOR_TYPES, GGUFFile, LlamaShape, TensorInfo
+from llamacli.machine import Device, FreeMemory, Processor
+
+# Without -c a context takes at most this many tokens: 1 GiB of F16 KV cache for an 8B model,
+# where the 131,072 that Llama 3.1 was trained for would take 16.
+DEFAULT_CONTEXT = 8192
+LEAST_CONTEXT = 512  # tokens that are worth to be offered
+SPARE = 0.05  # of the free memory, which -c auto leaves to others
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """A model and what it may take; gpus are those that may hold layers."""
+
+    file: GGUFFile
+    shape: LlamaShape
+    processor: Processor
+    gpus: Sequence[Device]
+    free: FreeMemory
+    parallel: int | None = None
+
+    def fit(self, settings: EngineSettings) -> EngineSettings:
+        """The settings with numbers for context and GPU layers.
+
+        Weights are not repacked where only so they fit. Raises UsageError for a context beyond
+        the model's, a KV type its heads can't have or layers for a GPU that isn't there, and
+        DoesNotFitError that says what is short and what would fit, what costs least first.
+        """
+        self._check(settings)
+        chosen = self._resolved(settings)
+        if settings.context == "auto":
+            chosen = replace(chosen, context=self.largest_context(chosen, SPARE))
+        if settings.overcommit or self.fits(chosen):
+            return chosen
+        if chosen.repack and self.fits(plain := replace(chosen, repack=False)):
+            return plain
+        raise DoesNotFitError(self._advice(settings, replace(chosen, repack=False)))
+
+    def need(self, settings: EngineSettings) -> Footprint:
+        """What settings with a number for the context take."""
+        plan = plan_context(number(settings.context), settings, self.parallel)
+        features = self.processor.features
+        threads = replace(settings, threads=settings.threads or self.processor.cores)
+        gpus = self.gpus if settings.gpu_layers else ()
+        return footprint(self.file, self.shape, threads, plan, features, gpus)
+
+    def fits(self, settings: EngineSettings, spare: float = 0.0) -> bool:
+        """Whether they fit everywhere, that share of what is free being left."""
+        return not self._short(self.need(settings), 1.0 - spare)
+
+    def largest_context(self, settings: EngineSettings, spare: float = 0.0) -> int:
+        """The most tokens that fit, up to the model's; at least a few, which may not."""
+        return _largest(
+            -(-self.shape.context // PADDING),
+            lambda n: self.fits(replace(settings, context=self._tokens(n)), spare),
+            self._tokens,
+        )
+
+    def _tokens(self, steps: int) -> int:
+        return min(max(steps, 1) * PADDING, self.shape.context)
+
+    def _check(self, settings: EngineSettings) -> None:
+        trained, head = self.shape.context, self.shape.head_size
+        if isinstance(settings.context, int) and settings.context > trained:
+            raise UsageError(
+                f"a context of {settings.context} tokens was asked for; the model knows {trained}"
+            )
+        if not self.gpus and settings.gpu_layers not in ("auto", 0):
+            raise UsageError(
+                f"{settings.gpu_layers} layers can't go to a GPU: none is used; "
+                "`llamacli devices` shows what is there"
+            )
+        if head % TENSOR_TYPES[KV_TYPES[settings.kv_type]].block:
+            raise UsageError(
+                f"a KV cache of {settings.kv_type} holds 32 values a block, which the {head} "
+                "values of this model's attention heads don't fill; leave it at f16"
+            )
+
+    def _resolved(self, settings: EngineSettings) -> EngineSettings:
+        """With numbers; those for auto by what fits on the GPUs."""
+        context = settings.context
+        if context is None or context == "auto":
+            context = min(self.shape.context, DEFAULT_CONTEXT)
+        chosen = replace(settings, context=context)
+        if settings.gpu_layers == "auto":
+            every = self.shape.blocks + 1 if self.gpus else 0
+            chosen = replace(chosen, gpu_layers=every)
+            if not settings.overcommit:
+                chosen = replace(chosen, gpu_layers=self.most_layers(chosen))
+        return chosen
+
+    def most_layers(self, settings: EngineSettings) -> int:
+        """The most layers, the output among them, that fit on the GPUs."""
+        if not self.gpus:
+            return 0
+
+        def fit(count: int) -> bool:
+            need = self.need(replace(settings, gpu_layers=count))
+            return not any(self._short_gpus(need, 1.0))
+
+        return _largest(self.shape.blocks + 1, fit, int)
+
+    def _short(self, need: Footprint, share: float) -> list[str]:
+        """What is short, in words, each with its numbers."""
+        host, free = need.host, self.free
+        short = list(self._short_gpus(need, share))
+        if host.total > free.resident * share:
+            short.append(f"{_sizes(host)}; {_size(free.resident)} {free.limit} is free")
+        if free.address_space is not None and need.address_space > free.address_space:
+            space = _size(need.address_space), _size(free.address_space)
+            short.append(f"{space[0]} of address space; `ulimit -v` leaves {space[1]}")
+        return short
+
+    def _short_gpus(self, need: Footprint, share: float) -> Iterator[str]:
+        for gpu, part in zip(self.gpus, need.gpus, strict=False):  # none without layers
+            used = part.total if part.weights or part.kv else 0
+            if gpu.total and used > gpu.free * share:
+                yield f"on {gpu.name} {_sizes(part)}; {_size(gpu.free)} is free there"
+
+    def _advice(self, asked: EngineSettings, settings: EngineSettings) -> str:
+        short = self._short(self.need(settings), 1.0)
+        at = f"with a context of {settings.context} tokens it takes {', and '.join(short)}"
+        found = list(self._changes(asked, settings))[:3]
+        if not found:
+            return f"{self.file.path.name} doesn't fit: {at}; free memory, or take a smaller model"
+        return f"{self.file.path.name} doesn't fit: {at}; what would fit: {', or '.join(found)}"
+
+    def _changes(self, asked: EngineSettings, settings: EngineSettings) -> Iterator[str]:
+        """Changes that make it fit, what costs least first.
+
+        Fewer layers on a GPU cost time; a smaller context that wasn't asked for, nothing yet;
+        a Q8_0 KV cache, next to no quality; a Q4_0 one, some; other weights, a conversion.
+        """
+        if isinstance(asked.gpu_layers, int) and self.gpus:
+            layers = self.most_layers(settings)
+            if layers < asked.gpu_layers and self.fits(replace(settings, gpu_layers=layers)):
+                yield f"--gpu-layers {layers}"
+        context = self._smaller_context(settings)
+        small = {kind: self._with_cache(kind, settings) for kind in ("q8_0", "q4_0")}
+        eight, four = (
+            [f"--kv-type {kind}"] if held and self.fits(held) else []
+            for kind, held in small.items()
+        )
+        yield from context + eight if asked.context is None else eight + context
+        yield from four
+        for kind, held in small.items():
+            if held and not context:
+                yield from (f"--kv-type {kind} {change}" for change in self._smaller_context(held))
+        if self._quantized is not None:
+            other = replace(self, file=self._quantized)
+            if other.fits(settings):
+                yield "the same model as Q4_K_M (llamacli convert --q4)"
+            else:
+                for change in other._smaller_context(settings):
+                    yield f"the same model as Q4_K_M (llamacli convert --q4) with {change}"
+
+    def _smaller_context(self, settings: EngineSettings) -> list[str]:
+        """One that leaves some of what is free where it can, so that it fits a moment later too."""
+        for spare in (SPARE, 0.0):
+            context = self.largest_context(settings, spare)
+            worth = min(LEAST_CONTEXT, self.shape.context) <= context < number(settings.context)
+            if worth and self.fits(replace(settings, context=context), spare):
+                return [f"-c {context}"]
+        return []
+
+    def _with_cache(self, kind: str, settings: EngineSettings) -> EngineSettings | None:
+        """The settings with that KV type where it is smaller, and the model and they allow it."""
+        packed, now = TENSOR_TYPES[KV_TYPES[kind]], TENSOR_TYPES[KV_TYPES[settings.kv_type]]
+        smaller = packed.nbytes / packed.block < now.nbytes / now.block
+        divides = self.shape.head_size % packed.block == 0
+        allowed = smaller and divides and settings.flash_attention != "off"
+        return replace(settings, kv_type=kind) if allowed else None
+
+    @cached_property
+    def _quantized(self) -> GGUFFile | None:
+        """The file as a Q4_K_M would be, nearly; None where that is not much smaller."""
+        tensors, offset = [], self.file.data_offset
+        for tensor in self.file.tensors:
+            made = _as_q4_k_m(tensor, offset)
+            tensors.append(made)
+            offset += made.nbytes
+        size = sum(t.nbytes for t in tensors)
+        if size > 0.9 * sum(t.nbytes for t in self.file.tensors):
+            return None
+        return replace(self.file, tensors=tuple(tensors), size=offset)
+
+
+def _as_q4_k_m(tensor: TensorInfo, offset: int) -> TensorInfo:
+    """Matrices as Q4_K, the embedding and the output as Q6_K; vectors stay."""
+    numbers = {kind.name: kind for kind in TENSOR_TYPES.values()}
+    kind = tensor.type
+    if len(tensor.shape) == 2 and tensor.shape[0] % 256 == 0:
+        inside = tensor.name.startswith("blk.")
+        kind = numbers["Q4_K" if inside else "Q6_K"]
+    values = 1
+    for length in tensor.shape:
+        values *= length
+    return replace(tensor, type=kind, offset=offset, nbytes=values // kind.block * kind.nbytes)
+
+
+def _largest(most: int, fit: Callable[[int], bool], value: Callable[[int], int]) -> int:
+    """value of the largest number up to most that fits, by bisection; of 0 where none does."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fit(middle) else (low, middle - 1)
+    return value(low)
+
+
+def number(context: int | str | None) -> int:
+    """A settled context's tokens."""
+    if not isinstance(context, int):
+        raise TypeError("the context is not settled yet")
+    return context
+
+
+def _sizes(share: Share) -> str:
+    parts = f"weights {_size(share.weights)}, KV cache {_size(share.kv)}"
+    return f"{_size(share.total)} ({parts}, buffers {_size(share.buffers)})"
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / GIB:.2f} GiB" if nbytes >= GIB // 10 else f"{nbytes / (1 << 20):.0f} MiB"

@@ -1,0 +1,114 @@
+"""Loading models into llama.cpp, and what a long call into C needs around it."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from llamacli.engine.settings import EngineSettings
+from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
+from llamacli.errors import DoesNotFitError, InvalidModelError
+from llamacli.gguf import check_architecture, check_vocabulary, read_gguf, recall, remember
+from llamacli.machine import Device, last_error, load_library
+
+
+def load_model(
+    library: Any,
+    path: Path,
+    settings: EngineSettings,
+    on_load: Callable[[float], None] | None = None,
+    *,
+    gpus: Sequence[Device] = (),
+    vocabulary_only: bool = False,
+) -> Any:
+    """llama.cpp's model from a checked file, its layers on those GPUs as far as settings say.
+
+    Raises InvalidModelError or DoesNotFitError.
+    """
+    signals: list[int] = []
+
+    def progress(share: float, _: Any) -> bool:
+        if on_load is not None:
+            on_load(share)
+        return not signals
+
+    callback = library.llama_progress_callback(progress)
+    params = library.llama_model_default_params()
+    params.progress_callback = callback
+    params.n_gpu_layers = -1 if settings.gpu_layers == "auto" else settings.gpu_layers
+    # A list that ends with NULL; an empty one keeps all on the CPU, large batches too.
+    listed = (ctypes.c_void_p * (len(gpus) + 1))(*(gpu.pointer for gpu in gpus))
+    params.devices = ctypes.cast(listed, ctypes.c_void_p)
+    params.use_extra_bufts = settings.repack
+    params.vocab_only = vocabulary_only
+    if not settings.mmap:
+        params.load_mode = library.LLAMA_LOAD_MODE_NONE
+    with deferred_signals(signals):
+        model = library.llama_model_load_from_file(os.fsencode(path), params)
+    if signals:
+        raise KeyboardInterrupt
+    if not model:
+        short_of_memory = "alloc" in last_error()
+        kind = DoesNotFitError if short_of_memory else InvalidModelError
+        raise kind(f"llama.cpp could not load {path}{because()}")
+    return model
+
+
+def load_vocabulary(path: Path) -> Vocabulary:
+    """The vocabulary alone of a GGUF file, whose weights aren't touched. It lives to the end."""
+    file = read_gguf(path, recall())
+    check_architecture(file)
+    check_vocabulary(file)
+    library = load_library()
+    with beside(lambda: remember(file)):
+        model = load_model(library, path, EngineSettings(), vocabulary_only=True)
+    return make_vocabulary(library, model, file)
+
+
+@contextlib.contextmanager
+def beside(*work: Callable[[], None]) -> Iterator[None]:
+    """Do work, one after another, in a thread beside a long call into C, and wait for it."""
+
+    def do_all() -> None:
+        for one in work:
+            one()
+
+    thread = threading.Thread(target=do_all)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+@contextlib.contextmanager
+def deferred_signals(arrived: list[int]) -> Iterator[None]:
+    """SIGINT and SIGTERM during a long call into C, put into arrived, delivered when it ends.
+
+    llama.cpp calls back into Python now and then, where a handler that raises would be lost.
+    Handlers of Python's alone are held back; in other threads than the main one none ever runs.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if callable(signal.getsignal(number)):
+            held[number] = signal.signal(number, lambda caught, _: arrived.append(caught))
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+        for caught in arrived:
+            signal.raise_signal(caught)
+
+
+def because() -> str:
+    """llama.cpp's last error, to be put behind a message of ours."""
+    reason = last_error()
+    return f": {reason}" if reason else ""

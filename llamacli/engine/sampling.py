@@ -1,0 +1,132 @@
+"""How the next token is chosen: settings, their defaults, and llama.cpp's chain of samplers."""
+
+import math
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+from llamacli.engine.engine import Engine
+from llamacli.errors import UsageError
+
+MAX_SEED = (1 << 32) - 2  # llama.cpp takes 2^32 - 1 for "choose one"
+MAX_LAST_N = 1 << 20
+
+# What stands in for a key that the file doesn't have: temperature and top-p as Meta ships them with
+# every Llama 3, top-k as transformers' own default, the others off.
+DEFAULTS = {"temperature": 0.6, "top_k": 50, "top_p": 0.9, "min_p": 0.0, "repeat_penalty": 1.0}
+WHOLE = ("top_k", "repeat_last_n", "seed")  # settings that are whole numbers
+METADATA_KEYS = {
+    "temperature": "general.sampling.temp",
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+    "repeat_penalty": "general.sampling.penalty_repeat",
+}
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and repeat_penalty 1 are off.
+
+    repeat_penalty weighs on tokens among the last repeat_last_n. seed None draws a new one for
+    each answer.
+    """
+
+    temperature: float = DEFAULTS["temperature"]
+    top_k: int = int(DEFAULTS["top_k"])
+    top_p: float = DEFAULTS["top_p"]
+    min_p: float = DEFAULTS["min_p"]
+    repeat_penalty: float = DEFAULTS["repeat_penalty"]
+    repeat_last_n: int = 64
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check("temperature", self.temperature, 0.0, 100.0)
+        _check("top-k", self.top_k, 0, (1 << 31) - 1)
+        _check("top-p", self.top_p, 0.0, 1.0)
+        _check("min-p", self.min_p, 0.0, 1.0)
+        _check("repeat-penalty", self.repeat_penalty, 0.01, 100.0)
+        _check("repeat-last-n", self.repeat_last_n, 0, MAX_LAST_N)
+        if self.seed is not None:
+            _check("seed", self.seed, 0, MAX_SEED)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any], **chosen: Any) -> Self:
+        """The file's defaults where it has sound ones; chosen values that aren't None win."""
+        values: dict[str, Any] = {
+            name: metadata[key] for name, key in METADATA_KEYS.items() if key in metadata
+        }
+        values = {name: value for name, value in values.items() if is_sound(name, value)}
+        values |= {name: value for name, value in chosen.items() if value is not None}
+        return cls(**values)
+
+
+def _check(name: str, value: float, least: float, most: float) -> None:
+    if isinstance(value, bool) or not math.isfinite(value) or not least <= value <= most:
+        raise UsageError(f"{name} is {value}; give {least:g} to {most:g}")
+
+
+def is_sound(name: str, value: Any) -> bool:
+    """Whether a value from a stranger's file is a number that the setting of that name can take."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) >= 1 << 63:
+        return False
+    if name in WHOLE and not isinstance(value, int):
+        return False
+    setting: dict[str, Any] = {name: value}
+    try:
+        SamplingSettings(**setting)
+    except UsageError:
+        return False
+    return True
+
+
+def choose_seed(settings: SamplingSettings) -> int:
+    """The settings' seed, else a random one that can be shown and given again."""
+    return secrets.randbelow(MAX_SEED + 1) if settings.seed is None else settings.seed
+
+
+@contextmanager
+def sampler_chain(
+    engine: Engine, settings: SamplingSettings, seed: int, prompt: Sequence[int] = ()
+) -> Iterator[Any]:
+    """A llama.cpp sampler, freed at the end: penalty, temperature, top-k, top-p, min-p.
+
+    The order is that of transformers, for which models' published settings are meant. The last
+    tokens of prompt count as seen for the repeat penalty.
+    """
+    library = engine.library
+    params = library.llama_sampler_chain_default_params()
+    params.no_perf = True
+    chain = library.llama_sampler_chain_init(params)
+    try:
+        for sampler in _samplers(engine, settings, seed, prompt):
+            library.llama_sampler_chain_add(chain, sampler)  # which frees it with the chain
+        yield chain
+    finally:
+        library.llama_sampler_free(chain)
+
+
+def _samplers(
+    engine: Engine, settings: SamplingSettings, seed: int, prompt: Sequence[int]
+) -> Iterator[Any]:
+    library, vocabulary = engine.library, engine.vocabulary
+    if settings.repeat_penalty != 1.0 and settings.repeat_last_n:
+        sampler = library.llama_sampler_init_penalties(
+            vocabulary.size, settings.repeat_last_n, settings.repeat_penalty, 0.0, 0.0
+        )
+        for token in prompt[-settings.repeat_last_n :]:
+            library.llama_sampler_accept(sampler, token)
+        yield sampler
+    if settings.temperature == 0:
+        yield library.llama_sampler_init_greedy()
+        return
+    yield library.llama_sampler_init_temp(settings.temperature)
+    if settings.top_k:
+        yield library.llama_sampler_init_top_k(settings.top_k)
+    if settings.top_p < 1:
+        yield library.llama_sampler_init_top_p(settings.top_p, 1)
+    if settings.min_p > 0:
+        yield library.llama_sampler_init_min_p(settings.min_p, 1)
+    yield library.llama_sampler_init_dist(seed)

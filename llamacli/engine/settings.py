@@ -1,0 +1,55 @@
+"""How a model is run: threads, context, devices, batch sizes, the KV cache's type."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llamacli.errors import UsageError
+from llamacli.machine import KINDS
+
+MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS
+MAX_BATCH = 1 << 16
+
+FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
+KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml's type numbers
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How a model is run. None leaves the choice to the model or the machine.
+
+    context and batch sizes are in tokens; "auto" is the largest context, and the most layers on
+    a GPU, that fit. device is a kind, or auto. repack lets llama.cpp rearrange weights in memory
+    for its fastest kernels; overcommit loads a model that seems not to fit. outputs is of how
+    many tokens of a micro-batch there are logits; 1 serves to generate.
+    """
+
+    context: int | Literal["auto"] | None = None
+    threads: int | None = None
+    threads_batch: int | None = None
+    device: str = "auto"
+    gpu_layers: int | Literal["auto"] = "auto"
+    flash_attention: str = "auto"
+    batch: int = 512
+    ubatch: int = 512
+    kv_type: str = "f16"
+    repack: bool = True
+    mmap: bool = True
+    overcommit: bool = False
+    outputs: int = 1
+
+    def __post_init__(self) -> None:
+        limits = {"threads": MAX_THREADS, "threads_batch": MAX_THREADS, "context": 1 << 31}
+        for name, most in {**limits, "batch": MAX_BATCH, "ubatch": MAX_BATCH}.items():
+            value = getattr(self, name)
+            if value not in (None, "auto") and not 1 <= value <= most:
+                raise UsageError(f"{name} is {value}; give 1 to {most}")
+        if self.gpu_layers != "auto" and self.gpu_layers < 0:
+            raise UsageError(f"gpu_layers is {self.gpu_layers}; give a number or auto")
+        if self.device not in KINDS:
+            raise UsageError(f"the device is one of {', '.join(KINDS)}, not {self.device!r}")
+        if self.flash_attention not in FLASH_ATTENTION:
+            raise UsageError(f"flash attention is auto, on or off, not {self.flash_attention!r}")
+        if self.kv_type not in KV_TYPES:
+            raise UsageError(f"the KV cache is {', '.join(KV_TYPES)}, not {self.kv_type!r}")
+        if self.kv_type != "f16" and self.flash_attention == "off":
+            raise UsageError(f"a KV cache of {self.kv_type} takes flash attention, which is off")

@@ -1,0 +1,9 @@
+"""GGUF files, checked before a byte of them reaches llama.cpp.
+
+To be read in this order: types, known, file, check, remembered, merge.
+Its public face is in __init__.pyi; each name is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

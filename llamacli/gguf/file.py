@@ -1,0 +1,308 @@
+"""GGUF files, read with nothing in them taken on trust: what passes here may go to C code.
+
+The layout is that of the GGUF specification, versions 2 and 3: a header, key-value pairs, one
+record a tensor, then the tensors' data. Long arrays are stepped over and read only when asked for.
+"""
+
+import errno
+import mmap
+import os
+import stat
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from struct import Struct
+from struct import error as StructError  # noqa: N812
+from typing import Any, NoReturn
+
+from llamacli.errors import DoesNotFitError, InvalidModelError, NotFoundError
+from llamacli.gguf.known import KnownStrings, recognized_end
+from llamacli.gguf.types import FILE_TYPES, TENSOR_TYPES, TensorType
+
+DEFAULT_ALIGNMENT = 32
+MAX_ALIGNMENT = 1 << 16
+MAX_NAME = 63  # bytes; ggml keeps names in 64 with the final zero
+MAX_DIMENSIONS = 4
+MAX_KEY = 65535  # bytes, by the specification
+
+STRING, ARRAY = 8, 9
+# GGUF value type -> the format of one value, as struct and array know it
+FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"} | {
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+
+U32, U64 = Struct("<I"), Struct("<Q")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """shape is in GGUF's order: the length of a row first. offset counts from the file's start."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: TensorType
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array that was stepped over: its GGUF value type, its length, where its values are."""
+
+    type: int
+    length: int
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class GGUFFile:
+    """The checked contents of a GGUF file; metadata holds Python values, and Array for arrays.
+
+    known are the keys whose strings, byte for byte, have passed check_vocabulary before.
+    """
+
+    path: Path
+    version: int
+    metadata: Mapping[str, Any]
+    tensors: tuple[TensorInfo, ...]
+    data_offset: int
+    alignment: int
+    size: int
+    known: frozenset[str] = frozenset()
+
+    @property
+    def quantization(self) -> str:
+        """general.file_type by name, as Q4_K_M; 'unknown' where the file says none or a new one."""
+        kind = self.metadata.get("general.file_type")
+        return FILE_TYPES.get(kind, "unknown") if type(kind) is int else "unknown"
+
+    def raw(self, key: str) -> bytes:
+        """The bytes of an array's values. Raises InvalidModelError where key has none."""
+        values = self.array_at(key)
+        with _mapped(self.path) as data:
+            return data[values.offset : values.offset + values.nbytes]
+
+    def strings(self, key: str) -> list[bytes]:
+        """The strings of an array, not decoded. Raises InvalidModelError where key has none."""
+        values = self.array_at(key)
+        if values.type != STRING:
+            self.fail(f"{key} is not an array of strings")
+        return self.strings_in(self.raw(key), key)
+
+    def strings_in(self, data: bytes, key: str) -> list[bytes]:
+        """The same from bytes that raw gave. Raises InvalidModelError where they don't fit key."""
+        result, position, unpack = [], 0, U64.unpack_from
+        try:
+            for _ in range(self.array_at(key).length):
+                start = position + 8
+                position = start + unpack(data, position)[0]
+                result.append(data[start:position])
+        except (StructError, OverflowError):
+            position = -1
+        if position != len(data):
+            self.fail(f"{key} changed while it was read")
+        return result
+
+    def numbers(self, key: str) -> "array[Any]":
+        """The numbers of an array. Raises InvalidModelError where key has none."""
+        values = self.array_at(key)
+        if values.type == STRING:
+            self.fail(f"{key} is not an array of numbers")
+        code = FORMATS[values.type]
+        result = array("b" if code == "?" else code)
+        result.frombytes(self.raw(key))
+        return result
+
+    def fail(self, what: str) -> NoReturn:
+        raise InvalidModelError(f"{self.path}: {what}")
+
+    def array_at(self, key: str) -> Array:
+        """Where an array is. Raises InvalidModelError where key has none."""
+        values = self.metadata.get(key)
+        if not isinstance(values, Array):
+            self.fail(f"{key} is missing or not an array")
+        return values
+
+
+def read_gguf(path: Path, known: Sequence[KnownStrings] = ()) -> GGUFFile:
+    """Read and check a GGUF file's header and records; tensor data isn't touched.
+
+    Strings among the known are recognized, not read one by one. Raises NotFoundError where there is
+    no file, InvalidModelError naming file and fault, and DoesNotFitError where the process may not
+    map it.
+    """
+    with _mapped(path) as data:
+        return _Reader(path, data, known).read()
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise InvalidModelError(f"{path} is not a regular file; models are read by mapping")
+            if status.st_size == 0:
+                raise InvalidModelError(f"{path} is empty, not a GGUF file")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no file {path}") from None
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise DoesNotFitError(f"{path} can't be mapped: {error.strerror}") from error
+        raise NotFoundError(f"{path} can't be read: {error.strerror or error}") from error
+
+
+class _Reader:
+    """A position in the mapped file; every step is checked against the file's end."""
+
+    def __init__(self, path: Path, data: mmap.mmap, known: Sequence[KnownStrings]) -> None:
+        self.path, self.data, self.size, self.position = path, data, len(data), 0
+        self.known, self.recognized = known, set[str]()
+
+    def read(self) -> GGUFFile:
+        version = self.header()
+        tensors, pairs = self.number(U64, "tensor count"), self.number(U64, "key count")
+        metadata: dict[str, Any] = {}
+        for i in range(pairs):
+            key = self.string(f"key {i}", MAX_KEY)
+            if not key or "\0" in key or key in metadata:
+                self.fail(f"key {i}, {key!r}, is empty, twice there or has a zero in it")
+            metadata[key] = self.value(self.number(U32, key), key)
+        alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        if alignment not in {1 << i for i in range(3, MAX_ALIGNMENT.bit_length())}:
+            self.fail(f"general.alignment is {alignment!r}, not a power of two from 8 to 65536")
+        records = [self.tensor_record(i) for i in range(tensors)]
+        data_offset = _padded(self.position, alignment)
+        return GGUFFile(
+            path=self.path,
+            version=version,
+            metadata=metadata,
+            tensors=self.placed(records, data_offset, alignment),
+            data_offset=data_offset,
+            alignment=alignment,
+            size=self.size,
+            known=frozenset(self.recognized),
+        )
+
+    def header(self) -> int:
+        magic = self.data[:4]
+        if magic != b"GGUF":
+            self.fail(f"it is not a GGUF file: it starts with {magic!r}")
+        self.position = 4
+        version: int = self.number(U32, "version")
+        if version not in (2, 3):
+            kind = "big-endian" if version and not version & 0xFFFF else f"version {version}"
+            self.fail(f"it is {kind} GGUF; version 2 and 3, little-endian, are read")
+        return version
+
+    def fail(self, what: str) -> NoReturn:
+        raise InvalidModelError(f"{self.path}: {what}")
+
+    def take(self, nbytes: int, what: str) -> int:
+        """Step over nbytes and give where they start."""
+        start = self.position
+        if nbytes > self.size - start:
+            self.fail(f"the file ends within {what} ({nbytes} bytes at {start} of {self.size})")
+        self.position = start + nbytes
+        return start
+
+    def number(self, form: Struct, what: str) -> Any:
+        return form.unpack_from(self.data, self.take(form.size, what))[0]
+
+    def string(self, what: str, limit: int | None = None) -> str:
+        length = self.number(U64, what)
+        if limit is not None and length > limit:
+            self.fail(f"{what} is {length} bytes long; {limit} are allowed")
+        start = self.take(length, what)
+        try:
+            return str(self.data[start : self.position], "utf-8")
+        except UnicodeDecodeError as error:
+            self.fail(f"{what} is not UTF-8 (byte {start + error.start})")
+
+    def value(self, kind: int, key: str) -> Any:
+        if kind == STRING:
+            return self.string(key)
+        if kind == ARRAY:
+            return self.array(key)
+        if kind not in FORMATS:
+            self.fail(f"{key} has the unknown value type {kind}")
+        return self.number(Struct("<" + FORMATS[kind]), key)
+
+    def array(self, key: str) -> Array:
+        kind, length = self.number(U32, key), self.number(U64, key)
+        start = self.position
+        if kind == STRING:
+            end = recognized_end(self.data, start, key, length, self.known)
+            if end is None:
+                self.skip_strings(length, key)
+            else:
+                self.position = end
+                self.recognized.add(key)
+        elif kind in FORMATS:
+            self.take(length * Struct("<" + FORMATS[kind]).size, key)
+        else:
+            self.fail(f"{key} is an array of the unknown or nested type {kind}")
+        return Array(kind, length, start, self.position - start)
+
+    def skip_strings(self, count: int, key: str) -> None:
+        if count > (self.size - self.position) // 8:
+            self.fail(f"{key} claims {count} strings, more than the file can hold")
+        unpack, data, position = U64.unpack_from, self.data, self.position
+        try:
+            for _ in range(count):
+                position += unpack(data, position)[0] + 8
+        except (StructError, OverflowError, IndexError):
+            position = self.size + 1
+        if position > self.size:
+            self.fail(f"the file ends within {key}")
+        self.position = position
+
+    def tensor_record(self, index: int) -> tuple[str, tuple[int, ...], TensorType, int]:
+        name = self.string(f"the name of tensor {index}", MAX_NAME)
+        if not name or "\0" in name:
+            self.fail(f"tensor {index} has the name {name!r}")
+        dimensions = self.number(U32, name)
+        if not 1 <= dimensions <= MAX_DIMENSIONS:
+            self.fail(f"{name} has {dimensions} dimensions")
+        shape = tuple(self.number(U64, name) for _ in range(dimensions))
+        kind, offset = self.number(U32, name), self.number(U64, name)
+        if kind not in TENSOR_TYPES:
+            self.fail(f"{name} has the unknown type {kind}")
+        return name, shape, TENSOR_TYPES[kind], offset
+
+    def placed(
+        self,
+        records: list[tuple[str, tuple[int, ...], TensorType, int]],
+        data_offset: int,
+        alignment: int,
+    ) -> tuple[TensorInfo, ...]:
+        """The tensors, which must follow one another without gaps, as llama.cpp demands."""
+        tensors: dict[str, TensorInfo] = {}
+        expected = 0
+        for name, shape, kind, offset in records:
+            if name in tensors:
+                self.fail(f"tensor {name} is there twice")
+            values = 1
+            for length in shape:
+                values *= length
+            if values < 1 or shape[0] % kind.block:
+                self.fail(f"{name}'s shape {list(shape)} isn't whole {kind.name} blocks")
+            nbytes = values // kind.block * kind.nbytes
+            if offset != expected:
+                self.fail(f"{name}'s data is at {offset}, expected {expected}")
+            if nbytes > self.size - data_offset - offset:
+                self.fail(
+                    f"{name}'s data, {nbytes} bytes at {data_offset + offset}, ends beyond the "
+                    f"file's {self.size}; it was cut off, fetch or convert it again"
+                )
+            tensors[name] = TensorInfo(name, shape, kind, data_offset + offset, nbytes)
+            expected = offset + _padded(nbytes, alignment)
+        return tuple(tensors.values())
+
+
+def _padded(value: int, alignment: int) -> int:
+    return (value + alignment - 1) // alignment * alignment

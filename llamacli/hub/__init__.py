@@ -1,0 +1,9 @@
+"""Checkpoints and GGUF files on the Hugging Face Hub.
+
+To be read in this order: errors, index, repo, gguf_names, checkpoint, download.
+Its public face is in __init__.pyi; each name is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,124 @@
+"""A checkpoint on the Hub: what converting it takes, and its files opened where they are."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llamacli.errors import DoesNotFitError, InvalidModelError
+from llamacli.hub.repo import Repo, download, fetch_small, http_client, remote_file
+from llamacli.terminal import count
+
+if TYPE_CHECKING:
+    from convert.checkpoint import Checkpoint
+    from convert.config import LlamaConfig
+    from convert.quantization import Quantization
+
+CONTEXT = 8192  # tokens that the memory for running is told for
+KV_BYTES = 4  # of a key and a value in F16
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What converting a checkpoint takes, in bytes.
+
+    fetched comes over the network, in so many files; cached of it stays in the Hub's cache;
+    target is the GGUF file; running is that file and the KV cache of CONTEXT tokens, or of fewer
+    where the model takes fewer.
+    """
+
+    fetched: int
+    files: int
+    cached: int
+    target: int
+    running: int
+
+
+def read_outline(repo: Repo) -> "tuple[LlamaConfig, list[str]]":
+    """config.json and the names of the weights' files; no more is fetched than tells these.
+
+    Raises CheckpointError where the repo is no such checkpoint, NotFoundError.
+    """
+    from convert.checkpoint import INDEX, read_config, require_safetensors, shard_names
+
+    require_safetensors(repo.id, repo.files)
+    if "config.json" not in repo.files:
+        raise InvalidModelError(f"{repo.id} has no config.json; is it a checkpoint?")
+    folder = fetch_small(repo, ["config.json", INDEX])
+    return read_config(folder), shard_names(folder, repo.files)
+
+
+def needs(
+    repo: Repo,
+    config: "LlamaConfig",
+    shards: list[str],
+    quantization: "Quantization",
+    *,
+    keep: bool,
+) -> Needs:
+    """What the conversion takes; keep tells that the weights stay in the Hub's cache."""
+    from convert.checkpoint import SMALL_FILES
+    from convert.writer import plan
+
+    wanted = [name for name in (*SMALL_FILES, *shards) if name in repo.files]
+    missing = [repo.files[name] for name in wanted if name not in repo.cached]
+    fetched = sum(file.size for file in missing)
+    small = sum(file.size for file in missing if file.name in SMALL_FILES)
+    target = sum(tensor.nbytes for tensor in plan(config, quantization))
+    tokens = min(config.max_position_embeddings, CONTEXT)
+    values = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    running = target + tokens * values * KV_BYTES
+    return Needs(fetched, len(missing), fetched if keep else small, target, running)
+
+
+def check_disk(needed: Needs, target: Path) -> None:
+    """Raises DoesNotFitError that says what is short, for the GGUF file or the Hub's cache."""
+    from huggingface_hub import constants
+
+    from convert.journal import taken
+
+    cache = _existing(Path(constants.HF_HUB_CACHE))
+    places = {target.parent: needed.target - taken(target)}
+    if cache.stat().st_dev == target.parent.stat().st_dev:
+        places[target.parent] += needed.cached
+    else:
+        places[cache] = needed.cached
+    for folder, nbytes in places.items():
+        free = shutil.disk_usage(folder).free
+        if free < nbytes:
+            raise DoesNotFitError(
+                f"{folder} has {count(free, 'B')} free, and {count(nbytes, 'B')} are needed there: "
+                f"{count(nbytes - free, 'B')} short; free some, or name another place "
+                "(-o, LLAMACLI_HOME, HF_HOME)"
+            )
+
+
+@contextmanager
+def open_checkpoint(
+    repo: Repo, config: "LlamaConfig", shards: list[str], *, keep: bool
+) -> "Iterator[Checkpoint]":
+    """The checkpoint with its weights in the Hub's cache, or on the Hub where they aren't cached.
+
+    keep fetches them into the cache first. Raises CheckpointError, NotFoundError.
+    """
+    from convert.checkpoint import SMALL_FILES, describe
+    from convert.weights import LocalFile, WeightFile
+
+    folder = fetch_small(repo, SMALL_FILES)
+    cached = dict(repo.cached)
+    if keep and not all(name in cached for name in shards):
+        download(repo, shards)
+        cached |= {name: folder / name for name in shards}
+    with http_client() as client:
+        files: list[WeightFile] = [
+            LocalFile(cached[name]) if name in cached else remote_file(repo, name, client)
+            for name in shards
+        ]
+        yield describe(folder, repo.name, config, files)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(place for place in (folder, *folder.parents) if place.exists())

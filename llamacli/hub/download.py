@@ -1,0 +1,222 @@
+"""Fetch a GGUF file from the Hub into one file: by byte range, resumable, checked, parts merged."""
+
+import hashlib
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from convert import CheckpointError, Progress
+from convert.journal import Journal, allocate, digest, resumable_file
+from convert.weights import LocalFile, WeightFile
+from llamacli.errors import InvalidModelError
+from llamacli.gguf import (
+    GGUFFile,
+    LlamaShape,
+    check_llama,
+    check_part,
+    merged_header,
+    padded,
+    read_gguf,
+)
+from llamacli.hub.checkpoint import CONTEXT, KV_BYTES, Needs
+from llamacli.hub.repo import Repo, http_client, remote_file
+
+if TYPE_CHECKING:
+    import httpx2
+
+PIECE = 8 << 20  # bytes asked for at once
+AHEAD = 16  # pieces in memory
+HEADER = 16 << 20  # bytes that are read first; where the header is longer, four times as many
+MAX_HEADER = 256 << 20
+LONG_TO_CHECK = 4 << 30  # bytes, whose hash takes some seconds
+CHECKERS = 2  # threads that check what an earlier call has fetched
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of the repo: its header as it is and as it reads; its data starts where that ends."""
+
+    file: WeightFile
+    sha256: str | None
+    raw: bytes
+    header: GGUFFile
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some bytes of a part's data, and their place in the target."""
+
+    file: WeightFile
+    offset: int
+    length: int
+    place: int
+
+
+def pull(
+    repo: Repo,
+    names: Sequence[str],
+    target: Path,
+    *,
+    tell: Callable[[Needs], None],
+    force: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> None:
+    """Fetch the files, parts of one model in order, and make target of them.
+
+    Headers are checked first, then tell hears what it takes; each file's SHA-256 is checked before
+    target gets its name. Raises NotFoundError, InvalidModelError, ConvertError subclasses; what is
+    cut short goes on at the next call.
+    """
+    with http_client() as client, tempfile.TemporaryDirectory(prefix="llamacli-") as folder:
+        parts = [_open(repo, name, client, Path(folder) / f"{i}") for i, name in enumerate(names)]
+        header = _header(parts)
+        pieces = list(_pieces(parts, len(header)))
+        size = _end(parts, len(header))
+        tell(_needs(repo, names, _check(Path(folder) / "whole", header, size, target.name), size))
+        hashes = {name: repo.files[name].etag for name in names}
+        made_of = {"origin": repo.origin, "header": digest(header), "files": hashes}
+        with resumable_file(target, force, made_of) as (_, journal):
+            if notice is not None and journal.pieces:
+                notice("going on from what the last call has fetched, checked by its hashes")
+            allocate(journal.descriptor, size)
+            journal.write(header, 0)
+            _fetch(pieces, journal, target.name, progress)
+            if notice is not None and size > LONG_TO_CHECK:
+                notice("checking the SHA-256 of what has arrived")
+            _check_hashes(parts, journal.descriptor, len(header))
+
+
+def _open(repo: Repo, name: str, client: "httpx2.Client", scratch: Path) -> Part:
+    """A file of the repo with its header read, as much of it as that takes."""
+    cached = repo.cached.get(name)
+    file = remote_file(repo, name, client) if cached is None else LocalFile(cached)
+    most, length = min(MAX_HEADER, file.size), min(HEADER, file.size)
+    while True:
+        raw = bytes(file.read(0, length))
+        _write_sparse(scratch, raw, file.size)
+        try:
+            with _named(scratch, name):
+                header = read_gguf(scratch)
+                if length < min(header.data_offset, file.size):
+                    header.fail(f"its header takes more than {length} bytes")
+            return Part(file, repo.files[name].sha256, raw[: header.data_offset], header)
+        except InvalidModelError:
+            if length == most:
+                raise
+        length = min(4 * length, most)
+
+
+def _header(parts: Sequence[Part]) -> bytes:
+    if len(parts) == 1:
+        return parts[0].raw
+    headers = [part.header for part in parts]
+    for number, part in enumerate(parts):
+        with _named(part.header.path, part.file.name):
+            check_part(number, headers)
+    return merged_header(headers)
+
+
+def _check(scratch: Path, header: bytes, size: int, name: str) -> LlamaShape:
+    """That the whole file will be a Llama model."""
+    _write_sparse(scratch, header, size)
+    with _named(scratch, name):
+        return check_llama(read_gguf(scratch))
+
+
+def _write_sparse(path: Path, data: bytes, size: int) -> None:
+    """A file of that size of which the beginning alone takes disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.truncate(size)
+
+
+@contextmanager
+def _named(path: Path, name: str) -> Iterator[None]:
+    """Errors name the file on the Hub, not the one that its header was written to."""
+    try:
+        yield
+    except InvalidModelError as error:
+        raise InvalidModelError(str(error).replace(str(path), name)) from None
+
+
+def _needs(repo: Repo, names: Sequence[str], shape: LlamaShape, size: int) -> Needs:
+    missing = [repo.files[name].size for name in names if name not in repo.cached]
+    values = shape.blocks * shape.kv_heads * shape.head_size
+    running = size + min(shape.context, CONTEXT) * values * KV_BYTES
+    return Needs(sum(missing), len(missing), 0, size, running)
+
+
+def _length(part: Part) -> int:
+    """Bytes of a part's data."""
+    return max(part.file.size - part.header.data_offset, 0)
+
+
+def _end(parts: Sequence[Part], start: int) -> int:
+    return start + sum(padded(_length(part)) for part in parts[:-1]) + _length(parts[-1])
+
+
+def _pieces(parts: Sequence[Part], start: int) -> Iterator[Piece]:
+    for part in parts:
+        for at in range(0, _length(part), PIECE):
+            length = min(PIECE, _length(part) - at)
+            yield Piece(part.file, part.header.data_offset + at, length, start + at)
+        start += padded(_length(part))
+
+
+def _fetch(
+    pieces: Sequence[Piece],
+    journal: Journal,
+    name: str,
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    """Fetch and write the pieces that aren't there yet, in order, some ahead in parallel."""
+    there = journal.keep_whole([(piece.place, piece.length) for piece in pieces], CHECKERS)
+    total = sum(piece.length for piece in pieces)
+    done = sum(piece.length for piece in pieces if piece.place in there)
+    waiting: deque[tuple[Piece, Future[bytearray]]] = deque()
+
+    def write_next() -> None:
+        nonlocal done
+        piece, data = waiting.popleft()
+        journal.write(data.result(), piece.place)
+        done += piece.length
+        if progress is not None:
+            progress(Progress(name, done, total, done, total))
+
+    files = {piece.file for piece in pieces}
+    pool = ThreadPoolExecutor(max(file.parallel for file in files), thread_name_prefix="read")
+    try:
+        for piece in pieces:
+            if piece.place in there:
+                continue
+            if len(waiting) >= AHEAD:
+                write_next()
+            waiting.append((piece, pool.submit(piece.file.read, piece.offset, piece.length)))
+        while waiting:
+            write_next()
+    except BaseException:
+        for file in files:
+            file.cancel()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _check_hashes(parts: Sequence[Part], descriptor: int, start: int) -> None:
+    """That each file arrived as the Hub has it. Raises CheckpointError."""
+    for part in parts:
+        found = hashlib.sha256(part.raw)
+        for at in range(0, _length(part), PIECE):
+            found.update(os.pread(descriptor, min(PIECE, _length(part) - at), start + at))
+        if part.sha256 not in (None, found.hexdigest()):
+            raise CheckpointError(
+                f"{part.file.name} arrived with another SHA-256 than the Hub tells; fetch it again"
+            )
+        start += padded(_length(part))

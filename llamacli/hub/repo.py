@@ -1,0 +1,219 @@
+"""What the runtime asks the Hub: which files a model has, the small ones, and where the large lie.
+
+huggingface_hub keeps its own ways: HF_HOME and the cache in it, HF_TOKEN and what `hf auth login`
+stored, HF_ENDPOINT, HF_HUB_OFFLINE. A revision is pinned to its commit at the first look.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llamacli.errors import InvalidModelError, NotFoundError, UsageError
+from llamacli.hub.errors import hub_errors, offline_text, retry_after
+from llamacli.hub.index import HubFile, fetch_index
+from llamacli.models import REVISION
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from convert.remote import Location, RemoteFile
+
+TOKEN = re.compile("[!-~]+")
+MAX_SMALL = 256 << 20  # bytes of a file that is not weights
+
+
+@dataclass(frozen=True)
+class Repo:
+    """A model's repo on the Hub at one commit, and what the Hub's cache has of it.
+
+    Where the Hub was out of reach, files are those of the cache alone.
+    """
+
+    id: str
+    revision: str
+    commit: str
+    files: Mapping[str, HubFile]
+    cached: Mapping[str, Path]
+    token: str | None = field(default=None, repr=False)
+    out_of_reach: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.id.rpartition("/")[2]
+
+    @property
+    def origin(self) -> str:
+        return f"{self.id}@{self.commit}"
+
+
+def look_up(repo: str, revision: str | None = None, token: str | None = None) -> Repo:
+    """The files of a model on the Hub, at a branch, tag or commit (main by default).
+
+    Where HF_HUB_OFFLINE is set, or the network fails, the cache answers for the Hub. Raises
+    NotFoundError that says why and what to do, InvalidModelError for an index that makes no sense,
+    UsageError for a token that can't be one.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import disable_progress_bars
+
+    if token is not None and not TOKEN.fullmatch(token):
+        raise UsageError("the token holds other characters than an access token does")
+
+    disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    revision = revision or "main"
+    _check_id(repo, revision)
+    if constants.is_offline_mode():
+        if (cached := _from_cache(repo, revision)) is None:
+            raise NotFoundError(offline_text(repo))
+        return cached
+    try:
+        commit, files = fetch_index(repo, revision, token)
+    except NotFoundError as error:
+        if _is_network(error.__cause__) and (cached := _from_cache(repo, revision)) is not None:
+            return cached
+        raise
+    return Repo(repo, revision, commit, files, _cached(repo, commit, files), token)
+
+
+def fetch_small(repo: Repo, names: Iterable[str]) -> Path:
+    """Small files into the Hub's cache, where they aren't yet; the folder with them.
+
+    The first of them must be there, others may be missing. Raises NotFoundError.
+    """
+    paths = [_fetch(repo, name) for name in names if name in repo.files]
+    return paths[0].parent
+
+
+def _fetch(repo: Repo, name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    if name in repo.cached:
+        return repo.cached[name]
+    if repo.files[name].size > MAX_SMALL:
+        raise InvalidModelError(f"{name} of {repo.id} is absurdly large")
+    # Asked for by its revision, for the cache to know which commit that is when offline.
+    with hub_errors(repo.id):
+        path = Path(hf_hub_download(repo.id, name, revision=repo.revision, token=repo.token))
+    if path.parent.name != repo.commit:
+        raise NotFoundError(f"{repo.id} has just been changed; call again")
+    return path
+
+
+def download(repo: Repo, names: list[str]) -> None:
+    """Files into the Hub's cache the classical way, with huggingface_hub's progress bars."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+    if sys.stderr.isatty():
+        enable_progress_bars()
+    with hub_errors(repo.id):
+        snapshot_download(repo.id, revision=repo.commit, token=repo.token, allow_patterns=names)
+    disable_progress_bars()
+
+
+def remote_file(repo: Repo, name: str, client: "httpx2.Client") -> "RemoteFile":
+    """A file of the repo, to be read by byte range. Raises NotFoundError where it isn't there."""
+    from convert.remote import RemoteFile
+
+    file = repo.files.get(name)
+    if file is None:
+        raise NotFoundError(f"{repo.id} has no file {name}")
+    return RemoteFile(Path(name).name, file.size, file.etag, _locator(repo, file), client)
+
+
+def http_client() -> "httpx2.Client":
+    """A client for byte ranges: many connections kept open, huggingface_hub's own timeout."""
+    import httpx2
+    from huggingface_hub import constants
+
+    limits = httpx2.Limits(max_connections=32, max_keepalive_connections=32)
+    timeout = httpx2.Timeout(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    return httpx2.Client(follow_redirects=True, timeout=timeout, limits=limits)
+
+
+def _locator(repo: Repo, file: HubFile) -> "Callable[[], Location]":
+    """Where the file's bytes are served, from the Hub's answer to HEAD; the token stays there."""
+    import httpx2
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import build_hf_headers
+
+    from convert.errors import CheckpointError, SourceError
+    from convert.remote import BUSY, Broken, Location
+
+    url = hf_hub_url(repo.id, file.name, revision=repo.commit)
+
+    def locate() -> Location:
+        try:
+            with hub_errors(repo.id):
+                found = get_hf_file_metadata(
+                    url, token=repo.token, timeout=constants.HF_HUB_ETAG_TIMEOUT
+                )
+        except NotFoundError as error:
+            cause = error.__cause__
+            if isinstance(cause, HfHubHTTPError):
+                status, asked = cause.response.status_code, retry_after(cause.response.headers)
+                if status in BUSY or status >= 500:
+                    raise Broken(str(error), wait=asked or 0.0) from error
+            elif _is_network(cause):
+                raise Broken(str(error)) from error
+            raise SourceError(str(error)) from error
+        if found.size not in (None, file.size) or found.etag not in (None, file.etag):
+            raise CheckpointError(f"{file.name} was changed at {repo.id} while it was read")
+        inside = httpx2.URL(found.location).origin == httpx2.URL(url).origin
+        token = repo.token if inside else False
+        return Location(found.location, build_hf_headers(token=token, library_name="llamacli"))
+
+    return locate
+
+
+def _check_id(repo: str, revision: str) -> None:
+    from huggingface_hub.utils import validate_repo_id
+
+    with hub_errors(repo):
+        validate_repo_id(repo)
+    if not REVISION.fullmatch(revision) or ".." in revision:
+        raise NotFoundError(f"{revision!r} is not the name of a branch, tag or commit")
+
+
+def _cached(repo: str, commit: str, files: Mapping[str, HubFile]) -> dict[str, Path]:
+    """Those files that the Hub's cache has whole."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = {}
+    for name in files:
+        path = try_to_load_from_cache(repo, name, revision=commit)
+        if isinstance(path, str) and Path(path).is_file():
+            found[name] = Path(path)
+    return {name: path for name, path in found.items() if path.stat().st_size == files[name].size}
+
+
+def _from_cache(repo: str, revision: str) -> Repo | None:
+    """A checkpoint in the Hub's cache, or None where it isn't there, or not whole."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from convert.checkpoint import shard_names
+    from convert.errors import CheckpointError
+
+    path = try_to_load_from_cache(repo, "config.json", revision=revision)
+    if not isinstance(path, str):
+        return None
+    folder = Path(path).parent
+    try:
+        shard_names(folder)
+    except CheckpointError:
+        return None
+    cached = {p.name: p for p in sorted(folder.iterdir()) if p.is_file()}
+    files = {name: HubFile(name, p.stat().st_size, "") for name, p in cached.items()}
+    return Repo(repo, revision, folder.name, files, cached, out_of_reach=True)
+
+
+def _is_network(error: BaseException | None) -> bool:
+    import httpx2
+
+    return isinstance(error, httpx2.TransportError)

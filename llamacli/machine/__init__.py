@@ -1,0 +1,9 @@
+"""What this machine has: llama.cpp's library, cores, GPUs, free memory.
+
+To be read in this order: native, cores, devices, memory.
+Its public face is in __init__.pyi; each name is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

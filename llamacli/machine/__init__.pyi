@@ -1,0 +1,32 @@
+from .cores import Processor, physical_cores, this_processor, thread_counts
+from .devices import (
+    KINDS,
+    Device,
+    Machine,
+    find_devices,
+    this_machine,
+    unused_hardware,
+    use_devices,
+)
+from .memory import FreeMemory, free_memory
+from .native import build_features, last_error, load_library, versions
+
+__all__ = [
+    "KINDS",
+    "Device",
+    "FreeMemory",
+    "Machine",
+    "Processor",
+    "build_features",
+    "find_devices",
+    "free_memory",
+    "last_error",
+    "load_library",
+    "physical_cores",
+    "this_machine",
+    "this_processor",
+    "thread_counts",
+    "unused_hardware",
+    "use_devices",
+    "versions",
+]

@@ -1,0 +1,81 @@
+"""The processor: how many threads serve a model best unmeasured, and what it can compute with."""
+
+import ctypes
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamacli.machine.native import build_features
+
+
+@dataclass(frozen=True)
+class Processor:
+    """cores: how many threads to use at first; features: what llama.cpp's build makes use of."""
+
+    cores: int
+    features: frozenset[str]
+
+
+def this_processor() -> Processor:
+    """This machine's processor, with features as ggml names them, AVX512 say."""
+    features = build_features().get("CPU", {})
+    return Processor(
+        physical_cores(), frozenset(k for k, value in features.items() if value != "0")
+    )
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may run on; on Apple silicon the performance cores.
+
+    A second thread on a core (SMT) shares the units that the matrix products keep busy.
+    """
+    if sys.platform == "darwin" and (cores := _performance_cores()):
+        return cores
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(psutil.cpu_count(logical=False) or allowed or 1, allowed or 1))
+
+
+def thread_counts() -> list[int]:
+    """Numbers of threads worth a try: performance cores, physical cores, all processors."""
+    every = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    fast = min(_fast_cores(), physical_cores())
+    return sorted({count for count in (fast, physical_cores(), every) if count})
+
+
+def _fast_cores(devices: Path = Path("/sys/devices")) -> int:
+    """Cores of the fastest kind where Linux knows of several kinds, else 0.
+
+    Intel's hybrid processors list the processors of their fast cores, two a core with SMT; ARM's
+    have a capacity each.
+    """
+    folder = devices / "system" / "cpu"
+    try:
+        listed = devices / "cpu_core" / "cpus"
+        if listed.exists():
+            names = [f"cpu{number}" for number in _numbers(listed.read_text())]
+            return len({(folder / n / "topology" / "core_id").read_text() for n in names})
+        found = [int(file.read_text()) for file in folder.glob("cpu[0-9]*/cpu_capacity")]
+    except (OSError, ValueError):
+        return 0
+    return found.count(max(found)) if len(set(found)) > 1 else 0
+
+
+def _numbers(text: str) -> list[int]:
+    """The numbers of a list as Linux writes it: 0-3,8."""
+    found: list[int] = []
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def _performance_cores() -> int:
+    value, size = ctypes.c_int(0), ctypes.c_size_t(ctypes.sizeof(ctypes.c_int))
+    name = b"hw.perflevel0.physicalcpu"
+    failed = ctypes.CDLL(None).sysctlbyname(
+        name, ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0)
+    )
+    return 0 if failed else value.value

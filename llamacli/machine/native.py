@@ -1,0 +1,131 @@
+"""llama.cpp through llama-cpp-python's low-level module: the one place that imports it."""
+
+import ctypes
+import importlib
+import importlib.util
+import os
+import sys
+from collections import deque
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from llamacli.errors import LlamacliError
+
+DEBUG = "LLAMACLI_DEBUG"  # the environment variable that --debug sets, for children too
+ERROR, CONTINUED = 4, 5  # ggml's log levels; a continued line belongs to the one before
+
+# The last errors llama.cpp logged: all it tells of why a call gave nothing.
+_errors: deque[str] = deque(maxlen=8)
+
+
+def load_library() -> Any:
+    """The module llama_cpp.llama_cpp, ready to use: its log on stderr with --debug, else silenced.
+
+    Raises LlamacliError where llama-cpp-python isn't installed or can't be loaded.
+    """
+    library = _library()
+    library.llama_log_set(_log_callback(bool(os.environ.get(DEBUG))), ctypes.c_void_p(0))
+    return library
+
+
+def last_error() -> str:
+    """The last error that llama.cpp logged, in one line; empty where there was none."""
+    return " ".join(_errors[-1].split()) if _errors else ""
+
+
+def versions() -> dict[str, str]:
+    """Versions by name: llama-cpp-python and llama.cpp."""
+    from importlib.metadata import version  # 20 ms that only --version needs
+
+    library = load_library()
+    return {
+        "llama-cpp-python": version("llama-cpp-python"),
+        "llama.cpp": library.llama_version().decode(errors="replace"),
+    }
+
+
+def build_features() -> dict[str, dict[str, str]]:
+    """What each backend of llama.cpp was compiled for: {"CPU": {"AVX2": "1", …}, "CUDA": …}."""
+    found: dict[str, dict[str, str]] = {}
+    backend = ""
+    for part in _library().llama_print_system_info().decode(errors="replace").split("|"):
+        name, _, value = part.rpartition("=")
+        if ":" in name:
+            backend, _, name = name.rpartition(":")
+        if name.strip():
+            found.setdefault(backend.strip(), {})[name.strip()] = value.strip()
+    return found
+
+
+@cache
+def ggml_function(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of ggml, which llama-cpp-python's module leaves out, with its ctypes.
+
+    Raises LlamacliError where this version of llama.cpp has none of that name.
+    """
+    for library in _libraries():
+        function = getattr(library, name, None)
+        if function is not None:
+            function.restype, function.argtypes = result, arguments
+            return function
+    raise LlamacliError(f"this llama.cpp has no {name}; install the version that llamacli names")
+
+
+@cache
+def _libraries() -> list[ctypes.CDLL]:
+    """Where ggml's functions are: libllama's handle reaches them all, but on Windows.
+
+    Opened by a path of their own, the libraries could be loaded a second time.
+    """
+    llama: ctypes.CDLL = _library()._lib
+    if sys.platform != "win32":
+        return [llama]
+    folder = Path(llama._name).parent
+    return [ctypes.CDLL(str(folder / f"{name}.dll")) for name in ("ggml", "ggml-base")]
+
+
+@cache
+def _library() -> Any:
+    library = _import_low_level()
+    library.llama_backend_init()
+    return library
+
+
+def _import_low_level() -> ModuleType:
+    """Import llama_cpp.llama_cpp without llama_cpp/__init__, whose high-level class costs 0.15 s.
+
+    A bare package stands in for the time of the import; whoever imports llama_cpp afterwards
+    gets the real one.
+    """
+    try:
+        if "llama_cpp" in sys.modules:
+            return importlib.import_module("llama_cpp.llama_cpp")
+        spec = importlib.util.find_spec("llama_cpp")
+        if spec is None:
+            raise LlamacliError("llama-cpp-python is not installed; run `make install`")
+        sys.modules["llama_cpp"] = package = ModuleType("llama_cpp")
+        package.__path__ = list(spec.submodule_search_locations or ())
+        try:
+            return importlib.import_module("llama_cpp.llama_cpp")
+        finally:
+            del sys.modules["llama_cpp"]
+    except (ImportError, OSError, RuntimeError) as error:
+        raise LlamacliError(f"llama-cpp-python can't be loaded: {error}") from error
+
+
+@cache  # C holds it, and may be calling it in another thread: it lives as long as the process
+def _log_callback(debug: bool) -> Any:
+    last_level = 0
+
+    def log(level: int, text: bytes, _: Any) -> None:
+        nonlocal last_level
+        if level != CONTINUED:
+            last_level = level
+        if last_level == ERROR:
+            _errors.append(text.decode(errors="replace"))
+        if debug:
+            sys.stderr.write(text.decode(errors="replace"))
+
+    return _library().llama_log_callback(log)

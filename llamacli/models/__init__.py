@@ -1,0 +1,9 @@
+"""Names of models, the files they mean, and opening one.
+
+To be read in this order: store, toml_lines, registry, names, listing, demo, opening.
+Its public face is in __init__.pyi; each name is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,33 @@
+from . import registry
+from .listing import Stored, inventory
+from .names import complete_models, existing_path, find_stored, near_names
+from .opening import close_beside, engine_for, engine_settings, locate, model_path, open_engine
+from .registry import HUB_ID, REVISION, Model, defaults, find, models
+from .store import DEMO, remove_model, split_name, target_folder, target_path
+
+__all__ = [
+    "DEMO",
+    "HUB_ID",
+    "REVISION",
+    "Model",
+    "Stored",
+    "close_beside",
+    "complete_models",
+    "defaults",
+    "engine_for",
+    "engine_settings",
+    "existing_path",
+    "find",
+    "find_stored",
+    "inventory",
+    "locate",
+    "model_path",
+    "models",
+    "near_names",
+    "open_engine",
+    "registry",
+    "remove_model",
+    "split_name",
+    "target_folder",
+    "target_path",
+]

@@ -1,0 +1,173 @@
+"""How a model's name becomes a file: paths, names in the store, short names, and what is near."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from llamacli.errors import LlamacliError, NotFoundError, UsageError
+from llamacli.home import home
+from llamacli.models import registry
+from llamacli.models.registry import HUB_ID, Model
+from llamacli.models.store import DEMO, in_store, split_name, stored_models
+
+SUGGESTED = "llama-3.2-1b"  # to whoever has no model yet
+
+
+def find_model(name: str) -> Path:
+    """The GGUF file that a name means.
+
+    It is a path, or a file in the store: its name with or without -QUANTIZATION, or the short name
+    or Hub id of the model that it was made of. Case doesn't count, and `:` may stand for the dash
+    before the quantization. Raises NotFoundError with what to do, or the nearest names, and
+    UsageError where several files match.
+    """
+    if not name.strip():
+        raise UsageError("the model's name is empty")
+    path = existing_path(name)
+    if path is not None and path.is_file():
+        return path
+    if path is None and name.endswith(".gguf") and len(Path(name).parts) > 1:
+        raise NotFoundError(f"there is no file {name}")
+    stored = stored_models()
+    found = matching(name, stored)
+    if found:
+        return _one(name, found)
+    if path is not None and path.is_dir():
+        raise UsageError(f"{name} is a folder; convert it first: llamacli convert {name}")
+    raise NotFoundError(_not_found(name, stored))
+
+
+def existing_path(name: str) -> Path | None:
+    """The file or folder that a name is the path of, if it is.
+
+    Raises NotFoundError where the system won't say.
+    """
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError) as error:  # RuntimeError: whose home ~ is isn't known
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise NotFoundError(f"{name} can't be looked for: {reason}") from error
+
+
+def find_stored(name: str) -> Path:
+    """The file of the store that a name, or its own path, means; never one elsewhere.
+
+    Raises as find_model does.
+    """
+    path = existing_path(name)
+    if path is not None and len(path.parts) > 1 and in_store(path):
+        name = path.name
+    stored = stored_models()
+    found = matching(name, stored)
+    if found:
+        return _one(name, found)
+    there = f"it has {_joined(stored)}" if stored else "it is empty"
+    raise NotFoundError(f"there is no {name} in the store {home()}; {there}")
+
+
+def matching(name: str, stored: Iterable[Path]) -> list[Path]:
+    """Those of the stored files that a name means: one that is called so exactly, else all."""
+    wanted = _plain(name)
+    exact = [path for path in stored if _plain(path.name) == wanted]
+    if exact:
+        return exact
+    base, quantization = split_name(wanted)
+    bases = {base.rpartition("/")[2]} | aliases(registry.find(base))
+    split = [(path, *split_name(_plain(path.name))) for path in stored]
+    return [path for path, b, q in split if b in bases and quantization in ("", q)]
+
+
+def aliases(model: Model | None) -> set[str]:
+    """What files made of a model are called, in lower case and without the quantization.
+
+    The Hub knows Meta-Llama-3.1-8B-Instruct as Llama-3.1-8B-Instruct, too.
+    """
+    if model is None:
+        return set()
+    source = Path(model.source).name.lower()
+    return {model.name.lower(), source, source.removeprefix("meta-")}
+
+
+def short_names(path: Path) -> list[str]:
+    """The registry's names for a stored file."""
+    base = split_name(path.stem.lower())[0]
+    return [model.name for model in registry.models().values() if base in aliases(model)]
+
+
+def only_model() -> Path:
+    """The one model in the store, where none is named; the demo counts where it is alone.
+
+    Raises NotFoundError where the store is empty, UsageError where there is a choice, with what
+    to do.
+    """
+    stored = stored_models()
+    found = [path for path in stored if split_name(path.stem)[0] != DEMO] or stored
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(
+            f"name a model with -m, in $LLAMACLI_MODEL, or as `model` under [defaults] in "
+            f"{registry.config_file()}: {_joined(found)}"
+        )
+    raise NotFoundError(f"there is no model yet; {_first_steps()}, or name a GGUF file with -m")
+
+
+def near_names(name: str, stored: Iterable[Path] = ()) -> list[str]:
+    """Names of models, stored or known, that look like name; the nearest first."""
+    import difflib
+
+    bases = [split_name(path.stem)[0] for path in stored]
+    names = {known.lower(): known for known in (*bases, *registry.models())}
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
+    return [names[found] for found in near]
+
+
+def complete_models(incomplete: str) -> list[str]:
+    """Names that -m takes and that begin so, for the shell's completion."""
+    stored = stored_models()
+    names = [DEMO, *(path.stem for path in stored)]
+    with suppress(LlamacliError):  # of models.toml; commands tell it
+        names += [n for p in stored for n in short_names(p) if not p.stem.startswith(n)]
+    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
+def _plain(name: str) -> str:
+    return name.lower().removesuffix(".gguf").replace(":", "-")
+
+
+def _one(name: str, found: list[Path]) -> Path:
+    if len(found) > 1:
+        raise UsageError(f"{name} is there in several files; name one: {_joined(found)}")
+    return found[0]
+
+
+def _not_found(name: str, stored: list[Path]) -> str:
+    base, quantization = split_name(_plain(name))
+    if model := registry.find(base):
+        option = f" --quant {quantization.upper()}" if quantization else ""
+        return f"{name} is not in the store yet; `llamacli convert {model.name}{option}` gets it"
+    if HUB_ID.fullmatch(name.partition(":")[0]):
+        return (
+            f"{name} is not in the store; from the Hub, `llamacli convert {name}` gets a "
+            f"checkpoint and `llamacli pull {name}` a GGUF file"
+        )
+    if near := near_names(name, stored):
+        missing = near[0] != DEMO and not matching(near[0], stored)
+        hint = f" (`llamacli convert {near[0]}` gets it)" if missing else ""
+        return f"there is no model {name}; did you mean {' or '.join(near)}?{hint}"
+    there = f"the store has {_joined(stored)}" if stored else "the store is empty"
+    return f"there is no model {name}, and {there}; {_first_steps()}"
+
+
+def _first_steps() -> str:
+    return (
+        f"try the small built-in one with `-m {DEMO}`, get a real one with "
+        f"`llamacli convert {SUGGESTED}` (`llamacli list --known` has more)"
+    )
+
+
+def _joined(paths: Iterable[Path]) -> str:
+    from llamacli.terminal import printable
+
+    return ", ".join(printable(path.stem) for path in paths)

@@ -1,0 +1,88 @@
+"""What the commands that answer do alike: find and load the model, show an answer."""
+
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llamacli.models.demo import demo_model
+from llamacli.models.store import DEMO, mark_used
+from llamacli.terminal import notice
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from llamacli.engine import Asked, Engine, EngineSettings
+    from llamacli.gguf import GGUFFile
+
+
+def model_path(model: str | None, *, quiet: bool = False) -> Path:
+    """The file that -m means, noted as used; without -m, the one model that there is."""
+    from llamacli.models.names import only_model
+
+    path = only_model() if model is None else locate(model, quiet=quiet)
+    mark_used(path)
+    return path
+
+
+def locate(model: str, *, quiet: bool = False) -> Path:
+    """The file that a name means; the demo is converted on its first use."""
+    from llamacli.models.names import find_model
+
+    if model.lower() == DEMO and not Path(DEMO).is_file():
+        return demo_model(None if quiet else lambda: notice("converting the demo, this once"))
+    return find_model(model)
+
+
+@contextmanager
+def engine_for(model: str | None, asked: "Asked", *, quiet: bool = False) -> "Iterator[Engine]":
+    """open_engine's, closed at the end."""
+    engine = open_engine(model, asked, quiet=quiet)
+    try:
+        yield engine
+    finally:
+        close_beside(engine)
+
+
+def close_beside(engine: "Engine") -> None:
+    """Free a model beside what comes next: the end of the program, which doesn't wait for it."""
+    try:
+        threading.Thread(target=engine.close).start()
+    except RuntimeError:  # the system lets it have no more threads
+        engine.close()
+
+
+def open_engine(
+    model: str | None,
+    asked: "Asked",
+    *,
+    quiet: bool = False,
+    on_load: "Callable[[float], None] | None" = None,
+) -> "Engine":
+    """The model, loaded as asked; on_load is Engine's."""
+    from llamacli.engine import Engine
+
+    path = model_path(model, quiet=quiet)
+    settings = engine_settings(path, asked, quiet=quiet)
+    return Engine(path, settings, on_load=on_load, meanwhile=_get_ready)
+
+
+def _get_ready(file: "GGUFFile") -> None:
+    """What an answer needs next, while the model loads: 40 ms of imports and of its template."""
+    from llamacli.answer import interrupts, write_text  # noqa: F401
+    from llamacli.chat import ChatSession  # noqa: F401
+    from llamacli.prompt import LLAMA3_TEMPLATE, prepare
+
+    template = file.metadata.get("tokenizer.chat_template")
+    prepare(template if isinstance(template, str) else LLAMA3_TEMPLATE)
+
+
+def engine_settings(path: Path, asked: "Asked", *, quiet: bool = False) -> "EngineSettings":
+    """What was asked, else what `llamacli tune` found, else what suits the processor."""
+    from llamacli.engine import settle
+    from llamacli.machine import this_processor
+    from llamacli.tune import tuned_settings
+
+    tell = notice if not quiet else lambda _: None
+    tuned = tuned_settings(path, asked.profile, tell) if asked.tune else None
+    return settle(asked, tuned, this_processor())

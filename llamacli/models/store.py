@@ -1,0 +1,87 @@
+"""The model store: one folder of GGUF files, and when each was last used."""
+
+import re
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from llamacli.home import home
+
+DEMO = "demo"
+USED = ".used"  # a folder of empty files, named as the models: their times are those of last use
+QUANTIZED = re.compile(r"(.+?)[-.](I?Q[1-8]_\w+|BF16|F16|F32)", re.IGNORECASE)
+
+
+def stored_models() -> list[Path]:
+    """The GGUF files in the store, by name."""
+    return sorted(path for path in home().glob("[!.]*.gguf") if path.is_file())
+
+
+def target_path(name: str, quantization: str) -> Path:
+    """Where a conversion goes that was given no -o; makes the folder."""
+    return target_folder() / f"{name}-{quantization}.gguf"
+
+
+def target_folder() -> Path:
+    """The store's folder, made where it isn't there."""
+    folder = home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        from llamacli.errors import OutputError
+
+        raise OutputError(
+            f"the model store {folder} can't be made: {error.strerror}; set LLAMACLI_HOME"
+        ) from error
+    return folder
+
+
+def split_name(stem: str) -> tuple[str, str]:
+    """A file's name without .gguf as the model's name and the quantization at its end, or ''."""
+    found = QUANTIZED.fullmatch(stem)
+    return (found[1], found[2]) if found else (stem, "")
+
+
+def in_store(path: Path) -> bool:
+    """Whether a path lies in the store's folder itself, however it is written."""
+    return path.parent.resolve() == home().resolve()
+
+
+def remove_model(path: Path) -> None:
+    """Remove a file of the store, or a link in it but not what it leads to.
+
+    Programs that have it loaded keep it. Raises NotFoundError where it is gone already or lies
+    elsewhere, OutputError where the system refuses.
+    """
+    from llamacli.errors import NotFoundError, OutputError
+
+    if not in_store(path):
+        raise NotFoundError(f"{path} is not in the store {home()}; nothing else is removed")
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no file {path}") from None
+    except OSError as error:
+        raise OutputError(f"{path} can't be removed: {error.strerror}") from error
+    with suppress(OSError):
+        _marker(path).unlink()
+
+
+def mark_used(path: Path) -> None:
+    """Note that a model of the store is used now, where the store can be written."""
+    if in_store(path):
+        with suppress(OSError):
+            _marker(path).parent.mkdir(exist_ok=True)
+            _marker(path).touch()
+
+
+def last_used(path: Path) -> datetime | None:
+    """When a model of the store was last used, in local time; None is never."""
+    try:
+        return datetime.fromtimestamp(_marker(path).stat().st_mtime).astimezone()
+    except (OSError, ValueError, OverflowError):
+        return None
+
+
+def _marker(path: Path) -> Path:
+    return home() / USED / path.name

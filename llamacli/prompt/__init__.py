@@ -1,0 +1,9 @@
+"""From what a user gives to the tokens that the model reads.
+
+To be read in this order: messages, template, encode, input, cache.
+Its public face is in __init__.pyi; each name is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,26 @@
+from . import cache
+from .encode import encode_chat, encode_raw, encode_turns
+from .input import Errors, Input, Text, decode, fit, gather, read_bytes, read_file
+from .messages import Message, problem, read_messages
+from .template import LLAMA3_TEMPLATE, prepare, render
+
+__all__ = [
+    "LLAMA3_TEMPLATE",
+    "Errors",
+    "Input",
+    "Message",
+    "Text",
+    "cache",
+    "decode",
+    "encode_chat",
+    "encode_raw",
+    "encode_turns",
+    "fit",
+    "gather",
+    "prepare",
+    "problem",
+    "read_bytes",
+    "read_file",
+    "read_messages",
+    "render",
+]

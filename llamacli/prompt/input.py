@@ -1,0 +1,164 @@
+"""What a prompt is made of: an instruction, texts from stdin and files, and how they are joined."""
+
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from os import fstat
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from llamacli.engine import Vocabulary
+from llamacli.errors import DoesNotFitError, LlamacliError, NotFoundError, UsageError
+
+MAX_BYTES = 256 << 20  # beyond any context by far; a wrong file is told instead of read for minutes
+CUT = "\n[...]\n"  # stands where the middle of a text was taken out
+
+Cut = Literal["head", "middle", "tail"]
+Errors = Literal["strict", "replace"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text and where it came from."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Input:
+    """One prompt's parts: the instruction, which may be empty, and texts to apply it to."""
+
+    instruction: str
+    texts: tuple[Text, ...] = ()
+
+    def joined(self) -> str:
+        """The instruction, a blank line, the text.
+
+        Several texts each get a line `==> NAME <==` above them, as head and tail write it, and a
+        blank line between them.
+        """
+        texts = [text.text for text in self.texts]
+        if len(texts) > 1:
+            texts = [f"==> {text.name} <==\n{text.text.rstrip()}" for text in self.texts]
+        return "\n\n".join([self.instruction, *texts] if self.instruction else texts)
+
+
+def gather(
+    instruction: str | None, files: Sequence[Path], errors: Errors, *, stdin: bool = True
+) -> Input:
+    """The parts of a prompt: stdin counts where it is a pipe or a file that isn't empty.
+
+    Raises UsageError where nothing is there to answer, a named file is empty, or bytes aren't
+    UTF-8; NotFoundError where a file isn't there.
+    """
+    texts = [read_file(path, errors) for path in files]
+    piped = read_stdin(errors) if stdin and Path("-") not in files else ""
+    if piped.strip():
+        texts.insert(0, Text("standard input", piped))
+    if not texts and not (instruction and instruction.strip()):
+        raise UsageError("there is no prompt: give one as an argument or on stdin")
+    blank = instruction is None or not instruction.strip()
+    return Input("" if blank else str(instruction), tuple(texts))
+
+
+def read_stdin(errors: Errors = "strict") -> str:
+    """All of stdin where it is a pipe or a file, else nothing."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return ""
+    return decode(_read(sys.stdin.buffer, "stdin"), "stdin", errors)
+
+
+def read_file(path: Path, errors: Errors = "strict") -> Text:
+    """A file's text; `-` is stdin. Raises as gather does."""
+    name = "standard input" if path == Path("-") else str(path)
+    found = Text(name, decode(read_bytes(path), name, errors))
+    if not found.text.strip():
+        raise UsageError(f"{found.name} is empty")
+    return found
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes; `-` is stdin. Raises NotFoundError and UsageError."""
+    if path == Path("-"):
+        if sys.stdin is None or sys.stdin.isatty():
+            raise UsageError("stdin is a terminal; pipe something in, or name a file")
+        return _read(sys.stdin.buffer, "stdin")
+    try:
+        with path.open("rb") as file:
+            return _read(file, str(path))
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no file {path}") from None
+    except IsADirectoryError:
+        raise UsageError(f"{path} is a folder, not a file") from None
+    except OSError as error:
+        raise NotFoundError(f"{path} can't be read: {error.strerror}") from error
+
+
+def _read(file: BinaryIO, name: str) -> bytes:
+    data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        size = fstat(file.fileno()).st_size if stat.S_ISREG(fstat(file.fileno()).st_mode) else 0
+        is_long = f"has {size} bytes" if size else f"has more than {MAX_BYTES} bytes"
+        raise DoesNotFitError(f"{name} {is_long}; at most {MAX_BYTES} are read")
+    return data
+
+
+def decode(data: bytes, name: str, errors: Errors = "strict") -> str:
+    """UTF-8 as text, without the byte order mark that some programs put in front."""
+    try:
+        return data.decode("utf-8", errors).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{name} is not UTF-8 at byte {error.start}; convert it, or let it through with "
+            "--errors replace"
+        ) from None
+
+
+def fit(
+    given: Input, encode: Callable[[Input], list[int]], vocabulary: Vocabulary, room: int, cut: Cut
+) -> tuple[list[int], int]:
+    """The prompt's tokens, at most room, and how many of the longest text's were cut out for it.
+
+    cut names the part that goes: a text's head, its middle (where CUT then stands) or its tail.
+    Without a text, the instruction itself is cut. Raises DoesNotFitError where cutting all of the
+    longest text isn't enough.
+    """
+    tokens = encode(given)
+    if len(tokens) <= room:
+        return tokens, 0
+    whole = given.texts or (Text("", given.instruction),)
+    longest = max(range(len(whole)), key=lambda i: len(whole[i].text))
+    ids = vocabulary.tokenize(whole[longest].text)
+    keep = len(ids) - (len(tokens) - room)
+    for _ in range(16):  # texts put together anew may take a few tokens more
+        if keep < 1:
+            break
+        text = replace(whole[longest], text=_cut(ids, keep, cut, vocabulary))
+        texts = (*whole[:longest], text, *whole[longest + 1 :])
+        shorter = Input(given.instruction, texts) if given.texts else Input(text.text)
+        tokens = encode(shorter)
+        if len(tokens) <= room:
+            return tokens, len(ids) - keep
+        keep -= len(tokens) - room
+    raise DoesNotFitError(
+        f"the prompt takes {len(encode(given))} tokens, {room} fit beside the answer, and cutting "
+        f"its longest text is not enough; raise the context with -c"
+    )
+
+
+def _cut(ids: Sequence[int], keep: int, cut: Cut, vocabulary: Vocabulary) -> str:
+    """keep tokens' worth of text; a character that the cut goes through is dropped."""
+
+    def spell(part: Sequence[int]) -> str:
+        return b"".join(map(vocabulary.piece, part)).decode("utf-8", "ignore")
+
+    if cut == "tail":
+        return spell(ids[:keep])
+    if cut == "head":
+        return spell(ids[len(ids) - keep :])
+    if cut == "middle":
+        half = keep // 2
+        return spell(ids[: keep - half]) + CUT + spell(ids[len(ids) - half :] if half else [])
+    raise LlamacliError(f"unknown cut {cut!r}")

@@ -1,0 +1,9 @@
+"""Measuring what serves a model best on this machine, and remembering it.
+
+To be read in this order: measure, profiles, decide, stages, trials, search.
+Its public face is in __init__.pyi; each name is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

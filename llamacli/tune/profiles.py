@@ -1,0 +1,123 @@
+"""What `llamacli tune` found best for a model on this machine, kept in the store's folder `tuned`.
+
+A file's name is made of two hashes: the model's file, and all else that a measurement depends on
+(processor, cores, devices, llama.cpp). What was found elsewhere or before a change is never read.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llamacli.engine import Profile
+from llamacli.errors import OutputError, UsageError
+from llamacli.home import home, replace_file
+
+MAX_BYTES = 1 << 20
+TYPES: dict[str, type] = {
+    "threads": int, "threads_batch": int, "batch": int, "ubatch": int,
+    "repack": bool, "flash_attention": str, "gpu_layers": int,
+}  # fmt: skip
+PROFILES: tuple[Profile, ...] = ("short", "long")
+
+
+def folder() -> Path:
+    return home() / "tuned"
+
+
+def tuned_settings(
+    path: Path, profile: Profile, on_problem: Callable[[str], None] = lambda _: None
+) -> dict[str, Any] | None:
+    """EngineSettings' fields for the model at path, by name; None where nothing was measured.
+
+    A file that can't be read as what `keep` writes counts as none; on_problem gets to know.
+    """
+    if not folder().is_dir():  # spares who never tuned the hashes
+        return None
+    kept = kept_path(path)
+    try:
+        with kept.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        return _checked(json.loads(raw[:MAX_BYTES])[profile])
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        on_problem(f"{kept} can't be read: {error.strerror}")
+    except (ValueError, KeyError, TypeError, RecursionError, UsageError):
+        on_problem(f"{kept} is damaged and not used; run `llamacli tune` again")
+    return None
+
+
+def keep(
+    path: Path, profiles: Mapping[Profile, Mapping[str, Any]], about: Mapping[str, Any]
+) -> None:
+    """Write the settings of each profile, and about for people to read.
+
+    Raises OutputError where it can't be written.
+    """
+    kept = kept_path(path)
+    value: dict[str, Any] = {"model": str(path), "machine": machine(), **about}
+    value.update({str(name): one for name, one in profiles.items()})
+    try:
+        replace_file(kept, json.dumps(value, indent=2).encode())
+    except OSError as error:
+        raise OutputError(f"{kept} can't be written: {error.strerror}") from error
+
+
+def forget(path: Path) -> int:
+    """Remove what was kept for the model at path, of earlier versions and machines too.
+
+    Returns how many files that were. Raises OutputError where one can't be removed.
+    """
+    found = list(folder().glob(f"{_model_hash(path)}-*.json"))
+    for kept in found:
+        try:
+            kept.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"{kept} can't be removed: {error.strerror}") from error
+    return len(found)
+
+
+def kept_path(path: Path) -> Path:
+    """Where the settings for the model at path on this machine are."""
+    described = json.dumps(machine(), sort_keys=True)
+    return folder() / f"{_model_hash(path)}-{_hash(described)}.json"
+
+
+def machine() -> dict[str, Any]:
+    """All that a measurement depends on beside the model: devices, cores, llama.cpp's build."""
+    from llamacli.machine import find_devices, load_library, physical_cores
+
+    library = load_library()
+    return {
+        "devices": [f"{one.name}: {one.description}" for one in find_devices()],
+        "cores": physical_cores(),
+        "processors": os.cpu_count(),
+        "llama.cpp": library.llama_version().decode(errors="replace"),
+        "library bytes": Path(library._lib._name).stat().st_size,  # builds share versions
+        "features": library.llama_print_system_info().decode(errors="replace"),
+    }
+
+
+def _checked(found: Any) -> dict[str, Any]:
+    from llamacli.engine import EngineSettings
+
+    if not isinstance(found, dict):
+        raise TypeError
+    settings = {name: found[name] for name in TYPES if name in found}
+    if not all(type(value) is TYPES[name] for name, value in settings.items()):
+        raise TypeError
+    EngineSettings(**settings)
+    return settings
+
+
+def _model_hash(path: Path) -> str:
+    from llamacli.engine import file_identity
+
+    return _hash(json.dumps(file_identity(path)))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,4 @@
+from . import report
+from .report import Report
+
+__all__ = ["Report", "report"]

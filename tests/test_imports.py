@@ -1,0 +1,123 @@
+"""Packages stand in one order and import downwards only, and others through their faces alone."""
+
+import ast
+import importlib
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ORDER = (
+    *("errors", "home", "terminal", "machine", "gguf", "engine", "prompt", "tune", "shape"),
+    *("answer", "chat", "batch", "models", "hub", "show", "repl", "verify", "commands", "cli"),
+)
+PACKAGES = [name for name in ORDER if (ROOT / "llamacli" / name).is_dir()]
+FACELESS = {"commands"}  # each of its modules is a verb, imported where it is called
+
+
+def modules(package: str) -> dict[str, Path]:
+    """Every module below a package of the repository by its dotted name."""
+    found = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules("llamacli") | modules("convert")
+
+
+def imports(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """(module, names from it) of every import, those within functions and for types too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((name.name, []) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            yield str(node.module), [name.name for name in node.names]
+
+
+def imported(name: str) -> set[str]:
+    """The modules of this repository that a module names in an import."""
+    found = set()
+    for module, names in imports(MODULES[name]):
+        found |= {f"{module}.{n}" if f"{module}.{n}" in MODULES else module for n in names}
+        found |= set() if names else {module}
+    return {module for module in found if module in MODULES}
+
+
+def place(name: str) -> int:
+    """The place in the order of a module's package; the program's own name is below all."""
+    return ORDER.index(name.split(".")[1]) if "." in name else -1
+
+
+def test_the_order_names_every_package_and_module() -> None:
+    there = {name.split(".")[1] for name in MODULES if name.startswith("llamacli.")}
+    assert there - {"__main__"} == set(ORDER)
+
+
+def test_imports_go_down_only() -> None:
+    wrong = [
+        f"{name} imports {other}"
+        for name in MODULES
+        if name.startswith("llamacli.") and name != "llamacli.__main__"
+        for other in imported(name)
+        if other.startswith("llamacli") and place(other) > place(name)
+    ]
+    assert not wrong
+
+
+def test_the_converter_never_imports_the_program() -> None:
+    assert not [n for n in modules("convert") if any(i.startswith("llamacli") for i in imported(n))]
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    """A package's __init__ imports nothing by itself, so circles are among modules alone."""
+    done: set[str] = set()
+
+    def follow(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " → ".join((*path[path.index(name) :], name))
+        if name not in done:
+            for other in sorted(imported(name)):
+                follow(other, (*path, name))
+            done.add(name)
+
+    for name in MODULES:
+        follow(name, ())
+
+
+def test_other_packages_are_imported_through_their_faces() -> None:
+    wrong = []
+    for name, path in MODULES.items():
+        if name.startswith("llamacli."):
+            own = name.split(".")[1]
+            for module, _ in imports(path):
+                parts = module.split(".")
+                inside = parts[0] == "llamacli" and len(parts) > 2
+                if inside and parts[1] not in {own, *FACELESS}:
+                    wrong.append(f"{name} imports {module}")
+    assert not wrong
+
+
+def reading_order(package: str) -> list[str]:
+    """The modules of a package in the order in which its first lines have them read."""
+    told = importlib.import_module(f"llamacli.{package}").__doc__ or ""
+    return told.partition("order: ")[2].partition(".\n")[0].replace("\n", " ").split(", ")
+
+
+@pytest.mark.parametrize("package", [name for name in PACKAGES if name not in FACELESS])
+def test_a_face_tells_what_it_is_and_gives_what_it_names(package: str) -> None:
+    face = importlib.import_module(f"llamacli.{package}")
+    for name in face.__all__:
+        assert hasattr(face, name), name
+    inside = {path.stem for path in (ROOT / "llamacli" / package).glob("*.py")} - {"__init__"}
+    assert sorted(reading_order(package)) == sorted(inside)
+
+
+@pytest.mark.parametrize("package", [name for name in PACKAGES if name not in FACELESS])
+def test_modules_are_read_after_those_that_they_use(package: str) -> None:
+    for earlier, later in combinations(reading_order(package), 2):
+        used = imported(f"llamacli.{package}.{earlier}")
+        assert f"llamacli.{package}.{later}" not in used, f"{earlier} uses {later}"
