@@ -1,7 +1,7 @@
 """From a Hugging Face Llama checkpoint to a GGUF file: a library that prints nothing.
 
 Reading order: config, safetensors, checkpoint, tokenizer, tensors, rope, mixture, quantization,
-importance, importance_file, kernels, metadata, writer, pieces, journal, pipeline; remote reads the
+importance, kernels, metadata, writer, importance_file, pieces, journal, pipeline; remote reads the
 weights over HTTP.
 """
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from convert.errors import ImportanceError
 from convert.importance import Entry, ImportanceMatrix, checked_entry
+from convert.writer import whole_file
 
 MAX_FILE = 1 << 28  # bytes; a matrix of 405B takes 76 MB
 MAX_NAME = 1 << 12  # bytes of a tensor's or a key's name, or of a dataset's
@@ -48,8 +49,16 @@ def read_importance(path: Path) -> ImportanceMatrix:
     return matrix
 
 
-def write_importance(path: Path, matrix: ImportanceMatrix) -> None:
-    """Write llama.cpp's GGUF kind. Raises OSError."""
+def write_importance(path: Path, matrix: ImportanceMatrix, *, force: bool = False) -> None:
+    """Write llama.cpp's GGUF kind, whole or not at all; force replaces a file that is there.
+
+    Raises TargetError, TargetExistsError.
+    """
+    with whole_file(path, force) as part:
+        _write(part, matrix)
+
+
+def _write(path: Path, matrix: ImportanceMatrix) -> None:
     writer = _Writer(None, "")
     writer.add_type("imatrix")
     writer.add_array(DATASETS, list(matrix.datasets))

@@ -51,7 +51,7 @@ EMBEDDINGS = {
 }
 # The same in all layers, where it isn't the base type.
 TABLES = {
-    **dict.fromkeys(("attn_q", "attn_k"), {"IQ3_XS": Type.IQ3_XXS, "IQ3_XXS": Type.IQ2_S}),
+    **{part: {"IQ3_XS": Type.IQ3_XXS, "IQ3_XXS": Type.IQ2_S} for part in ("attn_q", "attn_k")},
     "attn_output": {
         "IQ1_S": Type.IQ2_XXS, "IQ1_M": Type.IQ2_XXS, "IQ2_S": Type.IQ3_S, "IQ2_M": Type.IQ3_S,
         "Q2_K": Type.Q3_K, "IQ3_XXS": Type.IQ3_S, "Q3_K_M": Type.Q4_K, "Q3_K_L": Type.Q5_K,

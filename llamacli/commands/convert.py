@@ -16,7 +16,7 @@ from llamacli.terminal import notice
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from convert import Report
+    from convert import ImportanceMatrix, Report
     from convert.quantization import Quantization
 
 
@@ -44,9 +44,26 @@ def convert(
     quant: Annotated[
         str | None,
         typer.Option(
-            help="Q4_K_M, Q4_K_S, Q5_K_M, Q6_K, Q8_0, BF16, F16 or F32.  [default: the model's, "
-            "or Q4_K_M]",
+            help="Q8_0, Q6_K, Q5_K_M, Q4_K_M, IQ4_XS, Q3_K_M, … (docs/quantization.md has all).  "
+            "[default: the model's, or Q4_K_M]",
         ),
+    ] = None,
+    imatrix: Annotated[
+        Path | None,
+        typer.Option(help="An importance matrix of this model (see llamacli imatrix)."),
+    ] = None,
+    tensor_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN=TYPE",
+            help="A type for tensors in whose GGUF name the pattern is found; may be given again.",
+        ),
+    ] = None,
+    output_tensor_type: Annotated[
+        str | None, typer.Option(help="The type of the output matrix.")
+    ] = None,
+    token_embedding_type: Annotated[
+        str | None, typer.Option(help="The type of the token embedding.")
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that quantize.  [default: all cores]")
@@ -70,13 +87,20 @@ def convert(
     from rich.console import Console
 
     from convert import convert as convert_checkpoint
-    from convert.quantization import quantization
+    from convert import read_importance
+    from convert.quantization import adapted, quantization
     from convert.writer import check_target
 
     asked = _quantization_name(q4, q8, quant)
     quantization(asked or "Q4_K_M")
     place = _find(source)
-    chosen = quantization(asked or place.quantization)
+    chosen = adapted(
+        quantization(asked or place.quantization),
+        output=output_tensor_type,
+        embedding=token_embedding_type,
+        overrides=tensor_type or (),
+    )
+    importance = None if imatrix is None else read_importance(imatrix.expanduser())
     if place.folder is not None and (revision or token or download):
         raise UsageError("--revision, --token and --download go with a model on the Hub")
     if place.folder is None and verify:
@@ -89,15 +113,18 @@ def convert(
             report = convert_checkpoint(
                 place.folder,
                 target,
-                chosen.name,
+                chosen,
                 threads=threads,
                 progress=show,
                 notice=notice,
                 force=force,
+                importance=importance,
             )
     else:
         where = place._replace(revision=revision or place.revision)
-        report = _from_hub(where, token, download, target, chosen, threads, force, console)
+        report = _from_hub(
+            where, token, download, target, chosen, importance, threads, force, console
+        )
     _print_report(console, report)
     if verify and place.folder is not None:
         check_copy(report.path, place.folder, sys.stderr, threads=threads)
@@ -110,6 +137,7 @@ def _from_hub(
     download: bool,
     target: Path,
     chosen: "Quantization",
+    importance: "ImportanceMatrix | None",
     threads: int | None,
     force: bool,
     console: "Console",
@@ -136,6 +164,7 @@ def _from_hub(
             notice=notice,
             force=force,
             origin=repo.origin,
+            importance=importance,
         )
 
 

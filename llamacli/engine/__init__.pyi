@@ -2,7 +2,7 @@ from .asked import Asked, Profile, defaults, settle
 from .engine import ABORTED, Engine, Progress, common_prefix
 from .fit import DEFAULT_CONTEXT
 from .kv_state import Unusable, file_identity, restore, save, saved_tokens, state_key
-from .loading import because, load_vocabulary
+from .loading import because, deferred_signals, load_vocabulary
 from .sampling import SamplingSettings, choose_seed, is_sound, sampler_chain
 from .settings import EngineSettings
 from .vocabulary import Vocabulary
@@ -22,6 +22,7 @@ __all__ = [
     "choose_seed",
     "common_prefix",
     "defaults",
+    "deferred_signals",
     "file_identity",
     "is_sound",
     "load_vocabulary",

@@ -1,0 +1,110 @@
+"""llamacli imatrix: measure which columns of a model's weights matter, for quantizing by it."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llamacli.commands import options
+from llamacli.commands.printing import print_text
+from llamacli.errors import UsageError
+from llamacli.models import model_path
+from llamacli.terminal import lively, notice
+
+if TYPE_CHECKING:
+    from llamacli.prompt import Text
+
+
+def imatrix(
+    model: options.ModelArgument = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A text to measure on; - is stdin; may be given again.  [default: one that ships]"
+        ),
+    ] = None,
+    chunks: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Measure on that many chunks of 512 tokens; 0 only adds.  [default: all of it]",
+        ),
+    ] = None,
+    add: Annotated[
+        list[Path] | None,
+        typer.Option(help="Add what a matrix of this model has; may be given again."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The file to write.  [default: the model's name.imatrix.gguf]"
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    threads: options.Threads = None,
+    device: options.Device = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure an importance matrix of a model and print its file's path.
+
+    `convert --imatrix` quantizes by it. What was cut short goes on from there.
+    """
+    from convert import read_importance
+    from convert.writer import check_target
+    from llamacli.quality import measure_importance, write_matrix
+
+    path = model_path(model, quiet=quiet)
+    target = output or Path(f"{path.stem}.imatrix.gguf")
+    check_target(target, force)
+    earlier = [read_importance(one.expanduser()) for one in add or ()]
+    measured = []
+    if chunks != 0:
+        texts = [_read(one) for one in text] if text else None
+        with _progress() as show:
+            measured = [
+                measure_importance(
+                    path,
+                    texts,
+                    chunks=chunks,
+                    threads=threads,
+                    device=device or "auto",
+                    target=target,
+                    progress=show,
+                    notice=(lambda _: None) if quiet else notice,
+                )
+            ]
+    elif not earlier:
+        raise UsageError("--chunks 0 measures nothing; name matrices to add with --add")
+    write_matrix(target, [*measured, *earlier], force=force)
+    print_text(f"{target}\n")
+
+
+def _read(path: Path) -> "Text":
+    from llamacli.prompt import Text, decode, read_bytes
+
+    name = "stdin" if path == Path("-") else path.name
+    return Text(name, decode(read_bytes(path), name))
+
+
+@contextmanager
+def _progress() -> "Iterator[Callable[[int, int], None]]":
+    """A bar on a terminal's stderr, nothing elsewhere; gives the callback that feeds it."""
+    if not lively(sys.stderr):
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("chunks of 512 tokens"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,3 @@
+from .imatrix import measure_importance, write_matrix
+
+__all__ = ["measure_importance", "write_matrix"]
