@@ -15,9 +15,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
 from llamacli.prompt.template import LLAMA3_TEMPLATE
+from tests.standins.checkpoint import shape_config, write_checkpoint
 
 T = TypeVar("T")
 

@@ -14,7 +14,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.checkpoint import SHAPES, shape_config, write_checkpoint
 from bench.compare import (
     Outcome,
     Setup,
@@ -26,6 +25,7 @@ from bench.compare import (
     set_up,
     table,
 )
+from tests.standins.checkpoint import SHAPES, shape_config, write_checkpoint
 
 ONE_PASS = """
 import json, sys

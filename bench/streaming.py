@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.checkpoint import SHAPES, shape_config, write_checkpoint
 from bench.compare import (
     Outcome,
     Setup,
@@ -27,7 +26,8 @@ from bench.compare import (
     set_up,
     table,
 )
-from tests.hub_server import read_repo, serve
+from tests.standins.checkpoint import SHAPES, shape_config, write_checkpoint
+from tests.standins.hub import read_repo, serve
 
 REPO = "owner/model"
 SCRIPT = """

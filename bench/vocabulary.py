@@ -7,10 +7,10 @@ A GGUF file and a checkpoint are searched, both with Llama 3's number of tokens,
 
 from pathlib import Path
 
-from bench.checkpoint import shape_config, write_checkpoint
 from bench.compare import Outcome, Setup, figure, in_turn, run_alone
 from bench.help import milliseconds
 from convert import convert
+from tests.standins.checkpoint import shape_config, write_checkpoint
 
 TOKENS = 128_256
 

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.checkpoint import shape_config, write_checkpoint
+from tests.standins.checkpoint import shape_config, write_checkpoint
 
 SCRIPT = """
 import json, sys

@@ -9,10 +9,10 @@ from typing import Any
 import gguf
 import pytest
 
-from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
-from tests.headers import without_weights, write_hollow
-from tests.tiny import write_model
+from tests.standins.checkpoint import shape_config, write_checkpoint
+from tests.standins.hollow import without_weights, write_hollow
+from tests.standins.tiny import write_model
 
 # A shell has its background jobs ignore Ctrl-C, and so would the programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

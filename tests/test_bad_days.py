@@ -14,7 +14,7 @@ import pytest
 from convert import CheckpointError, convert
 from convert.pipeline import Progress
 from tests import moments
-from tests.tiny import write_model
+from tests.standins.tiny import write_model
 
 Make = Callable[..., Path]
 

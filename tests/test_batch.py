@@ -23,7 +23,7 @@ from llamacli.engine.sampling import SamplingSettings
 from llamacli.engine.settings import EngineSettings
 from llamacli.errors import LlamacliError
 from llamacli.shape.read import choice_grammar
-from tests.tiny import VOCABULARY, write_model
+from tests.standins.tiny import VOCABULARY, write_model
 
 TIE = 1e-2  # the cache is F16, and logits here are some units apart
 SETTINGS = EngineSettings(threads=1)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.standins.tiny import write_model
 from tests.terminal import PROGRAM, Terminal
-from tests.tiny import write_model
 
 
 @pytest.fixture(scope="module")

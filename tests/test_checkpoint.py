@@ -10,11 +10,11 @@ import gguf
 import numpy as np
 import pytest
 
-from bench.checkpoint import shape_config, write_checkpoint, write_json
 from convert import CheckpointError, QuantizationError, convert
 from convert.checkpoint import open_checkpoint
 from convert.config import LlamaConfig
 from convert.rope import frequency_factors, inverse_frequencies
+from tests.standins.checkpoint import shape_config, write_checkpoint, write_json
 
 Make = Callable[..., Path]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
 from llamacli import __version__
+from tests.standins.checkpoint import shape_config, write_checkpoint
 
 Make = Callable[..., Path]
 

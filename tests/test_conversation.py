@@ -19,7 +19,7 @@ from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.prompt.encode import encode_turns
 from llamacli.prompt.messages import Message
-from tests.tiny import write_model
+from tests.standins.tiny import write_model
 
 DEMO = Path(__file__).resolve().parents[1] / "llamacli" / "demo"
 GREEDY = SamplingSettings(temperature=0)

@@ -26,7 +26,7 @@ from llamacli.machine.devices import (
     use_devices,
 )
 from llamacli.machine.native import build_features
-from tests.tiny import write_model
+from tests.standins.tiny import write_model
 
 GIB = 1 << 30
 CPU = Device("CPU", "AMD EPYC", "cpu", "cpu", 20 * GIB, 24 * GIB)
@@ -222,7 +222,7 @@ def test_settings_that_mean_nothing(change: dict[str, str | int]) -> None:
 
 def test_every_kv_type_is_run(tmp_path: Path) -> None:
     """With heads of 64 values, as Llama 3.2 1B has; the state of each comes back."""
-    from tests.sparse import Shape, write_sparse
+    from tests.standins.sparse import Shape, write_sparse
 
     path = write_sparse(tmp_path / "small.gguf", Shape(width=256, inner=512, heads=4, kv_heads=2))
     for kind in KV_TYPES:

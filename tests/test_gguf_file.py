@@ -12,7 +12,7 @@ from convert import convert
 from llamacli.errors import InvalidModelError, NotFoundError
 from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import read_gguf
-from tests.tiny import write_model
+from tests.standins.tiny import write_model
 
 DEMO = Path(__file__).resolve().parents[1] / "llamacli" / "demo"
 

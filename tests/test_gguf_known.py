@@ -14,7 +14,7 @@ from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import GGUFFile, read_gguf
 from llamacli.gguf.known import KnownStrings
 from llamacli.gguf.remembered import CHECKS, KEYS, LARGEST, recall, remember
-from tests.tiny import write_model
+from tests.standins.tiny import write_model
 
 TOKENS = KEYS[0]
 

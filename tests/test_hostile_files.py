@@ -23,7 +23,7 @@ from llamacli.gguf.file import read_gguf
 from llamacli.models import registry
 from tests.fuzz.kinds import BOMB
 from tests.fuzz.stored import TOML
-from tests.tiny import write_model
+from tests.standins.tiny import write_model
 
 Make = Callable[..., Path]
 

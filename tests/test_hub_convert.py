@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
 from llamacli.errors import DoesNotFitError
 from llamacli.hub.checkpoint import Needs, check_disk
-from tests.hub_server import TOKEN, Cut, Hub, HubRepo, read_repo, serve
+from tests.standins.checkpoint import shape_config, write_checkpoint
+from tests.standins.hub import TOKEN, Cut, Hub, HubRepo, read_repo, serve
 from tests.test_cli import llamacli, one_line
 
 REPO = "meta-llama/Tiny-3-Instruct"

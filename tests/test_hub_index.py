@@ -9,7 +9,7 @@ from huggingface_hub import constants
 from llamacli.errors import InvalidModelError, LlamacliError, NotFoundError
 from llamacli.hub import index as hub_index
 from llamacli.hub.index import HubFile, fetch_index
-from tests.hub_server import Hub, HubRepo, git_hash, serve, sha256
+from tests.standins.hub import Hub, HubRepo, git_hash, serve, sha256
 
 REPO = "owner/model"
 LIMITED = (429, {"Retry-After": "3600"}, b"")

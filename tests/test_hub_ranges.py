@@ -12,7 +12,7 @@ import pytest
 
 from convert import CheckpointError, SourceError
 from convert.remote import Broken, Location, Patience, RemoteFile, pause
-from tests.hub_server import Cut, Hub, serve
+from tests.standins.hub import Cut, Hub, serve
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
 QUICK = Patience(first_pause=0.001, longest_pause=0.002)

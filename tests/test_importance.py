@@ -9,11 +9,11 @@ import gguf
 import numpy as np
 import pytest
 
-from bench.checkpoint import shape_config, write_checkpoint
 from convert import ImportanceError, convert, read_importance, write_importance
 from convert.config import LlamaConfig
 from convert.importance import Entry, ImportanceMatrix, importances_for, merged
 from convert.tensors import TensorSpec, llama_tensors
+from tests.standins.checkpoint import shape_config, write_checkpoint
 
 CONFIG = shape_config("tiny", num_hidden_layers=1, vocab_size=544)
 

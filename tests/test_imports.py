@@ -133,3 +133,12 @@ def test_modules_are_read_after_those_that_they_use(package: str) -> None:
     for earlier, later in combinations(reading_order(package), 2):
         used = imported(f"llamacli.{package}.{earlier}")
         assert f"llamacli.{package}.{later}" not in used, f"{earlier} uses {later}"
+
+
+def test_benchmarks_and_tests_share_nothing_but_the_standins() -> None:
+    forbidden = {"bench": ("tests.",), "tests.standins": ("tests.", "bench.")}
+    for user, theirs in forbidden.items():
+        for name, path in (modules("bench") | modules("tests")).items():
+            if name.startswith(user):
+                taken = [m for m, _ in imports(path) if f"{m}.".startswith(theirs)]
+                assert all(m.startswith("tests.standins") for m in taken), name

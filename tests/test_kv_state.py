@@ -21,7 +21,7 @@ from llamacli.engine.kv_state import (
     state_key,
 )
 from llamacli.engine.settings import EngineSettings
-from tests.tiny import write_model
+from tests.standins.tiny import write_model
 
 TOKENS = list(range(3, 43))
 

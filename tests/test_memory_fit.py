@@ -24,8 +24,8 @@ from llamacli.gguf.file import read_gguf
 from llamacli.machine.cores import Processor, this_processor
 from llamacli.machine.devices import Device
 from llamacli.machine.memory import FreeMemory, cgroup_free
-from tests.sparse import Shape, write_sparse
-from tests.tiny import write_model
+from tests.standins.sparse import Shape, write_sparse
+from tests.standins.tiny import write_model
 
 MIB = 1 << 20
 PLENTY = 1 << 50

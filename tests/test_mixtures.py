@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.checkpoint import shape_config, write_checkpoint
 from convert import QUANTIZATIONS, ImportanceError, QuantizationError, convert
 from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.importance import Entry, ImportanceMatrix, importances_for
@@ -27,6 +26,7 @@ from tests.quantized import (
     quantize_by_llama_cpp,
     types_by_llama_cpp,
 )
+from tests.standins.checkpoint import shape_config, write_checkpoint
 
 MIXTURES = [name for name, one in QUANTIZATIONS.items() if one.base not in UNQUANTIZED]
 NAMES = pytest.mark.parametrize("name", MIXTURES)

@@ -12,7 +12,7 @@ import pytest
 from llamacli.engine.loading import load_vocabulary
 from llamacli.engine.vocabulary import Vocabulary
 from llamacli.prompt.encode import encode_chat, encode_raw
-from tests.tiny import read_tokenizer, write_model
+from tests.standins.tiny import read_tokenizer, write_model
 
 MODELS = ("Meta-Llama-3-8B-Instruct", "Meta-Llama-3.1-8B-Instruct")
 CONVERSATIONS = 500  # for each of the two templates

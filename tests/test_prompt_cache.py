@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llamacli.prompt.cache import SUFFIX, prune
-from tests.tiny import write_model
+from tests.standins.tiny import write_model
 
 INSTRUCTION = "sort the following lines by how they begin and say why " * 3
 

@@ -13,14 +13,14 @@ import gguf
 import numpy as np
 import pytest
 
-from bench.checkpoint import tokenizer
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
 from llamacli.hub.gguf_names import Wanted, choose, parse_wanted
 from llamacli.hub.index import HubFile
 from llamacli.hub.repo import Repo
-from tests.hub_server import Cut, Hub, HubRepo, serve
+from tests.standins.checkpoint import tokenizer
+from tests.standins.hub import Cut, Hub, HubRepo, serve
+from tests.standins.tiny import write_model
 from tests.test_cli import llamacli, one_line
-from tests.tiny import write_model
 
 REPO = "owner/Tiny-GGUF"
 

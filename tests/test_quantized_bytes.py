@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.checkpoint import shape_config, write_checkpoint
 from convert import QUANTIZATIONS, convert
 from tests.quantized import assert_same_tensors, quantize_by_llama_cpp
+from tests.standins.checkpoint import shape_config, write_checkpoint
 
 KQUANTS = ["Q4_K_M", "Q4_K_S", "Q5_K_M", "Q6_K", "Q8_0"]
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from bench.checkpoint import shape_config
 from convert import QUANTIZATIONS
 from convert.checkpoint import read_config
 from convert.config import LlamaConfig
@@ -15,7 +14,8 @@ from llamacli.engine.fit import DEFAULT_CONTEXT
 from llamacli.errors import InvalidModelError, NotFoundError
 from llamacli.models import registry
 from llamacli.models.toml_lines import line_of
-from tests.headers import without_weights, write_hollow
+from tests.standins.checkpoint import shape_config
+from tests.standins.hollow import without_weights, write_hollow
 
 ROOT = Path(__file__).resolve().parents[1]
 Write = Callable[[str], Path]

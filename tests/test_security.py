@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import write_model
+from tests.standins.tiny import write_model
 
 Make = Callable[..., Path]
 

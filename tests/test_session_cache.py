@@ -12,7 +12,7 @@ from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.engine.settings import EngineSettings
 from tests.saved import HEAD, file_of, refuse, reopened, saved
-from tests.tiny import write_model
+from tests.standins.tiny import write_model
 
 
 @pytest.fixture(scope="module")

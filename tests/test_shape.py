@@ -20,7 +20,7 @@ from llamacli.shape.gbnf import read_gbnf
 from llamacli.shape.grammar import Grammar
 from llamacli.shape.matcher import Matcher
 from llamacli.shape.schema import read_schema
-from tests.tiny import write_model
+from tests.standins.tiny import write_model
 
 SCHEMAS: dict[str, Any] = {
     "anything": True,

@@ -18,7 +18,7 @@ from llamacli.engine.loading import load_vocabulary
 from llamacli.engine.vocabulary import Vocabulary
 from llamacli.prompt.input import CUT, Input, Text, fit
 from llamacli.terminal import harmless
-from tests.tiny import CONTEXT, write_model
+from tests.standins.tiny import CONTEXT, write_model
 
 PROGRAM = [sys.executable, "-m", "llamacli"]
 

@@ -13,7 +13,6 @@ import gguf
 import numpy as np
 import pytest
 
-from bench.checkpoint import TEMPLATE, shape_config, write_json, write_small_files
 from convert import convert
 from convert.config import LlamaConfig
 from convert.metadata import CONFIG_KEY
@@ -22,8 +21,9 @@ from llamacli.errors import InvalidModelError
 from llamacli.gguf.file import read_gguf
 from llamacli.show import card, metadata, rope, structure, tensors
 from llamacli.show.config import SAME, derive_config, find_config
-from tests.headers import without_weights, write_hollow
-from tests.tiny import BLOCKS, CONTEXT, HEAD_SIZE, VOCABULARY, WIDTH, write_model
+from tests.standins.checkpoint import TEMPLATE, shape_config, write_json, write_small_files
+from tests.standins.hollow import without_weights, write_hollow
+from tests.standins.tiny import BLOCKS, CONTEXT, HEAD_SIZE, VOCABULARY, WIDTH, write_model
 
 Make = Callable[..., Path]
 PROGRAM = [sys.executable, "-m", "llamacli", "show"]

@@ -15,7 +15,7 @@ from llamacli.errors import LlamacliError, NotFoundError, OutputError, UsageErro
 from llamacli.models.listing import inventory
 from llamacli.models.names import complete_models, find_model, find_stored, only_model
 from llamacli.models.store import last_used, mark_used, remove_model, split_name, stored_models
-from tests.tiny import CONTEXT, write_model
+from tests.standins.tiny import CONTEXT, write_model
 
 Put = Callable[..., None]
 PROGRAM = [sys.executable, "-m", "llamacli"]

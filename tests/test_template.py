@@ -107,7 +107,7 @@ def test_a_waiting_process_that_died_is_replaced() -> None:
 
 def test_a_waiting_process_ends_with_the_one_that_started_it() -> None:
     script = (
-        "from llamacli import template\n"
+        "from llamacli.prompt import template\n"
         "template.prepare('{{ 1 }}')\n"
         "print(template._waiting[0].pid)\n"
     )

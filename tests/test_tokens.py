@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.checkpoint import TEMPLATE
 from llamacli.gguf.file import read_gguf
 from llamacli.show.vocabulary import find_tokens, read_tokens
-from tests.tiny import write_model
+from tests.standins.checkpoint import TEMPLATE
+from tests.standins.tiny import write_model
 
 PROGRAM = [sys.executable, "-m", "llamacli", "tokens"]
 MODELS = ("Meta-Llama-3-8B-Instruct", "Meta-Llama-3.1-8B-Instruct")

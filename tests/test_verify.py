@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from bench.checkpoint import shape_config, write_checkpoint
 from convert import QUANTIZATIONS, convert
 from convert.checkpoint import Checkpoint
 from convert.config import LlamaConfig
@@ -27,9 +26,10 @@ from llamacli.verify.measure import measure
 from llamacli.verify.report import Report, verify
 from llamacli.verify.rows import Row
 from llamacli.verify.tokenization import tokenization_row
-from tests.rewritten import rewrite
+from tests.standins.checkpoint import shape_config, write_checkpoint
+from tests.standins.rewritten import rewrite
+from tests.standins.tiny import read_tokenizer, write_model
 from tests.test_checkpoint import edit_json
-from tests.tiny import read_tokenizer, write_model
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
 from llamacli.cli import main
 from llamacli.engine.engine import Engine
 from llamacli.verify.report import Report, verify
-from tests.rewritten import Tensors, rewrite
+from tests.standins.checkpoint import shape_config, write_checkpoint
+from tests.standins.rewritten import Tensors, rewrite
 
 DEMO = Path(__file__).parents[1] / "llamacli" / "demo"
 DOWN = "blk.1.ffn_down.weight"

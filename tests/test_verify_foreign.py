@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
 from convert.metadata import CONFIG_KEY, GENERATION_KEY
 from llamacli.verify.report import verify
-from tests.rewritten import Tensors, rewrite
+from tests.standins.checkpoint import shape_config, write_checkpoint
+from tests.standins.rewritten import Tensors, rewrite
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
 from convert.checkpoint import open_checkpoint
 from convert.kernels import quantize
 from convert.tensors import permute_heads
 from llamacli.verify.pairs import read_rows
 from llamacli.verify.report import Report, verify
-from tests.rewritten import Tensors, rewrite
+from tests.standins.checkpoint import shape_config, write_checkpoint
+from tests.standins.rewritten import Tensors, rewrite
 
 DEMO = Path(__file__).parents[1] / "llamacli" / "demo"
 QUANTS = ("F32", "BF16", "F16", "Q8_0", "Q4_K_M")

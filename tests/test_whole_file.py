@@ -140,7 +140,7 @@ def test_source_cut_while_it_is_read(checkpoint: Make, tmp_path: Path) -> None:
 
 def test_memory_stays_bounded(tmp_path: Path) -> None:
     """Peak resident memory of a conversion of 1.2 GB of weights, in a process of its own."""
-    from bench.checkpoint import shape_config, write_checkpoint
+    from tests.standins.checkpoint import shape_config, write_checkpoint
 
     config = shape_config("8b", num_hidden_layers=1, vocab_size=50000)
     write_checkpoint(tmp_path / "wide", config, sparse=True)

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import typer
 
 
-def _complete_models(incomplete: str) -> list[str]:
-    from llamacli.models import complete_models  # 10 ms that only completion needs
+def complete_models(incomplete: str) -> list[str]:
+    from llamacli import models  # 10 ms that only completion needs
 
-    return complete_models(incomplete)
+    return models.complete_models(incomplete)
 
 
 def _count_or_auto(value: Any) -> Any:
@@ -27,7 +27,7 @@ Model = Annotated[
         "-m",
         envvar="LLAMACLI_MODEL",
         show_envvar=False,
-        autocompletion=_complete_models,
+        autocompletion=complete_models,
         help="A GGUF file, a name in the store, or `demo`.  [default: $LLAMACLI_MODEL]",
     ),
 ]
@@ -36,7 +36,7 @@ ModelArgument = Annotated[
     typer.Argument(
         envvar="LLAMACLI_MODEL",
         show_envvar=False,
-        autocompletion=_complete_models,
+        autocompletion=complete_models,
         help="A GGUF file, a name in the store, or `demo`.  [default: $LLAMACLI_MODEL]",
     ),
 ]

@@ -43,8 +43,9 @@ def measure_importance(
 ) -> ImportanceMatrix:
     """The matrix of a GGUF model over chunks of texts, WINDOW tokens each, at most so many.
 
-    Without texts it is measured on those that ship: dialogues, prose, code, numbers. Where target is named, what a call that was cut short has measured for it is gone on with.
-    Raises UsageError for a text that is shorter than a chunk, and what Engine raises.
+    Without texts it is measured on those that ship: dialogues, prose, code, numbers. Where target
+    is named, what a call that was cut short has measured for it is gone on with. Raises UsageError
+    for a text that is shorter than a chunk, and what Engine raises.
     """
     size = min(WINDOW, check_llama(read_gguf(path)).context)
     activations = Activations()

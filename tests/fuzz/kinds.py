@@ -8,7 +8,6 @@ from functools import cache, partial
 from pathlib import Path
 from random import Random
 
-from bench.checkpoint import shape_config, write_checkpoint
 from convert import convert
 from convert.checkpoint import INDEX
 from llamacli.prompt.template import LLAMA3_TEMPLATE
@@ -16,7 +15,8 @@ from tests.fuzz import gguf_file, stored
 from tests.fuzz.mutate import EXTREMES, bend_bytes, bend_json
 from tests.fuzz.odd_model import write_odd_model
 from tests.fuzz.stored import ANSWER, Command
-from tests.tiny import write_model
+from tests.standins.checkpoint import shape_config, write_checkpoint
+from tests.standins.tiny import write_model
 
 
 @dataclass(frozen=True)

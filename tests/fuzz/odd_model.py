@@ -7,10 +7,10 @@ from random import Random
 import gguf
 import numpy as np
 
-from bench.checkpoint import tokenizer
 from llamacli.gguf.check import LlamaShape, _expected_tensors
 from llamacli.gguf.types import TENSOR_TYPES
-from tests.tiny import add_tokenizer
+from tests.standins.checkpoint import tokenizer
+from tests.standins.tiny import add_tokenizer
 
 VOCABULARY = 600
 

@@ -11,7 +11,7 @@ from llamacli.gguf.file import read_gguf
 from llamacli.gguf.remembered import remember
 from llamacli.tune.profiles import kept_path
 from tests.fuzz.mutate import EXTREMES, TEXTS, bend_bytes, bend_json
-from tests.tiny import write_model
+from tests.standins.tiny import write_model
 
 Command = list[str]
 ANSWER = ["-n", "2", "--threads", "1", "--temp", "0"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.checkpoint import shape_config, write_checkpoint
+from tests.standins.checkpoint import shape_config, write_checkpoint
 
 RECORDED = Path(__file__).with_name("logits.npz")
 ORIGINAL_CONTEXT = 64

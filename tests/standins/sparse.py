@@ -8,8 +8,8 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-from bench.checkpoint import tokenizer
-from tests.tiny import add_tokenizer
+from tests.standins.checkpoint import tokenizer
+from tests.standins.tiny import add_tokenizer
 
 ALIGNMENT = 32
 

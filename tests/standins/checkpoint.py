@@ -1,6 +1,6 @@
 """Write a Llama checkpoint of any shape with made-up weights, for benchmarks and tests.
 
-    python -m bench.checkpoint FOLDER --shape 1b --layers 2
+    python -m tests.standins.checkpoint FOLDER --shape 1b --layers 2
 
 Weights are normal with the config's initializer_range (0.02) as deviation, norms near 1; the
 tokenizer is a byte-level BPE of Llama 3's kind with made-up merges, of the wanted size.
