@@ -125,7 +125,7 @@ def write_gguf(
     check_target(target, force)
     there = 0 if origin is None else taken(target)
     check_space(target, sum(tensor.nbytes for tensor in tensors) - there)
-    kernels = _kernels(tensors, importances, notice)
+    kernels = _kernels(tensors, notice)
     header = header_bytes(checkpoint, chosen, tensors)
     size = len(header) + tensors[-1].offset + tensors[-1].nbytes
     with ExitStack() as stack:
@@ -187,24 +187,18 @@ def _importances(
 
 
 def _kernels(
-    tensors: tuple[PlannedTensor, ...],
-    importances: Importances,
-    notice: Callable[[str], None] | None,
-) -> dict[tuple[GGMLQuantizationType, bool], Kernel]:
-    """The fastest kernel that gives ggml's bytes, for each type without importances or with them;
-    ggml's own for a small model."""
-    kinds = {(tensor.type, tensor.spec.name in importances) for tensor in tensors}
+    tensors: tuple[PlannedTensor, ...], notice: Callable[[str], None] | None
+) -> dict[GGMLQuantizationType, Kernel]:
+    """The fastest kernel for each type that gives ggml's bytes; ggml's own for a small model."""
+    kinds = {tensor.type for tensor in tensors}
     if sum(tensor.spec.parameters for tensor in tensors) < SMALL:
-        return {(kind, weighted): ggml_kernel(kind) for kind, weighted in kinds}
+        return {kind: ggml_kernel(kind) for kind in kinds}
 
     def on_compile() -> None:
         if notice is not None:
             notice("compiling the quantizer for this machine, this once: some seconds")
 
-    return {
-        (kind, weighted): choose(kind, weighted, on_compile=on_compile).kernel
-        for kind, weighted in sorted(kinds)
-    }
+    return {kind: choose(kind, on_compile=on_compile).kernel for kind in sorted(kinds)}
 
 
 def _files(checkpoint: Checkpoint) -> dict[str, str]:
@@ -224,7 +218,7 @@ class _Job:
 
     checkpoint: Checkpoint
     tensors: tuple[PlannedTensor, ...]
-    kernels: Mapping[tuple[GGMLQuantizationType, bool], Kernel]
+    kernels: Mapping[GGMLQuantizationType, Kernel]
     importances: Importances
     descriptor: int
     start: int
@@ -254,7 +248,7 @@ class _Job:
                 if len(waiting) >= ahead:
                     self._write(waiting.popleft().result())
                 weights = self.importances.get(piece.tensor.spec.name)
-                kernel = self.kernels[piece.tensor.type, weights is not None]
+                kernel = self.kernels[piece.tensor.type]
                 raw = readers.submit(read_piece, piece)
                 waiting.append(pool.submit(quantize_piece, piece, raw, kernel, weights))
             while waiting:

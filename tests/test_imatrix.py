@@ -45,7 +45,7 @@ def test_every_matrix_of_a_block_is_measured(measured: ImportanceMatrix) -> None
 
 
 def test_sums_are_those_of_squared_activations(tiny: Path, measured: ImportanceMatrix) -> None:
-    """Before the first block's attention they can be told from the file alone: normed embeddings."""
+    """Before the first block's attention the file alone tells them: they are normed embeddings."""
     from llamacli.engine import load_vocabulary
 
     tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tiny).tensors}
@@ -76,9 +76,7 @@ def test_an_interrupted_call_is_gone_on_with(
         measure_importance(tiny, [TEXT], chunks=3, threads=1, target=target)
     assert len(list(tmp_path.glob(".m.gguf.*.kept"))) == 1 and not target.exists()
     told: list[str] = []
-    found = measure_importance(
-        tiny, [TEXT], chunks=3, threads=1, target=target, notice=told.append
-    )
+    found = measure_importance(tiny, [TEXT], chunks=3, threads=1, target=target, notice=told.append)
     assert told == ["going on after chunk 2, from what the last call has done"]
     assert len(calls) == 4
     for name, entry in measured.entries.items():
