@@ -24,6 +24,15 @@ class ContextPlan:
     ubatch: int
 
 
+@dataclass(frozen=True)
+class Context:
+    """A llama_context, its memory (the KV cache), and how many tokens one sequence can have."""
+
+    pointer: Any
+    memory: Any
+    room: int
+
+
 def plan_context(context: int, settings: EngineSettings, parallel: int | None) -> ContextPlan:
     """For one conversation, or for that many sequences side by side and their common start."""
     batch, ubatch = settings.batch, min(settings.ubatch, settings.batch)

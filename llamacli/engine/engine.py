@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from llamacli.engine.context import context_parameters, plan_context
+from llamacli.engine.context import Context, context_parameters, plan_context
 from llamacli.engine.fit import Fitting, number
 from llamacli.engine.loading import because, beside, deferred_signals, load_model
 from llamacli.engine.settings import EngineSettings
@@ -63,14 +63,15 @@ class Engine:
         self._processor = this_processor()
         self._fit(settings or EngineSettings())
         self._model: Any = None
-        self._context: Any = None
+        self._held: Context | None = None
         try:
             with beside(lambda: meanwhile(self.file), lambda: remember(self.file)):
                 self._model = load_model(
                     self._library, self.path, self.settings, on_load, gpus=self.gpus
                 )
             self.vocabulary: Vocabulary = make_vocabulary(self._library, self._model, self.file)
-            self._make_context(self._first_room())
+            with deferred_signals([]):
+                self._change_context(self._first_room())
         except BaseException:
             self.close()
             raise
@@ -91,42 +92,55 @@ class Engine:
 
     def close(self) -> None:
         """Free the context and the model; may be called twice."""
-        context, model = self._context, self._model
-        self._context = self._model = None
+        held, model = self._held, self._model
+        self._held = self._model = None
         self.tokens = []
         with deferred_signals([]):  # llama.cpp logs here, too
-            if context is not None:
-                self._library.llama_free(context)
+            if held is not None:
+                self._library.llama_free(held.pointer)
             if model is not None:
                 self._library.llama_model_free(model)
 
     def reconfigure(self, settings: EngineSettings) -> None:
-        """Make the context anew, empty; settings for the loading of weights must be the same."""
-        self.tokens = []
+        """Make the context anew, empty; settings for the loading of weights must be the same.
+
+        Where it can't be made the former settings hold, with an empty context of theirs.
+        """
+        former = self.settings
         self._fit(replace(settings, overcommit=True))  # the weights are there already
-        self._make_context(self._first_room())
+        with deferred_signals([]):
+            self.tokens = []
+            try:
+                self._change_context(self._first_room())
+            except LlamacliError:
+                self._fit(replace(former, overcommit=True))
+                self._change_context(self._first_room())
+                raise
 
     def make_room(self, tokens: int) -> None:
         """Have cells for that many tokens: the KV cache begins small, and grows to all at once.
 
-        What is in it stays; the logits don't. Raises DoesNotFitError where memory is short.
+        What is in it stays, also where memory is short, which raises DoesNotFitError; the logits
+        don't.
         """
-        if tokens <= self._room:
+        room = self._context.room
+        if tokens <= room:
             return
-        self.keep(len(self.tokens))
-        held, state = self.tokens, self.sequence_state()
-        self.tokens = []
-        self._make_context(self.context_size)
-        set_state = self._library.llama_state_seq_set_data
-        if held and not set_state(self._context, state, len(state), 0):
-            raise LlamacliError(f"llama.cpp can't move its KV cache{because()}")
-        self.tokens = held
+        with deferred_signals([]):
+            self.keep(len(self.tokens))
+            state = self.sequence_state()
+            try:
+                self._change_context(self.context_size, state)
+            except LlamacliError:
+                self._change_context(room, state)
+                raise
 
     def sequence_state(self) -> Array[c_uint8]:
         """The KV cache of tokens, a copy in llama.cpp's own format."""
-        size = self._library.llama_state_seq_get_size(self._context, 0)
+        context = self.context_pointer
+        size = self._library.llama_state_seq_get_size(context, 0)
         state = (c_uint8 * size)()
-        used: int = self._library.llama_state_seq_get_data(self._context, state, size, 0)
+        used: int = self._library.llama_state_seq_get_data(context, state, size, 0)
         return (c_uint8 * used).from_buffer(state)
 
     @property
@@ -140,9 +154,13 @@ class Engine:
         return self.file.quantization
 
     @property
+    def closed(self) -> bool:
+        return self._model is None
+
+    @property
     def context_pointer(self) -> Any:
-        """The llama_context, for samplers and saved states."""
-        return self._context
+        """The llama_context, for samplers and saved states. Raises LlamacliError once closed."""
+        return self._context.pointer
 
     @property
     def library(self) -> Any:
@@ -188,8 +206,9 @@ class Engine:
 
     def keep(self, count: int) -> None:
         """Drop all but the first count tokens from the cache."""
-        if count == 0 or not self._library.llama_memory_seq_rm(self._memory, 0, count, -1):
-            self._library.llama_memory_clear(self._memory, False)
+        memory = self._context.memory
+        if count == 0 or not self._library.llama_memory_seq_rm(memory, 0, count, -1):
+            self._library.llama_memory_clear(memory, False)
             count = 0
         del self.tokens[count:]
 
@@ -202,13 +221,13 @@ class Engine:
             raise DoesNotFitError(f"the context of {self.context_size} tokens is full")
         self.make_room(len(self.tokens) + 1)
         self._token[0] = token
-        if code := self._decode(self._context, self._one):
+        if code := self._decode(self._context.pointer, self._one):
             raise _decode_error(code)
         self.tokens.append(token)
 
     def logit(self, token: int) -> float:
         """One value of logits()."""
-        return float(self._library.llama_get_logits_ith(self._context, -1)[token])
+        return float(self._library.llama_get_logits_ith(self.context_pointer, -1)[token])
 
     def logits(self) -> "NDArray[np.float32]":
         """The logits after the last token, float32 of shape (vocabulary,).
@@ -217,7 +236,7 @@ class Engine:
         """
         import numpy as np
 
-        values = self._library.llama_get_logits_ith(self._context, -1)
+        values = self._library.llama_get_logits_ith(self.context_pointer, -1)
         return np.ctypeslib.as_array(values, (self.vocabulary.size,))
 
     def _fit(self, settings: EngineSettings) -> None:
@@ -236,12 +255,13 @@ class Engine:
         ids = (self._library.llama_token * len(tokens))(*tokens)  # the batch only points to it
         callback = self._library.ggml_abort_callback(lambda _: stopped())
         set_callback = self._library.llama_set_abort_callback
-        set_callback(self._context, callback, None)
+        context = self.context_pointer
+        set_callback(context, callback, None)
         try:
             batch = self._library.llama_batch_get_one(ids, len(tokens))
-            code = self._decode(self._context, batch)
+            code = self._decode(context, batch)
         finally:  # decode() goes without: a call an operation would slow it down
-            set_callback(self._context, self._library.ggml_abort_callback(0), None)
+            set_callback(context, self._library.ggml_abort_callback(0), None)
         if code not in (0, ABORTED):
             raise _decode_error(code)
         return bool(code == 0)
@@ -252,26 +272,37 @@ class Engine:
         whole = self.parallel is not None or self.gpus or longrope
         return self.context_size if whole else min(self.context_size, FIRST_ROOM)
 
-    def _make_context(self, room: int) -> None:
-        """A new, empty context in place of the one there is."""
-        if self._context is not None:
-            self._library.llama_free(self._context)
-            self._context = None
+    @property
+    def _context(self) -> Context:
+        """The one there is. Raises LlamacliError where none could be made, or after close."""
+        if self._held is None:
+            raise LlamacliError(f"{self.path} has no context any more; load it again")
+        return self._held
+
+    def _change_context(self, room: int, state: "Array[c_uint8] | None" = None) -> None:
+        """Another context in place of the one there is, with the KV cache of tokens in it.
+
+        To be called with signals deferred. Raises DoesNotFitError; there is no context then.
+        """
+        former, self._held = self._held, None
+        if former is not None:
+            self._library.llama_free(former.pointer)
         plan = plan_context(room, self.settings, self.parallel)
         params = context_parameters(
             self._library, plan, self.settings, self.file, self._processor.cores
         )
         if self._observer is not None:
             params.cb_eval = self._observer
-        with deferred_signals([]):
-            self._context = self._library.llama_init_from_model(self._model, params) or None
-        if self._context is None:
+        pointer = self._library.llama_init_from_model(self._model, params)
+        if not pointer:
             raise DoesNotFitError(
                 f"a context of {self.context_size} tokens can't be made for {self.path}"
                 f"{because()}; lower it with -c"
             )
-        self._room = room
-        self._memory = self._library.llama_get_memory(self._context)
+        self._held = Context(pointer, self._library.llama_get_memory(pointer), room)
+        set_state = self._library.llama_state_seq_set_data
+        if state is not None and self.tokens and not set_state(pointer, state, len(state), 0):
+            raise LlamacliError(f"llama.cpp can't move its KV cache{because()}")
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -88,11 +88,12 @@ class Fitting:
             )
 
     def _resolved(self, settings: EngineSettings) -> EngineSettings:
-        """With numbers; those for auto by what fits on the GPUs."""
+        """With numbers, those for auto by what fits on the GPUs; repacked only as the build can."""
         context = settings.context
         if context is None or context == "auto":
             context = min(self.shape.context, DEFAULT_CONTEXT)
-        chosen = replace(settings, context=context)
+        repack = settings.repack and "REPACK" in self.processor.features
+        chosen = replace(settings, context=context, repack=repack)
         if settings.gpu_layers == "auto":
             every = self.shape.blocks + 1 if self.gpus else 0
             chosen = replace(chosen, gpu_layers=every)

@@ -2,11 +2,17 @@
 
 import ctypes
 import os
+import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamacli.machine.native import build_features
+from llamacli.machine.native import build_features, library_comments
+
+WHOLE_TILES = "llamacli: tile configurations are whole"  # as llama.cpp.h has it
+# The first minor version of GCC whose _tile_loadconfig is right; later major ones all are.
+MENDED = {11: 5, 12: 4, 13: 3, **dict.fromkeys(range(11), 1 << 31)}
 
 
 @dataclass(frozen=True)
@@ -18,11 +24,30 @@ class Processor:
 
 
 def this_processor() -> Processor:
-    """This machine's processor, with features as ggml names them, AVX512 say."""
-    features = build_features().get("CPU", {})
-    return Processor(
-        physical_cores(), frozenset(k for k, value in features.items() if value != "0")
-    )
+    """This machine's processor, with features as ggml names them, AVX512 say.
+
+    A build whose code for AMX would end the process counts as one without it and without REPACK,
+    by which llama.cpp chooses that code.
+    """
+    told = build_features().get("CPU", {})
+    features = frozenset(name for name, value in told.items() if value != "0")
+    if "AMX_INT8" in features and not configures_tiles(library_comments()):
+        features -= {"AMX_INT8", "REPACK"}
+    return Processor(physical_cores(), features)
+
+
+def configures_tiles(comments: Sequence[str]) -> bool:
+    """Whether compilers with such names made AMX's code right.
+
+    GCC before 11.5, 12.4, 13.3 and 14 (its bug 114098) drops most of the tiles' configuration,
+    and the first product on them is a general protection fault. What the Makefile builds says
+    that it mends this (llama.cpp.h).
+    """
+    if any(WHOLE_TILES in comment for comment in comments):
+        return True
+    found = [re.match(r"GCC: \(.*\) (\d+)\.(\d+)", comment) for comment in comments]
+    versions = [(int(one[1]), int(one[2])) for one in found if one]
+    return bool(comments) and all(minor >= MENDED.get(major, 0) for major, minor in versions)
 
 
 def physical_cores() -> int:

@@ -59,6 +59,17 @@ def build_features() -> dict[str, dict[str, str]]:
     return found
 
 
+def library_comments() -> list[str]:
+    """What compilers left of their names and versions in ggml's CPU library; empty if unknown."""
+    found = []
+    for file in sorted(Path(_library()._lib._name).parent.glob("*ggml-cpu*"))[:1]:
+        data = file.read_bytes()
+        for start in (b"GCC: (", b"clang version ", b"llamacli: "):
+            if (at := data.find(start)) >= 0:
+                found.append(data[at : data.find(b"\0", at)].decode(errors="replace"))
+    return found
+
+
 @cache
 def ggml_function(name: str, result: Any, *arguments: Any) -> Any:
     """A function of ggml, which llama-cpp-python's module leaves out, with its ctypes.

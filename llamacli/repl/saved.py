@@ -164,7 +164,7 @@ def change_model(repl: Repl, name: str) -> None:
     try:
         engine = repl.open_model(name, before.close)  # two in memory may not fit
     except BaseException:
-        if before.context_pointer is None:
+        if before.closed:
             repl.leaving = True  # should this fail as well
             repl.session.engine = repl.open_model(repl.model, lambda: None)
             repl.leaving = False
