@@ -93,6 +93,7 @@ COMMANDS = {
     "path": "path",
     "rm": "rm",
     "verify": "verify",
+    "quality": "quality",
     "imatrix": "imatrix",
 }
 

@@ -4,18 +4,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from llamacli.commands import options
 from llamacli.commands.printing import print_text
+from llamacli.commands.reading import read_text
 from llamacli.errors import UsageError
 from llamacli.models import model_path
 from llamacli.terminal import lively, notice
-
-if TYPE_CHECKING:
-    from llamacli.prompt import Text
 
 
 def imatrix(
@@ -62,7 +60,7 @@ def imatrix(
     earlier = [read_importance(one.expanduser()) for one in add or ()]
     measured = []
     if chunks != 0:
-        texts = [_read(one) for one in text] if text else None
+        texts = [read_text(one) for one in text] if text else None
         with _progress() as show:
             measured = [
                 measure_importance(
@@ -80,13 +78,6 @@ def imatrix(
         raise UsageError("--chunks 0 measures nothing; name matrices to add with --add")
     write_matrix(target, [*measured, *earlier], force=force)
     print_text(f"{target}\n")
-
-
-def _read(path: Path) -> "Text":
-    from llamacli.prompt import Text, decode, read_bytes
-
-    name = "stdin" if path == Path("-") else path.name
-    return Text(name, decode(read_bytes(path), name))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from llamacli.commands import options
+from llamacli.commands.reading import read_text
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
 from llamacli.models import model_path
 from llamacli.terminal import lively
@@ -58,7 +59,7 @@ def verify(
         model_path(model),
         against.expanduser(),
         sys.stdout,
-        text=None if text is None else _read(text),
+        text=None if text is None else read_text(text).text,
         reference=None if reference is None else model_path(reference),
         threads=threads,
         as_json=as_json,
@@ -103,12 +104,6 @@ def check_copy(
         raise InvalidModelError(
             f"{path}, which is left as it is, is not a faithful copy of {folder}: {names}"
         )
-
-
-def _read(path: Path) -> str:
-    from llamacli.prompt import decode, read_bytes
-
-    return decode(read_bytes(path), "stdin" if path == Path("-") else str(path))
 
 
 def _plain(report: "Report") -> str:
