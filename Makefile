@@ -7,11 +7,7 @@ ACCEL ?= $(or $(shell cat $(VENV)/.accel 2>/dev/null),cpu)
 BIN := $(VENV)/bin
 LLAMA_CPP := $(shell sed -n 's/.*"\(llama-cpp-python==[^"]*\)".*/\1/p' pyproject.toml)
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llamacli
-# One compiled wheel per set of flags and library version: pip's own cache knows no flags.
-WHEELS = $(CACHE)/wheels/$(ACCEL)-$(shell echo '$(FLAGS_all) $(FLAGS_$(ACCEL))' | cksum | cut -d' ' -f1)
 WHEEL := $(subst ==,-,$(subst llama-cpp-python,llama_cpp_python,$(LLAMA_CPP)))
-LOG = $(WHEELS)/compile.log
-
 # Multimodal code and llama.cpp's tools are left out: 83 objects instead of 193.
 FLAGS_all := -DGGML_RPC=on -DLLAVA_BUILD=off
 FLAGS_cpu :=
@@ -21,6 +17,11 @@ FLAGS_vulkan := -DGGML_VULKAN=on
 ifeq ($(filter $(ACCEL),cpu metal cuda vulkan),)
 $(error ACCEL is $(ACCEL); choose cpu, metal, cuda or vulkan)
 endif
+
+# One compiled wheel per accelerator and set of flags: pip's own cache knows no flags.
+BUILD := $(ACCEL)-$(shell (echo '$(FLAGS_all) $(FLAGS_$(ACCEL))'; cat llama.cpp.cmake) | cksum | cut -d' ' -f1)
+WHEELS := $(CACHE)/wheels/$(BUILD)
+LOG := $(WHEELS)/compile.log
 
 # The package comes as source alone. ninja's counter, [done/all], is shown while the compiler works.
 define compile_llama_cpp
@@ -35,8 +36,8 @@ mv "$(WHEELS)"/part/$(WHEEL)-*.whl "$(WHEELS)" 2>/dev/null \
 endef
 show_counter = match($$0, /\[[0-9]+\/[0-9]+\]/) { printf "\r%s ", substr($$0, RSTART, RLENGTH); fflush() } END { print "" }
 
-# Another accelerator than the one that is installed replaces it.
-ifneq ($(ACCEL),$(shell cat $(VENV)/.accel 2>/dev/null))
+# Another build than the one that is installed replaces it.
+ifneq ($(BUILD),$(shell cat $(VENV)/.build 2>/dev/null))
 $(VENV)/.installed: replace
 endif
 
@@ -60,11 +61,11 @@ $(VENV)/.installed: pyproject.toml requirements.lock models.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@ls "$(WHEELS)"/$(WHEEL)-*.whl >/dev/null 2>&1 || { $(compile_llama_cpp); }
 	@echo "installing llamacli and what it needs into $(VENV)" >&2
-	@test "$$(cat $(VENV)/.accel 2>/dev/null)" = "$(ACCEL)" \
+	@test "$$(cat $(VENV)/.build 2>/dev/null)" = "$(BUILD)" \
 	  || $(BIN)/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$(WHEELS)"/$(WHEEL)-*.whl
 	@$(LOCKED) requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e . && $(BIN)/pip check --disable-pip-version-check >/dev/null
-	@echo "$(ACCEL)" > $(VENV)/.accel
+	@echo "$(ACCEL)" > $(VENV)/.accel && echo "$(BUILD)" > $(VENV)/.build
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed requirements-test.lock
@@ -75,8 +76,8 @@ $(VENV)/.tested: $(VENV)/.installed requirements-test.lock
 demo: $(VENV)/.installed ## Convert the built-in demo checkpoint, ask it, and pipe to it
 	@demo/show $(BIN)/llamacli
 
-test: $(VENV)/.tested ## Run the tests
-	@$(BIN)/python -m pytest
+test: $(VENV)/.tested ## Run the tests, as many at once as there are cores (WORKERS=1: one by one)
+	@$(BIN)/python -m pytest --numprocesses $(or $(WORKERS),auto) --dist loadscope --no-loadscope-reorder
 
 fuzz: $(VENV)/.tested ## Read 10,000 hostile files of each kind (COUNT=…, KINDS="gguf session …")
 	@$(BIN)/python -m tests.fuzz --count $(or $(COUNT),10000) $(KINDS)

@@ -83,6 +83,7 @@ COMMANDS = {
     "pull": "pull",
     "run": "run",
     "batch": "batch",
+    "serve": "serve",
     "chat": "chat",
     "tune": "tune",
     "bench": "bench",
@@ -100,10 +101,12 @@ COMMANDS = {
 
 def register(arguments: Sequence[str]) -> None:
     """Import the command that is called; for help and suggestions all of them, in 50 ms."""
+    from llamacli.commands.options import spread
+
     called = next((word for word in arguments if not word.startswith("-")), "")
     for name in [called] if called in COMMANDS else COMMANDS:
         module = import_module(f"llamacli.commands.{name}")
-        app.command(name)(getattr(module, COMMANDS[name]))
+        app.command(name)(spread(getattr(module, COMMANDS[name])))
 
 
 def start() -> NoReturn:

@@ -1,5 +1,10 @@
-"""What the tests share. The real Llama 3 files lie beside the repository where they are at hand."""
+"""What the tests share. The real Llama 3 files lie beside the repository where they are at hand.
 
+`make test` runs them in as many workers as there are cores, by pytest-xdist: a file in one worker,
+but for those of LONG. Any part of them runs in one process, by pytest alone.
+"""
+
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -8,17 +13,71 @@ from typing import Any
 
 import gguf
 import pytest
+from filelock import FileLock
 
 from convert import convert
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.hollow import without_weights, write_hollow
 from tests.standins.tiny import write_model
 
+# Several tests run at once: one thread a program, and none that spins while it waits for others.
+os.environ.setdefault("LLAMACLI_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+pytest_plugins = ("tests.promises",)
+
+# Files that take longest come first, and their tests go to whichever worker is free; those of the
+# same first parameter, which a fixture may be of, stay together.
+LONG = ("test_quantized_bytes", "test_fuzz", "test_bad_days")
+
 # A shell has its background jobs ignore Ctrl-C, and so would the programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-DEMO = Path(__file__).resolve().parents[1] / "llamacli" / "demo"
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = ROOT / "llamacli" / "demo"
+SHARED = ROOT.parent / "shared"
+
+Made = Callable[[str, Callable[[Path], Any]], Path]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.stem not in LONG)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return nodeid.partition("-")[0] if Path(file).stem in LONG else file
+
+    return ByFile(config, log)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """made(name, make): the path of what make(path) has written, once for all workers.
+
+    Tests read it and leave it as it is.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # a worker's own folder is in that of all
+    folder /= "made"
+    folder.mkdir(exist_ok=True)
+
+    def once(name: str, make: Callable[[Path], Any]) -> Path:
+        path, done = folder / name, folder / f"{name}.done"
+        with FileLock(folder / f"{name}.lock"):
+            if not done.exists():
+                make(path)
+                done.touch()
+        return path
+
+    return once
 
 
 @pytest.fixture(scope="session")
@@ -30,15 +89,17 @@ def llama3_files() -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_models(llama3_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real_models(llama3_files: Path, made: Made) -> Path:
     """Meta's three models, by name: folders with their small files, and hollow .gguf files."""
-    place = tmp_path_factory.mktemp("real")
-    for source in sorted(llama3_files.glob("Meta-*")):
-        folder = place / source.name
-        shutil.copytree(source, folder)
-        shutil.copy(llama3_files / "tokenizer.json", folder)
-        write_hollow(without_weights(folder), place / f"{source.name}.gguf")
-    return place
+
+    def copy_and_convert(place: Path) -> None:
+        for source in sorted(llama3_files.glob("Meta-*")):
+            folder = place / source.name
+            shutil.copytree(source, folder)
+            shutil.copy(llama3_files / "tokenizer.json", folder)
+            write_hollow(without_weights(folder), place / f"{source.name}.gguf")
+
+    return made("real", copy_and_convert)
 
 
 @pytest.fixture
@@ -59,19 +120,20 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "store"
     monkeypatch.setenv("LLAMACLI_HOME", str(folder))
     monkeypatch.setenv("LLAMACLI_CONFIG", str(tmp_path / "config"))
+    runtime = tmp_path / "run"  # where no server of the user's has its socket
+    runtime.mkdir(mode=0o700, exist_ok=True)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     return folder
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo(made: Made) -> Path:
     """The demo's file, converted once for all tests."""
-    path = tmp_path_factory.mktemp("demo") / "demo.gguf"
-    convert(DEMO, path, "Q8_0")
-    return path
+    return made("demo.gguf", lambda path: convert(DEMO, path, "Q8_0"))
 
 
 @pytest.fixture(scope="session")
-def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def endless(made: Made) -> Path:
     """A model that babbles until its context of 131,072 tokens is full."""
 
     def change(writer: gguf.GGUFWriter) -> None:
@@ -81,4 +143,4 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
         control = [i for i, text in enumerate(texts) if text.startswith("<|")]
         writer.tensors[0]["output.weight"].tensor[control] = 0  # never the likeliest
 
-    return write_model(tmp_path_factory.mktemp("endless") / "endless.gguf", change=change)
+    return made("endless.gguf", lambda path: write_model(path, change=change))

@@ -5,13 +5,13 @@ A moment by number, not by time, is the same on every machine, and none is too s
 
 import json
 import os
-import resource
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,14 +25,15 @@ import rich.table
 import convert
 import llamacli.cli
 import llamacli.engine.engine
+from tests.waiting import PATIENCE
 
 PRELOADED = (gguf, jinja2.sandbox, np, rich.progress, rich.table, convert, llamacli.engine.engine)
 END = "the end"
-PATIENCE = 120.0  # seconds for one process, on the busiest machine
 
 # Children are forked from a server that has imported all this, and has no threads.
-CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+CONTEXT = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+if isinstance(CONTEXT, ForkServerContext):
+    CONTEXT.set_forkserver_preload([__name__])
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def _main(
         os.dup2(source, target)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
     if memory is not None:
+        import resource
+
         with suppress(SystemExit):  # once without a limit, so that all libraries are loaded
             llamacli.cli.main(arguments)
         pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -1,19 +1,71 @@
-"""A terminal for tests: the program in a pseudo-terminal, and the screen that it draws, by pyte."""
+"""A terminal for tests: the program in a pseudo-terminal, and the screen that it draws, by pyte.
 
-import fcntl
+Where the system has none, the tests that ask for one are skipped.
+"""
+
 import os
-import pty
 import select
 import signal
 import struct
+import subprocess
 import sys
-import termios
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pyte
+import pytest
+
+from tests.waiting import PATIENCE
 
 PROGRAM = (sys.executable, "-m", "llamacli")
+
+
+def _module(name: str) -> Any:
+    return pytest.importorskip(name, reason="there are no pseudo-terminals here")
+
+
+@contextmanager
+def open_terminal() -> Iterator[tuple[int, int]]:
+    """A terminal as descriptors: what is shown is read from the first; a program has the second."""
+    master, slave = _module("pty").openpty()
+    try:
+        yield master, slave
+    finally:
+        os.close(master)
+
+
+def on_terminal(
+    command: Sequence[str | Path],
+    stdin: int | None = subprocess.DEVNULL,
+    stdout: int | None = None,
+    stderr: int | None = None,
+    **env: str,
+) -> tuple[bytes, "subprocess.Popen[bytes]"]:
+    """What a program shows on the terminal that its stdout and stderr are, unless they are given,
+    and the program, which has ended."""
+    with open_terminal() as (master, slave):
+        child = subprocess.Popen(
+            [*map(str, command)],
+            stdin=stdin,
+            stdout=slave if stdout is None else stdout,
+            stderr=slave if stderr is None else stderr,
+            env={**os.environ, "TERM": "xterm", **env},
+        )
+        os.close(slave)
+        seen = b""
+        while select.select([master], [], [], PATIENCE)[0]:
+            try:
+                data = os.read(master, 1 << 16)
+            except OSError:  # Linux tells the end so
+                break
+            if not data:
+                break
+            seen += data
+        child.wait(PATIENCE)
+        return seen, child
 
 
 class Terminal:
@@ -29,14 +81,15 @@ class Terminal:
         self.status: int | None = None
         environment = {**os.environ, "TERM": "xterm-256color", **env}
         environment = {name: value for name, value in environment.items() if value}
-        self.pid, self.file = pty.fork()
+        self.pid, self.file = _module("pty").fork()
         if self.pid == 0:
             os.execvpe(command[0], list(command), environment)
         self.resize(columns, rows)
 
     def resize(self, columns: int, rows: int) -> None:
         self.screen.resize(rows, columns)
-        fcntl.ioctl(self.file, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        request = _module("termios").TIOCSWINSZ
+        _module("fcntl").ioctl(self.file, request, struct.pack("HHHH", rows, columns, 0, 0))
 
     def type(self, text: str) -> None:
         os.write(self.file, text.encode())
@@ -45,7 +98,7 @@ class Terminal:
         """Type a line and Enter."""
         self.type(text + "\r")
 
-    def wait(self, text: str, seconds: float = 30) -> None:
+    def wait(self, text: str, seconds: float = PATIENCE) -> None:
         """Read until the text stands on the screen or above it."""
         self.until(lambda: text in self.text, f"{text!r}", seconds)
 
@@ -60,7 +113,7 @@ class Terminal:
         self.until(lambda: self.text.count(answer) > before, repr(answer))
         self.prompt()
 
-    def until(self, holds: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    def until(self, holds: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
         end = time.monotonic() + seconds
         while not holds():
             alive = self.read(end - time.monotonic())
@@ -80,7 +133,7 @@ class Terminal:
 
     def leave(self) -> int:
         """Read to the child's end; its exit code, as a shell has it."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while self.read(end - time.monotonic()):
             pass
         assert time.monotonic() < end, f"it doesn't leave:\n{self.text}"

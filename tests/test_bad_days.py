@@ -15,6 +15,8 @@ from convert import CheckpointError, convert
 from convert.pipeline import Progress
 from tests import moments
 from tests.standins.tiny import write_model
+from tests.systems import needs_linux, needs_owners, needs_pipes, needs_signals
+from tests.waiting import PATIENCE
 
 Make = Callable[..., Path]
 
@@ -37,7 +39,7 @@ def llamacli(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         env={name: value for name, value in changed.items() if value is not None},
     )
 
@@ -52,6 +54,7 @@ def told(result: subprocess.CompletedProcess[str], code: int) -> str:
 # Kills and interrupts
 
 
+@needs_signals
 def test_killed_at_a_hundred_moments(checkpoint: Make, tmp_path: Path) -> None:
     """The target is what it was or whole, and the next conversion clears what was left.
 
@@ -79,6 +82,7 @@ def test_killed_at_a_hundred_moments(checkpoint: Make, tmp_path: Path) -> None:
     assert [*target.parent.iterdir()] == [target]
 
 
+@needs_signals
 @pytest.mark.parametrize("verb", ["convert", "run", "batch", "show"])
 def test_interrupted_at_any_moment(
     verb: str, checkpoint: Make, model: Path, tmp_path: Path
@@ -116,6 +120,7 @@ def test_interrupted_at_any_moment(
 # Disks and files
 
 
+@needs_linux
 @pytest.mark.parametrize("percent", [10, 50, 90])
 def test_a_disk_that_is_too_small(checkpoint: Make, tmp_path: Path, percent: int) -> None:
     """A file system of its own, in a mount namespace that ends with the process."""
@@ -183,6 +188,7 @@ def without_privilege() -> tuple[str, ...]:
     return ("setpriv", f"--bounding-set={dropped}", f"--inh-caps={dropped}")
 
 
+@needs_owners
 def test_a_store_that_cannot_be_written(
     checkpoint: Make, model: Path, store: Path, tmp_path: Path
 ) -> None:
@@ -212,6 +218,7 @@ def test_a_file_in_place_of_the_store(checkpoint: Make, model: Path, store: Path
     assert store.read_text() == "in the way"
 
 
+@needs_pipes
 def test_no_home(model: Path, tmp_path: Path) -> None:
     """A home that isn't there and can't be made: only what needs a place of its own fails."""
     nowhere: dict[str, str | None] = dict.fromkeys(
@@ -248,6 +255,7 @@ def test_files_from_the_future(checkpoint: Make, store: Path, tmp_path: Path) ->
     assert '"cached_tokens": 0' in first.stdout and '"cached_tokens": 0' not in second.stdout
 
 
+@needs_linux
 def test_memory_that_runs_out_while_loading(tmp_path: Path) -> None:
     """Answers, or code 5 in one line; never a crash, whatever the limit."""
     model = write_model(tmp_path / "tiny.gguf")

@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+import llamacli.batch.engine as engine_module
 import llamacli.batch.scheduler as batch_module
 import llamacli.engine.context as context_module
 from llamacli.answer.generation import Result, generate
-from llamacli.batch.scheduler import BatchEngine, Job, answer_all
+from llamacli.batch import BatchEngine, Job, answer_all, answer_each
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.engine.settings import EngineSettings
 from llamacli.errors import LlamacliError
 from llamacli.shape.read import choice_grammar
+from llamacli.speculate import DraftingEngine
 from tests.standins.tiny import VOCABULARY, write_model
+from tests.waiting import PATIENCE, wait_until
 
 TIE = 1e-2  # the cache is F16, and logits here are some units apart
 SETTINGS = EngineSettings(threads=1)
@@ -81,6 +83,35 @@ def test_answers_are_those_of_single_runs(path: Path, single: Engine, parallel: 
         assert_same_or_tie(single, asked[i], result.tokens)
 
 
+def test_alone_each_answer_is_the_one_that_run_gives(path: Path) -> None:
+    """To the bit of the logits: nothing is left of the job before, nor of a cache that grew."""
+    asked = [prompts(1, 0, 900, seed=4)[0] * 3, *prompts(5, 30, 40)]
+    asked[0] = asked[0][:1000]
+    sampling = SamplingSettings(temperature=1.5, top_k=0, top_p=1.0, seed=11)
+    jobs = [Job(prompt, sampling, max_tokens=20) for prompt in asked]
+    jobs.insert(1, Job([5] * 2000, sampling))  # longer than the context
+    with DraftingEngine(path, SETTINGS) as engine:
+        found = dict(answer_each(engine, jobs))
+        assert isinstance(found.pop(1), LlamacliError)
+    for prompt, result in zip(asked, (found[i] for i in sorted(found)), strict=True):
+        with DraftingEngine(path, SETTINGS) as fresh:  # as run does
+            expected = list(generate(fresh, prompt, sampling, max_tokens=20))[-1].result
+        assert isinstance(result, Result) and expected is not None
+        assert result.tokens == expected.tokens and result.cached_tokens == 0
+
+
+def test_alone_an_interrupted_answer_is_left_out(path: Path) -> None:
+    done: list[int] = []
+    jobs = [Job([5, 6, 7], SamplingSettings(temperature=0), max_tokens=10)] * 9
+    with Engine(path, SETTINGS) as engine:
+
+        def interrupted() -> bool:  # within the third answer
+            return len(done) == 2 and 5 < len(engine.tokens) < 9
+
+        found = dict(answer_each(engine, jobs, interrupted=interrupted, on_step=done.append))
+    assert sorted(found) == [0, 1] and done[:2] == [10, 10]
+
+
 def test_a_seed_draws_what_run_draws(path: Path, single: Engine) -> None:
     """Sampling is each sequence's own; with these logits no draw is near a border."""
     sampling = SamplingSettings(temperature=1.0, top_k=3, seed=7)
@@ -96,14 +127,14 @@ def test_a_seed_draws_what_run_draws(path: Path, single: Engine) -> None:
 
 def test_shared_start_is_evaluated_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluated = []
-    fill = batch_module._Scheduler._fill
+    fill = engine_module.BatchEngine.fill
 
-    def counted(self: Any) -> Any:
-        rows = fill(self)
-        evaluated.append(self.engine.batch.n_tokens)
+    def counted(self: Any, parts: Any) -> Any:
+        rows = fill(self, parts)
+        evaluated.append(self.batch.n_tokens)
         return rows
 
-    monkeypatch.setattr(batch_module._Scheduler, "_fill", counted)
+    monkeypatch.setattr(engine_module.BatchEngine, "fill", counted)
     asked = prompts(12, 300, 2)
     with BatchEngine(path, SETTINGS, 4) as engine:
         jobs = (Job(p, SamplingSettings(temperature=0), max_tokens=3) for p in asked)
@@ -118,13 +149,13 @@ def test_a_finished_ones_place_is_taken_at_once(
 ) -> None:
     """One long answer and many short ones: the short ones go by beside it."""
     beside = []
-    step = batch_module._Scheduler.step
+    step = batch_module.Scheduler.step
 
     def counted(self: Any, interrupted: Any) -> Any:
         beside.append(len(self.running))
         return step(self, interrupted)
 
-    monkeypatch.setattr(batch_module._Scheduler, "step", counted)
+    monkeypatch.setattr(batch_module.Scheduler, "step", counted)
     asked = prompts(9, 0, 5)
     with BatchEngine(path, SETTINGS, 2) as engine:
         greedy = SamplingSettings(temperature=0)
@@ -140,13 +171,13 @@ def test_a_full_cache_makes_one_wait(
     """Prompts whose answers don't fit beside each other: all come, none changed."""
     monkeypatch.setattr(context_module, "shared_cells", lambda context, parallel: 256)
     put_back = []
-    make_room = batch_module._Scheduler._make_room
+    make_room = batch_module.Scheduler._make_room
 
     def counted(self: Any) -> None:
         put_back.append(len(self.running))
         make_room(self)
 
-    monkeypatch.setattr(batch_module._Scheduler, "_make_room", counted)
+    monkeypatch.setattr(batch_module.Scheduler, "_make_room", counted)
     asked = prompts(9, 0, 60, seed=3)
     settings = EngineSettings(threads=1, context=250)
     with BatchEngine(path, settings, 4) as engine:
@@ -195,7 +226,7 @@ def llamacli(*arguments: str | Path, stdin: bytes = b"", check: int = 0) -> list
         [sys.executable, "-m", "llamacli", *map(str, arguments), "--threads", "1"],
         input=stdin,
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert child.returncode == check, child.stderr.decode()
     return [json.loads(line) for line in child.stdout.decode().splitlines()]
@@ -289,11 +320,9 @@ def test_a_signal_leaves_whole_lines(
         stderr=subprocess.PIPE,
         env={**os.environ},
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not (out.exists() and out.stat().st_size > 1000) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: out.exists() and out.stat().st_size > 1000, child)
     child.send_signal(number)
-    _, told = child.communicate(timeout=30)
+    _, told = child.communicate(timeout=PATIENCE)
     assert child.returncode == code, told
     text = out.read_text()
     assert text.endswith("\n")

@@ -8,6 +8,7 @@ import pytest
 
 from tests.standins.tiny import write_model
 from tests.terminal import PROGRAM, Terminal
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -17,14 +18,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def chat(model: Path, *options: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     command = [*PROGRAM, "chat", "-m", str(model), "--threads", "1", "--temp", "0", *options]
-    return subprocess.run(command, input=stdin, capture_output=True, timeout=60)
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=PATIENCE)
 
 
 def test_a_pipe_is_answered_as_run_answers_it(model: Path, store: Path) -> None:
     answered = chat(model, "-n", "9", "--system", "Be kind.", stdin=b"some text")
     command = [*PROGRAM, "run", "-m", str(model), "--threads", "1", "--temp", "0", "-n", "9"]
     by_run = subprocess.run(
-        [*command, "--system", "Be kind."], input=b"some text", capture_output=True, timeout=60
+        [*command, "--system", "Be kind."],
+        input=b"some text",
+        capture_output=True,
+        timeout=PATIENCE,
     )
     assert answered.returncode == 0 and answered.stderr == b""
     assert answered.stdout == by_run.stdout and answered.stdout.endswith(b"\n")
@@ -67,6 +71,6 @@ def test_a_signal_keeps_what_was_said(endless: Path, number: signal.Signals, cod
     child.stdin = None
     start = child.stdout.read(100)
     child.send_signal(number)
-    rest, told = child.communicate(timeout=20)
+    rest, told = child.communicate(timeout=PATIENCE)
     assert child.returncode == code and told == b""
     assert (start + rest).endswith(b"\n") and not (start + rest).endswith(b"\n\n")

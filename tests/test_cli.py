@@ -1,7 +1,6 @@
 """The command line as a user meets it: stdout, stderr and exit codes of the real program."""
 
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -13,6 +12,9 @@ import pytest
 from convert import convert
 from llamacli import __version__
 from tests.standins.checkpoint import shape_config, write_checkpoint
+from tests.systems import needs_linux, needs_shell
+from tests.terminal import PROGRAM, on_terminal
+from tests.waiting import PATIENCE
 
 Make = Callable[..., Path]
 
@@ -26,7 +28,7 @@ def llamacli(
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert result.returncode == check, result.stderr
     return result
@@ -155,9 +157,10 @@ def test_stdin_that_is_not_utf8_is_told(model: Path) -> None:
     assert child.returncode == 2 and b"byte 3" in child.stderr
 
 
+@needs_shell
 def test_closed_pipe_ends_quietly(model: Path) -> None:
     command = f"{sys.executable} -m llamacli run hi -m {model} -n 400 --temp 3 | head -c 3"
-    child = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    child = subprocess.run(["bash", "-c", command], capture_output=True, timeout=PATIENCE)
     assert len(child.stdout) == 3 and child.stderr == b""
 
 
@@ -169,8 +172,9 @@ def test_an_error_that_nobody_reads_still_has_its_exit_code() -> None:
     os.close(write_end)
 
 
+@needs_linux
 def test_full_disk_is_told(model: Path) -> None:
-    with Path("/dev/full").open("w") if Path("/dev/full").exists() else pytest.skip() as full:
+    with Path("/dev/full").open("w") as full:
         child = subprocess.run(
             [sys.executable, "-m", "llamacli", "run", "hi", "-m", model, "-n", "5"],
             stdout=full,
@@ -182,25 +186,10 @@ def test_full_disk_is_told(model: Path) -> None:
 
 def test_progress_bar_on_a_terminal_only(checkpoint: Make, tmp_path: Path) -> None:
     """stderr is a terminal here: the bar moves there, the path still goes to stdout alone."""
-    master, slave = pty.openpty()
-    child = subprocess.Popen(
-        [sys.executable, "-m", "llamacli", "convert", checkpoint(), "-o", tmp_path / "o.gguf"],
-        stdout=subprocess.PIPE,
-        stderr=slave,
-        text=True,
-        env={**os.environ, "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "100"},
-    )
-    os.close(slave)
-    shown = b""
-    while True:
-        try:
-            data = os.read(master, 65536)
-        except OSError:
-            break
-        if not data:
-            break
-        shown += data
-    assert child.stdout is not None and child.stdout.read() == f"{tmp_path / 'o.gguf'}\n"
-    assert child.wait() == 0
+    command = [*PROGRAM, "convert", checkpoint(), "-o", tmp_path / "o.gguf"]
+    shown, child = on_terminal(command, stdout=subprocess.PIPE, NO_COLOR="1", COLUMNS="100")
+    assert child.stdout is not None
+    assert child.stdout.read().decode() == f"{tmp_path / 'o.gguf'}\n"
+    assert child.returncode == 0
     assert b"bits per weight" in shown
     assert not re.search(rb"\x1b\[3[0-7]m", shown)  # NO_COLOR

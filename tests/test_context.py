@@ -11,7 +11,7 @@ import pytest
 from llamacli.answer import interrupts
 from llamacli.engine import Engine, EngineSettings
 from llamacli.errors import DoesNotFitError, LlamacliError
-from tests.tiny import write_model
+from tests.standins.tiny import write_model
 
 ROOM = 64  # tokens before the KV cache grows
 TOKENS = list(range(3, 43))

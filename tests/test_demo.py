@@ -13,18 +13,18 @@ from demo.corpus import ABOUT, DO
 from demo.evaluate import accuracy, perplexity
 from demo.facts import FACTS
 from demo.held_out import QUESTIONS
+from tests.conftest import Made
 
 FOLDER = Path(__file__).resolve().parents[1] / "llamacli" / "demo"
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def files(made: Made) -> dict[str, Path]:
     """The demo as BF16, Q8_0 and Q4_K_M."""
-    folder = tmp_path_factory.mktemp("demo")
-    made = {name: folder / f"{name}.gguf" for name in ("BF16", "Q8_0", "Q4_K_M")}
-    for name, path in made.items():
-        convert(FOLDER, path, name)
-    return made
+    return {
+        name: made(f"demo-{name}.gguf", lambda path, name=name: convert(FOLDER, path, name))
+        for name in ("BF16", "Q8_0", "Q4_K_M")
+    }
 
 
 def test_layout_is_that_of_llama_3_1() -> None:

@@ -2,9 +2,10 @@
 
 import json
 import os
-import resource
+import struct
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from llamacli.models import registry
 from tests.fuzz.kinds import BOMB
 from tests.fuzz.stored import TOML
 from tests.standins.tiny import write_model
+from tests.systems import needs_limits, needs_pipes
 
 Make = Callable[..., Path]
 
@@ -49,6 +51,7 @@ def test_a_model_card_gives_what_gguf_can_hold(checkpoint: Make, tmp_path: Path)
     assert read_gguf(tmp_path / "out.gguf").metadata["general.license"] == "llama3"
 
 
+@needs_pipes
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "chat_template.jinja"])
 @pytest.mark.parametrize("device", ["/dev/zero", "pipe"])
 def test_links_to_what_has_no_end(name: str, device: str, checkpoint: Make, tmp_path: Path) -> None:
@@ -72,6 +75,7 @@ def test_half_a_surrogate_pair_is_refused_where_it_is_read(text: bytes, checkpoi
         open_checkpoint(folder)
 
 
+@needs_limits
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_json_that_would_swell(name: str, checkpoint: Make) -> None:
     """The JSON module makes up to 35 bytes of one: too long texts aren't given to it."""
@@ -79,10 +83,20 @@ def test_json_that_would_swell(name: str, checkpoint: Make) -> None:
     text = b'{"a":[' + b"[]," * (7 << 20) + b"[]]}"
     length = len(text).to_bytes(8, "little") if name.endswith("tensors") else b""
     (folder / name).write_bytes(length + text)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(CheckpointError, match="absurd"):
-        open_checkpoint(folder)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+    script = f"""
+import resource
+from pathlib import Path
+from convert import CheckpointError
+from convert.checkpoint import open_checkpoint
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    open_checkpoint(Path({str(folder)!r}))
+except CheckpointError as error:
+    assert "absurd" in str(error)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert int(child.stdout) < 100 << 10
 
 
 @pytest.mark.parametrize(
@@ -113,6 +127,79 @@ def test_a_vocabulary_of_a_terabyte_is_refused_unread(tmp_path: Path) -> None:
     huge = replace(file.metadata[key], nbytes=1 << 40)
     with pytest.raises(InvalidModelError, match="absurdly long"):
         check_llama(replace(file, metadata={**file.metadata, key: huge}))
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<Q", len(value)) + value
+
+
+def header(tensors: int, pairs: int, *rest: bytes) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, tensors, pairs) + b"".join(rest)
+
+
+STRING_KEY = struct.pack("<I", 8)
+STRINGS, BYTES = (struct.pack("<II", 9, kind) for kind in (8, 0))
+COUNTED = {
+    "keys": (header(0, 1 << 17, text(b"a"), STRING_KEY, text(b"b")), "131072 keys; 65536"),
+    "more keys than fit": (header(0, 1 << 60), "more than the file can hold"),
+    "tensors": (header(1 << 17, 0, text(b"a")), "131072 tensors; 65536"),
+    "more tensors than fit": (header(1 << 60, 0), "more than the file can hold"),
+    "strings": (
+        header(0, 1, text(b"a"), STRINGS, struct.pack("<Q", 1 << 36)),
+        "68719476736 strings in a; 4194304",
+    ),
+    "strings of several arrays": (
+        header(
+            0,
+            9,
+            *(
+                text(bytes([97 + i])) + STRINGS + struct.pack("<Q", 1 << 20) + bytes(8 << 20)
+                for i in range(5)
+            ),
+        ),
+        "4194304 strings",
+    ),
+    "bytes": (header(0, 1, text(b"a"), BYTES, struct.pack("<Q", 1 << 38)), "bytes of arrays"),
+    "a text": (header(0, 1, text(b"a"), STRING_KEY, struct.pack("<Q", 1 << 38)), "bytes of text"),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_counts_in_a_large_sparse_file(name: str, tmp_path: Path) -> None:
+    """A terabyte that costs no disk: what it claims is refused before memory or hours are spent."""
+    path = tmp_path / "sparse.gguf"
+    data, words = COUNTED[name]
+    with path.open("wb") as file:
+        file.write(data)
+        file.truncate(1 << 40)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidModelError, match=words):
+            read_gguf(path)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.add_token_list(["a"] * 1025 * 1024), "1049600 tokens"),
+        (lambda w: w.add_token_merges(["a b"] * 1025 * 1024), "1049600 merges"),
+    ],
+)
+def test_vocabularies_beyond_any_models(
+    change: Callable[[gguf.GGUFWriter], None], words: str, tmp_path: Path
+) -> None:
+    def forced(writer: gguf.GGUFWriter) -> None:
+        for key in ("tokens", "merges"):
+            value = writer.kv_data[0].pop(f"tokenizer.ggml.{key}")
+            change(writer)
+            writer.kv_data[0].setdefault(f"tokenizer.ggml.{key}", value)
+
+    path = write_model(tmp_path / "bent.gguf", change=forced)
+    with pytest.raises(InvalidModelError, match=words):
+        check_llama(read_gguf(path))
 
 
 def test_errors_cannot_drive_a_terminal(checkpoint: Make, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from llamacli.hub.checkpoint import Needs, check_disk
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.hub import TOKEN, Cut, Hub, HubRepo, read_repo, serve
 from tests.test_cli import llamacli, one_line
+from tests.waiting import PATIENCE, wait_until
 
 REPO = "meta-llama/Tiny-3-Instruct"
 NAME = "Tiny-3-Instruct"
@@ -149,10 +149,7 @@ def stopped_midway(hub: Hub, store: Path) -> "Iterator[subprocess.Popen[str]]":
     hub.cuts = cut
     child = start("convert", REPO)
     journal = store / f".{NAME}-Q4_K_M.gguf.journal"
-    deadline = time.monotonic() + 60
-    while not journal.exists() or journal.read_text().count("\n") < 10:
-        assert child.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: journal.exists() and journal.read_text().count("\n") >= 10, child)
     yield child
     hub.cuts = lambda number, asked: None
     gate.set()
@@ -201,7 +198,7 @@ def test_a_signal_leaves_the_pieces_and_says_so(
 ) -> None:
     with stopped_midway(hub, store) as child:
         child.send_signal(number)
-        _, said = child.communicate(timeout=30)
+        _, said = child.communicate(timeout=PATIENCE)
     assert child.returncode == code
     assert "goes on from what is done" in said.splitlines()[-1]
     llamacli("convert", REPO)

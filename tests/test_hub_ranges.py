@@ -13,6 +13,7 @@ import pytest
 from convert import CheckpointError, SourceError
 from convert.remote import Broken, Location, Patience, RemoteFile, pause
 from tests.standins.hub import Cut, Hub, serve
+from tests.waiting import PATIENCE
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
 QUICK = Patience(first_pause=0.001, longest_pause=0.002)
@@ -27,7 +28,7 @@ def hub() -> Iterator[Hub]:
 @pytest.fixture
 def remote(hub: Hub) -> Iterator[Callable[..., RemoteFile]]:
     """Make a RemoteFile for DATA; located counts how often its address was asked for."""
-    with httpx2.Client() as client:
+    with httpx2.Client(timeout=None) as client:
 
         def make(patience: Patience = QUICK, size: int = len(DATA)) -> RemoteFile:
             def locate() -> Location:
@@ -156,10 +157,10 @@ def test_cancel_ends_a_read_that_waits(hub: Hub, remote: Make) -> None:
     file = remote()
     with ThreadPoolExecutor(1) as pool:
         read = pool.submit(file.read, 0, 5000)
-        assert begun.wait(10)
+        assert begun.wait(PATIENCE)
         file.cancel()
         with pytest.raises(SourceError, match="stopped"):
-            read.result(timeout=4)  # httpx2's own timeout is 5 s
+            read.result(timeout=PATIENCE)
     gate.set()
     with pytest.raises(SourceError, match="stopped"):
         file.read(0, 10)

@@ -10,20 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
-    *("errors", "home", "terminal", "machine", "gguf", "engine", "prompt", "tune", "shape"),
-    *(
-        "answer",
-        "chat",
-        "batch",
-        "models",
-        "hub",
-        "show",
-        "repl",
-        "verify",
-        "quality",
-        "commands",
-        "cli",
-    ),
+    *("errors", "home", "terminal", "machine", "gguf", "engine", "speculate"),
+    *("prompt", "tune", "shape", "answer", "chat", "batch", "models", "hub", "serve"),
+    *("show", "repl", "verify", "quality", "commands", "cli"),
 )
 PACKAGES = [name for name in ORDER if (ROOT / "llamacli" / name).is_dir()]
 FACELESS = {"commands"}  # each of its modules is a verb, imported where it is called

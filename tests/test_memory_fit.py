@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from llamacli.batch.scheduler import BatchEngine
+from llamacli.batch import BatchEngine
 from llamacli.engine.context import plan_context
 from llamacli.engine.engine import Engine
 from llamacli.engine.fit import DEFAULT_CONTEXT, SPARE, Fitting

@@ -13,6 +13,7 @@ import pytest
 
 from llamacli.prompt.cache import SUFFIX, prune
 from tests.standins.tiny import write_model
+from tests.waiting import PATIENCE
 
 INSTRUCTION = "sort the following lines by how they begin and say why " * 3
 
@@ -31,7 +32,7 @@ def run(
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         env={**os.environ, **env},
     )  # fmt: skip
     assert child.returncode == check, child.stderr

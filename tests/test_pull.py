@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from tests.standins.checkpoint import tokenizer
 from tests.standins.hub import Cut, Hub, HubRepo, serve
 from tests.standins.tiny import write_model
 from tests.test_cli import llamacli, one_line
+from tests.waiting import wait_until
 
 REPO = "owner/Tiny-GGUF"
 
@@ -145,10 +145,7 @@ def test_a_killed_pull_goes_on(hub: Hub, store: Path, tmp_path: Path) -> None:
         [sys.executable, "-m", "llamacli", "pull", REPO], stderr=subprocess.PIPE, text=True
     )
     journal = store / ".Tiny-F32.gguf.journal"
-    deadline = time.monotonic() + 60
-    while not journal.exists() or journal.read_text().count("\n") < 1 + 1 + 3:
-        assert child.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: journal.exists() and journal.read_text().count("\n") >= 1 + 1 + 3, child)
     child.send_signal(signal.SIGKILL)
     child.communicate()
     gate.set()

@@ -1,7 +1,9 @@
 """Every tensor's bytes equal what llama.cpp's own quantizer makes of our BF16 file."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from convert import QUANTIZATIONS, convert
@@ -10,11 +12,11 @@ from tests.standins.checkpoint import shape_config, write_checkpoint
 
 KQUANTS = ["Q4_K_M", "Q4_K_S", "Q5_K_M", "Q6_K", "Q8_0"]
 
-# A layer of 8B and of 1B as they are (test_mixtures has the types of all); a vocabulary of 2,048
-# keeps the tests short, since the embedding's rows are quantized one like the other.
+# Rows of every length that 8B and 1B have, in all types that their layers get; of fewer rows, since
+# they are quantized one like the other. Whole matrices of 8B are in a test of their own.
 SHAPES = {
-    "8b": shape_config("8b", num_hidden_layers=1, vocab_size=2048),
-    "1b tied": shape_config("1b", num_hidden_layers=1, vocab_size=2048),
+    "8b": shape_config("8b", num_hidden_layers=2, vocab_size=2048, hidden_size=1024),
+    "1b tied": shape_config("1b", num_hidden_layers=2, vocab_size=2048, hidden_size=512),
     "rows of 32s": shape_config("tiny", hidden_size=288, intermediate_size=672, head_dim=72),
     "rows of no block": shape_config("tiny", hidden_size=272, intermediate_size=520, head_dim=68),
     "tied rows of 32s": shape_config("tiny", hidden_size=288, tie_word_embeddings=True),
@@ -40,9 +42,26 @@ def test_bytes_equal_llama_cpp(converted: Path, name: str) -> None:
     assert_same_tensors(converted / "ours.gguf", converted / "theirs.gguf")
 
 
-def test_whole_vocabulary_of_8b(tmp_path: Path) -> None:
-    """The real embedding and output matrices, once: 1.5 billion parameters."""
-    write_checkpoint(tmp_path / "checkpoint", shape_config("8b", num_hidden_layers=1))
+def fill_some_rows(path: Path, every: int) -> None:
+    """Random weights, in BF16, into every so many rows of a safetensors file's matrices."""
+    rng = np.random.default_rng(1)
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    for entry in header.values():
+        if len(shape := entry.get("shape", ())) == 2:
+            start = 8 + length + entry["data_offsets"][0]
+            rows = np.memmap(path, np.uint16, "r+", start, tuple(shape))[::every]
+            values = rng.standard_normal(rows.shape, np.float32) * np.float32(0.02)
+            rows[:] = values.view(np.uint32) >> 16
+            rows.flush()
+
+
+def test_whole_matrices_of_8b(tmp_path: Path) -> None:
+    """All rows of the embedding, the output and two layers: 1.5 billion weights, most of them 0,
+    which the quantizers are through with at once."""
+    write_checkpoint(tmp_path / "checkpoint", shape_config("8b", num_hidden_layers=2), sparse=True)
+    fill_some_rows(tmp_path / "checkpoint" / "model.safetensors", every=19)
     convert(tmp_path / "checkpoint", tmp_path / "bf16.gguf", "BF16")
     convert(tmp_path / "checkpoint", tmp_path / "ours.gguf", "Q4_K_M")
     bf16, theirs = tmp_path / "bf16.gguf", tmp_path / "theirs.gguf"

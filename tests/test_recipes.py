@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "recipes.md"
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -120,7 +122,7 @@ def test_recipe(title: str, kitchen: Path) -> None:
         cwd=kitchen / "work",
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=PATIENCE,
         env={
             **os.environ,
             "PATH": f"{kitchen / 'bin'}:{os.environ['PATH']}",

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.promises import promised, unkept
 from tests.standins.tiny import write_model
+from tests.systems import needs_linux
+from tests.waiting import PATIENCE
 
 Make = Callable[..., Path]
 
@@ -41,14 +44,14 @@ def guarded(tmp_path: Path) -> Callable[..., list[str]]:
     (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
     events = tmp_path / "events"
 
-    def run(*arguments: str | Path, code: int = 0) -> list[str]:
+    def run(*arguments: str | Path, code: int = 0, stdin: bytes = b"") -> list[str]:
         events.write_text("")
         places = f"{tmp_path / 'guard'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         child = subprocess.run(
             [sys.executable, "-m", "llamacli", *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
-            timeout=300,
+            timeout=PATIENCE,
             env={**os.environ, "PYTHONPATH": places, "EVENTS": str(events)},
         )
         assert child.returncode == code, child.stderr.decode()
@@ -66,7 +69,11 @@ def test_nothing_goes_to_the_network_unasked(
     answer = ["-n", "2", "--threads", "1", "-c", "128"]
     assert guarded("run", "What is GGUF?", "-m", "demo", "--cache", "auto", *answer) == []
     assert guarded("batch", tmp_path / "lines", "-m", model, *answer) == []
+    assert guarded("chat", "-m", model, *answer, stdin=b"What is GGUF?") == []
     assert guarded("convert", folder, "-o", tmp_path / "out.gguf", "--q8", "--verify") == []
+    assert guarded("verify", tmp_path / "out.gguf", "--against", folder) == []
+    assert guarded("tune", model, "--profile", "short", "--seconds", "0.1") == []
+    assert guarded("bench", model, "--runs", "1", "--prompt", "8", "--answer", "2") == []
     for command in (["show", folder], ["show", model], ["tokens", model, "words"]):
         assert guarded(*command) == []
     for command in (["list"], ["list", "--known"], ["path", "demo"], ["devices"], ["--version"]):
@@ -92,10 +99,45 @@ def test_no_code_of_ours_unpickles_or_trusts_remote_code() -> None:
 
 
 def test_every_test_that_security_md_names_is_there() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "SECURITY.md").read_text())
+    """That each of them has run and passed is looked at when all tests have."""
+    named = promised(ROOT)
     assert len(named) > 10
-    for file, test in named:
-        assert f"def {test}" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{test}"
+    for test in named:
+        file, _, function = test.partition("::")
+        assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8"), test
+
+
+def test_a_promise_is_kept_where_its_test_has_passed_once() -> None:
+    outcomes = [
+        ("tests/a.py::test_one[x]", "skipped"),
+        ("tests/a.py::test_one[y]", "passed"),
+        ("tests/a.py::test_two", "skipped"),
+        ("tests/a.py::test_three_and_more", "passed"),
+    ]
+    named = ["tests/a.py::test_one", "tests/a.py::test_two", "tests/a.py::test_three"]
+    assert unkept(named, outcomes) == named[1:]
+
+
+@needs_linux
+def test_tests_that_were_skipped_break_the_promise(tmp_path: Path) -> None:
+    """The whole suite fails then, though none of its tests did; a part of it doesn't."""
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "SECURITY.md").write_text("`tests/test_a.py::test_skipped`")
+    (tmp_path / "tests" / "test_a.py").write_text(
+        "import pytest\n@pytest.mark.skip\ndef test_skipped(): pass\ndef test_passed(): pass\n"
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntestpaths = tests\n")
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "pytest", "-p", "tests.promises", *arguments]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""}
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    for arguments in ([], ["-n", "1"]):
+        result = run(*arguments)
+        assert result.returncode == 1 and "tests/test_a.py::test_skipped" in result.stdout
+    assert run("tests/test_a.py").returncode == 0
+    assert run("-k", "skipped").returncode == 0
 
 
 def test_what_is_installed_is_locked_with_its_hashes() -> None:

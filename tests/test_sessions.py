@@ -1,7 +1,6 @@
 """Saved chats: what comes back, whose they are, which is the latest, where nothing can be saved."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from llamacli.chat.conversation import assistant, replay, user
 from llamacli.chat.saved import SessionHead, create, export_markdown, list_sessions, names, resume
 from llamacli.errors import LlamacliError, NotFoundError, OutputError, UsageError
 from tests.saved import HEAD, STEPS, file_of, refuse, reopened, saved, write
+from tests.systems import needs_limits, needs_owners, needs_pipes
 
 
 def test_what_was_saved_comes_back() -> None:
@@ -136,6 +136,7 @@ def test_list_marks_what_cannot_be_read(store: Path) -> None:
     assert "not a session" in str(found["bad"].problem)
 
 
+@needs_pipes
 def test_pipes_and_folders_are_no_sessions(store: Path) -> None:
     saved()
     os.mkfifo(file_of(store, "pipe"))
@@ -175,6 +176,7 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
                 path.chmod(0o755)
 
 
+@needs_owners
 def test_read_only_session_goes_on_unsaved(read_only: Path) -> None:
     session = resume(None, refuse)
     assert session.log is None and session.conversation == replay(STEPS)
@@ -183,10 +185,13 @@ def test_read_only_session_goes_on_unsaved(read_only: Path) -> None:
         create(None, HEAD, refuse)
 
 
+@needs_limits
 def test_full_disk_is_told_once_and_leaves_a_whole_conversation(store: Path) -> None:
     told: list[str] = []
     log = create("one", HEAD, told.append)
     log.record(user("a"))
+    import resource
+
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_of(store).stat().st_size + 20, limits[1]))
     try:

@@ -1,8 +1,6 @@
 """llamacli show: what a model is, of files with holes for weights and of folders without any."""
 
 import json
-import os
-import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,9 +19,11 @@ from llamacli.errors import InvalidModelError
 from llamacli.gguf.file import read_gguf
 from llamacli.show import card, metadata, rope, structure, tensors
 from llamacli.show.config import SAME, derive_config, find_config
+from tests import terminal
 from tests.standins.checkpoint import TEMPLATE, shape_config, write_json, write_small_files
 from tests.standins.hollow import without_weights, write_hollow
 from tests.standins.tiny import BLOCKS, CONTEXT, HEAD_SIZE, VOCABULARY, WIDTH, write_model
+from tests.waiting import PATIENCE
 
 Make = Callable[..., Path]
 PROGRAM = [sys.executable, "-m", "llamacli", "show"]
@@ -34,7 +34,7 @@ TINY_FACTORS = shape_config("tiny")["rope_scaling"]
 
 def show(*arguments: str | Path, check: int = 0) -> subprocess.CompletedProcess[str]:
     command = [*PROGRAM, *map(str, arguments)]
-    child = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    child = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert child.returncode == check, child.stderr
     return child
 
@@ -401,21 +401,9 @@ def test_wrong_use_is_one_line(converted: Path, tmp_path: Path) -> None:
 
 
 def on_terminal(*arguments: str | Path, **env: str) -> str:
-    master, slave = pty.openpty()
-    child = subprocess.Popen(
-        [*PROGRAM, *map(str, arguments)],
-        stdout=slave,
-        stderr=slave,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", **env},
-    )
-    os.close(slave)
-    seen = b""
-    try:
-        while data := os.read(master, 65536):
-            seen += data
-    except OSError:  # Linux tells the end so
-        pass
-    assert child.wait() == 0
+    told = {"TERM": "xterm-256color", "COLUMNS": "200", **env}
+    seen, child = terminal.on_terminal([*PROGRAM, *arguments], **told)
+    assert child.returncode == 0
     return seen.decode()
 
 

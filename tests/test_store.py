@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +15,8 @@ from llamacli.models.listing import inventory
 from llamacli.models.names import complete_models, find_model, find_stored, only_model
 from llamacli.models.store import last_used, mark_used, remove_model, split_name, stored_models
 from tests.standins.tiny import CONTEXT, write_model
+from tests.terminal import open_terminal
+from tests.waiting import PATIENCE
 
 Put = Callable[..., None]
 PROGRAM = [sys.executable, "-m", "llamacli"]
@@ -23,7 +24,7 @@ PROGRAM = [sys.executable, "-m", "llamacli"]
 
 def llamacli(*arguments: str, check: int = 0) -> subprocess.CompletedProcess[bytes]:
     child = subprocess.run(
-        [*PROGRAM, *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=60
+        [*PROGRAM, *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE
     )
     assert child.returncode == check, child.stderr.decode(errors="replace")
     return child
@@ -272,18 +273,17 @@ def test_rm_asks_for_yes_where_it_cannot_ask(put: Put, store: Path) -> None:
 @pytest.mark.parametrize(("answer", "left"), [("y", 0), ("n", 1), ("", 1)])
 def test_rm_asks_on_a_terminal(answer: str, left: int, put: Put, store: Path) -> None:
     put("mine-Q8_0")
-    master, slave = pty.openpty()
-    child = subprocess.Popen(
-        [*PROGRAM, "rm", "mine"], stdin=slave, stdout=subprocess.PIPE, stderr=slave
-    )
-    os.close(slave)
-    shown = b""
-    while b"[y/N]" not in shown:
-        shown += os.read(master, 1024)
-    os.write(master, f"{answer}\n".encode())
-    assert child.stdout is not None and child.stdout.read() == b""
-    assert child.wait() == 0 and b"remove mine-Q8_0 (11 B)?" in shown
-    os.close(master)
+    with open_terminal() as (master, slave):
+        child = subprocess.Popen(
+            [*PROGRAM, "rm", "mine"], stdin=slave, stdout=subprocess.PIPE, stderr=slave
+        )
+        os.close(slave)
+        shown = b""
+        while b"[y/N]" not in shown:
+            shown += os.read(master, 1024)
+        os.write(master, f"{answer}\n".encode())
+        assert child.stdout is not None and child.stdout.read() == b""
+        assert child.wait() == 0 and b"remove mine-Q8_0 (11 B)?" in shown
     assert len(stored_models()) == left
 
 
@@ -369,7 +369,7 @@ def test_many_processes_at_once_leave_the_store_whole(
         for command in commands
     ]
     for command, child in zip(commands, children, strict=True):
-        _, errors = child.communicate(timeout=100)
+        _, errors = child.communicate(timeout=PATIENCE)
         assert child.returncode == 0, f"{command}: {errors}"
     left = [path.name for path in store.iterdir()]
     models = {"demo-Q4_K_M.gguf", "tiny-F32.gguf"}
@@ -391,9 +391,8 @@ from llamacli.models.names import find_stored
 from llamacli.models.store import mark_used, remove_model, target_path
 
 command, tiny = sys.argv[1], Path(sys.argv[2])
-end = time.monotonic() + 4
 done = 0
-while time.monotonic() < end:
+for _ in range(40):
     try:
         if command == "use":
             path = demo_model()
@@ -412,5 +411,5 @@ while time.monotonic() < end:
         done += 1
     except NotFoundError:
         pass  # removed by another
-assert done
+assert done or command == "rm"  # which may find nothing, each time
 """

@@ -14,6 +14,7 @@ from llamacli.gguf.file import read_gguf
 from llamacli.show.vocabulary import find_tokens, read_tokens
 from tests.standins.checkpoint import TEMPLATE
 from tests.standins.tiny import write_model
+from tests.waiting import PATIENCE
 
 PROGRAM = [sys.executable, "-m", "llamacli", "tokens"]
 MODELS = ("Meta-Llama-3-8B-Instruct", "Meta-Llama-3.1-8B-Instruct")
@@ -30,7 +31,7 @@ MESSAGES = [
 def tokens(*arguments: str | Path, stdin: bytes = b"", check: int = 0) -> str:
     """Its stdout; on an expected error its one line on stderr."""
     command = [*PROGRAM, *map(str, arguments)]
-    child = subprocess.run(command, input=stdin, capture_output=True, timeout=60)
+    child = subprocess.run(command, input=stdin, capture_output=True, timeout=PATIENCE)
     assert child.returncode == check, child.stderr
     if check:
         assert child.stdout == b"" and child.stderr.count(b"\n") == 1
@@ -94,7 +95,7 @@ def test_a_pattern_without_end_is_stopped_by_ctrl_c() -> None:
     child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None and child.stdout.readline() == "ready\n"
     child.send_signal(signal.SIGINT)
-    assert child.communicate(timeout=20)[0] in ("stopped\n", "")
+    assert child.communicate(timeout=PATIENCE)[0] in ("stopped\n", "")
 
 
 # Texts

@@ -2,8 +2,6 @@
 
 import importlib
 import json
-import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +16,8 @@ from llamacli.engine.engine import Engine
 from llamacli.verify.report import Report, verify
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.rewritten import Tensors, rewrite
+from tests.terminal import PROGRAM, on_terminal
+from tests.waiting import PATIENCE
 
 DEMO = Path(__file__).parents[1] / "llamacli" / "demo"
 DOWN = "blk.1.ffn_down.weight"
@@ -97,7 +97,7 @@ def llamacli(*arguments: str | Path, check: int = 0) -> subprocess.CompletedProc
         [sys.executable, "-m", "llamacli", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert child.returncode == check, child.stderr
     return child
@@ -123,21 +123,9 @@ def test_the_command_prints_a_line_a_row_and_exits_with_3(folder: Path, tmp_path
 
 
 def test_a_table_on_a_terminal(folder: Path) -> None:
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "llamacli", "verify", str(folder.parent / "good.gguf")]
-    child = subprocess.Popen(
-        [*command, "--against", str(folder)], stdout=theirs, stderr=subprocess.PIPE,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-    )  # fmt: skip
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            shown += os.read(ours, 65536)
-        except OSError:
-            break
-    os.close(ours)
-    assert child.wait() == 0 and child.communicate()[1] == b""
+    command = [*PROGRAM, "verify", folder.parent / "good.gguf", "--against", folder]
+    shown, child = on_terminal(command, stderr=subprocess.PIPE, COLUMNS="100")
+    assert child.returncode == 0 and child.stderr is not None and child.stderr.read() == b""
     assert "verdict" in shown.decode() and "\x1b[32mpassed" in shown.decode()
 
 

@@ -1,11 +1,9 @@
 """Nothing half-written is ever left under a final name, whatever happens to a conversion."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +11,22 @@ import pytest
 
 from convert import TargetError, TargetExistsError, convert
 from convert.pipeline import Progress
+from tests.systems import needs_limits
 
 Make = Callable[..., Path]
 
 CONVERT = "import sys; from convert import convert; convert(sys.argv[1], sys.argv[2], 'Q4_K_M')"
+# Says so and waits, for ever, where the progress is told after so many times.
+CONVERT_AND_HANG = """
+import sys
+from convert import convert
+left = iter(range(int(sys.argv[3])))
+def hang(progress):
+    if next(left, None) is None:
+        print(progress, flush=True)
+        sys.stdin.read()
+convert(sys.argv[1], sys.argv[2], "Q4_K_M", progress=hang)
+"""
 
 
 def files_in(folder: Path) -> set[str]:
@@ -64,6 +74,7 @@ def test_too_little_space_is_told_before_the_work(
     assert files_in(tmp_path) == set()
 
 
+@needs_limits
 @pytest.mark.parametrize("tenth", range(1, 10))
 def test_limit_at_every_tenth_of_the_output(checkpoint: Make, tmp_path: Path, tenth: int) -> None:
     """A file-size limit stands for a disk that fills up; the child alone lives under it."""
@@ -73,6 +84,8 @@ def test_limit_at_every_tenth_of_the_output(checkpoint: Make, tmp_path: Path, te
     target.unlink()
 
     def under_limit() -> None:
+        import resource
+
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
@@ -93,18 +106,12 @@ def test_killed_conversion_leaves_no_target_and_the_next_clears_up(
     convert(folder, target, "Q4_K_M")
     whole = target.read_bytes()
     target.unlink()
-    parts_seen = 0
-    for moment in range(8):
-        child = subprocess.Popen([sys.executable, "-c", CONVERT, folder, target])
-        deadline = time.monotonic() + 30
-        while not list(tmp_path.glob(".out.gguf.*.part")) and time.monotonic() < deadline:
-            time.sleep(0.002)
-        time.sleep(moment * 0.01)
-        child.kill()
-        child.wait()
-        parts_seen += bool(list(tmp_path.glob(".out.gguf.*.part")))
-        target.unlink(missing_ok=True)  # where the kill came too late
-    assert parts_seen
+    for calls in range(0, 40, 5):
+        command = [sys.executable, "-c", CONVERT_AND_HANG, folder, target, str(calls)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as child:
+            assert child.stdout is not None and child.stdout.readline()
+            child.kill()
+        assert list(tmp_path.glob(".out.gguf.*.part")) and not target.exists()
     convert(folder, target, "Q4_K_M")
     assert target.read_bytes() == whole
     assert files_in(tmp_path) == {"out.gguf"}

@@ -2,17 +2,17 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from llamacli.terminal import lively, notice
 
 if TYPE_CHECKING:
-    from llamacli.answer.generation import Result
+    from llamacli.answer.generation import Chunk, Result
     from llamacli.engine import Engine
-    from llamacli.shape import Grammar
+    from llamacli.shape import Constraint, Grammar
 
 
 @dataclass(frozen=True)
@@ -40,33 +40,49 @@ def answer(
     settings are generate's.
     """
     from llamacli.answer.generation import generate
+
+    head = {"model": engine.name, "quantization": engine.quantization}
+    chunks = partial(
+        generate,
+        engine,
+        tokens,
+        sampling,
+        on_progress=progress(manner.quiet),
+        max_tokens=max_tokens,
+        constraint=constraint(engine, shape, len(tokens), max_tokens),
+        **settings,
+    )
+    return tell(
+        lambda interrupted: chunks(interrupted=interrupted),
+        {**head, "prompt_tokens": len(tokens)},
+        manner,
+    )
+
+
+def tell(
+    chunks_until: "Callable[[Callable[[], bool]], Iterator[Chunk]]",
+    start: dict[str, Any],
+    manner: Manner,
+) -> "Result":
+    """Write an answer's chunks on stdout; start has the model, its quantization, prompt_tokens.
+
+    chunks_until gets what says that a signal has come, after which the chunks end.
+    """
     from llamacli.answer.output import result_fields, write_events, write_json, write_text
     from llamacli.answer.signals import interrupts
     from llamacli.terminal import writer
 
-    head = {"model": engine.name, "quantization": engine.quantization}
+    head = {name: start[name] for name in ("model", "quantization")}
     started = time.perf_counter()
-    with (
-        interrupts() as arrived,
-        constraint(engine, shape, len(tokens), max_tokens) as constrained,
-    ):
+    with interrupts() as arrived:
         write = arrived.around(writer(sys.stdout))
-        chunks: Iterator[Any] = generate(
-            engine,
-            tokens,
-            sampling,
-            interrupted=lambda: bool(arrived),
-            on_progress=progress(manner.quiet),
-            max_tokens=max_tokens,
-            constraint=constrained,
-            **settings,
-        )
+        chunks = chunks_until(lambda: bool(arrived))
         if manner.form == "text":
             result = write_text(chunks, write, stream=manner.stream)
         elif manner.form == "jsonl":
-            result = write_events(chunks, write, {**head, "prompt_tokens": len(tokens)})
+            result = write_events(chunks, write, start)
         else:
-            result = [chunk.result for chunk in chunks][-1]
+            result = _last(chunks)
         seconds = time.perf_counter() - started
         fields = result_fields(result, seconds)
         if manner.form == "json":
@@ -78,12 +94,18 @@ def answer(
     return result
 
 
+def _last(chunks: "Iterator[Chunk]") -> "Result":
+    result = [chunk.result for chunk in chunks][-1]
+    assert result is not None
+    return result
+
+
 def constraint(
     engine: "Engine", shape: "Grammar | None", prompt: int, max_tokens: int | None
-) -> Any:
-    """A context with the constraint for an answer to that many tokens, or with None."""
+) -> "Constraint | None":
+    """The constraint for an answer to that many tokens."""
     if shape is None:
-        return nullcontext()
+        return None
     from llamacli.shape import constrained
 
     return constrained(engine.vocabulary, shape, most_tokens(engine, prompt, max_tokens))

@@ -33,7 +33,7 @@ class Answer:
     def take(self, token: int) -> str:
         """The text that can be shown now that token has been chosen; sets reason at the end."""
         cut = self.constraint is not None and self.constraint.cut
-        if token in self.vocabulary.end_tokens:
+        if token in self.vocabulary.end_tokens or self._is_stop(token):
             self.reason = "length" if cut else "stop"
             return ""
         self.tokens.append(token)
@@ -48,6 +48,12 @@ class Answer:
             self.reason = "length"
         return ready
 
+    def _is_stop(self, token: int) -> bool:
+        """Whether a control token, which is no text, has the spelling of a stop text."""
+        if not self.text.stop or token not in self.vocabulary.control_tokens:
+            return False
+        return self.vocabulary.piece(token).decode(errors="replace") in self.text.stop
+
 
 class AnswerText:
     """Bytes in, printable text out: whole characters, and nothing that may begin a stop text."""
@@ -55,6 +61,7 @@ class AnswerText:
     def __init__(self, stop: Sequence[str]) -> None:
         self.stop = tuple(stop)
         self.stopped = False
+        self.stop_text: str | None = None  # the one that has come
         self.pieces: list[str] = []
         self.held = ""
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -66,7 +73,10 @@ class AnswerText:
     def add(self, raw: bytes) -> str:
         """What can be printed now that raw has come."""
         self.held += self.decoder.decode(raw)
-        ready, self.held, self.stopped = split_at_stop(self.held, self.stop)
+        text = self.held
+        ready, self.held, self.stopped = split_at_stop(text, self.stop)
+        if self.stopped:
+            self.stop_text = next(w for w in self.stop if text.startswith(w, len(ready)))
         self.pieces.append(ready)
         return ready
 

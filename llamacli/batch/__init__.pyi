@@ -1,14 +1,27 @@
+from .alone import answer_each
+from .answering import answer_all
+from .engine import MAX_PARALLEL, BatchEngine
+from .job import Job, Running, TokenLogprob, prepare, result
 from .lines import BadLine, Request, key_of, read_lines, read_output
-from .scheduler import MAX_PARALLEL, BatchEngine, Job, answer_all
+from .pace import Pace
+from .scheduler import Scheduler, Step
 
 __all__ = [
     "MAX_PARALLEL",
     "BadLine",
     "BatchEngine",
     "Job",
+    "Pace",
     "Request",
+    "Running",
+    "Scheduler",
+    "Step",
+    "TokenLogprob",
     "answer_all",
+    "answer_each",
     "key_of",
+    "prepare",
     "read_lines",
     "read_output",
+    "result",
 ]

@@ -1,26 +1,50 @@
 """A job of a batch, from its start to its result."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamacli.answer import Answer, AnswerText, Result
-from llamacli.engine import Engine, SamplingSettings, choose_seed, sampler_chain
-from llamacli.errors import DoesNotFitError
-from llamacli.shape import Constraint, Grammar, constrained
+from llamacli.engine import Engine, SamplingSettings, choose_seed, chooser, sampler_chain
+from llamacli.errors import DoesNotFitError, LlamacliError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from llamacli.shape import Constraint, Grammar
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A chosen token's natural logarithm of its probability, and the likeliest ones' beside it.
+
+    The probabilities are the model's own, before penalties, temperature and cuts.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Job:
-    """A prompt's tokens and how to answer them; max_tokens None is up to the context's end."""
+    """A prompt's tokens and how to answer them; max_tokens None is up to the context's end.
+
+    logprobs asks for probabilities, and for those of so many of the likeliest tokens. exact
+    evaluates it alone, in the shapes that a single run has, so that no other job changes its
+    answer; only where its cells lie in the cache can change the last bits of a sum.
+    """
 
     prompt: Sequence[int]
     sampling: SamplingSettings
     max_tokens: int | None = None
     stop: Sequence[str] = ()
-    shape: Grammar | None = None
+    shape: "Grammar | None" = None
+    logprobs: int | None = None
+    exact: bool = False
 
 
 @dataclass
@@ -32,13 +56,16 @@ class Running:
     sequence: int
     answer: Answer
     chain: Any
-    constraint: Constraint | None
+    choose: Callable[[int], int]
+    constraint: "Constraint | None"
     seed: int
     resources: ExitStack
     started: float
     evaluated: int = 0
     cached: int = 0
     prefilled: float | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    error: LlamacliError | None = None
 
     @property
     def tokens(self) -> list[int]:
@@ -65,14 +92,17 @@ def prepare(engine: Engine, index: int, job: Job) -> Running:
     try:
         constraint = None
         if job.shape is not None:
-            made = constrained(engine.vocabulary, job.shape, limit)
-            constraint = resources.enter_context(made)
+            from llamacli.shape import constrained
+
+            constraint = constrained(engine.vocabulary, job.shape, limit)
         chain = resources.enter_context(sampler_chain(engine, job.sampling, seed, job.prompt))
     except BaseException:
         resources.close()
         raise
     answer = Answer(engine.vocabulary, limit, AnswerText(job.stop), constraint)
-    return Running(index, job, 0, answer, chain, constraint, seed, resources, perf_counter())
+    choose = chooser(engine, job.sampling, chain)
+    started = perf_counter()
+    return Running(index, job, 0, answer, chain, choose, constraint, seed, resources, started)
 
 
 def result(running: Running) -> Result:
@@ -89,4 +119,17 @@ def result(running: Running) -> Result:
         prefill_seconds=prefilled - running.started,
         decode_seconds=now - prefilled,
         seed=running.seed,
+        stop_text=answer.text.stop_text,
     )
+
+
+def token_logprob(logits: "NDArray[np.float32]", token: int, top: int) -> TokenLogprob:
+    """The token's and the top ones' log-probabilities by logits of shape (vocabulary,)."""
+    import numpy as np
+
+    peak = logits.max()
+    total = float(peak) + float(np.log(np.exp(logits - peak, dtype=np.float64).sum()))
+    likeliest = np.argpartition(logits, -top)[-top:] if top else np.empty(0, np.int64)
+    likeliest = likeliest[np.argsort(-logits[likeliest], kind="stable")]
+    pairs = tuple((int(i), float(logits[i]) - total) for i in likeliest)
+    return TokenLogprob(token, float(logits[token]) - total, pairs)

@@ -1,253 +1,208 @@
-"""Many prompts at once: sequences side by side in one context, their common start shared."""
+"""Sequences side by side in one context: a step evaluates one batch for all of them."""
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
 
-from llamacli.answer import Result
-from llamacli.batch.job import Job, Running, prepare, result
-from llamacli.engine import ABORTED, Engine, EngineSettings, because, common_prefix
+from llamacli.batch.engine import MANY, BatchEngine
+from llamacli.batch.job import Job, Running, token_logprob
+from llamacli.batch.kept import Kept
+from llamacli.batch.pace import Pace
+from llamacli.engine import ABORTED, because, common_prefix
 from llamacli.errors import DoesNotFitError, InvalidModelError, LlamacliError
+from llamacli.machine import physical_cores
 
-__all__ = ["MAX_PARALLEL", "BatchEngine", "Job", "answer_all"]
-
-MAX_PARALLEL = 255  # llama.cpp's LLAMA_MAX_SEQ, less the sequence that keeps the common start
 WORTH_WAITING = 16  # tokens that another sequence is evaluating already
 FULL = 1  # llama_decode's code where the cache has no room
-PREFIX = 0  # the sequence that keeps the common start when nobody else holds it
-
-
-class BatchEngine(Engine):
-    """An engine whose context has parallel sequences, and cells for all of them together.
-
-    context_size is the most that one prompt and its answer can have.
-    """
-
-    parallel: int
-
-    def __init__(self, path: Any, settings: EngineSettings, parallel: int, **rest: Any) -> None:
-        super().__init__(path, settings, parallel=parallel, **rest)
-        library = self.library
-        self.memory = library.llama_get_memory(self.context_pointer)
-        # Never more than llama.cpp takes at once, so that a full cache leaves nothing half done.
-        batches = library.llama_n_batch, library.llama_n_ubatch
-        self.rows = min(int(count(self.context_pointer)) for count in batches)
-        self.batch = library.llama_batch_init(self.rows, 0, 1)
-        self.cells = int(library.llama_n_ctx(self.context_pointer))
-
-    def close(self) -> None:
-        if (batch := getattr(self, "batch", None)) is not None:
-            self.library.llama_batch_free(batch)
-            self.batch = None
-        super().close()
-
-
-def answer_all(
-    engine: BatchEngine,
-    jobs: Iterator[Job],
-    *,
-    interrupted: Callable[[], bool] = lambda: False,
-    on_step: Callable[[int], None] = lambda _: None,
-) -> Iterator[tuple[int, Result | LlamacliError]]:
-    """(the job's number, its result or what was wrong with it), as they finish.
-
-    on_step gets how many answer tokens each step made. Ends early once interrupted says so.
-    """
-    scheduler = _Scheduler(engine, enumerate(jobs))
-    try:
-        while not interrupted():
-            yield from scheduler.admit()
-            if not scheduler.running:
-                return
-            made, finished = scheduler.step(interrupted)
-            on_step(made)
-            yield from finished
-    finally:
-        for running in scheduler.running:
-            running.resources.close()
+MARGIN = 256  # cells that stay free when one that had to make room goes on
 
 
 @dataclass
-class _Scheduler:
+class Step:
+    """What a step came to: each answer that grew with the text that can be shown; those at their
+    end (error is set where they failed); tokens of prompts that were read."""
+
+    grown: list[tuple[Running, str]] = field(default_factory=list)
+    finished: list[Running] = field(default_factory=list)
+    read: int = 0
+
+
+@dataclass
+class Scheduler:
+    """Jobs that run; they may join and leave between any two steps.
+
+    Without a pace a step reads as much of the prompts as a batch holds.
+    """
+
     engine: BatchEngine
-    jobs: Iterator[tuple[int, Job]]
+    pace: Pace | None = None
     running: list[Running] = field(default_factory=list)
     put_back: deque[Running] = field(default_factory=deque)  # had to make room
-    next_job: tuple[int, Job] | None = None
-    prefix: list[int] = field(default_factory=list)  # what sequence PREFIX holds
+    kept: Kept = field(init=False)
 
-    def admit(self) -> Iterator[tuple[int, LlamacliError]]:
-        """Start jobs while there are free sequences; gives those that can't be started."""
-        while len(self.running) < self.engine.parallel:
-            if self.put_back:
-                if self.running:  # it goes on when there is room again
-                    return
-                self._start(self.put_back.popleft())
-                continue
-            if self.next_job is None:
-                self.next_job = next(self.jobs, None)
-            if self.next_job is None:
-                return
-            index, job = self.next_job
-            if self._should_wait(job):
-                return
-            self.next_job = None
-            try:
-                self._start(prepare(self.engine, index, job))
-            except LlamacliError as error:
-                yield index, error
+    def __post_init__(self) -> None:
+        self.kept = Kept(self.engine)
 
-    def step(self, interrupted: Callable[[], bool]) -> tuple[int, list[Any]]:
-        """Evaluate one batch and choose a token for each sequence that is up to date."""
-        rows = self._fill()
-        code = self._evaluate(interrupted)
-        if code == FULL:
-            self._make_room()
-        if code in (FULL, ABORTED):
-            return 0, []
-        if code:
-            raise LlamacliError(f"llama.cpp failed to evaluate (code {code}){because()}")
-        finished: list[Any] = []
-        made = 0
-        for running, count, row in rows:
-            running.evaluated += count
-            if row is None:
-                continue
-            made += 1
-            try:
-                self._choose(running, row)
-            except LlamacliError as error:
-                finished.append((running.index, error))
-                self._drop(running)
-                continue
-            if running.answer.reason is not None:
-                finished.append((running.index, result(running)))
-                self._drop(running)
-        return made, finished
+    @property
+    def has_room(self) -> bool:
+        """Whether another job can start now."""
+        return len(self.running) < self.engine.parallel and not self.put_back
 
-    def _evaluate(self, interrupted: Callable[[], bool]) -> int:
-        """llama_decode's code. Long prompts can be interrupted; a call an operation would slow
-        down single tokens."""
-        library, context, batch = (
-            self.engine.library,
-            self.engine.context_pointer,
-            self.engine.batch,
-        )
-        if batch.n_tokens <= 2 * self.engine.parallel:
-            return int(library.llama_decode(context, batch))
-        callback = library.ggml_abort_callback(lambda _: interrupted())
-        library.llama_set_abort_callback(context, callback, None)
-        try:
-            return int(library.llama_decode(context, batch))
-        finally:
-            library.llama_set_abort_callback(context, library.ggml_abort_callback(0), None)
-
-    def _start(self, running: Running) -> None:
-        """Give it a sequence, and there what others have in common with it already."""
-        library, memory = self.engine.library, self.engine.memory
-        used = {other.sequence for other in self.running}
-        running.sequence = next(i for i in range(1, self.engine.parallel + 1) if i not in used)
-        tokens = running.tokens
-        source, shared = PREFIX, common_prefix(self.prefix, tokens)
-        for other in self.running:
-            if (common := self._common(other, tokens)) > shared:
-                source, shared = other.sequence, common
-        shared = min(shared, len(tokens) - 1)
-        if source != PREFIX and shared:
-            library.llama_memory_seq_rm(memory, PREFIX, -1, -1)
-            library.llama_memory_seq_cp(memory, source, PREFIX, 0, shared)
-            self.prefix = tokens[:shared]
-        if shared:
-            library.llama_memory_seq_cp(memory, source, running.sequence, 0, shared)
-        running.evaluated = shared
-        if not running.answer.tokens:
-            running.cached = shared
+    def start(self, running: Running) -> None:
+        self.kept.begin(running, self.running)
         self.running.append(running)
 
-    def _common(self, other: Running, tokens: Sequence[int]) -> int:
-        """Tokens in common that are in the cache."""
-        return min(common_prefix(other.tokens, tokens), other.evaluated)
+    def leave(self, running: Running) -> None:
+        """Take it out; what it has in the cache stays until its cells are needed."""
+        if running in self.put_back:
+            self.put_back.remove(running)
+        else:
+            self.running.remove(running)
+            self.kept.keep(running)
+        running.resources.close()
+        self.bring_back()
 
-    def _should_wait(self, job: Job) -> bool:
+    def bring_back(self) -> None:
+        """Go on with those that had to make room, where there is some again."""
+        while self.put_back and len(self.running) < self.engine.parallel and not self._crowded():
+            self.start(self.put_back.popleft())
+
+    def should_wait(self, job: Job) -> bool:
         """Whether another is about to evaluate what this one could share."""
+        if not self.running:
+            return False
+        _, kept = self.kept.best(job.prompt)
         for other in self.running:
             common = common_prefix(other.job.prompt, job.prompt)
-            have = max(other.evaluated, common_prefix(self.prefix, job.prompt))
+            have = max(min(other.evaluated, common), kept)
             if min(common, len(job.prompt) - 1) - have >= WORTH_WAITING:
                 return True
         return False
 
-    def _fill(self) -> list[tuple[Running, int, int | None]]:
-        """Put tokens into the batch: of each running job how many, and the row of its logits.
+    def step(self, interrupted: Callable[[], bool] = lambda: False) -> Step:
+        """Evaluate a batch and choose a token for each sequence that is up to date.
 
-        Those that only need their last token come first, so that no long prompt holds them up.
+        Exact ones are evaluated by themselves, in the shapes that a single run has. Raises
+        LlamacliError where llama.cpp fails, DoesNotFitError where the cache can't hold even one.
         """
-        batch = self.engine.batch
-        rows: list[tuple[Running, int, int | None]] = []
-        at = 0
-        for running in sorted(self.running, key=lambda one: one.length - one.evaluated):
-            count = min(running.length - running.evaluated, self.engine.rows - at)
-            for position in range(running.evaluated, running.evaluated + count):
-                batch.token[at] = running.token(position)
-                batch.pos[at] = position
-                batch.n_seq_id[at] = 1
-                batch.seq_id[at][0] = running.sequence
-                batch.logits[at] = last = position == running.length - 1
-                at += 1
-            if count:
-                rows.append((running, count, at - 1 if last else None))
-        batch.n_tokens = at
-        return rows
+        step = Step()
+        together = [running for running in self.running if not running.job.exact]
+        if together and not self._evaluate(self._share(together), step, interrupted):
+            return step
+        for running in [one for one in self.running if one.job.exact]:
+            left = running.length - running.evaluated
+            aligned = self.engine.rows - running.evaluated % self.engine.rows
+            if not self._evaluate([(running, min(left, aligned))], step, interrupted):
+                return step
+        return step
 
-    def _choose(self, running: Running, row: int) -> None:
-        library, context = self.engine.library, self.engine.context_pointer
+    def _share(self, together: Sequence[Running]) -> list[tuple[Running, int]]:
+        """How many tokens of each are evaluated: the next one of an answer, and of the prompts
+        what the pace lets through, half of it the one that came first, then the shortest."""
+        answers = [one for one in together if one.length - one.evaluated == 1]
+        prompts = [one for one in together if one.length - one.evaluated > 1]
+        room = self.engine.rows - len(answers)
+        if self.pace is not None and answers:
+            room = min(room, self.pace.most())
+        parts = {id(one): (one, 1) for one in answers}
+        if len(prompts) > 1:
+            first = prompts[0]
+            parts[id(first)] = (first, min(first.length - first.evaluated, max(1, room // 2)))
+            room -= parts[id(first)][1]
+        for one in sorted(prompts, key=lambda one: one.length - one.evaluated):
+            _, given = parts.get(id(one), (one, 0))
+            more = min(one.length - one.evaluated - given, room)
+            room -= more
+            if given + more:
+                parts[id(one)] = (one, given + more)
+        return list(parts.values())
+
+    def _evaluate(
+        self, parts: list[tuple[Running, int]], step: Step, interrupted: Callable[[], bool]
+    ) -> bool:
+        """Whether the batch was evaluated; where not, room was made, or it was interrupted."""
+        started = perf_counter()
+        rows = self.engine.fill(parts)
+        code = self.engine.evaluate(interrupted)
+        if code == FULL:
+            self._make_room()
+        if code in (FULL, ABORTED):
+            return False
+        if code:
+            raise LlamacliError(f"llama.cpp failed to evaluate (code {code}){because()}")
+        read = sum(count for running, count in parts if running.prefilled is None)
+        step.read += read
+        for running, count in parts:
+            running.evaluated += count
+        ready = [(one, row) for (one, _), row in zip(parts, rows, strict=True) if row is not None]
+        for (running, row), token in zip(ready, self._choose(ready), strict=True):
+            self._take(running, row, token, step)
+        if self.pace is not None:
+            self.pace.measured(read, len(parts) - (read > 0), perf_counter() - started)
+        return True
+
+    def _choose(self, ready: list[tuple[Running, int]]) -> list[int | LlamacliError]:
+        """A token each. Of many, several threads choose: samplers are C, which lets go of Python's
+        lock, and none knows of another."""
+
+        def choose(part: list[tuple[Running, int]]) -> list[int | LlamacliError]:
+            return [self._draw(running, row) for running, row in part]
+
+        choosers = self.engine.choosers
+        if choosers is None or len(ready) < MANY:
+            return choose(ready)
+        self.engine.logit(0, ready[0][1])  # what is done once an evaluation isn't left to several
+        count = physical_cores()
+        chosen: list[int | LlamacliError] = [0] * len(ready)
+        for i, part in enumerate(choosers.map(choose, [ready[i::count] for i in range(count)])):
+            chosen[i::count] = part
+        return chosen
+
+    def _draw(self, running: Running, row: int) -> int | LlamacliError:
+        engine, answer = self.engine, running.answer
+        try:
+            if running.constraint is None:
+                token = running.choose(row)
+            else:
+                token = running.constraint.choose(running.chain, engine.logits(row), answer.left)
+            if not answer.tokens and not math.isfinite(engine.logit(token, row)):
+                raise InvalidModelError(f"{engine.path}: the model computes no numbers")
+        except LlamacliError as error:
+            return error
+        return token
+
+    def _take(self, running: Running, row: int, token: int | LlamacliError, step: Step) -> None:
+        """What becomes of an answer with the token that was chosen for it."""
+        engine, answer = self.engine, running.answer
         if running.prefilled is None:
             running.prefilled = perf_counter()
-        answer = running.answer
-        if running.constraint is not None:
-            import numpy as np
-
-            values = library.llama_get_logits_ith(context, row)
-            logits = np.ctypeslib.as_array(values, (self.engine.vocabulary.size,))
-            token = running.constraint.choose(running.chain, logits, answer.left)
+        if isinstance(token, LlamacliError):
+            running.error = token
         else:
-            token = library.llama_sampler_sample(running.chain, context, row)
-        if not answer.tokens and not math.isfinite(
-            library.llama_get_logits_ith(context, row)[token]
-        ):
-            raise InvalidModelError(f"{self.engine.path}: the model computes no numbers")
-        answer.take(token)
-
-    def _drop(self, running: Running) -> None:
-        self._forget(running)
-        running.resources.close()
-        self.running.remove(running)
-        while self.put_back and len(self.running) < self.engine.parallel and not self._crowded():
-            self._start(self.put_back.popleft())
-
-    def _forget(self, running: Running) -> None:
-        library, memory = self.engine.library, self.engine.memory
-        library.llama_memory_seq_rm(memory, running.sequence, -1, -1)
-        running.evaluated = 0
+            if running.job.logprobs is not None and token not in engine.vocabulary.end_tokens:
+                found = token_logprob(engine.logits(row), token, running.job.logprobs)
+                running.logprobs.append(found)
+            step.grown.append((running, answer.take(token)))
+        if running.error is not None or answer.reason is not None:
+            self.leave(running)
+            step.finished.append(running)
 
     def _crowded(self) -> bool:
         """Whether the next one put back would fill the cache again."""
-        used = sum(running.length for running in self.running) + len(self.prefix)
-        return used + self.put_back[0].length + 256 > self.engine.cells
+        used = sum(running.length for running in self.running)
+        return bool(self.running) and (used + self.put_back[0].length + MARGIN > self.engine.cells)
 
     def _make_room(self) -> None:
-        """Put back the job that came last, or where it is alone, give up the kept prefix."""
-        if len(self.running) > 1:
-            latest = max(self.running, key=lambda one: one.index)
-            self._forget(latest)
-            self.running.remove(latest)
-            self.put_back.append(latest)
-        elif self.prefix:
-            library, memory = self.engine.library, self.engine.memory
-            library.llama_memory_seq_rm(memory, PREFIX, -1, -1)
-            self.prefix = []
-        else:
+        """Give up what finished ones left, the oldest first; else put back the job that came
+        last."""
+        if self.kept.drop_oldest():
+            return
+        if len(self.running) == 1:
             raise DoesNotFitError(f"the cache of {self.engine.cells} tokens is full; lower -c")
+        latest = max(self.running, key=lambda one: one.index)
+        self.engine.library.llama_memory_seq_rm(self.engine.memory, latest.sequence, -1, -1)
+        latest.evaluated = 0
+        self.running.remove(latest)
+        self.put_back.append(latest)

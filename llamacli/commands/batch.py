@@ -18,13 +18,17 @@ from llamacli.models import engine_settings, model_path
 from llamacli.terminal import lively, notice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llamacli.batch import BadLine, BatchEngine, Job, Request
+    from llamacli.shape import Grammar
 
 REPORT = 0.25  # seconds between updates of a terminal's line; elsewhere one is written each REPORTS
 REPORTS = 30.0
 
 
 def batch(
+    *,
     file: Annotated[Path, typer.Argument(help="Lines of text or JSON; - is stdin.")] = Path("-"),
     model: options.Model = None,
     template: Annotated[
@@ -45,25 +49,11 @@ def batch(
         bool, typer.Option("--unordered", help="Write answers as they finish.")
     ] = False,
     system: options.System = None,
-    max_tokens: options.MaxTokens = None,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    repeat_penalty: options.RepeatPenalty = None,
-    seed: options.Seed = None,
+    ending: options.Ending,
+    sampling: options.Sampling,
+    shape: options.Shape,
     context: options.Context = None,
-    stop: options.Stop = None,
-    schema: options.Schema = None,
-    grammar: options.GrammarFile = None,
-    choice: options.Choice = None,
-    threads: options.Threads = None,
-    device: options.Device = None,
-    gpu_layers: options.GpuLayers = None,
-    kv_type: options.KVType = None,
-    flash_attention: options.FlashAttention = None,
-    no_tune: options.NoTune = False,
-    overcommit: options.Overcommit = False,
+    machine: options.Machine,
     errors: Annotated[
         Literal["strict", "replace"],
         typer.Option(help="Report lines that aren't UTF-8, or replace their bytes by U+FFFD."),
@@ -78,14 +68,12 @@ def batch(
     """
     from llamacli.answer import interrupts
     from llamacli.batch import MAX_PARALLEL, BatchEngine, key_of, read_lines, read_output
-    from llamacli.engine import Asked
-    from llamacli.shape import read_shape
 
     if not 1 <= parallel <= MAX_PARALLEL:
         raise UsageError(f"--parallel is {parallel}; give 1 to {MAX_PARALLEL}")
     if resume and output is None:
         raise UsageError("--resume goes with -o: it reads what the file already holds")
-    shape = read_shape(schema, grammar, choice or (), stop or ())
+    grammar = shape.read(ending)
     lines = list(
         read_lines(_read(file), template=template, system=system, replace=errors == "replace")
     )
@@ -96,29 +84,15 @@ def batch(
     failed = sum(not held[key] for key in held)
     if resume and len(left) < len(lines) and not quiet:
         notice(f"{len(lines) - len(left)} of {len(lines)} lines are answered already")
-    settings = {
-        "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
-        "repeat_penalty": repeat_penalty, "seed": seed,
-    }  # fmt: skip
-    asked = Asked(
-        context=context,
-        threads=threads,
-        device=device,
-        gpu_layers=gpu_layers,
-        flash_attention=flash_attention,
-        kv_type=kv_type,
-        tune=not no_tune,
-        overcommit=overcommit,
-        profile="long",
-    )
     with _opened(output, whole, resume, force) as out:
         if left:
             path = model_path(model, quiet=quiet)
+            settings = engine_settings(path, machine.asked(context, "long"), quiet=quiet)
             with (
-                BatchEngine(path, engine_settings(path, asked, quiet=quiet), parallel) as engine,
+                BatchEngine(path, settings, parallel) as engine,
                 interrupts() as arrived,
             ):
-                common = _Common(settings, max_tokens, tuple(stop or ()), shape, choice or [])
+                common = _Common(sampling, ending, grammar, shape.choice or [])
                 writer = _Writer(out, len(left), unordered, quiet)
                 _answer(engine, left, common, writer, lambda: bool(arrived))
                 failed += writer.failed
@@ -130,10 +104,9 @@ def batch(
 class _Common:
     """What holds for each line that doesn't say otherwise."""
 
-    sampling: dict[str, Any]
-    max_tokens: int | None
-    stop: tuple[str, ...]
-    shape: Any
+    sampling: options.Sampling
+    ending: options.Ending
+    grammar: "Grammar | None"
     choices: list[str]
 
 
@@ -142,7 +115,7 @@ def _answer(
     lines: "list[Request | BadLine]",
     common: _Common,
     writer: "_Writer",
-    interrupted: Any,
+    interrupted: "Callable[[], bool]",
 ) -> None:
     """Write each line's object through writer, which puts them in order."""
     from llamacli.batch import BadLine, answer_all
@@ -180,23 +153,22 @@ def _answer(
 
 def _job(engine: "BatchEngine", line: "Request", common: _Common) -> "Job":
     from llamacli.batch import Job
-    from llamacli.engine import SamplingSettings
     from llamacli.prompt import encode_turns
     from llamacli.shape import check_choices
 
     own = dict(line.settings)
-    max_tokens = own.pop("max_tokens", common.max_tokens)
-    stop = own.pop("stop", common.stop)
+    max_tokens = own.pop("max_tokens", common.ending.max_tokens)
+    stop = own.pop("stop", tuple(common.ending.stop or ()))
     if max_tokens is not None and max_tokens < 1:
         raise UsageError(f"at most {max_tokens} tokens were asked for; give 1 or more")
-    if stop and common.shape is not None:
+    if stop and common.grammar is not None:
         raise UsageError("a stop text would cut an answer that has a shape")
-    sampling = SamplingSettings.from_metadata(engine.file.metadata, **{**common.sampling, **own})
+    sampling = common.sampling.settings(engine, **own)
     prompt = encode_turns(engine, list(line.messages))
     if common.choices:
         room = engine.context_size - len(prompt) + 1
         check_choices(common.choices, engine.vocabulary, min(room, max_tokens or room))
-    return Job(prompt, sampling, max_tokens, stop, common.shape)
+    return Job(prompt, sampling, max_tokens, stop, common.grammar)
 
 
 @dataclass

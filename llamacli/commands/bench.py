@@ -17,6 +17,7 @@ HEAD = ("depth", "prefill/s", "lowest", "highest", "decode/s", "lowest", "highes
 
 
 def bench(
+    *,
     model: options.ModelArgument = None,
     depth: Annotated[
         list[int] | None,
@@ -28,21 +29,15 @@ def bench(
     profile: Annotated[
         Literal["short", "long"], typer.Option(help="Use the settings of run, or of chat.")
     ] = "long",
-    threads: options.Threads = None,
-    device: options.Device = None,
-    gpu_layers: options.GpuLayers = None,
-    kv_type: options.KVType = None,
-    flash_attention: options.FlashAttention = None,
-    no_tune: options.NoTune = False,
-    overcommit: options.Overcommit = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Give it all as JSON.")] = False,
+    machine: options.Machine,
+    as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure loading, prefill and decode at several depths, and memory.
 
     The first token's time is that of loading and reading a prompt; peak memory is this process's.
     """
-    from llamacli.engine import Asked, Engine
+    from llamacli.engine import Engine
     from llamacli.gguf import check_llama, read_gguf
     from llamacli.tune import Size
     from llamacli.tune import bench as measure
@@ -56,17 +51,7 @@ def bench(
     depths = depth or [one for one in DEPTHS if one <= most]
     if not depths or max(depths) > most:
         raise UsageError(f"the model knows {trained} tokens; give a lower --depth or --prompt")
-    asked = Asked(
-        context=max(depths) + max(prompt, answer),
-        threads=threads,
-        device=device,
-        gpu_layers=gpu_layers,
-        flash_attention=flash_attention,
-        kv_type=kv_type,
-        tune=not no_tune,
-        overcommit=overcommit,
-        profile=profile,
-    )
+    asked = machine.asked(max(depths) + max(prompt, answer), profile)
     settings = engine_settings(path, asked)
     found = measure(lambda: Engine(path, settings), depths, size, runs)
     if as_json:

@@ -1,15 +1,32 @@
-"""The options that commands share, each written once."""
+"""The options that commands share, each written once: single ones, and groups of them.
 
+A group is a dataclass whose fields are options. A command takes one as a keyword parameter,
+`sampling: options.Sampling`; `spread` gives typer the fields in its place.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from llamacli.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamacli.answer import Manner
+    from llamacli.engine import Asked, Engine, Profile, SamplingSettings
+    from llamacli.shape import Grammar
+
+KEYWORD = Parameter.KEYWORD_ONLY
+
 
 def complete_models(incomplete: str) -> list[str]:
-    from llamacli import models  # 10 ms that only completion needs
+    from llamacli.models import complete_models  # 10 ms that only completion needs
 
-    return models.complete_models(incomplete)
+    return complete_models(incomplete)
 
 
 def _count_or_auto(value: Any) -> Any:
@@ -41,22 +58,10 @@ ModelArgument = Annotated[
     ),
 ]
 System = Annotated[str | None, typer.Option("--system", "-s", help="The system prompt.")]
-MaxTokens = Annotated[
-    int | None, typer.Option("--max-tokens", "-n", help="End an answer after that many tokens.")
+Errors = Annotated[
+    Literal["strict", "replace"],
+    typer.Option(help="Refuse bytes that aren't UTF-8, or replace them by U+FFFD."),
 ]
-Temperature = Annotated[
-    float | None,
-    typer.Option("--temp", help="0 is greedy and reproducible.  [default: the model's own]"),
-]
-TopK = Annotated[int | None, typer.Option(help="Choose among the K likeliest tokens; 0 is all.")]
-TopP = Annotated[float | None, typer.Option(help="Choose among tokens that make up this share.")]
-MinP = Annotated[
-    float | None, typer.Option(help="Leave out tokens below this share of the likeliest.")
-]
-RepeatPenalty = Annotated[
-    float | None, typer.Option(help="Weigh against the last 64 tokens; 1 is off.")
-]
-Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer.")]
 Context = Annotated[
     Any,
     typer.Option(
@@ -66,18 +71,6 @@ Context = Annotated[
         metavar="N|auto",
         help="Tokens of context; auto is all that fits.  [default: the model's, at most 8192]",
     ),
-]
-Stop = Annotated[
-    list[str] | None, typer.Option(help="End an answer before this text; may be given again.")
-]
-Schema = Annotated[
-    Path | None, typer.Option(help="Answer in JSON that this file's JSON Schema accepts.")
-]
-GrammarFile = Annotated[
-    Path | None, typer.Option("--grammar", help="Answer in text that this GBNF file's grammar has.")
-]
-Choice = Annotated[
-    list[str] | None, typer.Option(help="Answer with one of these words; give it for each.")
 ]
 Threads = Annotated[
     int | None,
@@ -91,26 +84,168 @@ Device = Annotated[
     str | None,
     typer.Option(help="cpu, metal, cuda, vulkan or auto; `llamacli devices` lists them."),
 ]
-GpuLayers = Annotated[
-    Any,
-    typer.Option(
-        parser=_count_or_auto,
-        metavar="N|auto",
-        help="Layers on the GPU.  [default: auto, all that fit]",
-    ),
+NoServer = Annotated[
+    bool,
+    typer.Option("--no-server", help="Load the model, also where `llamacli serve` has it loaded."),
 ]
-KVType = Annotated[
-    str | None,
-    typer.Option("--kv-type", help="The KV cache's: f16, q8_0 or q4_0.  [default: f16]"),
-]
-FlashAttention = Annotated[str | None, typer.Option(help="auto, on or off.  [default: auto]")]
-Overcommit = Annotated[
-    bool, typer.Option("--overcommit", help="Load it though the memory seems too small.")
-]
-NoTune = Annotated[bool, typer.Option("--no-tune", help="Leave aside what `llamacli tune` found.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Give it all as JSON.")]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Nothing on stderr but what went wrong.")
 ]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Tell counts and rates on stderr at the end.")
-]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen; None leaves it to the model's own settings."""
+
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temp", help="0 is greedy and reproducible.  [default: the model's own]"),
+    ] = None
+    top_k: Annotated[
+        int | None, typer.Option(help="Choose among the K likeliest tokens; 0 is all.")
+    ] = None
+    top_p: Annotated[
+        float | None, typer.Option(help="Choose among tokens that make up this share.")
+    ] = None
+    min_p: Annotated[
+        float | None, typer.Option(help="Leave out tokens below this share of the likeliest.")
+    ] = None
+    repeat_penalty: Annotated[
+        float | None, typer.Option(help="Weigh against the last 64 tokens; 1 is off.")
+    ] = None
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None
+
+    def settings(self, engine: "Engine", **own: Any) -> "SamplingSettings":
+        """What was asked for, with own values before it, else what the model's file says."""
+        from llamacli.engine import SamplingSettings
+
+        return SamplingSettings.from_metadata(engine.file.metadata, **{**vars(self), **own})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """Where an answer ends."""
+
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", "-n", help="End an answer after that many tokens."),
+    ] = None
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(help="End an answer before this text; may be given again."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What an answer is held to."""
+
+    schema: Annotated[
+        Path | None, typer.Option(help="Answer in JSON that this file's JSON Schema accepts.")
+    ] = None
+    grammar: Annotated[
+        Path | None, typer.Option(help="Answer in text that this GBNF file's grammar has.")
+    ] = None
+    choice: Annotated[
+        list[str] | None, typer.Option(help="Answer with one of these words; give it for each.")
+    ] = None
+
+    def read(self, ending: Ending) -> "Grammar | None":
+        """The grammar of the one that is given. Raises as read_shape does."""
+        if not (self.schema or self.grammar or self.choice):
+            return None
+        from llamacli.shape import read_shape
+
+        return read_shape(self.schema, self.grammar, self.choice or (), ending.stop or ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """How the machine is used; None leaves it to what was tuned, and then to the defaults."""
+
+    threads: Threads = None
+    device: Device = None
+    gpu_layers: Annotated[
+        Any,
+        typer.Option(
+            parser=_count_or_auto,
+            metavar="N|auto",
+            help="Layers on the GPU.  [default: auto, all that fit]",
+        ),
+    ] = None
+    kv_type: Annotated[
+        str | None,
+        typer.Option("--kv-type", help="The KV cache's: f16, q8_0 or q4_0.  [default: f16]"),
+    ] = None
+    flash_attention: Annotated[
+        str | None, typer.Option(help="auto, on or off.  [default: auto]")
+    ] = None
+    no_tune: Annotated[
+        bool, typer.Option("--no-tune", help="Leave aside what `llamacli tune` found.")
+    ] = False
+    overcommit: Annotated[
+        bool, typer.Option("--overcommit", help="Load it though the memory seems too small.")
+    ] = False
+
+    def asked(self, context: Any, profile: "Profile") -> "Asked":
+        """What is asked of the engine; a field here is one of Asked's, but for no_tune."""
+        from llamacli.engine import Asked
+
+        chosen = {name: value for name, value in vars(self).items() if name != "no_tune"}
+        return Asked(**chosen, context=context, tune=not self.no_tune, profile=profile)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """How an answer is given, and what stderr hears."""
+
+    json_object: Annotated[
+        bool, typer.Option("--json", help="Give one JSON object: text, counts, rates, seed.")
+    ] = False
+    json_events: Annotated[
+        bool, typer.Option("--jsonl", help="Stream JSON lines: start, text…, end.")
+    ] = False
+    no_stream: Annotated[
+        bool, typer.Option("--no-stream", help="Write the answer once, at its end.")
+    ] = False
+    quiet: Quiet = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Tell counts and rates on stderr at the end.")
+    ] = False
+
+    def manner(self) -> "Manner":
+        """Raises UsageError where two forms are asked for."""
+        from llamacli.answer import Manner
+
+        if self.json_object and self.json_events:
+            raise UsageError("--json and --jsonl exclude each other")
+        form: Literal["text", "json", "jsonl"]
+        form = "json" if self.json_object else "jsonl" if self.json_events else "text"
+        return Manner(form, not self.no_stream, self.quiet, self.verbose)
+
+
+def spread(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as typer takes it: with the fields of a group in the group's place."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    parameters: list[Parameter] = []
+    for name, parameter in signature(command).parameters.items():
+        if name in groups:
+            own = get_type_hints(groups[name], include_extras=True)
+            parameters += [
+                Parameter(field.name, KEYWORD, default=field.default, annotation=own[field.name])
+                for field in fields(groups[name])
+            ]
+        else:
+            parameters.append(parameter.replace(kind=KEYWORD, annotation=hints[name]))
+
+    @wraps(command)
+    def call(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
+
+    call.__signature__ = signature(command).replace(parameters=parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from llamacli.commands.options import complete_models
 from llamacli.commands.printing import print_text
-from llamacli.models import complete_models, locate
+from llamacli.models import locate
 
 
 def path(

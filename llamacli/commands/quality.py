@@ -45,7 +45,7 @@ def quality(
     force: Annotated[bool, typer.Option("--force", help="Replace the picture.")] = False,
     threads: options.Threads = None,
     device: options.Device = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Give it all as JSON.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show what quantization costs: size, perplexity, and divergence from a precise file.
 

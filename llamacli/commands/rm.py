@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from llamacli.commands.options import complete_models
 from llamacli.errors import UsageError
-from llamacli.models import complete_models
 from llamacli.terminal import notice
 
 

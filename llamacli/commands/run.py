@@ -1,14 +1,14 @@
 """llamacli run: one prompt, one answer on stdout."""
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from llamacli.answer import Manner, answer, most_tokens
 from llamacli.commands import options
+from llamacli.commands.by_server import answer_by_server
+from llamacli.commands.printing import print_text
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
 from llamacli.models import engine_for
 from llamacli.terminal import notice
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from llamacli.answer import Result
-    from llamacli.engine import Engine
-    from llamacli.prompt import Input
-    from llamacli.shape import Grammar
+    from llamacli.engine import Engine, SamplingSettings
+    from llamacli.prompt import Cut, Encode, Input, Message
 
 LEAST_ANSWER = 512  # tokens that --truncate leaves for an answer without -n, at most a quarter
 
 
 def run(
+    *,
     prompt: Annotated[
         str | None, typer.Argument(help="The instruction; piped text is put below it.")
     ] = None,
@@ -42,45 +42,16 @@ def run(
         bool,
         typer.Option("--special", help="With --raw: spellings of control tokens become them."),
     ] = False,
-    max_tokens: options.MaxTokens = None,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    repeat_penalty: options.RepeatPenalty = None,
-    seed: options.Seed = None,
+    ending: options.Ending,
+    sampling: options.Sampling,
+    shape: options.Shape,
     context: options.Context = None,
-    stop: options.Stop = None,
-    schema: options.Schema = None,
-    grammar: options.GrammarFile = None,
-    choice: options.Choice = None,
-    threads: options.Threads = None,
-    device: options.Device = None,
-    gpu_layers: options.GpuLayers = None,
-    kv_type: options.KVType = None,
-    flash_attention: options.FlashAttention = None,
-    no_tune: options.NoTune = False,
-    overcommit: options.Overcommit = False,
-    json_object: Annotated[
-        bool, typer.Option("--json", help="Give one JSON object: text, counts, rates, seed.")
-    ] = False,
-    json_events: Annotated[
-        bool, typer.Option("--jsonl", help="Stream JSON lines: start, text…, end.")
-    ] = False,
-    no_stream: Annotated[
-        bool, typer.Option("--no-stream", help="Write the answer once, at its end.")
-    ] = False,
-    fail_on_length: Annotated[
-        bool, typer.Option("--fail-on-length", help="Exit code 1 where the answer was cut.")
-    ] = False,
+    machine: options.Machine,
     truncate: Annotated[
         Literal["head", "middle", "tail"] | None,
         typer.Option(help="Cut this part off a text that is longer than the context."),
     ] = None,
-    errors: Annotated[
-        Literal["strict", "replace"],
-        typer.Option(help="Refuse bytes that aren't UTF-8, or replace them by U+FFFD."),
-    ] = "strict",
+    errors: options.Errors = "strict",
     cache: Annotated[
         str | None,
         typer.Option(
@@ -90,52 +61,38 @@ def run(
     show_prompt: Annotated[
         bool, typer.Option("--show-prompt", help="Print the prompt as the model would read it.")
     ] = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    fail_on_length: Annotated[
+        bool, typer.Option("--fail-on-length", help="Exit code 1 where the answer was cut.")
+    ] = False,
+    no_server: options.NoServer = False,
+    output: options.Output,
 ) -> None:
     """Answer one prompt, given as an argument, on stdin, in files, or all of them.
 
     The prompt is the instruction, a blank line, and the text; several texts get a line
     `==> NAME <==` each.
     """
-    from llamacli.engine import Asked
     from llamacli.prompt import gather
 
     if special and not raw:
         raise UsageError("--special goes with --raw")
     if raw and system is not None:
         raise UsageError("--raw takes no system prompt: the text is completed as it stands")
-    if json_object and json_events:
-        raise UsageError("--json and --jsonl exclude each other")
-    form: Literal["text", "json", "jsonl"]
-    form = "json" if json_object else "jsonl" if json_events else "text"
-    manner = Manner(form, not no_stream, quiet, verbose)
-    shape = None
-    if schema or grammar or choice:
-        shape = _read_shape(schema, grammar, choice or (), stop or ())
+    manner = output.manner()
+    grammar = shape.read(ending)
     given = gather(prompt, file or (), errors)
-    asked = Asked(
-        context=context,
-        threads=threads,
-        device=device,
-        gpu_layers=gpu_layers,
-        flash_attention=flash_attention,
-        kv_type=kv_type,
-        tune=not no_tune,
-        overcommit=overcommit,
-    )
-    with engine_for(model, asked, quiet=quiet) as engine:
-        from llamacli.engine import SamplingSettings
-
-        sampling = SamplingSettings.from_metadata(
-            engine.file.metadata,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repeat_penalty=repeat_penalty,
-            seed=seed,
+    if not (no_server or truncate or cache or show_prompt):
+        asked = (
+            {"prompt": given.joined(), "special": special}
+            if raw
+            else {"messages": turns(given, system)}
         )
+        found = answer_by_server(model, machine, context, asked, sampling, ending, manner, shape)
+        if found is not None:
+            _check_whole(found, fail_on_length or grammar is not None)
+            return
+    with engine_for(model, machine.asked(context, "short"), quiet=output.quiet) as engine:
+        settings = sampling.settings(engine)
 
         def encode(parts: "Input") -> list[int]:
             return encode_input(engine, parts, system=system, raw=raw, special=special)
@@ -145,22 +102,35 @@ def run(
             tokens = encode(given)
             _check_room(len(tokens), room)
         else:
-            room -= min(max_tokens or LEAST_ANSWER, room // 4)
-            tokens = _fit(engine, given, encode, room, truncate, quiet)
+            room -= min(ending.max_tokens or LEAST_ANSWER, room // 4)
+            tokens = _fit(engine, given, encode, room, truncate, output.quiet)
         if show_prompt:
-            _write(engine.vocabulary.text_of(tokens) + "\n")
+            print_text(engine.vocabulary.text_of(tokens) + "\n")
             return
-        if choice:
-            _check_choices(choice, engine, len(tokens), max_tokens)
+        if shape.choice:
+            from llamacli.shape import check_choices
+
+            most = most_tokens(engine, len(tokens), ending.max_tokens)
+            check_choices(shape.choice, engine.vocabulary, most)
         saver = None
         if cache is not None:
-            saver = _cached(engine, cache, tokens, given, encode, system, quiet)
+            saver = _cached(engine, cache, tokens, given, encode, system, output.quiet)
         result = answer(
-            engine, tokens, sampling, manner, shape=shape, max_tokens=max_tokens, stop=stop or ()
+            engine,
+            tokens,
+            settings,
+            manner,
+            shape=grammar,
+            max_tokens=ending.max_tokens,
+            stop=ending.stop or (),
         )
         if saver is not None:
             saver()
-    if (fail_on_length or shape is not None) and result.finish_reason == "length":
+    _check_whole(result, fail_on_length or grammar is not None)
+
+
+def _check_whole(result: "Result", wanted: bool) -> None:
+    if wanted and result.finish_reason == "length":
         raise LlamacliError(
             f"the answer was cut after {result.answer_tokens} tokens; raise -n or -c"
         )
@@ -168,19 +138,19 @@ def run(
 
 def answer_piped(
     engine: "Engine",
-    sampling: Any,
+    given: "Input",
+    sampling: "SamplingSettings",
+    ending: options.Ending,
     *,
     system: str | None = None,
-    max_tokens: int | None = None,
-    stop: Sequence[str] = (),
     date: "datetime | None" = None,
 ) -> "Result":
     """What chat does where stdin or stdout isn't a terminal: run on what is piped in."""
-    from llamacli.prompt import gather
-
-    tokens = encode_input(engine, gather(None, (), "strict"), system=system, date=date)
+    tokens = encode_input(engine, given, system=system, date=date)
     _check_room(len(tokens), engine.context_size)
-    return answer(engine, tokens, sampling, Manner(), max_tokens=max_tokens, stop=stop)
+    return answer(
+        engine, tokens, sampling, Manner(), max_tokens=ending.max_tokens, stop=ending.stop or ()
+    )
 
 
 def encode_input(
@@ -197,22 +167,13 @@ def encode_input(
 
     if raw:
         return encode_raw(engine.vocabulary, given.joined(), special=special)
-    messages = [{"role": "user", "content": given.joined()}]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
-    return encode_turns(engine, messages, date=date)
+    return encode_turns(engine, turns(given, system), date=date)
 
 
-def _read_shape(schema: Any, grammar: Any, choice: Any, stop: Any) -> "Grammar | None":
-    from llamacli.shape import read_shape
-
-    return read_shape(schema, grammar, choice, stop)
-
-
-def _check_choices(words: list[str], engine: "Engine", prompt: int, max_tokens: int | None) -> None:
-    from llamacli.shape import check_choices
-
-    check_choices(words, engine.vocabulary, most_tokens(engine, prompt, max_tokens))
+def turns(given: "Input", system: str | None) -> "list[Message]":
+    """The conversation that a prompt is."""
+    asked = [{"role": "user", "content": given.joined()}]
+    return asked if system is None else [{"role": "system", "content": system}, *asked]
 
 
 def _check_room(tokens: int, room: int) -> None:
@@ -224,7 +185,7 @@ def _check_room(tokens: int, room: int) -> None:
 
 
 def _fit(
-    engine: "Engine", given: "Input", encode: Any, room: int, cut: Any, quiet: bool
+    engine: "Engine", given: "Input", encode: "Encode", room: int, cut: "Cut", quiet: bool
 ) -> list[int]:
     from llamacli.prompt import fit
 
@@ -239,7 +200,7 @@ def _cached(
     name: str,
     tokens: list[int],
     given: "Input",
-    encode: Any,
+    encode: "Encode",
     system: str | None,
     quiet: bool,
 ) -> "Callable[[], None] | None":
@@ -263,9 +224,3 @@ def _cached(
                 notice(f"the cache {path} can't be written: {error.strerror}")
 
     return save
-
-
-def _write(text: str) -> None:
-    from llamacli.terminal import writer
-
-    writer(sys.stdout)(text)

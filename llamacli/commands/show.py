@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llamacli.commands.options import complete_models
 from llamacli.commands.printing import print_json, print_text
 from llamacli.errors import NotFoundError, UsageError
-from llamacli.models import DEMO, complete_models, locate
+from llamacli.models import DEMO, locate
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:

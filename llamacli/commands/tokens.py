@@ -3,14 +3,15 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llamacli.commands import options
+from llamacli.commands.options import complete_models
 from llamacli.commands.printing import print_json, print_text
 from llamacli.commands.show import open_source
 from llamacli.errors import UsageError
-from llamacli.models import complete_models
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:
@@ -50,10 +51,7 @@ def tokens(
     special: Annotated[
         bool, typer.Option("--special", help="Spellings of control tokens in TEXT become them.")
     ] = False,
-    errors: Annotated[
-        Literal["strict", "replace"],
-        typer.Option(help="Refuse bytes that aren't UTF-8, or replace them by U+FFFD."),
-    ] = "strict",
+    errors: options.Errors = "strict",
     ids: Annotated[bool, typer.Option("--ids", help="Ids alone.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON array.")] = False,
 ) -> None:
@@ -146,7 +144,7 @@ def _read(text: str | None, errors: "Errors") -> str:
 def _encode_messages(
     source: "Source", vocabulary: "Vocabulary", path: Path, date: datetime | None, errors: "Errors"
 ) -> list[int]:
-    from llamacli.prompt import LLAMA3_TEMPLATE, decode, encode_chat, read_bytes, read_messages
+    from llamacli.prompt import decode, encode_chat, read_bytes, read_messages
     from llamacli.show import find_template
 
     name = "stdin" if path == Path("-") else str(path)
@@ -154,4 +152,4 @@ def _encode_messages(
     template = find_template(source)
     if template is None:
         notice("the model has no template of its own; Llama 3's is used")
-    return encode_chat(vocabulary, template or LLAMA3_TEMPLATE, messages, date=date)
+    return encode_chat(vocabulary, template or None, messages, date=date)

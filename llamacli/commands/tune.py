@@ -26,7 +26,7 @@ def tune(
     ] = None,
     seconds: Annotated[float, typer.Option(help="About how long to measure.")] = 60.0,
     forget: Annotated[bool, typer.Option("--forget", help="Drop what was kept.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Give it all as JSON.")] = False,
+    as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure which settings serve a model best on this machine, and keep them.

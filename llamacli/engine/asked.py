@@ -21,7 +21,8 @@ class Asked:
     """What was asked for; None leaves it to the tuned settings and then to the defaults.
 
     profile says what counts: loading and prefill for a short answer, decode for a long chat.
-    The other fields are EngineSettings'.
+    speculate auto drafts where that pays, and draft names a model that drafts, or is auto for the
+    one that models.toml names. The other fields are EngineSettings'.
     """
 
     context: int | Literal["auto"] | None = None
@@ -35,6 +36,8 @@ class Asked:
     kv_type: str | None = None
     repack: bool | None = None
     overcommit: bool = False
+    speculate: Literal["auto", "off"] | None = None
+    draft: str | None = None
     tune: bool = True
     profile: Profile = "short"
 

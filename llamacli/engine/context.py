@@ -8,6 +8,7 @@ from llamacli.gguf import GGUFFile
 
 PADDING = 256  # llama.cpp rounds the cells of a KV cache up to these
 SEQUENCE_CELLS = 1024  # cells for each sequence beside the first
+KEPT_SEQUENCES = 16  # beside those that are answered in: what finished ones leave for others
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def plan_context(context: int, settings: EngineSettings, parallel: int | None) -
     if parallel is None:
         return ContextPlan(context, 1, settings.outputs, batch, ubatch)
     batch = max(ubatch, parallel)
-    return ContextPlan(shared_cells(context, parallel), parallel + 1, parallel + 1, batch, batch)
+    sequences = parallel + KEPT_SEQUENCES
+    return ContextPlan(shared_cells(context, parallel), sequences, sequences, batch, batch)
 
 
 def shared_cells(context: int, parallel: int) -> int:

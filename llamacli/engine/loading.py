@@ -12,7 +12,14 @@ from typing import Any
 from llamacli.engine.settings import EngineSettings
 from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
 from llamacli.errors import DoesNotFitError, InvalidModelError
-from llamacli.gguf import check_architecture, check_vocabulary, read_gguf, recall, remember
+from llamacli.gguf import (
+    check_architecture,
+    check_vocabulary,
+    file_identity,
+    read_gguf,
+    recall,
+    remember,
+)
 from llamacli.machine import Device, last_error, load_library
 
 
@@ -66,6 +73,7 @@ def load_vocabulary(path: Path) -> Vocabulary:
     library = load_library()
     with beside(lambda: remember(file)):
         model = load_model(library, path, EngineSettings(), vocabulary_only=True)
+    file_identity(path, file.status)
     return make_vocabulary(library, model, file)
 
 

@@ -1,12 +1,15 @@
 from .check import (
     CONTROL,
     END_TOKENS,
+    NORMAL,
+    RECURSIVE_PRE_TOKENIZERS,
     LlamaShape,
     check_architecture,
     check_llama,
     check_vocabulary,
 )
-from .file import STRING, Array, GGUFFile, TensorInfo, read_gguf
+from .contents import STRING, Array, FileStatus, GGUFFile, TensorInfo, file_identity
+from .file import read_gguf
 from .merge import check_part, merged_header, padded
 from .remembered import recall, remember
 from .types import TENSOR_TYPES, TensorType
@@ -14,9 +17,12 @@ from .types import TENSOR_TYPES, TensorType
 __all__ = [
     "CONTROL",
     "END_TOKENS",
+    "NORMAL",
+    "RECURSIVE_PRE_TOKENIZERS",
     "STRING",
     "TENSOR_TYPES",
     "Array",
+    "FileStatus",
     "GGUFFile",
     "LlamaShape",
     "TensorInfo",
@@ -25,6 +31,7 @@ __all__ = [
     "check_llama",
     "check_part",
     "check_vocabulary",
+    "file_identity",
     "merged_header",
     "padded",
     "read_gguf",

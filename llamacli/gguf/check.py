@@ -6,16 +6,29 @@ from dataclasses import dataclass
 from operator import mul
 from typing import Any
 
-from llamacli.gguf.file import STRING, Array, GGUFFile
+from llamacli.gguf.contents import STRING, Array, GGUFFile
 
 MAX_BLOCKS = 512  # llama.cpp's LLAMA_MAX_LAYERS
 MAX_SIZE = (1 << 31) - 1  # contexts and vocabularies are int32 in llama.cpp
-PRE_TOKENIZERS = ("llama-bpe", "llama3", "llama-v3")  # one and the same in llama.cpp
+# Byte-level BPE's pre-tokenizers by llama.cpp's names (src/llama-vocab.cpp). The first ones it
+# matches by code of its own; the others by std::regex, which needs stack for each character.
+PRE_TOKENIZERS = {
+    *("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "midm-2.0", "lfm2", "smaug-bpe"),
+    *("gpt-2", "smollm", "qwen2", "qwen35", "deepseek-r1-qwen", "megrez", "stablelm2", "olmo"),
+    *("dbrx", "refact", "starcoder", "command-r", "exaone", "exaone4", "minerva-7b", "mpt"),
+    *("trillion", "hunyuan", "kimi-k2", "codeshell", "jais", "chatglm-bpe", "glm4"),
+}
+RECURSIVE_PRE_TOKENIZERS = {
+    *("deepseek-llm", "deepseek-coder", "deepseek-v3", "viking", "bloom", "minicpm5"),
+    *("seed-coder", "tekken", "gpt-4o", "llama4", "poro-chat", "gpt3-finnish", "falcon"),
+    *("superbpe", "hunyuan-dense", "bailingmoe", "youtu"),
+}
 SCALING_TYPES = ("none", "linear", "yarn", "longrope")
 INT32 = 5
 NORMAL, CONTROL = 1, 3  # GGUF token types
 TOKEN_TYPES = {NORMAL, 2, CONTROL, 4, 5}  # unknown, user-defined, unused; bytes are another kind's
-MAX_VOCABULARY = 1 << 21  # tokens; some 200 bytes each in memory
+MAX_VOCABULARY = MAX_MERGES = 1 << 20  # some 200 bytes each in memory
+MAX_TOKENS = 32 << 20  # bytes of their texts
 END_TOKENS = "llamacli.end_token_ids"  # a key of the converter's: all that end an answer
 MAX_ENDS = 1024
 MAX_SPELLED = 256 << 20  # Llama 3's: 14 MB
@@ -77,16 +90,20 @@ def check_architecture(file: GGUFFile) -> None:
 
 
 def check_vocabulary(file: GGUFFile) -> None:
-    """Check the tokenizer: Llama 3's kind, its arrays as long as each other, its ids in range."""
+    """Check the tokenizer: byte-level BPE, its arrays as long as each other, its ids in range."""
     prefix = "tokenizer.ggml."
     model, pre = file.metadata.get(prefix + "model"), file.metadata.get(prefix + "pre")
-    if model != "gpt2" or pre not in PRE_TOKENIZERS:
-        file.fail(f"its tokenizer is {model!r} with {pre!r}, not Llama 3's ('gpt2', 'llama-bpe')")
+    if model != "gpt2":
+        file.fail(f"its tokenizer is {model!r}; llamacli reads byte-level BPE ('gpt2')")
+    if pre not in PRE_TOKENIZERS | RECURSIVE_PRE_TOKENIZERS:
+        file.fail(f"its pre-tokenizer is {pre!r}, none that llamacli knows ('llama-bpe', …)")
     key = prefix + "tokens"
     tokens = file.array_at(key)
     size = tokens.length
-    if tokens.nbytes - 8 * size > MAX_SPELLED:
+    if tokens.nbytes - 8 * size > MAX_TOKENS:
         file.fail(f"its tokens are absurdly long, {tokens.nbytes} bytes")
+    if not 1 <= size <= MAX_VOCABULARY:
+        file.fail(f"its vocabulary has {size} tokens, not 1 to {MAX_VOCABULARY}")
     if key not in file.known:
         check_tokens(file, file.strings(key))
     types = file.metadata.get(prefix + "token_type")
@@ -98,8 +115,10 @@ def check_vocabulary(file: GGUFFile) -> None:
     if scores is not None and (not isinstance(scores, Array) or scores.length != size):
         file.fail(f"{prefix}scores isn't an array of {size} numbers")
     merges = file.metadata.get(prefix + "merges")
-    if not isinstance(merges, Array) or merges.type != STRING or merges.length > MAX_SIZE:
+    if not isinstance(merges, Array) or merges.type != STRING:
         file.fail(f"{prefix}merges is missing or not an array of strings")
+    if merges.length > MAX_MERGES:
+        file.fail(f"it has {merges.length} merges; {MAX_MERGES} can be read")
     if not isinstance(file.metadata.get("tokenizer.chat_template", ""), str):
         file.fail("tokenizer.chat_template is not a text")
     for name in SPECIAL_IDS:
@@ -123,8 +142,6 @@ def _check_ends(file: GGUFFile, vocabulary: int) -> None:
 
 def check_tokens(file: GGUFFile, tokens: list[bytes]) -> None:
     """llama.cpp aborts where two tokens are the same, and cuts them at the first zero byte."""
-    if not 1 <= len(tokens) <= MAX_VOCABULARY:
-        file.fail(f"its vocabulary has {len(tokens)} tokens, not 1 to {MAX_VOCABULARY}")
     if len(set(tokens)) != len(tokens):
         seen: set[bytes] = set()
         for i, token in enumerate(tokens):

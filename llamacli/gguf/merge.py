@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llamacli.gguf.file import DEFAULT_ALIGNMENT, GGUFFile
+from llamacli.gguf.contents import GGUFFile
+from llamacli.gguf.file import DEFAULT_ALIGNMENT
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from llamacli.machine.native import build_features, library_comments
 
-WHOLE_TILES = "llamacli: tile configurations are whole"  # as llama.cpp.h has it
 # The first minor version of GCC whose _tile_loadconfig is right; later major ones all are.
 MENDED = {11: 5, 12: 4, 13: 3, **dict.fromkeys(range(11), 1 << 31)}
 
@@ -40,11 +39,8 @@ def configures_tiles(comments: Sequence[str]) -> bool:
     """Whether compilers with such names made AMX's code right.
 
     GCC before 11.5, 12.4, 13.3 and 14 (its bug 114098) drops most of the tiles' configuration,
-    and the first product on them is a general protection fault. What the Makefile builds says
-    that it mends this (llama.cpp.h).
+    and the first product on them is a general protection fault.
     """
-    if any(WHOLE_TILES in comment for comment in comments):
-        return True
     found = [re.match(r"GCC: \(.*\) (\d+)\.(\d+)", comment) for comment in comments]
     versions = [(int(one[1]), int(one[2])) for one in found if one]
     return bool(comments) and all(minor >= MENDED.get(major, 0) for major, minor in versions)

@@ -64,7 +64,7 @@ def library_comments() -> list[str]:
     found = []
     for file in sorted(Path(_library()._lib._name).parent.glob("*ggml-cpu*"))[:1]:
         data = file.read_bytes()
-        for start in (b"GCC: (", b"clang version ", b"llamacli: "):
+        for start in (b"GCC: (", b"clang version "):
             if (at := data.find(start)) >= 0:
                 found.append(data[at : data.find(b"\0", at)].decode(errors="replace"))
     return found

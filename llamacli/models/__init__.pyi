@@ -1,9 +1,17 @@
 from . import registry
 from .listing import Stored, inventory
-from .names import complete_models, existing_path, find_stored, near_names
+from .names import complete_models, existing_path, find_stored, near_names, stored_model
 from .opening import close_beside, engine_for, engine_settings, locate, model_path, open_engine
 from .registry import HUB_ID, REVISION, Model, defaults, find, models
-from .store import DEMO, remove_model, split_name, target_folder, target_path
+from .store import (
+    DEMO,
+    mark_used,
+    remove_model,
+    split_name,
+    stored_models,
+    target_folder,
+    target_path,
+)
 
 __all__ = [
     "DEMO",
@@ -21,6 +29,7 @@ __all__ = [
     "find_stored",
     "inventory",
     "locate",
+    "mark_used",
     "model_path",
     "models",
     "near_names",
@@ -28,6 +37,8 @@ __all__ = [
     "registry",
     "remove_model",
     "split_name",
+    "stored_model",
+    "stored_models",
     "target_folder",
     "target_path",
 ]

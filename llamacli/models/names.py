@@ -66,6 +66,17 @@ def find_stored(name: str) -> Path:
     raise NotFoundError(f"there is no {name} in the store {home()}; {there}")
 
 
+def stored_model(name: str, stored: Iterable[Path]) -> Path:
+    """The one of those files that a name means, without a look at the disk.
+
+    Raises NotFoundError, and UsageError where several match.
+    """
+    found = matching(name, stored)
+    if not found:
+        raise NotFoundError(f"there is no model {name}")
+    return _one(name, found)
+
+
 def matching(name: str, stored: Iterable[Path]) -> list[Path]:
     """Those of the stored files that a name means: one that is called so exactly, else all."""
     wanted = _plain(name)

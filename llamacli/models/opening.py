@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llamacli.errors import UsageError
 from llamacli.models.demo import demo_model
 from llamacli.models.store import DEMO, mark_used
 from llamacli.terminal import notice
@@ -59,12 +60,36 @@ def open_engine(
     quiet: bool = False,
     on_load: "Callable[[float], None] | None" = None,
 ) -> "Engine":
-    """The model, loaded as asked; on_load is Engine's."""
+    """The model, loaded as asked, with drafts unless they are off; on_load is Engine's."""
     from llamacli.engine import Engine
+    from llamacli.speculate import DraftingEngine
 
     path = model_path(model, quiet=quiet)
     settings = engine_settings(path, asked, quiet=quiet)
-    return Engine(path, settings, on_load=on_load, meanwhile=_get_ready)
+    if asked.speculate == "off":
+        if asked.draft is not None:
+            raise UsageError("--draft goes with --speculate auto")
+        return Engine(path, settings, on_load=on_load, meanwhile=_get_ready)
+    draft = None if asked.draft is None else draft_path(asked.draft, path, quiet=quiet)
+    return DraftingEngine(path, settings, draft=draft, on_load=on_load, meanwhile=_get_ready)
+
+
+def draft_path(draft: str, path: Path, *, quiet: bool = False) -> Path:
+    """The file that --draft means; for auto the one that models.toml names for the model at path.
+
+    Raises NotFoundError, and UsageError where it names none.
+    """
+    if draft != "auto":
+        return model_path(draft, quiet=quiet)
+    from llamacli.models.names import short_names
+    from llamacli.models.registry import models
+
+    known = models()
+    for name in short_names(path):
+        model = known.get(name.lower())
+        if model is not None and model.draft is not None:
+            return model_path(model.draft, quiet=quiet)
+    raise UsageError(f"models.toml names no draft for {path.name}; name a model: --draft MODEL")
 
 
 def _get_ready(file: "GGUFFile") -> None:

@@ -53,9 +53,10 @@ class Model:
     """A model that has a short name.
 
     source is a Hub id, the path of a checkpoint's folder, or "built-in"; quantization is what is
-    made of it where no other is asked for. Sizes are in bytes, None where they aren't known:
-    checkpoint_bytes is what is downloaded, gguf_bytes the file in that quantization, memory_bytes
-    that file and an F16 KV cache of 8,192 tokens, or of the context where that is less.
+    made of it where no other is asked for; draft is the model that drafts for it. Sizes are in
+    bytes, None where they aren't known: checkpoint_bytes is what is downloaded, gguf_bytes the file
+    in that quantization, memory_bytes that file and an F16 KV cache of 8,192 tokens, or of the
+    context where that is less.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Model:
     revision: str = "main"
     quantization: str = "Q4_K_M"
     context: int | None = None
+    draft: str | None = None
     license: str | None = None
     parameters: int | None = None
     checkpoint_bytes: int | None = None
@@ -200,7 +202,7 @@ def _check(path: Path, place: tuple[str, str], value: Any) -> None:
     elif key == "quantization":
         if _text(path, place, value) not in QUANTIZATIONS:
             _fail(path, place, f"is {value!r}, none of {', '.join(QUANTIZATIONS)}")
-    elif key == "license":
+    elif key in ("license", "draft"):
         _text(path, place, value)
     elif key in {field.name for field in fields(Model)} - {"name"}:
         _number(path, place, value, int, 1, MAX_COUNT)

@@ -1,11 +1,14 @@
 from . import cache
+from .cache import Encode
 from .encode import encode_chat, encode_raw, encode_turns
-from .input import Errors, Input, Text, decode, fit, gather, read_bytes, read_file
+from .input import Cut, Errors, Input, Text, decode, fit, gather, read_bytes, read_file
 from .messages import Message, problem, read_messages
 from .template import LLAMA3_TEMPLATE, prepare, render
 
 __all__ = [
     "LLAMA3_TEMPLATE",
+    "Cut",
+    "Encode",
     "Errors",
     "Input",
     "Message",

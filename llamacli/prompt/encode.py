@@ -1,54 +1,56 @@
 """Conversations to tokens: only the template's own markers become control tokens."""
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from llamacli.engine import Engine, Vocabulary
-from llamacli.errors import UsageError
+from llamacli.errors import InvalidModelError, UsageError
+from llamacli.prompt.markers import Markers, markers_of
 from llamacli.prompt.messages import Message
-from llamacli.prompt.template import LLAMA3_TEMPLATE, render
-
-# Unicode's noncharacters: no text has a use for them, no template trims them.
-NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
+from llamacli.prompt.template import LLAMA3_MARKER, LLAMA3_TEMPLATE, render
 
 
 def encode_chat(
     vocabulary: Vocabulary,
-    template: str,
+    template: str | None,
     messages: Sequence[Mapping[str, Any]],
     *,
     add_generation_prompt: bool = True,
     tools: Sequence[Mapping[str, Any]] | None = None,
     date: datetime | None = None,
 ) -> list[int]:
-    """The tokens of a conversation's prompt.
+    """The tokens of a conversation's prompt, by Llama 3's format where there is no template.
 
-    A mark is put after every character of the messages that could start a control token's
-    spelling. The rendered text is cut at the spellings that are still whole, which only the
-    template can have written; the marks are taken out, and what lies between is tokenized as
-    plain text.
+    The template renders the messages as they are, its own markers respelled. The text is cut at
+    those; what lies between is tokenized as plain text, whatever it looks like. Raises
+    InvalidModelError where there is no template and no marker of Llama 3's.
     """
-    mark = _unused_character([messages, tools])
-    starts = {spelling[0] for spelling in vocabulary.special_tokens}
+    if template is None:
+        template = LLAMA3_TEMPLATE
+        _check_llama3(vocabulary)
+    markers = _markers(vocabulary, messages, tools)
     text = render(
         template,
-        _marked(messages, starts, mark),
+        messages,
         add_generation_prompt=add_generation_prompt,
-        tools=_marked(tools, starts, mark),
+        tools=tools,
         date=date,
-        bos_token=_spelling(vocabulary, vocabulary.bos),
-        eos_token=_spelling(vocabulary, vocabulary.eos),
+        markers=markers,
+        bos_token=markers.respell(_spelling(vocabulary, vocabulary.bos)),
+        eos_token=markers.respell(_spelling(vocabulary, vocabulary.eos)),
     )
     tokens: list[int] = []
-    for i, part in enumerate(_split(text, vocabulary)):
+    written = markers.written()
+    for i, part in enumerate(_split(text, written)):
         if i % 2:
-            tokens.append(vocabulary.special_tokens[part])
-        elif plain := part.replace(mark, ""):
+            tokens.append(vocabulary.special_tokens[written[part]])
+        elif plain := markers.plain(part):
             tokens += vocabulary.tokenize(plain)
-    starts_with_bos = bool(tokens) and tokens[0] == vocabulary.bos
-    if vocabulary.add_bos and vocabulary.bos is not None and not starts_with_bos:
+    # The one that the template writes stands where it wants it, be it behind a blank.
+    if vocabulary.add_bos and vocabulary.bos is not None and vocabulary.bos not in tokens:
         tokens.insert(0, vocabulary.bos)
     return tokens
 
@@ -57,7 +59,7 @@ def encode_turns(
     engine: Engine, messages: Sequence[Message], *, date: datetime | None = None
 ) -> list[int]:
     """The prompt's tokens by the model's own template, else by Llama 3's."""
-    template = engine.file.metadata.get("tokenizer.chat_template") or LLAMA3_TEMPLATE
+    template = engine.file.metadata.get("tokenizer.chat_template") or None
     return encode_chat(engine.vocabulary, template, messages, date=date)
 
 
@@ -73,41 +75,37 @@ def _spelling(vocabulary: Vocabulary, token: int | None) -> str:
     return "" if token is None else vocabulary.piece(token).decode(errors="replace")
 
 
-def _split(text: str, vocabulary: Vocabulary) -> list[str]:
-    """Plain text and spellings in turn, the longest spelling first, as Hugging Face cuts it.
+def _check_llama3(vocabulary: Vocabulary) -> None:
+    missing = set(LLAMA3_MARKER.findall(LLAMA3_TEMPLATE)) - vocabulary.special_tokens.keys()
+    if missing:
+        raise InvalidModelError(
+            f"the model has no chat template, and no {min(missing)} for Llama 3's format; it may "
+            "be a base model: give it text as it stands, with run --raw"
+        )
 
-    A regular expression of all spellings takes longer to compile than the whole prompt to encode.
+
+def _markers(vocabulary: Vocabulary, *given: Any) -> Markers:
+    markers = markers_of(vocabulary.special_tokens, json.dumps(given, ensure_ascii=False))
+    if markers is None:
+        raise UsageError("the messages hold characters of every unused plane of Unicode")
+    return markers
+
+
+def _split(text: str, written: Collection[str]) -> list[str]:
+    """Plain text and markers in turn, the longest marker first, as Hugging Face cuts it.
+
+    A regular expression of all markers takes longer to compile than the whole prompt to encode.
     """
-    special = vocabulary.special_tokens
-    lengths = sorted(set(map(len, special)), reverse=True)
-    starts = re.compile(f"[{re.escape(''.join({s[0] for s in special}))}]") if special else None
+    lengths = sorted(set(map(len, written)), reverse=True)
+    starts = re.compile(f"[{re.escape(''.join({s[0] for s in written}))}]") if written else None
     parts, done, place = [], 0, 0
     while starts and (found := starts.search(text, place)):
         place = found.start()
         for length in lengths:
-            if (spelling := text[place : place + length]) in special:
-                parts += [text[done:place], spelling]
+            if (marker := text[place : place + length]) in written:
+                parts += [text[done:place], marker]
                 done = place = place + length
                 break
         else:
             place += 1
     return [*parts, text[done:]]
-
-
-def _unused_character(value: Any) -> str:
-    text = repr(value)
-    try:
-        return next(c for c in NONCHARACTERS if repr(c)[1:-1] not in text)
-    except StopIteration:
-        raise UsageError("the messages hold every noncharacter of Unicode") from None
-
-
-def _marked(value: Any, starts: set[str], mark: str) -> Any:
-    """A copy of value whose texts have the mark after every character of starts."""
-    if isinstance(value, str):
-        return "".join(c + mark if c in starts else c for c in value)
-    if isinstance(value, Mapping):
-        return {_marked(k, starts, mark): _marked(v, starts, mark) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_marked(item, starts, mark) for item in value]
-    return value

@@ -5,18 +5,14 @@ So a template that isn't among the known ones is rendered in a process of its ow
 """
 
 import hashlib
-import json
-import subprocess
-import sys
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 from llamacli.errors import InvalidModelError
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from llamacli.prompt.markers import Markers
+from llamacli.prompt.worker import Worker
 
 # Llama 3's format, for files that have no template of their own.
 LLAMA3_TEMPLATE = """\
@@ -30,6 +26,9 @@ LLAMA3_TEMPLATE = """\
 {%- endif %}
 """
 
+LLAMA3_MARKER = re.compile(r"<\|[a-z_]+\|>")
+DATE_FORMAT = "%d %b %Y"  # of date_string, as the templates of Llama 3.1 to 3.3 write it
+
 # SHA-256 of templates that were read and found harmless: those save the process, 0.1 s a prompt.
 KNOWN = frozenset(
     {
@@ -40,10 +39,9 @@ KNOWN = frozenset(
         "5816fce10444e03c2e9ee1ef8a4a1ea61ae7e69e438613f3b17b69d0426223a4",  # Llama-3.2
     }
 )
-SECONDS = 2
-MEMORY = 512 << 20  # bytes of address space
 MAX_TEMPLATE = 1 << 20  # characters
-MAX_PROMPT = 64 << 20  # bytes of JSON that a rendered prompt may take
+# One for the whole program, as llama.cpp's backend is: a chat's or a server's next prompt finds it.
+WORKER = Worker()
 
 
 def render(
@@ -52,40 +50,62 @@ def render(
     *,
     add_generation_prompt: bool = True,
     date: datetime | None = None,
+    markers: Markers = Markers(),  # noqa: B008
     **names: Any,
 ) -> str:
     """The prompt's text. names are what templates expect besides: bos_token, tools and the like.
 
-    Raises InvalidModelError where the template is broken, refuses, oversteps the sandbox, or takes
-    more than 2 seconds or 512 MiB.
+    The literals of the template that markers names come respelled. A date is given to templates as
+    they ask for it, by strftime_now or as date_string; without one it is today, and templates that
+    read date_string have a day of their own. Raises InvalidModelError where the template is broken,
+    refuses, oversteps the sandbox, or takes more than 2 seconds or 512 MiB.
     """
     if len(template) > MAX_TEMPLATE:
         raise InvalidModelError(f"the chat template is absurdly long: {len(template)} characters")
     given = {**names, "messages": list(messages), "add_generation_prompt": add_generation_prompt}
-    date = date or datetime.now()
+    if date is not None:
+        given["date_string"] = date.strftime(DATE_FORMAT)
+    now = (date or datetime.now()).isoformat()
+    used = markers.within(template)
+    spellings = sorted(used.spellings)
     if _is_known(template):
-        return render_here(template, given, date)
-    return _render_apart(template, given, date)
+        return render_here(template, given, now, spellings, used.plane)
+    return WORKER.render(
+        {
+            "template": template,
+            "names": given,
+            "date": now,
+            "spellings": spellings,
+            "plane": used.plane,
+        }
+    )
 
 
 def prepare(template: str) -> None:
-    """Spare the next render most of its time: compile a known template, else start its process."""
+    """Spare the next render most of its time: import what it needs, or start its process."""
     if _is_known(template):
-        _compiled(template)
+        from llamacli.prompt.environment import compiled
+
+        compiled(template, Markers(frozenset(LLAMA3_MARKER.findall(template))))
     else:
-        _waiting.append(_start_worker())
+        WORKER.start()
 
 
 def _is_known(template: str) -> bool:
     return hashlib.sha256(template.encode(errors="replace")).hexdigest() in KNOWN
 
 
-def render_here(template: str, names: Mapping[str, Any], date: datetime) -> str:
-    """The same in this process, without limits on time and memory."""
+def render_here(
+    template: str, names: Mapping[str, Any], date: str, spellings: Sequence[str], plane: int
+) -> str:
+    """The same in this process, without limits on time and memory; date is in ISO's format."""
     from jinja2 import TemplateError
 
+    from llamacli.prompt.environment import compiled
+
     try:
-        return _compiled(template).render(strftime_now=date.strftime, **names)
+        ready = compiled(template, Markers(frozenset(spellings), plane))
+        return ready.render(strftime_now=datetime.fromisoformat(date).strftime, **names)
     except InvalidModelError:
         raise
     except (TemplateError, ArithmeticError, LookupError, RecursionError) as error:
@@ -94,102 +114,6 @@ def render_here(template: str, names: Mapping[str, Any], date: datetime) -> str:
         raise _broken(error) from error
 
 
-@lru_cache(maxsize=4)
-def _compiled(template: str) -> "Template":
-    """Compiling takes longer than rendering, and a chat renders the same template each turn."""
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> NoReturn:
-        raise InvalidModelError(f"the chat template refuses: {message}")
-
-    class Environment(ImmutableSandboxedEnvironment):
-        def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:  # noqa: ARG002
-            raise InvalidModelError(f"the chat template reaches for {attribute}: not allowed")
-
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = refuse
-    return environment.from_string(template)
-
-
 def _broken(error: Exception) -> InvalidModelError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return InvalidModelError(f"the chat template can't be rendered: {reason[:300]}")
-
-
-def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
-    """Unlike jinja2's own, without HTML's escapes: what transformers gives templates."""
-    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
-
-
-def _render_apart(template: str, names: Mapping[str, Any], date: datetime) -> str:
-    request = json.dumps({"template": template, "names": names, "date": date.isoformat()})
-    with _take_worker() as child:
-        try:
-            output, _ = child.communicate(request.encode(), timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            raise InvalidModelError(
-                f"the chat template takes more than {SECONDS} seconds; it is broken or malicious"
-            ) from None
-        except BaseException:
-            child.kill()
-            raise
-    try:
-        if child.returncode or len(output) > MAX_PROMPT:
-            raise ValueError
-        answer = json.loads(output)
-        text, error = answer["text"], answer["error"]
-    except (ValueError, KeyError, TypeError):
-        raise InvalidModelError(
-            "the chat template takes too much time or memory; it is broken or malicious"
-        ) from None
-    if error is not None:
-        raise InvalidModelError(str(error))
-    return str(text)
-
-
-def _take_worker() -> "subprocess.Popen[bytes]":
-    """A process that waits for a request: one that prepare started, where it is still there."""
-    while _waiting:
-        worker = _waiting.pop()
-        if worker.poll() is None:
-            return worker
-        with worker:
-            pass  # closes its pipes
-    return _start_worker()
-
-
-def _start_worker() -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-I", "-c", WORKER, json.dumps(sys.path)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
-
-
-_waiting: "list[subprocess.Popen[bytes]]" = []  # they end with this process, which closes stdin
-
-# What the process does: limits on itself, the imports, then render_here.
-WORKER = f"""
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
-try:
-    import resource
-    resource.setrlimit(resource.RLIMIT_AS, ({MEMORY}, {MEMORY}))
-    resource.setrlimit(resource.RLIMIT_CPU, ({SECONDS}, {SECONDS}))
-except (ImportError, ValueError, OSError):
-    pass
-from datetime import datetime
-from llamacli.errors import InvalidModelError
-from llamacli.prompt.template import render_here
-import jinja2.ext, jinja2.sandbox
-request = json.loads(sys.stdin.buffer.read())
-text = error = None
-try:
-    text = render_here(
-        request["template"], request["names"], datetime.fromisoformat(request["date"])
-    )
-except InvalidModelError as refusal:
-    error = str(refusal)
-sys.stdout.write(json.dumps({{"text": text, "error": error}}))
-"""

@@ -75,9 +75,7 @@ def plot(found: Sequence[Quality]) -> bytes:
         axes.annotate(
             quality.path.stem, place, xytext=(5, 4), textcoords="offset points", parse_math=False
         )
-    axes.set(
-        xscale="log", yscale="log", xlabel="GB", ylabel="mean Kullback-Leibler divergence, nats"
-    )
+    axes.set(xlabel=unit, yscale="log", ylabel="mean Kullback-Leibler divergence, nats")
     axes.margins(x=0.25)
     axes.grid(True, which="both", alpha=0.3)
     picture = BytesIO()

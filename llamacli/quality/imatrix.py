@@ -15,7 +15,7 @@ from pathlib import Path
 
 from convert import ConvertError, ImportanceMatrix, read_importance, write_importance
 from convert.importance import merged
-from llamacli.engine import Engine, Vocabulary, file_identity
+from llamacli.engine import Engine, Vocabulary
 from llamacli.errors import LlamacliError, UsageError
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.machine import load_library
@@ -55,7 +55,7 @@ def measure_importance(
         sources = list(_calibration(engine) if texts is None else _tokenized(engine, texts))
         parts = list(_chunks(engine.vocabulary, sources, size))[:chunks]
         names = [name for name, _ in sources]
-        kept = None if target is None else _Kept(target, path, parts)
+        kept = None if target is None else _Kept(target, engine.identity, parts)
         done = kept.load(activations) if kept is not None else 0
         if done:
             notice(f"going on after chunk {done}, from what the last call has done")
@@ -118,8 +118,10 @@ def _chunks(
 class _Kept:
     """What has been measured so far for a target, of this model and these chunks."""
 
-    def __init__(self, target: Path, model: Path, parts: Sequence[Sequence[int]]) -> None:
-        described = json.dumps([file_identity(model), parts])
+    def __init__(
+        self, target: Path, identity: Sequence[int | str], parts: Sequence[Sequence[int]]
+    ) -> None:
+        described = json.dumps([identity, parts])
         digest = hashlib.sha256(described.encode()).hexdigest()[:16]
         self.path = target.with_name(f".{target.name}.{digest}.kept")
 

@@ -1,7 +1,8 @@
 """Answers held to a shape: a JSON Schema, a grammar, or a choice of words.
 
-To be read in this order: grammar, gbnf, matcher, regex, numeric, schema_kinds, json_values, schema,
-read, constraint.
+llguidance says which tokens may follow; what is here reads shapes for it, refuses by name what
+can't be honoured, and brings an answer to its shape's end before its last token.
+To be read in this order: ending, grammar, gbnf, schema, read, constraint.
 Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 

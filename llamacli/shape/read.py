@@ -1,12 +1,17 @@
 """The shape that an answer is held to: a JSON Schema, a grammar, or a choice of words."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from llamacli.engine import Vocabulary
 from llamacli.errors import UsageError
 from llamacli.prompt import read_file
-from llamacli.shape.grammar import Builder, Grammar
+from llamacli.shape.gbnf import read_gbnf
+from llamacli.shape.grammar import Grammar
+from llamacli.shape.schema import read_schema
+
+NO_TEXT = "[\0\ud800-\udfff]"  # NUL, and half a surrogate pair, as of bytes that aren't UTF-8
 
 
 def read_shape(
@@ -22,24 +27,20 @@ def read_shape(
     if given and stop:
         raise UsageError(f"--stop would cut an answer that {given[0]} keeps whole")
     if schema is not None:
-        from llamacli.shape.schema import read_schema
-
         return read_schema(read_file(schema).text)
     if gbnf is not None:
-        from llamacli.shape.gbnf import read_gbnf
-
         return read_gbnf(read_file(gbnf).text)
     return choice_grammar(choices) if choices else None
 
 
 def choice_grammar(words: Sequence[str]) -> Grammar:
     """One of the words, to the letter."""
-    if not all(word.strip() for word in words):
-        raise UsageError("a --choice is empty")
-    builder = Builder()
-    root = builder.reserve("root")
-    builder.define(root, [builder.text(word) for word in words])
-    return builder.finish()
+    for word in words:
+        if not word.strip():
+            raise UsageError("a --choice is empty")
+        if not word.isprintable() and re.search(NO_TEXT, word):
+            raise UsageError(f"the --choice {word!a} is not a text")
+    return read_gbnf("root ::= " + " | ".join(map(_literal, words)))
 
 
 def check_choices(words: Sequence[str], vocabulary: Vocabulary, most: int) -> None:
@@ -47,6 +48,10 @@ def check_choices(words: Sequence[str], vocabulary: Vocabulary, most: int) -> No
     for word in words:
         if (count := len(vocabulary.tokenize(word))) > most:
             raise UsageError(f"the choice {word!r} takes {count} tokens, {most} are left for it")
+
+
+def _literal(word: str) -> str:
+    return '"' + "".join(f"\\U{ord(character):08X}" for character in word) + '"'
 
 
 def _named(

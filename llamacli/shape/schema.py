@@ -1,48 +1,65 @@
-"""JSON Schema to a grammar whose every text is JSON that the schema accepts.
+"""JSON Schema as llguidance takes it; what it would pass over is refused by its JSON pointer.
 
-What a grammar can't express is refused by its JSON pointer. The grammar may have fewer texts than
-the schema accepts: members come in the order of `properties`, an object with properties gets no
-others, numbers and strings keep to reasonable lengths, and JSON is written on one line.
+An answer may have less than the schema accepts: members come in the order of `properties`, an
+object that names properties gets no others, numbers have as many digits as a double keeps, and JSON
+is written on one line with a blank behind commas and colons.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
+from urllib.parse import quote, unquote
+
+from llguidance import LLMatcher
 
 from llamacli.errors import InvalidModelError
-from llamacli.shape.grammar import Builder, Grammar, Items, Ref
-from llamacli.shape.json_values import JsonValues
-from llamacli.shape.numeric import MAX_BOUND, Interval, integers, numbers
-from llamacli.shape.regex import pattern_items
-from llamacli.shape.schema_kinds import MAX_NESTING, TYPES, disjoint, is_kind, resolve, written
+from llamacli.shape.grammar import Grammar, Refused, checked, fault
 
 MAX_TEXT = 1 << 20
+MAX_NESTING = 64
+MAX_SCHEMAS = 10_000
+MAX_TARGETS = 500  # of references: llguidance follows them by recursion
+MAX_BLAMED = 200  # parts that are tried for what is wrong
+DIGITS = 15  # that a double keeps exactly
+FRACTION = 6  # digits behind those that a number's bounds have, so that none is rounded onto them
+MOST_FRACTION = 9  # that llguidance takes
+WRITTEN: Any = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+
 # Words that say nothing about which values are valid.
 REMARKS = {
     *("$schema", "$id", "$comment", "$anchor", "$defs", "definitions", "title", "description"),
     *("default", "examples", "deprecated", "readOnly", "writeOnly"),
 }
-WORDS = {
-    "object": {"properties", "required", "additionalProperties"},
-    "array": {"items", "prefixItems", "minItems", "maxItems"},
-    "string": {"minLength", "maxLength", "pattern", "format"},
-    "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
-    "integer": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
+NUMBER = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
+COUNTS = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties"))
+TYPES: dict[str, set[str]] = {
+    "object": {"properties", "required", "additionalProperties", "patternProperties", *COUNTS[2]},
+    "array": {"items", "prefixItems", *COUNTS[1]},
+    "string": {"pattern", "format", *COUNTS[0]},
+    "number": NUMBER,
+    "integer": NUMBER,
     "boolean": set(),
     "null": set(),
 }
-FORMATS = {
-    # February ends with the 28th: a grammar that knows leap years would be long.
-    "date": r"[0-9]{3}[1-9]-(((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01]))"
-    r"|((0[469]|11)-(0[1-9]|[12][0-9]|30))|(02-(0[1-9]|1[0-9]|2[0-8])))",
-    "time": r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
-    r"(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])",
-    "uuid": r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
-    "ipv4": r"((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}"
-    r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])",
-}
-FORMATS["date-time"] = f"{FORMATS['date']}T{FORMATS['time']}"
+LISTS = {"anyOf", "oneOf", "allOf", "prefixItems"}
+MAPPINGS = {"properties", "patternProperties", "$defs", "definitions"}
+VALUES = {"enum", "const", "default", "examples"}  # that are no schemas
+COMBINING = {"$ref", "enum", "const", "anyOf", "oneOf", "allOf"}
+# llguidance's own have leap seconds and the year 0, which many readers refuse. February ends with
+# the 28th: an expression that knows leap years would be long.
+DATE = (
+    r"[0-9]{3}[1-9]-(((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01]))"
+    r"|((0[469]|11)-(0[1-9]|[12][0-9]|30))|(02-(0[1-9]|1[0-9]|2[0-8])))"
+)
+TIME = (
+    r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+)
+PATTERNS = {"date": f"^({DATE})$", "time": f"^({TIME})$", "date-time": f"^({DATE}T{TIME})$"}
+FORMATS = {*PATTERNS, "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"}
 
 
 def read_schema(text: str) -> Grammar:
@@ -53,226 +70,234 @@ def read_schema(text: str) -> Grammar:
         schema = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidModelError(f"the schema is not JSON: {error}") from None
-    builder = Builder()
-    root = builder.reserve("root")
-    builder.define(root, [_Converter(schema, builder, JsonValues(builder)).value(schema, "#", 0)])
-    return builder.finish()
+    reader = _Reader()
+    read = reader.schema(schema, "#", alone=True)
+    for at, target in reader.references.items():
+        if target not in reader.schemas:
+            raise refusal(f"{at}/$ref", f"there is no schema at {target}")
+    if len(set(reader.references.values())) > MAX_TARGETS:
+        raise refusal("#", f"its references have more than {MAX_TARGETS} targets")
+    multiples = [at for at, part in reader.schemas.items() if "multipleOf" in part]
+    if reader.merges and len(multiples) > 1:
+        raise refusal(f"{multiples[1]}/multipleOf", "one of several in schemas that are merged")
+    for schema in () if reader.merges else reader.schemas.values():
+        _close(schema)
+        _narrow(schema)
+    try:
+        return checked(_grammar(read), "schema")
+    except Refused as refused:
+        raise _blame(reader, refused.problem) from None
+    except (ValueError, RecursionError):
+        raise refusal("#", "it has a number, text or value that is out of bounds") from None
+
+
+def _grammar(schema: Any) -> str:
+    return LLMatcher.grammar_from_json_schema(schema, overrides=WRITTEN)
 
 
 @dataclass
-class _Converter:
-    """at is always the JSON pointer of what is being read."""
+class _Reader:
+    """schemas are those that were read, by their pointers, as llguidance gets them; merges says
+    that a value has to match two of them at once."""
 
-    root: Any
-    builder: Builder
-    values: JsonValues
-    references: dict[str, Ref] = field(default_factory=dict)
+    schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
+    references: dict[str, str] = field(default_factory=dict)
+    merges: bool = False
 
-    def value(self, schema: Any, at: str, depth: int) -> Items:
-        if depth > MAX_NESTING:
-            raise _refusal(at, f"it nests deeper than {MAX_NESTING}")
-        if schema is True or schema == {}:
-            return self.values.anything()
+    def schema(self, schema: Any, at: str, *, alone: bool) -> dict[str, Any]:
+        """A copy for llguidance. alone says that nothing else describes the same value."""
+        if schema is True:
+            schema = {}
         if not isinstance(schema, dict):
-            raise _refusal(at, "no value can match it" if schema is False else "not a schema")
+            raise refusal(at, "no value can match it" if schema is False else "not a schema")
+        if at.count("/") > MAX_NESTING:
+            raise refusal(at, f"it nests deeper than {MAX_NESTING}")
+        if len(self.schemas) >= MAX_SCHEMAS:
+            raise refusal(at, f"it is one of more than {MAX_SCHEMAS} schemas")
+        found = self.schemas[at] = dict(schema)
+        self.words(schema, at, alone)
+        for word in LISTS & set(schema):
+            if not isinstance(schema[word], list) or not schema[word]:
+                raise refusal(f"{at}/{word}", "not a list of schemas")
+            one = alone and (word != "allOf" or len(schema[word]) == 1)
+            self.merges |= word == "allOf" and not one
+            found[word] = [
+                self.schema(part, f"{at}/{word}/{i}", alone=one or word == "prefixItems")
+                for i, part in enumerate(schema[word])
+            ]
+        for word in MAPPINGS & set(schema):
+            if not isinstance(schema[word], dict):
+                raise refusal(f"{at}/{word}", "not an object of schemas")
+            found[word] = {
+                name: self.part(part, f"{at}/{word}/{_escaped(name)}")
+                for name, part in schema[word].items()
+            }
+        for word in {"items", "additionalProperties"} & set(schema):
+            if isinstance(schema[word], list):
+                raise refusal(f"{at}/{word}", "a list of schemas is prefixItems")
+            found[word] = self.part(schema[word], f"{at}/{word}")
+        return found
+
+    def part(self, schema: Any, at: str) -> dict[str, Any] | bool:
+        """A schema that may be false: there is nothing then."""
+        return False if schema is False else self.schema(schema, at, alone=True)
+
+    def words(self, schema: Mapping[str, Any], at: str, alone: bool) -> None:
+        """Check the words of one schema, and rewrite them in its copy where that is safer."""
         words = set(schema) - REMARKS
-        combining: dict[str, Callable[..., Items]] = {
-            "$ref": self.reference, "enum": self.constants, "const": self.constants,
-            "anyOf": self.union, "oneOf": self.union, "allOf": self.single,
-        }  # fmt: skip
-        for word, make in combining.items():
-            if word in words:
-                return make(word, schema, words - {word}, at, depth)
-        kinds = self.kinds(schema, words, at)
-        allowed = {"type"}.union(*(WORDS[kind] for kind in kinds))
-        if extra := sorted(words - allowed):
-            raise _refusal(f"{at}/{extra[0]}", "not supported here")
-        return self.builder.choice([self.of_kind(kind, schema, at, depth) for kind in kinds])
+        combined = words & COMBINING
+        if "$id" in schema and at != "#":
+            raise refusal(f"{at}/$id", "not supported here")
+        self.merges |= bool(combined - {"enum", "const"}) and len(words) > 1
+        kinds = _kinds(schema.get("type", []), at)
+        if "type" in schema:
+            allowed = {"type", *COMBINING}.union(*(TYPES[kind] for kind in kinds))
+            if extra := sorted(words - allowed):
+                raise refusal(f"{at}/{extra[0]}", f"not supported for {' or '.join(kinds)}")
+        elif words and not combined and alone:
+            # Words of one kind of value leave all the others free; say which is meant.
+            meant = [kind for kind, known in TYPES.items() if words & known]
+            raise refusal(at, f'give it a "type"{f", as {meant[0]}" if meant else ""}')
+        for word in sorted(words - {"type"} - COMBINING):
+            if not any(word in known for known in TYPES.values()):
+                raise refusal(f"{at}/{word}", "not supported here")
+        if "$ref" in schema:
+            self.references[at] = _target(schema["$ref"], at)
+        _check_values(schema, kinds, at)
+        if (form := schema.get("format")) is not None:
+            if form not in FORMATS:
+                raise refusal(f"{at}/format", f"only {', '.join(sorted(FORMATS))} are supported")
+            if form in PATTERNS:
+                if "pattern" in schema:
+                    raise refusal(f"{at}/pattern", f"not supported beside the format {form}")
+                self.schemas[at] |= {"pattern": PATTERNS[form]}
+                del self.schemas[at]["format"]
 
-    def kinds(self, schema: Mapping[str, Any], words: set[str], at: str) -> list[str]:
-        named = schema.get("type")
-        if (
-            named is None
-        ):  # words of one kind of value leave all the others free; say which is meant
-            meant = [kind for kind in TYPES if words & WORDS[kind]]
-            raise _refusal(f"{at}", f'give it a "type"{f", as {meant[0]}" if meant else ""}')
-        kinds = named if isinstance(named, list) else [named]
-        if not kinds or not all(kind in TYPES for kind in kinds):
-            raise _refusal(f"{at}/type", f"not one of {', '.join(TYPES)}")
-        return list(dict.fromkeys(kinds))
 
-    def of_kind(self, kind: str, schema: Mapping[str, Any], at: str, depth: int) -> Items:
-        if not WORDS[kind] & set(schema):
-            return (self.values.plain(kind),)
-        if kind in ("integer", "number"):
-            return self.number(kind, schema, at)
-        if kind == "string":
-            return self.string(schema, at)
-        return (self.object if kind == "object" else self.array)(schema, at, depth)
+def _kinds(named: Any, at: str) -> list[str]:
+    kinds = named if isinstance(named, list) else [named]
+    if not all(isinstance(kind, str) and kind in TYPES for kind in kinds):
+        raise refusal(f"{at}/type", f"not one of {', '.join(TYPES)}")
+    return kinds
 
-    # Schemas that combine others
 
-    def reference(
-        self, word: str, schema: Mapping[str, Any], others: set[str], at: str, depth: int
-    ) -> Items:
-        self.alone(word, others, at)
-        target = schema[word]
-        if not isinstance(target, str) or not (target == "#" or target.startswith("#/")):
-            raise _refusal(f"{at}/$ref", "only references inside the file (#/…) are followed")
-        if target not in self.references:
-            found = resolve(self.root, target)
-            if found is None:
-                raise _refusal(f"{at}/$ref", f"there is nothing at {target}")
-            self.references[target] = rule = self.builder.reserve(target)
-            self.builder.define(rule, [self.value(found, target, depth + 1)])
-        return (self.references[target],)
+def _target(reference: Any, at: str) -> str:
+    """The pointer of a reference inside the schema."""
+    if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
+        raise refusal(f"{at}/$ref", "only references inside the file (#/…) are followed")
+    return unquote(reference)
 
-    def constants(
-        self, word: str, schema: Mapping[str, Any], others: set[str], at: str, depth: int
-    ) -> Items:
-        self.alone(word, others - {"type"}, at)
-        values = [schema[word]] if word == "const" else schema[word]
-        if not isinstance(values, list) or not values:
-            raise _refusal(f"{at}/enum", "not a list of values")
-        if "type" in others:
-            kinds = self.kinds(schema, set(), at)
-            values = [value for value in values if any(is_kind(value, kind) for kind in kinds)]
-        if not values:
-            raise _refusal(f"{at}/{word}", "no value of it is of that type")
-        if depth > MAX_NESTING:
-            raise _refusal(at, f"it nests deeper than {MAX_NESTING}")
-        return self.builder.choice([self.builder.text(written(value)) for value in values], word)
 
-    def union(
-        self, word: str, schema: Mapping[str, Any], others: set[str], at: str, depth: int
-    ) -> Items:
-        """oneOf is anyOf where no value matches two: types differ, or a constant member does."""
-        self.alone(word, others, at)
-        options = schema[word]
-        if not isinstance(options, list) or not options:
-            raise _refusal(f"{at}/{word}", "not a list of schemas")
-        found = [self.value(one, f"{at}/{word}/{i}", depth + 1) for i, one in enumerate(options)]
-        for i, option in enumerate(options if word == "oneOf" else ()):
-            if not all(disjoint(option, other, self.root) for other in options[:i]):
-                raise _refusal(f"{at}/oneOf/{i}", "a value might match another one too; anyOf?")
-        return self.builder.choice(found, word)
+def _check_values(schema: Mapping[str, Any], kinds: Sequence[str], at: str) -> None:
+    """What stands behind the words of one schema."""
+    for word in NUMBER & set(schema):
+        if not _is_number(schema[word]) or not abs(schema[word]) < 10**DIGITS:
+            raise refusal(f"{at}/{word}", f"not a number of at most {DIGITS} digits")
+    if schema.get("multipleOf", 1) <= 0:
+        raise refusal(f"{at}/multipleOf", "not above 0")
+    for low, high in COUNTS:
+        for word in {low, high} & set(schema):
+            if type(schema[word]) is not int or not 0 <= schema[word] < 1 << 20:
+                raise refusal(f"{at}/{word}", "not a count")
+        if schema.get(high, math.inf) < schema.get(low, 0):
+            raise refusal(f"{at}/{high}", f"less than {low}")
+    for word in {"pattern", "format"} & set(schema):
+        if not isinstance(schema[word], str):
+            raise refusal(f"{at}/{word}", "not a text")
+    values = schema.get("enum", [schema.get("const")])
+    if not isinstance(values, list) or not values:
+        raise refusal(f"{at}/enum", "not a list of values")
+    listed = next((word for word in ("enum", "const") if word in schema), None)
+    if listed and kinds and not any(_is_kind(v, kind) for v in values for kind in kinds):
+        raise refusal(f"{at}/{listed}", "no value of it is of that type")
+    names = schema.get("required", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise refusal(f"{at}/required", "not a list of names")
+    closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
+    missing = [name for name in names if closed and name not in schema.get("properties", {})]
+    if missing:
+        raise refusal(f"{at}/required", f"{missing[0]} is required and not allowed")
 
-    def single(
-        self, word: str, schema: Mapping[str, Any], others: set[str], at: str, depth: int
-    ) -> Items:
-        self.alone(word, others, at)
-        parts = schema[word]
-        if not isinstance(parts, list) or len(parts) != 1:
-            raise _refusal(f"{at}/allOf", "only a single schema is supported; merge them")
-        return self.value(parts[0], f"{at}/allOf/0", depth + 1)
 
-    def alone(self, word: str, others: set[str], at: str) -> None:
-        if others:
-            raise _refusal(f"{at}/{sorted(others)[0]}", f"not supported beside {word}")
+def _narrow(schema: dict[str, Any]) -> None:
+    """Leave out numbers that a double can't tell apart, or that a model would never end."""
+    kinds = _kinds(schema.get("type", []), "")
+    if not {"integer", "number"} & set(kinds) or {"enum", "const", "multipleOf"} & set(schema):
+        return
+    bounds = [schema[word] for word in NUMBER & set(schema)]
+    places = [-int(Decimal(str(bound)).as_tuple().exponent) for bound in bounds]
+    fraction = max(0, *places) + FRACTION if bounds else MOST_FRACTION
+    if {"minimum", "exclusiveMinimum"}.isdisjoint(schema):
+        schema["minimum"] = 1 - 10**DIGITS
+    if {"maximum", "exclusiveMaximum"}.isdisjoint(schema):
+        schema["maximum"] = 10**DIGITS - 1
+    if "number" in kinds and fraction <= MOST_FRACTION:
+        schema["multipleOf"] = float(f"1e-{fraction}")
 
-    # Kinds of values
 
-    def number(self, kind: str, schema: Mapping[str, Any], at: str) -> Items:
-        bounds = {word: schema[word] for word in WORDS[kind] if word in schema}
-        for word, bound in bounds.items():
-            if isinstance(bound, bool) or not isinstance(bound, int | float):
-                raise _refusal(f"{at}/{word}", "not a number")
-            if not abs(bound) <= MAX_BOUND:
-                raise _refusal(f"{at}/{word}", f"bounds go up to {MAX_BOUND}")
-        low, low_open = _tighter(bounds.get("minimum"), bounds.get("exclusiveMinimum"), max)
-        high, high_open = _tighter(bounds.get("maximum"), bounds.get("exclusiveMaximum"), min)
-        make = integers if kind == "integer" else numbers
-        if not (ways := make(self.builder, Interval(low, high, low_open, high_open))):
-            raise _refusal(at, "its bounds leave no number, or none with few digits")
-        return self.builder.choice(ways, kind)
+def _close(schema: dict[str, Any]) -> None:
+    """No members but those that it names."""
+    if "properties" in schema and not {"additionalProperties", "patternProperties"} & set(schema):
+        others: dict[str, Any] = {name: {} for name in schema.get("required", [])}
+        schema["properties"] = schema["properties"] | (others | schema["properties"])
+        schema["additionalProperties"] = False
 
-    def string(self, schema: Mapping[str, Any], at: str) -> Items:
-        if "pattern" in schema or "format" in schema:
-            word = "pattern" if "pattern" in schema else "format"
-            if extra := sorted((WORDS["string"] - {word}) & set(schema)):
-                raise _refusal(f"{at}/{extra[0]}", f"not supported beside {word}")
-            pattern = schema[word]
-            if word == "format":
-                if pattern not in FORMATS:
-                    raise _refusal(f"{at}/format", f"only {', '.join(FORMATS)} are supported")
-                pattern = f"^({FORMATS[pattern]})$"
-            try:
-                return self.values.quoted(pattern_items(self.builder, pattern))
-            except ValueError as error:
-                raise _refusal(f"{at}/pattern", str(error)) from None
-        least, most = _bounds(schema, "minLength", "maxLength", at)
-        return self.values.quoted(self.values.characters(least, most))
 
-    def array(self, schema: Mapping[str, Any], at: str, depth: int) -> Items:
-        least, most = _bounds(schema, "minItems", "maxItems", at)
-        first = schema.get("prefixItems", [])
-        if not isinstance(first, list):
-            raise _refusal(f"{at}/prefixItems", "not a list of schemas")
-        if isinstance(schema.get("items"), list):
-            raise _refusal(f"{at}/items", "a list of schemas is prefixItems")
-        given = [self.value(s, f"{at}/prefixItems/{i}", depth + 1) for i, s in enumerate(first)]
-        if schema.get("items") is False or most == 0:
-            most = min(len(given), len(given) if most is None else most)
-            if least > most:
-                raise _refusal(f"{at}/minItems", "there can't be that many items")
-            return self.values.row(given[:most], least, ())
-        rest = self.value(schema.get("items", True), f"{at}/items", depth + 1)
-        if not given:
-            return self.values.sequence(rest, least, most)
-        most = None if most is None else max(most - len(given), 0)
-        if schema.get("maxItems") is not None and schema["maxItems"] < len(given):
-            return self.values.row(given[: schema["maxItems"]], least, ())
-        separated = self.builder.text(", ") + rest
-        tail = self.builder.repeat(separated, max(least - len(given), 0), most)
-        return self.values.row(given, least, tail)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
-    def object(self, schema: Mapping[str, Any], at: str, depth: int) -> Items:
-        properties, required = schema.get("properties", {}), schema.get("required", [])
-        if not isinstance(properties, dict):
-            raise _refusal(f"{at}/properties", "not an object of schemas")
-        if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-            raise _refusal(f"{at}/required", "not a list of names")
-        others = schema.get("additionalProperties", True)
-        named = {name: (s, f"{at}/properties/{name}") for name, s in properties.items()}
-        for name in required:
-            if name not in named and others is False:
-                raise _refusal(f"{at}/required", f"{name} is required and not allowed")
-            named.setdefault(name, (others, f"{at}/additionalProperties"))
-        if not named:
-            if others is False:
-                return self.builder.text("{}")
-            return self.values.mapping(self.value(others, f"{at}/additionalProperties", depth + 1))
-        members = []
-        for name, (member, where) in named.items():
-            if member is False and name not in required:
-                continue
-            value = self.value(member, where, depth + 1)
-            members.append((self.builder.text(written(name) + ": ") + value, name in required))
-        return self.builder.text("{") + self.values.members(members) + self.builder.text("}")
+
+def _is_kind(value: Any, kind: str) -> bool:
+    if kind in ("integer", "number"):
+        return _is_number(value) and (kind == "number" or float(value).is_integer())
+    types = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
+    return isinstance(value, types[kind])
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number that JSON has")
 
 
-def _refusal(at: str, why: str) -> InvalidModelError:
+def refusal(at: str, why: str) -> InvalidModelError:
     return InvalidModelError(f"the schema's {at} can't be honoured: {why}")
 
 
-def _bounds(schema: Mapping[str, Any], low: str, high: str, at: str) -> tuple[int, int | None]:
-    least, most = schema.get(low, 0), schema.get(high)
-    for word, bound in ((low, least), (high, most)):
-        if bound is not None and (type(bound) is not int or bound < 0):
-            raise _refusal(f"{at}/{word}", "not a count")
-    if most is not None and most < least:
-        raise _refusal(f"{at}/{high}", f"less than {low}")
-    return least, most
+def _blame(reader: _Reader, problem: str) -> InvalidModelError:
+    """Name the inmost part that llguidance doesn't take by itself, and what it says against it."""
+    whole = {"whole": _moved(reader.schemas["#"])}
+
+    def problem_of(part: Any) -> str:
+        return fault(_grammar({**part, "$defs": whole}))
+
+    at = "#"
+    for inner in list(reader.schemas)[1:MAX_BLAMED]:
+        if inner.startswith(f"{at}/"):
+            found = problem_of({"$ref": "#" + quote(f"/$defs/whole{inner[1:]}")})
+            at, problem = (inner, found) if found else (at, problem)
+    if "oneOf" in problem and "oneOf" in (part := _moved(reader.schemas[at])):
+        counts = range(1, len(part["oneOf"]))
+        first = bisect_left(counts, 1, key=lambda n: len(problem_of({"oneOf": part["oneOf"][:n]})))
+        return refusal(f"{at}/oneOf/{first}", "a value might match another one too; anyOf?")
+    return refusal(at + _word(problem), problem)
 
 
-def _tighter(
-    closed: float | None, opened: float | None, stricter: Callable[[float, float], float]
-) -> tuple[float | None, bool]:
-    """The bound that counts of an inclusive and an exclusive one, and whether it is open."""
-    if opened is None or closed is None:
-        return (closed, False) if opened is None else (opened, True)
-    return (opened, True) if stricter(closed, opened) == opened else (closed, False)
+def _moved(value: Any) -> Any:
+    """A schema whose references find what it has within $defs of another one."""
+    if isinstance(value, list):
+        return [_moved(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    moved = {name: one if name in VALUES else _moved(one) for name, one in value.items()}
+    if isinstance(reference := moved.get("$ref"), str):
+        moved["$ref"] = f"#/$defs/whole{reference[1:]}"
+    return moved
+
+
+def _word(problem: str) -> str:
+    """The word that a problem is about, as far as llguidance's message tells."""
+    words = (("regular expression", "/pattern"), ("multipleOf", "/multipleOf"))
+    return next((word for sign, word in words if sign in problem), "")

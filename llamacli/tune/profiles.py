@@ -114,7 +114,7 @@ def _checked(found: Any) -> dict[str, Any]:
 
 
 def _model_hash(path: Path) -> str:
-    from llamacli.engine import file_identity
+    from llamacli.gguf import file_identity
 
     return _hash(json.dumps(file_identity(path)))
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.waiting import PATIENCE
+
 AT_ONCE = 500  # mutants that one worker reads; a leak of memory would add up in it
-START, HANG = 120.0, 30.0  # seconds; a busy machine is slow, so a worker counts its own time too
 
 
 @dataclass
@@ -48,16 +49,16 @@ def _work(outcome: Outcome, folder: Path, first: int, end: int) -> int:
             [*command, str(first), str(end)], stdout=subprocess.PIPE, stderr=said, text=True
         )
         assert child.stdout is not None
-        number, patience = first, START
+        number = first
         while number < end:
-            ready, _, _ = select.select([child.stdout], [], [], patience)
+            ready, _, _ = select.select([child.stdout], [], [], PATIENCE)
             line = child.stdout.readline() if ready else ""
             if not line:
                 child.kill()
                 code = child.wait()
                 said.seek(0)
                 last = said.read()[-500:].decode(errors="replace")
-                what = f"ended with {code}: {last}" if ready else f"hung for {patience:.0f} s"
+                what = f"ended with {code}: {last}" if ready else f"hung for {PATIENCE:.0f} s"
                 outcome.add_fault(number, f"the worker {what}")
                 outcome.mutants += 1
                 return number + 1
@@ -66,7 +67,7 @@ def _work(outcome: Outcome, folder: Path, first: int, end: int) -> int:
             outcome.codes.update(codes)
             for fault in faults:
                 outcome.add_fault(number, fault)
-            number, patience = number + 1, HANG
+            number += 1
         child.wait()
         child.stdout.close()
     return end

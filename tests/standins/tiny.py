@@ -104,4 +104,4 @@ def add_weights(writer: gguf.GGUFWriter, vocabulary: int, rng: np.random.Generat
         matrix(f"blk.{i}.ffn_down.weight", WIDTH, INNER)
 
 
-__all__ = ["byte_letters", "read_tokenizer", "write_model"]
+__all__ = ["byte_letters", "made_up_tokenizer", "read_tokenizer", "write_model"]

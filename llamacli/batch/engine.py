@@ -1,0 +1,74 @@
+"""An engine whose KV cache holds many sequences, with one batch for tokens of several."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from llamacli.batch.job import Running
+from llamacli.engine import KEPT_SEQUENCES, Engine, EngineSettings
+from llamacli.machine import physical_cores
+
+MANY = 8  # sequences whose tokens several threads choose
+MAX_PARALLEL = 256 - KEPT_SEQUENCES  # llama.cpp's LLAMA_MAX_SEQ
+
+
+class BatchEngine(Engine):
+    """An engine whose context has parallel sequences, and cells for all of them together.
+
+    context_size is the most that one prompt and its answer can have.
+    """
+
+    parallel: int
+
+    def __init__(self, path: Any, settings: EngineSettings, parallel: int, **rest: Any) -> None:
+        super().__init__(path, settings, parallel=parallel, **rest)
+        library = self.library
+        self.memory = library.llama_get_memory(self.context_pointer)
+        # Never more than llama.cpp takes at once, so that a full cache leaves nothing half done.
+        batches = library.llama_n_batch, library.llama_n_ubatch
+        self.rows = min(int(count(self.context_pointer)) for count in batches)
+        self.batch = library.llama_batch_init(self.rows, 0, 1)
+        self.cells = int(library.llama_n_ctx(self.context_pointer))
+        self.choosers = ThreadPoolExecutor(physical_cores()) if parallel >= MANY else None
+
+    def close(self) -> None:
+        if (choosers := getattr(self, "choosers", None)) is not None:
+            choosers.shutdown()
+        if (batch := getattr(self, "batch", None)) is not None:
+            self.library.llama_batch_free(batch)
+            self.batch = None
+        super().close()
+
+    def fill(self, parts: Sequence[tuple[Running, int]]) -> list[int | None]:
+        """Put that many of each one's next tokens into the batch.
+
+        Gives the row of each one's logits, where its last token is among them.
+        """
+        batch, rows, at = self.batch, list[int | None](), 0
+        for running, count in parts:
+            last = False
+            for position in range(running.evaluated, running.evaluated + count):
+                batch.token[at] = running.token(position)
+                batch.pos[at] = position
+                batch.n_seq_id[at] = 1
+                batch.seq_id[at][0] = running.sequence
+                batch.logits[at] = last = position == running.length - 1
+                at += 1
+            rows.append(at - 1 if last else None)
+        batch.n_tokens = at
+        return rows
+
+    def evaluate(self, interrupted: Callable[[], bool]) -> int:
+        """Evaluate the batch; llama_decode's code.
+
+        Long prompts can be interrupted; a call an operation would slow down single tokens.
+        """
+        library, context, batch = self.library, self.context_pointer, self.batch
+        if batch.n_tokens <= 2 * self.parallel:
+            return int(library.llama_decode(context, batch))
+        callback = library.ggml_abort_callback(lambda _: interrupted())
+        library.llama_set_abort_callback(context, callback, None)
+        try:
+            return int(library.llama_decode(context, batch))
+        finally:
+            library.llama_set_abort_callback(context, library.ggml_abort_callback(0), None)

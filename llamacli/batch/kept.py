@@ -1,0 +1,85 @@
+"""What finished sequences leave in the KV cache, so that others begin there."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from llamacli.batch.engine import BatchEngine
+from llamacli.batch.job import Running
+from llamacli.engine import KEPT_SEQUENCES, common_prefix
+
+
+@dataclass
+class Kept:
+    """Sequences that nobody answers in, by their numbers: the tokens whose cells they hold.
+
+    Those used longest ago come first, and go first where cells are needed.
+    """
+
+    engine: BatchEngine
+    tokens: dict[int, list[int]] = field(default_factory=dict)
+
+    @property
+    def cells(self) -> int:
+        """At most so many: sequences with a common start share its cells."""
+        return sum(map(len, self.tokens.values()))
+
+    def keep(self, running: Running) -> None:
+        """Its sequence stays as it is, unless another has all of it."""
+        tokens = running.tokens[: running.evaluated]
+        held = self.tokens.values()
+        if not tokens or any(common_prefix(other, tokens) == len(tokens) for other in held):
+            self._remove(running.sequence)
+            return
+        for number, other in list(self.tokens.items()):
+            if common_prefix(other, tokens) == len(other):
+                self.drop(number)
+        if len(self.tokens) >= KEPT_SEQUENCES:
+            self.drop_oldest()
+        self.tokens[running.sequence] = tokens
+
+    def drop_oldest(self) -> bool:
+        """Free the cells of the one used longest ago; False where there is none."""
+        if not self.tokens:
+            return False
+        self.drop(next(iter(self.tokens)))
+        return True
+
+    def drop(self, number: int) -> None:
+        self._remove(number)
+        del self.tokens[number]
+
+    def best(self, tokens: Sequence[int]) -> tuple[int, int]:
+        """(the one with the longest common start, its length in tokens); (-1, 0) for none."""
+        found = ((n, common_prefix(held, tokens)) for n, held in self.tokens.items())
+        return max(found, key=lambda one: one[1], default=(-1, 0))
+
+    def begin(self, running: Running, others: Iterable[Running]) -> None:
+        """Give it a sequence, and there the longest start that others or kept ones have of it.
+
+        Exact ones begin at nothing: what others read in other shapes has other last bits.
+        """
+        tokens, used = running.tokens, {other.sequence for other in others}
+        source, shared = (-1, 0) if running.job.exact else self.best(tokens)
+        for other in [] if running.job.exact else others:
+            common = min(common_prefix(other.tokens, tokens), other.evaluated)
+            if common > shared:
+                source, shared = other.sequence, common
+        shared = min(shared, len(tokens) - 1)
+        held = self.tokens.pop(source, None)
+        if held is not None and shared == len(held):  # all of it is gone on with: no copy stays
+            running.sequence = source
+        else:
+            if held is not None:
+                self.tokens[source] = held  # now the one used last
+            used |= self.tokens.keys()
+            running.sequence = next(n for n in count() if n not in used)
+            if shared:
+                copy = self.engine.library.llama_memory_seq_cp
+                copy(self.engine.memory, source, running.sequence, 0, shared)
+        running.evaluated = shared
+        if not running.answer.tokens:
+            running.cached = shared
+
+    def _remove(self, number: int) -> None:
+        self.engine.library.llama_memory_seq_rm(self.engine.memory, number, -1, -1)

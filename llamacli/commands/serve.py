@@ -1,0 +1,152 @@
+"""llamacli serve: models for other programs, over HTTP."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llamacli.commands import options
+from llamacli.errors import NotFoundError, UsageError
+from llamacli.models import engine_settings, locate, mark_used
+
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LEAST_KEY = 8  # characters
+
+
+def serve(
+    *,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            autocompletion=options.complete_models,
+            help="Answer with this one alone; may be given again.  [default: all of the store]",
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 takes one that is free.")] = 8080,
+    socket: Annotated[
+        Path | None,
+        typer.Option(help="A Unix socket for run, chat and batch.  [default: the user's own]"),
+    ] = None,
+    parallel: Annotated[
+        int, typer.Option("--parallel", "-p", help="Answers that are decoded side by side.")
+    ] = 4,
+    queue: Annotated[int, typer.Option(help="Answers that may wait for others.")] = 64,
+    slice_: Annotated[
+        int | None,
+        typer.Option(
+            "--slice",
+            help="Tokens of a prompt that are read between others' tokens.  [default: as many as "
+            "0.2 seconds let through]",
+        ),
+    ] = None,
+    context: options.Context = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="A file with a key a line; requests need one of them.")
+    ] = None,
+    no_key: Annotated[
+        bool, typer.Option("--no-key", help="Let everyone in, at an address that others reach.")
+    ] = False,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(help="Let web pages of this origin ask; may be given again; * is all."),
+    ] = None,
+    keep_alive: Annotated[
+        str,
+        typer.Option(help="Free a model of the store unused for so long: 90s, 10m, never."),
+    ] = "10m",
+    timeout: Annotated[str, typer.Option(help="The longest that an answer may take.")] = "1h",
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Log what requests say, on stderr.")
+    ] = False,
+    machine: options.Machine,
+    quiet: options.Quiet = False,
+) -> None:
+    """Answer over HTTP as OpenAI's API does, until a signal comes.
+
+    Without -m a request names any model of the store, and it is loaded then.
+    """
+    from llamacli.batch import MAX_PARALLEL, BatchEngine
+
+    _check(parallel, MAX_PARALLEL, "--parallel")
+    _check(queue, 100_000, "--queue", least=0)
+    if slice_ is not None:
+        _check(slice_, 1 << 16, "--slice")
+    _check(port, 65535, "--port", least=0)
+    keys = _read_keys(api_key_file) if api_key_file is not None else ()
+    if host not in LOOPBACK and not keys and not no_key:
+        raise UsageError(
+            f"{host} may be reached by others: give --api-key-file, or say --no-key out loud"
+        )
+    limits = {"--keep-alive": _seconds(keep_alive), "--timeout": _seconds(timeout)}
+    asked = machine.asked(context, "long")
+    models = _chosen(model or [], quiet)
+
+    def open_model(path: Path) -> BatchEngine:
+        mark_used(path)
+        return BatchEngine(path, engine_settings(path, asked, quiet=True), parallel)
+
+    try:
+        from llamacli.serve import Options
+        from llamacli.serve import serve as answer
+    except ModuleNotFoundError as error:
+        raise NotFoundError(f"{error.name} is missing: pip install 'llamacli[serve]'") from None
+    answer(
+        Options(
+            models=models,
+            open=open_model,
+            host=host,
+            port=port,
+            socket=socket,
+            parallel=parallel,
+            queue=queue,
+            slice=slice_,
+            keys=keys,
+            origins=tuple(cors or ()),
+            keep_alive=limits["--keep-alive"],
+            timeout=limits["--timeout"] or 1e9,
+            log_prompts=log_prompts,
+            quiet=quiet,
+        )
+    )
+
+
+def _chosen(names: list[str], quiet: bool) -> dict[str, Path]:
+    """The models' files by the names that requests know them by."""
+    paths = [locate(name, quiet=quiet).resolve() for name in names]
+    found = {path.stem: path for path in paths}
+    if len(found) < len(set(paths)):
+        raise UsageError("two models have the same file name: requests couldn't tell them apart")
+    return found
+
+
+def _check(value: int, most: int, name: str, least: int = 1) -> None:
+    if not least <= value <= most:
+        raise UsageError(f"{name} is {value}; give {least} to {most}")
+
+
+def _seconds(text: str) -> float | None:
+    """A duration; None is never."""
+    if text == "never":
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if found is None:
+        raise UsageError(f"{text!r} is no duration; give 90s, 10m, 2h or never")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def _read_keys(path: Path) -> tuple[bytes, ...]:
+    """A key a line; blank lines and those that begin with # don't count."""
+    from llamacli.prompt import read_bytes
+
+    lines = [line.strip() for line in read_bytes(path).split(b"\n")]
+    keys = tuple(line for line in lines if line and not line.startswith(b"#"))
+    if not keys:
+        raise UsageError(f"{path} has no key: write one a line")
+    if any(len(key) < LEAST_KEY for key in keys):
+        raise UsageError(f"{path} has a key with less than {LEAST_KEY} characters")
+    return keys

@@ -1,0 +1,295 @@
+"""The server's routes: each reads a request, has it answered, and gives the answer its form."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from llamacli.errors import LlamacliError
+from llamacli.serve import local, own
+from llamacli.serve.answers import Answers, Desk, Whole
+from llamacli.serve.anthropic import MessageAnswer, count_tokens, read_message
+from llamacli.serve.ask import Ask
+from llamacli.serve.chat import ChatAnswer, read_chat
+from llamacli.serve.completions import CompletionAnswer, read_completion
+from llamacli.serve.faults import Fault, as_fault
+from llamacli.serve.fields import Fields, read_json
+from llamacli.serve.guard import MAX_BODY, fault_response, json_response, too_large
+from llamacli.serve.pool import Loaded
+from llamacli.terminal import notice
+
+BODY_SECONDS = 30.0  # that a client may take to send a request
+SEND_SECONDS = 30.0  # that a client may take to read a piece of a stream
+LARGE = 1 << 18  # bytes of JSON that are read in a thread of their own
+
+
+class Form(Protocol):
+    """An API's answers: one object, or the events of a stream, and what is said at its end.
+
+    Without such an end, events are named by their type.
+    """
+
+    @property
+    def done(self) -> str | None: ...
+
+    def __init__(self, ask: Ask, answers: Answers) -> None: ...
+
+    def whole(self, found: list[Whole]) -> dict[str, Any]: ...
+
+    def chunks(self) -> AsyncIterator[dict[str, Any]]: ...
+
+
+@dataclass
+class Server:
+    """What every route needs. ready is unset while the first model is loaded."""
+
+    desk: Desk
+    ready: asyncio.Event
+    failed: str = ""
+    log_prompts: bool = False
+
+    def check_ready(self) -> None:
+        if self.desk.draining:
+            raise Fault(503, "the server stops", headers={"Connection": "close"})
+        if not self.ready.is_set():
+            raise Fault(503, "the model is being loaded", code="loading",
+                        headers={"Retry-After": "1"})  # fmt: skip
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def make_app(server: Server, more: list[Route] | None = None) -> Starlette:
+    routes = [
+        Route("/health", _health(server)),
+        Route("/metrics", _metrics(server)),
+        Route("/v1/models", _models(server)),
+        Route("/v1/models/{name:path}", _models(server)),
+        *_posts("/v1/chat/completions", _generating(server, read_chat, ChatAnswer)),
+        *_posts("/v1/completions", _generating(server, read_completion, CompletionAnswer)),
+        *_posts("/v1/messages", _generating(server, read_message, MessageAnswer)),
+        *_posts("/v1/messages/count_tokens", _on_model(server, count_tokens)),
+        *_posts("/tokenize", _on_model(server, own.tokenize)),
+        *_posts("/detokenize", _on_model(server, own.detokenize)),
+        *_posts("/apply-template", _on_model(server, own.apply_template)),
+        *_posts("/own/answer", _local(server)),
+        *(more or []),
+    ]
+    handlers: Any = {404: _nowhere, 405: _wrong_method, Exception: _unexpected}
+    return Starlette(routes=routes, exception_handlers=handlers)
+
+
+def _posts(path: str, endpoint: Endpoint) -> list[Route]:
+    return [Route(path, endpoint, methods=["POST"])]
+
+
+def guarded(endpoint: Endpoint) -> Endpoint:
+    """The same, its errors as OpenAI's object."""
+
+    async def answered(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except (Fault, LlamacliError) as error:
+            return fault_response(as_fault(error))
+        except ClientDisconnect:
+            return Response(status_code=499)
+
+    return answered
+
+
+async def read_body(request: Request) -> Fields:
+    """Raises Fault: 408 for a slow client, 413 for a large body, 400 for what isn't JSON."""
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > MAX_BODY:
+                    raise too_large()
+                parts.append(part)
+    except TimeoutError:
+        raise Fault(408, f"the body didn't come within {BODY_SECONDS:g} seconds",
+                    headers={"Connection": "close"}) from None  # fmt: skip
+    body = b"".join(parts)
+    if size > LARGE:
+        return await asyncio.to_thread(read_json, body)
+    return read_json(body)
+
+
+def _generating(server: Server, read: Callable[[Fields], Ask], form: type[Form]) -> Endpoint:
+    async def answer(request: Request) -> Response:
+        server.check_ready()
+        fields = await read_body(request)
+        if server.log_prompts:
+            notice(f"prompt: {json.dumps(fields.values)}")
+        ask = await asyncio.to_thread(read, fields)
+        headers = {"llamacli-ignored": ", ".join(ask.ignored)} if ask.ignored else {}
+        async with AsyncExitStack() as stack:
+            answers = await stack.enter_async_context(server.desk.answer(ask))
+            told: list[str] = request.scope["told"]
+            told.append(f"{answers.model.name} {answers.prompt_tokens} in")
+            shaped = form(ask, answers)
+            if ask.stream:
+                return _Streamed(shaped, stack.pop_all(), headers)
+            found = await _unless_gone(request, answers.whole())
+            made = sum(one.result.answer_tokens for one in found if one.result is not None)
+            told.append(f"{made} out")
+            return json_response(shaped.whole(found), headers=headers)
+
+    return guarded(answer)
+
+
+class _Streamed(EventSourceResponse):
+    """Events of answers, which are cancelled when the response ends, however it does."""
+
+    def __init__(self, form: Form, answers: AsyncExitStack, headers: dict[str, str]) -> None:
+        super().__init__(
+            _events(form), headers=headers, sep="\n", ping=15, send_timeout=SEND_SECONDS
+        )
+        self.answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with suppress(TimeoutError):  # a reader that stalls loses its stream
+                await super().__call__(scope, receive, send)
+        finally:
+            await self.answers.aclose()
+
+
+async def _events(form: Form) -> AsyncIterator[ServerSentEvent]:
+    try:
+        async for chunk in form.chunks():
+            yield _event(form, chunk)
+    except (Fault, LlamacliError) as error:
+        yield _event(form, as_fault(error).body())
+    if form.done is not None:
+        yield ServerSentEvent(data=form.done)
+
+
+def _event(form: Form, chunk: dict[str, Any]) -> ServerSentEvent:
+    return ServerSentEvent(json.dumps(chunk), event=chunk["type"] if form.done is None else None)
+
+
+async def _unless_gone(request: Request, work: Awaitable[list[Whole]]) -> list[Whole]:
+    """What work gives, unless the client hangs up first. Raises ClientDisconnect, Fault."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        working.cancel()
+        watching.cancel()
+
+
+def _local(server: Server) -> Endpoint:
+    async def answer(request: Request) -> Response:
+        local.check_own(request)
+        server.check_ready()
+        fields = await read_body(request)
+        model = local.find_loaded(server.desk.pool, fields)
+        ask = await asyncio.to_thread(local.read_local, fields)
+        async with AsyncExitStack() as stack:
+            answers = await stack.enter_async_context(server.desk.answer(ask, model))
+            request.scope["told"].append(f"{model.name} {answers.prompt_tokens} in")
+            return _Lines(local.lines(answers), stack.pop_all())
+        raise AssertionError
+
+    return guarded(answer)
+
+
+class _Lines(StreamingResponse):
+    """Lines of an answer, which is cancelled when the response ends."""
+
+    def __init__(self, body: AsyncIterator[bytes], answers: AsyncExitStack) -> None:
+        super().__init__(body, media_type="application/x-ndjson")
+        self.answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self.answers.aclose()
+
+
+def _on_model(server: Server, work: Callable[[Loaded, Fields], dict[str, Any]]) -> Endpoint:
+    async def answer(request: Request) -> Response:
+        server.check_ready()
+        fields = await read_body(request)
+        name = fields.text("model")
+        async with server.desk.pool.use(name) as model:
+            return json_response(await asyncio.to_thread(work, model, fields))
+
+    return guarded(answer)
+
+
+def _models(server: Server) -> Endpoint:
+    async def answer(request: Request) -> Response:
+        pool = server.desk.pool
+        loaded = {model.path for model in pool.loaded.values()}
+        listed: list[dict[str, Any]] = [
+            {
+                "id": name, "object": "model", "created": _created(path), "owned_by": "llamacli",
+                "loaded": path in loaded,
+            }
+            for name, path in pool.names().items()
+        ]  # fmt: skip
+        if (name := request.path_params.get("name")) is None:
+            return json_response({"object": "list", "data": listed})
+        path = pool.path(name)
+        return json_response(next(one for one in listed if pool.names()[one["id"]] == path))
+
+    return guarded(answer)
+
+
+def _created(path: Any) -> int:
+    try:
+        return int(path.stat().st_mtime)
+    except OSError:
+        return 0
+
+
+def _health(server: Server) -> Endpoint:
+    async def answer(_: Request) -> Response:
+        server.check_ready()
+        return json_response({"status": "ok"})
+
+    return guarded(answer)
+
+
+def _metrics(server: Server) -> Endpoint:
+    async def answer(_: Request) -> Response:
+        text = server.desk.pool.metrics.text()
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return answer
+
+
+async def _nowhere(request: Request, _: Exception) -> Response:
+    path = request.url.path[:100]
+    return fault_response(Fault(404, f"there is nothing at {path}", code="unknown_url"))
+
+
+async def _wrong_method(request: Request, error: Any) -> Response:
+    allowed = (error.headers or {}).get("Allow", "")
+    fault = Fault(405, f"{request.method} is not for this path", headers={"Allow": allowed})
+    return fault_response(fault)
+
+
+async def _unexpected(_: Request, error: Exception) -> Response:
+    return fault_response(as_fault(error))

@@ -1,0 +1,147 @@
+"""Asking a server of the same user, where one has the model loaded, instead of loading it."""
+
+import json
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
+from typing import Any
+
+from llamacli.answer import Chunk, Result
+from llamacli.errors import LlamacliError, NotFoundError
+from llamacli.serve.listen import default_socket
+
+Line = dict[str, Any]
+
+GLANCE = 0.05  # seconds between looks for a signal
+PATIENCE = 2.0  # seconds for a server to take a request; one that hangs is as if it weren't there
+
+
+class LocalAnswer:
+    """An answer by a server: head says of what model, and the prompt's tokens."""
+
+    def __init__(self, connection: HTTPConnection, response: HTTPResponse) -> None:
+        self._connection, self._response = connection, response
+        self.head: dict[str, Any] = self._line()["head"]
+
+    def chunks(self, interrupted: Callable[[], bool] = lambda: False) -> Iterator[Chunk]:
+        """Pieces of text, as generate gives them; hanging up ends it where interrupted says so.
+
+        Raises LlamacliError where the server says so, NotFoundError where it is gone.
+        """
+        texts: list[str] = []
+        lines = _beside(self._line)
+        with closing(self._connection):
+            while True:
+                line = _next(lines, interrupted)
+                if line is None:
+                    yield Chunk("", self._cut("".join(texts), len(texts)))
+                    return
+                if isinstance(line, LlamacliError):
+                    raise line
+                if (error := line.get("error")) is not None:
+                    found = LlamacliError(error)
+                    found.exit_code = line["exit_code"]
+                    raise found
+                if (text := line.get("text")) is not None:
+                    texts.append(text)
+                    yield Chunk(text)
+                if (result := line.get("result")) is not None:
+                    result["tokens"] = tuple(result["tokens"])
+                    yield Chunk("", Result(**result))
+                    return
+
+    def _cut(self, text: str, pieces: int) -> Result:
+        """What was said until a signal came; the tokens' number is at least that of the pieces."""
+        prompt = self.head["prompt_tokens"]
+        return Result(text, (0,) * pieces, "interrupted", prompt, 0, 0.0, 0.0, 0)
+
+    def _line(self) -> Line:
+        try:
+            line: Line = json.loads(self._response.readline())
+            return line
+        except (OSError, HTTPException, ValueError, AttributeError):
+            raise NotFoundError(
+                "the server is gone in the middle of the answer; --no-server goes without it"
+            ) from None
+
+
+def _beside(read: Callable[[], Line]) -> "Queue[Line | LlamacliError]":
+    """The lines up to the last, read in a thread, so that a signal needn't wait for one."""
+    lines: Queue[Line | LlamacliError] = Queue()
+
+    def fill() -> None:
+        line: Line = {}
+        while not line.keys() & {"result", "error"}:
+            try:
+                line = read()
+            except LlamacliError as error:
+                lines.put(error)
+                return
+            lines.put(line)
+
+    Thread(target=fill, daemon=True).start()
+    return lines
+
+
+def _next(
+    lines: "Queue[Line | LlamacliError]", interrupted: Callable[[], bool]
+) -> Line | LlamacliError | None:
+    """The next one; None where a signal comes first."""
+    while not interrupted():
+        with suppress(Empty):
+            return lines.get(timeout=GLANCE)
+    return None
+
+
+def ask_server(path: Path, body: dict[str, Any]) -> LocalAnswer | None:
+    """The answer of a server that has the file at path loaded; None where none has.
+
+    body has the fields of /own/answer but for file and identity. What a server refuses, the
+    program refuses by itself, in its own words.
+    """
+    where = default_socket()
+    if not _is_own(where):
+        return None
+    connection = _Unix(where)
+    try:
+        connection.connect()
+        file = path.resolve()
+        status = file.stat()
+        seen = [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
+        asked = json.dumps({"file": str(file), "identity": seen, **body}).encode()
+        connection.request("POST", "/own/answer", asked, {"Host": "localhost"})
+        assert connection.sock is not None
+        connection.sock.settimeout(None)
+        response = connection.getresponse()
+        if response.status == 200:
+            return LocalAnswer(connection, response)
+        connection.close()
+        return None
+    except (OSError, HTTPException):
+        connection.close()
+        return None
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a socket of this user's is there; another's would read the prompts."""
+    with suppress(OSError):
+        status = path.lstat()
+        return stat.S_ISSOCK(status.st_mode) and status.st_uid == os.getuid()
+    return False
+
+
+class _Unix(HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=PATIENCE)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(PATIENCE)
+        self.sock.connect(os.fspath(self.path))

@@ -1,0 +1,120 @@
+"""/v1/completions: a text in, what follows it out."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from llamacli.batch import TokenLogprob
+from llamacli.serve.answers import Answers, Whole
+from llamacli.serve.ask import MAX_CHOICES, MAX_TOP, Ask, refuse
+from llamacli.serve.faults import as_fault, invalid, unsupported
+from llamacli.serve.fields import Fields, shown
+from llamacli.serve.openai import (
+    bounded,
+    check_shape,
+    finish_reason,
+    new_id,
+    read_common,
+    read_format,
+    read_limit,
+    usage,
+)
+
+MAX_PROMPTS = 64
+DEFAULT_TOKENS = 16  # OpenAI's own
+
+
+def read_completion(fields: Fields) -> Ask:
+    """Raises Fault with the field's path."""
+    prompts = _prompts(fields)
+    common = read_common(fields)
+    refuse(fields, {"echo": "", "suffix": ""})
+    if (best := fields.whole("best_of", 1, MAX_CHOICES)) is not None and best != common["n"]:
+        raise unsupported("best_of", " beyond n")
+    logprobs = fields.whole("logprobs", 0, MAX_TOP)
+    shape = read_format(fields.inside("response_format"))
+    limit = read_limit(fields, "max_tokens", "max_completion_tokens") or DEFAULT_TOKENS
+    fields.end()
+    ask = Ask(prompts=prompts, max_tokens=limit, shape=shape, logprobs=logprobs, **common)
+    return check_shape(ask)
+
+
+def _prompts(fields: Fields) -> Sequence[str | list[int]]:
+    """A text, tokens, or a list of either."""
+    value = fields.take("prompt")
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise invalid("prompt", f"is a text, tokens, or a list of them, not {shown(value)}")
+    if all(type(token) is int for token in value):
+        return [value]
+    if len(value) > MAX_PROMPTS:
+        raise invalid("prompt", f"has {len(value)} prompts; at most {MAX_PROMPTS} are answered")
+    for i, prompt in enumerate(value):
+        tokens = isinstance(prompt, list) and prompt and all(type(t) is int for t in prompt)
+        if not (isinstance(prompt, str) or tokens):
+            raise invalid(f"prompt.{i}", f"is a text or tokens, not {shown(prompt)}")
+    return value
+
+
+class CompletionAnswer:
+    """A completion's objects, whole or as chunks."""
+
+    done = "[DONE]"
+
+    def __init__(self, ask: Ask, answers: Answers) -> None:
+        self.ask, self.answers = ask, answers
+        self.offsets = [0] * answers.stream.count
+        self.head = {
+            "id": new_id("cmpl"),
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": answers.model.name,
+            "system_fingerprint": None,
+        }
+
+    def whole(self, found: list[Whole]) -> dict[str, Any]:
+        results = [answer.result for answer in found if answer.result is not None]
+        choices = [
+            self._choice(answer.index, answer.text, answer.logprobs, finish_reason(result))
+            for answer, result in zip(found, results, strict=True)
+        ]
+        told = usage(self.answers.prompt_tokens, results)
+        return {**self.head, "choices": choices, "usage": told}
+
+    async def chunks(self) -> AsyncIterator[dict[str, Any]]:
+        """Raises Fault in mid-stream."""
+        results, empty = [], {"usage": None} if self.ask.include_usage else {}
+        async for piece in self.answers.stream:
+            if piece.error is not None:
+                raise as_fault(piece.error)
+            finish = None
+            if piece.result is not None:
+                results.append(piece.result)
+                finish = finish_reason(piece.result)
+            if piece.text or finish:
+                choice = self._choice(piece.index, piece.text, piece.logprobs, finish)
+                yield {**self.head, "choices": [choice], **empty}
+        if self.ask.include_usage:
+            told = usage(self.answers.prompt_tokens, results)
+            yield {**self.head, "choices": [], "usage": told}
+
+    def _choice(
+        self, index: int, text: str, logprobs: Sequence[TokenLogprob], finish: str | None
+    ) -> dict[str, Any]:
+        told = self._logprobs(index, logprobs) if self.ask.logprobs is not None else None
+        return {"index": index, "text": text, "logprobs": told, "finish_reason": finish}
+
+    def _logprobs(self, index: int, found: Sequence[TokenLogprob]) -> dict[str, Any]:
+        text_of = self.answers.model.engine.vocabulary.text_of
+        tokens = [text_of([one.token]) for one in found]
+        offsets = []
+        for text in tokens:
+            offsets.append(self.offsets[index])
+            self.offsets[index] += len(text)
+        return {
+            "tokens": tokens,
+            "token_logprobs": [bounded(one.logprob) for one in found],
+            "top_logprobs": [{text_of([t]): bounded(p) for t, p in one.top} for one in found],
+            "text_offset": offsets,
+        }

@@ -1,0 +1,125 @@
+"""A loaded model in the engine's thread: the jobs that wait for it, and those that run."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from llamacli.batch import BatchEngine, Job, Pace, Running, Scheduler, prepare, result
+from llamacli.errors import LlamacliError
+from llamacli.serve.metrics import Metrics
+from llamacli.serve.stream import Piece
+
+Deliver = Callable[[Piece], None]
+
+
+@dataclass(eq=False)
+class Task:
+    """A job on its way: deliver gets its pieces, in the engine's thread."""
+
+    index: int
+    job: Job
+    deliver: Deliver
+    asked: float = field(default_factory=perf_counter)
+    running: Running | None = None
+    told: int = 0  # of its tokens' probabilities
+    last: float = 0.0  # when its last token came
+
+    def tell(self, text: str = "", *, last: bool = False) -> None:
+        """The next piece: text that is ready with the probabilities of its tokens, or the end."""
+        running = self.running
+        if running is None or not (text or last):
+            return
+        logprobs, self.told = tuple(running.logprobs[self.told :]), len(running.logprobs)
+        if not last:
+            self.deliver(Piece(self.index, text, logprobs))
+        elif running.error is not None:
+            self.deliver(Piece(self.index, error=running.error))
+        else:
+            rest = running.answer.text.finish()
+            self.deliver(Piece(self.index, rest, logprobs, result(running)))
+
+
+class Lane:
+    """Used in the engine's thread alone, but for engine's vocabulary and file."""
+
+    def __init__(self, engine: BatchEngine, pace: Pace, metrics: Metrics) -> None:
+        self.engine, self.metrics = engine, metrics
+        self.scheduler = Scheduler(engine, pace)
+        self.waiting: deque[Task] = deque()
+        self.tasks: dict[int, Task] = {}  # those that run, by their numbers
+        self.started = 0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.tasks)
+
+    def submit(self, task: Task) -> None:
+        self.waiting.append(task)
+
+    def cancel(self, tasks: Sequence[Task]) -> None:
+        """Take them out; their sequences are free before the next step."""
+        for task in tasks:
+            if task in self.waiting:
+                self.waiting.remove(task)
+            elif task.running is not None and task.running.index in self.tasks:
+                del self.tasks[task.running.index]
+                self.scheduler.leave(task.running)
+        self._count()
+
+    def fail(self, tasks: Sequence[Task], error: LlamacliError) -> None:
+        """Take them out, with an error for those that weren't at their end."""
+        going = [t for t in tasks if t in self.waiting or t in self.tasks.values()]
+        self.cancel(going)
+        for task in going:
+            task.deliver(Piece(task.index, error=error))
+
+    def fail_all(self, error: LlamacliError) -> None:
+        """End everything with an error, and forget what is in the cache."""
+        self.fail([*self.waiting, *self.tasks.values()], error)
+        self.engine.library.llama_memory_clear(self.engine.memory, False)
+        self.scheduler = Scheduler(self.engine, self.scheduler.pace)
+
+    def turn(self) -> None:
+        """Start what can start, and do a step."""
+        self._admit()
+        if not self.scheduler.running:
+            return
+        begun = perf_counter()
+        try:
+            step = self.scheduler.step()
+        except LlamacliError as error:
+            self.fail_all(error)
+            return
+        now = perf_counter()
+        self.metrics.step(step, len(self.scheduler.running) + len(step.finished), now - begun)
+        for running, text in step.grown:
+            task = self.tasks[running.index]
+            self.metrics.token(now, task.asked, task.last)
+            task.last = now
+            if running.answer.reason is None or text:
+                task.tell(text)
+        for running in step.finished:
+            self.tasks.pop(running.index).tell(last=True)
+        self._count()
+
+    def _admit(self) -> None:
+        self.scheduler.bring_back()
+        for task in list(self.waiting):
+            if not self.scheduler.has_room:
+                break
+            if self.scheduler.should_wait(task.job):
+                continue
+            self.waiting.remove(task)
+            try:
+                task.running = prepare(self.engine, self.started, task.job)
+            except LlamacliError as error:
+                task.deliver(Piece(task.index, error=error))
+                continue
+            self.tasks[self.started] = task
+            self.started += 1
+            self.scheduler.start(task.running)
+            self.metrics.began(task.running)
+
+    def _count(self) -> None:
+        self.metrics.queue(len(self.tasks), len(self.waiting))

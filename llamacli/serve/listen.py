@@ -1,0 +1,102 @@
+"""Where the server listens: a port, and a Unix socket for the user's own programs."""
+
+import fcntl
+import os
+import socket
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from llamacli.errors import LlamacliError, UsageError
+
+BACKLOG = 128
+MAX_PATH = 100  # bytes; the system's sockaddr_un has 104 or 108
+
+
+class Taken(LlamacliError):
+    """Another server is there."""
+
+
+def runtime_folder() -> Path:
+    """Where the socket is: the user's runtime folder, readable by nobody else."""
+    import warnings
+
+    import platformdirs
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a $XDG_RUNTIME_DIR that others can read
+        return Path(platformdirs.user_runtime_dir("llamacli"))
+
+
+def default_socket() -> Path:
+    return runtime_folder() / "serve.sock"
+
+
+def listen_on_port(host: str, port: int) -> socket.socket:
+    """Raises UsageError for a host that isn't here, Taken where another server listens."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"the host {host!r} is not known: {error}") from None
+    found = socket.socket(family, kind)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind(address)
+        found.listen(BACKLOG)
+    except OSError as error:
+        found.close()
+        if error.errno in (98, 48):  # EADDRINUSE of Linux and macOS
+            raise Taken(f"port {port} is taken by another program; give another --port") from None
+        raise UsageError(f"can't listen on {host}:{port}: {error.strerror}") from None
+    return found
+
+
+@dataclass
+class OwnSocket:
+    """A Unix socket with mode 0600. A lock beside it tells whether its server lives."""
+
+    path: Path
+    socket: socket.socket
+    lock: TextIO
+
+    def close(self) -> None:
+        self.socket.close()
+        with suppress(OSError):
+            self.path.unlink()
+        self.lock.close()
+
+
+def listen_on_socket(path: Path) -> OwnSocket:
+    """What a dead server left is replaced. Raises Taken where one lives, UsageError else."""
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise UsageError(f"the socket's path has more than {MAX_PATH} bytes; give --socket")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = path.parent.stat()
+        if folder.st_uid not in (os.getuid(), 0) or (
+            folder.st_mode & 0o022 and not folder.st_mode & stat.S_ISVTX
+        ):
+            raise UsageError(f"others can write to {path.parent}; give another --socket")
+        if os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode):
+            raise UsageError(f"{path} is there and is no socket; give another --socket")
+        flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock = os.fdopen(os.open(f"{path}.lock", flags, 0o600), "r+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise Taken(f"another server has the socket {path}; give another --socket") from None
+        with suppress(FileNotFoundError):
+            path.unlink()
+        found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            found.bind(os.fspath(path))
+        finally:
+            os.umask(before)
+        found.listen(BACKLOG)
+    except OSError as error:
+        raise UsageError(f"the socket {path} can't be made: {error.strerror}") from None
+    return OwnSocket(path, found, lock)

@@ -1,0 +1,91 @@
+"""/own/answer: for run, chat and batch of the same user, by the Unix socket alone.
+
+A request names the file that the program would load, and how that file looks; only a loaded model
+with the same file answers. The answer is JSON lines: head, texts, and the result or an error.
+"""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+
+from llamacli.answer import Result
+from llamacli.serve.answers import Answers
+from llamacli.serve.ask import MAX_TOKENS, Ask, read_sampling, read_stop
+from llamacli.serve.chat import read_messages
+from llamacli.serve.faults import Fault, invalid
+from llamacli.serve.fields import Fields
+from llamacli.serve.pool import Loaded, Pool, identity
+from llamacli.shape import Grammar, choice_grammar, read_gbnf, read_schema
+
+
+def find_loaded(pool: Pool, fields: Fields) -> Loaded:
+    """The loaded model of the file that a request names. Raises Fault 404 where there is none."""
+    path = fields.needed("file", fields.text)
+    seen = fields.needed("identity", fields.items)
+    for model in pool.loaded.values():
+        if str(model.path) == path and model.identity == seen == identity(Path(model.path)):
+            return model
+    raise Fault(404, "the model is not loaded", "file", "not_loaded")
+
+
+def read_local(fields: Fields) -> Ask:
+    """What is to be answered: messages, or a text as it stands."""
+    text = fields.text("prompt")
+    prompt: Any = text if text is not None else read_messages(fields)
+    ask = Ask(
+        None,
+        [prompt],
+        read_sampling(fields),
+        fields.whole("max_tokens", 1, MAX_TOKENS),
+        read_stop(fields),
+        shape=_read_shape(fields.inside("shape")),
+        special=bool(fields.flag("special")),
+        exact=bool(fields.flag("exact")),
+    )
+    fields.end()
+    return ask
+
+
+def _read_shape(given: Fields | None) -> Grammar | None:
+    """What the program read from its options; its text was checked there."""
+    if given is None:
+        return None
+    if (schema := given.text("schema")) is not None:
+        return read_schema(schema)
+    if (grammar := given.text("grammar")) is not None:
+        return read_gbnf(grammar)
+    words = given.needed("choice", given.items)
+    if not all(isinstance(word, str) for word in words):
+        raise invalid(given.where("choice"), "is a list of texts")
+    return choice_grammar(words)
+
+
+def result_object(result: Result) -> dict[str, Any]:
+    return {**vars(result), "tokens": list(result.tokens)}
+
+
+async def lines(answers: Answers) -> AsyncIterator[bytes]:
+    """The answer's lines."""
+    engine = answers.model.engine
+    head = {"model": engine.name, "quantization": engine.quantization}
+    yield _line({"head": {**head, "prompt_tokens": answers.prompt_tokens}})
+    async for piece in answers.stream:
+        if piece.text:
+            yield _line({"text": piece.text})
+        if piece.error is not None:
+            yield _line({"error": str(piece.error), "exit_code": piece.error.exit_code})
+        elif piece.result is not None:
+            yield _line({"result": result_object(piece.result)})
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def check_own(request: Request) -> None:
+    """Raises Fault for who came by a port."""
+    if not request.scope["own"]:
+        raise Fault(404, "there is nothing at /own/answer", code="unknown_url")

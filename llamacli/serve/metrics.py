@@ -1,0 +1,61 @@
+"""What is counted, in Prometheus' form; the meanings are llama-server's."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from llamacli.batch import Running, Step
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+
+
+class Metrics:
+    """Written by the engine's thread and the loop; each value is set by one of them."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, told: str) -> Counter:
+            return Counter(f"llamacli_{name}", told, registry=self.registry)
+
+        def gauge(name: str, told: str) -> Gauge:
+            return Gauge(f"llamacli_{name}", told, registry=self.registry)
+
+        def histogram(name: str, told: str) -> Histogram:
+            return Histogram(f"llamacli_{name}", told, registry=self.registry, buckets=SECONDS)
+
+        self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts that were evaluated.")
+        self.cached_tokens = counter("prompt_tokens_cached", "Tokens of prompts in the cache.")
+        self.answer_tokens = counter("tokens_predicted", "Tokens of answers.")
+        self.decodes = counter("n_decode", "Steps: calls of llama_decode.")
+        self.prompt_seconds = counter("prompt_seconds", "Seconds of steps that read prompts.")
+        self.answer_seconds = counter("tokens_predicted_seconds", "Seconds of the other steps.")
+        self.beside = gauge("n_busy_slots_per_decode", "Sequences in the last step.")
+        self.processing = gauge("requests_processing", "Answers that run.")
+        self.deferred = gauge("requests_deferred", "Answers that wait for a sequence.")
+        self.first = histogram("time_to_first_token_seconds", "From request to first token.")
+        self.between = histogram("time_between_tokens_seconds", "Between tokens of one answer.")
+        self.requests = Counter(
+            "llamacli_http_requests", "Requests by status.", ["status"], registry=self.registry
+        )
+
+    def step(self, step: Step, beside: int, seconds: float) -> None:
+        self.decodes.inc()
+        self.beside.set(beside)
+        self.answer_tokens.inc(len(step.grown))
+        self.prompt_tokens.inc(step.read)
+        (self.prompt_seconds if step.read else self.answer_seconds).inc(seconds)
+
+    def token(self, now: float, asked: float, last: float) -> None:
+        if last:
+            self.between.observe(now - last)
+        else:
+            self.first.observe(now - asked)
+
+    def began(self, running: Running) -> None:
+        self.cached_tokens.inc(running.cached)
+
+    def queue(self, processing: int, deferred: int) -> None:
+        self.processing.set(processing)
+        self.deferred.set(deferred)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,129 @@
+"""What OpenAI's two APIs for text have in common: fields of a request, and parts of an answer."""
+
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from llamacli.answer import Result
+from llamacli.batch import TokenLogprob
+from llamacli.engine import Vocabulary
+from llamacli.errors import LlamacliError
+from llamacli.serve.ask import MAX_CHOICES, MAX_TOKENS, Ask, read_sampling, read_stop
+from llamacli.serve.faults import Fault, invalid
+from llamacli.serve.fields import Fields
+from llamacli.shape import Grammar, read_schema
+
+# Fields that OpenAI's clients send and that change nothing here: told in a header.
+IGNORED = (
+    "user", "store", "metadata", "service_tier", "parallel_tool_calls", "prompt_cache_key",
+    "prompt_cache_retention", "safety_identifier", "reasoning_effort", "verbosity", "moderation",
+)  # fmt: skip
+
+
+def read_common(fields: Fields) -> dict[str, Any]:
+    """Ask's fields that both APIs name alike."""
+    options = fields.inside("stream_options")
+    usage = False
+    if options is not None:
+        usage = bool(options.flag("include_usage"))
+        options.ignore(["include_obfuscation"])
+        options.end()
+    return {
+        "model": fields.text("model"),
+        "sampling": read_sampling(fields),
+        "stop": read_stop(fields),
+        "n": fields.whole("n", 1, MAX_CHOICES) or 1,
+        "stream": bool(fields.flag("stream")),
+        "include_usage": usage,
+        "ignored": tuple(fields.ignore(IGNORED)),
+    }
+
+
+def read_limit(fields: Fields, *names: str) -> int | None:
+    """The least of the limits that are given, in tokens."""
+    limits = [fields.whole(name, 1, MAX_TOKENS) for name in names]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def read_format(given: Fields | None) -> Grammar | None:
+    """response_format's shape. Raises Fault for a schema that can't be honoured."""
+    if given is None:
+        return None
+    kind = given.needed("type", lambda name: given.one_of(name, FORMATS))
+    schema: Any = {"type": "object"}
+    where = given.path
+    if kind == "json_schema":
+        inside = given.inside("json_schema") or given  # the Responses API has it flat
+        where = inside.where("schema")
+        schema = inside.needed("schema", lambda name: _object(inside, name))
+        inside.ignore(["name", "description", "strict"])
+        inside.end()
+    given.end()
+    return None if kind == "text" else shape_of(schema, where)
+
+
+FORMATS = ("text", "json_object", "json_schema")
+
+
+def _object(fields: Fields, name: str) -> Any:
+    value = fields.take(name)
+    if value is None or isinstance(value, dict | bool):
+        return value
+    raise invalid(fields.where(name), "is a JSON Schema, an object")
+
+
+def shape_of(schema: Any, where: str) -> Grammar:
+    try:
+        return read_schema(json.dumps(schema))
+    except (LlamacliError, RecursionError) as error:
+        raise Fault(422, f"{where}: {error}", where, "unsupported_schema") from None
+
+
+def check_shape(ask: Ask) -> Ask:
+    """Raises Fault where a stop text would cut an answer that has a shape."""
+    if ask.shape is not None and ask.stop:
+        raise Fault(422, "stop would cut an answer that response_format keeps whole", "stop")
+    return ask
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}-{secrets.token_urlsafe(18)}"
+
+
+def finish_reason(result: Result) -> str:
+    return "length" if result.finish_reason == "length" else "stop"
+
+
+def usage(prompt_tokens: int, results: Sequence[Result]) -> dict[str, Any]:
+    """OpenAI's usage: a prompt counts once, however many answers it has."""
+    made = sum(result.answer_tokens for result in results)
+    cached = min((result.cached_tokens for result in results[:1]), default=0)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": made,
+        "total_tokens": prompt_tokens + made,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+def logprobs_content(vocabulary: Vocabulary, found: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """As chat completions have them: text, bytes, the likeliest beside."""
+
+    def told(token: int, logprob: float) -> dict[str, Any]:
+        piece = vocabulary.piece(token)
+        return {
+            "token": piece.decode(errors="replace"),
+            "logprob": bounded(logprob),
+            "bytes": list(piece),
+        }
+
+    return [
+        {**told(one.token, one.logprob), "top_logprobs": [told(t, p) for t, p in one.top]}
+        for one in found
+    ]
+
+
+def bounded(logprob: float) -> float:
+    """JSON has no infinity; OpenAI tells -9999 for what can't be."""
+    return max(logprob, -9999.0)

@@ -1,0 +1,163 @@
+"""The models that a server answers with: loaded when they are asked for, freed when they idle."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llamacli.batch import BatchEngine, Pace
+from llamacli.errors import DoesNotFitError, LlamacliError, NotFoundError
+from llamacli.models import stored_model, stored_models
+from llamacli.serve.faults import Fault, as_fault
+from llamacli.serve.lane import Lane
+from llamacli.serve.metrics import Metrics
+from llamacli.serve.worker import Worker
+
+Open = Callable[[Path], BatchEngine]
+
+
+@dataclass(eq=False)
+class Loaded:
+    """A model in memory; uses are the requests that have it now."""
+
+    name: str
+    path: Path
+    lane: Lane
+    pinned: bool
+    made: int
+    identity: list[int]
+    uses: int = 0
+    used: float = field(default_factory=time.monotonic)
+
+    @property
+    def engine(self) -> BatchEngine:
+        return self.lane.engine
+
+
+def identity(path: Path) -> list[int]:
+    """What tells a file from another that took its place. Raises OSError."""
+    status = path.stat()
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+@dataclass
+class Pool:
+    """chosen are the models that the server was given, by name; without any, the whole store is.
+
+    Everything here happens in the loop; models are opened in threads of their own.
+    """
+
+    worker: Worker
+    metrics: Metrics
+    open: Open
+    chosen: dict[str, Path]
+    keep_alive: float | None
+    slice: int | None = None
+    loaded: dict[Path, Loaded] = field(default_factory=dict)
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def names(self) -> dict[str, Path]:
+        """Every model that can be asked for."""
+        return self.chosen or {path.stem: path for path in stored_models()}
+
+    def path(self, name: str | None) -> Path:
+        """The file that a request's model means. Raises Fault 404 with which there are.
+
+        A name is looked up among names, never on the disk.
+        """
+        names = self.names()
+        if name is None:
+            if self.chosen or len(self.loaded) != 1:
+                name = next(iter(self.chosen), None) or (next(iter(names), None))
+            else:
+                return next(iter(self.loaded))
+        if name in names:
+            return names[name]
+        there = f"there are {', '.join(names)}" if names else "there is none"
+        if name is None:
+            raise Fault(404, "no model is there; convert or pull one", "model", "model_not_found")
+        try:
+            return stored_model(name, list(names.values()))
+        except LlamacliError as error:
+            exact = str(error) if not isinstance(error, NotFoundError) else ""
+            told = exact or f"there is no model {name[:100]!r}; {there}"
+            raise Fault(404, told, "model", "model_not_found") from None
+
+    @asynccontextmanager
+    async def use(self, wanted: Loaded | str | None) -> AsyncIterator[Loaded]:
+        """The model, or the one of that name, loaded, and not freed meanwhile."""
+        model = wanted if isinstance(wanted, Loaded) else await self.get(self.path(wanted))
+        model.uses += 1
+        try:
+            yield model
+        finally:
+            model.uses -= 1
+            model.used = time.monotonic()
+
+    async def get(self, path: Path) -> Loaded:
+        if (found := self.loaded.get(path)) is not None:
+            return found
+        async with self.loading:
+            if (found := self.loaded.get(path)) is not None:
+                return found
+            while True:
+                try:
+                    seen = identity(path)
+                    engine = await asyncio.to_thread(self.open, path)
+                    break
+                except DoesNotFitError as error:
+                    if not await self._free_one():
+                        raise self._full(error) from error
+                except LlamacliError as error:
+                    raise as_fault(error) from error
+                except OSError as error:
+                    told = f"{path.stem} can't be read: {error.strerror}"
+                    raise Fault(404, told, "model", "model_not_found") from None
+            return await self._add(path, engine, seen)
+
+    async def _add(self, path: Path, engine: BatchEngine, seen: list[int]) -> Loaded:
+        name = next((n for n, p in self.names().items() if p == path), path.stem)
+        lane = Lane(engine, Pace(self.slice), self.metrics)
+        model = Loaded(name, path, lane, bool(self.chosen), int(time.time()), seen)
+
+        def begin() -> None:
+            self.worker.lanes.append(lane)
+
+        await self.worker.call(begin)
+        self.loaded[path] = model
+        return model
+
+    def _full(self, error: DoesNotFitError) -> Fault:
+        if self.loaded:
+            return Fault(503, f"{error}; others are in use", headers={"Retry-After": "10"})
+        return Fault(400, str(error), "model", "model_does_not_fit")
+
+    async def _free_one(self) -> bool:
+        """Free the model that was unused for longest; False where all are in use."""
+        idle = [model for model in self.loaded.values() if not model.uses]
+        if not idle:
+            return False
+        await self.free(min(idle, key=lambda model: model.used))
+        return True
+
+    async def free(self, model: Loaded) -> None:
+        del self.loaded[model.path]
+
+        def end() -> None:
+            self.worker.lanes.remove(model.lane)
+            model.engine.close()
+
+        await self.worker.call(end)
+
+    async def free_idle(self) -> None:
+        """Free those that nobody used for keep_alive seconds, again and again."""
+        while self.keep_alive is not None:
+            await asyncio.sleep(min(1.0, self.keep_alive / 4 + 0.01))
+            now = time.monotonic()
+            for model in list(self.loaded.values()):
+                if not (model.uses or model.pinned) and now - model.used >= self.keep_alive:
+                    async with self.loading:
+                        if not model.uses and model.path in self.loaded:
+                            await self.free(model)

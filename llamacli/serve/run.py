@@ -1,0 +1,199 @@
+"""The server's life: it listens, loads, answers, and ends by a signal."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from llamacli.batch import BatchEngine
+from llamacli.errors import LlamacliError
+from llamacli.serve.answers import Desk
+from llamacli.serve.app import Server, make_app
+from llamacli.serve.guard import Guard, Rules, own_hosts
+from llamacli.serve.listen import OwnSocket, Taken, default_socket, listen_on_port, listen_on_socket
+from llamacli.serve.metrics import Metrics
+from llamacli.serve.pool import Pool
+from llamacli.serve.worker import Worker
+from llamacli.terminal import notice
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE = 10.0  # seconds that running answers get after SIGTERM
+MAX_HEADERS = 1 << 16  # bytes
+MAX_CONNECTIONS = 512
+IDLE = 30.0  # seconds without a request after which a connection is closed
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `llamacli serve` was told. models are the chosen ones by name; none is the store."""
+
+    models: dict[str, Path]
+    open: Callable[[Path], BatchEngine]
+    host: str = "127.0.0.1"
+    port: int = 8080
+    socket: Path | None = None
+    parallel: int = 4
+    queue: int = 64
+    slice: int | None = None
+    keys: tuple[bytes, ...] = ()
+    origins: tuple[str, ...] = ()
+    keep_alive: float | None = 600.0
+    timeout: float = 3600.0
+    log_prompts: bool = False
+    quiet: bool = False
+
+
+def serve(options: Options) -> None:
+    """Answer until a signal comes, which is raised again at the end, for its exit code.
+
+    Raises UsageError and Taken where it can't listen, and what loading the first model raises.
+    """
+    own = _own_socket(options)
+    try:
+        port = listen_on_port(options.host, options.port)
+        try:
+            life = _Life(options, port, own)
+            handlers = {number: signal.getsignal(number) for number in SIGNALS}
+            asyncio.run(life.live())
+            for number, handler in handlers.items():  # asyncio leaves the system's own
+                signal.signal(number, handler)
+        finally:
+            port.close()
+    finally:
+        if own is not None:
+            own.close()
+    if life.failed is not None:
+        raise life.failed
+    if life.caught is not None:
+        signal.raise_signal(life.caught)
+
+
+def _own_socket(options: Options) -> OwnSocket | None:
+    """The socket that was asked for, else the user's own where no other server has it."""
+    if options.socket is not None:
+        return listen_on_socket(options.socket)
+    try:
+        return listen_on_socket(default_socket())
+    except Taken:
+        notice("another server has the user's socket: run, chat and batch go on asking that one")
+    except LlamacliError as error:
+        notice(f"without a socket for run, chat and batch: {error}")
+    return None
+
+
+class _Listening(uvicorn.Server):
+    """Signals are ours."""
+
+    def capture_signals(self) -> Any:
+        return nullcontext()
+
+
+class _Protocol(H11Protocol):
+    """Closes connections that send no request, and those beyond MAX_CONNECTIONS."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.close()
+            return
+        self.silent = self.loop.call_later(IDLE, self._close_silent)
+
+    def _close_silent(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if (timer := getattr(self, "silent", None)) is not None:
+            timer.cancel()
+        super().connection_lost(exc)
+
+
+@dataclass
+class _Life:
+    options: Options
+    port: Any
+    own: OwnSocket | None
+    caught: signal.Signals | None = None
+    failed: LlamacliError | None = None
+    http: _Listening = field(init=False)
+    server: Server = field(init=False)
+
+    async def live(self) -> None:
+        options, metrics = self.options, Metrics()
+        worker = Worker()
+        pool = Pool(
+            worker, metrics, options.open, options.models, options.keep_alive, options.slice
+        )
+        desk = Desk(pool, options.parallel, options.queue, seconds=options.timeout)
+        self.server = Server(desk, asyncio.Event(), log_prompts=options.log_prompts)
+        rules = Rules(
+            own_hosts(options.host),
+            frozenset(origin.lower().rstrip("/") for origin in options.origins),
+            options.keys,
+            options.quiet,
+        )
+        app: ASGIApp = make_app(self.server)
+        if rules.origins:
+            app = CORSMiddleware(app, list(rules.origins), allow_methods=["*"], allow_headers=["*"])
+        app = Guard(app, rules, metrics)
+        config = uvicorn.Config(
+            app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
+            server_header=False, date_header=False, timeout_keep_alive=int(IDLE),
+            h11_max_incomplete_event_size=MAX_HEADERS, timeout_graceful_shutdown=int(GRACE) + 2,
+        )  # fmt: skip
+        self.http = _Listening(config)
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self._arrive, number)
+        sockets = [self.port, *([self.own.socket] if self.own else [])]
+        beside = [
+            asyncio.create_task(self._load(pool)),
+            asyncio.create_task(pool.free_idle()),
+        ]
+        await self.http.serve(sockets=sockets)
+        for task in beside:
+            task.cancel()
+        for model in list(pool.loaded.values()):
+            await pool.free(model)
+        await worker.stop()
+
+    async def _load(self, pool: Pool) -> None:
+        """The first of the chosen models, before anything is answered."""
+        host, port = self.port.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        try:
+            for path in list(self.options.models.values())[:1]:
+                await pool.get(path)
+        except Exception as error:
+            cause = error.__cause__ or error
+            self.failed = cause if isinstance(cause, LlamacliError) else LlamacliError(str(error))
+            self.http.should_exit = True
+            return
+        self.server.ready.set()
+        names = ", ".join(self.options.models) or "the store's models"
+        notice(f"{names} at http://{shown}:{port}, and by the socket" if self.own else
+               f"{names} at http://{shown}:{port}")  # fmt: skip
+
+    def _arrive(self, number: signal.Signals) -> None:
+        """The first signal lets running answers go on for GRACE seconds, SIGINT again ends all."""
+        if self.caught is not None:
+            if number == signal.SIGINT:
+                import os
+
+                sys.stderr.flush()
+                os._exit(128 + number)
+            return
+        self.caught = number
+        self.server.desk.draining = True
+        self.http.should_exit = True
+        loop = asyncio.get_running_loop()
+        loop.call_later(GRACE, lambda: loop.create_task(self.server.desk.cancel_all()))

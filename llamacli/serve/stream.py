@@ -1,0 +1,72 @@
+"""An answer's pieces on their way from the engine's thread to the loop of HTTP, bounded."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from llamacli.answer import Result
+from llamacli.batch import TokenLogprob
+from llamacli.errors import LlamacliError
+
+MAX_WAITING = 4096  # pieces that a client hasn't taken; a reader that is slower loses its stream
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that can be shown of the answer with that index, and its tokens' probabilities.
+
+    The last piece of an answer has its result, or an error.
+    """
+
+    index: int
+    text: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    result: Result | None = None
+    error: LlamacliError | None = None
+
+    @property
+    def last(self) -> bool:
+        return self.result is not None or self.error is not None
+
+
+class SlowReader(LlamacliError):
+    """The client doesn't take what it asked for."""
+
+
+@dataclass
+class Stream:
+    """Pieces of one request's answers, count of them. Everything here happens in the loop.
+
+    on_overflow is called where they aren't taken.
+    """
+
+    count: int
+    on_overflow: Callable[[], None] = lambda: None
+    waiting: deque[Piece] = field(default_factory=deque)
+    there: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: int = 0
+
+    def put(self, piece: Piece) -> None:
+        if len(self.waiting) >= MAX_WAITING:
+            if self.ended < self.count:
+                self.ended = self.count
+                self.waiting.clear()
+                self.waiting.append(Piece(0, error=SlowReader("the client reads too slowly")))
+                self.on_overflow()
+            return
+        self.waiting.append(piece)
+        self.there.set()
+
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> Piece:
+        while not self.waiting:
+            if self.ended >= self.count:
+                raise StopAsyncIteration
+            self.there.clear()
+            await self.there.wait()
+        piece = self.waiting.popleft()
+        self.ended += piece.last
+        return piece

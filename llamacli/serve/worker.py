@@ -1,0 +1,99 @@
+"""The one thread that owns llama.cpp: it takes steps for each loaded model in turn."""
+
+import asyncio
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from llamacli.errors import LlamacliError
+from llamacli.serve.lane import Lane
+from llamacli.serve.stream import Piece, Stream
+
+T = TypeVar("T")
+
+
+class Worker:
+    """What is to be done comes in as functions, and is done between two steps."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.lanes: list[Lane] = []
+        self.pieces: dict[int, tuple[Stream, list[Piece]]] = {}
+        self.stopped = False
+        self.thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.thread.start()
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Have it done soon, in the engine's thread."""
+        self.inbox.put(work)
+
+    async def call(self, work: Callable[[], T]) -> T:
+        """What it gives, done in the engine's thread."""
+        future: asyncio.Future[T] = self.loop.create_future()
+
+        def settle(function: Callable[[Any], None], value: Any) -> None:
+            if not future.done():
+                function(value)
+
+        def done() -> None:
+            try:
+                value = work()
+            except Exception as error:
+                self.loop.call_soon_threadsafe(settle, future.set_exception, error)
+            else:
+                self.loop.call_soon_threadsafe(settle, future.set_result, value)
+
+        self.inbox.put(done)
+        return await future
+
+    def deliver(self, stream: Stream, piece: Piece) -> None:
+        """To the loop, once the step is done; of the engine's thread."""
+        self.pieces.setdefault(id(stream), (stream, []))[1].append(piece)
+
+    async def stop(self) -> None:
+        """End the thread, with everything freed."""
+
+        def end() -> None:
+            self.stopped = True
+            for lane in self.lanes:
+                lane.engine.close()
+            self.lanes.clear()
+
+        await self.call(end)
+        self.thread.join()
+
+    def _run(self) -> None:
+        while not self.stopped:
+            self._take()
+            for lane in list(self.lanes):
+                try:
+                    lane.turn()
+                except Exception as error:  # of ours: it must not end the server
+                    traceback.print_exc(file=sys.stderr)
+                    lane.fail_all(LlamacliError(f"unexpected {type(error).__name__}"))
+            self._flush()
+
+    def _take(self) -> None:
+        """Do what came in; wait for something where no model is busy."""
+        try:
+            work = self.inbox.get(block=not any(lane.busy for lane in self.lanes))
+            while True:
+                work()
+                work = self.inbox.get_nowait()
+        except Empty:
+            pass
+
+    def _flush(self) -> None:
+        if self.pieces:
+            pieces, self.pieces = list(self.pieces.values()), {}
+            self.loop.call_soon_threadsafe(_put_all, pieces)
+
+
+def _put_all(pieces: list[tuple[Stream, list[Piece]]]) -> None:
+    for stream, found in pieces:
+        for piece in found:
+            stream.put(piece)

@@ -1,0 +1,93 @@
+"""llamacli serve in a process of its own, for tests that ask it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from openai import OpenAI
+
+
+@dataclass
+class Serving:
+    """A server that answers at url; log holds what it has said."""
+
+    child: subprocess.Popen[bytes]
+    runtime: Path
+    url: str = ""
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def socket(self) -> Path:
+        return self.runtime / "llamacli" / "serve.sock"
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def client(self, key: str = "none") -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.child.send_signal(number)
+        return self.child.wait(60)
+
+    def memory(self) -> int:
+        """Bytes that are resident."""
+        text = Path(f"/proc/{self.child.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", text)
+        assert found is not None
+        return int(found[1]) * 1024
+
+
+@contextmanager
+def serving(
+    *arguments: str | Path, home: Path | None = None, wait: bool = True
+) -> Iterator[Serving]:
+    """Started at a free port with one thread, and stopped at the end."""
+    with tempfile.TemporaryDirectory(prefix="llamacli-") as runtime:
+        environment = {**os.environ, "XDG_RUNTIME_DIR": runtime}
+        if home is not None:
+            environment["LLAMACLI_HOME"] = str(home)
+        command = [sys.executable, "-m", "llamacli", "serve", "--port", "0", "--threads", "1"]
+        child = subprocess.Popen(
+            [*command, *map(str, arguments)], stderr=subprocess.PIPE, env=environment
+        )
+        server = Serving(child, Path(runtime))
+        reader = threading.Thread(target=_read, args=(server,))
+        reader.start()
+        try:
+            if wait:
+                wait_for(lambda: bool(server.url) or child.poll() is not None)
+                assert server.url, server.log
+            yield server
+        finally:
+            if child.poll() is None:
+                child.kill()
+            child.wait(60)
+            reader.join()
+
+
+def _read(server: Serving) -> None:
+    assert server.child.stderr is not None
+    with server.child.stderr as lines:
+        for line in lines:
+            server.log.append(line.decode(errors="replace").rstrip("\n"))
+            if found := re.search(r" at (http://\S+?),? ", f"{server.log[-1]} "):
+                server.url = server.url or found[1]
+
+
+def wait_for(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Until holds() is true; a test that waits in vain fails."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)

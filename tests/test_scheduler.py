@@ -1,0 +1,126 @@
+"""Jobs that join and leave between steps: what they share, and what they leave behind."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llamacli.batch import BatchEngine, Job, Pace, Running, Scheduler, prepare
+from llamacli.batch.job import token_logprob
+from llamacli.engine import Engine, EngineSettings, SamplingSettings
+from tests.standins.tiny import write_model
+
+SETTINGS = EngineSettings(threads=1)
+GREEDY = SamplingSettings(temperature=0)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@pytest.fixture
+def scheduler(path: Path) -> Iterator[Scheduler]:
+    with BatchEngine(path, SETTINGS, 4) as engine:
+        yield Scheduler(engine, Pace())
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    generator = random.Random(seed)
+    return [generator.randrange(3, 700) for _ in range(length)]
+
+
+def begin(scheduler: Scheduler, job: Job, index: int = 0) -> Running:
+    running = prepare(scheduler.engine, index, job)
+    scheduler.start(running)
+    return running
+
+
+def finish(scheduler: Scheduler, running: Running) -> list[int]:
+    while running in scheduler.running or running in scheduler.put_back:
+        scheduler.step()
+    assert running.error is None
+    return running.answer.tokens
+
+
+def test_a_turn_goes_on_where_the_last_one_ended(scheduler: Scheduler) -> None:
+    first = begin(scheduler, Job(prompt(100), GREEDY, 10))
+    answer = finish(scheduler, first)
+    second = begin(scheduler, Job([*prompt(100), *answer, *prompt(20, 1)], GREEDY, 5))
+    assert second.cached == 100 + len(answer) - 1  # the last one's cells were never needed
+    assert second.sequence == first.sequence
+    finish(scheduler, second)
+
+
+def test_one_that_leaves_is_gone_at_once_and_what_it_read_stays(scheduler: Scheduler) -> None:
+    gone, stays = begin(scheduler, Job(prompt(60), GREEDY, 500)), prompt(30, 2)
+    other = begin(scheduler, Job(stays, GREEDY, 8), 1)
+    for _ in range(3):
+        scheduler.step()
+    scheduler.leave(gone)
+    assert scheduler.running == [other]
+    finish(scheduler, other)
+    assert begin(scheduler, Job(prompt(60), GREEDY, 2), 2).cached == 59
+
+
+def test_cells_are_freed_where_they_are_needed(path: Path) -> None:
+    with BatchEngine(path, EngineSettings(threads=1, context=512), 1) as engine:
+        scheduler = Scheduler(engine)
+        for seed in range(6):
+            answer = finish(scheduler, begin(scheduler, Job(prompt(300, seed), GREEDY, 4)))
+            assert len(answer) <= 4
+        assert 0 < scheduler.kept.cells <= engine.cells
+
+
+def test_no_more_sequences_are_kept_than_there_are(scheduler: Scheduler) -> None:
+    for seed in range(40):
+        finish(scheduler, begin(scheduler, Job(prompt(8, seed), GREEDY, 2)))
+    assert len(scheduler.kept.tokens) == 16
+
+
+def test_a_long_prompt_is_read_in_slices_beside_an_answer(path: Path) -> None:
+    with BatchEngine(path, SETTINGS, 2) as engine:
+        scheduler = Scheduler(engine, Pace(slice=50))
+        answering = begin(scheduler, Job(prompt(5), GREEDY, 200))
+        scheduler.step()
+        long = begin(scheduler, Job(prompt(400, 3), GREEDY, 3), 1)
+        for step in range(1, 8):
+            before = len(answering.answer.tokens)
+            scheduler.step()
+            assert long.evaluated == 50 * step and len(answering.answer.tokens) == before + 1
+
+
+def test_an_exact_one_answers_as_a_run_does_whatever_is_beside_it(path: Path) -> None:
+    """Also where a part of it was read before, in another shape."""
+    settings = EngineSettings(threads=1, batch=64, ubatch=64)
+    asked, alone = prompt(200, 5), []
+    with Engine(path, settings) as single:
+        single.prefill(asked)
+        for _ in range(20):
+            logits = single.logits()
+            alone.append(token_logprob(logits, int(logits.argmax()), 3))
+            single.decode(alone[-1].token)
+    with BatchEngine(path, settings, 4) as engine:
+        scheduler, cached = Scheduler(engine), []
+        for seed in range(3):
+            begin(scheduler, Job(prompt(70 + seed, seed), GREEDY, 400), seed)
+        finish(scheduler, begin(scheduler, Job(asked[:150], GREEDY, 1), 4))
+        for index in range(2):
+            exact = begin(scheduler, Job(asked, GREEDY, 20, logprobs=3, exact=True), 10 + index)
+            cached.append(exact.cached)
+            finish(scheduler, exact)
+            for found, expected in zip(exact.logprobs, alone, strict=False):
+                assert found.token == expected.token
+                assert found.logprob == pytest.approx(expected.logprob, abs=1e-4)
+        assert cached == [0, 0]
+
+
+def test_probabilities_are_the_models_own(scheduler: Scheduler) -> None:
+    hot = SamplingSettings(temperature=2.0, seed=3)
+    running = begin(scheduler, Job(prompt(9), hot, 6, logprobs=5))
+    finish(scheduler, running)
+    assert [one.token for one in running.logprobs] == running.answer.tokens
+    for one in running.logprobs:
+        assert len(one.top) == 5 and one.logprob <= one.top[0][1] <= 0
+        assert sorted((p for _, p in one.top), reverse=True) == [p for _, p in one.top]

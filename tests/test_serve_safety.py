@@ -1,0 +1,321 @@
+"""Who may ask, what a bad client can do, and how the server ends."""
+
+import json
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from llamacli.serve.guard import Rules, check, own_hosts
+from tests.standins.server import Serving, serving, wait_for
+
+HELLO: Any = [{"role": "user", "content": "Hi"}]
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def server(endless: Path) -> Iterator[Serving]:
+    with serving("-m", endless, "-c", "4096", "--parallel", "2") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def locked(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    keys = tmp_path_factory.mktemp("keys") / "keys"
+    keys.write_text("# mine\nfirst-key\n\nsecond-key\n")
+    with serving("-m", demo, "--api-key-file", keys, "--cors", "https://good.example") as started:
+        yield started
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[", "x:y:z"])
+def test_a_name_that_is_not_the_servers_is_refused(server: Serving, host: str) -> None:
+    """DNS rebinding: a page's own name that leads here."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as raw:
+        raw.sendall(f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        assert re.match(rb"HTTP/1.1 40[03] ", raw.recv(100))
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:99", "[::1]:8080", "192.168.7.7"])
+def test_addresses_and_own_names_are_known(server: Serving, host: str) -> None:
+    answer = httpx2.get(f"{server.url}/v1/models", headers={"Host": host})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1", "http://["])
+def test_pages_of_others_are_refused(server: Serving, origin: str) -> None:
+    answer = httpx2.post(f"{server.url}{CHAT}", json={}, headers={"Origin": origin})
+    assert answer.status_code == 403 and "access-control-allow-origin" not in answer.headers
+
+
+def test_the_servers_own_page_may_ask(server: Serving) -> None:
+    answer = httpx2.get(f"{server.url}/v1/models", headers={"Origin": server.url})
+    assert answer.status_code == 200
+
+
+def test_cors_lets_in_what_was_named(locked: Serving) -> None:
+    origin = {"Origin": "https://good.example"}
+    asked = {**origin, "Access-Control-Request-Method": "POST",
+             "Access-Control-Request-Headers": "authorization, content-type"}  # fmt: skip
+    before = httpx2.options(f"{locked.url}{CHAT}", headers=asked)
+    assert before.status_code == 200
+    assert before.headers["access-control-allow-origin"] == "https://good.example"
+    assert "authorization" in before.headers["access-control-allow-headers"].lower()
+    key = {"Authorization": "Bearer first-key"}
+    answer = httpx2.get(f"{locked.url}/v1/models", headers={**origin, **key})
+    assert answer.headers["access-control-allow-origin"] == "https://good.example"
+    other = httpx2.options(
+        f"{locked.url}{CHAT}", headers={**asked, "Origin": "https://bad.example"}
+    )
+    assert other.status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"Authorization": "Bearer wrong-key"}, 401),
+        ({"Authorization": "first-key"}, 401),
+        ({"Authorization": "Bearer first-key"}, 200),
+        ({"Authorization": "bearer second-key"}, 200),
+        ({"x-api-key": "second-key"}, 200),
+        ({"x-api-key": "# mine"}, 401),
+    ],
+)
+def test_keys(locked: Serving, headers: dict[str, str], status: int) -> None:
+    answer = httpx2.get(f"{locked.url}/v1/models", headers=headers)
+    assert answer.status_code == status
+    assert httpx2.get(f"{locked.url}/health").status_code == 200
+    assert not any("key" in line and "GET" in line for line in locked.log)
+
+
+def test_the_socket_is_the_users_alone_and_needs_no_key(locked: Serving) -> None:
+    assert stat.S_IMODE(locked.socket.stat().st_mode) == 0o600
+    transport = httpx2.HTTPTransport(uds=str(locked.socket))
+    with httpx2.Client(transport=transport) as client:
+        assert client.get("http://anything/v1/models").status_code == 200
+
+
+def test_rules_without_a_server() -> None:
+    def scope(**headers: str) -> dict[str, Any]:
+        pairs = [(n.encode(), v.encode()) for n, v in headers.items()]
+        return {"type": "http", "path": "/v1/models", "method": "GET", "headers": pairs}
+
+    rules = Rules(own_hosts("0.0.0.0"), frozenset({"*"}), ())
+    check(rules, scope(host="localhost:1", origin="https://any.example"))
+
+
+def test_an_open_address_needs_a_key_or_a_word(demo: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "llamacli", "serve", "-m", str(demo), "--host", "0.0.0.0"]
+    done = subprocess.run(command, capture_output=True, timeout=60, text=True)
+    assert done.returncode == 2 and "--no-key" in done.stderr
+    empty = tmp_path / "keys"
+    empty.write_text("# none\n")
+    done = subprocess.run(
+        [*command, "--api-key-file", str(empty)], capture_output=True, timeout=60, text=True
+    )
+    assert done.returncode == 2 and "no key" in done.stderr
+
+
+def test_bodies_that_are_too_large(server: Serving) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as raw:
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n"
+        raw.sendall(head.encode())
+        assert raw.recv(100).startswith(b"HTTP/1.1 413 ")
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b" " * (1 << 20)
+
+    answer = httpx2.post(f"{server.url}{CHAT}", content=endless(), timeout=60)
+    assert answer.status_code == 413
+
+
+def test_headers_that_are_too_large(server: Serving) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as raw:
+        raw.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 200_000)
+        assert raw.recv(100).startswith(b"HTTP/1.1 4") or not raw.recv(1)
+
+
+def test_half_open_connections_stop_nobody(server: Serving) -> None:
+    held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(100)]
+    for raw in held[::2]:
+        raw.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Le".encode())
+    assert httpx2.get(f"{server.url}/health", timeout=20).status_code == 200
+    for raw in held:
+        raw.close()
+
+
+def test_a_slow_reader_loses_its_stream_not_the_servers_memory(server: Serving) -> None:
+    """Its answers are long, and it reads none of them."""
+    body = json.dumps({"messages": HELLO, "stream": True, "logprobs": True, "top_logprobs": 20})
+    raw = socket.create_connection(("127.0.0.1", server.port))
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    raw.sendall((head + body).encode())
+    before = server.memory()
+    client = server.client()
+    answer = client.chat.completions.create(model="endless", messages=HELLO, max_tokens=50)
+    assert answer.choices[0].finish_reason == "length"
+    wait_for(lambda: "processing 0.0" in httpx2.get(f"{server.url}/metrics").text, 120)
+    assert server.memory() < before + (64 << 20)
+    raw.close()
+
+
+def test_a_client_that_is_killed_frees_its_sequence(server: Serving) -> None:
+    script = (
+        f"import urllib.request as u\nr=u.urlopen('{server.url}{CHAT}',"
+        f"b'{json.dumps({'messages': HELLO, 'stream': True})}')\nprint(r.readline(),flush=True)\n"
+        "import time\ntime.sleep(99)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdout.readline()
+    child.kill()
+    child.communicate()
+    wait_for(lambda: "processing 0.0" in httpx2.get(f"{server.url}/metrics").text)
+
+
+def test_a_line_a_request_and_no_prompt_in_it(server: Serving) -> None:
+    before = len(server.log)
+    body = {"messages": [{"role": "user", "content": "a secret"}], "max_tokens": 1}
+    httpx2.post(f"{server.url}{CHAT}?q=secret", json=body, timeout=60)
+    wait_for(lambda: len(server.log) > before)
+    assert re.search(r"127\.0\.0\.1 POST /v1/chat/completions 200 \d+ ms", server.log[-1])
+    assert not any("secret" in line for line in server.log[before:])
+    httpx2.get(f"{server.url}/%1b[31m%0aforged", timeout=60)
+    wait_for(lambda: "404" in server.log[-1])
+    assert "\x1b" not in server.log[-1] and "forged" in server.log[-1]
+
+
+# How it ends
+
+
+def test_sigterm_lets_running_answers_end(endless: Path) -> None:
+    with serving("-m", endless, "-c", "2048") as server:
+        stream = server.client().chat.completions.create(
+            model="endless", messages=HELLO, stream=True, max_tokens=300
+        )
+        chunks = iter(stream)
+        next(chunks)
+        server.child.send_signal(signal.SIGTERM)
+        assert [c.choices[0].finish_reason for c in chunks][-1] == "length"
+        assert server.child.wait(30) == 143
+        assert not server.socket.exists()
+
+
+def test_after_ten_seconds_running_answers_end_with_an_error(endless: Path) -> None:
+    with serving("-m", endless, "-c", "100000") as server:
+        body = {"messages": HELLO, "stream": True}
+        with httpx2.stream("POST", f"{server.url}{CHAT}", json=body, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            began = time.monotonic()
+            server.child.send_signal(signal.SIGTERM)
+            told = [line for line in lines if line.startswith("data: ")]
+        assert "the server stops" in told[-2] and told[-1] == "data: [DONE]"
+        assert 9 < time.monotonic() - began < 30
+        assert server.child.wait(30) == 143
+
+
+def test_sigint_twice_ends_at_once(endless: Path) -> None:
+    with serving("-m", endless, "-c", "100000") as server:
+        stream = server.client().chat.completions.create(
+            model="endless", messages=HELLO, stream=True
+        )
+        next(iter(stream))
+        server.child.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert server.child.poll() is None
+        server.child.send_signal(signal.SIGINT)
+        assert server.child.wait(5) == 130
+
+
+def test_sigint_when_idle(demo: Path) -> None:
+    with serving("-m", demo) as server:
+        assert server.stop(signal.SIGINT) == 130
+
+
+# Where it listens
+
+
+def test_two_servers(demo: Path, tmp_path: Path) -> None:
+    with serving("-m", demo) as server:
+        again = ["--port", str(server.port)]
+        with serving("-m", demo, *again, wait=False) as other:
+            assert other.child.wait(60) == 1
+            wait_for(lambda: bool(other.log))
+        assert "taken" in other.log[-1] and "--port" in other.log[-1]
+        with serving("-m", demo, "--socket", server.socket, wait=False) as other:
+            assert other.child.wait(60) == 1
+        assert "another server has the socket" in other.log[-1]
+        assert server.socket.exists()
+
+
+def test_what_a_dead_server_left_is_replaced(demo: Path, tmp_path: Path) -> None:
+    path = tmp_path / "own.sock"
+    with serving("-m", demo, "--socket", path) as server:
+        server.child.kill()
+        server.child.wait(30)
+        assert path.exists()
+    with serving("-m", demo, "--socket", path):
+        transport = httpx2.HTTPTransport(uds=str(path))
+        with httpx2.Client(transport=transport) as client:
+            assert client.get("http://x/health").status_code == 200
+    (file := tmp_path / "file").write_text("mine")
+    with serving("-m", demo, "--socket", file, wait=False) as server:
+        assert server.child.wait(60) == 2
+    assert file.read_text() == "mine"
+
+
+# Models of the store
+
+
+def test_models_are_loaded_when_they_are_asked_for(demo: Path, endless: Path, store: Path) -> None:
+    store.mkdir()
+    (store / "small-Q8_0.gguf").symlink_to(demo)
+    (store / "other.gguf").symlink_to(endless)
+    with serving("--keep-alive", "1s", "-c", "1024", home=store) as server:
+        client = server.client()
+        assert {model.id for model in client.models.list()} == {"small-Q8_0", "other"}
+        asked: Any = {"messages": HELLO, "max_tokens": 3}
+        assert client.chat.completions.create(model="SMALL", **asked).model == "small-Q8_0"
+        assert client.chat.completions.create(model="other", **asked).model == "other"
+        wait_for(lambda: not any(_loaded(server).values()))
+        (store / "other.gguf").unlink()
+        answer = httpx2.post(f"{server.url}{CHAT}", json={"model": "other", "messages": HELLO})
+        assert answer.status_code == 404
+        (store / "other.gguf").write_bytes(b"GGUF\x03\0\0\0 nonsense")
+        answer = httpx2.post(f"{server.url}{CHAT}", json={"model": "other", "messages": HELLO})
+        assert answer.status_code == 400
+        assert client.chat.completions.create(model="small", **asked).choices
+
+
+def _loaded(server: Serving) -> dict[str, bool]:
+    listed = httpx2.get(f"{server.url}/v1/models").json()["data"]
+    return {model["id"]: model["loaded"] for model in listed}
+
+
+def test_a_model_file_that_vanishes_is_still_answered_with(demo: Path, tmp_path: Path) -> None:
+    path = tmp_path / "gone.gguf"
+    path.write_bytes(demo.read_bytes())
+    with serving("-m", path) as server:
+        path.unlink()
+        answer = server.client().chat.completions.create(model="gone", messages=HELLO)
+        assert answer.choices[0].message.content
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    for name, code in (("nothing-like-it", 4), (str(tmp_path / "no.gguf"), 4)):
+        with serving("-m", name, wait=False) as server:
+            assert server.child.wait(60) == code
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF and nothing more")
+    with serving("-m", tmp_path / "bad.gguf", wait=False) as server:
+        assert server.child.wait(60) == 3
