@@ -13,6 +13,7 @@ from llamacli.prompt import Text
 from llamacli.quality import imatrix as module
 from llamacli.quality import measure_importance
 from llamacli.quality.activations import Activations
+from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.tiny import write_model
 
 TEXT = Text("a.txt", "ab cd, efgh ij! " * 300)  # some chunks' worth
@@ -136,3 +137,39 @@ def test_a_matrix_that_is_none_is_told(
 ) -> None:
     assert run("imatrix", tiny, "--add", tiny, "-o", tmp_path / "m.gguf") == 3
     assert "no importance matrix" in capfd.readouterr().err
+
+
+def test_converting_measures_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One command: a Q8_0 file, a matrix, the target; the first leaves nothing behind."""
+    calibration = module._calibration
+    monkeypatch.setattr(module, "_calibration", lambda engine: list(calibration(engine))[:1])
+    folder = tmp_path / "made"
+    write_checkpoint(
+        folder / "checkpoint", shape_config("tiny", num_hidden_layers=1, vocab_size=1024)
+    )
+    target = folder / "out.gguf"
+    words = ("convert", folder / "checkpoint", "--quant", "IQ2_M", "-o", target)
+    assert run(*words, "--imatrix", "auto", "--threads", "1") == 0
+    assert {path.name for path in folder.iterdir()} == {
+        "checkpoint",
+        "out.gguf",
+        "out.imatrix.gguf",
+    }
+    fields = gguf.GGUFReader(target).fields
+    assert fields["quantize.imatrix.file"].contents() == "out.imatrix.gguf"
+    assert fields["quantize.imatrix.dataset"].contents() == "dialogues.json"
+    again = folder / "again.gguf"
+    words = (*words[:-1], again, "--imatrix", folder / "out.imatrix.gguf")
+    assert run(*words) == 0
+    assert again.read_bytes() == target.read_bytes()
+    target.unlink()
+    assert run("convert", folder / "checkpoint", "-o", target, "--imatrix", "auto") == 6
+    assert "out.imatrix.gguf exists already" in capfd.readouterr().err
+    assert not target.exists()
+
+
+def test_weights_on_the_hub_are_kept_to_be_read_twice(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("convert", "some/model", "--imatrix", "auto") == 2
+    assert "--download" in capfd.readouterr().err

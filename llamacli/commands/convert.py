@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from llamacli.commands import fetching
+from llamacli.commands.measuring import AUTO, matrix_path, measured
 from llamacli.commands.verify import check_copy
 from llamacli.errors import NotFoundError, UsageError
 from llamacli.models import target_path
@@ -49,8 +50,12 @@ def convert(
         ),
     ] = None,
     imatrix: Annotated[
-        Path | None,
-        typer.Option(help="An importance matrix of this model (see llamacli imatrix)."),
+        str | None,
+        typer.Option(
+            metavar="FILE|auto",
+            help="An importance matrix of this model (see llamacli imatrix); auto measures one by "
+            "a Q8_0 file first, and keeps it beside the target.",
+        ),
     ] = None,
     tensor_type: Annotated[
         list[str] | None,
@@ -100,30 +105,45 @@ def convert(
         embedding=token_embedding_type,
         overrides=tensor_type or (),
     )
-    importance = None if imatrix is None else read_importance(imatrix.expanduser())
+    measures = imatrix == AUTO and not Path(AUTO).exists()
+    named = imatrix if not measures else None
+    importance = None if named is None else read_importance(Path(named).expanduser())
     if place.folder is not None and (revision or token or download):
         raise UsageError("--revision, --token and --download go with a model on the Hub")
     if place.folder is None and verify:
         raise UsageError("--verify goes with a folder; weights on the Hub are read only once")
+    if place.folder is None and measures and not download:
+        raise UsageError("--imatrix auto reads the weights twice; keep them here with --download")
     target = output or target_path(place.name, chosen.name)
     check_target(target, force)
+    if measures:
+        check_target(matrix_path(target), force)
     console = Console(stderr=True)
     if place.folder is not None:
-        with fetching.progress_bar(console, "M params") as show:
-            report = convert_checkpoint(
-                place.folder,
-                target,
-                chosen,
-                threads=threads,
-                progress=show,
-                notice=notice,
-                force=force,
-                importance=importance,
-            )
+
+        def write(
+            path: Path, mixture: "Quantization", matrix: "ImportanceMatrix | None"
+        ) -> "Report":
+            with fetching.progress_bar(console, "M params") as show:
+                return convert_checkpoint(
+                    folder,
+                    path,
+                    mixture,
+                    threads=threads,
+                    progress=show,
+                    notice=notice,
+                    force=force,
+                    importance=matrix,
+                )
+
+        folder = place.folder
+        if measures:
+            importance = measured(write, target, force)
+        report = write(target, chosen, importance)
     else:
         where = place._replace(revision=revision or place.revision)
         report = _from_hub(
-            where, token, download, target, chosen, importance, threads, force, console
+            where, token, download, target, chosen, importance, measures, threads, force, console
         )
     _print_report(console, report)
     if verify and place.folder is not None:
@@ -138,6 +158,7 @@ def _from_hub(
     target: Path,
     chosen: "Quantization",
     importance: "ImportanceMatrix | None",
+    measures: bool,
     threads: int | None,
     force: bool,
     console: "Console",
@@ -153,19 +174,27 @@ def _from_hub(
     with (
         fetching.kept_pieces(target),
         open_checkpoint(repo, config, shards, keep=download) as checkpoint,
-        fetching.progress_bar(console, "M params") as show,
     ):
-        return write_gguf(
-            checkpoint,
-            target,
-            chosen,
-            threads=threads,
-            progress=show,
-            notice=notice,
-            force=force,
-            origin=repo.origin,
-            importance=importance,
-        )
+
+        def write(
+            path: Path, mixture: "Quantization", matrix: "ImportanceMatrix | None"
+        ) -> "Report":
+            with fetching.progress_bar(console, "M params") as show:
+                return write_gguf(
+                    checkpoint,
+                    path,
+                    mixture,
+                    threads=threads,
+                    progress=show,
+                    notice=notice,
+                    force=force,
+                    origin=repo.origin,
+                    importance=matrix,
+                )
+
+        if measures:
+            importance = measured(write, target, force)
+        return write(target, chosen, importance)
 
 
 def _quantization_name(q4: bool, q8: bool, quant: str | None) -> str | None:

@@ -1,19 +1,17 @@
 """llamacli imatrix: measure which columns of a model's weights matter, for quantizing by it."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llamacli.commands import options
+from llamacli.commands.measuring import chunk_bar
 from llamacli.commands.printing import print_text
 from llamacli.commands.reading import read_text
 from llamacli.errors import UsageError
 from llamacli.models import model_path
-from llamacli.terminal import lively, notice
+from llamacli.terminal import notice
 
 
 def imatrix(
@@ -61,7 +59,7 @@ def imatrix(
     measured = []
     if chunks != 0:
         texts = [read_text(one) for one in text] if text else None
-        with _progress() as show:
+        with chunk_bar() as show:
             measured = [
                 measure_importance(
                     path,
@@ -78,24 +76,3 @@ def imatrix(
         raise UsageError("--chunks 0 measures nothing; name matrices to add with --add")
     write_matrix(target, [*measured, *earlier], force=force)
     print_text(f"{target}\n")
-
-
-@contextmanager
-def _progress() -> "Iterator[Callable[[int, int], None]]":
-    """A bar on a terminal's stderr, nothing elsewhere; gives the callback that feeds it."""
-    if not lively(sys.stderr):
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("chunks of 512 tokens"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
