@@ -14,7 +14,10 @@ import tarfile
 from importlib.metadata import version
 from pathlib import Path
 
-TARGETS = ("llama-bench", "llama-quantize", "llama-completion", "llama-batched-bench")
+TARGETS = (
+    *("llama-bench", "llama-quantize", "llama-completion", "llama-batched-bench"),
+    "llama-imatrix",
+)
 
 
 def tool(name: str) -> Path:
