@@ -36,6 +36,8 @@ NUMBERS = dict(enumerate("BbHhIif?")) | {
 def read_importance(path: Path) -> ImportanceMatrix:
     """Read and check a file of either kind. Raises ImportanceError naming file and fault."""
     try:
+        if path.exists() and not path.is_file():  # opening a pipe might never end
+            raise ImportanceError(f"{path} is not a regular file")
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
     except OSError as error:

@@ -1,5 +1,6 @@
 """Importance matrices: both kinds of files, hostile ones, merging, and whether one fits a model."""
 
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from convert import ImportanceError, convert, read_importance, write_importance
 from convert.config import LlamaConfig
 from convert.importance import Entry, ImportanceMatrix, importances_for, merged
+from convert.importance_file import MAX_FILE
 from convert.tensors import TensorSpec, llama_tensors
 from tests.standins.checkpoint import shape_config, write_checkpoint
 
@@ -136,7 +138,7 @@ def test_another_models_matrix_is_told(found: ImportanceMatrix, told: str, tmp_p
     write_checkpoint(tmp_path / "checkpoint", CONFIG)
     with pytest.raises(ImportanceError, match=told):
         convert(tmp_path / "checkpoint", tmp_path / "out.gguf", "Q4_K_M", importance=found)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+    assert not [*tmp_path.glob("out*"), *tmp_path.glob(".out*")]
 
 
 def test_the_file_says_what_it_was_made_by(tmp_path: Path) -> None:
@@ -226,3 +228,29 @@ def test_a_file_that_is_cut_anywhere_is_told(tmp_path: Path) -> None:
 def test_what_isnt_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ImportanceError, match="can't be read: No such file"):
         read_importance(tmp_path / "none.gguf")
+
+
+def test_what_has_no_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero", "."):
+        with pytest.raises(ImportanceError, match="not a regular file"):
+            read_importance(tmp_path / name)
+
+
+def test_what_is_too_large_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "m.gguf").open("wb") as file:
+        file.truncate(MAX_FILE + 1)
+    with pytest.raises(ImportanceError, match="more than 256 MiB"):
+        read_importance(tmp_path / "m.gguf")
+
+
+def test_tensors_that_share_bytes_are_refused(tmp_path: Path) -> None:
+    """Ten thousand records that all name the same megabyte would take ten gigabytes."""
+    data = bytearray(raw(tmp_path / "m.gguf", matrix()))
+    for name in matrix().entries:
+        place = data.index(f"{name}.in_sum2".encode()) + len(name) + len(".in_sum2") + 4
+        data[place : place + 8] = struct.pack("<Q", 4096)
+    (tmp_path / "m.gguf").write_bytes(data)
+    with pytest.raises(ImportanceError, match="claim more bytes than it has"):
+        read_importance(tmp_path / "m.gguf")
