@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from convert import QUANTIZATIONS
 from convert.config import LlamaConfig
+from convert.plan import plan
 from convert.quantization import Origin, requires_importance
-from convert.writer import plan
 from tests.standins.checkpoint import shape_config
 
 SHAPES = ("1b", "8b", "70b")

@@ -1,20 +1,20 @@
-"""A Hugging Face checkpoint: its small JSON files, and where each tensor's bytes lie.
+"""A Hugging Face checkpoint: its small files, and where each tensor's bytes lie.
 
 Nothing here reads a weight: shards' headers alone, checked against the files' sizes.
 """
 
-import json
-import re
-import stat
-from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convert.added import check_template
 from convert.config import LlamaConfig, token_ids
 from convert.errors import CheckpointError
-from convert.safetensors import StoredTensor, read_header
+from convert.safetensors import StoredTensor, fetch_header, parse_header
+from convert.small_files import optional_json, read_chat_template, read_json
 from convert.tensors import TensorSpec, llama_tensors
 from convert.tokenizer import Tokenizer, parse_tokenizer
 from convert.weights import LocalFile, WeightFile
@@ -26,16 +26,15 @@ SMALL_FILES = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"),
     *("chat_template.jinja", "README.md", INDEX),
 )
-HEADERS_AT_ONCE = 8
-# Bytes; the JSON module makes up to 35 of one. Llama 3's tokenizer.json has 9 or 17 MB.
-MAX_TOKENIZER = 24 << 20
-MAX_SMALL = 4 << 20
-SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+HEADERS_AT_ONCE = 8  # fetched, of 16 MiB at most; they are parsed one by one
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a conversion needs; weights holds, for each TensorSpec, where its bytes are."""
+    """Everything a conversion needs; weights holds, for each TensorSpec, where its bytes are.
+
+    notes are lines for whoever converts it: what was chosen, and what llama.cpp does otherwise.
+    """
 
     name: str
     folder: Path
@@ -45,6 +44,7 @@ class Checkpoint:
     generation_config: Mapping[str, Any]
     chat_template: str | None
     weights: Mapping[TensorSpec, StoredTensor]
+    notes: tuple[str, ...] = ()
 
     @property
     def source_nbytes(self) -> int:
@@ -55,7 +55,7 @@ class Checkpoint:
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Read and check a checkpoint folder. Raises CheckpointError naming the file at fault."""
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder with a Hugging Face checkpoint")
+        raise CheckpointError("it is not a folder with a Hugging Face checkpoint", file=str(folder))
     config = read_config(folder)
     files = [LocalFile(folder / name) for name in shard_names(folder)]
     return describe(folder, folder.resolve().name, config, files)
@@ -65,19 +65,23 @@ def describe(
     folder: Path, name: str, config: LlamaConfig, files: Sequence[WeightFile]
 ) -> Checkpoint:
     """Put a checkpoint together from its small files in folder and its weight files anywhere."""
-    tokenizer = parse_tokenizer(read_json(folder / "tokenizer.json"))
+    tokenizer = parse_tokenizer(read_json(folder / "tokenizer.json"), config.vocab_size)
     if len(tokenizer.tokens) != config.vocab_size:
         raise CheckpointError(
-            f"tokenizer.json has {len(tokenizer.tokens)} tokens, but config.json's vocab_size "
-            f"(the embedding's rows) is {config.vocab_size}"
+            f"it has {len(tokenizer.tokens)} tokens, but config.json's vocab_size (the embedding's "
+            f"rows) is {config.vocab_size}",
+            file="tokenizer.json",
         )
     tokenizer_config = optional_json(folder / "tokenizer_config.json")
     generation_config = optional_json(folder / "generation_config.json")
     token_ids(
         generation_config.get("eos_token_id"),
-        "generation_config.json: eos_token_id",
+        "eos_token_id",
         config.vocab_size,
+        file="generation_config.json",
     )
+    template = read_chat_template(folder, tokenizer_config)
+    check_template(tokenizer.added, template)
     return Checkpoint(
         name=name,
         folder=folder,
@@ -85,63 +89,48 @@ def describe(
         tokenizer=tokenizer,
         tokenizer_config=tokenizer_config,
         generation_config=generation_config,
-        chat_template=read_chat_template(folder, tokenizer_config),
-        weights=_match(config, files, _index(folder)),
+        chat_template=template,
+        weights=_match(config, files, _index_of(folder, files)),
+        notes=tuple(_notes(folder, tokenizer, files)),
     )
+
+
+def _notes(folder: Path, tokenizer: Tokenizer, files: Sequence[WeightFile]) -> Iterator[str]:
+    if [file.name for file in files] == [SINGLE] and (folder / INDEX).exists():
+        others = sorted({*(_read_index(folder) or {}).values()} - {SINGLE})
+        if others:
+            yield f"{SINGLE} is taken, as transformers does, and not {others[0]} of {INDEX}"
+    if tokenizer.pre.differs:
+        yield f"llama.cpp's {tokenizer.pre.name} cuts {tokenizer.pre.differs} otherwise"
 
 
 def read_config(folder: Path) -> LlamaConfig:
     """config.json of a checkpoint folder, checked; no other file is read."""
     if not (folder / "config.json").exists():
-        raise CheckpointError(f"{folder} has no config.json; is it a Hugging Face checkpoint?")
+        fault = "it has no config.json; is it a Hugging Face checkpoint?"
+        raise CheckpointError(fault, file=str(folder))
     return LlamaConfig.from_dict(read_json(folder / "config.json"))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of sane size. Raises CheckpointError naming the file."""
-    limit = MAX_TOKENIZER if path.name == "tokenizer.json" else MAX_SMALL
-    try:
-        _check_size(path, limit)
-        text = path.read_bytes().decode("utf-8-sig")
-        value = json.loads(text)
-        if SURROGATE.search(text):  # halves of pairs can't be written; whole ones can
-            json.dumps(value, ensure_ascii=False).encode()
-    except FileNotFoundError:
-        raise CheckpointError(f"{path.name} is missing in {path.parent}") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} can't be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path.name} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name} holds no JSON object")
-    return value
-
-
-def _check_size(path: Path, limit: int) -> None:
-    """Refuse what is too large, or no regular file: a link may lead to a device without an end."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise CheckpointError(f"{path.name} is not a regular file")
-    if status.st_size > limit:
-        raise CheckpointError(f"{path.name} is absurdly large ({status.st_size} bytes)")
-
-
 def shard_names(folder: Path, present: Collection[str] | None = None) -> list[str]:
-    """The checkpoint's safetensors files, by the index in folder where there is one.
+    """The checkpoint's safetensors files: model.safetensors where it is, else those of the index.
 
-    present holds the names of all its files, where others than those in folder are meant.
+    That is transformers' order. present holds the names of all files of the checkpoint, where
+    others than those in folder are meant.
     """
     if present is None:
         present = {path.name for path in folder.iterdir() if path.is_file()}
-    index = _index(folder)
-    if index is not None:
-        names = sorted(set(index.values()))
-        for name in names:
-            if name not in present:
-                raise CheckpointError(f"{INDEX} names {name}, which is missing in {folder}")
-        return names
-    require_safetensors(str(folder), present)
-    return [SINGLE]
+    if SINGLE in present:
+        return [SINGLE]
+    index = _read_index(folder)
+    if index is None:
+        require_safetensors(str(folder), present)
+        raise CheckpointError(f"it has no {INDEX}", file=str(folder))
+    names = sorted(set(index.values()))
+    for name in names:
+        if name not in present:
+            raise CheckpointError(f"it names {name}, which is missing in {folder}", file=INDEX)
+    return names
 
 
 def require_safetensors(where: str, present: Collection[str]) -> None:
@@ -151,51 +140,45 @@ def require_safetensors(where: str, present: Collection[str]) -> None:
     others = [name for name in sorted(present) if Path(name).suffix in (".bin", ".pth", ".pt")]
     if others:
         raise CheckpointError(
-            f"{where} has its weights as {others[0]}; only safetensors files are read, "
-            "since pickles can run code"
+            f"its weights are in {others[0]}; only safetensors files are read, "
+            "since pickles can run code",
+            file=where,
         )
-    raise CheckpointError(f"{where} has neither {SINGLE} nor {INDEX}")
+    raise CheckpointError(f"it has neither {SINGLE} nor {INDEX}", file=where)
 
 
-def _index(folder: Path) -> dict[str, str] | None:
+def _index_of(folder: Path, files: Sequence[WeightFile]) -> dict[str, str] | None:
+    """The index, where these files are the ones that it names."""
+    return None if [file.name for file in files] == [SINGLE] else _read_index(folder)
+
+
+def _read_index(folder: Path) -> dict[str, str] | None:
     if not (folder / INDEX).exists():
         return None
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{INDEX}: weight_map is missing or empty")
+        raise CheckpointError("weight_map is missing or empty", file=INDEX)
     for tensor, name in weight_map.items():
         if not isinstance(name, str) or Path(name).name != name or not name:
-            raise CheckpointError(f"{INDEX}: {tensor} is said to be in {name!r}, not a file name")
+            raise CheckpointError(
+                f"{tensor} is said to be in {name!r}, not a file name", file=INDEX
+            )
     return weight_map
 
 
-def optional_json(path: Path) -> dict[str, Any]:
-    """read_json, or an empty object where there is no such file."""
-    return read_json(path) if path.exists() else {}
-
-
-def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
-    """chat_template.jinja where it exists, else tokenizer_config.json's own."""
-    path = folder / "chat_template.jinja"
-    if path.exists():
-        try:
-            _check_size(path, MAX_SMALL)
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"chat_template.jinja can't be read: {error}") from error
-    template = tokenizer_config.get("chat_template")
-    if isinstance(template, list):
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default")
-    if template is not None and not isinstance(template, str):
-        raise CheckpointError("tokenizer_config.json: chat_template is not a text")
-    return template
-
-
-def _headers(files: Sequence[WeightFile]) -> list[dict[str, StoredTensor]]:
+def _headers(files: Sequence[WeightFile]) -> Iterator[dict[str, StoredTensor]]:
+    """Each file's tensors in turn; some headers are fetched ahead, none is parsed ahead."""
+    waiting: deque[tuple[WeightFile, Future[bytes | bytearray]]] = deque()
     with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
         try:
-            return list(pool.map(read_header, files))
+            for file in files:
+                waiting.append((file, pool.submit(fetch_header, file)))
+                if len(waiting) == HEADERS_AT_ONCE:
+                    first, raw = waiting.popleft()
+                    yield parse_header(first, raw.result())
+            while waiting:
+                first, raw = waiting.popleft()
+                yield parse_header(first, raw.result())
         except BaseException:
             for file in files:
                 file.cancel()
@@ -205,33 +188,42 @@ def _headers(files: Sequence[WeightFile]) -> list[dict[str, StoredTensor]]:
 def _match(
     config: LlamaConfig, files: Sequence[WeightFile], index: Mapping[str, str] | None
 ) -> dict[TensorSpec, StoredTensor]:
-    """Pair what config.json implies with what the files hold; both must agree fully."""
+    """Pair what config.json implies with what the files hold; both must agree fully.
+
+    What no Llama has is refused as it comes, so that tensors by the million take no memory.
+    """
+    specs = {spec.source: spec for spec in llama_tensors(config)}
     stored: dict[str, StoredTensor] = {}
-    for file, header in zip(files, _headers(files), strict=True):
+    for header in _headers(files):
         for name, tensor in header.items():
             if name in stored:
-                raise CheckpointError(f"{name} is in both {stored[name].file.name} and {file.name}")
-            stored[name] = tensor
-    if index is not None:
-        for name, file_name in index.items():
-            if name not in stored or stored[name].file.name != file_name:
-                raise CheckpointError(f"{INDEX} puts {name} in {file_name}, but it is not there")
-    weights = {}
-    for spec in llama_tensors(config):
-        found = stored.pop(spec.source, None)
-        if found is None:
-            raise CheckpointError(f"tensor {spec.source} is missing in the safetensors files")
-        if found.shape != spec.shape:
-            raise CheckpointError(
-                f"{found.file.name}: {spec.source} has shape {list(found.shape)}, but config.json "
-                f"makes it {list(spec.shape)}; is it the config.json of another model?"
-            )
-        weights[spec] = found
-    for name, tensor in stored.items():
-        # Older checkpoints store the rotary frequencies; a tied head may be stored as well.
-        known = name.endswith(".rotary_emb.inv_freq") or (
-            name == "lm_head.weight" and config.tie_word_embeddings
+                fault = f"{name} is in {stored[name].file.name} as well"
+                raise CheckpointError(fault, file=tensor.file.name)
+            if name in specs:
+                _check_shape(specs[name], tensor)
+                stored[name] = tensor
+            elif not _is_spare(name, config):
+                raise CheckpointError(f"unknown tensor {name}", file=tensor.file.name)
+    for name, file_name in (index or {}).items():
+        if name in specs and (name not in stored or stored[name].file.name != file_name):
+            raise CheckpointError(f"{name} is not in {file_name}, where it should be", file=INDEX)
+    if missing := specs.keys() - stored.keys():
+        name = next(name for name in specs if name in missing)
+        raise CheckpointError(f"tensor {name} is missing in the safetensors files")
+    return {spec: stored[name] for name, spec in specs.items()}
+
+
+def _check_shape(spec: TensorSpec, tensor: StoredTensor) -> None:
+    if tensor.shape != spec.shape:
+        raise CheckpointError(
+            f"{spec.source} has shape {list(tensor.shape)}, but config.json makes it "
+            f"{list(spec.shape)}; is it the config.json of another model?",
+            file=tensor.file.name,
         )
-        if not known:
-            raise CheckpointError(f"{tensor.file.name}: unknown tensor {name}")
-    return weights
+
+
+def _is_spare(name: str, config: LlamaConfig) -> bool:
+    """Older checkpoints store the rotary frequencies; a tied head may be stored as well."""
+    return name.endswith(".rotary_emb.inv_freq") or (
+        name == "lm_head.weight" and config.tie_word_embeddings
+    )

@@ -10,7 +10,14 @@ from convert.errors import CheckpointError
 # Upper bounds far above any Llama: they keep products of dimensions small enough to reason about.
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS of llama.cpp
 MAX_DIMENSION = 1 << 24
+MAX_VOCABULARY = 1 << 21
 MAX_CONTEXT = 1 << 31
+# Keys that would make another model of it, and their values that don't.
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "partial_rotary_factor": (None, 1),
+    "rope_interleaved": (None, False),
+    "is_causal": (None, True),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,8 @@ class LlamaConfig:
     rope_theta: float
     rope_scaling: RopeScaling | None
     tie_word_embeddings: bool
+    attention_bias: bool
+    mlp_bias: bool
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     torch_dtype: str | None
@@ -68,7 +77,7 @@ class LlamaConfig:
         if head_dim % 2:
             raise _error(f"head_dim {head_dim} is odd; rotary embeddings need pairs")
         theta, scaling = _rope(raw)
-        vocab_size = _integer(raw, "vocab_size")
+        vocab_size = _integer(raw, "vocab_size", most=MAX_VOCABULARY)
         return cls(
             vocab_size=vocab_size,
             hidden_size=hidden,
@@ -82,26 +91,29 @@ class LlamaConfig:
             rope_theta=theta,
             rope_scaling=scaling,
             tie_word_embeddings=_boolean(raw, "tie_word_embeddings"),
+            attention_bias=_boolean(raw, "attention_bias"),
+            mlp_bias=_boolean(raw, "mlp_bias"),
             bos_token_id=_bos(raw, vocab_size),
-            eos_token_ids=token_ids(
-                raw.get("eos_token_id"), "config.json: eos_token_id", vocab_size
-            ),
+            eos_token_ids=token_ids(raw.get("eos_token_id"), "eos_token_id", vocab_size),
             torch_dtype=raw.get("torch_dtype") or raw.get("dtype"),
             raw=raw,
         )
 
 
-def token_ids(value: Any, where: str, vocab_size: int) -> tuple[int, ...]:
-    """One token id or a list of them as a tuple; None gives ()."""
+def token_ids(
+    value: Any, key: str, vocab_size: int, *, file: str = "config.json"
+) -> tuple[int, ...]:
+    """One token id or a list of them, the value of file's key, as a tuple; None gives ()."""
     ids = [] if value is None else value if isinstance(value, list) else [value]
     for token in ids:
         if not _is_integer(token) or not 0 <= token < vocab_size:
-            raise CheckpointError(f"{where} {token!r} is not a token id below {vocab_size}")
+            fault = f"{key} {token!r} is not a token id below {vocab_size}"
+            raise CheckpointError(fault, file=file)
     return tuple(ids)
 
 
 def _error(text: str) -> CheckpointError:
-    return CheckpointError(f"config.json: {text}")
+    return CheckpointError(text, file="config.json")
 
 
 def _is_integer(value: Any) -> bool:
@@ -117,15 +129,15 @@ def _require_llama(raw: Mapping[str, Any]) -> None:
         raise _error(f"this is {found}; only LlamaForCausalLM can be converted")
     if (activation := raw.get("hidden_act", "silu")) != "silu":
         raise _error(f"hidden_act {activation!r} is not supported, only 'silu'")
-    for key in ("attention_bias", "mlp_bias"):
-        if _boolean(raw, key):
-            raise _error(f"{key} is true; Llama 3 models have no biases")
+    for key, neutral in NEUTRAL.items():
+        if raw.get(key) not in neutral:
+            raise _error(f"{key} is {raw[key]!r}, which llama.cpp's Llama doesn't do")
     if raw.get("quantization_config") is not None:
         raise _error("the weights are quantized already; convert the full-precision checkpoint")
 
 
 def _bos(raw: Mapping[str, Any], vocab_size: int) -> int | None:
-    ids = token_ids(raw.get("bos_token_id"), "config.json: bos_token_id", vocab_size)
+    ids = token_ids(raw.get("bos_token_id"), "bos_token_id", vocab_size)
     return ids[0] if ids else None
 
 

@@ -1,12 +1,26 @@
-"""Named errors of the converter; the caller decides how they are shown."""
+"""Named errors of the converter, by their parts; the caller decides how they are shown."""
 
 
 class ConvertError(Exception):
-    """Any expected failure of a conversion: one line, naming the file and what is wrong with it."""
+    """Any expected failure of a conversion.
+
+    fault is what is wrong, file the file or folder it is wrong with (a name, or a path; empty where
+    it is none), and hint what to do about it, where that can be said. As text they are one line.
+    """
+
+    def __init__(self, fault: str, *, file: str = "", hint: str = "") -> None:
+        super().__init__(fault)
+        self.fault = fault
+        self.file = file
+        self.hint = hint
+
+    def __str__(self) -> str:
+        where = f"{self.file}: " if self.file else ""
+        return where + self.fault + (f"; {self.hint}" if self.hint else "")
 
 
 class CheckpointError(ConvertError):
-    """The checkpoint is missing a part, damaged, or not of the Llama 3 kind."""
+    """The checkpoint is missing a part, damaged, or of a kind that can't be converted."""
 
 
 class SourceError(ConvertError):

@@ -73,11 +73,6 @@ def available() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
-def quantizer(kind: GGMLQuantizationType) -> Kernel:
-    """The kernel of choose."""
-    return choose(kind).kernel
-
-
 def choose(
     kind: GGMLQuantizationType,
     *,

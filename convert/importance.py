@@ -58,11 +58,11 @@ def merged(matrices: Iterable[ImportanceMatrix]) -> ImportanceMatrix:
     for other in others:
         if other.entries.keys() != entries.keys():
             odd = min(other.entries.keys() ^ entries.keys())
-            raise ImportanceError(f"{other.file} isn't of the same model as {first.file}: {odd}")
+            raise ImportanceError(f"it isn't of {first.file}'s model: {odd}", file=other.file)
         for name, entry in _by_activation(other, size):
             before = entries[name]
             if entry.sums.shape != before.sums.shape:
-                raise ImportanceError(f"{other.file}: {name} isn't as wide as in {first.file}")
+                raise ImportanceError(f"{name} isn't as wide as in {first.file}", file=other.file)
             entries[name] = Entry(before.sums + entry.sums, before.count + entry.count)
     return ImportanceMatrix(
         entries,
@@ -92,15 +92,14 @@ def importances_for(
     wanted = {spec.name: spec for spec in tensors if len(spec.shape) == 2}
     for name, entry in matrix.entries.items():
         if name not in wanted and name not in ENDS:
-            raise ImportanceError(f"{file} is of another model: it has {name}, this one hasn't")
+            fault = f"it is of another model: it has {name}, this one hasn't"
+            raise ImportanceError(fault, file=file)
         if name in wanted and entry.sums.size != wanted[name].columns:
-            raise ImportanceError(
-                f"{file} is of another model: {name} has {entry.sums.size} importances, "
-                f"and {wanted[name].columns} columns here"
-            )
+            has = f"{name} has {entry.sums.size} importances, and {wanted[name].columns} columns"
+            raise ImportanceError(f"it is of another model: {has} here", file=file)
     for name in wanted:
         if name not in matrix.entries and name not in ENDS:
-            raise ImportanceError(f"{file} has no entry for {name}")
+            raise ImportanceError(f"it has no entry for {name}", file=file)
     return {name: matrix.entries[name].importances for name in wanted if name in matrix.entries}
 
 
@@ -108,14 +107,15 @@ def checked_entry(
     file: Path, name: str, sums: NDArray[np.float32], counts: NDArray[np.float32]
 ) -> Entry:
     """An entry whose numbers make sense. Raises ImportanceError naming what doesn't."""
+    fault = ""
     if counts.size == 0 or sums.size == 0 or sums.size % counts.size:
-        raise ImportanceError(f"{file}: {name} has {sums.size} sums for {counts.size} counts")
-    if not np.isfinite(sums).all() or (sums < 0).any():
-        raise ImportanceError(f"{file}: {name} has sums that are negative, infinite or no numbers")
-    if not (np.isfinite(counts).all() and (counts > 0).all()):
-        raise ImportanceError(f"{file}: {name} has no count of its activations, or one of 0")
-    if counts.size > 1:
-        raise ImportanceError(
-            f"{file} is of a mixture of experts: {name} has {counts.size} counts; Llama has one"
-        )
+        fault = f"{name} has {sums.size} sums for {counts.size} counts"
+    elif not np.isfinite(sums).all() or (sums < 0).any():
+        fault = f"{name} has sums that are negative, infinite or no numbers"
+    elif not (np.isfinite(counts).all() and (counts > 0).all()):
+        fault = f"{name} has no count of its activations, or one of 0"
+    elif counts.size > 1:
+        fault = f"it is of a mixture of experts: {name} has {counts.size} counts; Llama has one"
+    if fault:
+        raise ImportanceError(fault, file=str(file))
     return Entry(sums, float(counts[0]))

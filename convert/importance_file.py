@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from convert.errors import ImportanceError
 from convert.importance import Entry, ImportanceMatrix, checked_entry
-from convert.writer import whole_file
+from convert.target import whole_file
 
 MAX_FILE = 1 << 28  # bytes; a matrix of 405B takes 76 MB
 MAX_NAME = 1 << 12  # bytes of a tensor's or a key's name, or of a dataset's
@@ -37,17 +37,19 @@ def read_importance(path: Path) -> ImportanceMatrix:
     """Read and check a file of either kind. Raises ImportanceError naming file and fault."""
     try:
         if path.exists() and not path.is_file():  # opening a pipe might never end
-            raise ImportanceError(f"{path} is not a regular file")
+            raise ImportanceError("it is not a regular file", file=str(path))
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise ImportanceError(f"{path} can't be read: {error.strerror or error}") from error
+        fault = f"it can't be read: {error.strerror or error}"
+        raise ImportanceError(fault, file=str(path)) from error
     if len(data) > MAX_FILE:
-        raise ImportanceError(f"{path} has more than {MAX_FILE >> 20} MiB, no importance matrix")
+        fault = f"it has more than {MAX_FILE >> 20} MiB, no importance matrix"
+        raise ImportanceError(fault, file=str(path))
     reader = _Reader(path, memoryview(data))
     matrix = _read_gguf(reader) if data[:4] == b"GGUF" else _read_dat(reader)
     if not matrix.entries:
-        raise ImportanceError(f"{path} has no entries")
+        raise ImportanceError("it has no entries", file=str(path))
     return matrix
 
 
@@ -88,7 +90,7 @@ class _Reader:
         self.path, self.data, self.position = path, data, 0
 
     def fail(self, fault: str) -> NoReturn:
-        raise ImportanceError(f"{self.path}: {fault}")
+        raise ImportanceError(fault, file=str(self.path))
 
     @property
     def left(self) -> int:

@@ -5,9 +5,11 @@ piece that was written. A piece counts where the partial file still has bytes of
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,11 +17,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from convert.errors import SourceError, TargetError
-from convert.writer import lock_file, publish
+from convert.target import NO_FOLLOW, Buffer, lock_file, publish, unwritable, write_all
 
 MAX_JOURNAL = 1 << 28  # bytes; the journal of 405B takes 12 MB
-
-Buffer = bytes | bytearray | memoryview
 
 
 @dataclass
@@ -37,8 +37,12 @@ class Journal:
     def write(self, data: Buffer, offset: int) -> None:
         """Write a piece into the partial file, and note it once it is there."""
         write_all(self.descriptor, data, offset)
-        self.pieces[offset] = (len(data), _hash(data))
-        self.file.write(json.dumps([offset, *self.pieces[offset]]) + "\n")
+        self.note(offset, len(data), digest(data))
+
+    def note(self, offset: int, length: int, hashed: str) -> None:
+        """Note a piece that has been written into the partial file, by the digest of its bytes."""
+        self.pieces[offset] = (length, hashed)
+        self.file.write(json.dumps([offset, length, hashed]) + "\n")
         self.file.flush()
 
     def keep_whole(self, ranges: Iterable[tuple[int, int]], threads: int) -> set[int]:
@@ -50,7 +54,7 @@ class Journal:
 
     def _is_whole(self, place: tuple[int, int]) -> bool:
         offset, length = place
-        return _hash(os.pread(self.descriptor, length, offset)) == self.pieces[offset][1]
+        return digest(os.pread(self.descriptor, length, offset)) == self.pieces[offset][1]
 
 
 @contextlib.contextmanager
@@ -81,7 +85,7 @@ def resumable_file(target: Path, force: bool, made_of: Any) -> Iterator[tuple[Pa
             if _is_at(descriptor, part):
                 _remove(part)
     except OSError as error:
-        raise TargetError(f"{target} can't be written: {error.strerror or error}") from error
+        raise unwritable(target, error) from error
     finally:
         if descriptor >= 0:
             os.close(descriptor)
@@ -95,7 +99,7 @@ def partial_path(target: Path) -> Path:
 def taken(target: Path) -> int:
     """Bytes of disk that target's partial file takes already."""
     try:
-        return partial_path(target).stat().st_blocks * 512
+        return partial_path(target).lstat().st_blocks * 512
     except OSError:
         return 0
 
@@ -104,29 +108,8 @@ def _journal_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.journal")
 
 
-def write_all(descriptor: int, data: Buffer, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(descriptor, view, offset)
-        view, offset = view[count:], offset + count
-
-
-def allocate(descriptor: int, size: int) -> None:
-    """Take the disk space at once, so that a full disk shows before the work, not after it."""
-    os.ftruncate(descriptor, size)
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-        except OSError as error:
-            raise TargetError(f"no space for {size / 1e9:.1f} GB: {error.strerror}") from error
-
-
-def digest(value: bytes) -> str:
-    """A short hash for what a file is made of."""
-    return _hash(value)
-
-
-def _hash(data: Buffer) -> str:
+def digest(data: Buffer) -> str:
+    """A short hash: of a piece, or of what a file is made of."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
@@ -144,20 +127,46 @@ def _remove(*paths: Path) -> None:
 def _open_locked(part: Path, target: Path) -> int:
     """The partial file, locked. One that was given its name between the two is tried again."""
     while True:
-        descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o666)
+        descriptor = _open_own(part)
         try:
             lock_file(descriptor)
         except OSError:
             os.close(descriptor)
-            raise TargetError(f"{target.name} is being written by another process") from None
+            fault = "it is being written by another process"
+            raise TargetError(fault, file=target.name) from None
         if _is_at(descriptor, part):
             return descriptor
         os.close(descriptor)
 
 
+def _open_own(path: Path) -> int:
+    """A file of a name that anyone can guess, open for reading and writing; made where it isn't.
+
+    Raises TargetError where it is a link, or something that this user's earlier call didn't make:
+    what would be written there could be another file's.
+    """
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | NO_FOLLOW, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise _strange(path) from None
+        raise
+    status = os.fstat(descriptor)
+    owned = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    if stat.S_ISREG(status.st_mode) and owned and status.st_nlink <= 1:
+        return descriptor
+    os.close(descriptor)
+    raise _strange(path)
+
+
+def _strange(path: Path) -> TargetError:
+    fault = "it is in the way of a conversion's own file, and isn't one"
+    return TargetError(fault, file=str(path), hint="remove it, or name another folder with -o")
+
+
 def _is_at(descriptor: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
         return False
 
@@ -166,27 +175,25 @@ def _is_at(descriptor: int, path: Path) -> bool:
 def _open_journal(path: Path, descriptor: int, made_of: Any) -> Iterator[Journal]:
     """The journal, read as far as its lines are whole, open to be gone on with."""
     head = json.dumps(made_of, sort_keys=True) + "\n"
-    text = _read(path)
-    pieces, length = _parse(text, head) if text.startswith(head) else ({}, 0)
-    renewed = bool(text) and length == 0
-    if length == 0:
-        os.ftruncate(descriptor, 0)
-    with path.open("r+" if text else "w", encoding="utf-8", newline="\n") as file:
-        file.truncate(length)
+    notes = _open_own(path)
+    with open(notes, "r+", encoding="utf-8", newline="\n") as file:
+        text = _read(file)
+        pieces, length = _parse(text, head) if text.startswith(head) else ({}, 0)
+        renewed = bool(text) and length == 0
+        if length == 0:
+            os.ftruncate(descriptor, 0)
         file.seek(length)
+        file.truncate(length)
         if length == 0:
             file.write(head)
             file.flush()
         yield Journal(descriptor, file, renewed, pieces)
 
 
-def _read(path: Path) -> str:
+def _read(file: IO[str]) -> str:
+    """All of a journal; what isn't one, or is absurdly long, reads as one of something else."""
     try:
-        if path.stat().st_size > MAX_JOURNAL:
-            return "?"
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
+        return "?" if os.fstat(file.fileno()).st_size > MAX_JOURNAL else file.read()
     except UnicodeDecodeError:
         return "?"
 
@@ -194,15 +201,16 @@ def _read(path: Path) -> str:
 def _parse(text: str, head: str) -> tuple[dict[int, tuple[int, str]], int]:
     """The pieces, and the bytes of the journal up to the first line that isn't whole."""
     pieces, length = {}, len(head.encode())
-    for line in text[len(head) :].splitlines(keepends=True):
+    *lines, _ = text[len(head) :].split("\n")  # what follows the last one is no whole line
+    for line in lines:
         try:
             offset, nbytes, hashed = json.loads(line)
         except (ValueError, TypeError, RecursionError):
             break
-        if not line.endswith("\n") or not _is_piece(offset, nbytes, hashed):
+        if not _is_piece(offset, nbytes, hashed):
             break
         pieces[offset] = (nbytes, hashed)
-        length += len(line.encode())
+        length += len(line.encode()) + 1
     return pieces, length
 
 

@@ -9,18 +9,16 @@ from typing import Any
 import gguf
 
 from convert.checkpoint import Checkpoint
-from convert.config import LlamaConfig, token_ids
+from convert.config import LlamaConfig
 from convert.errors import CheckpointError
 from convert.model_card import read_model_card
 from convert.quantization import Origin, Quantization
-from convert.tokenizer import Tokenizer
+from convert.special import NAMED_CONTROL_TOKENS, adds, end_tokens, special_ids
 
 # config.json and generation_config.json whole, as JSON strings, so that nothing of them is lost.
 CONFIG_KEY = "llamacli.llama_config"
 GENERATION_KEY = "llamacli.generation_config"
 END_KEY = "llamacli.end_token_ids"  # all that end an answer; GGUF's own keys name three at most
-
-NAMED_CONTROL_TOKENS = {"eot": "<|eot_id|>", "eom": "<|eom_id|>"}
 
 
 def add_metadata(
@@ -76,7 +74,8 @@ def _set_sampling(metadata: gguf.Metadata, generation: Mapping[str, Any]) -> Non
             return None
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
         if not numeric or not least <= value < 1e6:
-            raise CheckpointError(f"generation_config.json: {key} is {value!r}, not a fit number")
+            fault = f"{key} is {value!r}, not a fit number"
+            raise CheckpointError(fault, file="generation_config.json")
         return float(value)
 
     metadata.sampling_temp = number("temperature", 0.0)
@@ -128,49 +127,21 @@ def _add_importance(writer: gguf.GGUFWriter, origin: Origin) -> None:
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
-    tokenizer, config = checkpoint.tokenizer, checkpoint.config
+    tokenizer = checkpoint.tokenizer
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_tokenizer_pre(tokenizer.pre.name)
     writer.add_token_list(tokenizer.tokens)
     writer.add_token_types(tokenizer.types)
     writer.add_token_merges(tokenizer.merges)
-    bos = special_id(checkpoint, "bos_token", config.bos_token_id)
-    eos = special_id(checkpoint, "eos_token", next(iter(config.eos_token_ids), None))
-    if bos is not None:
-        writer.add_bos_token_id(bos)
-    if eos is not None:
-        writer.add_eos_token_id(eos)
-    if (pad := special_id(checkpoint, "pad_token", None)) is not None:
-        writer.add_pad_token_id(pad)
+    for name, token in special_ids(checkpoint).items():
+        if token is not None:
+            getattr(writer, f"add_{name}_token_id")(token)
     for kind, text in NAMED_CONTROL_TOKENS.items():
         if (token := tokenizer.special.get(text)) is not None:
             getattr(writer, f"add_{kind}_token_id")(token)
-    writer.add_add_bos_token(bos is not None)
+    for name, added in adds(checkpoint).items():
+        getattr(writer, f"add_add_{name}_token")(added)
+    if isinstance(prefix := checkpoint.tokenizer_config.get("add_prefix_space"), bool):
+        writer.add_add_space_prefix(prefix)
     if ends := sorted(end_tokens(checkpoint)):
         writer.add_array(END_KEY, ends)
-
-
-def end_tokens(checkpoint: Checkpoint) -> frozenset[int]:
-    """The tokens that end an answer, by config.json, generation_config.json and the tokenizer."""
-    config, generation = checkpoint.config, checkpoint.generation_config.get("eos_token_id")
-    ids = {*config.eos_token_ids, *token_ids(generation, "eos_token_id", config.vocab_size)}
-    eos = special_id(checkpoint, "eos_token", None)
-    return frozenset(ids if eos is None else ids | {eos})
-
-
-def special_id(checkpoint: Checkpoint, key: str, default: int | None) -> int | None:
-    """The id of tokenizer_config.json's bos_token, eos_token or pad_token (text, or an object)."""
-    value = checkpoint.tokenizer_config.get(key)
-    text = value.get("content") if isinstance(value, dict) else value
-    if text is None:
-        return default
-    token = _find(checkpoint.tokenizer, text) if isinstance(text, str) else None
-    if token is None:
-        raise CheckpointError(f"tokenizer_config.json: {key} {text!r} is not in the vocabulary")
-    return token
-
-
-def _find(tokenizer: Tokenizer, text: str) -> int | None:
-    if text in tokenizer.special:
-        return tokenizer.special[text]
-    return tokenizer.tokens.index(text) if text in tokenizer.tokens else None

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +13,10 @@ from convert.checkpoint import Checkpoint
 from convert.errors import CheckpointError
 from convert.fast import INFINITY
 from convert.fast_check import Kernel
+from convert.plan import PlannedTensor
 from convert.quantization import tensor_nbytes
 from convert.safetensors import ITEM_SIZES, StoredTensor
 from convert.tensors import permute_heads
-from convert.writer import PlannedTensor
 
 Type = GGMLQuantizationType
 
@@ -49,7 +48,6 @@ class Piece:
 class Quantized:
     """The bytes of a piece, and what was seen on the way: non-finite values and kernel time."""
 
-    piece: Piece
     data: NDArray[np.uint8]
     not_finite: int
     seconds: float
@@ -60,7 +58,10 @@ def pieces_of(checkpoint: Checkpoint, tensors: tuple[PlannedTensor, ...]) -> Ite
         stored = checkpoint.weights.get(tensor.spec)
         if stored is None:  # rope_freqs.weight is computed, not read
             continue
-        unit = tensor.spec.head_dim or 1  # heads stay whole, so that their rows can be reordered
+        matrix = len(tensor.spec.shape) == 2
+        unit = (
+            tensor.spec.head_dim if matrix and tensor.spec.head_dim else 1
+        )  # heads stay whole, so that their rows can be reordered
         rows = max(unit, PIECE // tensor.spec.columns // unit * unit)
         row_bytes = tensor_nbytes(tensor.type, tensor.spec.columns)
         for first in range(0, tensor.spec.rows, rows):
@@ -76,31 +77,30 @@ def read_piece(piece: Piece) -> bytearray:
 
 def quantize_piece(
     piece: Piece,
-    raw: Future[bytearray],
+    raw: bytearray,
     kernel: Kernel,
     importances: NDArray[np.float32] | None = None,
 ) -> Quantized:
     """Quantize what was read; importances, float32 of shape (columns,), weigh the errors."""
     spec, kind, dtype = piece.tensor.spec, piece.tensor.type, piece.stored.dtype
-    bits: NDArray[Any] = np.frombuffer(raw.result(), np.uint32 if dtype == "F32" else np.uint16)
-    bits = bits.reshape(piece.rows, spec.columns)
+    bits: NDArray[Any] = np.frombuffer(raw, np.uint32 if dtype == "F32" else np.uint16)
+    bits = bits.reshape(piece.rows, spec.columns) if len(spec.shape) == 2 else bits
     if spec.head_dim is not None:
         bits = permute_heads(bits, spec.head_dim)
     if dtype == kind.name:
-        return Quantized(piece, bits.view(np.uint8), _not_finite(bits, dtype), 0.0)
+        return Quantized(bits.view(np.uint8), _not_finite(bits, dtype), 0.0)
     values: NDArray[Any] = bits if dtype == "BF16" else _float32(bits, dtype)
     data = np.empty(tensor_nbytes(kind, piece.parameters), np.uint8)
     started = time.perf_counter()
     largest = kernel(values.reshape(-1), data, importances)
     seconds = time.perf_counter() - started
     if largest >= INFINITY:
-        return Quantized(piece, data, _not_finite(bits, dtype), seconds)
+        return Quantized(data, _not_finite(bits, dtype), seconds)
     magnitude = float(np.uint32(largest).view(np.float32))
     if magnitude > LARGEST_F16 and kind not in (Type.F32, Type.BF16):
-        raise CheckpointError(
-            f"{spec.source} has a value of {magnitude:.3g}, too large for {kind.name}"
-        )
-    return Quantized(piece, data, 0, seconds)
+        fault = f"{spec.source} has a value of {magnitude:.3g}, too large for {kind.name}"
+        raise CheckpointError(fault, file=piece.stored.file.name)
+    return Quantized(data, 0, seconds)
 
 
 def _not_finite(bits: NDArray[Any], dtype: str) -> int:

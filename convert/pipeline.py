@@ -1,7 +1,9 @@
 """One pass from safetensors to GGUF: each weight is read once, quantized and written.
 
-Threads read ahead, others quantize (the kernels release the GIL), and the calling thread writes
-behind them, so that a few pieces are in memory at a time, whatever the model's size.
+Each thread takes a piece, quantizes it and writes it where it goes; reading, kernels and writing
+release the GIL. Pieces from a disk are read by the same thread, which the system's read-ahead
+keeps busy; those from elsewhere by threads of their own, ahead. The calling thread counts what is
+done. So a few pieces are in memory at a time, whatever the model's size.
 """
 
 import os
@@ -22,25 +24,22 @@ from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.errors import CheckpointError, ImportanceError
 from convert.fast import choose, ggml_kernel
 from convert.fast_check import Kernel
+from convert.header import header_bytes
 from convert.importance import ImportanceMatrix, importances_for
-from convert.journal import Journal, allocate, digest, resumable_file, taken, write_all
-from convert.pieces import Piece, Quantized, pieces_of, quantize_piece, read_piece
+from convert.journal import Journal, digest, resumable_file, taken
+from convert.pieces import Piece, pieces_of, quantize_piece, read_piece
+from convert.plan import PlannedTensor, plan
 from convert.quantization import Quantization, quantization, requires_importance
 from convert.rope import frequency_factors
-from convert.writer import (
-    PlannedTensor,
-    check_space,
-    check_target,
-    header_bytes,
-    plan,
-    whole_file,
-)
+from convert.target import allocate, check_space, check_target, whole_file, write_all
 
 Importances = Mapping[str, NDArray[np.float32]]  # by the tensors' GGUF names
 
 PIECES_AHEAD = 8  # a thread, so that it never waits for the disk
 MOST_AHEAD = 64  # pieces, of 12 MiB at most while they wait
 SMALL = 50_000_000  # parameters that ggml's kernel has quantized before a faster one is loaded
+
+Check = Callable[[bytes, int], None]
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,7 @@ def convert(
     threads: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     notice: Callable[[str], None] | None = None,
+    check: Check | None = None,
     force: bool = False,
     importance: ImportanceMatrix | None = None,
 ) -> Report:
@@ -82,8 +82,9 @@ def convert(
 
     quant is a name of convert.quantization.QUANTIZATIONS, in any case, or one with types of its
     own; threads defaults to the processors this process may use. notice gets a line when something
-    takes its time before the first progress. importance weighs the errors of quantization. Raises
-    ConvertError subclasses; target appears only whole.
+    takes its time before the first progress, and the checkpoint's notes. check gets the header and
+    the file's size before the first weight is read, and may raise. importance weighs the errors of
+    quantization. Raises ConvertError subclasses; target appears only whole.
     """
     chosen = quantization(quant) if isinstance(quant, str) else quant
     check_target(Path(target), force)
@@ -95,6 +96,7 @@ def convert(
         threads=threads,
         progress=progress,
         notice=notice,
+        check=check,
         force=force,
         importance=importance,
     )
@@ -108,6 +110,7 @@ def write_gguf(
     threads: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     notice: Callable[[str], None] | None = None,
+    check: Check | None = None,
     force: bool = False,
     origin: str | None = None,
     importance: ImportanceMatrix | None = None,
@@ -125,9 +128,14 @@ def write_gguf(
     check_target(target, force)
     there = 0 if origin is None else taken(target)
     check_space(target, sum(tensor.nbytes for tensor in tensors) - there)
-    kernels = _kernels(tensors, notice)
+    if notice is not None:
+        for note in checkpoint.notes:
+            notice(note)
     header = header_bytes(checkpoint, chosen, tensors)
     size = len(header) + tensors[-1].offset + tensors[-1].nbytes
+    if check is not None:
+        check(header, size)
+    kernels = _kernels(tensors, notice)
     with ExitStack() as stack:
         if origin is None:
             part, journal = stack.enter_context(whole_file(target, force)), None
@@ -141,7 +149,7 @@ def write_gguf(
             part, journal = stack.enter_context(resumable_file(target, force, made_of))
             _tell(journal, notice)
         file = stack.enter_context(open(part, "r+b", buffering=0))
-        allocate(file.fileno(), size)
+        allocate(file.fileno(), target, size)
         write_all(file.fileno(), header, 0)
         job = _Job(
             checkpoint,
@@ -179,9 +187,9 @@ def _importances(
         return importances_for(matrix, [tensor.spec for tensor in tensors])
     for tensor in tensors:
         if requires_importance(chosen, tensor.spec.name, tensor.type):
+            fault = f"{chosen.name} makes garbage of {tensor.spec.name} ({tensor.type.name})"
             raise ImportanceError(
-                f"{chosen.name} makes garbage of {tensor.spec.name} ({tensor.type.name}) without "
-                "an importance matrix; give one with --imatrix"
+                f"{fault} without an importance matrix", hint="give one with --imatrix"
             )
     return {}
 
@@ -212,6 +220,15 @@ def _tell(journal: Journal, notice: Callable[[str], None] | None) -> None:
         notice("going on from what the last call has done, checked by its hashes")
 
 
+@dataclass(frozen=True)
+class _Done:
+    """What is known of a piece that was written; hashed is its digest where there is a journal."""
+
+    not_finite: int
+    seconds: float
+    hashed: str | None
+
+
 @dataclass
 class _Job:
     """The writing of all tensors: what from, where to, and how far it has come."""
@@ -239,20 +256,18 @@ class _Job:
         """Quantize and write all pieces in order; return the seconds spent in kernels."""
         files = {stored.file for stored in self.checkpoint.weights.values()}
         ahead = max(2 * threads, min(threads * PIECES_AHEAD, MOST_AHEAD))
-        waiting: deque[Future[Quantized]] = deque()
-        parallel = max(file.parallel for file in files)
-        readers = ThreadPoolExecutor(parallel, thread_name_prefix="read")
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="quantize")
+        waiting: deque[tuple[Piece, Future[_Done]]] = deque()
+        remote = any(file.waits for file in files)
+        readers = ThreadPoolExecutor(max(file.parallel for file in files), "read")
+        pool = ThreadPoolExecutor(threads, "quantize")
         try:
             for piece in self._missing(list(pieces_of(self.checkpoint, self.tensors)), threads):
                 if len(waiting) >= ahead:
-                    self._write(waiting.popleft().result())
-                weights = self.importances.get(piece.tensor.spec.name)
-                kernel = self.kernels[piece.tensor.type]
-                raw = readers.submit(read_piece, piece)
-                waiting.append(pool.submit(quantize_piece, piece, raw, kernel, weights))
+                    self._count_done(*waiting.popleft())
+                read = readers.submit(read_piece, piece).result if remote else None
+                waiting.append((piece, pool.submit(self._do, piece, read)))
             while waiting:
-                self._write(waiting.popleft().result())
+                self._count_done(*waiting.popleft())
         except BaseException:
             for file in files:
                 file.cancel()
@@ -265,6 +280,16 @@ class _Job:
             place = self.start + self.tensors[-1].offset
             write_all(self.descriptor, factors.view(np.uint8).data, place)
         return self.kernel_seconds
+
+    def _do(self, piece: Piece, read: Callable[[], bytearray] | None) -> "_Done":
+        """Read, quantize and write a piece, in a thread of the pool."""
+        raw = read_piece(piece) if read is None else read()
+        weights = self.importances.get(piece.tensor.spec.name)
+        result = quantize_piece(piece, raw, self.kernels[piece.tensor.type], weights)
+        data = result.data.reshape(-1).data
+        write_all(self.descriptor, data, self.start + piece.offset)
+        hashed = None if self.journal is None else digest(data)
+        return _Done(result.not_finite, result.seconds, hashed)
 
     def _missing(self, pieces: list[Piece], threads: int) -> list[Piece]:
         """The pieces that aren't there from an earlier call; the others count as done."""
@@ -280,20 +305,18 @@ class _Job:
                 missing.append(piece)
         return missing
 
-    def _write(self, result: Quantized) -> None:
-        piece, spec = result.piece, result.piece.tensor.spec
-        self.not_finite += result.not_finite
+    def _count_done(self, piece: Piece, future: "Future[_Done]") -> None:
+        done, spec = future.result(), piece.tensor.spec
+        self.not_finite += done.not_finite
         if piece.first_row + piece.rows == spec.rows and self.not_finite:
             raise CheckpointError(
-                f"{piece.stored.file.name}: {spec.source} has {self.not_finite} values "
-                "that are NaN or infinite"
+                f"{spec.source} has {self.not_finite} values that are NaN or infinite",
+                file=piece.stored.file.name,
             )
-        data, place = result.data.reshape(-1).data, self.start + piece.offset
-        if self.journal is None or self.not_finite:  # such a piece must be met again
-            write_all(self.descriptor, data, place)
-        else:
-            self.journal.write(data, place)
-        self.kernel_seconds += result.seconds
+        # A piece of a tensor with such values must be met again by a later call.
+        if self.journal is not None and done.hashed is not None and not self.not_finite:
+            self.journal.note(self.start + piece.offset, piece.nbytes, done.hashed)
+        self.kernel_seconds += done.seconds
         self._count(piece)
 
     def _count(self, piece: Piece) -> None:

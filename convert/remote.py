@@ -67,6 +67,7 @@ class RemoteFile:
     """
 
     parallel = 8
+    waits = True
 
     def __init__(
         self,
@@ -107,8 +108,8 @@ class RemoteFile:
                 failures = failures + 1 if done == before else 1
                 refusals = refusals + error.refused if done == before else 0
                 if failures >= self._patience.failures or refusals > self._patience.refusals:
-                    text = f"{self.name} can't be read, in {failures} tries: {error}"
-                    raise SourceError(text) from error
+                    fault = f"it can't be read, in {failures} tries: {error}"
+                    raise SourceError(fault, file=self.name) from error
                 self._pause(failures, error)
         return buffer
 
@@ -180,19 +181,20 @@ class RemoteFile:
         if status in BUSY or status >= 500:
             raise Broken(f"the server answers HTTP {status}", wait=_asked_wait(response))
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise SourceError(f"{self.name}: the server compresses what is to be read as it is")
+            fault = "the server compresses what is to be read as it is"
+            raise SourceError(fault, file=self.name)
         if status == 200:
             length = response.headers.get("Content-Length")
             if offset == 0 and length == str(self.size):
                 return
-            raise SourceError(f"{self.name}: the server doesn't give parts of files")
+            raise SourceError("the server doesn't give parts of files", file=self.name)
         found = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if status == 206 and found and int(found[1]) == offset and int(found[3]) == self.size:
             self._check_etag(response, location)
             return
         if status in (206, 416):
             raise self._changed()
-        raise SourceError(f"{self.name}: the server answers HTTP {status}")
+        raise SourceError(f"the server answers HTTP {status}", file=self.name)
 
     def _check_etag(self, response: httpx2.Response, location: Location) -> None:
         """One address serves one ETag; a new address may be another server's, with its own."""
@@ -205,16 +207,18 @@ class RemoteFile:
             self._etag = etag
 
     def _changed(self) -> CheckpointError:
-        return CheckpointError(f"{self.name} was changed at the source while it was read")
+        return CheckpointError("it was changed at the source while it was read", file=self.name)
 
     def _stopped(self) -> SourceError:
-        return SourceError(f"{self.name}: reading was stopped")
+        return SourceError("reading was stopped", file=self.name)
 
     def _pause(self, failures: int, error: Broken) -> None:
         if error.wait > self._patience.longest_wait:
             raise SourceError(
-                f"{self.name} can't be read now: {error}, and asks for a pause of "
-                f"{error.wait / 60:.0f} minutes; call again then"
+                f"it can't be read now: {error}, and asks for a pause of "
+                f"{error.wait / 60:.0f} minutes",
+                file=self.name,
+                hint="call again then",
             ) from error
         if self._cancelled.wait(max(pause(self._patience, failures), error.wait)):
             raise self._stopped()

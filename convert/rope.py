@@ -19,21 +19,18 @@ def frequency_factors(config: LlamaConfig) -> NDArray[np.float32] | None:
 
     Meta's reference (llama-models, `apply_scaling`): wavelengths beyond the low-frequency bound
     are stretched by the whole factor, those below the high-frequency bound stay, and between the
-    two the frequency is interpolated linearly. llama.cpp divides by rope_freqs.weight.
+    two the frequency is interpolated linearly. llama.cpp divides by rope_freqs.weight. Every step
+    is in float32, as transformers and llama.cpp's converter compute it.
     """
     scaling = config.rope_scaling
     if scaling is None or scaling.kind != "llama3":
         return None
-    context = scaling.original_max_position_embeddings
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    factors = []
-    for frequency in inverse_frequencies(config).tolist():
-        wavelength = 2 * math.pi / frequency
-        if wavelength < context / high:
-            factors.append(1.0)
-        elif wavelength > context / low:
-            factors.append(scaling.factor)
-        else:
-            smooth = (context / wavelength - low) / (high - low)
-            factors.append(1 / ((1 - smooth) / scaling.factor + smooth))
-    return np.array(factors, dtype=np.float32)
+    one = np.float32(1)
+    context = np.float32(scaling.original_max_position_embeddings)
+    low, high = np.float32(scaling.low_freq_factor), np.float32(scaling.high_freq_factor)
+    factor = np.float32(scaling.factor)
+    wavelengths = np.float32(2 * math.pi) / inverse_frequencies(config)
+    smooth = (context / wavelengths - low) / (high - low)
+    between = one / ((one - smooth) / factor + smooth)
+    stretched = np.where(wavelengths > context / low, factor, between)
+    return np.where(wavelengths < context / high, one, stretched).astype(np.float32)

@@ -5,16 +5,16 @@ NumPy; a conversion reads byte ranges of files that may not even be local.
 Format: 8 bytes header length (little endian), JSON header, tensors without gaps.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from convert.errors import CheckpointError
+from convert.small_files import parse_json, refuse_pointer
 from convert.weights import WeightFile
 
-MAX_HEADER = 16 << 20  # bytes; 126 layers take 0.2 MB, and JSON can swell to 35 times its size
+MAX_HEADER = 16 << 20  # bytes; 126 layers take 0.2 MB
 ITEM_SIZES = {"BF16": 2, "F16": 2, "F32": 4}
 
 
@@ -31,19 +31,34 @@ class StoredTensor:
 
 def read_header(file: WeightFile) -> dict[str, StoredTensor]:
     """The tensors of one safetensors file. Raises CheckpointError naming file and fault."""
+    return parse_header(file, fetch_header(file))
 
-    def error(text: str) -> CheckpointError:
-        return CheckpointError(f"{file.name}: {text}")
 
+def fetch_header(file: WeightFile) -> bytes | bytearray:
+    """The header's JSON text. Raises CheckpointError where there is none of a sane size."""
+    refuse_pointer(file.read(0, min(file.size, 64)), file.name)
     if file.size < 8:
-        raise error(f"truncated: {file.size} bytes are not even a header")
+        raise _error(file, f"truncated: {file.size} bytes are not even a header")
     length = int.from_bytes(file.read(0, 8), "little")
     if length > MAX_HEADER:
-        raise error(f"the header claims an absurd {length} bytes")
+        raise _error(file, f"the header claims an absurd {length} bytes")
     if 8 + length > file.size:
-        raise error(f"truncated: the header claims {length} bytes, the file has {file.size}")
+        raise _error(file, f"truncated: the header claims {length} bytes, the file has {file.size}")
+    return file.read(8, length)
+
+
+def parse_header(file: WeightFile, raw: bytes | bytearray) -> dict[str, StoredTensor]:
+    """The tensors that a header of this file names. Raises CheckpointError."""
+
+    def error(fault: str) -> CheckpointError:
+        return _error(file, fault)
+
+    length = len(raw)
     try:
-        header = json.loads(file.read(8, length))
+        header = parse_json(raw)
+    except CheckpointError as absurd:
+        absurd.file = file.name
+        raise
     except (ValueError, RecursionError):
         raise error("the header is not JSON; is this a safetensors file?") from None
     if not isinstance(header, dict):
@@ -65,6 +80,10 @@ def read_header(file: WeightFile) -> dict[str, StoredTensor]:
     if end != data_size:
         raise error(f"{data_size - end} bytes follow the last tensor")
     return tensors
+
+
+def _error(file: WeightFile, fault: str) -> CheckpointError:
+    return CheckpointError(fault, file=file.name)
 
 
 def _entry(

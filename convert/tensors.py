@@ -1,7 +1,7 @@
 """The tensors of a Llama model: their Hugging Face names and shapes, and their GGUF names."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,8 @@ from convert.config import LlamaConfig
 class TensorSpec:
     """One tensor as config.json implies it.
 
-    shape is row-major, as in safetensors. head_dim is set for q_proj and k_proj alone, whose
-    rows are reordered (see permute_heads).
+    shape is row-major, as in safetensors. head_dim is set for q_proj and k_proj alone, whose rows,
+    and the values of whose biases, are reordered (see permute_heads).
     """
 
     source: str
@@ -37,42 +37,48 @@ class TensorSpec:
 
 def llama_tensors(config: LlamaConfig) -> Iterator[TensorSpec]:
     """Every weight of the checkpoint, in the order of the computation."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries = config.num_attention_heads * config.head_dim
-    keys = config.num_key_value_heads * config.head_dim
+    hidden = config.hidden_size
     yield TensorSpec("model.embed_tokens.weight", "token_embd.weight", (config.vocab_size, hidden))
     for i in range(config.num_hidden_layers):
-        layer, block = f"model.layers.{i}.", f"blk.{i}."
-
-        def spec(
-            source: str,
-            name: str,
-            *shape: int,
-            head_dim: int | None = None,
-            layer: str = layer,
-            block: str = block,
-        ) -> TensorSpec:
-            return TensorSpec(f"{layer}{source}.weight", f"{block}{name}.weight", shape, head_dim)
-
-        yield spec("input_layernorm", "attn_norm", hidden)
-        yield spec("self_attn.q_proj", "attn_q", queries, hidden, head_dim=config.head_dim)
-        yield spec("self_attn.k_proj", "attn_k", keys, hidden, head_dim=config.head_dim)
-        yield spec("self_attn.v_proj", "attn_v", keys, hidden)
-        yield spec("self_attn.o_proj", "attn_output", hidden, queries)
-        yield spec("post_attention_layernorm", "ffn_norm", hidden)
-        yield spec("mlp.gate_proj", "ffn_gate", inner, hidden)
-        yield spec("mlp.up_proj", "ffn_up", inner, hidden)
-        yield spec("mlp.down_proj", "ffn_down", hidden, inner)
+        for spec in _layer(config):
+            source, name = f"model.layers.{i}.{spec.source}", f"blk.{i}.{spec.name}"
+            yield replace(spec, source=source, name=name)
     yield TensorSpec("model.norm.weight", "output_norm.weight", (hidden,))
     if not config.tie_word_embeddings:
         yield TensorSpec("lm_head.weight", "output.weight", (config.vocab_size, hidden))
 
 
+def _layer(config: LlamaConfig) -> Iterator[TensorSpec]:
+    """The tensors of one layer, by their names within it."""
+    hidden, inner, head = config.hidden_size, config.intermediate_size, config.head_dim
+    queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
+
+    def matrix(
+        source: str, name: str, rows: int, columns: int, bias: bool, head_dim: int | None = None
+    ) -> Iterator[TensorSpec]:
+        yield TensorSpec(f"{source}.weight", f"{name}.weight", (rows, columns), head_dim)
+        if bias:
+            yield TensorSpec(f"{source}.bias", f"{name}.bias", (rows,), head_dim)
+
+    attention, mlp = config.attention_bias, config.mlp_bias
+    yield TensorSpec("input_layernorm.weight", "attn_norm.weight", (hidden,))
+    yield from matrix("self_attn.q_proj", "attn_q", queries, hidden, attention, head)
+    yield from matrix("self_attn.k_proj", "attn_k", keys, hidden, attention, head)
+    yield from matrix("self_attn.v_proj", "attn_v", keys, hidden, attention)
+    yield from matrix("self_attn.o_proj", "attn_output", hidden, queries, attention)
+    yield TensorSpec("post_attention_layernorm.weight", "ffn_norm.weight", (hidden,))
+    yield from matrix("mlp.gate_proj", "ffn_gate", inner, hidden, mlp)
+    yield from matrix("mlp.up_proj", "ffn_up", inner, hidden, mlp)
+    yield from matrix("mlp.down_proj", "ffn_down", hidden, inner, mlp)
+
+
 def permute_heads(rows: NDArray[np.generic], head_dim: int) -> NDArray[np.generic]:
     """Reorder the rows of whole heads from Hugging Face's order to ggml's, shape kept.
 
+    rows is a matrix, or the vector of a bias, whose values are reordered as rows would be.
     Hugging Face rotates dimension j with j + head_dim/2, ggml 2j with 2j + 1, so rows j and
     j + head_dim/2 of each head become neighbours.
     """
-    heads = rows.reshape(-1, 2, head_dim // 2, rows.shape[-1])
+    columns = rows.shape[-1] if rows.ndim == 2 else 1
+    heads = rows.reshape(-1, 2, head_dim // 2, columns)
     return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(rows.shape)

@@ -1,18 +1,25 @@
-"""tokenizer.json of Llama 3's byte-level BPE kind, checked, as GGUF wants it."""
+"""tokenizer.json of a byte-level BPE tokenizer, checked, as GGUF wants it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
+from operator import add
 from typing import Any
 
 from gguf import TokenType
 
+from convert.added import AddedToken, markers_among, read_added
 from convert.errors import CheckpointError
+from convert.pretokenizer import PreTokenizer, recognize
 
-# The pre-tokenizer that llama.cpp calls llama-bpe. Another pattern would split text differently.
-LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+MAX_TOKENS = 1 << 21
+# Fields of tokenizer.json's model that change tokens, and what they must be.
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "dropout": (None, 0, 0.0),
+    "continuing_subword_prefix": (None, ""),
+    "end_of_word_suffix": (None, ""),
+}
+TYPED = [*range(0x20, 0x7F), *b"\t\n"]  # the bytes that every vocabulary has a token for
 
 
 @dataclass(frozen=True)
@@ -20,112 +27,185 @@ class Tokenizer:
     """tokens[i] is the text of token i as the vocabulary writes it; types are GGUF token types.
 
     merges are pairs joined by a blank, in order of their rank; special maps the text of each
-    control token to its id.
+    control token to its id. pre is how llama.cpp cuts text before the merges. post_processor is
+    tokenizer.json's: what is put around a text.
     """
 
     tokens: tuple[str, ...]
     types: tuple[int, ...]
     merges: tuple[str, ...]
     special: Mapping[str, int]
+    pre: PreTokenizer
+    added: tuple[AddedToken, ...] = ()
+    post_processor: Any = None
 
 
-def parse_tokenizer(raw: Mapping[str, Any]) -> Tokenizer:
-    """Check tokenizer.json. Raises CheckpointError where it isn't Llama 3's kind or not whole."""
-    found = parse_vocabulary(raw)
-    return replace(found, merges=_merges(raw["model"].get("merges"), raw["model"]["vocab"]))
+def parse_tokenizer(raw: Mapping[str, Any], size: int | None = None) -> Tokenizer:
+    """Check tokenizer.json. Raises CheckpointError where llama.cpp has no such tokenizer.
+
+    size is the rows of the embedding: what a vocabulary lacks of it are tokens that never occur,
+    and added tokens beyond it are left out.
+    """
+    found = parse_vocabulary(raw, size)
+    model = raw["model"]
+    return replace(found, merges=_merges(model.get("merges"), model["vocab"], found.special))
 
 
-def parse_vocabulary(raw: Mapping[str, Any]) -> Tokenizer:
+def parse_vocabulary(raw: Mapping[str, Any], size: int | None = None) -> Tokenizer:
     """The same without the merges, which take most of the time and are left empty."""
     model = raw.get("model")
-    if not isinstance(model, dict) or model.get("type") != "BPE":
-        kind = model.get("type") if isinstance(model, dict) else None
-        raise _error(f"the model is {kind!r}, not Llama 3's byte-level BPE")
-    if raw.get("normalizer") is not None:
-        raise _error("it has a normalizer; Llama 3's has none")
-    pattern = _pattern(raw.get("pre_tokenizer"))
-    if pattern != LLAMA3_PATTERN:
-        raise _error(f"its pre-tokenizer splits by {pattern!r}, which is not Llama 3's pattern")
-    vocabulary = model.get("vocab")
-    if not isinstance(vocabulary, dict) or not vocabulary:
-        raise _error("model.vocab is missing or empty")
-    texts = {token: text for text, token in vocabulary.items() if _is_id(token)}
-    if len(texts) != len(vocabulary):
-        raise _error("model.vocab gives a token no id, or one id to two tokens")
-    types = dict.fromkeys(texts, int(TokenType.NORMAL))
-    special = {}
-    for token, text, control in _added_tokens(raw.get("added_tokens")):
-        if texts.get(token, text) != text:
-            raise _error(f"added token {text!r} takes the id {token} of {texts[token]!r}")
-        texts[token] = text
-        types[token] = int(TokenType.CONTROL if control else TokenType.USER_DEFINED)
-        if control:
-            special[text] = token
-    size = len(texts)
-    if max(texts) != size - 1:
-        gap = next(i for i in range(size) if i not in texts)
-        raise _error(f"token ids have gaps: {gap} is missing of {max(texts) + 1}")
+    if not isinstance(model, Mapping) or model.get("type", "BPE") != "BPE":
+        kind = model.get("type") if isinstance(model, Mapping) else None
+        raise _error(f"the model is {kind!r}, not a byte-level BPE")
+    _check_sentencepiece(model)
+    if (normalizer := raw.get("normalizer")) not in (None, {"type": "Sequence", "normalizers": []}):
+        kind = normalizer.get("type") if isinstance(normalizer, Mapping) else normalizer
+        raise _error(f"it has a normalizer ({kind}), and llama.cpp's tokenizer changes no text")
+    pre = recognize(raw.get("pre_tokenizer"), ignores_merges=_boolean(model, "ignore_merges"))
+    for key, neutral in NEUTRAL.items():
+        if model.get(key) not in neutral:
+            raise _error(f"model.{key} is {model[key]!r}, which llama.cpp's tokenizer doesn't do")
+    vocabulary = _vocabulary(model.get("vocab"))
+    _check_bytes(model, vocabulary)
+    added = read_added(raw.get("added_tokens"))
+    if size is not None:
+        added = [token for token in added if token.id < size or token.text in vocabulary]
+    tokens, types = _tokens(vocabulary, added, size)
+    special = {token.text: token.id for token in added if token.control}
+    if pre.ignores_merges:
+        _check_words(special)
     return Tokenizer(
-        tokens=tuple(_text(texts[i]) for i in range(size)),
-        types=tuple(types[i] for i in range(size)),
+        tokens=tokens,
+        types=types,
         merges=(),
         special=special,
+        pre=pre,
+        added=tuple(added),
+        post_processor=raw.get("post_processor"),
     )
 
 
-def _error(text: str) -> CheckpointError:
-    return CheckpointError(f"tokenizer.json: {text}")
+def _check_sentencepiece(model: Mapping[str, Any]) -> None:
+    """Llama 2's tokenizers are BPE by their type, but on blanks and bytes of another kind."""
+    vocabulary = model.get("vocab")
+    by_bytes = isinstance(vocabulary, Mapping) and "<0x0A>" in vocabulary
+    if model.get("byte_fallback") and by_bytes:
+        raise _error("it is a SentencePiece tokenizer, as Llama 2's; byte-level BPE is converted")
 
 
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _vocabulary(vocabulary: Any) -> Mapping[str, int]:
+    if not isinstance(vocabulary, Mapping) or not vocabulary:
+        raise _error("model.vocab is missing or empty")
+    ids = list(vocabulary.values())
+    if set(map(type, ids)) != {int} or min(ids) < 0 or len(set(ids)) != len(ids):
+        raise _error("model.vocab gives a token no id, or one id to two tokens")
+    if max(ids) >= MAX_TOKENS:
+        raise _error(f"model.vocab has the id {max(ids)}; {MAX_TOKENS} tokens are the most")
+    return vocabulary
 
 
-def _text(text: str) -> str:
+def _check_bytes(model: Mapping[str, Any], vocabulary: Mapping[str, int]) -> None:
+    """Bytes without a token: tokenizers may write them another way, llama.cpp leaves them out."""
+    letters = byte_letters()
+    if missing := [byte for byte in TYPED if letters[byte] not in vocabulary]:
+        raise _error(f"model.vocab has no token for {chr(missing[0])!r}")
+    lacks = any(letter not in vocabulary for letter in letters)
+    for key in ("unk_token", "byte_fallback"):
+        if lacks and model.get(key):
+            raise _error(
+                f"model.{key} is {model[key]!r} and there are bytes without a token, "
+                "which llama.cpp leaves out"
+            )
+
+
+def _tokens(
+    vocabulary: Mapping[str, int], added: Iterable[AddedToken], size: int | None
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Every token's text and type; ids that nothing has are tokens that never occur."""
+    most = max(chain(vocabulary.values(), (token.id for token in added))) + 1
+    if most > MAX_TOKENS:
+        raise _error(f"added_tokens has the id {most - 1}; {MAX_TOKENS} tokens are the most")
+    length = max(most, size or 0)
+    texts: list[str | None] = [None] * length
+    types = [int(TokenType.NORMAL)] * length
+    for text, token in vocabulary.items():
+        texts[token] = text
+    for one in added:
+        if texts[one.id] not in (None, one.text):
+            raise _error(f"added token {one.text!r} takes the id {one.id} of {texts[one.id]!r}")
+        texts[one.id] = one.text
+        types[one.id] = int(TokenType.CONTROL if one.control else TokenType.USER_DEFINED)
+    if None in texts:
+        _fill(texts, types)
+    hidden = {*markers_among(vocabulary)} - {one.text for one in added}
+    if hidden:
+        text = min(hidden)
+        raise _error(
+            f"token {vocabulary[text]}, {text!r}, is none of the added tokens, but llama.cpp takes "
+            "it for a control token"
+        )
+    whole = [text for text in texts if text is not None]
+    _check_texts(whole)
+    return tuple(whole), tuple(types)
+
+
+def _fill(texts: list[str | None], types: list[int]) -> None:
+    """Names as llama.cpp's converter gives them for ids that nothing has."""
+    taken = set(texts)
+    for token in [i for i, text in enumerate(texts) if text is None]:
+        name = f"[PAD{token}]"
+        texts[token] = name if name not in taken else f"[PAD{token}, unused]"
+        types[token] = int(TokenType.UNUSED)
+
+
+def _check_texts(texts: list[str]) -> None:
+    if len(set(texts)) != len(texts):
+        seen: dict[str, int] = {}
+        i, text = next((i, t) for i, t in enumerate(texts) if seen.setdefault(t, i) != i)
+        raise _error(f"tokens {seen[text]} and {i} are both {text!r}")
+    together = "\n".join(texts)
+    if "" in texts or "\0" in together:
+        bad = next(i for i, text in enumerate(texts) if not text or "\0" in text)
+        raise _error(f"token {bad} is empty or has a zero byte in it")
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _error(f"token {text!r} is not valid Unicode") from None
-    return text
+        together.encode()
+    except UnicodeEncodeError as error:
+        bad_text = together[error.start : error.end]
+        raise _error(f"a token has {bad_text!r}, which is not valid Unicode") from None
 
 
-def _pattern(pre_tokenizer: Any) -> str | None:
-    """The regular expression that splits text, wherever Hugging Face's versions keep it."""
-    if not isinstance(pre_tokenizer, dict):
-        return None
-    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
-    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-        return None
-    if [step.get("type") for step in steps] != ["Split", "ByteLevel"]:
-        return None
-    if steps[0].get("behavior") != "Isolated" or steps[1].get("add_prefix_space"):
-        return None
-    pattern = steps[0].get("pattern")
-    regex = pattern.get("Regex") if isinstance(pattern, dict) else None
-    return regex if isinstance(regex, str) else None
+def _check_words(special: Mapping[str, int]) -> None:
+    """Where a piece of text that is a token needs no merges, a control token must be no piece."""
+    for text in special:
+        rest = text[1:] if text[0] not in "\r\n" and not text[0].isalnum() else text
+        kinds = {(c.isalpha(), c.isnumeric()) for c in text}
+        if (rest and rest.isalpha()) or len(kinds) == 1:
+            raise _error(f"the control token {text!r} is a word, which any text may have")
 
 
-def _added_tokens(added: Any) -> list[tuple[int, str, bool]]:
-    entries = [] if added is None else added
-    if not isinstance(entries, list):
-        raise _error("added_tokens is not a list")
-    tokens = []
-    for entry in entries:
-        token: Any = entry.get("id") if isinstance(entry, dict) else None
-        text: Any = entry.get("content") if isinstance(entry, dict) else None
-        if not _is_id(token) or not isinstance(text, str) or not text:
-            raise _error(f"added token {entry!r} has no id or no content")
-        # llama.cpp's converter also counts text of this form as control, whatever "special" says.
-        looks_special = text.startswith("<|") and text.endswith("|>")
-        tokens.append((int(token), text, bool(entry.get("special")) or looks_special))
-    return tokens
-
-
-def _merges(merges: Any, vocabulary: Mapping[str, int]) -> tuple[str, ...]:
-    """Merges written as 'a b' or, by newer versions, as ['a', 'b']."""
+def _merges(
+    merges: Any, vocabulary: Mapping[str, int], special: Mapping[str, int]
+) -> tuple[str, ...]:
+    """Merges written as 'a b' or, by newer versions, as ['a', 'b'], checked all at once."""
     if not isinstance(merges, list) or not merges:
         raise _error("model.merges is missing or empty")
-    pairs = []
+    try:
+        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+        written = list(map(" ".join, pairs))
+        lefts, rights = zip(*pairs, strict=True)
+        joined = list(map(add, lefts, rights))
+        known = all(all(map(vocabulary.__contains__, part)) for part in (lefts, rights, joined))
+    except (TypeError, ValueError):
+        known = False
+    if not known or "\n".join(written).count(" ") != len(written):
+        raise _fault(merges, vocabulary)
+    if any(map(special.__contains__, joined)):
+        rank = next(i for i, text in enumerate(joined) if text in special)
+        raise _error(f"merge {rank} makes the control token {joined[rank]!r}")
+    return tuple(written)
+
+
+def _fault(merges: list[Any], vocabulary: Mapping[str, int]) -> CheckpointError:
     for rank, merge in enumerate(merges):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if (
@@ -133,10 +213,28 @@ def _merges(merges: Any, vocabulary: Mapping[str, int]) -> tuple[str, ...]:
             or len(pair) != 2
             or not all(isinstance(part, str) and part and " " not in part for part in pair)
         ):
-            raise _error(f"merge {rank} is {merge!r}, expected a pair of tokens")
+            return _error(f"merge {rank} is {merge!r}, expected a pair of tokens")
         if pair[0] not in vocabulary or pair[1] not in vocabulary:
-            raise _error(f"merge {rank} joins {pair[0]!r} and {pair[1]!r}, not both tokens")
+            return _error(f"merge {rank} joins {pair[0]!r} and {pair[1]!r}, not both tokens")
         if pair[0] + pair[1] not in vocabulary:
-            raise _error(f"merge {rank} makes {pair[0] + pair[1]!r}, which is no token")
-        pairs.append(f"{pair[0]} {pair[1]}")
-    return tuple(pairs)
+            return _error(f"merge {rank} makes {pair[0] + pair[1]!r}, which is no token")
+    return _error("model.merges are not pairs of tokens")
+
+
+def byte_letters() -> list[str]:
+    """The visible letter that byte-level BPE writes for each byte (GPT-2's bytes_to_unicode)."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = (b for b in range(256) if b not in visible)
+    letters = {b: chr(b) for b in visible} | {b: chr(256 + i) for i, b in enumerate(hidden)}
+    return [letters[b] for b in range(256)]
+
+
+def _boolean(model: Mapping[str, Any], key: str) -> bool:
+    value = model.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise _error(f"model.{key} is {value!r}, expected true or false")
+    return bool(value)
+
+
+def _error(fault: str) -> CheckpointError:
+    return CheckpointError(fault, file="tokenizer.json")

@@ -28,6 +28,11 @@ class WeightFile(Protocol):
         """How many reads at once are worth while."""
         ...
 
+    @property
+    def waits(self) -> bool:
+        """Whether a read waits so long that it should be asked for well ahead."""
+        ...
+
     def read(self, offset: int, length: int) -> bytearray:
         """Exactly length bytes from offset. Raises CheckpointError where they aren't there."""
         ...
@@ -45,13 +50,14 @@ class LocalFile:
     """
 
     parallel = 2
+    waits = False
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
         try:
             self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         except OSError as error:
-            raise CheckpointError(f"{path} can't be read: {error.strerror}") from error
+            raise CheckpointError(f"it can't be read: {error.strerror}", file=str(path)) from error
         status = os.fstat(self._descriptor)
         self.size = status.st_size
         self._modified = status.st_mtime_ns
@@ -71,12 +77,13 @@ class LocalFile:
             try:
                 count = os.preadv(self._descriptor, [view[done:]], offset + done)
             except OSError as error:
-                raise CheckpointError(f"{self.name} can't be read: {error.strerror}") from error
+                fault = f"it can't be read: {error.strerror}"
+                raise CheckpointError(fault, file=self.name) from error
             if count == 0:
-                raise CheckpointError(f"{self.name} became shorter while it was read")
+                raise CheckpointError("it became shorter while it was read", file=self.name)
             done += count
         if os.fstat(self._descriptor).st_mtime_ns != self._modified:
-            raise CheckpointError(f"{self.name} was changed while it was read")
+            raise CheckpointError("it was changed while it was read", file=self.name)
         return buffer
 
     def cancel(self) -> None:

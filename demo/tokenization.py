@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from convert.tokenizer import LLAMA3_PATTERN
+from convert.pretokenizer import LLAMA3_PATTERN
 from demo.corpus import Message, dialogues
 
 VOCABULARY = 2048

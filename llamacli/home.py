@@ -4,14 +4,42 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from llamacli.errors import NotFoundError
+
+NOWHERE = Path("/nonexistent/llamacli")  # as Debian calls the home of users who have none
+
 
 def home() -> Path:
-    """$LLAMACLI_HOME where it is set, else the platform's folder for user data."""
+    """$LLAMACLI_HOME where it is set, else the platform's folder for user data.
+
+    A user without a home has a folder that isn't there and can't be made: nothing is kept.
+    """
     if chosen := os.environ.get("LLAMACLI_HOME"):
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     import platformdirs
 
-    return platformdirs.user_data_path("llamacli")
+    try:
+        return platformdirs.user_data_path("llamacli")
+    except RuntimeError:
+        return NOWHERE
+
+
+def config_folder() -> Path:
+    """The platform's folder for user configuration; a user without a home has none there."""
+    import platformdirs
+
+    try:
+        return platformdirs.user_config_path("llamacli")
+    except RuntimeError:
+        return NOWHERE
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with ~ or ~NAME as the home that it stands for. Raises NotFoundError for others."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise NotFoundError(f"{path}: there is no such home; write the path without ~") from None
 
 
 def replace_file(path: Path, *parts: bytes | memoryview) -> None:

@@ -71,7 +71,7 @@ def test_half_a_surrogate_pair_is_refused_where_it_is_read(text: bytes, checkpoi
     (folder / "config.json").write_bytes(config + b', "note": "\\ud83e\\udd99"}')
     assert open_checkpoint(folder).config.raw["note"] == "🦙"
     (folder / "config.json").write_bytes(config + b', "note": ' + text + b"}")
-    with pytest.raises(CheckpointError, match=r"config\.json is not valid JSON"):
+    with pytest.raises(CheckpointError, match=r"config\.json: it is not valid JSON"):
         open_checkpoint(folder)
 
 

@@ -166,7 +166,7 @@ def test_converting_measures_by_itself(
     assert again.read_bytes() == target.read_bytes()
     target.unlink()
     assert run("convert", folder / "checkpoint", "-o", target, "--imatrix", "auto") == 6
-    assert "out.imatrix.gguf exists already" in capfd.readouterr().err
+    assert "out.imatrix.gguf: it exists already" in capfd.readouterr().err
     assert not target.exists()
 
 

@@ -125,6 +125,31 @@ def test_another_process_is_not_disturbed(target: Path) -> None:
     assert found(target)[0] == {0}
 
 
+@pytest.mark.parametrize("name", [".out.gguf.partial", ".out.gguf.journal"])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "second name", "pipe", "folder"])
+def test_what_lies_under_a_name_that_can_be_guessed_is_not_written(
+    target: Path, name: str, kind: str
+) -> None:
+    """Another user of the folder may have put it there, to have some file of ours written."""
+    mine, planted = target.parent / "mine", target.parent / name
+    mine.write_text("mine")
+    match kind:
+        case "link":
+            planted.symlink_to(mine)
+        case "dangling link":
+            planted.symlink_to(target.parent / "new")
+        case "second name":
+            planted.hardlink_to(mine)
+        case "pipe":
+            os.mkfifo(planted)
+        case "folder":
+            planted.mkdir()
+    with pytest.raises(TargetError, match="isn't one; remove it"):
+        write(target, {0: b"first"})
+    assert mine.read_text() == "mine" and not (target.parent / "new").exists()
+    assert taken(target) <= 1 << 16
+
+
 def test_a_target_that_came_meanwhile_is_kept(target: Path) -> None:
     with pytest.raises(TargetExistsError), resumable_file(target, False, MADE_OF) as (_, journal):
         journal.write(b"first", 0)

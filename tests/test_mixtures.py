@@ -9,7 +9,9 @@ import pytest
 
 from convert import QUANTIZATIONS, ImportanceError, QuantizationError, convert
 from convert.checkpoint import Checkpoint, open_checkpoint
+from convert.header import write_header
 from convert.importance import Entry, ImportanceMatrix, importances_for
+from convert.plan import plan
 from convert.quantization import (
     UNQUANTIZED,
     Quantization,
@@ -19,7 +21,6 @@ from convert.quantization import (
     tensor_type,
 )
 from convert.tensors import llama_tensors
-from convert.writer import plan, write_header
 from tests.quantized import (
     Importances,
     assert_same_tensors,

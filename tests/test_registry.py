@@ -1,5 +1,6 @@
 """models.toml: the package's own entries, the user's, and each way the user's can be wrong."""
 
+import json
 from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -14,6 +15,7 @@ from llamacli.engine.fit import DEFAULT_CONTEXT
 from llamacli.errors import InvalidModelError, NotFoundError
 from llamacli.models import registry
 from llamacli.models.toml_lines import line_of
+from tests.standins import smollm2
 from tests.standins.checkpoint import shape_config
 from tests.standins.hollow import without_weights, write_hollow
 
@@ -30,6 +32,13 @@ SHAPES = {
     "llama-3.2-3b": "3b",
     "llama-3.3-70b": "70b",
 }
+SMOLLM2: dict[str, dict[str, int]] = {
+    "smollm2-135m": {},
+    "smollm2-360m": {"hidden_size": 960, "intermediate_size": 2560, "num_hidden_layers": 32,
+                     "num_attention_heads": 15, "num_key_value_heads": 5},
+    "smollm2-1.7b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24,
+                     "num_attention_heads": 32, "num_key_value_heads": 32},
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -57,6 +66,9 @@ def test_all_the_models_have_a_short_name(write: Write) -> None:
         "llama-3.2-1b": "meta-llama/Llama-3.2-1B-Instruct",
         "llama-3.2-3b": "meta-llama/Llama-3.2-3B-Instruct",
         "llama-3.3-70b": "meta-llama/Llama-3.3-70B-Instruct",
+        "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "smollm2-360m": "HuggingFaceTB/SmolLM2-360M-Instruct",
+        "smollm2-1.7b": "HuggingFaceTB/SmolLM2-1.7B-Instruct",
     }
     for model in registry.models().values():
         known = {name: value for name, value in vars(model).items() if name != "draft"}
@@ -74,6 +86,17 @@ def test_sizes_are_what_a_conversion_gives(
 ) -> None:
     """Header and all, with the real tokenizer; to the million bytes that the file rounds to."""
     check_sizes(name, LlamaConfig.from_dict(shape_config(SHAPES[name])), llama3_files, tmp_path)
+
+
+@pytest.mark.parametrize("name", SMOLLM2)
+def test_sizes_of_relatives(name: str, write: Write, tmp_path: Path) -> None:
+    """By the configs on the Hub and SmolLM2's own tokenizer, which its three sizes share."""
+    try:
+        folder = smollm2.folder()
+    except smollm2.CannotBeHadError as error:
+        pytest.skip(str(error))
+    raw = {**json.loads((folder / "config.json").read_text()), **SMOLLM2[name]}
+    check_sizes(name, LlamaConfig.from_dict(raw), folder, tmp_path)
 
 
 def test_sizes_of_the_demo(write: Write, tmp_path: Path) -> None:

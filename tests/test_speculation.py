@@ -1,5 +1,6 @@
 """Speculation: the same answers with fewer evaluations, and only where they pay."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -18,19 +19,23 @@ from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.machine import FreeMemory, this_processor
 from llamacli.prompt import encode_turns
+from llamacli.shape import constrained, read_schema
 from llamacli.speculate import (
     MOST_ROWS,
     Costs,
     DraftingEngine,
     DraftModel,
+    Lookahead,
     Speculation,
     check_same_tokens,
     default_costs,
+    learn_costs,
 )
 from llamacli.speculate.budget import Budget, Kind
 from llamacli.speculate.lookup import Lookup
 from tests.standins.sparse import Shape, write_sparse
 from tests.standins.tiny import write_model
+from tests.test_cli import llamacli
 
 DEMO = Path(__file__).resolve().parents[1] / "llamacli" / "demo"
 GREEDY = SamplingSettings(temperature=0)
@@ -221,6 +226,77 @@ def test_a_draft_counts_in_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyP
     DraftingEngine(sparse, settings).close()
     with pytest.raises(DoesNotFitError):
         DraftingEngine(sparse, settings, draft=sparse)
+
+
+def test_costs_are_learned_before_the_first_draft(path: Path) -> None:
+    """Once, and only where a draft is thought of; what is in the cache stays."""
+    found: list[Costs] = []
+    with DraftingEngine(path, SETTINGS, learned=found.append) as engine:
+        speculation = engine.speculation
+        assert speculation is not None and not speculation.is_known
+        answered(engine, [5, 900, 14], max_tokens=1, speculation=speculation)
+        assert not found
+        prompt = question(engine)
+        plain = answered(engine, prompt, max_tokens=60)
+        other = answered(engine, [*prompt, *prompt], max_tokens=60, speculation=speculation)
+        assert other.prompt_tokens == 2 * len(prompt)
+        drafted = answered(engine, prompt, max_tokens=60, speculation=speculation)
+        same_up_to_ties(engine, prompt, plain, drafted)
+        assert len(found) <= 1
+        costs = learn_costs(engine)
+        assert engine.tokens == [*prompt, *drafted.tokens][: len(engine.tokens)]
+    assert costs.known[1] == 1 and list(costs.known.values()) == sorted(costs.known.values())
+
+
+def test_a_promising_text_has_costs_learned(path: Path) -> None:
+    found: list[Costs] = []
+    with DraftingEngine(path, SETTINGS, learned=found.append) as engine:
+        prompt = [5, 9, 14, 30, 2, 77] * 20
+        plain = answered(engine, prompt, max_tokens=40)
+        engine.keep(0)
+        ahead = Lookahead(engine, prompt, Speculation(FREE, None, False, found.append))
+        engine.prefill(prompt)
+        ahead.advance(5, 20)  # what followed before
+        assert len(found) == 1 and engine.speculation is None
+        ahead.finish()
+        assert engine.tokens == [*prompt, 5] and plain.answer_tokens
+
+
+@pytest.mark.parametrize("drafts", ["copied", "its own model"])
+def test_a_shape_is_kept_with_drafts(engine: DraftingEngine, path: Path, drafts: str) -> None:
+    """The drafts know nothing of it: a token that it forbids is never drawn."""
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "sizes": {"type": "array", "maxItems": 4}},
+        "required": ["name", "sizes"],
+    }
+    shape = read_schema(json.dumps(schema))
+    prompt = question(engine)
+    texts = []
+    with Engine(path, SETTINGS) as small:
+        model = DraftModel(small, cost=0.01) if drafts == "its own model" else None
+        for speculation in (None, Speculation(FREE, model)):
+            constraint = constrained(engine.vocabulary, shape, 120)
+            result = answered(
+                engine, prompt, max_tokens=120, constraint=constraint, speculation=speculation
+            )
+            assert set(json.loads(result.text)) == {"name", "sizes"}
+            texts.append(result)
+    same_up_to_ties(engine, prompt, *texts)
+
+
+def test_the_program_drafts_and_tells(path: Path, tmp_path: Path) -> None:
+    options = ["run", "What is GGUF?", "-m", path, "--temp", "0"]
+    plain = llamacli(*options, "--speculate", "off")
+    drafted = llamacli(*options, "--draft", path, "-v")
+    assert drafted.stdout == plain.stdout and "seed" in drafted.stderr
+    told = llamacli(*options, "--draft", "auto", check=2).stderr
+    assert "models.toml names no draft for demo.gguf" in told
+    told = llamacli(*options, "--draft", path, "--speculate", "off", check=2).stderr
+    assert "--draft goes with --speculate auto" in told
+    other = write_model(tmp_path / "tiny.gguf")
+    told = llamacli(*options, "--draft", other, check=2).stderr
+    assert "can't draft for demo.gguf" in told and len(told.splitlines()) == 1
 
 
 def test_other_vocabularies_are_refused_by_the_first_token_that_differs(tmp_path: Path) -> None:

@@ -381,7 +381,7 @@ def test_many_processes_at_once_leave_the_store_whole(
 WORKER = """
 import shutil, sys, time
 from pathlib import Path
-from convert.writer import whole_file
+from convert.target import whole_file
 from llamacli.models.demo import demo_model
 from llamacli.errors import LlamacliError, NotFoundError
 from llamacli.gguf.check import check_llama

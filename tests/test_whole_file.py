@@ -1,5 +1,6 @@
 """Nothing half-written is ever left under a final name, whatever happens to a conversion."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from convert import TargetError, TargetExistsError, convert
 from convert.pipeline import Progress
+from convert.target import allocate
 from tests.systems import needs_limits
 
 Make = Callable[..., Path]
@@ -41,6 +43,46 @@ def test_existing_target_is_kept(checkpoint: Make, tmp_path: Path) -> None:
     assert target.read_text() == "mine"
     convert(tmp_path / "checkpoint", target, "Q8_0", force=True)
     assert target.read_bytes()[:4] == b"GGUF"
+
+
+def test_a_link_to_nothing_is_told_before_the_work(checkpoint: Make, tmp_path: Path) -> None:
+    """The result could not get its name in the end; hours would be lost."""
+    target = tmp_path / "out.gguf"
+    target.symlink_to(tmp_path / "away.gguf")
+
+    def never(progress: Progress) -> None:
+        raise AssertionError("weights were read")
+
+    with pytest.raises(TargetExistsError, match=r"link to .*away\.gguf, which isn't there"):
+        convert(checkpoint(), target, "Q8_0", progress=never)
+    assert target.is_symlink() and files_in(tmp_path) == set()
+    convert(tmp_path / "checkpoint", target, "Q8_0", force=True)
+    assert not target.is_symlink() and files_in(tmp_path) == {"out.gguf"}
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "2.0 GB can't be had.*free some space"),
+        (errno.EIO, "can't be written: Input/output error$"),
+        (errno.EFBIG, "can't be written: File too large$"),
+        (errno.EOPNOTSUPP, ""),
+    ],
+)
+def test_what_the_system_refuses_is_told_as_it_is(
+    number: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with (tmp_path / "part").open("wb") as file:
+        if not words:
+            allocate(file.fileno(), tmp_path / "out.gguf", 2_000_000_000)
+            return
+        with pytest.raises(TargetError, match=words) as error:
+            allocate(file.fileno(), tmp_path / "out.gguf", 2_000_000_000)
+    assert error.value.file == str(tmp_path / "out.gguf")
 
 
 def test_error_on_the_way_leaves_nothing(checkpoint: Make, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """From a prompt's tokens to an answer, piece by piece."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from llamacli.speculate import Drafted, DraftingEngine, Lookahead
 
 if TYPE_CHECKING:
     from llamacli.shape import Constraint
+    from llamacli.tools import ToolConstraint
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def generate(
     *,
     max_tokens: int | None = None,
     stop: Sequence[str] = (),
-    constraint: "Constraint | None" = None,
+    constraint: "Constraint | ToolConstraint | None" = None,
+    spelled: Container[int] = (),
     interrupted: Callable[[], bool] = lambda: False,
     on_progress: Progress | None = None,
 ) -> Iterator[Chunk]:
@@ -77,9 +79,9 @@ def generate(
     A character that spans tokens comes whole, a stop text never shows, not even its start.
     The answer ends at an end token or a stop text ("stop"), at max_tokens or where the context is
     full ("length"), or once interrupted says so; with a constraint it is whole, even where it is
-    cut. A drafting engine takes fewer evaluations for the same answer. Raises UsageError,
-    DoesNotFitError where the prompt exceeds the context, and InvalidModelError where the model
-    computes no numbers.
+    cut. Control tokens that are spelled stand in the text. A drafting engine takes fewer
+    evaluations for the same answer. Raises UsageError, DoesNotFitError where the prompt exceeds the
+    context, and InvalidModelError where the model computes no numbers.
     """
     if max_tokens is not None and max_tokens < 1:
         raise UsageError(f"at most {max_tokens} tokens were asked for; give 1 or more")
@@ -93,7 +95,7 @@ def generate(
     seconds = 0.0
     room = engine.context_size - len(prompt)
     limit = room + 1 if max_tokens is None else min(max_tokens, room + 1)
-    answer = Answer(engine.vocabulary, limit, AnswerText(stop), constraint)
+    answer = Answer(engine.vocabulary, limit, AnswerText(stop), constraint, spelled)
     speculation = engine.speculation if isinstance(engine, DraftingEngine) else None
     ahead, row = Lookahead(engine, prompt, speculation), -1
     was_read = len(engine.tokens) == len(prompt)  # not where it was interrupted
@@ -102,7 +104,7 @@ def generate(
             choose = chooser(engine, sampling, chain)
             while was_read and not interrupted():
                 start = perf_counter()
-                if constraint is None:
+                if constraint is None or constraint.free:
                     token = choose(row)
                 else:
                     token = constraint.choose(chain, engine.logits(row), answer.left)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from llamacli.terminal import lively, notice
+from llamacli.terminal import lively, notice, show_status
 
 if TYPE_CHECKING:
     from llamacli.answer.generation import Chunk, Result
@@ -124,8 +124,7 @@ def progress(quiet: bool) -> Any:
 
     def show(done: int, total: int) -> None:
         if total > 1024:
-            line = f"reading the prompt: {done} of {total} tokens" if done < total else ""
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+            show_status(f"reading the prompt: {done} of {total} tokens" if done < total else "")
 
     return show
 
@@ -134,8 +133,12 @@ def summary(result: "Result") -> str:
     """An answer's counts and rates in one line."""
     read = result.prompt_tokens - result.cached_tokens
     rate = read / result.prefill_seconds if result.prefill_seconds else 0.0
+    drafted = ""
+    if result.drafted.tokens:
+        drafted = f", {result.drafted.accepted} of {result.drafted.tokens} drafted accepted"
     return (
         f"prompt {result.prompt_tokens} tokens, {result.cached_tokens} of them cached, read at "
-        f"{rate:.1f}/s; answer {result.answer_tokens} tokens at {result.tokens_per_second:.1f}/s; "
+        f"{rate:.1f}/s; answer {result.answer_tokens} tokens at {result.tokens_per_second:.1f}/s"
+        f"{drafted}; "
         f"{result.finish_reason}; seed {result.seed}"
     )

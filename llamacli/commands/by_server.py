@@ -1,17 +1,17 @@
 """What run and chat do where a server of the user's has the model loaded: they are its clients."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamacli.commands import options
-from llamacli.models import model_path
 
 if TYPE_CHECKING:
     from llamacli.answer import Manner, Result
 
 
 def answer_by_server(
-    model: str | None,
+    path: Path,
     machine: options.Machine,
     context: Any,
     prompt: dict[str, Any],
@@ -38,7 +38,7 @@ def answer_by_server(
         "shape": _shape_text(shape) if shape is not None else None,
         "exact": True,
     }
-    found = ask_server(model_path(model, quiet=manner.quiet), body)
+    found = ask_server(path, body)
     if found is None:
         return None
     from llamacli.answer import tell

@@ -1,15 +1,17 @@
 """llamacli imatrix: measure which columns of a model's weights matter, for quantizing by it."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llamacli.commands import options
-from llamacli.commands.measuring import chunk_bar
-from llamacli.commands.printing import print_text
+from llamacli.commands.measuring import CHUNKS
+from llamacli.commands.printing import print_text, steps_bar
 from llamacli.commands.reading import read_text
-from llamacli.errors import UsageError
+from llamacli.errors import UsageError, writing
+from llamacli.home import expanded
 from llamacli.models import model_path
 from llamacli.terminal import notice
 
@@ -49,17 +51,18 @@ def imatrix(
     `convert --imatrix` quantizes by it. What was cut short goes on from there.
     """
     from convert import read_importance
-    from convert.writer import check_target
+    from convert.target import check_target
     from llamacli.quality import measure_importance, write_matrix
 
     path = model_path(model, quiet=quiet)
     target = output or Path(f"{path.stem}.imatrix.gguf")
-    check_target(target, force)
-    earlier = [read_importance(one.expanduser()) for one in add or ()]
+    with writing(target):
+        check_target(target, force)
+    earlier = [read_importance(expanded(one)) for one in add or ()]
     measured = []
     if chunks != 0:
         texts = [read_text(one) for one in text] if text else None
-        with chunk_bar() as show:
+        with steps_bar() as show:
             measured = [
                 measure_importance(
                     path,
@@ -68,7 +71,7 @@ def imatrix(
                     threads=threads,
                     device=device or "auto",
                     target=target,
-                    progress=show,
+                    progress=partial(show, CHUNKS),
                     notice=(lambda _: None) if quiet else notice,
                 )
             ]

@@ -1,13 +1,13 @@
 """Measuring an importance matrix, as imatrix and convert do it."""
 
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llamacli.terminal import lively, notice
+from llamacli.commands.printing import steps_bar
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
     from convert import ImportanceMatrix, Report
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     Write = Callable[[Path, Quantization, ImportanceMatrix | None], Report]
 
 AUTO = "auto"  # in place of a matrix's file
+CHUNKS = "chunks of 512 tokens"
 
 
 def matrix_path(target: Path) -> Path:
@@ -36,29 +37,8 @@ def measured(write: "Write", target: Path, force: bool) -> "ImportanceMatrix":
     with tempfile.TemporaryDirectory(prefix=".llamacli-", dir=target.parent) as folder:
         precise = Path(folder) / "q8_0.gguf"
         write(precise, quantization("Q8_0"), None)
-        with chunk_bar() as show:
-            found = measure_importance(precise, progress=show)
+        with steps_bar() as show:
+            found = measure_importance(precise, progress=partial(show, CHUNKS))
     write_matrix(kept, [found], force=force)
     notice(f"importance matrix: {kept}")
     return read_importance(kept)
-
-
-@contextmanager
-def chunk_bar() -> "Iterator[Callable[[int, int], None]]":
-    """A bar on a terminal's stderr, nothing elsewhere; gives the callback that feeds it."""
-    if not lively(sys.stderr):
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("chunks of 512 tokens"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

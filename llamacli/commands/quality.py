@@ -1,19 +1,17 @@
 """llamacli quality: what quantization costs a model, measured on a text."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llamacli.commands import options
-from llamacli.commands.printing import print_json, print_table
+from llamacli.commands.printing import print_json, print_table, steps_bar
 from llamacli.commands.reading import read_text
+from llamacli.errors import writing
 from llamacli.home import replace_file
 from llamacli.models import model_path
-from llamacli.terminal import count, lively, printable
+from llamacli.terminal import count, printable
 
 if TYPE_CHECKING:
     from llamacli.quality import Quality
@@ -53,14 +51,15 @@ def quality(
     its mean over tokens, what 99% of them are below, its largest. The last column is how often
     both find the same token likeliest.
     """
-    from convert.writer import check_target
+    from convert.target import check_target
     from llamacli import quality as package
 
     if plot is not None:
-        check_target(plot, force)
+        with writing(plot):
+            check_target(plot, force)
     paths = [model_path(model) for model in models]
     given = read_text(text)
-    with _progress() as show:
+    with steps_bar() as show:
         found = list(
             package.compare(
                 paths,
@@ -68,11 +67,12 @@ def quality(
                 given.text,
                 threads=threads,
                 device=device or "auto",
-                progress=show,
+                progress=lambda path, done, total: show(path.name, done, total),
             )
         )
     if plot is not None:
-        replace_file(plot, package.plot(found))
+        with writing(plot):
+            replace_file(plot, package.plot(found))
     if as_json:
         print_json([_fields(one) for one in found])
     else:
@@ -108,20 +108,3 @@ def _fields(one: "Quality") -> dict[str, Any]:
         "kl_divergence_max": finite(found.divergence_most),
         "top1_agreement": found.agreement,
     }
-
-
-@contextmanager
-def _progress() -> "Iterator[Callable[[Path, int, int], None]]":
-    """A bar on a terminal's stderr, nothing elsewhere; gives the callback that feeds it."""
-    if not lively(sys.stderr):
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda path, done, total: bar.update(
-            task, description=escape(printable(path.name)), completed=done, total=total
-        )

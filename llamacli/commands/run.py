@@ -10,7 +10,7 @@ from llamacli.commands import options
 from llamacli.commands.by_server import answer_by_server
 from llamacli.commands.printing import print_text
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
-from llamacli.models import engine_for
+from llamacli.models import engine_for, model_path
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def run(
     shape: options.Shape,
     context: options.Context = None,
     machine: options.Machine,
+    drafts: options.Drafts,
     truncate: Annotated[
         Literal["head", "middle", "tail"] | None,
         typer.Option(help="Cut this part off a text that is longer than the context."),
@@ -80,18 +81,19 @@ def run(
         raise UsageError("--raw takes no system prompt: the text is completed as it stands")
     manner = output.manner()
     grammar = shape.read(ending)
+    path = model_path(model, quiet=output.quiet)
     given = gather(prompt, file or (), errors)
-    if not (no_server or truncate or cache or show_prompt):
+    if not (no_server or truncate or cache or show_prompt or drafts.draft):
         asked = (
             {"prompt": given.joined(), "special": special}
             if raw
             else {"messages": turns(given, system)}
         )
-        found = answer_by_server(model, machine, context, asked, sampling, ending, manner, shape)
+        found = answer_by_server(path, machine, context, asked, sampling, ending, manner, shape)
         if found is not None:
             _check_whole(found, fail_on_length or grammar is not None)
             return
-    with engine_for(model, machine.asked(context, "short"), quiet=output.quiet) as engine:
+    with engine_for(path, machine.asked(context, "short", drafts), quiet=output.quiet) as engine:
         settings = sampling.settings(engine)
 
         def encode(parts: "Input") -> list[int]:

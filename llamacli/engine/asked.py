@@ -66,9 +66,11 @@ def settle(asked: Asked, tuned: Mapping[str, Any] | None, processor: Processor) 
 def defaults(processor: Processor, profile: Profile) -> dict[str, Any]:
     """Engine settings for a kind of processor where nothing was measured.
 
-    One thread a core that does the matrix products. With AVX-512 the plain kernels read a prompt
-    faster than those for repacked weights, and nothing is copied at the start; decoding is
-    slower, which a long chat feels. The figures are in docs/performance.md.
+    One thread a core that does the matrix products. With AVX2 alone the plain kernels read and
+    decode faster than those for repacked weights; with AVX-512 they read faster, and decode slower,
+    which a long chat feels. Nothing is copied at the start then. The figures are in
+    docs/performance.md.
     """
-    plain = profile == "short" and "AVX512" in processor.features
+    widest = "AVX512" if "AVX512" in processor.features else "AVX2"
+    plain = widest in processor.features and (widest == "AVX2" or profile == "short")
     return {"threads": processor.cores, "repack": not plain}

@@ -67,8 +67,7 @@ class SamplingSettings:
     @property
     def is_plainly_greedy(self) -> bool:
         """Whether the likeliest token is always chosen, whatever came before."""
-        penalized = self.repeat_penalty != 1.0 and self.repeat_last_n > 0
-        return self.temperature == 0 and not penalized
+        return self.temperature == 0 and not (self.penalizes or self.logit_bias)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], **chosen: Any) -> Self:

@@ -5,11 +5,12 @@ from .check import (
     RECURSIVE_PRE_TOKENIZERS,
     LlamaShape,
     check_architecture,
+    check_header,
     check_llama,
     check_vocabulary,
 )
 from .contents import STRING, Array, FileStatus, GGUFFile, TensorInfo, file_identity
-from .file import read_gguf
+from .file import HeaderError, read_gguf
 from .merge import check_part, merged_header, padded
 from .remembered import recall, remember
 from .types import TENSOR_TYPES, TensorType
@@ -24,10 +25,12 @@ __all__ = [
     "Array",
     "FileStatus",
     "GGUFFile",
+    "HeaderError",
     "LlamaShape",
     "TensorInfo",
     "TensorType",
     "check_architecture",
+    "check_header",
     "check_llama",
     "check_part",
     "check_vocabulary",

@@ -1,12 +1,16 @@
 """What llama.cpp takes for granted of a Llama model, and would abort on or misread, checked."""
 
 import math
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import mul
+from pathlib import Path
 from typing import Any
 
+from llamacli.errors import InvalidModelError
 from llamacli.gguf.contents import STRING, Array, GGUFFile
+from llamacli.gguf.file import read_gguf
 
 MAX_BLOCKS = 512  # llama.cpp's LLAMA_MAX_LAYERS
 MAX_SIZE = (1 << 31) - 1  # contexts and vocabularies are int32 in llama.cpp
@@ -78,6 +82,22 @@ def check_llama(file: GGUFFile) -> LlamaShape:
     _check_rope(file, shape)
     _check_tensors(file, shape)
     return shape
+
+
+def check_header(header: bytes, size: int, name: str) -> LlamaShape:
+    """check_llama for a file of that size that begins so, before the rest of it is there.
+
+    name is what errors call it.
+    """
+    with tempfile.TemporaryDirectory(prefix="llamacli-") as folder:
+        path = Path(folder) / "header.gguf"
+        with path.open("wb") as file:
+            file.write(header)
+            file.truncate(size)  # the beginning alone takes disk
+        try:
+            return check_llama(read_gguf(path))
+        except InvalidModelError as error:
+            raise InvalidModelError(str(error).replace(str(path), name)) from None
 
 
 def check_architecture(file: GGUFFile) -> None:

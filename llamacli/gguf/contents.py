@@ -8,7 +8,7 @@ import stat
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct
 from struct import error as StructError  # noqa: N812
@@ -65,7 +65,8 @@ class GGUFFile:
     """The checked contents of a GGUF file; metadata holds Python values, and Array for arrays.
 
     known are the keys whose strings, byte for byte, have passed check_vocabulary before; status
-    is that of the file which was read, whatever is at path since.
+    is that of the file which was read, whatever is at path since. spans are where each key and its
+    value lie.
     """
 
     path: Path
@@ -77,6 +78,7 @@ class GGUFFile:
     size: int
     status: FileStatus
     known: frozenset[str] = frozenset()
+    spans: Mapping[str, slice] = field(default_factory=dict)
 
     @property
     def quantization(self) -> str:
@@ -124,7 +126,7 @@ class GGUFFile:
         return result
 
     def fail(self, what: str) -> NoReturn:
-        raise InvalidModelError(f"{self.path}: {what}")
+        raise InvalidModelError(what, file=self.path)
 
     def array_at(self, key: str) -> Array:
         """Where an array is. Raises InvalidModelError where key has none."""

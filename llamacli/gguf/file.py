@@ -41,6 +41,14 @@ MAX_ARRAYS = 256 << 20  # bytes
 LEAST_PAIR, LEAST_RECORD = 14, 33  # bytes in the file
 
 
+class HeaderError(InvalidModelError):
+    """A fault of a header; position is how far it had been read, in bytes."""
+
+    def __init__(self, fault: str, path: Path, position: int) -> None:
+        super().__init__(fault, file=path)
+        self.position = position
+
+
 def read_gguf(path: Path, known: Sequence[KnownStrings] = ()) -> GGUFFile:
     """Read and check a GGUF file's header and records; tensor data isn't touched.
 
@@ -69,11 +77,14 @@ class _Reader:
         self.check_count(tensors, MAX_TENSORS, LEAST_RECORD, "tensors")
         self.check_count(pairs, MAX_KEYS, LEAST_PAIR, "keys")
         metadata: dict[str, Any] = {}
+        spans: dict[str, slice] = {}
         for i in range(pairs):
+            start = self.position
             key = self.string(f"key {i}", MAX_KEY)
             if not key or "\0" in key or key in metadata:
                 self.fail(f"key {i}, {key!r}, is empty, twice there or has a zero in it")
             metadata[key] = self.value(self.number(U32, key), key)
+            spans[key] = slice(start, self.position)
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if alignment not in {1 << i for i in range(3, MAX_ALIGNMENT.bit_length())}:
             self.fail(f"general.alignment is {alignment!r}, not a power of two from 8 to 65536")
@@ -89,6 +100,7 @@ class _Reader:
             size=self.size,
             status=self.status,
             known=frozenset(self.recognized),
+            spans=spans,
         )
 
     def check_count(self, count: int, most: int, nbytes: int, what: str) -> None:
@@ -110,12 +122,13 @@ class _Reader:
         return version
 
     def fail(self, what: str) -> NoReturn:
-        raise InvalidModelError(f"{self.path}: {what}")
+        raise HeaderError(what, self.path, self.position)
 
     def take(self, nbytes: int, what: str) -> int:
         """Step over nbytes and give where they start."""
         start = self.position
         if nbytes > self.size - start:
+            self.position = self.size
             self.fail(f"the file ends within {what} ({nbytes} bytes at {start} of {self.size})")
         self.position = start + nbytes
         return start
@@ -175,9 +188,9 @@ class _Reader:
                 position += unpack(data, position)[0] + 8
         except (StructError, OverflowError, IndexError):
             position = self.size + 1
+        self.position = position
         if position > self.size:
             self.fail(f"the file ends within {key}")
-        self.position = position
 
     def tensor_record(self, index: int) -> tuple[str, tuple[int, ...], TensorType, int]:
         name = self.string(f"the name of tensor {index}", MAX_NAME)

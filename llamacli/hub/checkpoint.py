@@ -60,7 +60,7 @@ def needs(
 ) -> Needs:
     """What the conversion takes; keep tells that the weights stay in the Hub's cache."""
     from convert.checkpoint import SMALL_FILES
-    from convert.writer import plan
+    from convert.plan import plan
 
     wanted = [name for name in (*SMALL_FILES, *shards) if name in repo.files]
     missing = [repo.files[name] for name in wanted if name not in repo.cached]

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert import CheckpointError, Progress
-from convert.journal import Journal, allocate, digest, resumable_file
+from convert.journal import Journal, digest, resumable_file
+from convert.target import allocate
 from convert.weights import LocalFile, WeightFile
 from llamacli.errors import InvalidModelError
 from llamacli.gguf import (
     GGUFFile,
+    HeaderError,
     LlamaShape,
     check_llama,
     check_part,
@@ -85,7 +87,7 @@ def pull(
         with resumable_file(target, force, made_of) as (_, journal):
             if notice is not None and journal.pieces:
                 notice("going on from what the last call has fetched, checked by its hashes")
-            allocate(journal.descriptor, size)
+            allocate(journal.descriptor, target, size)
             journal.write(header, 0)
             _fetch(pieces, journal, target.name, progress)
             if notice is not None and size > LONG_TO_CHECK:
@@ -104,11 +106,12 @@ def _open(repo: Repo, name: str, client: "httpx2.Client", scratch: Path) -> Part
         try:
             with _named(scratch, name):
                 header = read_gguf(scratch)
-                if length < min(header.data_offset, file.size):
+                if length == most < header.data_offset:
                     header.fail(f"its header takes more than {length} bytes")
-            return Part(file, repo.files[name].sha256, raw[: header.data_offset], header)
-        except InvalidModelError:
-            if length == most:
+            if header.data_offset <= length:
+                return Part(file, repo.files[name].sha256, raw[: header.data_offset], header)
+        except HeaderError as error:
+            if length == most or error.position <= length:
                 raise
         length = min(4 * length, most)
 
@@ -143,7 +146,9 @@ def _named(path: Path, name: str) -> Iterator[None]:
     try:
         yield
     except InvalidModelError as error:
-        raise InvalidModelError(str(error).replace(str(path), name)) from None
+        if error.file == path:
+            error.file = name
+        raise
 
 
 def _needs(repo: Repo, names: Sequence[str], shape: LlamaShape, size: int) -> Needs:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llamacli.errors import InvalidModelError, NotFoundError
+from llamacli.home import config_folder, expanded
 from llamacli.models.store import DEMO
 
 FILE = "models.toml"
@@ -122,15 +123,13 @@ def config_file() -> Path:
     Raises NotFoundError where the variable names a file that isn't there.
     """
     if chosen := os.environ.get(VARIABLE):
-        path = Path(chosen).expanduser()
+        path = expanded(chosen)
         if path.suffix != ".toml":
             return path / FILE
         if not path.is_file():
             raise NotFoundError(f"there is no file {path}, which ${VARIABLE} names")
         return path
-    import platformdirs
-
-    return platformdirs.user_config_path("llamacli") / FILE
+    return config_folder() / FILE
 
 
 def _package_file() -> Path:
@@ -214,7 +213,9 @@ def _check_source(path: Path, place: tuple[str, str], value: Any) -> None:
     if _text(path, place, value) == BUILT_IN:
         if place[0] != DEMO:
             _fail(path, place, f"is {BUILT_IN!r}, which {DEMO} alone is")
-    elif not HUB_ID.fullmatch(value) and not Path(value).expanduser().is_absolute():
+    elif (
+        not HUB_ID.fullmatch(value) and not value.startswith("~") and not Path(value).is_absolute()
+    ):
         what = "neither a Hub id, as owner/name, nor a folder's absolute path"
         _fail(path, place, f"is {value!r}, {what}")
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -12,6 +11,7 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import Any
 
+from llamacli import system
 from llamacli.answer import Chunk, Result
 from llamacli.errors import LlamacliError, NotFoundError
 from llamacli.serve.listen import default_socket
@@ -132,7 +132,7 @@ def _is_own(path: Path) -> bool:
     """Whether a socket of this user's is there; another's would read the prompts."""
     with suppress(OSError):
         status = path.lstat()
-        return stat.S_ISSOCK(status.st_mode) and status.st_uid == os.getuid()
+        return stat.S_ISSOCK(status.st_mode) and status.st_uid == system.user()
     return False
 
 
@@ -142,6 +142,6 @@ class _Unix(HTTPConnection):
         self.path = path
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock = system.unix_socket()
         self.sock.settimeout(PATIENCE)
         self.sock.connect(os.fspath(self.path))

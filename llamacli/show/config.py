@@ -12,8 +12,8 @@ from convert.checkpoint import read_config
 from convert.config import LlamaConfig
 from convert.errors import CheckpointError
 from convert.metadata import CONFIG_KEY
+from convert.plan import ROPE_FACTORS
 from convert.rope import frequency_factors
-from convert.writer import ROPE_FACTORS
 from llamacli.gguf import Array, GGUFFile, check_architecture
 
 Source = GGUFFile | Path  # a Path is a checkpoint's folder
@@ -90,7 +90,7 @@ def _checked(file: GGUFFile, where: str, raw: Mapping[str, Any]) -> LlamaConfig:
     try:
         return LlamaConfig.from_dict(raw)
     except CheckpointError as error:
-        file.fail(where + str(error).removeprefix("config.json: "))
+        file.fail(where + error.fault)
 
 
 def _stored(file: GGUFFile) -> dict[str, Any]:

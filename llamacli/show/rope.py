@@ -8,8 +8,8 @@ from typing import Any
 
 from convert.checkpoint import read_config
 from convert.config import LlamaConfig, RopeScaling
+from convert.plan import ROPE_FACTORS
 from convert.rope import frequency_factors, inverse_frequencies
-from convert.writer import ROPE_FACTORS
 from llamacli.errors import InvalidModelError
 from llamacli.gguf import check_architecture
 from llamacli.show.config import (

@@ -78,7 +78,7 @@ def _pattern(wanted: str) -> Callable[[Token], bool]:
 
 
 def _read_folder(folder: Path) -> Sequence[str]:
-    from convert.checkpoint import read_json
+    from convert.small_files import read_json
     from convert.tokenizer import parse_vocabulary
 
     return parse_vocabulary(read_json(folder / "tokenizer.json")).tokens
@@ -108,10 +108,11 @@ def vocabulary_file(folder: Path) -> Iterator[Path]:
     """A GGUF file with the vocabulary of a checkpoint alone, for as long as the block runs."""
     import tempfile
 
-    from convert.checkpoint import Checkpoint, optional_json, read_config, read_json
+    from convert.checkpoint import Checkpoint, read_config
+    from convert.header import write_header
     from convert.quantization import quantization
+    from convert.small_files import optional_json, read_json
     from convert.tokenizer import parse_tokenizer
-    from convert.writer import write_header
 
     checkpoint = Checkpoint(
         name=folder.resolve().name,

@@ -1,4 +1,4 @@
-from .costs import MOST_ROWS, Costs, default_costs
+from .costs import MOST_ROWS, Costs, default_costs, learn_costs
 from .draft import DraftModel, check_same_tokens
 from .drafting import DraftingEngine
 from .lookahead import Drafted, Lookahead, Speculation
@@ -13,4 +13,5 @@ __all__ = [
     "Speculation",
     "check_same_tokens",
     "default_costs",
+    "learn_costs",
 ]

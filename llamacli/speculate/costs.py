@@ -3,10 +3,16 @@
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
+from time import perf_counter
+
+from llamacli.engine import Engine
 
 MOST_ROWS = 32  # tokens that are checked at once
-# Measured where little was to be had: a processor of 2 cores with AVX2 and a 1B model, an H200 and
-# an 8B model (docs/performance.md). `llamacli tune` measures a machine's and model's own.
+LEARNED = (1, 2, 4, 8, 16)  # sizes that are measured before a first draft
+PATIENCE = 1.5  # seconds; where measuring takes longer, once must do
+# By which a first draft is thought of: a processor of 2 cores with AVX2 and a 1B model, an H200 and
+# an 8B model.
 ON_CPU = {1: 1.0, 2: 1.6, 4: 2.5, 8: 5.1, 16: 6.1, 64: 20.8}
 ON_GPU = {1: 1.0, 2: 1.2, 4: 1.5, 16: 2.2, 64: 3.7}
 
@@ -29,3 +35,25 @@ class Costs:
 def default_costs(*, gpu: bool) -> Costs:
     """Where nothing was measured; for all layers on a GPU, or for others."""
     return Costs(ON_GPU if gpu else ON_CPU)
+
+
+def learn_costs(engine: Engine) -> Costs:
+    """Measure them where the engine's cache ends, which stays as it is; the logits don't.
+
+    Takes some thirty evaluations, half of them where those are slow.
+    """
+    held = len(engine.tokens)
+    least = dict.fromkeys(LEARNED, float("inf"))
+    begun = perf_counter()
+    for _ in range(2):
+        for size in LEARNED:
+            started = perf_counter()
+            engine.decode_rows([0] * size)
+            engine.logit(0, size - 1)  # waits for a device that computes on its own
+            least[size] = min(least[size], perf_counter() - started)
+            engine.keep(held)
+        if perf_counter() - begun > PATIENCE:
+            break
+    rising = accumulate(least.values(), max)
+    known = zip(LEARNED, rising, strict=True)
+    return Costs({size: round(seconds / least[1], 2) for size, seconds in known})

@@ -23,10 +23,13 @@ class DraftingEngine(Engine):
         *,
         draft: Path | None = None,
         costs: Costs | None = None,
+        learned: Callable[[Costs], None] = lambda _: None,
         on_load: Callable[[float], None] | None = None,
         meanwhile: Callable[[GGUFFile], None] = lambda _: None,
     ) -> None:
-        """As Engine's; draft is the path of a model that drafts, costs None takes the defaults.
+        """As Engine's; draft is the path of a model that drafts.
+
+        Where costs are None they are measured before the first draft, and learned gets them.
 
         The model that drafts is loaded first, and its weights count as taken for the other.
         Raises UsageError where the vocabularies differ.
@@ -55,7 +58,8 @@ class DraftingEngine(Engine):
             model = DraftModel(self._draft, drafting_cost(self._draft.file, self.file))
         layers = self.settings.gpu_layers
         on_gpu = isinstance(layers, int) and layers > self.shape.blocks
-        self.speculation = Speculation(costs or default_costs(gpu=on_gpu), model)
+        guessed = default_costs(gpu=on_gpu)
+        self.speculation = Speculation(costs or guessed, model, costs is not None, learned)
 
     def close(self) -> None:
         if self._draft is not None:

@@ -8,22 +8,28 @@ model's own probability p(x), and where it isn't, the one drawn has p's distribu
 has to know of a draft: not the penalties, nor a grammar, nor the stops, nor the seed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from llamacli.engine import Engine
 from llamacli.speculate.budget import OF_MODEL, Budget, Kind, first_rate
-from llamacli.speculate.costs import MOST_ROWS, Costs
+from llamacli.speculate.costs import MOST_ROWS, Costs, learn_costs
 from llamacli.speculate.draft import DraftModel
 from llamacli.speculate.lookup import Lookup
 
 
-@dataclass(frozen=True)
+@dataclass
 class Speculation:
-    """How an engine's answers are speculated: what checking costs, and a model that drafts."""
+    """How an engine's answers are speculated: what checking costs, and a model that drafts.
+
+    costs are a guess until is_known; they are then measured before the first draft, and learned
+    gets them.
+    """
 
     costs: Costs
     model: DraftModel | None = None
+    is_known: bool = True
+    learned: Callable[[Costs], None] = lambda _: None
 
 
 @dataclass
@@ -108,11 +114,17 @@ class Lookahead:
 
     def _draft(self, budget: Budget, left: int) -> list[int]:
         """A draft, and what it is set down for; empty where none is worth it."""
-        engine = self.engine
-        model = self.speculation.model if self.speculation else None
+        engine, speculation = self.engine, self.speculation
+        model = speculation.model if speculation is not None else None
         room = engine.context_size - len(engine.tokens) - 1
         most = min(left, room, MOST_ROWS - 1, engine.settings.outputs - 1)
         copied, same = self.lookup.draft(max(most, 0))
+        if speculation is not None and not speculation.is_known and room >= MOST_ROWS:
+            promising = budget.length(budget.kind(first_rate(same)), len(copied))
+            if promising or model is not None:
+                speculation.costs = budget.costs = learn_costs(engine)
+                speculation.is_known = True
+                speculation.learned(speculation.costs)
         if copied:
             kind = budget.kind(first_rate(same))
             if size := budget.length(kind, len(copied)):

@@ -8,14 +8,17 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from llamacli.engine import Profile
 from llamacli.errors import OutputError, UsageError
 from llamacli.home import home, replace_file
+from llamacli.speculate import Costs
 
 MAX_BYTES = 1 << 20
+COSTS = "costs"  # the key of what tune measured for speculation
 TYPES: dict[str, type] = {
     "threads": int, "threads_batch": int, "batch": int, "ubatch": int,
     "repack": bool, "flash_attention": str, "gpu_layers": int,
@@ -40,13 +43,28 @@ def tuned_settings(
     try:
         with kept.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
-        return _checked(json.loads(raw[:MAX_BYTES])[profile])
+        found = json.loads(raw[:MAX_BYTES])
+        return _checked(found[profile]) if profile in found or COSTS not in found else None
     except FileNotFoundError:
         return None
     except OSError as error:
         on_problem(f"{kept} can't be read: {error.strerror}")
     except (ValueError, KeyError, TypeError, RecursionError, UsageError):
         on_problem(f"{kept} is damaged and not used; run `llamacli tune` again")
+    return None
+
+
+def tuned_costs(path: Path) -> Costs | None:
+    """What checking drafts costs for the model at path; None where it wasn't measured."""
+    if not folder().is_dir():
+        return None
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        with kept_path(path).open("rb") as file:
+            found = json.loads(file.read(MAX_BYTES))[COSTS]
+        known = {int(size): float(cost) for size, cost in found.items()}
+        sound = all(0 < size <= 1 << 16 and 0.1 <= cost <= 1e5 for size, cost in known.items())
+        if sound and known.get(1) == 1 and 2 <= len(known) <= 64:
+            return Costs(known)
     return None
 
 
@@ -62,6 +80,20 @@ def keep(
     value.update({str(name): one for name, one in profiles.items()})
     try:
         replace_file(kept, json.dumps(value, indent=2).encode())
+    except OSError as error:
+        raise OutputError(f"{kept} can't be written: {error.strerror}") from error
+
+
+def keep_costs(path: Path, costs: Costs) -> None:
+    """Add what was learned of drafts to what is kept. Raises OutputError."""
+    kept = kept_path(path)
+    value: Any = None
+    with suppress(OSError, ValueError, RecursionError), kept.open("rb") as file:
+        value = json.loads(file.read(MAX_BYTES))
+    if not isinstance(value, dict):
+        value = {"model": str(path), "machine": machine()}
+    try:
+        replace_file(kept, json.dumps({**value, COSTS: costs.known}, indent=2).encode())
     except OSError as error:
         raise OutputError(f"{kept} can't be written: {error.strerror}") from error
 

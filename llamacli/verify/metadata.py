@@ -8,7 +8,7 @@ from typing import Any
 from convert.checkpoint import Checkpoint
 from convert.config import LlamaConfig
 from convert.metadata import CONFIG_KEY, GENERATION_KEY
-from convert.writer import ROPE_FACTORS
+from convert.plan import ROPE_FACTORS
 from llamacli.gguf import Array, GGUFFile
 from llamacli.show import find_rope, rope_of
 from llamacli.verify.rows import Row, judged

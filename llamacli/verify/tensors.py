@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from convert.checkpoint import Checkpoint
+from convert.plan import ROPE_FACTORS
 from convert.weights import LocalFile
-from convert.writer import ROPE_FACTORS
 from llamacli.gguf import GGUFFile
 from llamacli.machine import physical_cores
 from llamacli.verify.diagnosis import diagnose

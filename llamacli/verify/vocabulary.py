@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gguf import TokenType
 
 from convert.checkpoint import Checkpoint
-from convert.metadata import NAMED_CONTROL_TOKENS, end_tokens, special_id
+from convert.special import NAMED_CONTROL_TOKENS, adds, end_tokens, special_ids
 from llamacli.engine import Vocabulary
 from llamacli.gguf import GGUFFile
 from llamacli.verify.rows import Row, judged
@@ -58,7 +58,7 @@ def merges_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
 def special_tokens_row(file: GGUFFile, checkpoint: Checkpoint, vocabulary: Vocabulary) -> Row:
     """The ids of named tokens, and whether every token that ends an answer does."""
     problems = _named(file, checkpoint)
-    wants_bos = expected_ids(checkpoint)["bos"] is not None
+    wants_bos = adds(checkpoint)["bos"]
     if vocabulary.add_bos != wants_bos:
         problems.append(f"{PREFIX}add_bos_token is {vocabulary.add_bos}, expected {wants_bos}")
     expected = end_tokens(checkpoint)
@@ -73,11 +73,11 @@ def special_tokens_row(file: GGUFFile, checkpoint: Checkpoint, vocabulary: Vocab
 
 def expected_ids(checkpoint: Checkpoint) -> dict[str, int | None]:
     """The ids of the checkpoint's named tokens by GGUF's names; None where it has none."""
-    config, special = checkpoint.config, checkpoint.tokenizer.special
+    ids, special = special_ids(checkpoint), checkpoint.tokenizer.special
     return {
-        "bos": special_id(checkpoint, "bos_token", config.bos_token_id),
-        "eos": special_id(checkpoint, "eos_token", next(iter(config.eos_token_ids), None)),
-        "padding": special_id(checkpoint, "pad_token", None),
+        "bos": ids["bos"],
+        "eos": ids["eos"],
+        "padding": ids["pad"],
         **{kind: special.get(text) for kind, text in NAMED_CONTROL_TOKENS.items()},
     }
 

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from convert.checkpoint import read_json
+from convert.small_files import read_json
 from convert.tokenizer import parse_tokenizer
 from llamacli.verify.corpus import TEXTS
 from llamacli.verify.tokenization import RECORDED, fingerprint, reference

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from convert.checkpoint import Checkpoint, optional_json, read_chat_template, read_config, read_json
+from convert.checkpoint import Checkpoint, read_config
 from convert.config import LlamaConfig
+from convert.header import write_header
+from convert.plan import plan
 from convert.quantization import quantization
 from convert.rope import frequency_factors
+from convert.small_files import optional_json, read_chat_template, read_json
 from convert.tensors import llama_tensors
 from convert.tokenizer import parse_tokenizer
-from convert.writer import plan, write_header
 
 
 def without_weights(folder: Path, config: LlamaConfig | None = None) -> Checkpoint:

@@ -22,18 +22,20 @@ def write_model(
     tokenizer: Mapping[str, Any] | None = None,
     template: str | None = None,
     weights: bool = True,
+    pre: str = "llama-bpe",
     seed: int = 0,
     change: Callable[[gguf.GGUFWriter], None] | None = None,
 ) -> Path:
     """A GGUF file with a made-up tokenizer of 1,024 tokens, or the given tokenizer.json's.
 
-    Without weights it holds the vocabulary alone. change gets the writer before it writes.
+    pre is the pre-tokenizer's GGUF name. Without weights it holds the vocabulary alone. change
+    gets the writer before it writes.
     """
     raw = tokenizer or made_up_tokenizer(VOCABULARY)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("Tiny")
     writer.add_file_type(int(gguf.LlamaFileType.ALL_F32))
-    add_tokenizer(writer, raw)
+    add_tokenizer(writer, raw, pre)
     if template is not None:
         writer.add_chat_template(template)
     if weights:
@@ -53,13 +55,13 @@ def read_tokenizer(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def add_tokenizer(writer: gguf.GGUFWriter, raw: Mapping[str, Any]) -> None:
+def add_tokenizer(writer: gguf.GGUFWriter, raw: Mapping[str, Any], pre: str = "llama-bpe") -> None:
     texts = {token: text for text, token in raw["model"]["vocab"].items()}
     special = {entry["id"]: entry["content"] for entry in raw["added_tokens"]}
     ids = {text: token for token, text in special.items()}
     size = len(texts | special)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list([special.get(i, texts.get(i, "")) for i in range(size)])
     control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     writer.add_token_types([control if i in special else normal for i in range(size)])

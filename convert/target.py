@@ -1,107 +1,87 @@
-"""The target file: a plan of where every tensor goes, and a file that appears only when whole."""
+"""A target file that appears only when whole: what stands in its way, locks, disk space."""
 
 import contextlib
+import errno
 import glob
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import gguf
-import numpy as np
-from gguf import GGMLQuantizationType
-
-from convert.checkpoint import Checkpoint
-from convert.config import LlamaConfig
 from convert.errors import TargetError, TargetExistsError
-from convert.metadata import add_metadata
-from convert.quantization import Quantization, tensor_nbytes, tensor_type
-from convert.rope import frequency_factors
-from convert.tensors import TensorSpec, llama_tensors
 
-ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
-ROPE_FACTORS = "rope_freqs.weight"
+# A file with a name that can be guessed may have been put there by someone else.
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
+Buffer = bytes | bytearray | memoryview
 
-@dataclass(frozen=True)
-class PlannedTensor:
-    """A tensor of the target: its type and its bytes' place, counted from the data's start."""
-
-    spec: TensorSpec
-    type: GGMLQuantizationType
-    offset: int
-    nbytes: int
-
-
-def plan(config: LlamaConfig, quantization: Quantization) -> tuple[PlannedTensor, ...]:
-    """Every tensor's type and place; rope_freqs.weight, where there is one, comes last."""
-    planned, offset = [], 0
-    specs = [*llama_tensors(config)]
-    factors = frequency_factors(config)
-    if factors is not None:
-        specs.append(TensorSpec(ROPE_FACTORS, ROPE_FACTORS, factors.shape))
-    for spec in specs:
-        kind = tensor_type(quantization, spec, config)
-        nbytes = tensor_nbytes(kind, spec.parameters)
-        planned.append(PlannedTensor(spec, kind, offset, nbytes))
-        offset += -(-nbytes // ALIGNMENT) * ALIGNMENT
-    return tuple(planned)
-
-
-def write_header(
-    path: Path,
-    checkpoint: Checkpoint,
-    quantization: Quantization,
-    tensors: tuple[PlannedTensor, ...],
-) -> int:
-    """Write all that precedes the tensors' data to path; return where the data starts, in bytes."""
-    writer = gguf.GGUFWriter(None, "llama")
-    add_metadata(writer, checkpoint, quantization)
-    for tensor in tensors:
-        shape = tensor.spec.shape
-        dtype = np.dtype(np.float32)
-        writer.add_tensor_info(tensor.spec.name, shape, dtype, tensor.nbytes, tensor.type)
-    writer.write_header_to_file(path)
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
-    return -(-path.stat().st_size // ALIGNMENT) * ALIGNMENT
-
-
-def header_bytes(
-    checkpoint: Checkpoint, quantization: Quantization, tensors: tuple[PlannedTensor, ...]
-) -> bytes:
-    """The same as bytes; the data starts where they end."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="llamacli-") as folder:
-            path = Path(folder) / "header.gguf"
-            start = write_header(path, checkpoint, quantization, tensors)
-            return path.read_bytes().ljust(start, b"\0")
-    except OSError as error:
-        raise TargetError(f"the header can't be written: {error.strerror or error}") from error
+UNITS = {"GB": 1_000_000_000, "MB": 1_000_000, "kB": 1000}
 
 
 def check_target(target: Path, force: bool) -> None:
-    """Refuse a target that exists (unless force) or whose folder doesn't."""
+    """Refuse a target that exists (unless force), be it a link to nothing, or has no folder."""
     if not target.parent.is_dir():
         raise TargetError(f"there is no folder {target.parent}")
     if target.is_dir():
-        raise TargetError(f"{target} is a folder; name a file")
-    if target.exists() and not force:
-        raise TargetExistsError(f"{target} exists already; use --force to replace it")
+        raise TargetError("it is a folder", file=str(target), hint="name a file")
+    if force or not os.path.lexists(target):
+        return
+    if not target.exists():
+        raise TargetExistsError(
+            f"it is a link to {target.readlink()}, which isn't there",
+            file=str(target),
+            hint="remove it, or use --force to replace it",
+        )
+    raise TargetExistsError("it exists already", file=str(target), hint="use --force to replace it")
 
 
 def check_space(target: Path, nbytes: int) -> None:
     """Refuse to start where the target's disk can't hold nbytes more."""
     free = shutil.disk_usage(target.parent).free
     if free < nbytes:
-        raise TargetError(
-            f"{target.parent} has {free / 1e9:.1f} GB free, the file needs {nbytes / 1e9:.1f} GB; "
-            "free some space or name another folder with -o"
-        )
+        raise _no_space(target, f"{_size(nbytes)} are needed, and {_size(free)} are free")
+
+
+def allocate(descriptor: int, target: Path, size: int) -> None:
+    """Take the disk space of target at once, so that a full disk shows before the work.
+
+    descriptor is open for writing at the file that becomes target. A file system that can't take
+    space beforehand is let be. Raises TargetError that says what the system refused.
+    """
+    try:
+        os.ftruncate(descriptor, size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            return
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space(target, f"{_size(size)} can't be had: {error.strerror}") from error
+        raise unwritable(target, error) from error
+
+
+def unwritable(target: Path, error: OSError) -> TargetError:
+    """What the system said against writing target."""
+    return TargetError(f"it can't be written: {error.strerror or error}", file=str(target))
+
+
+def _no_space(target: Path, fault: str) -> TargetError:
+    hint = "free some space or name another folder with -o"
+    return TargetError(fault, file=str(target), hint=hint)
+
+
+def _size(nbytes: int) -> str:
+    unit = next((u for u in ("GB", "MB", "kB") if nbytes >= UNITS[u]), "B")
+    return f"{nbytes / UNITS[unit]:.1f} {unit}" if unit != "B" else f"{nbytes} bytes"
+
+
+def write_all(descriptor: int, data: Buffer, offset: int) -> None:
+    """Write all of data at offset, in as many writes as it takes."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view, offset = view[count:], offset + count
 
 
 @contextlib.contextmanager
@@ -119,7 +99,7 @@ def whole_file(target: Path, force: bool) -> Iterator[Path]:
         yield part
         publish(lock, part, target, force)
     except OSError as error:
-        raise TargetError(f"{target} can't be written: {error.strerror or error}") from error
+        raise unwritable(target, error) from error
     finally:
         try:  # noqa: SIM105 - an interrupt could come in between, as within Path.unlink
             os.unlink(part)  # noqa: PTH108
@@ -159,7 +139,8 @@ def _rename_new(part: Path, target: Path) -> None:
     try:
         os.link(part, target)
     except FileExistsError:
-        raise TargetExistsError(f"{target} was written by someone else meanwhile") from None
+        fault = "it was written by someone else meanwhile"
+        raise TargetExistsError(fault, file=str(target)) from None
     except OSError:  # a file system without hard links
         check_target(target, force=False)
         os.replace(part, target)
@@ -169,7 +150,7 @@ def _clear_abandoned(target: Path) -> None:
     """Remove parts of this target that no living process holds a lock on."""
     for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
         with contextlib.suppress(OSError):
-            descriptor = os.open(part, os.O_RDWR)
+            descriptor = os.open(part, os.O_RDWR | NO_FOLLOW)
             try:
                 lock_file(descriptor)
                 part.unlink(missing_ok=True)

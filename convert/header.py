@@ -1,0 +1,92 @@
+"""All that precedes the weights in a GGUF file: metadata, vocabulary, and the tensors' places.
+
+The gguf package collects the keys; its writer packs a vocabulary's half a million strings one by
+one, which takes longer than quantizing a small model, so they are packed here, all at once.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGUFValueType
+
+from convert.checkpoint import Checkpoint
+from convert.metadata import add_metadata
+from convert.plan import ALIGNMENT, PlannedTensor
+from convert.quantization import Quantization
+
+SCALARS = {
+    GGUFValueType.UINT8: "u1", GGUFValueType.INT8: "i1", GGUFValueType.UINT16: "<u2",
+    GGUFValueType.INT16: "<i2", GGUFValueType.UINT32: "<u4", GGUFValueType.INT32: "<i4",
+    GGUFValueType.FLOAT32: "<f4", GGUFValueType.UINT64: "<u8", GGUFValueType.INT64: "<i8",
+    GGUFValueType.FLOAT64: "<f8", GGUFValueType.BOOL: "?",
+}  # fmt: skip
+
+
+def header_bytes(
+    checkpoint: Checkpoint, quantization: Quantization, tensors: Sequence[PlannedTensor]
+) -> bytes:
+    """The bytes before the tensors' data, which starts where they end."""
+    writer = gguf.GGUFWriter(None, "llama")
+    add_metadata(writer, checkpoint, quantization)
+    keys = writer.kv_data[0]
+    counts = struct.pack("<IIQQ", gguf.GGUF_MAGIC, gguf.GGUF_VERSION, len(tensors), len(keys))
+    entries = (
+        _string(key) + struct.pack("<I", value.type) + _value(value.value, value.type)
+        for key, value in keys.items()
+    )
+    header = b"".join((counts, *entries, *map(_place, tensors)))
+    return header.ljust(-(-len(header) // ALIGNMENT) * ALIGNMENT, b"\0")
+
+
+def write_header(
+    path: Path,
+    checkpoint: Checkpoint,
+    quantization: Quantization,
+    tensors: Sequence[PlannedTensor],
+) -> int:
+    """The same as a file, a vocabulary alone where there are no tensors; returns its size."""
+    return path.write_bytes(header_bytes(checkpoint, quantization, tensors))
+
+
+def _value(value: Any, kind: GGUFValueType) -> bytes:
+    if kind == GGUFValueType.STRING:
+        return _string(value)
+    if kind == GGUFValueType.ARRAY:
+        return _array(value)
+    return np.array(value).astype(SCALARS[kind]).tobytes()
+
+
+def _array(values: Sequence[Any]) -> bytes:
+    if isinstance(values[0], str):
+        kind, packed = GGUFValueType.STRING, b"".join(_strings(values))
+    else:
+        kind = GGUFValueType.get_type(values[0])
+        packed = np.array(values).astype(SCALARS[kind]).tobytes()
+    return struct.pack("<IQ", kind, len(values)) + packed
+
+
+def _strings(texts: Sequence[str]) -> Iterator[bytes]:
+    """Each text after its length; there are few lengths, so that each is packed once."""
+    encoded = list(map(str.encode, texts))
+    lengths = list(map(len, encoded))
+    packed = {length: struct.pack("<Q", length) for length in set(lengths)}
+    return chain.from_iterable(zip(map(packed.__getitem__, lengths), encoded, strict=True))
+
+
+def _string(text: str) -> bytes:
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _place(tensor: PlannedTensor) -> bytes:
+    """Name, dimensions in GGUF's order, type and offset of a tensor."""
+    shape = tensor.spec.shape[::-1]
+    dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
+    place = struct.pack("<IQ", tensor.type, tensor.offset)
+    return _string(tensor.spec.name) + dimensions + place

@@ -1,0 +1,39 @@
+"""Where every tensor of the target goes: its type and place, before a weight is read."""
+
+from dataclasses import dataclass
+
+import gguf
+from gguf import GGMLQuantizationType
+
+from convert.config import LlamaConfig
+from convert.quantization import Quantization, tensor_nbytes, tensor_type
+from convert.rope import frequency_factors
+from convert.tensors import TensorSpec, llama_tensors
+
+ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
+ROPE_FACTORS = "rope_freqs.weight"
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor of the target: its type and its bytes' place, counted from the data's start."""
+
+    spec: TensorSpec
+    type: GGMLQuantizationType
+    offset: int
+    nbytes: int
+
+
+def plan(config: LlamaConfig, quantization: Quantization) -> tuple[PlannedTensor, ...]:
+    """Every tensor's type and place; rope_freqs.weight, where there is one, comes last."""
+    planned, offset = [], 0
+    specs = [*llama_tensors(config)]
+    factors = frequency_factors(config)
+    if factors is not None:
+        specs.append(TensorSpec(ROPE_FACTORS, ROPE_FACTORS, factors.shape))
+    for spec in specs:
+        kind = tensor_type(quantization, spec, config)
+        nbytes = tensor_nbytes(kind, spec.parameters)
+        planned.append(PlannedTensor(spec, kind, offset, nbytes))
+        offset += -(-nbytes // ALIGNMENT) * ALIGNMENT
+    return tuple(planned)

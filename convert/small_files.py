@@ -1,0 +1,110 @@
+"""The JSON files and the chat template of a checkpoint, read with care: they may be anything."""
+
+import gc
+import json
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from convert.errors import CheckpointError
+
+MAX_FILE = 64 << 20  # bytes; Llama 3's tokenizer.json has 9 or 17 MB
+MAX_MEMORY = 512 << 20  # bytes that Python's objects may take of it
+MAX_TEMPLATE = 4 << 20
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+LFS = b"version https://git-lfs.github.com/spec/"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of sane size. Raises CheckpointError naming the file."""
+    raw = _read(path, MAX_FILE)
+    try:
+        text = raw.decode("utf-8-sig")
+        value = parse_json(raw, text)
+        if SURROGATE.search(text):  # halves of pairs can't be written; whole ones can
+            json.dumps(value, ensure_ascii=False).encode()
+    except CheckpointError as error:
+        error.file = path.name
+        raise
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"it is not valid JSON: {error}", file=path.name) from None
+    if not isinstance(value, dict):
+        raise CheckpointError("it holds no JSON object", file=path.name)
+    return value
+
+
+def optional_json(path: Path) -> dict[str, Any]:
+    """read_json, or an empty object where there is no such file."""
+    return read_json(path) if path.exists() else {}
+
+
+def parse_json(raw: bytes | bytearray, text: str | None = None) -> Any:
+    """json.loads where the result can't take more than MAX_MEMORY, told by what the text has of
+    values: a list takes 56 bytes, and two of them in the text. Raises CheckpointError, ValueError.
+    """
+    lists, values, strings = raw.count(b"[") + raw.count(b"{"), raw.count(b","), raw.count(b'"')
+    nbytes = 2 * len(raw) + 72 * lists + 40 * (values + lists) + 32 * strings
+    if nbytes > MAX_MEMORY:
+        raise CheckpointError(f"it is absurdly large: read, it could take {nbytes >> 20} MiB")
+    with _without_collection():
+        return json.loads(raw if text is None else text)
+
+
+def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
+    """chat_template.jinja where it exists, else tokenizer_config.json's own."""
+    path = folder / "chat_template.jinja"
+    if path.exists():
+        try:
+            return _read(path, MAX_TEMPLATE).decode()
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"it can't be read: {error}", file=path.name) from error
+    template = tokenizer_config.get("chat_template")
+    if isinstance(template, list):
+        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+        template = named.get("default")
+    if template is not None and not isinstance(template, str):
+        raise CheckpointError("chat_template is not a text", file="tokenizer_config.json")
+    return template
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """All of a file; not of one that is too large, or no regular file: a link may lead to a device
+    without an end."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError("it is not a regular file", file=path.name)
+        if status.st_size > limit:
+            raise CheckpointError(f"it is absurdly large ({status.st_size} bytes)", file=path.name)
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.name} is missing in {path.parent}") from None
+    except OSError as error:
+        raise CheckpointError(f"it can't be read: {error.strerror}", file=str(path)) from error
+    refuse_pointer(raw, path.name)
+    return raw
+
+
+def refuse_pointer(start: bytes | bytearray, name: str) -> None:
+    """Say so where a file holds no more than Git LFS's note of where it is."""
+    if start.startswith(LFS):
+        raise CheckpointError(
+            "it is a Git LFS pointer, not the file itself",
+            file=name,
+            hint="fetch the files with `git lfs pull`, or convert the model by its Hub id",
+        )
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Half a million new lists set the garbage collector off again and again, for nothing."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
