@@ -6,7 +6,6 @@ keeps busy; those from elsewhere by threads of their own, ahead. The calling thr
 done. So a few pieces are in memory at a time, whatever the model's size.
 """
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
+from convert import system
 from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.errors import CheckpointError, ImportanceError
 from convert.fast import choose, ggml_kernel
@@ -161,7 +161,7 @@ def write_gguf(
             journal,
             progress,
         )
-        kernel_seconds = job.run(threads or _processors())
+        kernel_seconds = job.run(threads or system.allowed_processors())
     return Report(
         path=target,
         quantization=chosen.name,
@@ -171,12 +171,6 @@ def write_gguf(
         seconds=time.monotonic() - started,
         kernel_seconds=kernel_seconds,
     )
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _importances(

@@ -268,13 +268,13 @@ def test_bad_lines_are_told_and_the_rest_goes_on(path: Path) -> None:
     data = b'{"prompt": "x"}\n{"prompt"\n{"prompt": 5}\n{"prompt": "a", "temprature": 1}\n'
     data += b'{"prompt": "a", "top_p": 9}\n[1]\n{"prompt": "\xff"}\n{"prompt": "  "}\n'
     data += b'{"id": 1, "prompt": "again"}\n{"id": [2], "prompt": "a"}\n'
-    data += b'{"prompt": "a", "messages": []}\n{"messages": [{"role": "tool", "content": ""}]}\n'
+    data += b'{"prompt": "a", "messages": []}\n{"messages": [{"role": "boss", "content": ""}]}\n'
     data += b'{"id": "last", "prompt": "y"}\n'
     found = llamacli("batch", "-m", path, "-n", "2", stdin=data, check=1)
     assert len(found) == 13
     assert [i for i, line in enumerate(found) if "error" not in line] == [0, 12]
     expected = ["not JSON", "prompt is a text", "temprature", "top-p", "JSON object", "byte 12",
-                "empty", "line 1 already", "id is a text", "either", "role is"]  # fmt: skip
+                "empty", "line 1 already", "id is a text", "either", "has the role"]  # fmt: skip
     for line, words in zip(found[1:12], expected, strict=True):
         assert words in line["error"], line
 

@@ -271,8 +271,8 @@ def test_control_tokens_in_any_field_stay_text(babbling: Serving) -> None:
         assert markers(conversation(spelling)) == plain, spelling
         tokens = post(babbling, "/tokenize", {"content": spelling}).json()["tokens"]
         assert token not in tokens
-        counted = post(babbling, "/v1/messages/count_tokens",
-                       {"messages": [{"role": "user", "content": spelling}], "system": spelling})  # fmt: skip
+        body = {"messages": [{"role": "user", "content": spelling}], "system": spelling}
+        counted = post(babbling, "/v1/messages/count_tokens", body)
         assert counted.json()["input_tokens"] > len(plain) // 4
 
 

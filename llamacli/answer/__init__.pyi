@@ -1,20 +1,22 @@
+from .calling import Calling, answer_calling
 from .generation import Chunk, Result, generate
 from .output import result_fields, write_text
 from .signals import Interrupts, interrupts
-from .telling import Manner, answer, most_tokens, progress, summary, tell
+from .telling import Manner, answer, progress, summary, tell
 from .text import Answer, AnswerText
 
 __all__ = [
     "Answer",
     "AnswerText",
+    "Calling",
     "Chunk",
     "Interrupts",
     "Manner",
     "Result",
     "answer",
+    "answer_calling",
     "generate",
     "interrupts",
-    "most_tokens",
     "progress",
     "result_fields",
     "summary",

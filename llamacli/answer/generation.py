@@ -83,8 +83,7 @@ def generate(
     evaluations for the same answer. Raises UsageError, DoesNotFitError where the prompt exceeds the
     context, and InvalidModelError where the model computes no numbers.
     """
-    if max_tokens is not None and max_tokens < 1:
-        raise UsageError(f"at most {max_tokens} tokens were asked for; give 1 or more")
+    limit = engine.most_tokens(len(prompt), max_tokens)
     if not all(stop):
         raise UsageError("a stop text is empty")
     seed = choose_seed(sampling)
@@ -93,8 +92,6 @@ def generate(
     prefill_seconds = perf_counter() - start
 
     seconds = 0.0
-    room = engine.context_size - len(prompt)
-    limit = room + 1 if max_tokens is None else min(max_tokens, room + 1)
     answer = Answer(engine.vocabulary, limit, AnswerText(stop), constraint, spelled)
     speculation = engine.speculation if isinstance(engine, DraftingEngine) else None
     ahead, row = Lookahead(engine, prompt, speculation), -1

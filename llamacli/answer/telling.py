@@ -63,8 +63,11 @@ def tell(
     chunks_until: "Callable[[Callable[[], bool]], Iterator[Chunk]]",
     start: dict[str, Any],
     manner: Manner,
+    more: "Callable[[Result], dict[str, Any]]" = lambda _: {},
 ) -> "Result":
     """Write an answer's chunks on stdout; start has the model, its quantization, prompt_tokens.
+
+    more gives what JSON has of the result besides.
 
     chunks_until gets what says that a signal has come, after which the chunks end.
     """
@@ -84,7 +87,7 @@ def tell(
         else:
             result = _last(chunks)
         seconds = time.perf_counter() - started
-        fields = result_fields(result, seconds)
+        fields = {**result_fields(result, seconds), **more(result)}
         if manner.form == "json":
             write_json(write, {**head, **fields})
         elif manner.form == "jsonl":
@@ -108,13 +111,7 @@ def constraint(
         return None
     from llamacli.shape import constrained
 
-    return constrained(engine.vocabulary, shape, most_tokens(engine, prompt, max_tokens))
-
-
-def most_tokens(engine: "Engine", prompt: int, max_tokens: int | None) -> int:
-    """The tokens that an answer can have, as generate counts them."""
-    room = engine.context_size - prompt + 1
-    return room if max_tokens is None else min(room, max_tokens)
+    return constrained(engine.vocabulary, shape, engine.most_tokens(prompt, max_tokens))
 
 
 def progress(quiet: bool) -> Any:

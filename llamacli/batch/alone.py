@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from llamacli.answer import Result, generate, most_tokens
+from llamacli.answer import Result, generate
 from llamacli.batch.job import Job
 from llamacli.engine import Engine
 from llamacli.errors import LlamacliError
@@ -38,10 +38,11 @@ def answer_each(
 
 def _answer(engine: Engine, job: Job, interrupted: Callable[[], bool]) -> Result:
     engine.keep(0)
-    most = most_tokens(engine, len(job.prompt), job.max_tokens)
     constraint = None
     if job.shape is not None:
-        constraint = constrained(engine.vocabulary, job.shape, most)
+        constraint = constrained(
+            engine.vocabulary, job.shape, engine.most_tokens(len(job.prompt), job.max_tokens)
+        )
     chunks = generate(
         engine,
         job.prompt,

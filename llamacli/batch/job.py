@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamacli.answer import Answer, AnswerText, Result
 from llamacli.engine import Engine, SamplingSettings, choose_seed, chooser, sampler_chain
-from llamacli.errors import DoesNotFitError, LlamacliError
+from llamacli.errors import LlamacliError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,11 +82,7 @@ class Running:
 
 def prepare(engine: Engine, index: int, job: Job) -> Running:
     """A job as it starts. Raises UsageError and DoesNotFitError, as run does for such a prompt."""
-    size = engine.context_size
-    if len(job.prompt) > size:
-        raise DoesNotFitError(f"the prompt has {len(job.prompt)} tokens, the context {size}")
-    room = size - len(job.prompt) + 1
-    limit = room if job.max_tokens is None else min(job.max_tokens, room)
+    limit = engine.most_tokens(len(job.prompt), job.max_tokens)
     seed = choose_seed(job.sampling)
     resources = ExitStack()
     try:

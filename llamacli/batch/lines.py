@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llamacli.errors import InvalidModelError, UsageError
-
-Message = dict[str, str]
+from llamacli.prompt import Message, check_messages
 
 NUMBERS = {"temperature": float, "top_k": int, "top_p": float, "min_p": float,
            "repeat_penalty": float, "seed": int, "max_tokens": int}  # fmt: skip
@@ -135,7 +134,7 @@ def _request(
         raise UsageError("give either prompt or messages")
     if "prompt" in fields:
         return Request(identity, _conversation(_text(fields, "prompt"), system), settings)
-    messages = _messages(fields["messages"])
+    messages = tuple(check_messages(fields["messages"], "messages"))
     if system is not None and messages[0]["role"] != "system":
         messages = ({"role": "system", "content": system}, *messages)
     return Request(identity, messages, settings)
@@ -164,21 +163,6 @@ def _conversation(text: str, system: str | None) -> tuple[Message, ...]:
         raise UsageError("the prompt is empty")
     asked = ({"role": "user", "content": text},)
     return asked if system is None else ({"role": "system", "content": system}, *asked)
-
-
-def _messages(given: Any) -> tuple[Message, ...]:
-    if not isinstance(given, list) or not given:
-        raise UsageError("messages is a list of {role, content}")
-    for message in given:
-        if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            raise UsageError("a message has role and content, and no more")
-        if not all(isinstance(part, str) for part in message.values()):
-            raise UsageError("a message's role and content are texts")
-        if message["role"] not in ("system", "user", "assistant"):
-            raise UsageError(
-                f"a message's role is system, user or assistant, not {message['role']}"
-            )
-    return tuple(given)
 
 
 def _settings(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -180,15 +180,12 @@ def _job(engine: "Engine", line: "Request", common: _Common) -> "Job":
     own = dict(line.settings)
     max_tokens = own.pop("max_tokens", common.ending.max_tokens)
     stop = own.pop("stop", tuple(common.ending.stop or ()))
-    if max_tokens is not None and max_tokens < 1:
-        raise UsageError(f"at most {max_tokens} tokens were asked for; give 1 or more")
     if stop and common.grammar is not None:
         raise UsageError("a stop text would cut an answer that has a shape")
     sampling = common.sampling.settings(engine, **own)
     prompt = encode_turns(engine, list(line.messages))
-    if common.choices:
-        room = engine.context_size - len(prompt) + 1
-        check_choices(common.choices, engine.vocabulary, min(room, max_tokens or room))
+    most = engine.most_tokens(len(prompt), max_tokens)
+    check_choices(common.choices, engine.vocabulary, most)
     return Job(prompt, sampling, max_tokens, stop, common.grammar)
 
 

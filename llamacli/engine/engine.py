@@ -193,11 +193,7 @@ class Engine:
         """
         if not tokens:
             raise UsageError("there is nothing to evaluate: the prompt has no tokens")
-        if len(tokens) > self.context_size:
-            raise DoesNotFitError(
-                f"the prompt has {len(tokens)} tokens, the context {self.context_size}; "
-                "shorten the text or raise the context with -c"
-            )
+        self.most_tokens(len(tokens))
         kept = min(common_prefix(self.tokens, tokens), len(tokens) - 1)
         self.keep(kept)
         self.make_room(len(tokens))
@@ -212,6 +208,21 @@ class Engine:
                 if on_progress is not None:
                     on_progress(len(self.tokens), len(tokens))
         return kept
+
+    def most_tokens(self, prompt: int, asked: int | None = None) -> int:
+        """How many tokens can follow a prompt of so many: the last of them takes no cell.
+
+        Raises DoesNotFitError where the prompt is too long, UsageError where none is asked for.
+        """
+        if prompt > self.context_size:
+            raise DoesNotFitError(
+                f"the prompt has {prompt} tokens, the context {self.context_size}",
+                hint="raise the context with -c, or shorten the text",
+            )
+        if asked is not None and asked < 1:
+            raise UsageError(f"at most {asked} tokens were asked for; give 1 or more")
+        room = self.context_size - prompt + 1
+        return room if asked is None else min(room, asked)
 
     def keep(self, count: int) -> None:
         """Drop all but the first count tokens from the cache."""

@@ -10,8 +10,8 @@ from .check import (
     check_vocabulary,
 )
 from .contents import STRING, Array, FileStatus, GGUFFile, TensorInfo, file_identity
-from .file import HeaderError, read_gguf
-from .merge import check_part, merged_header, padded
+from .file import HeaderError, padded, read_gguf
+from .merge import check_part, merged_header
 from .remembered import recall, remember
 from .types import TENSOR_TYPES, TensorType
 

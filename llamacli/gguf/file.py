@@ -89,7 +89,7 @@ class _Reader:
         if alignment not in {1 << i for i in range(3, MAX_ALIGNMENT.bit_length())}:
             self.fail(f"general.alignment is {alignment!r}, not a power of two from 8 to 65536")
         records = [self.tensor_record(i) for i in range(tensors)]
-        data_offset = _padded(self.position, alignment)
+        data_offset = padded(self.position, alignment)
         return GGUFFile(
             path=self.path,
             version=version,
@@ -231,9 +231,10 @@ class _Reader:
                     f"file's {self.size}; it was cut off, fetch or convert it again"
                 )
             tensors[name] = TensorInfo(name, shape, kind, data_offset + offset, nbytes)
-            expected = offset + _padded(nbytes, alignment)
+            expected = offset + padded(nbytes, alignment)
         return tuple(tensors.values())
 
 
-def _padded(value: int, alignment: int) -> int:
-    return (value + alignment - 1) // alignment * alignment
+def padded(value: int, unit: int = DEFAULT_ALIGNMENT) -> int:
+    """The next multiple of unit; value itself where it is one."""
+    return -(-value // unit) * unit

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from struct import pack
 
 from llamacli.gguf.contents import GGUFFile, TensorInfo
-from llamacli.gguf.file import DEFAULT_ALIGNMENT
+from llamacli.gguf.file import DEFAULT_ALIGNMENT, padded
 from llamacli.gguf.types import TENSOR_TYPES
 
 
@@ -51,7 +51,3 @@ def _record(tensor: TensorInfo, offset: int) -> bytes:
         + name
         + pack(f"<I{dimensions}QIQ", dimensions, *tensor.shape, kind, offset)
     )
-
-
-def padded(size: int) -> int:
-    return -(-size // DEFAULT_ALIGNMENT) * DEFAULT_ALIGNMENT

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llamacli.errors import InvalidModelError, NotFoundError
-from llamacli.home import config_folder, expanded
+from llamacli.home import NAME, config_folder, expanded
 from llamacli.models.store import DEMO
 
 FILE = "models.toml"
@@ -23,7 +23,6 @@ MAX_BYTES = 1 << 15  # tomllib's time grows with the square of a dotted key's le
 # convert.QUANTIZATIONS' names; importing that costs every start of the program 0.2 s.
 QUANTIZATIONS = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q6_K", "Q8_0", "BF16", "F16", "F32")
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,99}", re.ASCII)
 MAX_COUNT = 1 << 50
@@ -83,7 +82,7 @@ DEPENDS = {
 def models() -> dict[str, Model]:
     """All known models by name in lower case.
 
-    Raises InvalidModelError naming file and line of what is wrong.
+    Raises InvalidModelError naming the file, and the table and key that are wrong.
     """
     package, own = _package_file(), config_file()
     known: dict[str, Model] = {}
@@ -105,7 +104,7 @@ def find(name: str) -> Model | None:
 def defaults() -> dict[str, Any]:
     """What the user's file sets where no option is given: `model`, and keys of NUMBERS and WORDS.
 
-    Raises InvalidModelError naming file and line of what is wrong.
+    Raises InvalidModelError naming the file, and the table and key that are wrong.
     """
     path = config_file()
     given = _read(path).get(DEFAULTS, {}) if path.is_file() else {}
@@ -244,9 +243,5 @@ def _unknown(path: Path, place: tuple[str, ...], known: Sequence[str]) -> NoRetu
 
 
 def _fail(path: Path, place: tuple[str, ...], what: str) -> NoReturn:
-    """What is wrong with the table or key at that place, with its line."""
-    from llamacli.models.toml_lines import line_of
-    from llamacli.terminal import printable
-
-    line = line_of(path.read_text(encoding="utf-8"), place)
-    raise InvalidModelError(f"{path}, line {line}: {printable('.'.join(place))} {what}")
+    """What is wrong with the table or key at that place."""
+    raise InvalidModelError(f"{'.'.join(place)} {what}", file=path)

@@ -23,6 +23,11 @@ def read_messages(text: str, name: str) -> list[Message]:
         given = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{name} is not JSON: {error}") from None
+    return check_messages(given, name)
+
+
+def check_messages(given: Any, name: str) -> list[Message]:
+    """The same of a JSON value."""
     if not isinstance(given, list) or not given:
         raise UsageError(f"{name} is not a list of messages, [{{role, content}}, …]")
     for number, message in enumerate(given, 1):

@@ -18,16 +18,13 @@ from llamacli.home import home, replace_file
 from llamacli.speculate import Costs
 
 MAX_BYTES = 1 << 20
+FOLDER = "tuned"
 COSTS = "costs"  # the key of what tune measured for speculation
 TYPES: dict[str, type] = {
     "threads": int, "threads_batch": int, "batch": int, "ubatch": int,
     "repack": bool, "flash_attention": str, "gpu_layers": int,
 }  # fmt: skip
 PROFILES: tuple[Profile, ...] = ("short", "long")
-
-
-def folder() -> Path:
-    return home() / "tuned"
 
 
 def tuned_settings(
@@ -37,7 +34,7 @@ def tuned_settings(
 
     A file that can't be read as what `keep` writes counts as none; on_problem gets to know.
     """
-    if not folder().is_dir():  # spares who never tuned the hashes
+    if not home(FOLDER).is_dir():  # spares who never tuned the hashes
         return None
     kept = kept_path(path)
     try:
@@ -56,7 +53,7 @@ def tuned_settings(
 
 def tuned_costs(path: Path) -> Costs | None:
     """What checking drafts costs for the model at path; None where it wasn't measured."""
-    if not folder().is_dir():
+    if not home(FOLDER).is_dir():
         return None
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         with kept_path(path).open("rb") as file:
@@ -103,7 +100,7 @@ def forget(path: Path) -> int:
 
     Returns how many files that were. Raises OutputError where one can't be removed.
     """
-    found = list(folder().glob(f"{_model_hash(path)}-*.json"))
+    found = list(home(FOLDER).glob(f"{_model_hash(path)}-*.json"))
     for kept in found:
         try:
             kept.unlink(missing_ok=True)
@@ -115,7 +112,7 @@ def forget(path: Path) -> int:
 def kept_path(path: Path) -> Path:
     """Where the settings for the model at path on this machine are."""
     described = json.dumps(machine(), sort_keys=True)
-    return folder() / f"{_model_hash(path)}-{_hash(described)}.json"
+    return home(FOLDER) / f"{_model_hash(path)}-{_hash(described)}.json"
 
 
 def machine() -> dict[str, Any]:
