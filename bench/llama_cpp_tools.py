@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 TARGETS = (
-    *("llama-bench", "llama-quantize", "llama-completion", "llama-batched-bench"),
+    *("llama-bench", "llama-quantize", "llama-completion", "llama-batched-bench", "llama-server"),
     "llama-imatrix",
 )
 

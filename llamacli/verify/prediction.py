@@ -1,21 +1,19 @@
 """How well a model predicts a text, next to one of higher precision."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llamacli.engine import Engine, Vocabulary
+from llamacli.engine import Engine, ProgressCallback, Vocabulary
 from llamacli.errors import UsageError
 from llamacli.verify.logits import all_logits
 
 WINDOW = 512  # tokens that are seen together; those after its first half count, as in llama.cpp
 MAX_LOSS = 700.0  # nats whose exponential is still a number
 LEAST = 16  # tokens that a text must have
-
-Progress = Callable[[int, int], None]  # tokens evaluated so far, and all
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,12 @@ def predict(
     ours: Engine,
     theirs: Engine,
     parts: Sequence[Sequence[int]],
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Prediction:
-    """Evaluate each window by both models and compare what they say of its second half."""
+    """Evaluate each window by both models and compare what they say of its second half.
+
+    progress gets how many tokens were evaluated so far, and of how many.
+    """
     found: list[NDArray[np.float64]] = []
     done, total = 0, sum(map(len, parts))
     for part in parts:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from convert import TargetError, convert
 from convert.checkpoint import Checkpoint
-from llamacli.engine import Vocabulary
+from llamacli.engine import ProgressCallback, Vocabulary
 from llamacli.errors import OutputError
 from llamacli.gguf import GGUFFile
 from llamacli.verify.logits import open_evaluator
-from llamacli.verify.prediction import WINDOW, Prediction, Progress, predict, windows
+from llamacli.verify.prediction import WINDOW, Prediction, predict, windows
 from llamacli.verify.rows import Row, finite, judged
 
 # From so many bits a weight on, the largest mean Kullback-Leibler divergence, in nats: about ten
@@ -29,7 +29,7 @@ def text_row(
     *,
     reference: Path | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Row:
     """Perplexities, divergence and agreement.
 
