@@ -249,6 +249,33 @@ def test_costs_are_learned_before_the_first_draft(path: Path) -> None:
     assert costs.known[1] == 1 and list(costs.known.values()) == sorted(costs.known.values())
 
 
+def test_what_an_answer_cannot_have_is_not_drafted(engine: DraftingEngine) -> None:
+    """As a grammar says it, before it is evaluated."""
+    prompt = [5, 9, 14, 30, 2, 77] * 20
+    engine.keep(0)
+    engine.prefill(prompt)
+    for most, drafted in ((2, 2), (0, 0)):
+        ahead = Lookahead(engine, prompt, Speculation(FREE), lambda _, most=most: most)
+        ahead.advance(5, 20)
+        assert ahead.waiting == [9, 14][:drafted]
+        ahead.finish()
+        engine.keep(len(prompt))
+
+
+def test_costs_that_cannot_be_are_not_learned(
+    engine: DraftingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that says that one token takes as long as sixteen: the machine did something else."""
+    ticks = iter(range(10_000))
+    monkeypatch.setattr("llamacli.speculate.costs.perf_counter", lambda: float(next(ticks)))
+    engine.keep(0)
+    engine.prefill([5, 9, 14])
+    learned = learn_costs(engine)
+    least = default_costs(gpu=True)
+    assert learned.known == {size: round(least.of(size), 2) for size in learned.known}
+    assert engine.tokens == [5, 9, 14]
+
+
 def test_a_promising_text_has_costs_learned(path: Path) -> None:
     found: list[Costs] = []
     with DraftingEngine(path, SETTINGS, learned=found.append) as engine:

@@ -94,7 +94,8 @@ def generate(
     seconds = 0.0
     answer = Answer(engine.vocabulary, limit, AnswerText(stop), constraint, spelled)
     speculation = engine.speculation if isinstance(engine, DraftingEngine) else None
-    ahead, row = Lookahead(engine, prompt, speculation), -1
+    valid = constraint.valid if constraint is not None else len
+    ahead, row = Lookahead(engine, prompt, speculation, valid), -1
     was_read = len(engine.tokens) == len(prompt)  # not where it was interrupted
     try:
         with sampler_chain(engine, sampling, seed, prompt) as chain:

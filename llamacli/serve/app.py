@@ -26,6 +26,7 @@ from llamacli.serve.fields import Fields, read_json
 from llamacli.serve.guard import MAX_BODY, fault_response, json_response, too_large
 from llamacli.serve.page import page_routes
 from llamacli.serve.pool import Loaded
+from llamacli.serve.responses import ResponseAnswer, read_response
 from llamacli.terminal import notice
 
 BODY_SECONDS = 30.0  # that a client may take to send a request
@@ -77,6 +78,7 @@ def make_app(server: Server) -> Starlette:
         Route("/v1/models/{name:path}", _models(server)),
         *_posts("/v1/chat/completions", _generating(server, read_chat, ChatAnswer)),
         *_posts("/v1/completions", _generating(server, read_completion, CompletionAnswer)),
+        *_posts("/v1/responses", _generating(server, read_response, ResponseAnswer)),
         *_posts("/v1/messages", _generating(server, read_message, MessageAnswer)),
         *_posts("/v1/messages/count_tokens", _on_model(server, count_tokens)),
         *_posts("/tokenize", _on_model(server, own.tokenize)),

@@ -45,12 +45,14 @@ class Drafted:
 class Lookahead:
     """One answer's drafts. Without a speculation each token is evaluated as it comes.
 
+    valid says how many of a draft's tokens, the first ones, the answer may have at all.
     evaluated counts the answer's tokens that were; the engine's cache may hold more until finish.
     """
 
     engine: Engine
     prompt: Sequence[int]
     speculation: Speculation | None
+    valid: Callable[[Sequence[int]], int] = len
     drafted: Drafted = field(default_factory=Drafted)
     evaluated: int = 0
     waiting: list[int] = field(default_factory=list)  # drafted, and not drawn yet
@@ -119,6 +121,7 @@ class Lookahead:
         room = engine.context_size - len(engine.tokens) - 1
         most = min(left, room, MOST_ROWS - 1, engine.settings.outputs - 1)
         copied, same = self.lookup.draft(max(most, 0))
+        copied = copied[: self.valid(copied)] if copied else copied
         if speculation is not None and not speculation.is_known and room >= MOST_ROWS:
             promising = budget.length(budget.kind(first_rate(same)), len(copied))
             if promising or model is not None:
@@ -133,6 +136,7 @@ class Lookahead:
             kind = budget.kind(OF_MODEL)
             if size := budget.length(kind, most, model.cost):
                 drafted = model.draft(self.lookup.tokens, size)
+                drafted = drafted[: self.valid(drafted)] if drafted else drafted
                 if drafted:
                     return self._begin(kind, drafted, model.cost)
                 budget.gave_up(kind, model.cost)

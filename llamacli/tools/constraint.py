@@ -61,6 +61,10 @@ class ToolConstraint:
                 return self._answer(chain, logits)
         return self.held.choose(chain, logits, left)
 
+    def valid(self, tokens: Sequence[int]) -> int:
+        """How many of tokens, the first ones, may follow, as of a draft."""
+        return self.held.valid(tokens) if self.calls else len(tokens)
+
     def _calls(self, logits: NDArray[np.float32]) -> bool:
         if self.threshold is None:
             return True

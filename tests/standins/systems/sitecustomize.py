@@ -150,7 +150,8 @@ def windows() -> None:
     open_file, remove, replace = os.open, os.unlink, os.replace
 
     def opened(path: object, flags: int, *rest: object, **more: object) -> int:
-        if is_ours(2):
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if caller.partition(".")[0] in OURS:
             assert flags & O_BINARY or os.path.isdir(path), f"{path} is opened as text"
             if os.path.isdir(path):
                 raise PermissionError(13, "Permission denied", str(path))
