@@ -16,6 +16,7 @@ from pathlib import Path
 
 TARGETS = (
     *("llama-bench", "llama-quantize", "llama-completion", "llama-batched-bench", "llama-server"),
+    "llama-imatrix",
 )
 
 

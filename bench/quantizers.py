@@ -3,7 +3,7 @@
     python -m bench.quantizers [--runs 7]
 
 Both quantize the same normally distributed values from BF16 bits, as in a checkpoint, which ggml's
-kernel needs widened first.
+kernel needs widened first; without importances and with them.
 """
 
 import os
@@ -17,23 +17,32 @@ from numpy.typing import NDArray
 
 from bench.compare import Figure, Outcome, Setup, Target, figure, in_turn, ratio, run_alone
 from convert.fast import KINDS, Values, available, compiled_kernel, ggml_kernel
-from convert.fast_check import Kernel
+from convert.fast_check import Kernel, importances
 
 VALUES = 1 << 21  # a thread
-TARGETS = {"Q4_K": Target(4), "Q6_K": Target(3)}
+TARGET = Target(4)
+COLUMNS = 4096  # of a row with importances
 
 
 def rate(
-    kernel: Kernel, values: Values, outs: list[NDArray[np.uint8]], pool: ThreadPoolExecutor
+    kernel: Kernel,
+    values: Values,
+    outs: list[NDArray[np.uint8]],
+    weights: NDArray[np.float32] | None,
+    pool: ThreadPoolExecutor,
 ) -> float:
     """Millions of values a second where each of len(outs) threads quantizes all the values."""
     started = time.perf_counter()
-    list(pool.map(lambda out: kernel(values, out), outs))
+    list(pool.map(lambda out: kernel(values, out, weights), outs))
     return values.size * len(outs) / (time.perf_counter() - started) / 1e6
 
 
 def compare(
-    kind: GGMLQuantizationType, values: Values, threads: int, runs: int
+    kind: GGMLQuantizationType,
+    values: Values,
+    weights: NDArray[np.float32] | None,
+    threads: int,
+    runs: int,
 ) -> tuple[list[Figure], Figure]:
     """Both rates, and the ratio."""
     block, nbytes = GGML_QUANT_SIZES[kind]
@@ -41,16 +50,16 @@ def compare(
     kernels = {"ggml": ggml_kernel(kind), "compiled": compiled_kernel(kind)}
     with ThreadPoolExecutor(threads) as pool:
         ways = {
-            name: lambda kernel=kernel: rate(kernel, values, outs, pool)
+            name: lambda kernel=kernel: rate(kernel, values, outs, weights, pool)
             for name, kernel in kernels.items()
         }
         in_turn(ways, 1)  # warms up
         found = in_turn(ways, runs)
-    what = f"{kind.name}, {threads} thread{'s' if threads > 1 else ''}"
-    target = TARGETS.get(kind.name)
+    by = "" if weights is None else " by importance"
+    what = f"{kind.name}{by}, {threads} thread{'s' if threads > 1 else ''}"
     return (
         [figure(f"{what}, {name}", "M values a second", found[name]) for name in kernels],
-        ratio(f"{what}, compiled to ggml", found["compiled"], found["ggml"], target),
+        ratio(f"{what}, compiled to ggml", found["compiled"], found["ggml"], TARGET),
     )
 
 
@@ -62,8 +71,9 @@ def measure(setup: Setup) -> Outcome:
     bits = (normal.view(np.uint32) >> 16).astype(np.uint16)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     compared = [
-        compare(kind, bits, threads, setup.times(7))
+        compare(kind, bits, weights, threads, setup.times(7))
         for kind in KINDS
+        for weights in (None, importances(COLUMNS))
         for threads in sorted({1, cores or 1})
     ]
     return Outcome(

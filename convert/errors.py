@@ -31,6 +31,10 @@ class QuantizationError(ConvertError):
     """An unknown or impossible quantization was asked for."""
 
 
+class ImportanceError(ConvertError):
+    """An importance matrix is damaged, or of another model, or one is needed and isn't there."""
+
+
 class TargetExistsError(ConvertError):
     """The target file exists and was not to be replaced."""
 

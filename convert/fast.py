@@ -23,11 +23,16 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
-from convert.fast_check import Kernel, differences, speedup
+from convert.fast_check import BLOCK, Kernel, differences, speedup
 from convert.kernels import library_path, quantize
 
-KINDS = (GGMLQuantizationType.Q4_K, GGMLQuantizationType.Q5_K, GGMLQuantizationType.Q6_K)
-SOURCES = ("fast.py", "fast_check.py", "fast_kernels.py", "fast_q4.py", "fast_q6.py")
+Type = GGMLQuantizationType
+KINDS = (
+    *(Type.Q6_K, Type.Q5_K, Type.Q4_K, Type.Q3_K, Type.Q2_K),
+    *(Type.IQ4_XS, Type.IQ4_NL, Type.Q5_0, Type.Q4_0),
+)
+WHOLE_ROWS = (Type.Q5_0, Type.Q4_0)  # importances count beside the whole row's mean square
+SOURCES = sorted(path.name for path in Path(__file__).parent.glob("fast*.py"))
 BLOCKS_COMPARED = 256  # of each kind of values
 BLOCKS_TIMED = 1024
 INFINITY = 0x7F800000  # as the bits of a float32: a kernel's result from here on is not finite
@@ -39,10 +44,11 @@ Values = NDArray[np.float32] | NDArray[np.uint16]
 class Choice:
     """A kernel for one type, whether it is the compiled one, and why, in words.
 
-    kernel(values, out) quantizes float32 values, or BF16 ones as uint16 bits, into the uint8 array
-    out, both contiguous, whole blocks, and returns the largest magnitude among the values as the
-    bits of a float32 (from INFINITY on, there are NaN or infinite ones). It may be called by many
-    threads at once and doesn't hold the Python lock.
+    kernel(values, out, importances) quantizes float32 values, or BF16 ones as uint16 bits, into the
+    uint8 array out, both contiguous, whole blocks, and returns the largest magnitude among the
+    values as the bits of a float32 (from INFINITY on, there are NaN or infinite ones). With
+    importances, float32 of shape (columns,), values are whole rows, whose errors they weigh. It may
+    be called by many threads at once and doesn't hold the Python lock.
     """
 
     kernel: Kernel
@@ -52,10 +58,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Check:
-    """What comparing the compiled kernel with ggml's showed."""
+    """What comparing the compiled kernel with ggml's showed.
+
+    speedup is how many times faster it is, by_importance the same with importances.
+    """
 
     differences: list[str]
     speedup: float
+    by_importance: float
 
 
 def available() -> bool:
@@ -99,8 +109,12 @@ def choose(
 def ggml_kernel(kind: GGMLQuantizationType) -> Kernel:
     """ggml's own kernel as a Choice describes it."""
 
-    def run(values: Values, out: NDArray[np.uint8]) -> int:
-        out.reshape(-1)[:] = quantize(kind, as_float32(values).reshape(1, -1)).reshape(-1)
+    def run(
+        values: Values, out: NDArray[np.uint8], importances: NDArray[np.float32] | None = None
+    ) -> int:
+        columns = -1 if importances is None else importances.size
+        rows = as_float32(values).reshape(-1 if importances is not None else 1, columns)
+        out.reshape(-1)[:] = quantize(kind, rows, importances).reshape(-1)
         return largest_magnitude(values)
 
     return run
@@ -113,18 +127,29 @@ def compiled_kernel(kind: GGMLQuantizationType, cache: Path | None = None) -> Ke
     """
     from numba import types
 
+    from convert.fast_iq4 import quantize_iq4_nl, quantize_iq4_xs
+    from convert.fast_q2 import quantize_q2
+    from convert.fast_q3 import quantize_q3
     from convert.fast_q4 import quantize_q4_q5
+    from convert.fast_q4_0 import quantize_q4_0_q5_0
     from convert.fast_q6 import quantize_q6
 
     function: Any
     function, arguments = {
-        GGMLQuantizationType.Q4_K: (quantize_q4_q5, (False,)),
-        GGMLQuantizationType.Q5_K: (quantize_q4_q5, (True,)),
-        GGMLQuantizationType.Q6_K: (quantize_q6, ()),
+        Type.Q6_K: (quantize_q6, ()),
+        Type.Q5_K: (quantize_q4_q5, (True,)),
+        Type.Q4_K: (quantize_q4_q5, (False,)),
+        Type.IQ4_XS: (quantize_iq4_xs, ()),
+        Type.IQ4_NL: (quantize_iq4_nl, ()),
+        Type.Q3_K: (quantize_q3, ()),
+        Type.Q2_K: (quantize_q2, ()),
+        Type.Q5_0: (quantize_q4_0_q5_0, (True,)),
+        Type.Q4_0: (quantize_q4_0_q5_0, (False,)),
     }[kind]
     signature = (
         types.Array(types.float32, 1, "C", readonly=True),
         types.Array(types.uint16, 1, "C", readonly=True),
+        types.Array(types.float32, 1, "C", readonly=True),
         types.Array(types.uint8, 2, "C"),
         types.Array(types.uint8, 1, "C"),
         *(types.boolean for _ in arguments),
@@ -136,24 +161,48 @@ def compiled_kernel(kind: GGMLQuantizationType, cache: Path | None = None) -> Ke
     no_values.flags.writeable = no_bits.flags.writeable = False  # as in the signature
     block, nbytes = GGML_QUANT_SIZES[kind]
 
-    def run(values: Values, out: NDArray[np.uint8]) -> int:
+    def run(
+        values: Values, out: NDArray[np.uint8], importances: NDArray[np.float32] | None = None
+    ) -> int:
         if values.size % block or out.nbytes != values.size // block * nbytes:
             raise ValueError(f"{out.nbytes} bytes for {values.size} values of {kind.name}")
         if not out.flags.c_contiguous:
             raise ValueError("the output is not contiguous")
+        weights = no_values
+        if importances is not None:
+            if importances.size % block or values.size % importances.size:
+                raise ValueError(f"{importances.size} importances for {values.size} values")
+            weights = np.require(importances, np.float32, ["C", "A"]).reshape(-1).view()
+            weights.flags.writeable = False
         values = np.require(values, requirements=["C", "A"]).reshape(-1)
         values.flags.writeable = False
         rows = out.reshape(-1, nbytes)
         left = np.empty(len(rows), np.uint8)
         wide = values.dtype == np.float32
         sources = (values, no_bits) if wide else (no_values, values)
-        largest = int(function(*sources, rows, left, *arguments))
-        for first, last in _runs(left):
-            part = as_float32(values[first * block : last * block])
-            rows[first:last] = quantize(kind, part.reshape(last - first, block))
+        largest = int(function(*sources, weights, rows, left, *arguments))
+        if not left.any():
+            return largest
+        if not weights.size:
+            for first, last in _runs(left):
+                part = as_float32(values[first * block : last * block]).reshape(-1, block)
+                rows[first:last] = quantize(kind, part)
+            return largest
+        unit = weights.size if kind in WHOLE_ROWS else block  # what ggml must see at once
+        for first in np.unique(np.flatnonzero(left) * block // unit * unit):
+            part = as_float32(values[first : first + unit]).reshape(1, unit)
+            place = first % weights.size
+            done = quantize(kind, part, weights[place : place + unit]).reshape(-1, nbytes)
+            rows[first // block : (first + unit) // block] = done
         return largest
 
     return run
+
+
+def chunk_nbytes(kind: GGMLQuantizationType) -> int:
+    """Bytes that the compiled kernels' unit, BLOCK values, takes."""
+    block, nbytes = GGML_QUANT_SIZES[kind]
+    return BLOCK // block * nbytes
 
 
 def as_float32(values: Values) -> NDArray[np.float32]:
@@ -176,8 +225,6 @@ def largest_magnitude(values: Values) -> int:
 
 def _runs(left: NDArray[np.uint8]) -> list[tuple[int, int]]:
     """The first and one past the last index of each run of ones."""
-    if not left.any():
-        return []
     edges = np.flatnonzero(np.diff(left, prepend=np.uint8(0), append=np.uint8(0)))
     return [(int(first), int(last)) for first, last in edges.reshape(-1, 2)]
 
@@ -198,10 +245,11 @@ def _checked(
     if check is None or _good(check):
         kernel = _compiled_or_again(kind, folder / digest)
     if check is None:
-        nbytes = GGML_QUANT_SIZES[kind][1]
+        nbytes = chunk_nbytes(kind)
         check = Check(
             differences(kernel, reference, nbytes, BLOCKS_COMPARED),
             speedup(kernel, reference, nbytes, BLOCKS_TIMED),
+            speedup(kernel, reference, nbytes, BLOCKS_TIMED, by_importance=True),
         )
         _store(result, {"key": key, **asdict(check)})
     if check.differences:
@@ -209,14 +257,30 @@ def _checked(
         return Choice(
             reference, False, f"{kind.name}: ggml's kernel; the compiled differs ({names})"
         )
-    rate = f"{check.speedup:.1f} times ggml's rate"
+    rate = f"{check.speedup:.1f} times ggml's rate, {check.by_importance:.1f} by importance"
     if not _good(check):
         return Choice(reference, False, f"{kind.name}: ggml's kernel; the compiled has {rate}")
-    return Choice(kernel, True, f"{kind.name}: compiled kernel, ggml's bytes at {rate}")
+    faster = _faster_of(kernel, reference, check)
+    return Choice(faster, True, f"{kind.name}: compiled kernel, ggml's bytes at {rate}")
 
 
 def _good(check: Check) -> bool:
-    return not check.differences and check.speedup > 1
+    return not check.differences and max(check.speedup, check.by_importance) > 1
+
+
+def _faster_of(kernel: Kernel, reference: Kernel, check: Check) -> Kernel:
+    """The faster one for values alone, and for values with importances."""
+    plain = kernel if check.speedup > 1 else reference
+    weighted = kernel if check.by_importance > 1 else reference
+    if plain is weighted:
+        return plain
+
+    def run(
+        values: Values, out: NDArray[np.uint8], importances: NDArray[np.float32] | None = None
+    ) -> int:
+        return (plain if importances is None else weighted)(values, out, importances)
+
+    return run
 
 
 def _compiled_or_again(kind: GGMLQuantizationType, cache: Path) -> Kernel:
@@ -277,7 +341,8 @@ def _stored(path: Path) -> Check | None:
     """The result of an earlier check; None where there is none that can be read."""
     try:
         found = json.loads(path.read_bytes())
-        check = Check(list(map(str, found["differences"])), float(found["speedup"]))
+        rates = float(found["speedup"]), float(found["by_importance"])
+        check = Check(list(map(str, found["differences"])), *rates)
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return check

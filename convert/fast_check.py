@@ -1,15 +1,28 @@
 """Values of every kind, to compare a compiled quantizer with ggml's, and the comparison itself."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Kernel = Callable[[NDArray[np.float32] | NDArray[np.uint16], NDArray[np.uint8]], int]
+
+class Kernel(Protocol):
+    """A quantizer of one type, as convert.fast.Choice describes it."""
+
+    def __call__(
+        self,
+        values: NDArray[np.float32] | NDArray[np.uint16],
+        out: NDArray[np.uint8],
+        importances: NDArray[np.float32] | None = None,
+        /,
+    ) -> int: ...
+
 
 BLOCK = 256
 SUB = 32
+COLUMNS = 4 * BLOCK  # of the rows that importances are given for
 
 
 def samples(blocks: int, seed: int = 0) -> Iterator[tuple[str, NDArray[np.float32]]]:
@@ -48,30 +61,50 @@ def _finite(bits: NDArray[np.uint32]) -> NDArray[np.float32]:
     return np.where(bits & exponent == exponent, bits ^ np.uint32(1 << 30), bits).view(np.float32)
 
 
+def importances(columns: int, seed: int = 0) -> NDArray[np.float32]:
+    """Some for a row, over many orders of magnitude, a few of them zero."""
+    random = np.random.default_rng(seed)
+    values = np.exp(random.normal(0, 3, columns)).astype(np.float32)
+    values[random.random(columns) < 1 / 64] = 0
+    return values
+
+
 def differences(kernel: Kernel, reference: Kernel, nbytes: int, blocks: int) -> list[str]:
     """The kinds of values for which two kernels do not give the same bytes.
 
-    nbytes is the size of a block in the output, blocks how many of each kind are compared.
+    nbytes is the size of BLOCK values in the output, blocks how many of each kind are compared,
+    without importances and with those of rows of COLUMNS.
     """
     found = []
+    weights = importances(COLUMNS)
     for name, values in samples(blocks):
         values = np.ascontiguousarray(values).reshape(-1)
         ours, theirs = np.zeros((2, blocks * nbytes), np.uint8)
-        kernel(values, ours)
-        reference(values, theirs)
-        if not np.array_equal(ours, theirs):
-            found.append(name)
+        for kind, given in ((name, None), (f"{name} by importance", weights)):
+            kernel(values, ours, given)
+            reference(values, theirs, given)
+            if not np.array_equal(ours, theirs):
+                found.append(kind)
     return found
 
 
-def speedup(kernel: Kernel, reference: Kernel, nbytes: int, blocks: int, rounds: int = 3) -> float:
+def speedup(
+    kernel: Kernel,
+    reference: Kernel,
+    nbytes: int,
+    blocks: int,
+    *,
+    by_importance: bool = False,
+    rounds: int = 3,
+) -> float:
     """How many times faster kernel is, in alternation on normal values: best against best."""
     _, values = next(samples(blocks))
+    weights = importances(COLUMNS) if by_importance else None
     out = np.empty(blocks * nbytes, np.uint8)
     best = [float("inf"), float("inf")]
     for _ in range(rounds):
         for which, function in enumerate((kernel, reference)):
             started = time.perf_counter()
-            function(values, out)
+            function(values, out, weights)
             best[which] = min(best[which], time.perf_counter() - started)
     return best[1] / best[0]

@@ -28,6 +28,8 @@ ZERO = np.float32(0)
 ONE = np.float32(1)
 ROUND = np.float32(12582912)  # 1.5 * 2**23: added and subtracted, it rounds to the nearest integer
 REACH = np.float32(4194303)  # the largest magnitude that ROUND rounds
+NOTHING = np.float32(1e-15)  # ggml's GROUP_MAX_EPS: values below it are all zeros
+TENTH = np.float32(0.1)  # the step of most searches for a scale
 LARGEST = np.float32(3.4028234663852886e38)
 LARGEST_HALF = np.float32(65504)
 SMALLEST_HALF_EXPONENT = np.uint32(0x38800000)  # 2**-14, the smallest normal half
@@ -97,3 +99,14 @@ def half(value: np.float32) -> tuple[np.uint32, np.float32]:
         narrow = np.uint32(np.float32(shifted).view(np.uint32) - np.uint32(0x3F000000))
         rounded = np.float32(shifted - ONE_HALF).view(np.uint32)
     return narrow | (sign >> np.uint32(16)), np.uint32(rounded | sign).view(np.float32)
+
+
+@compiled
+def load_importances(
+    importances: NDArray[np.float32], start: int, row: NDArray[np.float32]
+) -> None:
+    """Copy those of the values from the start-th on, counted over whole rows, into row."""
+    place = start % importances.size
+    for i in range(row.size):
+        row[i] = importances[place]
+        place = place + 1 if place + 1 < importances.size else 0

@@ -41,10 +41,15 @@ def _quantize_chunk() -> Callable[..., int]:
     return function
 
 
-def quantize(kind: GGMLQuantizationType, values: NDArray[np.float32]) -> NDArray[np.uint8]:
+def quantize(
+    kind: GGMLQuantizationType,
+    values: NDArray[np.float32],
+    importances: NDArray[np.float32] | None = None,
+) -> NDArray[np.uint8]:
     """Quantize values, float32 of shape (rows, columns), to bytes of shape (rows, row bytes).
 
-    columns must be a multiple of the type's block size. ctypes releases the GIL during the call.
+    columns must be a multiple of the type's block size. importances, float32 of shape (columns,),
+    are the weights of the errors in each row. ctypes releases the GIL during the call.
     """
     block_size, type_size = GGML_QUANT_SIZES[kind]
     rows, columns = values.shape
@@ -53,9 +58,15 @@ def quantize(kind: GGMLQuantizationType, values: NDArray[np.float32]) -> NDArray
     values = np.ascontiguousarray(values, dtype=np.float32)
     if kind == GGMLQuantizationType.F32:
         return values.view(np.uint8)
+    weights = None
+    if importances is not None:
+        importances = np.ascontiguousarray(importances, dtype=np.float32)
+        if importances.shape != (columns,):
+            raise ValueError(f"{importances.shape} importances for {columns} columns")
+        weights = importances.ctypes.data
     result = np.empty((rows, columns // block_size * type_size), dtype=np.uint8)
     written = _quantize_chunk()(
-        int(kind), values.ctypes.data, result.ctypes.data, 0, rows, columns, None
+        int(kind), values.ctypes.data, result.ctypes.data, 0, rows, columns, weights
     )
     assert written == result.nbytes
     return result

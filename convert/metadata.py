@@ -12,7 +12,7 @@ from convert.checkpoint import Checkpoint
 from convert.config import LlamaConfig
 from convert.errors import CheckpointError
 from convert.model_card import read_model_card
-from convert.quantization import Quantization
+from convert.quantization import Origin, Quantization
 from convert.special import NAMED_CONTROL_TOKENS, adds, end_tokens, special_ids
 
 # config.json and generation_config.json whole, as JSON strings, so that nothing of them is lost.
@@ -30,6 +30,8 @@ def add_metadata(
     _add_architecture(writer, checkpoint.config)
     writer.add_file_type(quantization.file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    if quantization.importance is not None:
+        _add_importance(writer, quantization.importance)
     _add_tokenizer(writer, checkpoint)
     if checkpoint.chat_template:
         writer.add_chat_template(checkpoint.chat_template)
@@ -113,6 +115,15 @@ def _add_architecture(writer: gguf.GGUFWriter, config: LlamaConfig) -> None:
             writer.add_rope_scaling_yarn_beta_fast(scaling.beta_fast)
         if scaling.beta_slow is not None:
             writer.add_rope_scaling_yarn_beta_slow(scaling.beta_slow)
+
+
+def _add_importance(writer: gguf.GGUFWriter, origin: Origin) -> None:
+    """The keys that llama-quantize writes."""
+    writer.add_string("quantize.imatrix.file", origin.file)
+    if origin.dataset:
+        writer.add_string("quantize.imatrix.dataset", origin.dataset)
+    writer.add_uint32("quantize.imatrix.entries_count", origin.entries)
+    writer.add_uint32("quantize.imatrix.chunks_count", origin.chunks)
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:

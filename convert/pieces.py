@@ -75,7 +75,13 @@ def read_piece(piece: Piece) -> bytearray:
     return stored.file.read(stored.offset + piece.first_row * row_bytes, piece.rows * row_bytes)
 
 
-def quantize_piece(piece: Piece, raw: bytearray, kernel: Kernel) -> Quantized:
+def quantize_piece(
+    piece: Piece,
+    raw: bytearray,
+    kernel: Kernel,
+    importances: NDArray[np.float32] | None = None,
+) -> Quantized:
+    """Quantize what was read; importances, float32 of shape (columns,), weigh the errors."""
     spec, kind, dtype = piece.tensor.spec, piece.tensor.type, piece.stored.dtype
     bits: NDArray[Any] = np.frombuffer(raw, np.uint32 if dtype == "F32" else np.uint16)
     bits = bits.reshape(piece.rows, spec.columns) if len(spec.shape) == 2 else bits
@@ -86,7 +92,7 @@ def quantize_piece(piece: Piece, raw: bytearray, kernel: Kernel) -> Quantized:
     values: NDArray[Any] = bits if dtype == "BF16" else _float32(bits, dtype)
     data = np.empty(tensor_nbytes(kind, piece.parameters), np.uint8)
     started = time.perf_counter()
-    largest = kernel(values.reshape(-1), data)
+    largest = kernel(values.reshape(-1), data, importances)
     seconds = time.perf_counter() - started
     if largest >= INFINITY:
         return Quantized(data, _not_finite(bits, dtype), seconds)

@@ -11,25 +11,29 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType
+from numpy.typing import NDArray
 
 from convert import system
 from convert.checkpoint import Checkpoint, open_checkpoint
-from convert.errors import CheckpointError
+from convert.errors import CheckpointError, ImportanceError
 from convert.fast import choose, ggml_kernel
 from convert.fast_check import Kernel
 from convert.header import header_bytes
+from convert.importance import ImportanceMatrix, importances_for
 from convert.journal import Journal, digest, resumable_file, taken
 from convert.pieces import Piece, pieces_of, quantize_piece, read_piece
 from convert.plan import PlannedTensor, plan
-from convert.quantization import Quantization, quantization
+from convert.quantization import Quantization, quantization, requires_importance
 from convert.rope import frequency_factors
 from convert.target import allocate, check_space, check_target, whole_file, write_all
+
+Importances = Mapping[str, NDArray[np.float32]]  # by the tensors' GGUF names
 
 PIECES_AHEAD = 8  # a thread, so that it never waits for the disk
 MOST_AHEAD = 64  # pieces, of 12 MiB at most while they wait
@@ -65,22 +69,24 @@ class Report:
 def convert(
     source: Path | str,
     target: Path | str,
-    quant: str,
+    quant: str | Quantization,
     *,
     threads: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     notice: Callable[[str], None] | None = None,
     check: Check | None = None,
     force: bool = False,
+    importance: ImportanceMatrix | None = None,
 ) -> Report:
     """Convert a Hugging Face Llama checkpoint folder into one GGUF file.
 
-    quant is a name of convert.quantization.QUANTIZATIONS, in any case; threads defaults to the
-    processors this process may use. notice gets a line when something takes its time before the
-    first progress, and the checkpoint's notes. check gets the header and the file's size before the
-    first weight is read, and may raise. Raises ConvertError subclasses; target appears only whole.
+    quant is a name of convert.quantization.QUANTIZATIONS, in any case, or one with types of its
+    own; threads defaults to the processors this process may use. notice gets a line when something
+    takes its time before the first progress, and the checkpoint's notes. check gets the header and
+    the file's size before the first weight is read, and may raise. importance weighs the errors of
+    quantization. Raises ConvertError subclasses; target appears only whole.
     """
-    chosen = quantization(quant)
+    chosen = quantization(quant) if isinstance(quant, str) else quant
     check_target(Path(target), force)
     checkpoint = open_checkpoint(Path(source))
     return write_gguf(
@@ -92,6 +98,7 @@ def convert(
         notice=notice,
         check=check,
         force=force,
+        importance=importance,
     )
 
 
@@ -106,6 +113,7 @@ def write_gguf(
     check: Check | None = None,
     force: bool = False,
     origin: str | None = None,
+    importance: ImportanceMatrix | None = None,
 ) -> Report:
     """The same for a checkpoint that is open already, its files here or elsewhere.
 
@@ -113,7 +121,10 @@ def write_gguf(
     written, and the next one goes on from there.
     """
     started = time.monotonic()
+    if importance is not None:
+        chosen = replace(chosen, importance=importance.origin)
     tensors = plan(checkpoint.config, chosen)
+    importances = _importances(chosen, tensors, importance)
     check_target(target, force)
     there = 0 if origin is None else taken(target)
     check_space(target, sum(tensor.nbytes for tensor in tensors) - there)
@@ -129,13 +140,27 @@ def write_gguf(
         if origin is None:
             part, journal = stack.enter_context(whole_file(target, force)), None
         else:
-            made_of = {"origin": origin, "header": digest(header), "files": _files(checkpoint)}
+            made_of = {
+                "origin": origin,
+                "header": digest(header),
+                "files": _files(checkpoint),
+                "importances": digest(b"".join(map(bytes, importances.values()))),
+            }
             part, journal = stack.enter_context(resumable_file(target, force, made_of))
             _tell(journal, notice)
         file = stack.enter_context(open(part, "r+b", buffering=0))
         allocate(file.fileno(), target, size)
         write_all(file.fileno(), header, 0)
-        job = _Job(checkpoint, tensors, kernels, file.fileno(), len(header), journal, progress)
+        job = _Job(
+            checkpoint,
+            tensors,
+            kernels,
+            importances,
+            file.fileno(),
+            len(header),
+            journal,
+            progress,
+        )
         kernel_seconds = job.run(threads or system.allowed_processors())
     return Report(
         path=target,
@@ -146,6 +171,21 @@ def write_gguf(
         seconds=time.monotonic() - started,
         kernel_seconds=kernel_seconds,
     )
+
+
+def _importances(
+    chosen: Quantization, tensors: tuple[PlannedTensor, ...], matrix: ImportanceMatrix | None
+) -> Importances:
+    """Those of each tensor. Raises ImportanceError where one is unfit for its type without."""
+    if matrix is not None:
+        return importances_for(matrix, [tensor.spec for tensor in tensors])
+    for tensor in tensors:
+        if requires_importance(chosen, tensor.spec.name, tensor.type):
+            fault = f"{chosen.name} makes garbage of {tensor.spec.name} ({tensor.type.name})"
+            raise ImportanceError(
+                f"{fault} without an importance matrix", hint="give one with --imatrix"
+            )
+    return {}
 
 
 def _kernels(
@@ -190,6 +230,7 @@ class _Job:
     checkpoint: Checkpoint
     tensors: tuple[PlannedTensor, ...]
     kernels: Mapping[GGMLQuantizationType, Kernel]
+    importances: Importances
     descriptor: int
     start: int
     journal: Journal | None
@@ -237,7 +278,8 @@ class _Job:
     def _do(self, piece: Piece, read: Callable[[], bytearray] | None) -> "_Done":
         """Read, quantize and write a piece, in a thread of the pool."""
         raw = read_piece(piece) if read is None else read()
-        result = quantize_piece(piece, raw, self.kernels[piece.tensor.type])
+        weights = self.importances.get(piece.tensor.spec.name)
+        result = quantize_piece(piece, raw, self.kernels[piece.tensor.type], weights)
         data = result.data.reshape(-1).data
         write_all(self.descriptor, data, self.start + piece.offset)
         hashed = None if self.journal is None else digest(data)

@@ -1,45 +1,91 @@
-"""Which quantization type each tensor gets: llama.cpp's rules, as pure functions.
+"""Which quantization type each tensor gets: a named mixture, and what was asked for beyond it.
 
-Source: llama_tensor_get_type_impl and tensor_type_fallback in llama.cpp's src/llama-quant.cpp.
+Source: llama_tensor_get_type and tensor_type_fallback in llama.cpp's src/llama-quant.cpp.
 """
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from convert.config import LlamaConfig
 from convert.errors import QuantizationError
+from convert.mixture import Position, block_type, embedding_type, output_type
 from convert.tensors import TensorSpec
 
 Type = GGMLQuantizationType
 
 
 @dataclass(frozen=True)
+class Override:
+    """A type for all tensors in whose GGUF name the pattern is found."""
+
+    pattern: re.Pattern[str]
+    type: GGMLQuantizationType
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The importance matrix that a file is quantized by, as its metadata names it."""
+
+    file: str
+    dataset: str
+    entries: int
+    chunks: int
+
+
+@dataclass(frozen=True)
 class Quantization:
-    """A named mixture: the type most tensors get, and GGUF's number for the whole file."""
+    """A named mixture: the type most tensors get, and GGUF's number for the whole file.
+
+    output and embedding are types asked for the matrices output.weight and token_embd.weight,
+    overrides those for others, the first that fits. importance is the matrix it is made by.
+    """
 
     name: str
     base: GGMLQuantizationType
     file_type: LlamaFileType
+    output: GGMLQuantizationType | None = None
+    embedding: GGMLQuantizationType | None = None
+    overrides: tuple[Override, ...] = ()
+    importance: Origin | None = None
 
 
+# The largest first. A name is that of the base type, or begins with it, but for a few of the IQs.
 QUANTIZATIONS = {
-    quantization.name: quantization
-    for quantization in (
-        Quantization("Q4_K_M", Type.Q4_K, LlamaFileType.MOSTLY_Q4_K_M),
-        Quantization("Q4_K_S", Type.Q4_K, LlamaFileType.MOSTLY_Q4_K_S),
-        Quantization("Q5_K_M", Type.Q5_K, LlamaFileType.MOSTLY_Q5_K_M),
-        Quantization("Q6_K", Type.Q6_K, LlamaFileType.MOSTLY_Q6_K),
-        Quantization("Q8_0", Type.Q8_0, LlamaFileType.MOSTLY_Q8_0),
-        Quantization("BF16", Type.BF16, LlamaFileType.MOSTLY_BF16),
-        Quantization("F16", Type.F16, LlamaFileType.MOSTLY_F16),
-        Quantization("F32", Type.F32, LlamaFileType.ALL_F32),
-    )
-}
+    name: Quantization(name, base, LlamaFileType[f"MOSTLY_{name}" if name != "F32" else "ALL_F32"])
+    for name, base in {
+        "F32": Type.F32, "BF16": Type.BF16, "F16": Type.F16, "Q8_0": Type.Q8_0, "Q6_K": Type.Q6_K,
+        "Q5_K_M": Type.Q5_K, "Q5_K_S": Type.Q5_K, "Q5_1": Type.Q5_1, "Q5_0": Type.Q5_0,
+        "Q4_K_M": Type.Q4_K, "Q4_K_S": Type.Q4_K, "Q4_1": Type.Q4_1, "Q4_0": Type.Q4_0,
+        "IQ4_NL": Type.IQ4_NL, "IQ4_XS": Type.IQ4_XS, "Q3_K_L": Type.Q3_K, "Q3_K_M": Type.Q3_K,
+        "Q3_K_S": Type.Q3_K, "IQ3_M": Type.IQ3_S, "IQ3_S": Type.IQ3_S, "IQ3_XS": Type.IQ3_S,
+        "IQ3_XXS": Type.IQ3_XXS, "Q2_K": Type.Q2_K, "Q2_K_S": Type.Q2_K, "IQ2_M": Type.IQ2_S,
+        "IQ2_S": Type.IQ2_XS, "IQ2_XS": Type.IQ2_XS, "IQ2_XXS": Type.IQ2_XXS, "IQ1_M": Type.IQ1_M,
+        "IQ1_S": Type.IQ1_S,
+    }.items()
+}  # fmt: skip
+TYPES = {kind.name: kind for kind in sorted({q.base for q in QUANTIZATIONS.values()})}
 
 # Where a row is not a multiple of a K-quant's 256 values, a type with blocks of 32 steps in.
-FALLBACKS = {Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}
+FALLBACKS = {
+    **dict.fromkeys(
+        (
+            Type.IQ1_S, Type.IQ1_M, Type.IQ2_XXS, Type.IQ2_XS, Type.IQ2_S, Type.IQ3_XXS, Type.IQ3_S,
+            Type.IQ4_XS,
+        ),
+        Type.IQ4_NL,
+    ),
+    Type.Q2_K: Type.Q4_0, Type.Q3_K: Type.Q4_0, Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1,
+    Type.Q6_K: Type.Q8_0,
+}  # fmt: skip
 UNQUANTIZED = (Type.BF16, Type.F16, Type.F32)
+# Garbage without an importance matrix, by llama.cpp's judgement (tensor_requires_imatrix).
+NEED_IMPORTANCE = (
+    Type.IQ1_S, Type.IQ1_M, Type.IQ2_XXS, Type.IQ2_XS, Type.IQ2_S, Type.IQ3_XXS,
+)  # fmt: skip
+ENDS = ("token_embd.weight", "output.weight")
 
 
 def quantization(name: str) -> Quantization:
@@ -51,15 +97,39 @@ def quantization(name: str) -> Quantization:
         raise QuantizationError(f"unknown quantization {name!r}; choose one of {known}") from None
 
 
+def adapted(
+    mixture: Quantization,
+    *,
+    output: str | None = None,
+    embedding: str | None = None,
+    overrides: Iterable[str] = (),
+) -> Quantization:
+    """The mixture with types of one's own, named in any case; each override is PATTERN=TYPE.
+
+    Raises QuantizationError for an unknown type or a pattern that isn't a regular expression.
+    """
+    return replace(
+        mixture,
+        output=None if output is None else _type(output),
+        embedding=None if embedding is None else _type(embedding),
+        overrides=tuple(map(_override, overrides)),
+    )
+
+
 def tensor_type(
     quantization: Quantization, tensor: TensorSpec, config: LlamaConfig
 ) -> GGMLQuantizationType:
     """The type that this tensor is stored in: norms F32, matrices by the mixture's rules."""
     if len(tensor.shape) == 1:
         return Type.F32
-    if quantization.base in UNQUANTIZED:
-        return quantization.base
-    return _fitting(_mixture_type(quantization, tensor, config), tensor.columns)
+    return _fitting(_wanted_type(quantization, tensor, config), tensor.columns)
+
+
+def requires_importance(mixture: Quantization, name: str, kind: GGMLQuantizationType) -> bool:
+    """Whether a tensor is unfit in that type without an importance matrix."""
+    if name in ENDS:
+        return False
+    return kind in NEED_IMPORTANCE or (mixture.name == "Q2_K_S" and kind == Type.Q2_K)
 
 
 def tensor_nbytes(kind: GGMLQuantizationType, parameters: int) -> int:
@@ -68,50 +138,67 @@ def tensor_nbytes(kind: GGMLQuantizationType, parameters: int) -> int:
     return parameters // block_size * type_size
 
 
-def _mixture_type(
+def _type(name: str) -> GGMLQuantizationType:
+    try:
+        return TYPES[name.upper()]
+    except KeyError:
+        known = ", ".join(TYPES)
+        raise QuantizationError(f"unknown tensor type {name!r}; choose one of {known}") from None
+
+
+def _override(text: str) -> Override:
+    pattern, equals, name = text.rpartition("=")
+    if not equals or not pattern:
+        raise QuantizationError(f"{text!r} is not PATTERN=TYPE, as ffn_down=Q6_K")
+    try:
+        return Override(re.compile(pattern), _type(name))
+    except re.error as error:
+        raise QuantizationError(f"{pattern!r} is no regular expression: {error}") from None
+
+
+def _asked(quantization: Quantization, name: str) -> GGMLQuantizationType | None:
+    """The type that was asked for a tensor beside the mixture."""
+    if name == "token_embd.weight" and quantization.embedding is not None:
+        return quantization.embedding
+    if name == "output.weight" and quantization.output is not None:
+        return quantization.output
+    found = (one.type for one in quantization.overrides if one.pattern.search(name))
+    return next(found, None)
+
+
+def _wanted_type(
     quantization: Quantization, tensor: TensorSpec, config: LlamaConfig
 ) -> GGMLQuantizationType:
-    base, name = quantization.base, tensor.name
+    """The type by rules and wishes, whether or not rows are whole blocks of it."""
+    mixture, base, name = quantization.name, quantization.base, tensor.name
+    if (asked := _asked(quantization, name)) is not None:
+        return asked
     tied = config.tie_word_embeddings and name == "token_embd.weight"
-    if name == "output.weight" or tied:
-        if tensor.columns % GGML_QUANT_SIZES[base][0]:
-            return Type.Q8_0
-        return base if base == Type.Q8_0 else Type.Q6_K
-    if name == "token_embd.weight":
+    if tied and quantization.output is not None:
+        return quantization.output
+    if base in UNQUANTIZED:
         return base
+    if name == "output.weight" or tied:
+        return output_type(mixture, base, tensor.columns)
+    if name == "token_embd.weight":
+        return embedding_type(mixture, base)
     _, layer, part, _ = name.split(".")
-    if part == "attn_v":
-        return _value_type(quantization, int(layer), config)
-    if part == "ffn_down":
-        return _down_type(quantization, int(layer), config.num_hidden_layers)
-    return base
+    position = Position(
+        index=_index(quantization, int(layer), part),
+        layers=config.num_hidden_layers,
+        grouped=config.num_attention_heads // config.num_key_value_heads >= 4,
+        large=_is_70b(config),
+        importance=quantization.importance is not None,
+    )
+    return block_type(mixture, base, part, position)
 
 
-def _value_type(
-    quantization: Quantization, layer: int, config: LlamaConfig
-) -> GGMLQuantizationType:
-    kind = quantization.base
-    if quantization.name in ("Q4_K_M", "Q5_K_M") and _more_bits(layer, config.num_hidden_layers):
-        kind = Type.Q6_K
-    elif quantization.name == "Q4_K_S" and layer < 4:
-        kind = Type.Q5_K
-    if kind == Type.Q4_K and _is_70b(config):
-        kind = Type.Q5_K
-    return kind
-
-
-def _down_type(quantization: Quantization, layer: int, layers: int) -> GGMLQuantizationType:
-    if quantization.name in ("Q4_K_M", "Q5_K_M") and _more_bits(layer, layers):
-        return Type.Q6_K
-    if quantization.name == "Q4_K_S" and layer < layers // 8:
-        return Type.Q5_K
-    return quantization.base
-
-
-def _more_bits(layer: int, layers: int) -> bool:
-    """The first and last eighth of the layers, and every third between them."""
-    eighth = layers // 8
-    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+def _index(quantization: Quantization, layer: int, part: str) -> int:
+    """llama.cpp counts the tensors of a kind that its rules come to, not the layers."""
+    if not quantization.overrides:
+        return layer
+    names = (f"blk.{i}.{part}.weight" for i in range(layer))
+    return sum(_asked(quantization, name) is None for name in names)
 
 
 def _is_70b(config: LlamaConfig) -> bool:

@@ -88,6 +88,8 @@ COMMANDS = {
     "path": "path",
     "rm": "rm",
     "verify": "verify",
+    "quality": "quality",
+    "imatrix": "imatrix",
 }
 
 

@@ -331,5 +331,5 @@ def test_mismatched_config_says_both_shapes(llama3_files: Path, tmp_path: Path) 
 
 
 def test_unknown_quantization(checkpoint: Make, tmp_path: Path) -> None:
-    with pytest.raises(QuantizationError, match="'Q3_K'; choose one of Q4_K_M"):
+    with pytest.raises(QuantizationError, match="'Q3_K'; choose one of F32, BF16"):
         convert(checkpoint(), tmp_path / "out.gguf", "Q3_K")

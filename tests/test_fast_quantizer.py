@@ -15,18 +15,23 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from convert import fast
-from convert.fast_check import Kernel, differences, samples
+from convert.fast_check import Kernel, differences, importances, samples
 
 numba = pytest.importorskip("numba", reason="the extra llamacli[fast] is not installed")
 
 KINDS = pytest.mark.parametrize("kind", fast.KINDS, ids=lambda kind: kind.name)
-MEBI = 4096  # blocks, so 2**20 values
+BLOCKS = 1024  # of 256 values
 
 
-def run(kernel: Kernel, kind: GGMLQuantizationType, values: fast.Values) -> NDArray[np.uint8]:
+def run(
+    kernel: Kernel,
+    kind: GGMLQuantizationType,
+    values: fast.Values,
+    weights: NDArray[np.float32] | None = None,
+) -> NDArray[np.uint8]:
     block, nbytes = GGML_QUANT_SIZES[kind]
     out = np.full(values.size // block * nbytes, 0xA5, np.uint8)
-    kernel(values, out)
+    kernel(values, out, weights)
     return out
 
 
@@ -37,11 +42,11 @@ def kernels() -> dict[GGMLQuantizationType, Kernel]:
 
 
 @KINDS
-def test_a_mebi_of_every_kind_of_values(
+def test_every_kind_of_values(
     kind: GGMLQuantizationType, kernels: dict[GGMLQuantizationType, Kernel]
 ) -> None:
     reference = fast.ggml_kernel(kind)
-    assert differences(kernels[kind], reference, GGML_QUANT_SIZES[kind][1], MEBI) == []
+    assert differences(kernels[kind], reference, fast.chunk_nbytes(kind), BLOCKS) == []
 
 
 @KINDS
@@ -68,6 +73,36 @@ def test_any_number_of_blocks(
     assert np.array_equal(
         run(kernels[kind], kind, values), run(fast.ggml_kernel(kind), kind, values)
     )
+
+
+@KINDS
+@pytest.mark.parametrize("columns", [32, 96, 256, 576, 768, 2304])
+def test_rows_by_importance(
+    kind: GGMLQuantizationType, columns: int, kernels: dict[GGMLQuantizationType, Kernel]
+) -> None:
+    if columns % GGML_QUANT_SIZES[kind][0]:
+        with pytest.raises(ValueError, match="importances for"):
+            out = np.empty(fast.chunk_nbytes(kind), np.uint8)
+            kernels[kind](np.ones(256, np.float32), out, np.ones(columns, np.float32))
+        return
+    weights = importances(columns, seed=columns)
+    for name, values in samples(-(-7 * columns // 256), seed=columns):
+        rows = np.ascontiguousarray(values).reshape(-1)[: 7 * columns]
+        bits = (rows.view(np.uint32) >> 16).astype(np.uint16)
+        for source in (rows, bits):
+            expected = run(fast.ggml_kernel(kind), kind, source, weights)
+            assert np.array_equal(run(kernels[kind], kind, source, weights), expected), name
+
+
+@KINDS
+@pytest.mark.parametrize("weight", [0.0, 1e-30, 1e30, float("inf")])
+def test_importances_that_say_nothing(
+    kind: GGMLQuantizationType, weight: float, kernels: dict[GGMLQuantizationType, Kernel]
+) -> None:
+    weights = np.full(512, weight, np.float32)
+    values = next(samples(8))[1]
+    expected = run(fast.ggml_kernel(kind), kind, values, weights)
+    assert np.array_equal(run(kernels[kind], kind, values, weights), expected)
 
 
 @KINDS
@@ -109,7 +144,7 @@ def test_values_that_are_not_finite_are_told(
     kind: GGMLQuantizationType, bad: float, kernels: dict[GGMLQuantizationType, Kernel]
 ) -> None:
     values = next(samples(20))[1].copy()
-    out = np.empty(20 * GGML_QUANT_SIZES[kind][1], np.uint8)
+    out = np.empty(20 * fast.chunk_nbytes(kind), np.uint8)
     for kernel in (kernels[kind], fast.ggml_kernel(kind)):
         largest = np.abs(values).max()
         assert kernel(values, out) == int(largest.view(np.uint32))
@@ -236,8 +271,8 @@ def test_a_compiler_that_fails_is_no_error(tmp_path: Path, monkeypatch: pytest.M
 def test_one_wrong_byte_and_ggmls_kernel_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: dict[GGMLQuantizationType, Kernel]
 ) -> None:
-    def wrong(values: fast.Values, out: NDArray[np.uint8]) -> int:
-        largest = kernels[Q6_K](values, out)
+    def wrong(values: fast.Values, out: NDArray[np.uint8], importances=None) -> int:
+        largest = kernels[Q6_K](values, out, importances)
         out[100] ^= 1
         return largest
 
@@ -252,11 +287,34 @@ def test_one_wrong_byte_and_ggmls_kernel_serves(
         )
 
 
+def test_each_is_used_where_it_is_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: dict[GGMLQuantizationType, Kernel]
+) -> None:
+    called: list[bool] = []
+
+    def noted(values: fast.Values, out: NDArray[np.uint8], weights=None) -> int:
+        called.append(weights is not None)
+        return kernels[Q6_K](values, out, weights)
+
+    monkeypatch.setattr(fast, "compiled_kernel", lambda *_: noted)
+    monkeypatch.setattr(
+        fast, "speedup", lambda *_, by_importance=False: 3 if by_importance else 0.5
+    )
+    choice = fast.choose(Q6_K, folder=tmp_path)
+    assert choice.compiled
+    called.clear()
+    values = next(samples(2))[1]
+    for weights in (None, importances(512)):
+        expected = run(fast.ggml_kernel(Q6_K), Q6_K, values, weights)
+        assert np.array_equal(run(choice.kernel, Q6_K, values, weights), expected)
+    assert called == [True]
+
+
 @pytest.mark.parametrize(("rate", "compiled"), [(0.9, False), (5.0, True)])
 def test_the_faster_one_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, compiled: bool
 ) -> None:
-    monkeypatch.setattr(fast, "speedup", lambda *_: rate)
+    monkeypatch.setattr(fast, "speedup", lambda *_, **__: rate)
     for _ in range(2):
         choice = fast.choose(Q6_K, folder=tmp_path)
         assert choice.compiled is compiled

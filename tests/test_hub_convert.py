@@ -10,16 +10,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from convert import convert
+from convert import convert, read_importance, write_importance
+from convert.checkpoint import open_checkpoint
+from convert.importance import Entry
 from llamacli.errors import DoesNotFitError
 from llamacli.hub.checkpoint import Needs, check_disk
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.hub import TOKEN, Cut, Hub, HubRepo, read_repo, serve
 from tests.test_cli import llamacli, one_line
+from tests.test_mixtures import some_importances
 from tests.waiting import PATIENCE, wait_until
 
 REPO = "meta-llama/Tiny-3-Instruct"
@@ -99,6 +103,37 @@ def test_downloaded_stays_in_the_cache_and_serves_offline(
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the port that discards
     assert "the copy in the Hub's cache" in llamacli("convert", REPO, "--force").stderr
+
+
+def test_a_matrix_weighs_streamed_tensors_too(
+    hub: Hub, checkpoint_folder: Path, store: Path, tmp_path: Path
+) -> None:
+    matrix = some_importances(open_checkpoint(checkpoint_folder))
+    write_importance(tmp_path / "m.gguf", matrix)
+    given = read_importance(tmp_path / "m.gguf")
+    convert(checkpoint_folder, tmp_path / "out.gguf", "Q3_K_S", importance=given)
+    llamacli("convert", REPO, "--quant", "Q3_K_S", "--imatrix", tmp_path / "m.gguf")
+    streamed = store / f"{NAME}-Q3_K_S.gguf"
+    assert streamed.read_bytes() == (tmp_path / "out.gguf").read_bytes()
+
+
+def test_what_another_matrix_made_is_not_gone_on_with(
+    hub: Hub, checkpoint_folder: Path, store: Path, tmp_path: Path
+) -> None:
+    matrix = some_importances(open_checkpoint(checkpoint_folder))
+    doubled = {n: Entry(e.sums[::-1].copy(), e.count) for n, e in matrix.entries.items()}
+    write_importance(tmp_path / "m.gguf", replace(matrix, entries=doubled))
+    busy = Cut(status=503, headers=(("Retry-After", "9999"),))
+    hub.cuts = lambda number, asked: busy if number > 40 else None
+    command = ("convert", REPO, "--quant", "Q3_K_M", "--imatrix", tmp_path / "m.gguf")
+    assert "goes on from what is done" in llamacli(*command, check=4).stderr
+    write_importance(tmp_path / "m.gguf", matrix, force=True)
+    hub.cuts = lambda number, asked: None
+    assert "starting anew" in llamacli(*command).stderr
+    given = read_importance(tmp_path / "m.gguf")
+    convert(checkpoint_folder, tmp_path / "out.gguf", "Q3_K_M", importance=given)
+    streamed = store / f"{NAME}-Q3_K_M.gguf"
+    assert streamed.read_bytes() == (tmp_path / "out.gguf").read_bytes()
 
 
 def test_offline_without_a_copy_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     *("errors", "system", "home", "terminal", "machine", "gguf", "engine", "speculate"),
     *("prompt", "tune", "shape", "tools", "answer", "chat", "batch", "models", "hub"),
-    *("serve", "show", "repl", "verify", "commands", "cli"),
+    *("serve", "show", "repl", "verify", "quality", "commands", "cli"),
 )
 PACKAGES = [name for name in ORDER if (ROOT / "llamacli" / name).is_dir()]
 FACELESS = {"commands"}  # each of its modules is a verb, imported where it is called

@@ -1,21 +1,13 @@
 """Every tensor's bytes equal what llama.cpp's own quantizer makes of our BF16 file."""
 
-import ctypes
 import json
-import os
-import re
 from pathlib import Path
 
-import gguf
-import llama_cpp
 import numpy as np
 import pytest
 
 from convert import QUANTIZATIONS, convert
-from convert.checkpoint import open_checkpoint
-from convert.header import write_header
-from convert.plan import plan
-from convert.quantization import quantization, tensor_type
+from tests.quantized import assert_same_tensors, quantize_by_llama_cpp
 from tests.standins.checkpoint import shape_config, write_checkpoint
 
 KQUANTS = ["Q4_K_M", "Q4_K_S", "Q5_K_M", "Q6_K", "Q8_0"]
@@ -33,11 +25,6 @@ SHAPES = {
 }
 
 
-@llama_cpp.llama_log_callback
-def silent(level: int, text: bytes, data: object) -> None:
-    """llama.cpp's log is not what the tests are about."""
-
-
 @pytest.fixture(scope="module", params=SHAPES)
 def converted(request, tmp_path_factory):
     """A checkpoint of each shape, and its BF16 file."""
@@ -47,47 +34,11 @@ def converted(request, tmp_path_factory):
     return folder
 
 
-def quantize_by_llama_cpp(source: Path, target: Path, name: str) -> None:
-    llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
-    parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype = int(QUANTIZATIONS[name].file_type)
-    status = llama_cpp.llama_model_quantize(
-        str(source).encode(), str(target).encode(), ctypes.byref(parameters)
-    )
-    assert status == 0
-
-
-def dry_run(source: Path, name: str) -> str:
-    """What llama.cpp logs of the types it would choose, with no data read."""
-    lines: list[str] = []
-
-    @llama_cpp.llama_log_callback
-    def collect(level: int, text: bytes, data: object) -> None:
-        lines.append(text.decode())
-
-    parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype = int(QUANTIZATIONS[name].file_type)
-    parameters.dry_run = True
-    llama_cpp.llama_log_set(collect, ctypes.c_void_p(0))
-    status = llama_cpp.llama_model_quantize(str(source).encode(), b"", ctypes.byref(parameters))
-    llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
-    assert status == 0
-    return "".join(lines)
-
-
-def assert_same_tensors(ours: Path, theirs: Path) -> None:
-    found = {tensor.name: tensor for tensor in gguf.GGUFReader(ours).tensors}
-    expected = {tensor.name: tensor for tensor in gguf.GGUFReader(theirs).tensors}
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert found[name].tensor_type == tensor.tensor_type, name
-        assert np.array_equal(found[name].data, tensor.data), name
-
-
 @pytest.mark.parametrize("name", KQUANTS)
 def test_bytes_equal_llama_cpp(converted: Path, name: str) -> None:
     convert(converted / "checkpoint", converted / "ours.gguf", name, force=True)
-    quantize_by_llama_cpp(converted / "bf16.gguf", converted / "theirs.gguf", name)
+    bf16, theirs = converted / "bf16.gguf", converted / "theirs.gguf"
+    assert quantize_by_llama_cpp(bf16, theirs, QUANTIZATIONS[name]) == 0
     assert_same_tensors(converted / "ours.gguf", converted / "theirs.gguf")
 
 
@@ -113,7 +64,8 @@ def test_whole_matrices_of_8b(tmp_path: Path) -> None:
     fill_some_rows(tmp_path / "checkpoint" / "model.safetensors", every=19)
     convert(tmp_path / "checkpoint", tmp_path / "bf16.gguf", "BF16")
     convert(tmp_path / "checkpoint", tmp_path / "ours.gguf", "Q4_K_M")
-    quantize_by_llama_cpp(tmp_path / "bf16.gguf", tmp_path / "theirs.gguf", "Q4_K_M")
+    bf16, theirs = tmp_path / "bf16.gguf", tmp_path / "theirs.gguf"
+    assert quantize_by_llama_cpp(bf16, theirs, QUANTIZATIONS["Q4_K_M"]) == 0
     assert_same_tensors(tmp_path / "ours.gguf", tmp_path / "theirs.gguf")
 
 
@@ -123,28 +75,6 @@ def test_other_source_types(tmp_path: Path, dtype: str) -> None:
     write_checkpoint(tmp_path / "checkpoint", shape_config("tiny"), dtype=dtype)
     convert(tmp_path / "checkpoint", tmp_path / "source.gguf", dtype)
     convert(tmp_path / "checkpoint", tmp_path / "ours.gguf", "Q4_K_M")
-    quantize_by_llama_cpp(tmp_path / "source.gguf", tmp_path / "theirs.gguf", "Q4_K_M")
+    source, theirs = tmp_path / "source.gguf", tmp_path / "theirs.gguf"
+    assert quantize_by_llama_cpp(source, theirs, QUANTIZATIONS["Q4_K_M"]) == 0
     assert_same_tensors(tmp_path / "ours.gguf", tmp_path / "theirs.gguf")
-
-
-@pytest.mark.parametrize("name", KQUANTS)
-def test_types_of_all_80_layers(tmp_path: Path, name: str) -> None:
-    """llama.cpp's dry run over a 70B file without data logs the size each tensor would get."""
-    config = shape_config("70b", vocab_size=2048)
-    write_checkpoint(tmp_path / "checkpoint", config, sparse=True)
-    checkpoint = open_checkpoint(tmp_path / "checkpoint")
-    source = tmp_path / "bf16.gguf"
-    tensors = plan(checkpoint.config, quantization("BF16"))
-    start = write_header(source, checkpoint, quantization("BF16"), tensors)
-    os.truncate(source, start + tensors[-1].offset + tensors[-1].nbytes)
-
-    log = dry_run(source, name)
-    expected = {t: kind.upper() for t, kind in re.findall(r"(blk\S+|\w+\.weight) .*\((\w+)\)", log)}
-    chosen = quantization(name)
-    found = {
-        spec.name: tensor_type(chosen, spec, checkpoint.config).name
-        for spec in checkpoint.weights
-        if len(spec.shape) == 2
-    }
-    assert len(found) == 80 * 7 + 2
-    assert found == expected

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from llamacli.commands import fetching
+from llamacli.commands.measuring import AUTO, matrix_path, measured
 from llamacli.commands.printing import bytes_bar, print_table
 from llamacli.commands.verify import check_copy
 from llamacli.errors import NotFoundError, UsageError, writing
@@ -18,7 +19,7 @@ from llamacli.terminal import count, notice, printable, say, send_path
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from convert import Report
+    from convert import ImportanceMatrix, Report
     from convert.quantization import Quantization
 
 
@@ -46,9 +47,30 @@ def convert(
     quant: Annotated[
         str | None,
         typer.Option(
-            help="Q4_K_M, Q4_K_S, Q5_K_M, Q6_K, Q8_0, BF16, F16 or F32.  [default: the model's, "
-            "or Q4_K_M]",
+            help="Q8_0, Q6_K, Q5_K_M, Q4_K_M, IQ4_XS, Q3_K_M, … (docs/quantization.md has all).  "
+            "[default: the model's, or Q4_K_M]",
         ),
+    ] = None,
+    imatrix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|auto",
+            help="An importance matrix of this model (see llamacli imatrix); auto measures one by "
+            "a Q8_0 file first, and keeps it beside the target.",
+        ),
+    ] = None,
+    tensor_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN=TYPE",
+            help="A type for tensors in whose GGUF name the pattern is found; may be given again.",
+        ),
+    ] = None,
+    output_tensor_type: Annotated[
+        str | None, typer.Option(help="The type of the output matrix.")
+    ] = None,
+    token_embedding_type: Annotated[
+        str | None, typer.Option(help="The type of the token embedding.")
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that quantize.  [default: all cores]")
@@ -69,9 +91,9 @@ def convert(
 
     Weights on the Hub are read as they are converted; what was cut short goes on from there.
     """
-    from convert import QuantizationError
+    from convert import QuantizationError, read_importance
     from convert import convert as convert_checkpoint
-    from convert.quantization import quantization
+    from convert.quantization import adapted, quantization
     from convert.target import check_target
 
     asked = _quantization_name(q4, q8, quant)
@@ -80,31 +102,58 @@ def convert(
     except QuantizationError as error:
         raise UsageError(f"--quant: {error}") from None
     place = _find(source)
-    chosen = quantization(asked or place.quantization)
+    try:
+        chosen = adapted(
+            quantization(asked or place.quantization),
+            output=output_tensor_type,
+            embedding=token_embedding_type,
+            overrides=tensor_type or (),
+        )
+    except QuantizationError as error:
+        raise UsageError(str(error)) from None
+    measures = imatrix == AUTO and not Path(AUTO).exists()
+    named = imatrix if not measures else None
+    importance = None if named is None else read_importance(expanded(named))
     if place.folder is not None and (revision or token or download):
         raise UsageError("--revision, --token and --download go with a model on the Hub")
     if place.folder is None and verify:
         raise UsageError("--verify goes with a folder; weights on the Hub are read only once")
+    if place.folder is None and measures and not download:
+        raise UsageError("--imatrix auto reads the weights twice; keep them here with --download")
     target = output or target_path(place.name, chosen.name)
     with writing(target):
         check_target(target, force)
+        if measures:
+            check_target(matrix_path(target), force)
         if place.folder is not None and _is_source(target, place.folder):
             raise UsageError(f"{target} is a part of the checkpoint; name another file to write")
     if place.folder is not None:
-        with bytes_bar("M params") as show:
-            report = convert_checkpoint(
-                place.folder,
-                target,
-                chosen.name,
-                threads=threads,
-                progress=show,
-                notice=notice,
-                check=_will_run(target),
-                force=force,
-            )
+
+        def write(
+            path: Path, mixture: "Quantization", matrix: "ImportanceMatrix | None"
+        ) -> "Report":
+            with bytes_bar("M params") as show:
+                return convert_checkpoint(
+                    folder,
+                    path,
+                    mixture,
+                    threads=threads,
+                    progress=show,
+                    notice=notice,
+                    check=_will_run(path),
+                    force=force,
+                    importance=matrix,
+                )
+
+        folder = place.folder
+        if measures:
+            importance = measured(write, target, force)
+        report = write(target, chosen, importance)
     else:
         where = place._replace(revision=revision or place.revision)
-        report = _from_hub(where, token, download, target, chosen, threads, force)
+        report = _from_hub(
+            where, token, download, target, chosen, importance, measures, threads, force
+        )
     _print_report(report)
     if verify and place.folder is not None:
         check_copy(report.path, place.folder, sys.stderr, threads=threads)
@@ -117,6 +166,8 @@ def _from_hub(
     download: bool,
     target: Path,
     chosen: "Quantization",
+    importance: "ImportanceMatrix | None",
+    measures: bool,
     threads: int | None,
     force: bool,
 ) -> "Report":
@@ -131,19 +182,28 @@ def _from_hub(
     with (
         fetching.kept_pieces(target),
         open_checkpoint(repo, config, shards, keep=download) as checkpoint,
-        bytes_bar("M params") as show,
     ):
-        return write_gguf(
-            checkpoint,
-            target,
-            chosen,
-            threads=threads,
-            progress=show,
-            notice=notice,
-            check=_will_run(target),
-            force=force,
-            origin=repo.origin,
-        )
+
+        def write(
+            path: Path, mixture: "Quantization", matrix: "ImportanceMatrix | None"
+        ) -> "Report":
+            with bytes_bar("M params") as show:
+                return write_gguf(
+                    checkpoint,
+                    path,
+                    mixture,
+                    threads=threads,
+                    progress=show,
+                    notice=notice,
+                    check=_will_run(path),
+                    force=force,
+                    origin=repo.origin,
+                    importance=matrix,
+                )
+
+        if measures:
+            importance = measured(write, target, force)
+        return write(target, chosen, importance)
 
 
 def _will_run(target: Path) -> "Callable[[bytes, int], None]":

@@ -77,6 +77,10 @@ Threads = Annotated[
         help="Threads.  [default: $LLAMACLI_THREADS, else all physical cores]",
     ),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, metal, cuda, vulkan or auto; `llamacli devices` lists them."),
+]
 NoServer = Annotated[
     bool,
     typer.Option("--no-server", help="Load the model, also where `llamacli serve` has it loaded."),
@@ -212,10 +216,7 @@ class Machine:
     """How the machine is used; None leaves it to what was tuned, and then to the defaults."""
 
     threads: Threads = None
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu, metal, cuda, vulkan or auto; `llamacli devices` lists them."),
-    ] = None
+    device: Device = None
     gpu_layers: Annotated[
         Any,
         typer.Option(

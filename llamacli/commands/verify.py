@@ -9,6 +9,7 @@ import typer
 
 from llamacli.commands import options
 from llamacli.commands.printing import print_json, print_table, steps_bar
+from llamacli.commands.reading import read_text
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
 from llamacli.home import expanded
 from llamacli.models import model_path
@@ -62,7 +63,7 @@ def verify(
         path,
         against,
         sys.stdout,
-        text=None if text is None else _read(text),
+        text=None if text is None else read_text(text).text,
         reference=other,
         threads=threads,
         as_json=as_json,
@@ -103,12 +104,6 @@ def check_copy(
         raise InvalidModelError(
             f"{path}, which is left as it is, is not a faithful copy of {folder}: {names}"
         )
-
-
-def _read(path: Path) -> str:
-    from llamacli.prompt import decode, read_bytes
-
-    return decode(read_bytes(path), "stdin" if path == Path("-") else str(path))
 
 
 def _print(report: "Report", out: TextIO) -> None:

@@ -45,17 +45,20 @@ class Engine:
         on_load: Callable[[float], None] | None = None,
         meanwhile: Callable[[GGUFFile], None] = lambda _: None,
         held: int = 0,
+        observer: Any = None,
     ) -> None:
         """Check the file, load it, make its context; on_load gets the share loaded, 0 to 1.
 
         meanwhile is done with the checked file, in a thread of its own, while llama.cpp loads.
         held are bytes of this process that must stay in memory, though they look free.
-        With parallel the context has room for so many sequences and one more. Raises
+        With parallel the context has room for so many sequences and one more. observer is
+        llama.cpp's cb_eval, a ctypes callback that gets each node of the graph. Raises
         NotFoundError, InvalidModelError, UsageError (a context beyond the model's, a device that
         isn't there), and DoesNotFitError where memory is short.
         """
         self.path = Path(path)
         self.parallel = parallel
+        self._observer = observer
         self.file = read_gguf(self.path, recall())
         self.shape = check_llama(self.file)
         self.tokens: list[int] = []
@@ -329,6 +332,8 @@ class Engine:
         params = context_parameters(
             self._library, plan, self.settings, self.file, self._processor.cores
         )
+        if self._observer is not None:
+            params.cb_eval = self._observer
         pointer = self._library.llama_init_from_model(self._model, params)
         if not pointer:
             raise DoesNotFitError(

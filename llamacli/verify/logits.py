@@ -8,30 +8,50 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llamacli.engine import Engine, EngineSettings, logged_reason
+from llamacli.engine import Engine, EngineSettings, defaults, logged_reason
 from llamacli.errors import LlamacliError
+from llamacli.machine import this_processor
 
 STEP = 64  # tokens evaluated at once: their logits take 33 MB with Meta's vocabulary
 
 
-def open_evaluator(path: Path, context: int, threads: int | None) -> Engine:
-    """The model with room for context tokens and for all logits of a step. Close it."""
-    settings = EngineSettings(
-        context=context, threads=threads, batch=STEP, ubatch=STEP, outputs=STEP
-    )
-    return Engine(path, settings)
+def open_evaluator(
+    path: Path,
+    context: int,
+    threads: int | None = None,
+    *,
+    device: str = "auto",
+    step: int = STEP,
+    observer: Any = None,
+) -> Engine:
+    """The model with room for context tokens and for all logits of step tokens. Close it.
+
+    observer is Engine's.
+    """
+    asked: dict[str, Any] = {
+        "context": context,
+        "device": device,
+        "batch": step,
+        "ubatch": step,
+        "outputs": step,
+    }
+    if threads is not None:
+        asked["threads"] = threads
+    settings = EngineSettings(**{**defaults(this_processor(), "short"), **asked})
+    return Engine(path, settings, observer=observer)
 
 
 def all_logits(engine: Engine, tokens: Sequence[int]) -> Iterator[NDArray[np.float32]]:
-    """The logits after each of tokens, a step at a time: float32 of shape (≤ STEP, vocabulary).
+    """The logits after each of tokens, a step at a time: float32 of shape (≤ step, vocabulary).
 
     Each is a view of llama.cpp's memory, good until the next one. Raises LlamacliError where
     llama.cpp fails.
     """
     engine.keep(0)
     engine.make_room(len(tokens))
-    for start in range(0, len(tokens), STEP):
-        yield _evaluate(engine, tokens[start : start + STEP])
+    step = engine.settings.outputs
+    for start in range(0, len(tokens), step):
+        yield _evaluate(engine, tokens[start : start + step])
     engine.keep(0)
 
 

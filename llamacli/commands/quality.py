@@ -1,0 +1,110 @@
+"""llamacli quality: what quantization costs a model, measured on a text."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llamacli.commands import options
+from llamacli.commands.printing import print_json, print_table, steps_bar
+from llamacli.commands.reading import read_text
+from llamacli.errors import writing
+from llamacli.home import replace_file
+from llamacli.models import model_path
+from llamacli.terminal import count, printable
+
+if TYPE_CHECKING:
+    from llamacli.quality import Quality
+
+HEAD = ("file", "size", "bits", "perplexity", "KL mean", "KL 99%", "KL max", "same first")
+
+
+def quality(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            autocompletion=options.complete_models,
+            help="GGUF files of one model, names in the store, or `demo`.",
+        ),
+    ],
+    against: Annotated[
+        str,
+        typer.Option(
+            autocompletion=options.complete_models,
+            help="The file of higher precision that they are held against.",
+        ),
+    ],
+    text: Annotated[Path, typer.Option(help="The text that they predict; - is stdin.")],
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Also draw size against divergence, into this PNG file."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the picture.")] = False,
+    threads: options.Threads = None,
+    device: options.Device = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show what quantization costs: size, perplexity, and divergence from a precise file.
+
+    KL is the Kullback-Leibler divergence of a file's predictions from the precise one's, in nats:
+    its mean over tokens, what 99% of them are below, its largest. The last column is how often
+    both find the same token likeliest.
+    """
+    from convert.target import check_target
+    from llamacli import quality as package
+
+    if plot is not None:
+        with writing(plot):
+            check_target(plot, force)
+    paths = [model_path(model) for model in models]
+    given = read_text(text)
+    with steps_bar() as show:
+        found = list(
+            package.compare(
+                paths,
+                model_path(against),
+                given.text,
+                threads=threads,
+                device=device or "auto",
+                progress=lambda path, done, total: show(path.name, done, total),
+            )
+        )
+    if plot is not None:
+        with writing(plot):
+            replace_file(plot, package.plot(found))
+    if as_json:
+        print_json([_fields(one) for one in found])
+    else:
+        print_table(HEAD, [_cells(one) for one in found], "lrrrrrrr")
+
+
+def _cells(one: "Quality") -> tuple[str, ...]:
+    found = one.prediction
+    divergences = (found.divergence, found.divergence_99, found.divergence_most)
+    return (
+        printable(one.path.name),
+        count(one.nbytes, "B"),
+        f"{one.bits:.2f}",
+        f"{found.perplexity:.4f}",
+        *(f"{value:.2g}" for value in divergences),
+        f"{found.agreement:.1%}",
+    )
+
+
+def _fields(one: "Quality") -> dict[str, Any]:
+    from llamacli.verify import finite
+
+    found = one.prediction
+    return {
+        "file": str(one.path),
+        "bytes": one.nbytes,
+        "bits_per_weight": one.bits,
+        "tokens": found.tokens,
+        "perplexity": finite(found.perplexity),
+        "reference_perplexity": finite(found.reference_perplexity),
+        "kl_divergence": finite(found.divergence),
+        "kl_divergence_99": finite(found.divergence_99),
+        "kl_divergence_max": finite(found.divergence_most),
+        "top1_agreement": found.agreement,
+    }

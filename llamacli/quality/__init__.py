@@ -1,0 +1,9 @@
+"""How good a quantized file is, and what makes it better: importance matrices, comparisons.
+
+To be read in this order: nodes, activations, imatrix, compare.
+Its public face is in __init__.pyi; each name is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,83 @@
+"""What quantization costs: how well files of one model predict a text, next to a precise one."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+from llamacli.errors import InvalidModelError, UsageError
+from llamacli.gguf import check_llama, read_gguf
+from llamacli.verify import (
+    WINDOW,
+    Prediction,
+    bits_per_weight,
+    open_evaluator,
+    predict,
+    windows,
+)
+
+Progress = Callable[[Path, int, int], None]  # the file, tokens evaluated so far, and all
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A file, its bytes, its bits a weight, and how it predicts."""
+
+    path: Path
+    nbytes: int
+    bits: float
+    prediction: Prediction
+
+
+def compare(
+    paths: Sequence[Path],
+    reference: Path,
+    text: str,
+    *,
+    threads: int | None = None,
+    device: str = "auto",
+    progress: Progress = lambda *_: None,
+) -> Iterator[Quality]:
+    """Each file next to the reference, on a text in windows of WINDOW tokens.
+
+    Raises UsageError for a text too short to say anything, InvalidModelError where a file has
+    another vocabulary, and what Engine raises.
+    """
+    files = [read_gguf(path) for path in (reference, *paths)]
+    size = min(WINDOW, *(check_llama(file).context for file in files))
+    with open_evaluator(reference, size, threads, device=device) as precise:
+        parts = windows(precise.vocabulary, text, size)
+        for path, file in zip(paths, files[1:], strict=True):
+            with open_evaluator(path, size, threads, device=device) as engine:
+                if windows(engine.vocabulary, text, size) != parts:
+                    raise InvalidModelError(f"{path} reads text otherwise than {reference}")
+                found = predict(engine, precise, parts, partial(progress, path))
+            yield Quality(path, file.size, bits_per_weight(file), found)
+
+
+def plot(found: Sequence[Quality]) -> bytes:
+    """A PNG picture of size against mean divergence, which has a logarithmic axis.
+
+    Raises UsageError where matplotlib isn't installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError("--plot needs matplotlib: pip install 'llamacli[plot]'") from None
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    unit, size = ("GB", 1e9) if max(quality.nbytes for quality in found) >= 1e9 else ("MB", 1e6)
+    sizes = [quality.nbytes / size for quality in found]
+    axes.plot(sizes, [max(q.prediction.divergence, 1e-9) for q in found], "o")
+    for quality, at in zip(found, sizes, strict=True):
+        place = (at, max(quality.prediction.divergence, 1e-9))
+        axes.annotate(
+            quality.path.stem, place, xytext=(5, 4), textcoords="offset points", parse_math=False
+        )
+    axes.set(xlabel=unit, yscale="log", ylabel="mean Kullback-Leibler divergence, nats")
+    axes.margins(x=0.25)
+    axes.grid(True, which="both", alpha=0.3)
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    return picture.getvalue()

@@ -1,0 +1,142 @@
+"""An importance matrix of a model, measured on texts as llama-imatrix does.
+
+What is done is kept beside the target now and then, under a name that says what it is of, so that
+a call that was cut short can be gone on with.
+"""
+
+import glob
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
+
+from convert import ConvertError, ImportanceMatrix, read_importance, write_importance
+from convert.importance import merged
+from llamacli.engine import Engine, Vocabulary
+from llamacli.errors import LlamacliError, UsageError
+from llamacli.gguf import check_llama, read_gguf
+from llamacli.machine import load_library
+from llamacli.prompt import Text, encode_turns
+from llamacli.quality.activations import Activations
+from llamacli.verify import WINDOW, open_evaluator
+
+STEP = 128  # tokens evaluated at once; room for their logits takes 66 MB with Meta's vocabulary
+KEEP_EVERY = 10.0  # seconds
+CALIBRATION, DIALOGUES = "calibration.txt", "dialogues.json"
+
+Progress = Callable[[int, int], None]  # chunks done so far, and all
+
+
+def measure_importance(
+    path: Path,
+    texts: Sequence[Text] | None = None,
+    *,
+    chunks: int | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    target: Path | None = None,
+    progress: Progress = lambda *_: None,
+    notice: Callable[[str], None] = lambda _: None,
+) -> ImportanceMatrix:
+    """The matrix of a GGUF model over chunks of texts, WINDOW tokens each, at most so many.
+
+    Without texts it is measured on those that ship: dialogues, prose, code, numbers. Where target
+    is named, what a call that was cut short has measured for it is gone on with. Raises UsageError
+    for a text that is shorter than a chunk, and what Engine raises.
+    """
+    size = min(WINDOW, check_llama(read_gguf(path)).context)
+    activations = Activations()
+    observer = activations.observer(load_library())
+    with open_evaluator(path, size, threads, step=STEP, observer=observer, device=device) as engine:
+        activations.last = f"blk.{engine.shape.blocks - 1}.ffn_down.weight"
+        sources = list(_calibration(engine) if texts is None else _tokenized(engine, texts))
+        parts = list(_chunks(engine.vocabulary, sources, size))[:chunks]
+        names = [name for name, _ in sources]
+        kept = None if target is None else _Kept(target, engine.identity, parts)
+        done = kept.load(activations) if kept is not None else 0
+        if done:
+            notice(f"going on after chunk {done}, from what the last call has done")
+        saved = time.monotonic()
+        for number, part in enumerate(parts[done:], done + 1):
+            progress(number - 1, len(parts))
+            activations.evaluate(engine, part)
+            if kept is not None and time.monotonic() - saved >= KEEP_EVERY:
+                kept.save(activations.matrix(names, number, size))
+                saved = time.monotonic()
+        progress(len(parts), len(parts))
+        return activations.matrix(names, len(parts), size)
+
+
+def write_matrix(
+    target: Path, measured: Sequence[ImportanceMatrix], *, force: bool = False
+) -> None:
+    """Write the sum of some matrices, and drop what was kept for it.
+
+    Raises ImportanceError where they are of different models, TargetError.
+    """
+    write_importance(target, merged(measured), force=force)
+    for path in _kept_files(target):
+        with suppress(OSError):
+            path.unlink()
+
+
+def _tokenized(engine: Engine, texts: Sequence[Text]) -> Iterator[tuple[str, list[int]]]:
+    bos = engine.vocabulary.add_bos
+    return ((text.name, engine.vocabulary.tokenize(text.text, bos=bos)) for text in texts)
+
+
+def _calibration(engine: Engine) -> Iterator[tuple[str, list[int]]]:
+    """The texts that ship, dialogues by the model's own template."""
+    folder = files(__package__)
+    tokens: list[int] = []
+    for messages in json.loads(folder.joinpath(DIALOGUES).read_text("utf-8")):
+        with suppress(LlamacliError):  # a template may refuse what it doesn't foresee
+            tokens += encode_turns(engine, messages)
+    yield DIALOGUES, tokens
+    text = folder.joinpath(CALIBRATION).read_text("utf-8")
+    yield from _tokenized(engine, [Text(CALIBRATION, text)])
+
+
+def _chunks(
+    vocabulary: Vocabulary, sources: Sequence[tuple[str, list[int]]], size: int
+) -> Iterator[list[int]]:
+    """llama-imatrix's: a text's tokens cut at each size, the first one of each chunk made BOS."""
+    bos = vocabulary.bos if vocabulary.add_bos else None
+    for name, tokens in sources:
+        if len(tokens) < size:
+            raise UsageError(
+                f"{name} has {len(tokens)} tokens; a chunk has {size}, and one is the least"
+            )
+        for start in range(0, len(tokens) - size + 1, size):
+            part = tokens[start : start + size]
+            yield part if bos is None else [bos, *part[1:]]
+
+
+class _Kept:
+    """What has been measured so far for a target, of this model and these chunks."""
+
+    def __init__(
+        self, target: Path, identity: Sequence[int | str], parts: Sequence[Sequence[int]]
+    ) -> None:
+        described = json.dumps([identity, parts])
+        digest = hashlib.sha256(described.encode()).hexdigest()[:16]
+        self.path = target.with_name(f".{target.name}.{digest}.kept")
+
+    def load(self, activations: Activations) -> int:
+        """How many chunks it has; what can't be read counts as none."""
+        try:
+            matrix = read_importance(self.path)
+        except ConvertError:
+            return 0
+        activations.take(matrix)
+        return matrix.chunks
+
+    def save(self, matrix: ImportanceMatrix) -> None:
+        write_importance(self.path, matrix, force=True)
+
+
+def _kept_files(target: Path) -> Iterator[Path]:
+    return target.parent.glob(f".{glob.escape(target.name)}.*.kept")
