@@ -1,29 +1,11 @@
 """From a Hugging Face Llama checkpoint to a GGUF file: a library that prints nothing.
 
-Reading order: config, safetensors, checkpoint, tokenizer, tensors, rope, quantization, kernels,
-metadata, writer, pieces, journal, pipeline; remote reads the weights over HTTP.
+To be read in this order: errors, config, small_files, weights, safetensors, tensors, pretokenizer,
+added, tokenizer, checkpoint, special, rope, quantization, kernels, model_card, metadata, plan,
+header, target, journal, fast_check, fast_kernels, fast_q4, fast_q6, fast, pieces, pipeline, remote.
+Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
-from convert.errors import (
-    CheckpointError,
-    ConvertError,
-    QuantizationError,
-    SourceError,
-    TargetError,
-    TargetExistsError,
-)
-from convert.pipeline import Progress, Report, convert
-from convert.quantization import QUANTIZATIONS
+import lazy_loader
 
-__all__ = [
-    "QUANTIZATIONS",
-    "CheckpointError",
-    "ConvertError",
-    "Progress",
-    "QuantizationError",
-    "Report",
-    "SourceError",
-    "TargetError",
-    "TargetExistsError",
-    "convert",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
