@@ -2,7 +2,6 @@
 
 import ctypes
 import importlib.util
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
+from convert import system
 from convert.errors import QuantizationError
 
 
@@ -19,10 +19,7 @@ def library_path() -> Path:
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or not spec.submodule_search_locations:
         raise QuantizationError("llama-cpp-python is not installed; run `make install`")
-    name = {"darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}.get(
-        sys.platform, "libggml-base.so"
-    )
-    path = Path(spec.submodule_search_locations[0]) / "lib" / name
+    path = Path(spec.submodule_search_locations[0]) / "lib" / system.library_name("ggml-base")
     if not path.exists():
         raise QuantizationError(f"{path} is missing; reinstall llama-cpp-python")
     return path

@@ -13,12 +13,13 @@ from typing import Annotated, NoReturn
 import typer
 
 from llamacli import __version__
-from llamacli.errors import LlamacliError, OutputError
+from llamacli.errors import LlamacliError, OutputError, UsageError, named
+from llamacli.system import ENDING
+from llamacli.terminal import DEBUG, complain, debugging
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 CLOSED_PIPE = 141  # 128 + SIGPIPE
-TERMINATED = 143  # 128 + SIGTERM
-MAX_LINE = 1000  # characters of an error
+QUIET = {0, INTERRUPTED, CLOSED_PIPE, *(128 + number for number in ENDING)}  # need no words
 
 COMPLETION = ("--show-completion", "--install-completion")  # typer's: take a shell, or guess it
 WITH_DEFAULTS = ("run", "batch", "chat", "tune", "bench")  # take those of the user's models.toml
@@ -32,7 +33,6 @@ EPILOG = (
 app = typer.Typer(
     help="Convert Llama 3 checkpoints to GGUF and talk to them on a laptop.",
     epilog=EPILOG,
-    no_args_is_help=True,
     rich_markup_mode=None,  # importing rich would cost every command 0.1 s
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -40,16 +40,19 @@ app = typer.Typer(
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived: leave through every finally, so that nothing half-written stays."""
+    """SIGTERM or SIGHUP arrived: leave through every finally, so that nothing half-written stays.
+
+    Its argument is the signal's number.
+    """
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from llamacli.commands.printing import print_text
         from llamacli.machine import versions
 
-        typer.echo(f"llamacli {__version__}")
-        for name, version in versions().items():
-            typer.echo(f"{name} {version}")
+        found = {"llamacli": __version__, **versions()}
+        print_text("".join(f"{name} {version}\n" for name, version in found.items()))
         raise typer.Exit
 
 
@@ -69,8 +72,6 @@ def options(
         bool, typer.Option("--debug", help="Show llama.cpp's log, and tracebacks of errors.")
     ] = False,
 ) -> None:
-    if debug:
-        os.environ["LLAMACLI_DEBUG"] = "1"
     if context.invoked_subcommand in WITH_DEFAULTS:
         from llamacli.models import defaults
 
@@ -132,8 +133,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _run(arguments: Sequence[str] | None) -> int:
     arguments = _debug_first(sys.argv[1:] if arguments is None else arguments)
-    debug = arguments[:1] == ["--debug"]
-    signal.signal(signal.SIGTERM, _terminate)
+    if arguments[:1] == ["--debug"]:
+        os.environ[DEBUG] = "1"
+    for number in ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _terminate)
     closed = _replace_closed_streams()
     try:
         if closed:
@@ -141,19 +145,14 @@ def _run(arguments: Sequence[str] | None) -> int:
         register(arguments)
         if len(arguments) == 2 and arguments[0] in COMPLETION:
             os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"  # one is named
-        code = app(arguments, prog_name="llamacli", standalone_mode=False) or 0
+        code = app(arguments or ["--help"], prog_name="llamacli", standalone_mode=False) or 0
         sys.stdout.flush()
-    except BaseException as error:
+    except BaseException as raised:
+        error = _as_usage(named(raised))
         code = _exit_code(error)
-        if debug and code not in (0, CLOSED_PIPE):
-            import traceback
-
-            traceback.print_exc()
-        elif line := _error_line(error):
-            from llamacli.terminal import printable, shortened
-
+        if code not in QUIET:
             with suppress(OSError):  # nobody may be reading
-                print(printable(shortened(line, MAX_LINE)), file=sys.stderr)  # it may quote a file
+                complain(raised if debugging() else error)
     _close_stdout()
     return code
 
@@ -177,46 +176,31 @@ def _debug_first(arguments: Sequence[str]) -> list[str]:
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+    raise Terminated(number)
+
+
+def _as_usage(error: BaseException) -> BaseException:
+    """What typer finds wrong with a command line, as one of ours."""
+    if not isinstance(error, typer.TyperException):
+        return error
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "llamacli"
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    return UsageError(message.rstrip("."), hint=f"see `{path} --help`")
 
 
 def _exit_code(error: BaseException) -> int:
-    from llamacli.commands.errors import translate
-
-    error = translate(error)
     if isinstance(error, LlamacliError | typer.Exit):
         return error.exit_code
-    if isinstance(error, typer.TyperException):
-        return int(getattr(error, "exit_code", 2))
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return INTERRUPTED
     if isinstance(error, Terminated):
-        return TERMINATED
+        return int(128 + error.args[0])
     if isinstance(error, BrokenPipeError):
         return CLOSED_PIPE
     if isinstance(error, SystemExit):  # shell completion leaves so
         return error.code if isinstance(error.code, int) else 0
     return 1
-
-
-def _error_line(error: BaseException) -> str | None:
-    """One line that says what happened and what to do, or None where nothing needs saying."""
-    from llamacli.commands.errors import translate
-
-    error = translate(error)
-    if isinstance(error, typer.Exit | typer.Abort | KeyboardInterrupt | Terminated):
-        return None
-    if isinstance(error, BrokenPipeError | SystemExit):
-        return None
-    if isinstance(error, typer.TyperException):
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context is not None else "llamacli"
-        message = error.format_message() if hasattr(error, "format_message") else str(error)
-        return f"llamacli: {message.rstrip('.')}; see `{path} --help`" if message else None
-    text = " ".join(str(error).split())
-    if isinstance(error, LlamacliError):
-        return f"llamacli: {text}"
-    return f"llamacli: unexpected {type(error).__name__}: {text} (--debug shows where)"
 
 
 def _close_stdout() -> None:

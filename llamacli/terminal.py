@@ -1,14 +1,27 @@
-"""What goes to a terminal: strangers' text made harmless, notices, plain columns."""
+"""The one door to the terminal: strangers' text made harmless, notices, errors, plain columns.
 
+Only this module, commands/printing (tables and progress bars, by rich) and cli (closed streams)
+touch stdout and stderr.
+"""
+
+import json
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from io import TextIOWrapper
-from typing import TextIO
+from pathlib import Path
+from typing import Any, TextIO
+
+from llamacli.errors import told
 
 # C0 but tab and newline, DEL, C1: what drives a terminal. Each shows as its own picture or U+FFFD.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+# What JSON leaves as it is, though it drives a terminal, or ends a line for some programs.
+UNESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+MAX_LINE = 1000  # characters of a notice
+DEBUG = "LLAMACLI_DEBUG"  # the environment variable that --debug sets, for children too
 
 Write = Callable[[str], None]
 
@@ -38,8 +51,11 @@ def shortened(text: str, most: int = 100) -> str:
 
 
 def columns(rows: Iterable[Sequence[str]], right: str) -> str:
-    """Rows in aligned columns, two blanks between; right marks the right-aligned ones by r."""
-    held = list(rows)
+    """Rows in aligned columns, two blanks between; right marks the right-aligned ones by r.
+
+    Every cell is printable and on one line.
+    """
+    held = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*held, strict=True)]
 
     def line(row: Sequence[str]) -> str:
@@ -67,11 +83,23 @@ def _picture(found: re.Match[str]) -> str:
     return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
 
 
+def as_json(value: Any, indent: int | None = None) -> str:
+    """JSON in which what drives a terminal, ends a line or isn't Unicode is escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return UNESCAPED.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
 def writer(out: TextIO) -> Write:
-    """How text gets to out, at once: as UTF-8 to a pipe or file, harmless to a terminal."""
+    """How text gets to out, at once: as UTF-8 to a pipe or file, harmless to a terminal.
+
+    Half a surrogate pair, which UTF-8 hasn't, goes as `?`.
+    """
     terminal = out.isatty()
-    if not terminal and isinstance(out, TextIOWrapper):
-        out.reconfigure(encoding="utf-8", newline="\n")
+    if isinstance(out, TextIOWrapper):
+        if terminal:  # what its encoding lacks shows as ?
+            out.reconfigure(errors="replace")
+        else:
+            out.reconfigure(encoding="utf-8", errors="replace", newline="\n")
 
     def write(text: str) -> None:
         out.write(harmless(text) if terminal else text)
@@ -80,9 +108,56 @@ def writer(out: TextIO) -> Write:
     return write
 
 
+def send(text: str) -> None:
+    """Text for a terminal's stdout as it is: sequences of ours around what is harmless already."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def send_path(path: Path) -> None:
+    """A file's name on stdout, a line: to other programs its very bytes."""
+    if sys.stdout.isatty():
+        writer(sys.stdout)(f"{printable(str(path))}\n")
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+        sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """Lines on stderr, beside what the model says."""
+    writer(sys.stderr)(text.rstrip("\n") + "\n")
+
+
 def notice(text: str) -> None:
-    """One line on stderr."""
-    print(f"llamacli: {text}", file=sys.stderr)
+    """One line on stderr, by the program's name."""
+    say(f"llamacli: {printable(shortened(' '.join(text.split()), MAX_LINE))}")
+
+
+def debugging() -> bool:
+    return bool(os.environ.get(DEBUG))
+
+
+def complain(error: BaseException) -> None:
+    """One line on stderr for what went wrong; with --debug, where."""
+    if debugging():
+        import traceback
+
+        say("".join(traceback.format_exception(error)))
+    else:
+        notice(told(error))
+
+
+def show_status(text: str) -> None:
+    """A line on a terminal's stderr in place of the last one, or none; elsewhere nothing."""
+    if lively(sys.stderr):
+        print(f"\r\x1b[K{printable(text)}", end="", file=sys.stderr, flush=True)
+
+
+def ask(question: str) -> bool:
+    """Whether the user says yes, on a terminal."""
+    writer(sys.stderr)(f"{printable(question)} [y/N] ")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def lively(stream: TextIO) -> bool:

@@ -120,7 +120,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "store"
     monkeypatch.setenv("LLAMACLI_HOME", str(folder))
     monkeypatch.setenv("LLAMACLI_CONFIG", str(tmp_path / "config"))
-    runtime = tmp_path / "run"  # where no server of the user's has its socket
+    runtime = tmp_path.with_name(f"{tmp_path.name}-run")  # where no server has its socket
     runtime.mkdir(mode=0o700, exist_ok=True)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     return folder

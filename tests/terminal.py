@@ -3,6 +3,7 @@
 Where the system has none, the tests that ask for one are skipped.
 """
 
+import io
 import os
 import select
 import signal
@@ -66,6 +67,20 @@ def on_terminal(
             seen += data
         child.wait(PATIENCE)
         return seen, child
+
+
+class Screen(io.TextIOWrapper):
+    """A stream that says that it is a terminal and keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), "utf-8", newline="")
+
+    def isatty(self) -> bool:
+        return True
+
+    def text(self) -> str:
+        self.flush()
+        return bytes(self.buffer.getvalue()).decode()  # type: ignore[attr-defined]
 
 
 class Terminal:

@@ -17,12 +17,13 @@ import llamacli.batch.engine as engine_module
 import llamacli.batch.scheduler as batch_module
 import llamacli.engine.context as context_module
 from llamacli.answer.generation import Result, generate
-from llamacli.batch import BatchEngine, Job, answer_all
+from llamacli.batch import BatchEngine, Job, answer_all, answer_each
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.engine.settings import EngineSettings
 from llamacli.errors import LlamacliError
 from llamacli.shape.read import choice_grammar
+from llamacli.speculate import DraftingEngine
 from tests.standins.tiny import VOCABULARY, write_model
 from tests.waiting import PATIENCE, wait_until
 
@@ -80,6 +81,35 @@ def test_answers_are_those_of_single_runs(path: Path, single: Engine, parallel: 
         assert isinstance(result, Result)
         assert result.prompt_tokens == len(asked[i])
         assert_same_or_tie(single, asked[i], result.tokens)
+
+
+def test_alone_each_answer_is_the_one_that_run_gives(path: Path) -> None:
+    """To the bit of the logits: nothing is left of the job before, nor of a cache that grew."""
+    asked = [prompts(1, 0, 900, seed=4)[0] * 3, *prompts(5, 30, 40)]
+    asked[0] = asked[0][:1000]
+    sampling = SamplingSettings(temperature=1.5, top_k=0, top_p=1.0, seed=11)
+    jobs = [Job(prompt, sampling, max_tokens=20) for prompt in asked]
+    jobs.insert(1, Job([5] * 2000, sampling))  # longer than the context
+    with DraftingEngine(path, SETTINGS) as engine:
+        found = dict(answer_each(engine, jobs))
+        assert isinstance(found.pop(1), LlamacliError)
+    for prompt, result in zip(asked, (found[i] for i in sorted(found)), strict=True):
+        with DraftingEngine(path, SETTINGS) as fresh:  # as run does
+            expected = list(generate(fresh, prompt, sampling, max_tokens=20))[-1].result
+        assert isinstance(result, Result) and expected is not None
+        assert result.tokens == expected.tokens and result.cached_tokens == 0
+
+
+def test_alone_an_interrupted_answer_is_left_out(path: Path) -> None:
+    done: list[int] = []
+    jobs = [Job([5, 6, 7], SamplingSettings(temperature=0), max_tokens=10)] * 9
+    with Engine(path, SETTINGS) as engine:
+
+        def interrupted() -> bool:  # within the third answer
+            return len(done) == 2 and 5 < len(engine.tokens) < 9
+
+        found = dict(answer_each(engine, jobs, interrupted=interrupted, on_step=done.append))
+    assert sorted(found) == [0, 1] and done[:2] == [10, 10]
 
 
 def test_a_seed_draws_what_run_draws(path: Path, single: Engine) -> None:
@@ -211,6 +241,16 @@ def test_text_lines_in_order(path: Path) -> None:
     assert all(line["finish_reason"] in ("stop", "length") for line in found)
 
 
+def test_exact_answers_are_those_of_run(path: Path) -> None:
+    """Random weights at a high temperature: a draw from any other logits would soon show."""
+    options = ["-m", path, "-n", "12", "--temp", "2", "--seed", "5", "--top-k", "0"]
+    texts = ["one", "two words of it", "one"]
+    found = llamacli("batch", "--exact", *options, stdin="\n".join(texts).encode())
+    for text, line in zip(texts, found, strict=True):
+        run = llamacli("run", text, *options, "--json")[0]
+        assert (line["text"], line["answer_tokens"]) == (run["text"], run["answer_tokens"])
+
+
 def test_json_lines_have_their_own_settings(path: Path) -> None:
     lines: list[Any] = [
         {"id": "a", "prompt": "hi", "max_tokens": 2, "temperature": 0},
@@ -228,13 +268,13 @@ def test_bad_lines_are_told_and_the_rest_goes_on(path: Path) -> None:
     data = b'{"prompt": "x"}\n{"prompt"\n{"prompt": 5}\n{"prompt": "a", "temprature": 1}\n'
     data += b'{"prompt": "a", "top_p": 9}\n[1]\n{"prompt": "\xff"}\n{"prompt": "  "}\n'
     data += b'{"id": 1, "prompt": "again"}\n{"id": [2], "prompt": "a"}\n'
-    data += b'{"prompt": "a", "messages": []}\n{"messages": [{"role": "tool", "content": ""}]}\n'
+    data += b'{"prompt": "a", "messages": []}\n{"messages": [{"role": "boss", "content": ""}]}\n'
     data += b'{"id": "last", "prompt": "y"}\n'
     found = llamacli("batch", "-m", path, "-n", "2", stdin=data, check=1)
     assert len(found) == 13
     assert [i for i, line in enumerate(found) if "error" not in line] == [0, 12]
     expected = ["not JSON", "prompt is a text", "temprature", "top-p", "JSON object", "byte 12",
-                "empty", "line 1 already", "id is a text", "either", "role is"]  # fmt: skip
+                "empty", "line 1 already", "id is a text", "either", "has the role"]  # fmt: skip
     for line, words in zip(found[1:12], expected, strict=True):
         assert words in line["error"], line
 
@@ -315,3 +355,73 @@ def test_a_signal_leaves_whole_lines(
 )
 def test_wrong_usage(path: Path, arguments: list[str], stdin: bytes, code: int) -> None:
     llamacli("batch", "-m", path, *arguments, stdin=stdin, check=code)
+
+
+def test_force_keeps_the_old_file_until_there_is_something_to_write(
+    path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text("precious\n")
+    options = ("-o", out, "--force", "-n", "2")
+    llamacli("batch", "-m", "no-such-model", *options, stdin=b"x", check=4)
+    llamacli("batch", "-m", path, "-c", "1", *options, stdin=b"\n \n", check=2)
+    llamacli("batch", "-m", path, "--device", "none", *options, stdin=b"x", check=2)
+    assert out.read_text() == "precious\n"
+    llamacli("batch", "-m", path, *options, stdin=b"x")
+    assert json.loads(out.read_text())["id"] == 1
+
+
+def test_a_batch_that_fails_at_once_leaves_no_file(path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    llamacli("batch", "-m", path, "-o", out, "--device", "none", stdin=b"x", check=2)
+    assert not out.exists()
+
+
+def test_a_batch_does_not_write_over_what_it_reads(path: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text("a question\n")
+    llamacli("batch", source, "-m", path, "-o", source, "--force", check=2)
+    assert source.read_text() == "a question\n"
+
+
+def test_lines_end_at_newlines_alone(path: Path, tmp_path: Path) -> None:
+    """Ids with characters that Python's splitlines takes for ends."""
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    odd = ["a\u2028b", "a\u2029b", "a\x85b", "a\x0bb", "a\rb", "\x9b"]
+    rows = [json.dumps({"id": identity, "prompt": "x"}) for identity in odd]
+    rows.insert(3, json.dumps({"id": "half \ud800", "prompt": "x"}))
+    source.write_text("\n".join(rows))
+    options = ("-m", path, "-n", "2", "-o", out)
+    llamacli("batch", source, *options, check=1)
+    written = out.read_bytes()
+    found = [json.loads(line) for line in written.decode().split("\n")[:-1]]
+    assert [row["id"] for row in found] == [*odd[:3], 4, *odd[3:]]
+    assert "half a surrogate pair" in found[3]["error"]
+    assert [row["id"] for row in found if "error" in row] == [4]
+    llamacli("batch", source, *options, "--resume", check=1)
+    assert out.read_bytes() == written
+
+
+def test_resume_on_bytes_that_are_not_utf_8(path: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("a\nb\n")
+    options = (source, "-m", path, "-n", "2", "-o", out, "--resume")
+    whole = b'{"id": 1, "text": "\xc3\xa4\xc3\xa4"}\n'
+    out.write_bytes(whole + b'{"id": 2, "text": "\xc3')  # cut in a character
+    llamacli("batch", *options)
+    lines = out.read_bytes().split(b"\n")
+    assert lines[0] + b"\n" == whole and json.loads(lines[1])["id"] == 2 and lines[2:] == [b""]
+    bad = b'{"id": 1, "text": "\xff"}\n' + whole
+    out.write_bytes(bad)
+    llamacli("batch", *options, check=3)
+    assert out.read_bytes() == bad
+
+
+def test_a_malformed_first_line_is_no_prompt(path: Path) -> None:
+    rows = b'{"prompt": "x",}\n{"prompt": "y"}\n'
+    first, second = llamacli("batch", "-m", path, "-n", "2", stdin=rows, check=1)
+    assert "not JSON" in first["error"] and "text" in second
+    (only,) = llamacli("batch", "-m", path, "-n", "2", stdin=b'  {"prompt": "x",}\n', check=1)
+    assert "not JSON" in only["error"]
+    rows = b'"prompt": "x"}\n{"prompt": "y"}\n'
+    assert "not JSON" in llamacli("batch", "-m", path, "-n", "2", stdin=rows, check=1)[0]["error"]

@@ -93,7 +93,7 @@ def test_existing_target_needs_force(checkpoint: Make, tmp_path: Path) -> None:
     ("arguments", "code", "words"),
     [
         (["convert", "nowhere"], 4, "nowhere"),
-        (["convert", "{folder}", "--quant", "Q3"], 3, "choose one of Q4_K_M"),
+        (["convert", "{folder}", "--quant", "Q3"], 2, "choose one of Q4_K_M"),
         (["convert", "{folder}", "--q4", "--q8"], 2, "one of"),
         (["convert"], 2, "'source'"),
         (["convert", "{empty}"], 3, "config.json"),

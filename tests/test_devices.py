@@ -189,17 +189,19 @@ def test_a_device_that_is_not_there_is_wrong_use(path: Path) -> None:
     assert "GGML_CUDA=on" in line or "ACCEL=cuda" in line
 
 
-AVX2, AVX512 = (Processor(8, frozenset(f.split())) for f in ("AVX2", "AVX2 AVX512"))
+AVX2, AVX512, NEON = (
+    Processor(8, frozenset(f.split())) for f in ("AVX2", "AVX2 AVX512", "NEON DOTPROD")
+)
 
 
 def test_flags_win_over_tuned_settings_and_those_over_defaults() -> None:
     tuned = {"threads": 6, "threads_batch": 7, "repack": False, "ubatch": 256, "context": 1}
-    plain = settle(Asked(), None, AVX2)
+    plain = settle(Asked(), None, NEON)
     assert (plain.threads, plain.repack, plain.ubatch) == (8, True, 512)
-    settled = settle(Asked(context="auto"), tuned, AVX2)
+    settled = settle(Asked(context="auto"), tuned, NEON)
     assert (settled.threads, settled.threads_batch, settled.repack) == (6, 7, False)
     assert settled.context == "auto" and "context" not in TUNABLE
-    flagged = settle(Asked(threads=3, repack=True, kv_type="q8_0"), tuned, AVX2)
+    flagged = settle(Asked(threads=3, repack=True, kv_type="q8_0"), tuned, NEON)
     assert (flagged.threads, flagged.threads_batch, flagged.repack) == (3, 3, True)
     assert (flagged.kv_type, flagged.ubatch) == ("q8_0", 256)
 
@@ -208,7 +210,8 @@ def test_defaults_by_kind_of_processor() -> None:
     """With AVX-512, answers that are short go without repacked weights."""
     assert defaults(AVX512, "short") == {"threads": 8, "repack": False}
     assert defaults(AVX512, "long") == {"threads": 8, "repack": True}
-    assert defaults(AVX2, "short") == defaults(AVX2, "long") == {"threads": 8, "repack": True}
+    assert defaults(AVX2, "short") == defaults(AVX2, "long") == {"threads": 8, "repack": False}
+    assert defaults(NEON, "short") == defaults(NEON, "long") == {"threads": 8, "repack": True}
     here = this_processor()
     assert here.cores >= 1
     assert here.features == {k for k, v in build_features()["CPU"].items() if v != "0"}

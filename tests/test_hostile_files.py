@@ -2,8 +2,10 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +127,79 @@ def test_a_vocabulary_of_a_terabyte_is_refused_unread(tmp_path: Path) -> None:
     huge = replace(file.metadata[key], nbytes=1 << 40)
     with pytest.raises(InvalidModelError, match="absurdly long"):
         check_llama(replace(file, metadata={**file.metadata, key: huge}))
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<Q", len(value)) + value
+
+
+def header(tensors: int, pairs: int, *rest: bytes) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, tensors, pairs) + b"".join(rest)
+
+
+STRING_KEY = struct.pack("<I", 8)
+STRINGS, BYTES = (struct.pack("<II", 9, kind) for kind in (8, 0))
+COUNTED = {
+    "keys": (header(0, 1 << 17, text(b"a"), STRING_KEY, text(b"b")), "131072 keys; 65536"),
+    "more keys than fit": (header(0, 1 << 60), "more than the file can hold"),
+    "tensors": (header(1 << 17, 0, text(b"a")), "131072 tensors; 65536"),
+    "more tensors than fit": (header(1 << 60, 0), "more than the file can hold"),
+    "strings": (
+        header(0, 1, text(b"a"), STRINGS, struct.pack("<Q", 1 << 36)),
+        "68719476736 strings in a; 4194304",
+    ),
+    "strings of several arrays": (
+        header(
+            0,
+            9,
+            *(
+                text(bytes([97 + i])) + STRINGS + struct.pack("<Q", 1 << 20) + bytes(8 << 20)
+                for i in range(5)
+            ),
+        ),
+        "4194304 strings",
+    ),
+    "bytes": (header(0, 1, text(b"a"), BYTES, struct.pack("<Q", 1 << 38)), "bytes of arrays"),
+    "a text": (header(0, 1, text(b"a"), STRING_KEY, struct.pack("<Q", 1 << 38)), "bytes of text"),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_counts_in_a_large_sparse_file(name: str, tmp_path: Path) -> None:
+    """A terabyte that costs no disk: what it claims is refused before memory or hours are spent."""
+    path = tmp_path / "sparse.gguf"
+    data, words = COUNTED[name]
+    with path.open("wb") as file:
+        file.write(data)
+        file.truncate(1 << 40)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidModelError, match=words):
+            read_gguf(path)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.add_token_list(["a"] * 1025 * 1024), "1049600 tokens"),
+        (lambda w: w.add_token_merges(["a b"] * 1025 * 1024), "1049600 merges"),
+    ],
+)
+def test_vocabularies_beyond_any_models(
+    change: Callable[[gguf.GGUFWriter], None], words: str, tmp_path: Path
+) -> None:
+    def forced(writer: gguf.GGUFWriter) -> None:
+        for key in ("tokens", "merges"):
+            value = writer.kv_data[0].pop(f"tokenizer.ggml.{key}")
+            change(writer)
+            writer.kv_data[0].setdefault(f"tokenizer.ggml.{key}", value)
+
+    path = write_model(tmp_path / "bent.gguf", change=forced)
+    with pytest.raises(InvalidModelError, match=words):
+        check_llama(read_gguf(path))
 
 
 def test_errors_cannot_drive_a_terminal(checkpoint: Make, tmp_path: Path) -> None:

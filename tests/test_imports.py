@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -10,20 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
-    *("errors", "home", "terminal", "machine", "gguf", "engine", "prompt", "tune", "shape"),
-    *(
-        "answer",
-        "chat",
-        "batch",
-        "models",
-        "hub",
-        "serve",
-        "show",
-        "repl",
-        "verify",
-        "commands",
-        "cli",
-    ),
+    *("errors", "system", "home", "terminal", "machine", "gguf", "engine", "speculate"),
+    *("prompt", "tune", "shape", "tools", "answer", "chat", "batch", "models", "hub"),
+    *("serve", "show", "repl", "verify", "commands", "cli"),
 )
 PACKAGES = [name for name in ORDER if (ROOT / "llamacli" / name).is_dir()]
 FACELESS = {"commands"}  # each of its modules is a verb, imported where it is called
@@ -142,3 +132,13 @@ def test_benchmarks_and_tests_share_nothing_but_the_standins() -> None:
             if name.startswith(user):
                 taken = [m for m, _ in imports(path) if f"{m}.".startswith(theirs)]
                 assert all(m.startswith("tests.standins") for m in taken), name
+
+
+def test_only_system_asks_which_system_it_is() -> None:
+    asked = re.compile(r"\bsys\.platform\b|\bos\.name\b|\bplatform\.system\(|\bos\.uname\b")
+    wrong = [
+        name
+        for name, path in MODULES.items()
+        if asked.search(path.read_text(encoding="utf-8")) and not name.endswith(".system")
+    ]
+    assert not wrong

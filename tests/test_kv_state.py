@@ -5,10 +5,12 @@ import random
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from llamacli.engine import engine as engine_module
 from llamacli.engine.engine import Engine
 from llamacli.engine.kv_state import (
     DIGEST,
@@ -21,6 +23,7 @@ from llamacli.engine.kv_state import (
     state_key,
 )
 from llamacli.engine.settings import EngineSettings
+from llamacli.errors import InvalidModelError
 from tests.standins.tiny import write_model
 
 TOKENS = list(range(3, 43))
@@ -73,6 +76,42 @@ def test_nothing_else_stays_in_the_folder(engine: Engine, tmp_path: Path) -> Non
     engine.prefill(TOKENS)
     save(engine, tmp_path / "new" / "state")
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["state"]
+
+
+def test_a_file_that_replaced_the_loaded_one_gets_none_of_its_states(tmp_path: Path) -> None:
+    """A chat is open, its model's file is converted anew: what it saves is the old weights'."""
+    path = write_model(tmp_path / "model.gguf")
+    other = write_model(tmp_path / "other.gguf", seed=1)
+    settings = EngineSettings(threads=1, device="cpu")
+    with Engine(path, settings) as old:
+        old.prefill(TOKENS)
+        other.replace(path)
+        save(old, tmp_path / "state")
+        assert restore(old, tmp_path / "state") == len(TOKENS)
+    with Engine(path, settings) as new, pytest.raises(Unusable, match="another model"):
+        restore(new, tmp_path / "state")
+
+
+@pytest.mark.parametrize("when", ["before llama.cpp reads it", "before its vocabulary is read"])
+def test_a_file_replaced_while_it_is_loaded_is_refused(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What llama.cpp reads is what was checked, or it isn't used."""
+    path = write_model(tmp_path / "model.gguf")
+    other = write_model(tmp_path / "other.gguf", seed=1)
+    load, first = engine_module.load_model, when.startswith("before llama.cpp")
+
+    def replaced(*arguments: Any, **options: Any) -> Any:
+        if first:
+            other.replace(path)
+        model = load(*arguments, **options)
+        if not first:
+            other.replace(path)
+        return model
+
+    monkeypatch.setattr(engine_module, "load_model", replaced)
+    with pytest.raises(InvalidModelError, match="replaced or changed"):
+        Engine(path, EngineSettings(threads=1, device="cpu"))
 
 
 def test_another_model_is_refused(engine: Engine, tmp_path: Path) -> None:

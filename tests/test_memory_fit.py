@@ -13,14 +13,14 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from llamacli.batch import BatchEngine
-from llamacli.engine.context import plan_context
+from llamacli.engine.context import PADDING, plan_context
 from llamacli.engine.engine import Engine
 from llamacli.engine.fit import DEFAULT_CONTEXT, SPARE, Fitting
-from llamacli.engine.footprint import HOST, Footprint, buffer_bytes, footprint, layer_places, padded
+from llamacli.engine.footprint import HOST, Footprint, buffer_bytes, footprint, layer_places
 from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.gguf.check import check_llama
-from llamacli.gguf.file import read_gguf
+from llamacli.gguf.file import padded, read_gguf
 from llamacli.machine.cores import Processor, this_processor
 from llamacli.machine.devices import Device
 from llamacli.machine.memory import FreeMemory, cgroup_free
@@ -154,7 +154,7 @@ def test_batches_context_is_counted_as_it_is_made(tmp_path: Path) -> None:
     with BatchEngine(path, settings, 4) as engine:
         library, context = engine.library, engine.context_pointer
         plan = plan_context(engine.context_size, engine.settings, 4)
-        assert padded(plan.cells) == library.llama_n_ctx(context)
+        assert padded(plan.cells, PADDING) == library.llama_n_ctx(context)
         assert plan.sequences == library.llama_n_seq_max(context)
         assert plan.ubatch == library.llama_n_ubatch(context)
     one, four = fitting(path).need(settings), fitting(path, parallel=4).need(settings)

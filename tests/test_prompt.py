@@ -15,7 +15,7 @@ from llamacli.engine.vocabulary import Vocabulary
 from llamacli.errors import UsageError
 from llamacli.prompt.encode import encode_chat, encode_raw
 from llamacli.prompt.markers import PLANES
-from llamacli.prompt.messages import ROLES
+from llamacli.prompt.messages import ROLES, normal, problem
 from tests.standins.tiny import read_tokenizer, write_model
 from tests.standins.vocabulary import (
     TEMPLATES,
@@ -89,13 +89,34 @@ def conversations(seed: int, tools: bool) -> Iterator[dict[str, Any]]:
             call = {"name": "weather", "arguments": {"city": content(rng)}}
             messages[-1] = {
                 "role": "assistant",
+                "content": "",
                 "tool_calls": [{"type": "function", "function": call}],
             }
-            result = {"temperature": rng.randint(-9, 40)} if rng.random() < 0.5 else content(rng)
-            messages.append({"role": "tool", "content": result})
+            if rng.random() < 0.7:  # as OpenAI writes it
+                messages[-1] |= {"content": None}
+                messages[-1]["tool_calls"][0]["id"] = "call_0"
+            result = {"temperature": rng.randint(-9, 40)} if rng.random() < 0.3 else content(rng)
+            messages.append({"role": rng.choice(["tool", "ipython"]), "content": result})
+            if rng.random() < 0.5:
+                messages[-1] |= {"name": "weather", "tool_call_id": "call_0"}
+            if rng.random() < 0.5:
+                messages.append({"role": "assistant", "content": content(rng)})
+                messages.append({"role": "user", "content": content(rng)})
         elif rng.random() < 0.8:
             messages.pop()
         yield given
+
+
+def read(message: dict[str, Any]) -> dict[str, Any]:
+    """A message as it is read from a file, where arguments are JSON and texts come in parts."""
+    written = json.loads(json.dumps(message))
+    for call in written.get("tool_calls", ()):
+        call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
+    if isinstance(text := written.get("content"), str):
+        halves = (text[: len(text) // 2], text[len(text) // 2 :])
+        written["content"] = [{"type": "text", "text": half} for half in halves]
+    assert problem(written) is None
+    return normal(written)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -118,7 +139,8 @@ def test_token_identical_to_transformers(
             tokenize=True,
             return_dict=False,
         )
-        found = encode_chat(real, template, given["messages"], tools=given.get("tools"))
+        messages = [m if isinstance(m["content"], dict) else read(m) for m in given["messages"]]
+        found = encode_chat(real, template, messages, tools=given.get("tools"))
         assert found == expected, given
         assert found.count(real.bos) == 1
 

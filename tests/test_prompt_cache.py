@@ -118,17 +118,19 @@ def test_a_limit_of_nothing_keeps_nothing(model: Path, store: Path) -> None:
 
 
 def test_the_oldest_go_first(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
     now = time.time()
     for i in range(5):
-        path = tmp_path / f"{i}{SUFFIX}"
+        path = folder / f"{i}{SUFFIX}"
         path.write_bytes(bytes(100))
         os.utime(path, (now - 100 + i, now - 100 + i))
-    os.utime(tmp_path / f"0{SUFFIX}")  # used just now
-    (tmp_path / ".9.tmp").write_text("left behind")
-    os.utime(tmp_path / ".9.tmp", (now - 10_000, now - 10_000))
-    (tmp_path / ".8.tmp").write_text("being written")
-    prune(tmp_path, 250)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".8.tmp", "0.kv", "4.kv"]
+    os.utime(folder / f"0{SUFFIX}")  # used just now
+    (folder / ".9.tmp").write_text("left behind")
+    os.utime(folder / ".9.tmp", (now - 10_000, now - 10_000))
+    (folder / ".8.tmp").write_text("being written")
+    prune(folder, 250)
+    assert sorted(path.name for path in folder.iterdir()) == [".8.tmp", "0.kv", "4.kv"]
 
 
 def test_many_processes_at_once(model: Path, store: Path) -> None:

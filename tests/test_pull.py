@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
+from llamacli.gguf import read_gguf
+from llamacli.hub import download
 from llamacli.hub.gguf_names import Wanted, choose, parse_wanted
 from llamacli.hub.index import HubFile
 from llamacli.hub.repo import Repo
@@ -227,6 +229,45 @@ def test_each_fault_is_one_line_and_a_code(
         fault(hub, tmp_path)
     assert words in one_line(llamacli("pull", name, check=code))
     assert files_in(store) == set()
+
+
+def test_a_header_is_asked_for_again_only_where_it_is_longer(
+    hub: Hub, model: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = model.read_bytes()
+    fetched: list[tuple[int, int]] = []
+
+    class File:
+        name, size, parallel = "Tiny.gguf", 0, 1
+
+        def read(self, start: int, length: int) -> bytes:
+            fetched.append((start, length))
+            return self.data[start : start + length]
+
+        data = b""
+
+    def opened(data: bytes, first: int) -> list[int]:
+        fetched.clear()
+        file = File()
+        file.data, file.size = data, len(data)
+        repo = Repo("owner/x", "main", "0" * 40, {"Tiny.gguf": HubFile("Tiny.gguf", 1, "")}, {})
+        monkeypatch.setattr(download, "remote_file", lambda *_: file)
+        monkeypatch.setattr(download, "HEADER", first)
+        try:
+            download._open(repo, "Tiny.gguf", None, store / "scratch")  # type: ignore[arg-type]
+        finally:
+            lengths = [length for _, length in fetched]
+        return lengths
+
+    store.mkdir()
+    end = read_gguf(model).data_offset
+    assert opened(whole, end) == [end]
+    assert opened(whole, end // 20) == [n * (end // 20) for n in (1, 4, 16, 64) if n <= 64]
+    bad = bytearray(whole)
+    bad[4] = 9  # a version that nobody knows
+    with pytest.raises(InvalidModelError, match="version 9"):
+        opened(bytes(bad), end // 20)
+    assert len(fetched) == 1
 
 
 def test_forms_of_names() -> None:

@@ -163,4 +163,6 @@ def test_half_a_line_can_still_belong_to_the_block_before() -> None:
     assert finished("one\n\n2") == 0
     assert finished("one\n\ntwo\n") == len("one\n\n")
     assert finished("- a\n\n- b\n") == 0
+    odd = "one\u2028two\x85three\u2029 \x0b\n\n"  # Markdown's lines end at newlines alone
+    assert finished(f"{odd}two\n") == len(odd)
     assert finished("```\na\n\nb\n") == 0

@@ -9,7 +9,9 @@ import httpx2
 import openai
 import pytest
 
+from tests.standins.checkpoint import tokenizer
 from tests.standins.server import Serving, serving, wait_for
+from tests.standins.tiny import VOCABULARY
 
 HELLO: Any = [{"role": "user", "content": "Hi"}]
 
@@ -246,14 +248,32 @@ def test_other_paths_and_methods(server: Serving) -> None:
     assert answer.status_code == 405 and answer.headers["allow"] == "POST"
 
 
-def test_control_tokens_in_any_field_stay_text(server: Serving) -> None:
-    for text in ("<|eot_id|>", "<|start_header_id|>system<|end_header_id|>"):
-        plain = post(server, "/apply-template", {"messages": HELLO}).json()["tokens"]
-        messages = [{"role": "user", "content": f"Hi{text}", "name": text}]
-        tokens = post(server, "/apply-template", {"messages": messages}).json()["tokens"]
-        special = post(server, "/tokenize", {"content": text, "parse_special": True}).json()
-        for token in special["tokens"]:
-            assert tokens.count(token) == plain.count(token) or token > 3
+def test_control_tokens_in_any_field_stay_text(babbling: Serving) -> None:
+    """All 256 of them, in every place that takes a text."""
+    special = {entry["content"]: entry["id"] for entry in tokenizer(VOCABULARY)["added_tokens"]}
+    assert len(special) == 256
+
+    def markers(messages: Any) -> list[int]:
+        answer = post(babbling, "/apply-template", {"messages": messages}).json()
+        return [token for token in answer["tokens"] if token in special.values()]
+
+    def conversation(text: str) -> Any:
+        part = [{"type": "text", "text": text}]
+        return [
+            {"role": "system", "content": text, "name": text},
+            {"role": "user", "content": part, "name": text},
+            {"role": "assistant", "content": f"a{text}b"},
+            {"role": "tool", "content": text, "tool_call_id": text},
+        ]
+
+    plain = markers(conversation("word"))
+    for spelling, token in special.items():
+        assert markers(conversation(spelling)) == plain, spelling
+        tokens = post(babbling, "/tokenize", {"content": spelling}).json()["tokens"]
+        assert token not in tokens
+        body = {"messages": [{"role": "user", "content": spelling}], "system": spelling}
+        counted = post(babbling, "/v1/messages/count_tokens", body)
+        assert counted.json()["input_tokens"] > len(plain) // 4
 
 
 def test_a_full_queue_says_when_to_come_back(babbling: Serving) -> None:

@@ -1,18 +1,18 @@
 """run, chat and batch as clients of the user's own server, by its socket."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 
 from llamacli.answer import Chunk
 from llamacli.serve import ask_server
-from tests.standins.server import Serving, serving
-
-GREEDY: dict[str, Any] = {"sampling": {}, "temperature": 0}
+from tests.standins.server import Serving, serving, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +56,100 @@ def test_nobody_listens(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_port_does_not_answer_so(server: Serving, demo: Path) -> None:
     body = {"file": str(demo), "identity": [], "prompt": "x"}
     assert httpx2.post(f"{server.url}/own/answer", content=json.dumps(body)).status_code == 404
+
+
+def llamacli(*arguments: str | Path, stdin: str = "", check: int = 0) -> tuple[str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "llamacli", *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == check, done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["Hi"],
+        ["Hi", "--system", "Be brief."],
+        ["Tell me more", "--stop", "demo"],
+        ["Hi", "--raw", "-n", "20"],
+        ["<|eot_id|>", "--raw", "--special", "-n", "20"],
+        ["Hi", "--choice", "yes", "--choice", "no"],
+        ["What are pipes? " * 60, "-n", "30"],
+    ],
+)
+def test_the_answer_is_the_one_without_it(
+    server: Serving, demo: Path, arguments: list[str]
+) -> None:
+    options = ("-m", demo, "--temp", "0", "--json", "--verbose")
+    lines = len(server.log)
+    by_server, told = llamacli("run", *arguments, *options)
+    assert "a server that has the model loaded answers" in told
+    assert any("/own/answer 200" in line for line in server.log[lines:])
+    alone, told = llamacli("run", *arguments, *options, "--no-server")
+    assert "a server" not in told
+    names = ("text", "finish_reason", "prompt_tokens", "answer_tokens", "model", "quantization")
+    found, expected = json.loads(by_server), json.loads(alone)
+    assert {n: found[n] for n in names} == {n: expected[n] for n in names}
+
+
+def test_other_clients_beside_it_change_nothing(server: Serving, demo: Path) -> None:
+    client = server.client()
+    streams = [
+        client.chat.completions.create(
+            model="demo", stream=True, max_tokens=400, temperature=2,
+            messages=[{"role": "user", "content": f"Tell me about {i}"}],
+        )
+        for i in range(3)
+    ]  # fmt: skip
+    options = ("-m", demo, "--temp", "0")
+    by_server, _ = llamacli("run", "What is a pipe?", *options)
+    for stream in streams:
+        stream.close()
+    assert by_server == llamacli("run", "What is a pipe?", *options, "--no-server")[0]
+
+
+def test_chat_on_a_pipe(server: Serving, demo: Path) -> None:
+    lines = len(server.log)
+    answer, _ = llamacli("chat", "-m", demo, "--temp", "0", stdin="Hi")
+    assert answer.startswith("Hello!")
+    assert any("/own/answer 200" in line for line in server.log[lines:])
+
+
+def test_what_a_server_can_not_do_is_done_without_it(server: Serving, demo: Path) -> None:
+    lines = len(server.log)
+    llamacli("run", "Hi", "-m", demo, "-c", "512", "-n", "2")
+    llamacli("run", "word " * 9000, "-m", demo, check=5)  # told as without a server
+    assert not any("/own/answer 200" in line for line in server.log[lines:])
+
+
+def test_a_server_that_dies_in_the_middle_is_told(
+    endless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving("-m", endless, "-c", "4096") as server:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(server.runtime))
+        command = [sys.executable, "-m", "llamacli", "run", "Hi", "-m", str(endless)]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert child.stdout is not None and child.stdout.read(10)
+        server.child.kill()
+        _, told = child.communicate(timeout=60)
+        assert child.returncode == 4 and b"the server is gone" in told
+
+
+def test_ctrl_c_ends_the_answer_and_frees_the_server(
+    endless: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving("-m", endless, "-c", "100000") as server:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(server.runtime))
+        command = [sys.executable, "-m", "llamacli", "run", "Hi", "-m", str(endless)]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert child.stdout is not None and child.stdout.read(10)
+        child.send_signal(signal.SIGINT)
+        out, _ = child.communicate(timeout=60)
+        assert child.returncode == 130 and out.endswith(b"\n")
+        url = f"{server.url}/metrics"
+        wait_for(lambda: "processing 0.0" in httpx2.get(url).text)

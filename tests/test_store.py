@@ -206,7 +206,7 @@ def test_defaults_give_way_to_the_variable_and_that_to_options(
     assert answer("-m", str(tiny))["answer_tokens"] == 3
     file.write_text("[defaults]\ncontext = 128\nmodle = 'x'\n")
     told = error("run", "hi", "-m", str(tiny), check=3)
-    assert f"{file}, line 3: defaults.modle is not known; did you mean model?" in told
+    assert f"{file}: defaults.modle is not known; did you mean model?" in told
     llamacli("list")  # which has no defaults
 
 

@@ -14,10 +14,18 @@ from llamacli.errors import DoesNotFitError
 from llamacli.machine import cores
 from llamacli.models.demo import demo_model
 from llamacli.models.opening import engine_settings
+from llamacli.speculate import MOST_ROWS, Costs
 from llamacli.tune import profiles
-from llamacli.tune.decide import Work, in_the_running, winner
+from llamacli.tune.decide import Work, estimate, in_the_running, winner
 from llamacli.tune.measure import Sample, Size
-from llamacli.tune.profiles import forget, keep, kept_path, tuned_settings
+from llamacli.tune.profiles import (
+    forget,
+    keep,
+    keep_costs,
+    kept_path,
+    tuned_costs,
+    tuned_settings,
+)
 from llamacli.tune.search import applied, groups, tune
 from llamacli.tune.stages import (
     WORKS,
@@ -48,17 +56,35 @@ def test_the_faster_one_wins() -> None:
 
 
 def test_a_tie_leaves_the_default() -> None:
-    measured = rounds(a=[1.0, 1.2, 0.9, 1.1], b=[1.01, 1.0, 1.0, 0.99])
+    measured = rounds(a=[1.0, 1.2, 0.9, 1.1], b=[1.01, 1.1, 0.99, 1.1])
     assert winner(measured, PREFILL, "a") == "a"
     assert winner(measured, PREFILL, "b") == "b"
 
 
-def test_a_gain_within_the_margin_leaves_the_default() -> None:
-    assert winner(rounds(a=[1.0, 1.0, 1.0], b=[0.99, 0.99, 0.99]), PREFILL, "a") == "a"
+def test_a_small_gain_in_every_round_is_taken() -> None:
+    """As measured on two cores with AVX2, where repacking was slower in every figure."""
+    repacked = [Sample(0.55, 1 / 340, 1 / 48.7), Sample(0.54, 1 / 342, 1 / 48.2)]
+    plain = [Sample(0.43, 1 / 377, 1 / 49.6), Sample(0.44, 1 / 371, 1 / 49.9)]
+    measured = [{"repacked": a, "plain": b} for a, b in zip(repacked, plain, strict=True)]
+    for work in WORKS.values():
+        assert winner(measured, work, "repacked") == "plain"
+        assert winner(measured, work, "plain") == "plain"
 
 
-def test_two_rounds_decide_nothing() -> None:
-    assert winner(rounds(a=[1.0, 1.0], b=[0.5, 0.5]), PREFILL, "a") == "a"
+def test_what_does_not_matter_leaves_the_default() -> None:
+    assert winner(rounds(a=[1.0, 1.0, 1.0], b=[0.998, 0.998, 0.998]), PREFILL, "a") == "a"
+
+
+def test_noise_is_shrunk_towards_no_difference() -> None:
+    """The same mean says more where the rounds agree."""
+    steady, _ = estimate(rounds(a=[1.0] * 4, b=[0.9] * 4), PREFILL, "b", "a")
+    wild, unsure = estimate(rounds(a=[1.0] * 4, b=[0.6, 1.35, 0.6, 1.35]), PREFILL, "b", "a")
+    assert -0.106 < steady < -0.1 and -0.09 < wild < 0 and unsure > 0.08
+
+
+def test_one_round_decides_where_there_is_time_for_no_more() -> None:
+    assert winner(rounds(a=[1.0], b=[0.8]), PREFILL, "a") == "b"
+    assert in_the_running(rounds(a=[1.0], b=[5.0]), [PREFILL]) == ["a", "b"]
 
 
 def test_a_machine_that_slows_down_meanwhile_doesnt_hide_who_is_faster() -> None:
@@ -99,7 +125,7 @@ def test_the_clearly_slower_arent_measured_again() -> None:
     measure = fixed({"auto": 1.0, "off": 1.0, "on": 2.0}, asked)
     found = measure_stage(THREE, EngineSettings(), Size(1, 1), measure, 1e9, lambda: 0.0)
     assert len(found) == MOST_ROUNDS
-    assert asked.count("on") == 3
+    assert asked.count("on") == 2
     assert asked.count("auto") == asked.count("off") == MOST_ROUNDS
 
 
@@ -250,6 +276,41 @@ def test_a_damaged_or_forged_file_is_told_and_not_used(model: Path, content: byt
     assert len(told) == 1 and "damaged" in told[0]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"[]",
+        b'{"costs": []}',
+        b'{"costs": {"1": 1}}',
+        b'{"costs": {"1": 2, "2": 3}}',
+        b'{"costs": {"1": 1, "2": NaN}}',
+        b'{"costs": {"1": 1, "2": "x"}}',
+        b'{"costs": {"1": 1, "-2": 3}}',
+        b'{"costs": {"1": 1, "2": null}}',
+    ],
+)
+def test_damaged_costs_of_drafts_are_not_used(model: Path, content: bytes) -> None:
+    keep(model, FOUND, {"costs": {1: 1.0, 4: 2.5}})
+    assert tuned_costs(model) == Costs({1: 1.0, 4: 2.5})
+    kept_path(model).write_bytes(content)
+    assert tuned_costs(model) is None
+
+
+def test_costs_that_were_learned_lie_beside_what_was_tuned(model: Path) -> None:
+    told: list[str] = []
+    learned = Costs({1: 1.0, 4: 2.5})
+    keep_costs(model, learned)
+    assert tuned_costs(model) == learned
+    assert tuned_settings(model, "short", told.append) is None and not told
+    keep(model, FOUND, {})
+    keep_costs(model, learned)
+    assert tuned_settings(model, "short") == FOUND["short"] and tuned_costs(model) == learned
+    kept_path(model).write_bytes(b"{")
+    keep_costs(model, learned)
+    assert tuned_costs(model) == learned
+
+
 def test_keys_that_tuning_doesnt_set_are_left_out(model: Path) -> None:
     keep(model, FOUND, {})
     kept_path(model).write_text('{"short": {"threads": 2, "context": 5, "kv_type": "q4_0"}}')
@@ -284,7 +345,9 @@ def test_tuning_the_demo_measures_and_keeps() -> None:
     assert set(rows) == {"repacked", "as in the file"}
     assert all(row.prefill > 0 and row.decode > 0 and row.load for row in rows.values())
     assert sorted(goal for row in rows.values() for goal in row.best_for) == ["long", "short"]
-    keep(path, found.profiles, {})
+    keep(path, found.profiles, {"costs": found.costs})
+    assert found.costs[1] == 1 and max(found.costs) == MOST_ROWS
+    assert tuned_costs(path) == Costs(found.costs)
     for name in profiles.PROFILES:
         assert tuned_settings(path, name) == found.profiles[name]
 

@@ -1,7 +1,7 @@
 from .generation import Chunk, Result, generate
 from .output import result_fields, write_text
 from .signals import Interrupts, interrupts
-from .telling import Manner, answer, most_tokens, progress, summary
+from .telling import Manner, answer, progress, summary, tell
 from .text import Answer, AnswerText
 
 __all__ = [
@@ -14,9 +14,9 @@ __all__ = [
     "answer",
     "generate",
     "interrupts",
-    "most_tokens",
     "progress",
     "result_fields",
     "summary",
+    "tell",
     "write_text",
 ]

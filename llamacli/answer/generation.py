@@ -1,17 +1,26 @@
 """From a prompt's tokens to an answer, piece by piece."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from llamacli.answer.text import Answer, AnswerText, FinishReason
-from llamacli.engine import Engine, Progress, SamplingSettings, choose_seed, sampler_chain
+from llamacli.engine import (
+    Engine,
+    Progress,
+    SamplingSettings,
+    choose_seed,
+    chooser,
+    sampler_chain,
+)
 from llamacli.errors import InvalidModelError, UsageError
+from llamacli.speculate import Drafted, DraftingEngine, Lookahead
 
 if TYPE_CHECKING:
     from llamacli.shape import Constraint
+    from llamacli.tools import ToolConstraint
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class Result:
     decode_seconds: float
     seed: int
     stop_text: str | None = None
+    drafted: Drafted = field(default_factory=Drafted)
 
     @property
     def answer_tokens(self) -> int:
@@ -59,7 +69,8 @@ def generate(
     *,
     max_tokens: int | None = None,
     stop: Sequence[str] = (),
-    constraint: "Constraint | None" = None,
+    constraint: "Constraint | ToolConstraint | None" = None,
+    spelled: Container[int] = (),
     interrupted: Callable[[], bool] = lambda: False,
     on_progress: Progress | None = None,
 ) -> Iterator[Chunk]:
@@ -68,11 +79,11 @@ def generate(
     A character that spans tokens comes whole, a stop text never shows, not even its start.
     The answer ends at an end token or a stop text ("stop"), at max_tokens or where the context is
     full ("length"), or once interrupted says so; with a constraint it is whole, even where it is
-    cut. Raises UsageError, DoesNotFitError where the prompt exceeds the context, and
-    InvalidModelError where the model computes no numbers.
+    cut. Control tokens that are spelled stand in the text. A drafting engine takes fewer
+    evaluations for the same answer. Raises UsageError, DoesNotFitError where the prompt exceeds the
+    context, and InvalidModelError where the model computes no numbers.
     """
-    if max_tokens is not None and max_tokens < 1:
-        raise UsageError(f"at most {max_tokens} tokens were asked for; give 1 or more")
+    limit = engine.most_tokens(len(prompt), max_tokens)
     if not all(stop):
         raise UsageError("a stop text is empty")
     seed = choose_seed(sampling)
@@ -81,30 +92,34 @@ def generate(
     prefill_seconds = perf_counter() - start
 
     seconds = 0.0
-    room = engine.context_size - len(prompt)
-    limit = room + 1 if max_tokens is None else min(max_tokens, room + 1)
-    answer = Answer(engine.vocabulary, limit, AnswerText(stop), constraint)
-    sample = engine.library.llama_sampler_sample
-    with sampler_chain(engine, sampling, seed, prompt) as chain:
-        while len(engine.tokens) == len(prompt) + len(answer.tokens) and not interrupted():
-            start = perf_counter()
-            if constraint is None:
-                token = sample(chain, engine.context_pointer, -1)
-            else:
-                token = constraint.choose(chain, engine.logits(), answer.left)
-            seconds += perf_counter() - start
-            if not answer.tokens and not math.isfinite(engine.logit(token)):
-                raise InvalidModelError(
-                    f"{engine.path}: the model computes {engine.logit(token)} for its first "
-                    "token; its weights are damaged, convert or fetch it again"
-                )
-            if ready := answer.take(token):
-                yield Chunk(ready)
-            if answer.reason is not None:
-                break
-            start = perf_counter()
-            engine.decode(token)
-            seconds += perf_counter() - start
+    answer = Answer(engine.vocabulary, limit, AnswerText(stop), constraint, spelled)
+    speculation = engine.speculation if isinstance(engine, DraftingEngine) else None
+    ahead, row = Lookahead(engine, prompt, speculation), -1
+    was_read = len(engine.tokens) == len(prompt)  # not where it was interrupted
+    try:
+        with sampler_chain(engine, sampling, seed, prompt) as chain:
+            choose = chooser(engine, sampling, chain)
+            while was_read and not interrupted():
+                start = perf_counter()
+                if constraint is None or constraint.free:
+                    token = choose(row)
+                else:
+                    token = constraint.choose(chain, engine.logits(row), answer.left)
+                seconds += perf_counter() - start
+                if not answer.tokens and not math.isfinite(value := engine.logit(token, row)):
+                    raise InvalidModelError(
+                        f"{engine.path}: the model computes {value} for its first token; its "
+                        "weights are damaged, convert or fetch it again"
+                    )
+                if ready := answer.take(token):
+                    yield Chunk(ready)
+                if answer.reason is not None:
+                    break
+                start = perf_counter()
+                row = ahead.advance(token, answer.left - 1)
+                seconds += perf_counter() - start
+    finally:
+        ahead.finish()
     rest = answer.text.finish()
     result = Result(
         text=answer.text.given,
@@ -116,5 +131,6 @@ def generate(
         decode_seconds=seconds,
         seed=seed,
         stop_text=answer.text.stop_text,
+        drafted=ahead.drafted,
     )
     yield Chunk(rest, result)

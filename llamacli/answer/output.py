@@ -1,11 +1,10 @@
 """Answers on their way out: text for pipes and terminals, JSON for programs."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from llamacli.answer.generation import Chunk, Result
-from llamacli.terminal import Write
+from llamacli.terminal import Write, as_json
 
 
 def write_text(chunks: Iterator[Chunk], write: Write, *, stream: bool = True) -> Result:
@@ -46,7 +45,7 @@ def write_events(chunks: Iterator[Chunk], write: Write, head: dict[str, Any]) ->
 
 def write_json(write: Write, value: dict[str, Any]) -> None:
     """One object on a line of its own."""
-    write(json.dumps(value, ensure_ascii=False) + "\n")
+    write(as_json(value) + "\n")
 
 
 def result_fields(result: Result, seconds: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during an answer: it ends, what was said stays, the exit code tells."""
+"""SIGINT, SIGTERM, SIGHUP during an answer: it ends, what was said stays, the exit code tells."""
 
 import contextlib
 import signal
@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
+
+from llamacli.system import ENDING, alarm
 
 PATIENCE = 0.1  # seconds that a write may go on after a signal; a reader that stalls is left then
 
@@ -44,6 +46,7 @@ def interrupts() -> Iterator[Interrupts]:
     """
     state = Interrupts()
     held: dict[int, Any] = {}
+    begun: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield state
         return
@@ -53,24 +56,27 @@ def interrupts() -> Iterator[Interrupts]:
         if len(state.arrived) > 1:
             held[number](number, frame)
         elif state.writing:
-            begun = state.writes
+            begun.append(state.writes)
+            start(PATIENCE)
 
-            def stalled(_: int, frame: FrameType | None) -> None:
-                if state.writing and state.writes == begun:
-                    held[number](number, frame)
+    def give_up() -> None:
+        if state.writing and state.writes == begun[-1]:
+            number = state.arrived[-1]
+            held[number](number, None)
 
-            held.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, stalled))
-            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
-
-    for caught in (signal.SIGINT, signal.SIGTERM):
-        if callable(signal.getsignal(caught)):
-            held[caught] = signal.signal(caught, arrive)
-    try:
-        yield state
-    finally:
-        if signal.SIGALRM in held:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in held.items():
-            signal.signal(number, handler)
+    failed: Exception | None = None
+    with alarm(give_up) as start:
+        for caught in (signal.SIGINT, *ENDING):
+            if callable(signal.getsignal(caught)):
+                held[caught] = signal.signal(caught, arrive)
+        try:
+            yield state
+        except Exception as error:  # a terminal that went, say: the signal tells it better
+            failed = error
+        finally:
+            for number, handler in held.items():
+                signal.signal(number, handler)
     if state.arrived:
         signal.raise_signal(state.arrived[0])
+    if failed is not None:
+        raise failed

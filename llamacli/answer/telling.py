@@ -2,14 +2,15 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from llamacli.terminal import lively, notice
+from llamacli.terminal import lively, notice, show_status
 
 if TYPE_CHECKING:
-    from llamacli.answer.generation import Result
+    from llamacli.answer.generation import Chunk, Result
     from llamacli.engine import Engine
     from llamacli.shape import Constraint, Grammar
 
@@ -39,30 +40,49 @@ def answer(
     settings are generate's.
     """
     from llamacli.answer.generation import generate
+
+    head = {"model": engine.name, "quantization": engine.quantization}
+    chunks = partial(
+        generate,
+        engine,
+        tokens,
+        sampling,
+        on_progress=progress(manner.quiet),
+        max_tokens=max_tokens,
+        constraint=constraint(engine, shape, len(tokens), max_tokens),
+        **settings,
+    )
+    return tell(
+        lambda interrupted: chunks(interrupted=interrupted),
+        {**head, "prompt_tokens": len(tokens)},
+        manner,
+    )
+
+
+def tell(
+    chunks_until: "Callable[[Callable[[], bool]], Iterator[Chunk]]",
+    start: dict[str, Any],
+    manner: Manner,
+) -> "Result":
+    """Write an answer's chunks on stdout; start has the model, its quantization, prompt_tokens.
+
+    chunks_until gets what says that a signal has come, after which the chunks end.
+    """
     from llamacli.answer.output import result_fields, write_events, write_json, write_text
     from llamacli.answer.signals import interrupts
     from llamacli.terminal import writer
 
-    head = {"model": engine.name, "quantization": engine.quantization}
+    head = {name: start[name] for name in ("model", "quantization")}
     started = time.perf_counter()
     with interrupts() as arrived:
         write = arrived.around(writer(sys.stdout))
-        chunks: Iterator[Any] = generate(
-            engine,
-            tokens,
-            sampling,
-            interrupted=lambda: bool(arrived),
-            on_progress=progress(manner.quiet),
-            max_tokens=max_tokens,
-            constraint=constraint(engine, shape, len(tokens), max_tokens),
-            **settings,
-        )
+        chunks = chunks_until(lambda: bool(arrived))
         if manner.form == "text":
             result = write_text(chunks, write, stream=manner.stream)
         elif manner.form == "jsonl":
-            result = write_events(chunks, write, {**head, "prompt_tokens": len(tokens)})
+            result = write_events(chunks, write, start)
         else:
-            result = [chunk.result for chunk in chunks][-1]
+            result = _last(chunks)
         seconds = time.perf_counter() - started
         fields = result_fields(result, seconds)
         if manner.form == "json":
@@ -74,6 +94,12 @@ def answer(
     return result
 
 
+def _last(chunks: "Iterator[Chunk]") -> "Result":
+    result = [chunk.result for chunk in chunks][-1]
+    assert result is not None
+    return result
+
+
 def constraint(
     engine: "Engine", shape: "Grammar | None", prompt: int, max_tokens: int | None
 ) -> "Constraint | None":
@@ -82,13 +108,7 @@ def constraint(
         return None
     from llamacli.shape import constrained
 
-    return constrained(engine.vocabulary, shape, most_tokens(engine, prompt, max_tokens))
-
-
-def most_tokens(engine: "Engine", prompt: int, max_tokens: int | None) -> int:
-    """The tokens that an answer can have, as generate counts them."""
-    room = engine.context_size - prompt + 1
-    return room if max_tokens is None else min(room, max_tokens)
+    return constrained(engine.vocabulary, shape, engine.most_tokens(prompt, max_tokens))
 
 
 def progress(quiet: bool) -> Any:
@@ -98,8 +118,7 @@ def progress(quiet: bool) -> Any:
 
     def show(done: int, total: int) -> None:
         if total > 1024:
-            line = f"reading the prompt: {done} of {total} tokens" if done < total else ""
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+            show_status(f"reading the prompt: {done} of {total} tokens" if done < total else "")
 
     return show
 
@@ -108,8 +127,12 @@ def summary(result: "Result") -> str:
     """An answer's counts and rates in one line."""
     read = result.prompt_tokens - result.cached_tokens
     rate = read / result.prefill_seconds if result.prefill_seconds else 0.0
+    drafted = ""
+    if result.drafted.tokens:
+        drafted = f", {result.drafted.accepted} of {result.drafted.tokens} drafted accepted"
     return (
         f"prompt {result.prompt_tokens} tokens, {result.cached_tokens} of them cached, read at "
-        f"{rate:.1f}/s; answer {result.answer_tokens} tokens at {result.tokens_per_second:.1f}/s; "
+        f"{rate:.1f}/s; answer {result.answer_tokens} tokens at {result.tokens_per_second:.1f}/s"
+        f"{drafted}; "
         f"{result.finish_reason}; seed {result.seed}"
     )

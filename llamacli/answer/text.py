@@ -1,7 +1,7 @@
 """An answer as it grows, token by token: its text, and when it is at its end."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -9,6 +9,7 @@ from llamacli.engine import Vocabulary
 
 if TYPE_CHECKING:
     from llamacli.shape import Constraint
+    from llamacli.tools import ToolConstraint
 
 FinishReason = Literal["stop", "length", "interrupted"]
 
@@ -21,7 +22,8 @@ class Answer:
     vocabulary: Vocabulary
     limit: int
     text: "AnswerText"
-    constraint: "Constraint | None" = None
+    constraint: "Constraint | ToolConstraint | None" = None
+    spelled: Container[int] = ()
     tokens: list[int] = field(default_factory=list)
     reason: FinishReason | None = None
 
@@ -38,7 +40,7 @@ class Answer:
             return ""
         self.tokens.append(token)
         ready = ""
-        if token not in self.vocabulary.control_tokens:
+        if token not in self.vocabulary.control_tokens or token in self.spelled:
             ready = self.text.add(self.vocabulary.piece(token))
         if self.text.stopped:
             self.reason = "stop"

@@ -1,6 +1,6 @@
 """Many prompts side by side in one context.
 
-To be read in this order: lines, job, engine, kept, pace, scheduler, answering.
+To be read in this order: lines, job, alone, engine, kept, pace, scheduler, answering.
 Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 

@@ -1,3 +1,4 @@
+from .alone import answer_each
 from .answering import answer_all
 from .engine import MAX_PARALLEL, BatchEngine
 from .job import Job, Running, TokenLogprob, prepare, result
@@ -17,6 +18,7 @@ __all__ = [
     "Step",
     "TokenLogprob",
     "answer_all",
+    "answer_each",
     "key_of",
     "prepare",
     "read_lines",

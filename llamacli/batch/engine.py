@@ -1,15 +1,14 @@
 """An engine whose KV cache holds many sequences, with one batch for tokens of several."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from llamacli.batch.job import Running
 from llamacli.engine import KEPT_SEQUENCES, Engine, EngineSettings
+from llamacli.machine import physical_cores
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+MANY = 8  # sequences whose tokens several threads choose
 MAX_PARALLEL = 256 - KEPT_SEQUENCES  # llama.cpp's LLAMA_MAX_SEQ
 
 
@@ -30,8 +29,11 @@ class BatchEngine(Engine):
         self.rows = min(int(count(self.context_pointer)) for count in batches)
         self.batch = library.llama_batch_init(self.rows, 0, 1)
         self.cells = int(library.llama_n_ctx(self.context_pointer))
+        self.choosers = ThreadPoolExecutor(physical_cores()) if parallel >= MANY else None
 
     def close(self) -> None:
+        if (choosers := getattr(self, "choosers", None)) is not None:
+            choosers.shutdown()
         if (batch := getattr(self, "batch", None)) is not None:
             self.library.llama_batch_free(batch)
             self.batch = None
@@ -70,10 +72,3 @@ class BatchEngine(Engine):
             return int(library.llama_decode(context, batch))
         finally:
             library.llama_set_abort_callback(context, library.ggml_abort_callback(0), None)
-
-    def row(self, index: int) -> "NDArray[np.float32]":
-        """The logits of a row of the batch, float32 of shape (vocabulary,): a view."""
-        import numpy as np
-
-        values = self.library.llama_get_logits_ith(self.context_pointer, index)
-        return np.ctypeslib.as_array(values, (self.vocabulary.size,))

@@ -1,14 +1,14 @@
 """A job of a batch, from its start to its result."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from llamacli.answer import Answer, AnswerText, Result
-from llamacli.engine import Engine, SamplingSettings, choose_seed, sampler_chain
-from llamacli.errors import DoesNotFitError, LlamacliError
+from llamacli.engine import Engine, SamplingSettings, choose_seed, chooser, sampler_chain
+from llamacli.errors import LlamacliError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +56,7 @@ class Running:
     sequence: int
     answer: Answer
     chain: Any
+    choose: Callable[[int], int]
     constraint: "Constraint | None"
     seed: int
     resources: ExitStack
@@ -81,11 +82,7 @@ class Running:
 
 def prepare(engine: Engine, index: int, job: Job) -> Running:
     """A job as it starts. Raises UsageError and DoesNotFitError, as run does for such a prompt."""
-    size = engine.context_size
-    if len(job.prompt) > size:
-        raise DoesNotFitError(f"the prompt has {len(job.prompt)} tokens, the context {size}")
-    room = size - len(job.prompt) + 1
-    limit = room if job.max_tokens is None else min(job.max_tokens, room)
+    limit = engine.most_tokens(len(job.prompt), job.max_tokens)
     seed = choose_seed(job.sampling)
     resources = ExitStack()
     try:
@@ -99,7 +96,9 @@ def prepare(engine: Engine, index: int, job: Job) -> Running:
         resources.close()
         raise
     answer = Answer(engine.vocabulary, limit, AnswerText(job.stop), constraint)
-    return Running(index, job, 0, answer, chain, constraint, seed, resources, perf_counter())
+    choose = chooser(engine, job.sampling, chain)
+    started = perf_counter()
+    return Running(index, job, 0, answer, chain, choose, constraint, seed, resources, started)
 
 
 def result(running: Running) -> Result:

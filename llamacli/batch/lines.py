@@ -1,5 +1,6 @@
 """The lines of a batch: text or JSON, one prompt each, and what an earlier run already answered."""
 
+import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llamacli.errors import InvalidModelError, UsageError
-
-Message = dict[str, str]
+from llamacli.prompt import Message, check_messages
 
 NUMBERS = {"temperature": float, "top_k": int, "top_p": float, "min_p": float,
            "repeat_penalty": float, "seed": int, "max_tokens": int}  # fmt: skip
@@ -39,21 +39,26 @@ def read_lines(
 ) -> Iterator[Request | BadLine]:
     """A Request or a BadLine for each line that isn't blank.
 
-    The lines are JSON where the first of them is a JSON object, else text. A line's id is its
-    number from 1 where it gives none; an id that was there already makes a bad line.
+    The lines are JSON where the first of them begins with a brace or one is a JSON object, else
+    text. A line's id is its number from 1 where it gives none; an id that was there already makes a
+    bad line.
     """
+    data = data.removeprefix(codecs.BOM_UTF8)
     lines = [(i + 1, line) for i, line in enumerate(data.split(b"\n")) if line.strip()]
-    is_json = bool(lines) and _is_object(lines[0][1])
+    is_json = any(_is_object(line, first=i == 0) for i, (_, line) in enumerate(lines))
     seen: dict[str, int] = {}
     for number, raw in lines:
         identity: Any = number
         try:
-            line = _decode(raw, number, replace)
+            line = _decode(raw, replace)
             fields = _object(line) if is_json else {"text": line}
             identity = fields.get("id", number)
             if identity is None or isinstance(identity, dict | list | bool | float):
                 identity, given = number, identity
                 raise UsageError(f"the id is a text or a whole number, not {given!r}")
+            if isinstance(identity, str) and any("\ud800" <= c <= "\udfff" for c in identity):
+                identity = number
+                raise UsageError("the id has half a surrogate pair, which is no text")
             if (first := seen.setdefault(key_of(identity), number)) != number:
                 raise UsageError(f"the id {identity!r} was on line {first} already")
             yield _request(identity, fields, template, system, is_json)
@@ -66,42 +71,40 @@ def key_of(identity: Any) -> str:
     return json.dumps(identity, ensure_ascii=False)
 
 
-def answered(text: str) -> tuple[dict[str, bool], int]:
+def answered(data: bytes) -> tuple[dict[str, bool], int]:
     """What an output file already holds: by id whether it is an answer (or an error), and the
-    length in characters up to which its lines are whole.
+    length in bytes up to which its lines are whole. A last line that is cut doesn't count.
 
-    Raises InvalidModelError where a line before the last isn't one of a batch's output.
+    Raises InvalidModelError where another line isn't one of a batch's output.
     """
     found: dict[str, bool] = {}
     whole = 0
-    for line in text.splitlines(keepends=True):
+    *lines, _ = data.split(b"\n")
+    for number, line in enumerate(lines, 1):
         try:
-            fields = json.loads(line)
+            fields = json.loads(line.decode())
             found[key_of(fields["id"])] = "error" not in fields
         except (ValueError, KeyError, TypeError, RecursionError):
-            if whole + len(line) < len(text) or line.endswith("\n"):
-                number = text.count("\n", 0, whole) + 1
-                raise InvalidModelError(f"its line {number} is not from a batch") from None
-            break
-        if not line.endswith("\n"):
-            break  # cut off while it was written
-        whole += len(line)
+            raise InvalidModelError(f"its line {number} is not from a batch") from None
+        whole += len(line) + 1
     return found, whole
 
 
-def _is_object(line: bytes) -> bool:
+def _is_object(line: bytes, *, first: bool) -> bool:
+    """Whether a line makes all of them JSON; the first does where it was only meant to be."""
+    if not line.lstrip().startswith(b"{"):
+        return False
     try:
-        return isinstance(json.loads(line), dict)
+        return first or isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return False
 
 
-def _decode(raw: bytes, number: int, replace: bool) -> str:
-    start = 3 if number == 1 and raw.startswith(b"\xef\xbb\xbf") else 0
+def _decode(raw: bytes, replace: bool) -> str:
     try:
-        text = raw[start:].decode("utf-8", "replace" if replace else "strict")
+        text = raw.decode("utf-8", "replace" if replace else "strict")
     except UnicodeDecodeError as error:
-        raise UsageError(f"not UTF-8 at its byte {error.start + start}") from None
+        raise UsageError(f"not UTF-8 at its byte {error.start}") from None
     return text.removesuffix("\r")
 
 
@@ -131,7 +134,7 @@ def _request(
         raise UsageError("give either prompt or messages")
     if "prompt" in fields:
         return Request(identity, _conversation(_text(fields, "prompt"), system), settings)
-    messages = _messages(fields["messages"])
+    messages = tuple(check_messages(fields["messages"], "messages"))
     if system is not None and messages[0]["role"] != "system":
         messages = ({"role": "system", "content": system}, *messages)
     return Request(identity, messages, settings)
@@ -162,21 +165,6 @@ def _conversation(text: str, system: str | None) -> tuple[Message, ...]:
     return asked if system is None else ({"role": "system", "content": system}, *asked)
 
 
-def _messages(given: Any) -> tuple[Message, ...]:
-    if not isinstance(given, list) or not given:
-        raise UsageError("messages is a list of {role, content}")
-    for message in given:
-        if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            raise UsageError("a message has role and content, and no more")
-        if not all(isinstance(part, str) for part in message.values()):
-            raise UsageError("a message's role and content are texts")
-        if message["role"] not in ("system", "user", "assistant"):
-            raise UsageError(
-                f"a message's role is system, user or assistant, not {message['role']}"
-            )
-    return tuple(given)
-
-
 def _settings(fields: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, kind in NUMBERS.items():
@@ -203,13 +191,11 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
 
 
 def read_output(path: Path) -> tuple[dict[str, bool], int]:
-    """answered of a file, and its length in bytes up to which its lines are whole."""
+    """answered of a file, of one that isn't there yet as of an empty one."""
     try:
-        raw = path.read_bytes()
+        return answered(path.read_bytes())
     except FileNotFoundError:
         return {}, 0
-    try:
-        found, characters = answered(raw.decode("utf-8", "replace"))
     except InvalidModelError as error:
-        raise InvalidModelError(f"{path}: {error}") from None
-    return found, len(raw.decode("utf-8", "replace")[:characters].encode())
+        error.file = path
+        raise

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from llamacli.batch.engine import BatchEngine
+from llamacli.batch.engine import MANY, BatchEngine
 from llamacli.batch.job import Job, Running, token_logprob
 from llamacli.batch.kept import Kept
 from llamacli.batch.pace import Pace
 from llamacli.engine import ABORTED, because, common_prefix
 from llamacli.errors import DoesNotFitError, InvalidModelError, LlamacliError
+from llamacli.machine import physical_cores
 
 WORTH_WAITING = 16  # tokens that another sequence is evaluating already
 FULL = 1  # llama_decode's code where the cache has no room
@@ -133,34 +134,57 @@ class Scheduler:
             raise LlamacliError(f"llama.cpp failed to evaluate (code {code}){because()}")
         read = sum(count for running, count in parts if running.prefilled is None)
         step.read += read
-        for (running, count), row in zip(parts, rows, strict=True):
+        for running, count in parts:
             running.evaluated += count
-            if row is not None:
-                self._choose(running, row, step)
+        ready = [(one, row) for (one, _), row in zip(parts, rows, strict=True) if row is not None]
+        for (running, row), token in zip(ready, self._choose(ready), strict=True):
+            self._take(running, row, token, step)
         if self.pace is not None:
             self.pace.measured(read, len(parts) - (read > 0), perf_counter() - started)
         return True
 
-    def _choose(self, running: Running, row: int, step: Step) -> None:
+    def _choose(self, ready: list[tuple[Running, int]]) -> list[int | LlamacliError]:
+        """A token each. Of many, several threads choose: samplers are C, which lets go of Python's
+        lock, and none knows of another."""
+
+        def choose(part: list[tuple[Running, int]]) -> list[int | LlamacliError]:
+            return [self._draw(running, row) for running, row in part]
+
+        choosers = self.engine.choosers
+        if choosers is None or len(ready) < MANY:
+            return choose(ready)
+        self.engine.logit(0, ready[0][1])  # what is done once an evaluation isn't left to several
+        count = physical_cores()
+        chosen: list[int | LlamacliError] = [0] * len(ready)
+        for i, part in enumerate(choosers.map(choose, [ready[i::count] for i in range(count)])):
+            chosen[i::count] = part
+        return chosen
+
+    def _draw(self, running: Running, row: int) -> int | LlamacliError:
+        engine, answer = self.engine, running.answer
+        try:
+            if running.constraint is None:
+                token = running.choose(row)
+            else:
+                token = running.constraint.choose(running.chain, engine.logits(row), answer.left)
+            if not answer.tokens and not math.isfinite(engine.logit(token, row)):
+                raise InvalidModelError(f"{engine.path}: the model computes no numbers")
+        except LlamacliError as error:
+            return error
+        return token
+
+    def _take(self, running: Running, row: int, token: int | LlamacliError, step: Step) -> None:
+        """What becomes of an answer with the token that was chosen for it."""
         engine, answer = self.engine, running.answer
         if running.prefilled is None:
             running.prefilled = perf_counter()
-        try:
-            if running.constraint is not None:
-                token = running.constraint.choose(running.chain, engine.row(row), answer.left)
-            else:
-                token = engine.library.llama_sampler_sample(
-                    running.chain, engine.context_pointer, row
-                )
-            logits = engine.library.llama_get_logits_ith(engine.context_pointer, row)
-            if not answer.tokens and not math.isfinite(logits[token]):
-                raise InvalidModelError(f"{engine.path}: the model computes no numbers")
+        if isinstance(token, LlamacliError):
+            running.error = token
+        else:
             if running.job.logprobs is not None and token not in engine.vocabulary.end_tokens:
-                found = token_logprob(engine.row(row), token, running.job.logprobs)
+                found = token_logprob(engine.logits(row), token, running.job.logprobs)
                 running.logprobs.append(found)
             step.grown.append((running, answer.take(token)))
-        except LlamacliError as error:
-            running.error = error
         if running.error is not None or answer.reason is not None:
             self.leave(running)
             step.finished.append(running)

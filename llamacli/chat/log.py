@@ -1,12 +1,11 @@
 """Writing a session: locked, appended to, on the disk after each line."""
 
-import os
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from llamacli import system
 from llamacli.chat.conversation import Step
 from llamacli.chat.file import SessionHead, write_line
 from llamacli.errors import UsageError
@@ -14,7 +13,6 @@ from llamacli.home import replace_file
 
 LATEST = "latest"
 MAX_NAME = 64
-LOCKED_BYTE = 1 << 40  # Windows locks bytes; one that no session has keeps none from being read
 
 
 class SessionLog:
@@ -43,7 +41,7 @@ class SessionLog:
         self._append(write_line(step))
         if self._empty and step.get("role") == "user":
             self._empty = False
-            _sync_folder(self._path.parent)
+            system.sync_folder(self._path.parent)
         if not self._empty and not self._is_latest:
             self._is_latest = True
             with suppress(OSError):
@@ -57,10 +55,11 @@ class SessionLog:
         """Let others have the session; one in which nothing was asked is removed."""
         if self._file is None:
             return
-        with suppress(OSError):
-            if self._empty:
-                self._path.unlink(missing_ok=True)
+        if self._empty and not system.WINDOWS:  # while the lock keeps others from it
+            self._remove()
         self._release()
+        if self._empty and system.WINDOWS:  # where no open file can be removed
+            self._remove()
 
     def _append(self, line: bytes) -> None:
         if self._file is None:
@@ -68,13 +67,17 @@ class SessionLog:
         try:
             self._file.write(line)
             self._file.flush()
-            os.fsync(self._file.fileno())
+            system.sync(self._file.fileno())
         except OSError as error:
             self._release()
             self._on_failure(
                 f"the session {self.name} can't be written ({error.strerror}); what follows "
                 "isn't saved"
             )
+
+    def _remove(self) -> None:
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
     def _release(self) -> None:
         if self._file is not None:
@@ -86,17 +89,8 @@ class SessionLog:
 def lock(file: BinaryIO, name: str) -> None:
     """Lock a session's file until it is closed; raises UsageError where another chat has it."""
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            file.seek(LOCKED_BYTE)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            file.seek(0)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
+        system.lock(file)
+    except BlockingIOError:
         raise UsageError(
             f"another chat has the session {name} open; leave that one, or begin a new one"
         ) from None
@@ -120,13 +114,3 @@ def latest(folder: Path) -> str | None:
             return file.read(MAX_NAME)
     except OSError:
         return None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Keep a new file's name through a power cut, where the system can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -6,7 +6,6 @@ A session NAME is the store's sessions/NAME.jsonl (see session_file), its KV cac
 
 import difflib
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,14 +19,14 @@ from llamacli.chat.file import SessionHead, read_session
 from llamacli.chat.log import SessionLog, latest, lock, mend
 from llamacli.engine import Unusable, saved_tokens, state_key
 from llamacli.errors import LlamacliError, NotFoundError, OutputError, UsageError
-from llamacli.home import home
+from llamacli.home import NAME, check_name, home
 from llamacli.prompt import Message
 from llamacli.prompt import cache as prompt_cache
 
 if TYPE_CHECKING:
     from llamacli.engine import Engine
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+FOLDER = "sessions"
 SUFFIX = ".jsonl"
 FIRST_WORDS = 60  # characters
 
@@ -59,21 +58,17 @@ class Session:
     notices: tuple[str, ...]
 
 
-def folder() -> Path:
-    return home() / "sessions"
-
-
 def create(name: str | None, head: SessionHead, on_failure: Notify) -> SessionLog:
     """A new session's log; without a name it gets the time's.
 
     Raises UsageError where the name is taken or odd, OutputError where the store can't be written.
     """
-    candidates = _names_by_time() if name is None else iter([_checked(name)])
+    candidates = _names_by_time() if name is None else iter([check_name(name, "a session's")])
     try:
-        folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+        home(FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
         name, file = _new_file(candidates)
     except OSError as error:
-        raise OutputError(f"no session can be saved in {folder()}: {error.strerror}") from error
+        raise OutputError(f"no session can be saved in {home(FOLDER)}: {error.strerror}") from error
     lock(file, name)
     log = SessionLog(name, _path(name), file, on_failure, new=True)
     log.record_head(head)
@@ -86,7 +81,7 @@ def resume(name: str | None, on_failure: Notify) -> Session:
     Raises NotFoundError, UsageError where another chat has it open, and InvalidModelError where
     the file is no session's.
     """
-    name = _latest() if name is None else _checked(name)
+    name = _latest() if name is None else check_name(name, "a session's")
     path = _path(name)
     if not path.is_file():
         raise NotFoundError(_not_found(name))
@@ -109,7 +104,7 @@ def resume(name: str | None, on_failure: Notify) -> Session:
 def names() -> list[str]:
     """The names of all sessions, the last changed first."""
     found = []
-    for path in folder().glob("[!.]*" + SUFFIX):
+    for path in home(FOLDER).glob("[!.]*" + SUFFIX):
         with suppress(OSError):  # another chat may have removed it just now
             if NAME.fullmatch(path.stem) and path.is_file():
                 found.append((path.stat().st_mtime, path.stem))
@@ -167,19 +162,11 @@ def export_markdown(head: SessionHead, messages: Sequence[Message]) -> str:
 
 
 def _path(name: str) -> Path:
-    return folder() / f"{name}{SUFFIX}"
+    return home(FOLDER) / f"{name}{SUFFIX}"
 
 
 def _kv_path(name: str) -> Path:
-    return folder() / f"{name}.kv"
-
-
-def _checked(name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise UsageError(
-            f"a session's name has letters, digits, '.', '_' and '-', at most 64; not {name!r}"
-        )
-    return name
+    return home(FOLDER) / f"{name}.kv"
 
 
 def _names_by_time() -> Iterator[str]:
@@ -220,7 +207,7 @@ def _latest() -> str:
     known = names()
     if not known:
         raise NotFoundError("there is no saved chat to go on with yet")
-    marked = latest(folder())
+    marked = latest(home(FOLDER))
     return marked if marked in known else known[0]
 
 

@@ -1,26 +1,28 @@
 """llamacli batch: a prompt a line in, a JSON object a line out."""
 
-import json
 import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from errno import EACCES, EISDIR, ENOENT
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
 import typer
 
 from llamacli.commands import options
-from llamacli.errors import LlamacliError, OutputError, UsageError
-from llamacli.models import engine_settings, model_path
-from llamacli.terminal import lively, notice
+from llamacli.errors import LlamacliError, OutputError, UsageError, writing
+from llamacli.models import engine_for, engine_settings, model_path
+from llamacli.terminal import Write, as_json, lively, notice, show_status, writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llamacli.batch import BadLine, BatchEngine, Job, Request
+    from llamacli.answer import Result
+    from llamacli.batch import BadLine, Job, Request
+    from llamacli.engine import Engine
     from llamacli.shape import Grammar
 
 REPORT = 0.25  # seconds between updates of a terminal's line; elsewhere one is written each REPORTS
@@ -48,6 +50,10 @@ def batch(
     unordered: Annotated[
         bool, typer.Option("--unordered", help="Write answers as they finish.")
     ] = False,
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Give the answers that run gives, one after the other."),
+    ] = False,
     system: options.System = None,
     ending: options.Ending,
     sampling: options.Sampling,
@@ -64,16 +70,30 @@ def batch(
 
     A line is text, or a JSON object with `prompt` or `messages`, and `id`, `system`, `stop`,
     `seed`, `max_tokens`, `temperature`, `top_k`, `top_p`, `min_p`, `repeat_penalty` as it likes.
+    The last bits of sums depend on what is evaluated side by side, and so may an answer, even a
+    greedy one, where two tokens are all but equally likely. With --exact none does, at the cost of
+    evaluating each line by itself.
     A line that can't be answered gives an object with `error`, and exit code 1 in the end.
     """
     from llamacli.answer import interrupts
-    from llamacli.batch import MAX_PARALLEL, BatchEngine, key_of, read_lines, read_output
+    from llamacli.batch import (
+        MAX_PARALLEL,
+        BatchEngine,
+        answer_all,
+        answer_each,
+        key_of,
+        read_lines,
+        read_output,
+    )
 
     if not 1 <= parallel <= MAX_PARALLEL:
         raise UsageError(f"--parallel is {parallel}; give 1 to {MAX_PARALLEL}")
     if resume and output is None:
         raise UsageError("--resume goes with -o: it reads what the file already holds")
     grammar = shape.read(ending)
+    path = model_path(model, quiet=quiet)
+    if output is not None:
+        _check_output(output, file, resume, force)
     lines = list(
         read_lines(_read(file), template=template, system=system, replace=errors == "replace")
     )
@@ -84,18 +104,20 @@ def batch(
     failed = sum(not held[key] for key in held)
     if resume and len(left) < len(lines) and not quiet:
         notice(f"{len(lines) - len(left)} of {len(lines)} lines are answered already")
-    with _opened(output, whole, resume, force) as out:
+    with _output(output, whole, resume) as write:
         if left:
-            path = model_path(model, quiet=quiet)
-            settings = engine_settings(path, machine.asked(context, "long"), quiet=quiet)
-            with (
-                BatchEngine(path, settings, parallel) as engine,
-                interrupts() as arrived,
-            ):
-                common = _Common(sampling, ending, grammar, shape.choice or [])
-                writer = _Writer(out, len(left), unordered, quiet)
-                _answer(engine, left, common, writer, lambda: bool(arrived))
-                failed += writer.failed
+            common = _Common(sampling, ending, grammar, shape.choice or [])
+            answers = _Answers(write, len(left), unordered, quiet)
+            if exact:
+                asked = machine.asked(context, "short")
+                with engine_for(path, asked, quiet=quiet) as alone, interrupts() as arrived:
+                    _answer(alone, answer_each, left, common, answers, lambda: bool(arrived))
+            else:
+                settings = engine_settings(path, machine.asked(context, "long"), quiet=quiet)
+                opened = BatchEngine(path, settings, parallel)
+                with opened as engine, interrupts() as arrived:
+                    _answer(engine, answer_all, left, common, answers, lambda: bool(arrived))
+            failed += answers.failed
     if failed:
         raise LlamacliError(f"{failed} of {len(lines)} lines have an error instead of an answer")
 
@@ -111,47 +133,46 @@ class _Common:
 
 
 def _answer(
-    engine: "BatchEngine",
+    engine: "Engine",
+    answer: "Callable[..., Iterator[tuple[int, Result | LlamacliError]]]",
     lines: "list[Request | BadLine]",
     common: _Common,
-    writer: "_Writer",
+    answers: "_Answers",
     interrupted: "Callable[[], bool]",
 ) -> None:
-    """Write each line's object through writer, which puts them in order."""
-    from llamacli.batch import BadLine, answer_all
+    """Give each line's object to answers, which puts them in order."""
+    from llamacli.batch import BadLine
 
     places: list[int] = []  # of the jobs among the lines
 
     def jobs() -> "Iterator[Job]":
         for place, line in enumerate(lines):
             if isinstance(line, BadLine):
-                writer.put(place, {"id": line.id, "error": line.error})
+                answers.put(place, {"id": line.id, "error": line.error})
                 continue
             try:
                 job = _job(engine, line, common)
             except LlamacliError as error:
-                writer.put(place, {"id": line.id, "error": str(error)})
+                answers.put(place, {"id": line.id, "error": str(error)})
                 continue
             places.append(place)
             yield job
 
-    for number, result in answer_all(
-        engine, jobs(), interrupted=interrupted, on_step=writer.progress
-    ):
+    for number, result in answer(engine, jobs(), interrupted=interrupted, on_step=answers.progress):
         place = places[number]
         identity = lines[place].id
         if isinstance(result, LlamacliError):
-            writer.put(place, {"id": identity, "error": str(result)})
+            answers.put(place, {"id": identity, "error": str(result)})
             continue
         from llamacli.answer import result_fields
 
         fields = result_fields(result, result.prefill_seconds + result.decode_seconds)
         del fields["tokens_per_second"]  # of one among many it says nothing
-        writer.put(place, {"id": identity, **fields})
-    writer.close()
+        answers.put(place, {"id": identity, **fields})
+    answers.close()
 
 
-def _job(engine: "BatchEngine", line: "Request", common: _Common) -> "Job":
+def _job(engine: "Engine", line: "Request", common: _Common) -> "Job":
     from llamacli.batch import Job
     from llamacli.prompt import encode_turns
     from llamacli.shape import check_choices
@@ -159,23 +180,20 @@ def _job(engine: "BatchEngine", line: "Request", common: _Common) -> "Job":
     own = dict(line.settings)
     max_tokens = own.pop("max_tokens", common.ending.max_tokens)
     stop = own.pop("stop", tuple(common.ending.stop or ()))
-    if max_tokens is not None and max_tokens < 1:
-        raise UsageError(f"at most {max_tokens} tokens were asked for; give 1 or more")
     if stop and common.grammar is not None:
         raise UsageError("a stop text would cut an answer that has a shape")
     sampling = common.sampling.settings(engine, **own)
     prompt = encode_turns(engine, list(line.messages))
-    if common.choices:
-        room = engine.context_size - len(prompt) + 1
-        check_choices(common.choices, engine.vocabulary, min(room, max_tokens or room))
+    most = engine.most_tokens(len(prompt), max_tokens)
+    check_choices(common.choices, engine.vocabulary, most)
     return Job(prompt, sampling, max_tokens, stop, common.grammar)
 
 
 @dataclass
-class _Writer:
+class _Answers:
     """Writes objects, each whole and at once, in the order of their places unless unordered."""
 
-    out: BinaryIO
+    write: Write
     total: int
     unordered: bool
     quiet: bool
@@ -199,8 +217,7 @@ class _Writer:
             self.next_place += 1
 
     def _write(self, value: dict[str, Any]) -> None:
-        self.out.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
-        self.out.flush()
+        self.write(as_json(value) + "\n")
 
     def progress(self, tokens: int) -> None:
         self.tokens += tokens
@@ -209,19 +226,17 @@ class _Writer:
         if self.quiet or now - self.shown < (REPORT if live else REPORTS):
             return
         self.shown = now
-        print(f"\r\x1b[K{self._line()}" if live else self._line(), end="" if live else "\n",
-              file=sys.stderr, flush=True)  # fmt: skip
+        (show_status if live else notice)(self._line())
 
     def close(self) -> None:
         if not self.quiet:
-            clear = "\r\x1b[K" if lively(sys.stderr) else ""
-            print(f"{clear}{self._line()}", file=sys.stderr, flush=True)
+            show_status("")
+            notice(self._line())
 
     def _line(self) -> str:
         seconds = max(time.perf_counter() - self.started, 1e-9)
         return (
-            f"llamacli: {self.done} done, {self.total - self.done} left, "
-            f"{self.tokens / seconds:.1f} tokens/s"
+            f"{self.done} done, {self.total - self.done} left, {self.tokens / seconds:.1f} tokens/s"
         )
 
 
@@ -231,19 +246,41 @@ def _read(file: Path) -> bytes:
     return read_bytes(file)
 
 
+def _check_output(path: Path, file: Path, resume: bool, force: bool) -> None:
+    """Refuse what couldn't be written later, leaving everything as it is."""
+    with writing(path):
+        place, rights = (path, os.W_OK) if path.exists() else (path.parent, os.W_OK | os.X_OK)
+        if place == path and not (resume or force):
+            raise OutputError(
+                f"{path} exists; add --resume to go on with it, or --force to replace it"
+            )
+        if place == path and file.exists() and path.samefile(file):
+            raise UsageError(f"{path} is what is read; name another file to write")
+        code = EISDIR if path.is_dir() else 0 if os.access(place, rights) else EACCES
+        if code or not place.exists():
+            raise OSError(code or ENOENT, os.strerror(code or ENOENT))
+
+
 @contextmanager
-def _opened(path: Path | None, whole: int, resume: bool, force: bool) -> Iterator[BinaryIO]:
-    """stdout, or the file to write, cut to its whole lines where it is gone on with."""
+def _output(path: Path | None, whole: int, resume: bool) -> Iterator[Write]:
+    """What writes to stdout, or to a file: opened at the first line, an old one until then kept.
+
+    One that is gone on with is cut to its whole lines.
+    """
     if path is None:
-        yield sys.stdout.buffer
+        yield writer(sys.stdout)
         return
-    if path.exists() and not (resume or force):
-        raise OutputError(f"{path} exists; add --resume to go on with it, or --force to replace it")
-    try:
-        with path.open("r+b" if resume and path.exists() else "wb") as file:
-            if resume:
-                file.truncate(whole)
-                file.seek(0, os.SEEK_END)
-            yield file
-    except OSError as error:
-        raise OutputError(f"{path} can't be written: {error.strerror}") from error
+    with ExitStack() as opened:
+        file: BinaryIO | None = None
+
+        def write(text: str) -> None:
+            nonlocal file
+            with writing(path):
+                if file is None:
+                    file = opened.enter_context(path.open("ab" if resume else "wb"))
+                    if resume:
+                        file.truncate(whole)
+                file.write(text.encode())
+                file.flush()
+
+        yield write

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from llamacli.commands import options
-from llamacli.commands.run import answer_piped
+from llamacli.commands.by_server import answer_by_server
+from llamacli.commands.run import answer_piped, turns
 from llamacli.errors import UsageError
-from llamacli.models import engine_for
+from llamacli.models import engine_for, model_path
 
 
 def chat(
@@ -28,6 +29,7 @@ def chat(
     sampling: options.Sampling,
     context: options.Context = None,
     machine: options.Machine,
+    drafts: options.Drafts,
     session: Annotated[
         str | None, typer.Option(help="Save the new chat under this name.  [default: the time]")
     ] = None,
@@ -35,6 +37,7 @@ def chat(
     plain: Annotated[
         bool, typer.Option("--plain", help="Show answers as they come, not as Markdown.")
     ] = False,
+    no_server: options.NoServer = False,
     date: Annotated[
         datetime | None,
         typer.Option(formats=["%Y-%m-%d"], help="The template's today.  [default: today]"),
@@ -51,10 +54,21 @@ def chat(
         raise UsageError("--resume needs a terminal, as stdin and stdout; in scripts use run")
     if session is not None and (resume or no_save):
         raise UsageError("--session names a new chat to save: not with --resume or --no-save")
-    asked = machine.asked(context, "long")
+    asked = machine.asked(context, "long", drafts)
     if not terminal:
-        with engine_for(model, asked) as engine:
-            answer_piped(engine, sampling.settings(engine), ending, system=system, date=date)
+        from llamacli.answer import Manner
+        from llamacli.prompt import gather
+
+        path = model_path(model)
+        given = gather(None, (), "strict")
+        prompt = {"messages": turns(given, system)}
+        if not (no_server or date) and answer_by_server(
+            path, machine, context, prompt, sampling, ending, Manner()
+        ):
+            return
+        with engine_for(path, asked) as engine:
+            settings = sampling.settings(engine)
+            answer_piped(engine, given, settings, ending, system=system, date=date)
         return
 
     from llamacli.repl import Wanted, start_repl

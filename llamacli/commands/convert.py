@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from llamacli.commands import fetching
+from llamacli.commands.printing import bytes_bar, print_table
 from llamacli.commands.verify import check_copy
-from llamacli.errors import NotFoundError, UsageError
+from llamacli.errors import NotFoundError, UsageError, writing
+from llamacli.home import expanded
 from llamacli.models import target_path
-from llamacli.terminal import notice
+from llamacli.terminal import count, notice, printable, say, send_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from rich.console import Console
 
     from convert import Report
     from convert.quantization import Quantization
@@ -69,14 +69,16 @@ def convert(
 
     Weights on the Hub are read as they are converted; what was cut short goes on from there.
     """
-    from rich.console import Console
-
+    from convert import QuantizationError
     from convert import convert as convert_checkpoint
     from convert.quantization import quantization
     from convert.target import check_target
 
     asked = _quantization_name(q4, q8, quant)
-    quantization(asked or "Q4_K_M")
+    try:
+        quantization(asked or "Q4_K_M")
+    except QuantizationError as error:
+        raise UsageError(f"--quant: {error}") from None
     place = _find(source)
     chosen = quantization(asked or place.quantization)
     if place.folder is not None and (revision or token or download):
@@ -84,10 +86,12 @@ def convert(
     if place.folder is None and verify:
         raise UsageError("--verify goes with a folder; weights on the Hub are read only once")
     target = output or target_path(place.name, chosen.name)
-    check_target(target, force)
-    console = Console(stderr=True)
+    with writing(target):
+        check_target(target, force)
+        if place.folder is not None and _is_source(target, place.folder):
+            raise UsageError(f"{target} is a part of the checkpoint; name another file to write")
     if place.folder is not None:
-        with fetching.progress_bar(console, "M params") as show:
+        with bytes_bar("M params") as show:
             report = convert_checkpoint(
                 place.folder,
                 target,
@@ -100,11 +104,11 @@ def convert(
             )
     else:
         where = place._replace(revision=revision or place.revision)
-        report = _from_hub(where, token, download, target, chosen, threads, force, console)
-    _print_report(console, report)
+        report = _from_hub(where, token, download, target, chosen, threads, force)
+    _print_report(report)
     if verify and place.folder is not None:
         check_copy(report.path, place.folder, sys.stderr, threads=threads)
-    typer.echo(report.path)
+    send_path(report.path)
 
 
 def _from_hub(
@@ -115,7 +119,6 @@ def _from_hub(
     chosen: "Quantization",
     threads: int | None,
     force: bool,
-    console: "Console",
 ) -> "Report":
     from convert.pipeline import write_gguf
     from llamacli.hub import check_disk, look_up, needs, open_checkpoint, read_outline
@@ -128,7 +131,7 @@ def _from_hub(
     with (
         fetching.kept_pieces(target),
         open_checkpoint(repo, config, shards, keep=download) as checkpoint,
-        fetching.progress_bar(console, "M params") as show,
+        bytes_bar("M params") as show,
     ):
         return write_gguf(
             checkpoint,
@@ -167,7 +170,7 @@ def _find(source: str) -> Source:
 
     from llamacli.models import registry
 
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if folder.exists():
         return Source(folder.resolve().name, folder, "", None, "Q4_K_M")
     if model := registry.find(source):
@@ -175,7 +178,7 @@ def _find(source: str) -> Source:
             folder = Path(str(files("llamacli") / model.name))
             return Source(model.name, folder, "", None, model.quantization)
         if not registry.HUB_ID.fullmatch(model.source):
-            folder = Path(model.source).expanduser()
+            folder = expanded(model.source)
             return Source(model.name, folder, "", None, model.quantization)
         name = model.source.rpartition("/")[2]
         return Source(name, None, model.source, model.revision, model.quantization)
@@ -192,27 +195,26 @@ def _not_found(source: str) -> str:
     return f"there is no folder {source} and no model of that name; {hint}"
 
 
-def _print_report(console: "Console", report: "Report") -> None:
-    from rich.markup import escape
-    from rich.table import Table
+def _is_source(target: Path, folder: Path) -> bool:
+    """Whether a file to be written is one that is read."""
+    inside = target.exists() and target.parent.resolve() == folder.resolve()
+    return inside and target.suffix in (".safetensors", ".json")
 
-    from llamacli.terminal import count
 
-    parameters = sum(tensor.spec.parameters for tensor in report.tensors)
-    table = Table(title=escape(f"{report.path.name}: {count(parameters)} parameters"))
-    for column in ("type", "tensors", "parameters", "size"):
-        table.add_column(column, justify="left" if column == "type" else "right")
+def _print_report(report: "Report") -> None:
     counts, sizes, values = Counter[str](), Counter[str](), Counter[str]()
     for tensor in report.tensors:
         counts[tensor.type.name] += 1
         sizes[tensor.type.name] += tensor.nbytes
         values[tensor.type.name] += tensor.spec.parameters
-    for name, size in sizes.most_common():
-        table.add_row(name, str(counts[name]), count(values[name]), count(size, "B"))
-    data = sum(sizes.values())
-    console.print(table)
-    console.print(
+    parameters, data = sum(values.values()), sum(sizes.values())
+    rows = [
+        (name, str(counts[name]), count(values[name]), count(size, "B"))
+        for name, size in sizes.most_common()
+    ]
+    print_table(("type", "tensors", "parameters", "size"), rows, "lrrr", sys.stderr)
+    say(
+        f"{printable(report.path.name)}: {count(parameters)} parameters, "
         f"{data * 8 / parameters:.2f} bits per weight, {count(report.source_nbytes, 'B')} → "
-        f"{count(report.target_nbytes, 'B')} in {report.seconds:.1f} s",
-        highlight=False,
+        f"{count(report.target_nbytes, 'B')} in {report.seconds:.1f} s"
     )

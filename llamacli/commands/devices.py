@@ -1,10 +1,10 @@
 """llamacli devices: what llama.cpp was built for, what it sees, and what will be used."""
 
-import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from llamacli.commands.printing import print_json, print_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,12 +17,13 @@ def devices(
 ) -> None:
     """Show processors and GPUs with their memory, and how to build for a GPU that isn't used."""
     from llamacli.machine import find_devices, load_library, this_machine
-    from llamacli.terminal import writer
 
     load_library()
     found = describe(find_devices(), this_machine())
-    text = json.dumps(found, indent=2, ensure_ascii=False) + "\n" if as_json else lines(found)
-    writer(sys.stdout)(text)
+    if as_json:
+        print_json(found)
+    else:
+        print_text(lines(found))
 
 
 def describe(found: "Sequence[Device]", machine: "Machine") -> dict[str, Any]:
@@ -67,8 +68,7 @@ def lines(found: dict[str, Any]) -> str:
     for device in found["devices"]:
         sizes = (_gib(device["memory_free"]), _gib(device["memory_total"]))
         used = "used" if device["used"] else ""
-        name, description = printable(device["name"]), printable(device["description"])
-        rows.append((name, device["kind"], *sizes, used, description))
+        rows.append((device["name"], device["kind"], *sizes, used, device["description"]))
     text = columns(rows, "llrrll")
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     text += f"\n{versions}\n"

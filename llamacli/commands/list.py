@@ -41,11 +41,11 @@ def list_models(
 
 
 def _row(model: "Stored") -> tuple[str, ...]:
-    from llamacli.terminal import count, printable, shortened
+    from llamacli.terminal import count, shortened
 
-    name, size, used = printable(model.path.stem), count(model.bytes, "B"), _when(model.used)
+    name, size, used = model.path.stem, count(model.bytes, "B"), _when(model.used)
     if model.problem is not None:
-        return name, "damaged", size, "-", f"{used}; {shortened(printable(model.problem))}"
+        return name, "damaged", size, "-", f"{used}; {shortened(model.problem)}"
     context = "-" if model.context is None else str(model.context)
     return name, model.quantization or "unknown", size, context, used
 

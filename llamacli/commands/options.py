@@ -80,6 +80,10 @@ Threads = Annotated[
         help="Threads.  [default: $LLAMACLI_THREADS, else all physical cores]",
     ),
 ]
+NoServer = Annotated[
+    bool,
+    typer.Option("--no-server", help="Load the model, also where `llamacli serve` has it loaded."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Give it all as JSON.")]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Nothing on stderr but what went wrong.")
@@ -183,12 +187,31 @@ class Machine:
         bool, typer.Option("--overcommit", help="Load it though the memory seems too small.")
     ] = False
 
-    def asked(self, context: Any, profile: "Profile") -> "Asked":
+    def asked(self, context: Any, profile: "Profile", drafts: "Drafts | None" = None) -> "Asked":
         """What is asked of the engine; a field here is one of Asked's, but for no_tune."""
         from llamacli.engine import Asked
 
         chosen = {name: value for name, value in vars(self).items() if name != "no_tune"}
+        chosen |= vars(drafts) if drafts is not None else {}
         return Asked(**chosen, context=context, tune=not self.no_tune, profile=profile)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drafts:
+    """Whether several tokens are checked at once, and a model that drafts them; Asked's fields."""
+
+    speculate: Annotated[
+        Literal["auto", "off"],
+        typer.Option(help="Check drafted tokens several at once where that pays."),
+    ] = "auto"
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL|auto",
+            autocompletion=complete_models,
+            help="A small model of the same vocabulary that drafts; auto as models.toml names it.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

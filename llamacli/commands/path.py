@@ -1,14 +1,12 @@
 """llamacli path: where a model's file lies."""
 
-import os
-import sys
 from typing import Annotated
 
 import typer
 
 from llamacli.commands.options import complete_models
-from llamacli.commands.printing import print_text
 from llamacli.models import locate
+from llamacli.terminal import send_path
 
 
 def path(
@@ -18,8 +16,4 @@ def path(
     ],
 ) -> None:
     """Print the path of a model's file, for other programs."""
-    found = locate(model).absolute()
-    if sys.stdout.isatty():
-        print_text(f"{found}\n")
-    else:  # names of files are bytes, and these are the very ones
-        sys.stdout.buffer.write(os.fsencode(found) + b"\n")
+    send_path(locate(model).absolute())

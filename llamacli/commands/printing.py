@@ -1,42 +1,145 @@
-"""What commands print on stdout: text as it is, JSON, and tables."""
+"""What commands print: text as it is, JSON, tables and panels, and a bar while something is made.
 
-import json
+On a terminal tables, panels and bars are drawn by rich, with every text harmless before it gets
+there; elsewhere tables are plain columns, and there is no bar.
+"""
+
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+from llamacli.terminal import as_json, columns, lively, printable, writer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from convert import Progress
+
+Rows = Sequence[Sequence[str]]
 
 
 def print_text(text: str) -> None:
-    from llamacli.terminal import writer
-
     writer(sys.stdout)(text)
 
 
-def print_json(value: Any) -> None:
-    """Indented; a text that isn't Unicode, as a file's name may be, keeps its JSON escapes."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = json.dumps(value, indent=2)
-    print_text(text + "\n")
+def print_json(value: Any, out: TextIO | None = None) -> None:
+    writer(out or sys.stdout)(as_json(value, indent=2) + "\n")
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], aligned: str) -> None:
-    """Rows below a head on stdout: by rich on a terminal, else in plain columns."""
-    if not sys.stdout.isatty():
-        from llamacli.terminal import columns
+def print_table(
+    head: Sequence[str],
+    rows: Rows,
+    aligned: str,
+    out: TextIO | None = None,
+    *,
+    styles: Sequence[str] = (),
+) -> None:
+    """Rows below a head; aligned has a letter for each column, l or r.
 
-        print_text(columns([head, *rows], aligned))
+    styles are rich's, one for each row's second cell.
+    """
+    out = out or sys.stdout
+    if not out.isatty():
+        writer(out)(columns([head, *rows], aligned))
         return
     from rich import box
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=box.SIMPLE)
     for name, side in zip(head, aligned, strict=True):
         table.add_column(name, justify="right" if side == "r" else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
+    for number, row in enumerate(rows):
+        cells = [_text(cell) for cell in row]
+        if styles:
+            cells[1].stylize(styles[number])
+        table.add_row(*cells)
+    _console(out).print(table)
+
+
+def print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    """Labels and values; the first row is the title of a panel on a terminal."""
+    if not sys.stdout.isatty():
+        print_text(columns(rows, "ll"))
+        return
+    from rich.panel import Panel
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    for label, value in rows[1:]:
+        grid.add_row(_text(label, style="dim"), _text(value, overflow="fold"))
+    title = _text(rows[0][1], style="bold")
+    _console(sys.stdout).print(Panel(grid, title=title, title_align="left", expand=False))
+
+
+@contextmanager
+def steps_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal's stderr; gives what feeds it: (what is done, so many, of all)."""
+    if not lively(sys.stderr):
+        yield lambda *_: None
+        return
+    from rich.progress import Progress as Bar
+
+    with Bar(console=_console(sys.stderr), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, description=_markup(what), completed=done, total=total)
+
+        yield show
+
+
+@contextmanager
+def bytes_bar(unit: str) -> "Iterator[Callable[[Progress], None]]":
+    """The same for a file that is made; unit is what the rate counts, in millions."""
+    if not lively(sys.stderr):
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    shown = (
+        TextColumn("{task.fields[tensor]:<28}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[size]}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*shown, console=_console(sys.stderr), transient=True) as bar:
+        task = bar.add_task("", total=None, tensor="", size="", rate="")
+        begun: list[int] = []  # what an earlier call had done
+
+        def show(progress: "Progress") -> None:
+            if not begun:
+                begun.append(progress.parameters)
+            elapsed = bar.tasks[0].elapsed or 1e-9
+            bar.update(
+                task,
+                total=progress.total_parameters,
+                completed=progress.parameters,
+                tensor=_markup(progress.tensor),
+                size=f"{progress.nbytes / 1e9:.2f}/{progress.total_nbytes / 1e9:.2f} GB",
+                rate=f"{(progress.parameters - begun[0]) / elapsed / 1e6:.0f} {unit}/s",
+            )
+
+        yield show
+
+
+def _console(out: TextIO) -> "Console":
+    from rich.console import Console
+
+    return Console(file=out, highlight=False)
+
+
+def _text(text: str, **style: Any) -> "Text":
+    """A text to rich, never its markup."""
+    from rich.text import Text
+
+    return Text(printable(text), **style)
+
+
+def _markup(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(printable(text))

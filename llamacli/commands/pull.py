@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamacli.commands import fetching
+from llamacli.commands.printing import bytes_bar
+from llamacli.errors import writing
 from llamacli.models import target_folder
-from llamacli.terminal import notice
+from llamacli.terminal import notice, send_path
 
 if TYPE_CHECKING:
     from llamacli.hub import Needs
@@ -30,8 +32,6 @@ def pull(
 
     It is checked before it gets its name. What was cut short goes on from there.
     """
-    from rich.console import Console
-
     from convert.target import check_target
     from llamacli.hub import check_disk, choose, look_up, parse_wanted
     from llamacli.hub import pull as fetch
@@ -40,7 +40,8 @@ def pull(
     repo = look_up(wanted.repo, revision, token)
     name, parts = choose(repo, wanted)
     target = output or target_folder() / name
-    check_target(target, force)
+    with writing(target):
+        check_target(target, force)
 
     def tell(needed: "Needs") -> None:
         fetching.tell_needs(repo, needed, target)
@@ -48,7 +49,7 @@ def pull(
 
     with (
         fetching.kept_pieces(target),
-        fetching.progress_bar(Console(stderr=True), "MB") as show,
+        bytes_bar("MB") as show,
     ):
         fetch(repo, parts, target, tell=tell, force=force, progress=show, notice=notice)
-    typer.echo(target)
+    send_path(target)

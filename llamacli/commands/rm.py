@@ -8,7 +8,7 @@ import typer
 
 from llamacli.commands.options import complete_models
 from llamacli.errors import UsageError
-from llamacli.terminal import notice
+from llamacli.terminal import ask, count, notice
 
 
 def rm(
@@ -22,15 +22,13 @@ def rm(
 ) -> None:
     """Remove models from the store, after asking; files elsewhere are never touched."""
     from llamacli.models import find_stored, remove_model
-    from llamacli.terminal import count, printable
 
     paths = list(dict.fromkeys(map(find_stored, models)))
-    names = [f"{printable(path.stem)} ({count(_size(path), 'B')})" for path in paths]
+    names = [f"{path.stem} ({count(_size(path), 'B')})" for path in paths]
     if not yes:
         if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
             raise UsageError("rm asks on a terminal only; give --yes to remove without asking")
-        print(f"remove {', '.join(names)}? [y/N] ", end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        if not ask(f"remove {', '.join(names)}?"):
             return
     for path, name in zip(paths, names, strict=True):
         remove_model(path)

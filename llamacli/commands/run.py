@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llamacli.answer import Manner, answer, most_tokens
+from llamacli.answer import Manner, answer
 from llamacli.commands import options
+from llamacli.commands.by_server import answer_by_server
 from llamacli.commands.printing import print_text
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
-from llamacli.models import engine_for
+from llamacli.models import engine_for, model_path
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from llamacli.answer import Result
     from llamacli.engine import Engine, SamplingSettings
-    from llamacli.prompt import Cut, Encode, Input
+    from llamacli.prompt import Cut, Encode, Input, Message
 
 LEAST_ANSWER = 512  # tokens that --truncate leaves for an answer without -n, at most a quarter
 
@@ -46,6 +47,7 @@ def run(
     shape: options.Shape,
     context: options.Context = None,
     machine: options.Machine,
+    drafts: options.Drafts,
     truncate: Annotated[
         Literal["head", "middle", "tail"] | None,
         typer.Option(help="Cut this part off a text that is longer than the context."),
@@ -63,6 +65,7 @@ def run(
     fail_on_length: Annotated[
         bool, typer.Option("--fail-on-length", help="Exit code 1 where the answer was cut.")
     ] = False,
+    no_server: options.NoServer = False,
     output: options.Output,
 ) -> None:
     """Answer one prompt, given as an argument, on stdin, in files, or all of them.
@@ -78,27 +81,41 @@ def run(
         raise UsageError("--raw takes no system prompt: the text is completed as it stands")
     manner = output.manner()
     grammar = shape.read(ending)
+    path = model_path(model, quiet=output.quiet)
     given = gather(prompt, file or (), errors)
-    with engine_for(model, machine.asked(context, "short"), quiet=output.quiet) as engine:
+    if not (no_server or truncate or cache or show_prompt or drafts.draft):
+        asked = (
+            {"prompt": given.joined(), "special": special}
+            if raw
+            else {"messages": turns(given, system)}
+        )
+        found = answer_by_server(path, machine, context, asked, sampling, ending, manner, shape)
+        if found is not None:
+            _check_whole(found, fail_on_length or grammar is not None)
+            return
+    with engine_for(path, machine.asked(context, "short", drafts), quiet=output.quiet) as engine:
         settings = sampling.settings(engine)
 
         def encode(parts: "Input") -> list[int]:
             return encode_input(engine, parts, system=system, raw=raw, special=special)
 
-        room = engine.context_size
         if truncate is None:
             tokens = encode(given)
-            _check_room(len(tokens), room)
         else:
+            room = engine.context_size
             room -= min(ending.max_tokens or LEAST_ANSWER, room // 4)
             tokens = _fit(engine, given, encode, room, truncate, output.quiet)
+        try:
+            most = engine.most_tokens(len(tokens), ending.max_tokens)
+        except DoesNotFitError as error:
+            error.hint += ", as --truncate head, middle or tail does"
+            raise
         if show_prompt:
             print_text(engine.vocabulary.text_of(tokens) + "\n")
             return
         if shape.choice:
             from llamacli.shape import check_choices
 
-            most = most_tokens(engine, len(tokens), ending.max_tokens)
             check_choices(shape.choice, engine.vocabulary, most)
         saver = None
         if cache is not None:
@@ -114,7 +131,11 @@ def run(
         )
         if saver is not None:
             saver()
-    if (fail_on_length or grammar is not None) and result.finish_reason == "length":
+    _check_whole(result, fail_on_length or grammar is not None)
+
+
+def _check_whole(result: "Result", wanted: bool) -> None:
+    if wanted and result.finish_reason == "length":
         raise LlamacliError(
             f"the answer was cut after {result.answer_tokens} tokens; raise -n or -c"
         )
@@ -122,6 +143,7 @@ def run(
 
 def answer_piped(
     engine: "Engine",
+    given: "Input",
     sampling: "SamplingSettings",
     ending: options.Ending,
     *,
@@ -129,10 +151,7 @@ def answer_piped(
     date: "datetime | None" = None,
 ) -> "Result":
     """What chat does where stdin or stdout isn't a terminal: run on what is piped in."""
-    from llamacli.prompt import gather
-
-    tokens = encode_input(engine, gather(None, (), "strict"), system=system, date=date)
-    _check_room(len(tokens), engine.context_size)
+    tokens = encode_input(engine, given, system=system, date=date)
     return answer(
         engine, tokens, sampling, Manner(), max_tokens=ending.max_tokens, stop=ending.stop or ()
     )
@@ -152,18 +171,13 @@ def encode_input(
 
     if raw:
         return encode_raw(engine.vocabulary, given.joined(), special=special)
-    messages = [{"role": "user", "content": given.joined()}]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
-    return encode_turns(engine, messages, date=date)
+    return encode_turns(engine, turns(given, system), date=date)
 
 
-def _check_room(tokens: int, room: int) -> None:
-    if tokens > room:
-        raise DoesNotFitError(
-            f"the prompt has {tokens} tokens, the context {room}; raise the context with -c, or "
-            "shorten the text, as --truncate head, middle or tail does"
-        )
+def turns(given: "Input", system: str | None) -> "list[Message]":
+    """The conversation that a prompt is."""
+    asked = [{"role": "user", "content": given.joined()}]
+    return asked if system is None else [{"role": "system", "content": system}, *asked]
 
 
 def _fit(

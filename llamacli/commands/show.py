@@ -1,13 +1,12 @@
 """llamacli show: what a model is, without running it."""
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llamacli.commands.options import complete_models
-from llamacli.commands.printing import print_json, print_text
+from llamacli.commands.printing import print_json, print_rows, print_text
 from llamacli.errors import NotFoundError, UsageError
 from llamacli.models import DEMO, locate
 from llamacli.terminal import notice
@@ -140,7 +139,7 @@ def _card(source: "Source", as_json: bool) -> None:
     if as_json:
         print_json(facts)
     else:
-        _print_rows(card.lines(facts))
+        print_rows(card.lines(facts))
 
 
 def _known_card(name: str, as_json: bool) -> bool:
@@ -154,28 +153,5 @@ def _known_card(name: str, as_json: bool) -> bool:
     if as_json:
         print_json({**asdict(model), "stored": False})
     else:
-        _print_rows(known_lines(model))
+        print_rows(known_lines(model))
     return True
-
-
-def _print_rows(rows: list[tuple[str, str]]) -> None:
-    from llamacli.terminal import columns
-
-    if sys.stdout.isatty():
-        _print_panel(rows)
-    else:
-        print_text(columns(rows, "ll"))
-
-
-def _print_panel(rows: list[tuple[str, str]]) -> None:
-    """Values are plain texts to rich, never its markup."""
-    from rich.console import Console
-    from rich.panel import Panel
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 2))
-    for label, value in rows[1:]:
-        grid.add_row(Text(label, style="dim"), Text(value, overflow="fold"))
-    title = Text(rows[0][1], style="bold")
-    Console().print(Panel(grid, title=title, title_align="left", expand=False))

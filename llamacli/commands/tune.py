@@ -58,7 +58,10 @@ def tune(
         for name, one in found.profiles.items():
             words = ", ".join(f"{key} {_word(value)}" for key, value in one.items())
             print_text(f"{name}: {words}\n")
-    profiles.keep(path, settings, {"seconds": round(found.seconds, 1)})
+        words = ", ".join(f"{size} {cost:.2f}" for size, cost in found.costs.items())
+        print_text(f"checking drafts, in evaluations of one token: {words}\n")
+    about = {"seconds": round(found.seconds, 1), profiles.COSTS: found.costs}
+    profiles.keep(path, settings, about)
     if not quiet:
         notice(f"kept in {kept}")
 
@@ -76,6 +79,7 @@ def _fields(path: Path, kept: Path, found: "Tuning") -> dict[str, Any]:
         "seconds": round(found.seconds, 2),
         "profiles": found.profiles,
         "measured": [vars(row) for row in found.rows],
+        "costs": found.costs,
     }
 
 

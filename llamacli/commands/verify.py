@@ -1,23 +1,24 @@
 """llamacli verify: is a GGUF file a faithful copy of a checkpoint?"""
 
-import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from llamacli.commands import options
+from llamacli.commands.printing import print_json, print_table, steps_bar
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
+from llamacli.home import expanded
 from llamacli.models import model_path
-from llamacli.terminal import lively
+from llamacli.terminal import columns, printable, shortened, writer
 
 if TYPE_CHECKING:
     from llamacli.verify import Report
 
 SHOWN = 8  # differences of a row; --json has them all
+HEAD = ("part", "verdict", "what was found")
 STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 
 
@@ -52,14 +53,17 @@ def verify(
     """
     if reference is not None and text is None:
         raise UsageError("--reference goes with --text")
-    if not against.expanduser().is_dir():
+    against = expanded(against)
+    if not against.is_dir():
         raise NotFoundError(f"there is no folder {against}")
+    path = model_path(model)
+    other = None if reference is None else model_path(reference)
     check_copy(
-        model_path(model),
-        against.expanduser(),
+        path,
+        against,
         sys.stdout,
         text=None if text is None else _read(text),
-        reference=None if reference is None else model_path(reference),
+        reference=other,
         threads=threads,
         as_json=as_json,
     )
@@ -79,10 +83,9 @@ def check_copy(
 
     The file is left as it is.
     """
-    from llamacli.terminal import writer
     from llamacli.verify import report
 
-    with _progress() as show:
+    with steps_bar() as show:
         found = report.verify(
             path,
             folder,
@@ -92,12 +95,9 @@ def check_copy(
             progress=show,
         )
     if as_json:
-        answer = json.dumps(report.as_json(found), indent=2, ensure_ascii=False)
-        writer(out)(answer + "\n")
-    elif out.isatty():
-        _print_table(found, out)
+        print_json(report.as_json(found), out)
     else:
-        writer(out)(_plain(found))
+        _print(found, out)
     if found.failed:
         names = ", ".join(found.failed)
         raise InvalidModelError(
@@ -111,56 +111,21 @@ def _read(path: Path) -> str:
     return decode(read_bytes(path), "stdin" if path == Path("-") else str(path))
 
 
-def _plain(report: "Report") -> str:
-    from llamacli.terminal import columns, printable
-
-    rows = [(row.name, row.verdict, printable(row.summary)) for row in report.rows]
-    return columns(rows, "lll") + "".join(f"{line}\n" for line in _problems(report))
+def _print(report: "Report", out: TextIO) -> None:
+    """A row a part, then the differences; on a terminal, below a head and in colours."""
+    rows = [(row.name, row.verdict, row.summary) for row in report.rows]
+    if out.isatty():
+        styles = [STYLES[row.verdict] for row in report.rows]
+        print_table(HEAD, rows, "lll", out, styles=styles)
+    else:
+        writer(out)(columns(rows, "lll"))
+    writer(out)("".join(f"{line}\n" for line in _problems(report)))
 
 
 def _problems(report: "Report") -> Iterator[str]:
     """The differences, a line each; long lists are cut."""
-    from llamacli.terminal import printable, shortened
-
     for row in report.rows:
         for problem in row.problems[:SHOWN]:
             yield f"{row.name}: {shortened(printable(problem), 300)}"
         if more := len(row.problems[SHOWN:]):
             yield f"{row.name}: {more} more (--json lists all)"
-
-
-def _print_table(report: "Report", out: TextIO) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from llamacli.terminal import printable
-
-    table = Table()
-    for column in ("part", "verdict", "what was found"):
-        table.add_column(column)
-    for row in report.rows:
-        verdict = Text(row.verdict, style=STYLES[row.verdict])
-        table.add_row(row.name, verdict, Text(printable(row.summary)))
-    console = Console(file=out)
-    console.print(table)
-    for line in _problems(report):
-        console.print(Text(line))
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on a terminal, nothing elsewhere; gives the callback that feeds it."""
-    if not lively(sys.stderr):
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-
-        def show(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        yield show

@@ -2,9 +2,9 @@ from .asked import Asked, Profile, defaults, settle
 from .context import KEPT_SEQUENCES
 from .engine import ABORTED, Engine, Progress, common_prefix
 from .fit import DEFAULT_CONTEXT
-from .kv_state import Unusable, file_identity, restore, save, saved_tokens, state_key
+from .kv_state import Unusable, restore, save, saved_tokens, state_key
 from .loading import because, load_vocabulary
-from .sampling import SamplingSettings, choose_seed, is_sound, sampler_chain
+from .sampling import SamplingSettings, choose_seed, chooser, is_sound, sampler_chain
 from .settings import EngineSettings
 from .vocabulary import Vocabulary
 
@@ -22,9 +22,9 @@ __all__ = [
     "Vocabulary",
     "because",
     "choose_seed",
+    "chooser",
     "common_prefix",
     "defaults",
-    "file_identity",
     "is_sound",
     "load_vocabulary",
     "restore",

@@ -21,7 +21,8 @@ class Asked:
     """What was asked for; None leaves it to the tuned settings and then to the defaults.
 
     profile says what counts: loading and prefill for a short answer, decode for a long chat.
-    The other fields are EngineSettings'.
+    speculate auto drafts where that pays, and draft names a model that drafts, or is auto for the
+    one that models.toml names. The other fields are EngineSettings'.
     """
 
     context: int | Literal["auto"] | None = None
@@ -35,6 +36,8 @@ class Asked:
     kv_type: str | None = None
     repack: bool | None = None
     overcommit: bool = False
+    speculate: Literal["auto", "off"] | None = None
+    draft: str | None = None
     tune: bool = True
     profile: Profile = "short"
 
@@ -63,9 +66,11 @@ def settle(asked: Asked, tuned: Mapping[str, Any] | None, processor: Processor) 
 def defaults(processor: Processor, profile: Profile) -> dict[str, Any]:
     """Engine settings for a kind of processor where nothing was measured.
 
-    One thread a core that does the matrix products. With AVX-512 the plain kernels read a prompt
-    faster than those for repacked weights, and nothing is copied at the start; decoding is
-    slower, which a long chat feels. The figures are in docs/performance.md.
+    One thread a core that does the matrix products. With AVX2 alone the plain kernels read and
+    decode faster than those for repacked weights; with AVX-512 they read faster, and decode slower,
+    which a long chat feels. Nothing is copied at the start then. The figures are in
+    docs/performance.md.
     """
-    plain = profile == "short" and "AVX512" in processor.features
+    widest = "AVX512" if "AVX512" in processor.features else "AVX2"
+    plain = widest in processor.features and (widest == "AVX2" or profile == "short")
     return {"threads": processor.cores, "repack": not plain}

@@ -13,7 +13,7 @@ from llamacli.engine.loading import because, beside, deferred_signals, load_mode
 from llamacli.engine.settings import EngineSettings
 from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
-from llamacli.gguf import GGUFFile, check_llama, read_gguf, recall, remember
+from llamacli.gguf import GGUFFile, check_llama, file_identity, read_gguf, recall, remember
 from llamacli.machine import find_devices, free_memory, load_library, this_processor, use_devices
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ Progress = Callable[[int, int], None]
 class Engine:
     """A model in memory and one sequence of tokens in its KV cache. Close it, or use `with`.
 
-    tokens holds the ids that are in the cache, in order. After an exception in prefill or decode
+    identity tells the file that was loaded from others, whatever is at path since. tokens holds
+    the ids that are in the cache, in order. After an exception in prefill or decode
     (an interrupt, say) the cache may hold more than that; the next prefill drops the rest.
     """
 
@@ -43,10 +44,12 @@ class Engine:
         parallel: int | None = None,
         on_load: Callable[[float], None] | None = None,
         meanwhile: Callable[[GGUFFile], None] = lambda _: None,
+        held: int = 0,
     ) -> None:
         """Check the file, load it, make its context; on_load gets the share loaded, 0 to 1.
 
         meanwhile is done with the checked file, in a thread of its own, while llama.cpp loads.
+        held are bytes of this process that must stay in memory, though they look free.
         With parallel the context has room for so many sequences and one more. Raises
         NotFoundError, InvalidModelError, UsageError (a context beyond the model's, a device that
         isn't there), and DoesNotFitError where memory is short.
@@ -58,14 +61,18 @@ class Engine:
         self.tokens: list[int] = []
         self._library = load_library()
         self._processor = this_processor()
+        self._others = held
         self._fit(settings or EngineSettings())
         self._model: Any = None
         self._held: Context | None = None
+        self._rows: Any = None  # the batch of decode_rows
         try:
             with beside(lambda: meanwhile(self.file), lambda: remember(self.file)):
                 self._model = load_model(
                     self._library, self.path, self.settings, on_load, gpus=self.gpus
                 )
+            # The file that was checked is still there: it is what llama.cpp has read.
+            self.identity = file_identity(self.path, self.file.status)
             self.vocabulary: Vocabulary = make_vocabulary(self._library, self._model, self.file)
             with deferred_signals([]):
                 self._change_context(self._first_room())
@@ -89,10 +96,12 @@ class Engine:
 
     def close(self) -> None:
         """Free the context and the model; may be called twice."""
-        held, model = self._held, self._model
-        self._held = self._model = None
+        held, model, rows = self._held, self._model, self._rows
+        self._held = self._model = self._rows = None
         self.tokens = []
         with deferred_signals([]):  # llama.cpp logs here, too
+            if rows is not None:
+                self._library.llama_batch_free(rows)
             if held is not None:
                 self._library.llama_free(held.pointer)
             if model is not None:
@@ -181,11 +190,7 @@ class Engine:
         """
         if not tokens:
             raise UsageError("there is nothing to evaluate: the prompt has no tokens")
-        if len(tokens) > self.context_size:
-            raise DoesNotFitError(
-                f"the prompt has {len(tokens)} tokens, the context {self.context_size}; "
-                "shorten the text or raise the context with -c"
-            )
+        self.most_tokens(len(tokens))
         kept = min(common_prefix(self.tokens, tokens), len(tokens) - 1)
         self.keep(kept)
         self.make_room(len(tokens))
@@ -200,6 +205,21 @@ class Engine:
                 if on_progress is not None:
                     on_progress(len(self.tokens), len(tokens))
         return kept
+
+    def most_tokens(self, prompt: int, asked: int | None = None) -> int:
+        """How many tokens can follow a prompt of so many: the last of them takes no cell.
+
+        Raises DoesNotFitError where the prompt is too long, UsageError where none is asked for.
+        """
+        if prompt > self.context_size:
+            raise DoesNotFitError(
+                f"the prompt has {prompt} tokens, the context {self.context_size}",
+                hint="raise the context with -c, or shorten the text",
+            )
+        if asked is not None and asked < 1:
+            raise UsageError(f"at most {asked} tokens were asked for; give 1 or more")
+        room = self.context_size - prompt + 1
+        return room if asked is None else min(room, asked)
 
     def keep(self, count: int) -> None:
         """Drop all but the first count tokens from the cache."""
@@ -222,26 +242,47 @@ class Engine:
             raise _decode_error(code)
         self.tokens.append(token)
 
-    def logit(self, token: int) -> float:
-        """One value of logits()."""
-        return float(self._library.llama_get_logits_ith(self.context_pointer, -1)[token])
+    def decode_rows(self, tokens: Sequence[int]) -> None:
+        """Evaluate several tokens at once, at most settings.outputs; row i has the logits after
+        the ith.
 
-    def logits(self) -> "NDArray[np.float32]":
-        """The logits after the last token, float32 of shape (vocabulary,).
+        Raises DoesNotFitError where the context can't hold them.
+        """
+        held, count = len(self.tokens), len(tokens)
+        if held + count > self.context_size:
+            raise DoesNotFitError(f"the context of {self.context_size} tokens is full")
+        self.make_room(held + count)
+        if self._rows is None:
+            self._rows = self._library.llama_batch_init(self.settings.outputs, 0, 1)
+        batch = self._rows
+        batch.n_tokens = count
+        for i, token in enumerate(tokens):
+            batch.token[i], batch.pos[i], batch.logits[i] = token, held + i, True
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+        if code := self._decode(self._context.pointer, batch):
+            raise _decode_error(code)
+        self.tokens.extend(tokens)
+
+    def logit(self, token: int, row: int = -1) -> float:
+        """One value of logits(row)."""
+        return float(self._library.llama_get_logits_ith(self.context_pointer, row)[token])
+
+    def logits(self, row: int = -1) -> "NDArray[np.float32]":
+        """The logits after the last token, or those of a row, float32 of shape (vocabulary,).
 
         A view of llama.cpp's memory: copy it to keep it beyond the next evaluation.
         """
         import numpy as np
 
-        values = self._library.llama_get_logits_ith(self.context_pointer, -1)
+        values = self._library.llama_get_logits_ith(self.context_pointer, row)
         return np.ctypeslib.as_array(values, (self.vocabulary.size,))
 
     def _fit(self, settings: EngineSettings) -> None:
         """Settle what settings leave open, by the devices and the memory that is free."""
         self.gpus = use_devices(find_devices(), settings.device)
-        fitting = Fitting(
-            self.file, self.shape, self._processor, self.gpus, free_memory(), self.parallel
-        )
+        free = free_memory()
+        free = replace(free, resident=max(free.resident - self._others, 0))
+        fitting = Fitting(self.file, self.shape, self._processor, self.gpus, free, self.parallel)
         self.settings = fitting.fit(settings)
         if not self.settings.gpu_layers:
             self.gpus = []
@@ -301,11 +342,18 @@ class Engine:
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens a and b have in common from the start."""
-    for i, (left, right) in enumerate(zip(a, b, strict=False)):
-        if left != right:
-            return i
-    return min(len(a), len(b))
+    """How many tokens a and b have in common from the start, by comparing whole stretches."""
+    if type(a) is not type(b):
+        a, b = list(a), list(b)
+    same, differs = 0, min(len(a), len(b)) + 1
+    step = differs - 1
+    while same + 1 < differs:
+        if a[same : same + step] == b[same : same + step]:
+            same += step
+        else:
+            differs = same + step
+        step = max((differs - same) // 2, 1)
+    return same
 
 
 def _decode_error(code: int) -> LlamacliError:

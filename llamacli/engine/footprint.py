@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from llamacli.engine.context import PADDING, ContextPlan
 from llamacli.engine.settings import KV_TYPES, EngineSettings
-from llamacli.gguf import TENSOR_TYPES, GGUFFile, LlamaShape, TensorInfo
+from llamacli.gguf import TENSOR_TYPES, GGUFFile, LlamaShape, TensorInfo, padded
 from llamacli.machine import Device
 
 HOST = -1  # a place beside the numbers of GPUs
@@ -132,11 +132,6 @@ def is_repacked(tensor: TensorInfo, features: frozenset[str]) -> bool:
     )
 
 
-def padded(cells: int) -> int:
-    """Cells as llama.cpp rounds them."""
-    return -(-cells // PADDING) * PADDING
-
-
 def buffer_bytes(shape: LlamaShape, plan: ContextPlan, *, flash: bool) -> tuple[int, int]:
     """The most that llama.cpp's graph of a full micro-batch keeps at once, and its work space.
 
@@ -144,7 +139,7 @@ def buffer_bytes(shape: LlamaShape, plan: ContextPlan, *, flash: bool) -> tuple[
     values, with scores of heads x cells a token where there is no flash attention. The work space
     has a product's right side in the left's type, at most 16 bits a value.
     """
-    tokens, cells = min(plan.ubatch, plan.cells), padded(plan.cells)
+    tokens, cells = min(plan.ubatch, plan.cells), padded(plan.cells, PADDING)
     width, inner = shape.embedding, shape.feed_forward
     queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     scores = 0 if flash else shape.heads * cells
@@ -158,13 +153,13 @@ def buffer_bytes(shape: LlamaShape, plan: ContextPlan, *, flash: bool) -> tuple[
 
 def _inputs(shape: LlamaShape, plan: ContextPlan) -> int:
     """What the host keeps of a graph whose layers are all on GPUs."""
-    return plan.ubatch * (4 * shape.embedding + 4 * padded(plan.cells))
+    return plan.ubatch * (4 * shape.embedding + 4 * padded(plan.cells, PADDING))
 
 
 def _kv_bytes(shape: LlamaShape, kind: str, cells: int) -> int:
     packed = TENSOR_TYPES[KV_TYPES[kind]]
     row = shape.kv_heads * shape.head_size // packed.block * packed.nbytes
-    return 2 * shape.blocks * row * padded(cells)
+    return 2 * shape.blocks * row * padded(cells, PADDING)
 
 
 class _Weights(NamedTuple):

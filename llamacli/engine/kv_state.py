@@ -25,7 +25,6 @@ MAGIC = b"llamacli KV v1\n\n"
 DIGEST = 32
 START = len(MAGIC) + DIGEST
 MAX_HEADER = 16 << 20  # bytes of JSON, which can swell to 35 times that
-SAMPLES = 16  # places of a model file that identify it, beside its size and time
 BYTES = {"f16": (2, 1), "q8_0": (34, 32), "q4_0": (18, 32)}  # bytes for values, as ggml packs them
 
 
@@ -34,26 +33,15 @@ class Unusable(Exception):
 
 
 def state_key(engine: "Engine") -> str:
-    """What a state depends on beside its tokens: the model's file, the KV types, llama.cpp."""
+    """What a state depends on beside its tokens: the loaded file, the KV types, llama.cpp."""
     settings = engine.settings
     described = [
-        *file_identity(engine.path),
+        *engine.identity,
         settings.kv_type,
         settings.flash_attention,
         engine.library.llama_version().decode(errors="replace"),
     ]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
-
-
-def file_identity(path: Path) -> list[int | str]:
-    """What tells a model's file from others without reading it all: size, time, and samples."""
-    status = path.stat()
-    parts = hashlib.sha256()
-    with path.open("rb") as file:
-        for i in range(SAMPLES):
-            file.seek(max(0, status.st_size - 4096) * i // (SAMPLES - 1))
-            parts.update(file.read(4096))
-    return [status.st_size, status.st_mtime_ns, parts.hexdigest()]
 
 
 def save(engine: "Engine", path: Path) -> None:

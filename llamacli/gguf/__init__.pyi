@@ -9,8 +9,9 @@ from .check import (
     check_llama,
     check_vocabulary,
 )
-from .file import STRING, Array, GGUFFile, TensorInfo, read_gguf
-from .merge import check_part, merged_header, padded
+from .contents import STRING, Array, FileStatus, GGUFFile, TensorInfo, file_identity
+from .file import HeaderError, padded, read_gguf
+from .merge import check_part, merged_header
 from .remembered import recall, remember
 from .types import TENSOR_TYPES, TensorType
 
@@ -22,7 +23,9 @@ __all__ = [
     "STRING",
     "TENSOR_TYPES",
     "Array",
+    "FileStatus",
     "GGUFFile",
+    "HeaderError",
     "LlamaShape",
     "TensorInfo",
     "TensorType",
@@ -31,6 +34,7 @@ __all__ = [
     "check_llama",
     "check_part",
     "check_vocabulary",
+    "file_identity",
     "merged_header",
     "padded",
     "read_gguf",

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from llamacli.errors import InvalidModelError
-from llamacli.gguf.file import STRING, Array, GGUFFile, read_gguf
+from llamacli.gguf.contents import STRING, Array, GGUFFile
+from llamacli.gguf.file import read_gguf
 
 MAX_BLOCKS = 512  # llama.cpp's LLAMA_MAX_LAYERS
 MAX_SIZE = (1 << 31) - 1  # contexts and vocabularies are int32 in llama.cpp
@@ -30,7 +31,8 @@ SCALING_TYPES = ("none", "linear", "yarn", "longrope")
 INT32 = 5
 NORMAL, CONTROL = 1, 3  # GGUF token types
 TOKEN_TYPES = {NORMAL, 2, CONTROL, 4, 5}  # unknown, user-defined, unused; bytes are another kind's
-MAX_VOCABULARY = 1 << 21  # tokens; some 200 bytes each in memory
+MAX_VOCABULARY = MAX_MERGES = 1 << 20  # some 200 bytes each in memory
+MAX_TOKENS = 32 << 20  # bytes of their texts
 END_TOKENS = "llamacli.end_token_ids"  # a key of the converter's: all that end an answer
 MAX_ENDS = 1024
 MAX_SPELLED = 256 << 20  # Llama 3's: 14 MB
@@ -118,8 +120,10 @@ def check_vocabulary(file: GGUFFile) -> None:
     key = prefix + "tokens"
     tokens = file.array_at(key)
     size = tokens.length
-    if tokens.nbytes - 8 * size > MAX_SPELLED:
+    if tokens.nbytes - 8 * size > MAX_TOKENS:
         file.fail(f"its tokens are absurdly long, {tokens.nbytes} bytes")
+    if not 1 <= size <= MAX_VOCABULARY:
+        file.fail(f"its vocabulary has {size} tokens, not 1 to {MAX_VOCABULARY}")
     if key not in file.known:
         check_tokens(file, file.strings(key))
     types = file.metadata.get(prefix + "token_type")
@@ -131,8 +135,10 @@ def check_vocabulary(file: GGUFFile) -> None:
     if scores is not None and (not isinstance(scores, Array) or scores.length != size):
         file.fail(f"{prefix}scores isn't an array of {size} numbers")
     merges = file.metadata.get(prefix + "merges")
-    if not isinstance(merges, Array) or merges.type != STRING or merges.length > MAX_SIZE:
+    if not isinstance(merges, Array) or merges.type != STRING:
         file.fail(f"{prefix}merges is missing or not an array of strings")
+    if merges.length > MAX_MERGES:
+        file.fail(f"it has {merges.length} merges; {MAX_MERGES} can be read")
     if not isinstance(file.metadata.get("tokenizer.chat_template", ""), str):
         file.fail("tokenizer.chat_template is not a text")
     for name in SPECIAL_IDS:
@@ -156,8 +162,6 @@ def _check_ends(file: GGUFFile, vocabulary: int) -> None:
 
 def check_tokens(file: GGUFFile, tokens: list[bytes]) -> None:
     """llama.cpp aborts where two tokens are the same, and cuts them at the first zero byte."""
-    if not 1 <= len(tokens) <= MAX_VOCABULARY:
-        file.fail(f"its vocabulary has {len(tokens)} tokens, not 1 to {MAX_VOCABULARY}")
     if len(set(tokens)) != len(tokens):
         seen: set[bytes] = set()
         for i, token in enumerate(tokens):

@@ -4,128 +4,49 @@ The layout is that of the GGUF specification, versions 2 and 3: a header, key-va
 record a tensor, then the tensors' data. Long arrays are stepped over and read only when asked for.
 """
 
-import errno
 import mmap
-import os
-import stat
-from array import array
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from struct import Struct
 from struct import error as StructError  # noqa: N812
 from typing import Any, NoReturn
 
-from llamacli.errors import DoesNotFitError, InvalidModelError, NotFoundError
+from llamacli.errors import InvalidModelError
+from llamacli.gguf.contents import (
+    ARRAY,
+    FORMATS,
+    STRING,
+    U32,
+    U64,
+    Array,
+    FileStatus,
+    GGUFFile,
+    TensorInfo,
+    mapped,
+)
 from llamacli.gguf.known import KnownStrings, recognized_end
-from llamacli.gguf.types import FILE_TYPES, TENSOR_TYPES, TensorType
+from llamacli.gguf.types import TENSOR_TYPES, TensorType
 
 DEFAULT_ALIGNMENT = 32
 MAX_ALIGNMENT = 1 << 16
 MAX_NAME = 63  # bytes; ggml keeps names in 64 with the final zero
 MAX_DIMENSIONS = 4
 MAX_KEY = 65535  # bytes, by the specification
-
-STRING, ARRAY = 8, 9
-# GGUF value type -> the format of one value, as struct and array know it
-FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"} | {
-    10: "Q",
-    11: "q",
-    12: "d",
-}
-
-U32, U64 = Struct("<I"), Struct("<Q")
+# Far above what any model has; together they keep what is made of a file, here and in llama.cpp,
+# which reads all of it, within 1 GiB.
+MAX_KEYS = MAX_TENSORS = 1 << 16
+MAX_TEXT = 64 << 20  # bytes of keys and of values that are texts
+MAX_STRINGS = 1 << 22  # in arrays
+MAX_ARRAYS = 256 << 20  # bytes
+LEAST_PAIR, LEAST_RECORD = 14, 33  # bytes in the file
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """shape is in GGUF's order: the length of a row first. offset counts from the file's start."""
+class HeaderError(InvalidModelError):
+    """A fault of a header; position is how far it had been read, in bytes."""
 
-    name: str
-    shape: tuple[int, ...]
-    type: TensorType
-    offset: int
-    nbytes: int
-
-
-@dataclass(frozen=True)
-class Array:
-    """An array that was stepped over: its GGUF value type, its length, where its values are."""
-
-    type: int
-    length: int
-    offset: int
-    nbytes: int
-
-
-@dataclass(frozen=True)
-class GGUFFile:
-    """The checked contents of a GGUF file; metadata holds Python values, and Array for arrays.
-
-    known are the keys whose strings, byte for byte, have passed check_vocabulary before.
-    """
-
-    path: Path
-    version: int
-    metadata: Mapping[str, Any]
-    tensors: tuple[TensorInfo, ...]
-    data_offset: int
-    alignment: int
-    size: int
-    known: frozenset[str] = frozenset()
-
-    @property
-    def quantization(self) -> str:
-        """general.file_type by name, as Q4_K_M; 'unknown' where the file says none or a new one."""
-        kind = self.metadata.get("general.file_type")
-        return FILE_TYPES.get(kind, "unknown") if type(kind) is int else "unknown"
-
-    def raw(self, key: str) -> bytes:
-        """The bytes of an array's values. Raises InvalidModelError where key has none."""
-        values = self.array_at(key)
-        with _mapped(self.path) as data:
-            return data[values.offset : values.offset + values.nbytes]
-
-    def strings(self, key: str) -> list[bytes]:
-        """The strings of an array, not decoded. Raises InvalidModelError where key has none."""
-        values = self.array_at(key)
-        if values.type != STRING:
-            self.fail(f"{key} is not an array of strings")
-        return self.strings_in(self.raw(key), key)
-
-    def strings_in(self, data: bytes, key: str) -> list[bytes]:
-        """The same from bytes that raw gave. Raises InvalidModelError where they don't fit key."""
-        result, position, unpack = [], 0, U64.unpack_from
-        try:
-            for _ in range(self.array_at(key).length):
-                start = position + 8
-                position = start + unpack(data, position)[0]
-                result.append(data[start:position])
-        except (StructError, OverflowError):
-            position = -1
-        if position != len(data):
-            self.fail(f"{key} changed while it was read")
-        return result
-
-    def numbers(self, key: str) -> "array[Any]":
-        """The numbers of an array. Raises InvalidModelError where key has none."""
-        values = self.array_at(key)
-        if values.type == STRING:
-            self.fail(f"{key} is not an array of numbers")
-        code = FORMATS[values.type]
-        result = array("b" if code == "?" else code)
-        result.frombytes(self.raw(key))
-        return result
-
-    def fail(self, what: str) -> NoReturn:
-        raise InvalidModelError(f"{self.path}: {what}")
-
-    def array_at(self, key: str) -> Array:
-        """Where an array is. Raises InvalidModelError where key has none."""
-        values = self.metadata.get(key)
-        if not isinstance(values, Array):
-            self.fail(f"{key} is missing or not an array")
-        return values
+    def __init__(self, fault: str, path: Path, position: int) -> None:
+        super().__init__(fault, file=path)
+        self.position = position
 
 
 def read_gguf(path: Path, known: Sequence[KnownStrings] = ()) -> GGUFFile:
@@ -135,48 +56,40 @@ def read_gguf(path: Path, known: Sequence[KnownStrings] = ()) -> GGUFFile:
     no file, InvalidModelError naming file and fault, and DoesNotFitError where the process may not
     map it.
     """
-    with _mapped(path) as data:
-        return _Reader(path, data, known).read()
-
-
-def _mapped(path: Path) -> mmap.mmap:
-    try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise InvalidModelError(f"{path} is not a regular file; models are read by mapping")
-            if status.st_size == 0:
-                raise InvalidModelError(f"{path} is empty, not a GGUF file")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
-        raise NotFoundError(f"there is no file {path}") from None
-    except OSError as error:
-        if error.errno == errno.ENOMEM:
-            raise DoesNotFitError(f"{path} can't be mapped: {error.strerror}") from error
-        raise NotFoundError(f"{path} can't be read: {error.strerror or error}") from error
+    with mapped(path) as (data, status):
+        return _Reader(path, data, status, known).read()
 
 
 class _Reader:
     """A position in the mapped file; every step is checked against the file's end."""
 
-    def __init__(self, path: Path, data: mmap.mmap, known: Sequence[KnownStrings]) -> None:
+    def __init__(
+        self, path: Path, data: mmap.mmap, status: FileStatus, known: Sequence[KnownStrings]
+    ) -> None:
         self.path, self.data, self.size, self.position = path, data, len(data), 0
+        self.status = status
         self.known, self.recognized = known, set[str]()
+        self.text = self.strings = self.arrays = 0  # how much of what is capped has been read
 
     def read(self) -> GGUFFile:
         version = self.header()
         tensors, pairs = self.number(U64, "tensor count"), self.number(U64, "key count")
+        self.check_count(tensors, MAX_TENSORS, LEAST_RECORD, "tensors")
+        self.check_count(pairs, MAX_KEYS, LEAST_PAIR, "keys")
         metadata: dict[str, Any] = {}
+        spans: dict[str, slice] = {}
         for i in range(pairs):
+            start = self.position
             key = self.string(f"key {i}", MAX_KEY)
             if not key or "\0" in key or key in metadata:
                 self.fail(f"key {i}, {key!r}, is empty, twice there or has a zero in it")
             metadata[key] = self.value(self.number(U32, key), key)
+            spans[key] = slice(start, self.position)
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if alignment not in {1 << i for i in range(3, MAX_ALIGNMENT.bit_length())}:
             self.fail(f"general.alignment is {alignment!r}, not a power of two from 8 to 65536")
         records = [self.tensor_record(i) for i in range(tensors)]
-        data_offset = _padded(self.position, alignment)
+        data_offset = padded(self.position, alignment)
         return GGUFFile(
             path=self.path,
             version=version,
@@ -185,8 +98,17 @@ class _Reader:
             data_offset=data_offset,
             alignment=alignment,
             size=self.size,
+            status=self.status,
             known=frozenset(self.recognized),
+            spans=spans,
         )
+
+    def check_count(self, count: int, most: int, nbytes: int, what: str) -> None:
+        """Refuse more than that of what takes nbytes or more each in the rest of the file."""
+        if count > (self.size - self.position) // nbytes:
+            self.fail(f"it claims {count} {what}, more than the file can hold")
+        if count > most:
+            self.fail(f"it has {count} {what}; {most} can be read")
 
     def header(self) -> int:
         magic = self.data[:4]
@@ -200,12 +122,13 @@ class _Reader:
         return version
 
     def fail(self, what: str) -> NoReturn:
-        raise InvalidModelError(f"{self.path}: {what}")
+        raise HeaderError(what, self.path, self.position)
 
     def take(self, nbytes: int, what: str) -> int:
         """Step over nbytes and give where they start."""
         start = self.position
         if nbytes > self.size - start:
+            self.position = self.size
             self.fail(f"the file ends within {what} ({nbytes} bytes at {start} of {self.size})")
         self.position = start + nbytes
         return start
@@ -218,6 +141,9 @@ class _Reader:
         if limit is not None and length > limit:
             self.fail(f"{what} is {length} bytes long; {limit} are allowed")
         start = self.take(length, what)
+        self.text += length
+        if self.text > MAX_TEXT:
+            self.fail(f"{what} is too long: at most {MAX_TEXT} bytes of text can be read")
         try:
             return str(self.data[start : self.position], "utf-8")
         except UnicodeDecodeError as error:
@@ -236,6 +162,10 @@ class _Reader:
         kind, length = self.number(U32, key), self.number(U64, key)
         start = self.position
         if kind == STRING:
+            self.strings += length
+            self.check_count(length, MAX_STRINGS, 8, f"strings in {key}")
+            if self.strings > MAX_STRINGS:
+                self.fail(f"{key} is too long: at most {MAX_STRINGS} strings can be read")
             end = recognized_end(self.data, start, key, length, self.known)
             if end is None:
                 self.skip_strings(length, key)
@@ -246,20 +176,21 @@ class _Reader:
             self.take(length * Struct("<" + FORMATS[kind]).size, key)
         else:
             self.fail(f"{key} is an array of the unknown or nested type {kind}")
+        self.arrays += self.position - start
+        if self.arrays > MAX_ARRAYS:
+            self.fail(f"{key} is too long: at most {MAX_ARRAYS} bytes of arrays can be read")
         return Array(kind, length, start, self.position - start)
 
     def skip_strings(self, count: int, key: str) -> None:
-        if count > (self.size - self.position) // 8:
-            self.fail(f"{key} claims {count} strings, more than the file can hold")
         unpack, data, position = U64.unpack_from, self.data, self.position
         try:
             for _ in range(count):
                 position += unpack(data, position)[0] + 8
         except (StructError, OverflowError, IndexError):
             position = self.size + 1
+        self.position = position
         if position > self.size:
             self.fail(f"the file ends within {key}")
-        self.position = position
 
     def tensor_record(self, index: int) -> tuple[str, tuple[int, ...], TensorType, int]:
         name = self.string(f"the name of tensor {index}", MAX_NAME)
@@ -300,9 +231,10 @@ class _Reader:
                     f"file's {self.size}; it was cut off, fetch or convert it again"
                 )
             tensors[name] = TensorInfo(name, shape, kind, data_offset + offset, nbytes)
-            expected = offset + _padded(nbytes, alignment)
+            expected = offset + padded(nbytes, alignment)
         return tuple(tensors.values())
 
 
-def _padded(value: int, alignment: int) -> int:
-    return (value + alignment - 1) // alignment * alignment
+def padded(value: int, unit: int = DEFAULT_ALIGNMENT) -> int:
+    """The next multiple of unit; value itself where it is one."""
+    return -(-value // unit) * unit

@@ -4,17 +4,12 @@ llama.cpp's gguf-split gives each part a header; the first has the metadata, all
 split.no, split.count and split.tensors.count.
 """
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from struct import pack
 
-from llamacli.gguf.file import DEFAULT_ALIGNMENT, GGUFFile
-
-if TYPE_CHECKING:
-    from gguf import GGUFWriter
-
-ARCHITECTURE = "general.architecture"  # which the writer adds by itself
+from llamacli.gguf.contents import GGUFFile, TensorInfo
+from llamacli.gguf.file import DEFAULT_ALIGNMENT, padded
+from llamacli.gguf.types import TENSOR_TYPES
 
 
 def check_part(number: int, parts: Sequence[GGUFFile]) -> None:
@@ -33,40 +28,26 @@ def check_part(number: int, parts: Sequence[GGUFFile]) -> None:
 
 def merged_header(parts: Sequence[GGUFFile]) -> bytes:
     """The header of the whole file, padded: the first part's metadata, and every part's tensors."""
-    import gguf
-    import numpy as np
-
-    with tempfile.TemporaryDirectory(prefix="llamacli-") as folder:
-        path = Path(folder) / "header.gguf"
-        writer = gguf.GGUFWriter(path, str(parts[0].metadata.get(ARCHITECTURE)))
-        try:
-            _copy_metadata(writer, parts[0].path)
-        except (ValueError, TypeError, LookupError) as error:  # kinds that the gguf package lacks
-            parts[0].fail(f"its metadata can't be merged: {error}")
-        for part in parts:
-            for tensor in part.tensors:
-                kind = gguf.GGMLQuantizationType[tensor.type.name]
-                shape, dtype = tensor.shape[::-1], np.dtype(np.float32)
-                writer.add_tensor_info(tensor.name, shape, dtype, tensor.nbytes, kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        writer.close()
-        header = path.read_bytes()
+    first = parts[0]
+    with first.path.open("rb") as file:
+        head = file.read(first.data_offset)
+    pairs = [head[span] for key, span in first.spans.items() if not key.startswith("split.")]
+    tensors = [tensor for part in parts for tensor in part.tensors]
+    records, offset = [], 0
+    for tensor in tensors:
+        records.append(_record(tensor, offset))
+        offset += padded(tensor.nbytes)
+    start = pack("<4sIQQ", b"GGUF", first.version, len(tensors), len(pairs))
+    header = b"".join((start, *pairs, *records))
     return header.ljust(padded(len(header)), b"\0")
 
 
-def padded(size: int) -> int:
-    return -(-size // DEFAULT_ALIGNMENT) * DEFAULT_ALIGNMENT
-
-
-def _copy_metadata(writer: "GGUFWriter", path: Path) -> None:
-    """All keys but those of the split, values and types as they were."""
-    import gguf
-
-    for field in gguf.GGUFReader(path).fields.values():
-        skipped = field.name == ARCHITECTURE or field.name.startswith(("GGUF.", "split."))
-        if not skipped:
-            kind = field.types[0]
-            item = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(field.name, field.contents(), kind, item)
+def _record(tensor: TensorInfo, offset: int) -> bytes:
+    """A tensor's record, whose data is at offset after the header."""
+    name, dimensions = tensor.name.encode(), len(tensor.shape)
+    kind = next(number for number, known in TENSOR_TYPES.items() if known == tensor.type)
+    return (
+        pack("<Q", len(name))
+        + name
+        + pack(f"<I{dimensions}QIQ", dimensions, *tensor.shape, kind, offset)
+    )

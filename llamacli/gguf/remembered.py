@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llamacli.errors import LlamacliError
 from llamacli.gguf.check import check_tokens
-from llamacli.gguf.file import GGUFFile
+from llamacli.gguf.contents import GGUFFile
 from llamacli.gguf.known import KnownStrings
 from llamacli.home import home, replace_file
 

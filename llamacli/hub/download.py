@@ -18,6 +18,7 @@ from convert.weights import LocalFile, WeightFile
 from llamacli.errors import InvalidModelError
 from llamacli.gguf import (
     GGUFFile,
+    HeaderError,
     LlamaShape,
     check_llama,
     check_part,
@@ -105,11 +106,12 @@ def _open(repo: Repo, name: str, client: "httpx2.Client", scratch: Path) -> Part
         try:
             with _named(scratch, name):
                 header = read_gguf(scratch)
-                if length < min(header.data_offset, file.size):
+                if length == most < header.data_offset:
                     header.fail(f"its header takes more than {length} bytes")
-            return Part(file, repo.files[name].sha256, raw[: header.data_offset], header)
-        except InvalidModelError:
-            if length == most:
+            if header.data_offset <= length:
+                return Part(file, repo.files[name].sha256, raw[: header.data_offset], header)
+        except HeaderError as error:
+            if length == most or error.position <= length:
                 raise
         length = min(4 * length, most)
 
@@ -144,7 +146,9 @@ def _named(path: Path, name: str) -> Iterator[None]:
     try:
         yield
     except InvalidModelError as error:
-        raise InvalidModelError(str(error).replace(str(path), name)) from None
+        if error.file == path:
+            error.file = name
+        raise
 
 
 def _needs(repo: Repo, names: Sequence[str], shape: LlamaShape, size: int) -> Needs:

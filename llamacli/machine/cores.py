@@ -1,16 +1,14 @@
 """The processor: how many threads serve a model best unmeasured, and what it can compute with."""
 
 import ctypes
-import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamacli import system
 from llamacli.machine.native import build_features, library_comments
 
-WHOLE_TILES = "llamacli: tile configurations are whole"  # as llama.cpp.h has it
 # The first minor version of GCC whose _tile_loadconfig is right; later major ones all are.
 MENDED = {11: 5, 12: 4, 13: 3, **dict.fromkeys(range(11), 1 << 31)}
 
@@ -40,11 +38,8 @@ def configures_tiles(comments: Sequence[str]) -> bool:
     """Whether compilers with such names made AMX's code right.
 
     GCC before 11.5, 12.4, 13.3 and 14 (its bug 114098) drops most of the tiles' configuration,
-    and the first product on them is a general protection fault. What the Makefile builds says
-    that it mends this (llama.cpp.h).
+    and the first product on them is a general protection fault.
     """
-    if any(WHOLE_TILES in comment for comment in comments):
-        return True
     found = [re.match(r"GCC: \(.*\) (\d+)\.(\d+)", comment) for comment in comments]
     versions = [(int(one[1]), int(one[2])) for one in found if one]
     return bool(comments) and all(minor >= MENDED.get(major, 0) for major, minor in versions)
@@ -55,19 +50,20 @@ def physical_cores() -> int:
 
     A second thread on a core (SMT) shares the units that the matrix products keep busy.
     """
-    if sys.platform == "darwin" and (cores := _performance_cores()):
+    if system.MACOS and (cores := _performance_cores()):
         return cores
     import psutil
 
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(psutil.cpu_count(logical=False) or allowed or 1, allowed or 1))
+    allowed = system.allowed_processors()
+    return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
 
 
 def thread_counts() -> list[int]:
     """Numbers of threads worth a try: performance cores, physical cores, all processors."""
-    every = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     fast = min(_fast_cores(), physical_cores())
-    return sorted({count for count in (fast, physical_cores(), every) if count})
+    return sorted(
+        {count for count in (fast, physical_cores(), system.allowed_processors()) if count}
+    )
 
 
 def _fast_cores(devices: Path = Path("/sys/devices")) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from llamacli import system
 from llamacli.errors import UsageError
 from llamacli.machine.native import ggml_function
 
@@ -129,7 +130,7 @@ def this_machine() -> Machine:
     source = Path(__file__).resolve().parents[2]
     made = (source / "Makefile").is_file() and Path(sys.prefix) == source / ".venv"
     return Machine(
-        apple_silicon=sys.platform == "darwin" and platform.machine() == "arm64",
+        apple_silicon=system.MACOS and platform.machine() == "arm64",
         nvidia=_has_nvidia(),
         renderer=any(Path("/dev/dri").glob("renderD*")),
         checkout=source if made else None,
@@ -139,7 +140,7 @@ def this_machine() -> Machine:
 
 def _has_nvidia() -> bool:
     """By the driver's folder; on Windows, and Linux within it, by the driver's program."""
-    if sys.platform == "win32" or Path("/dev/dxg").exists():
+    if system.WINDOWS or Path("/dev/dxg").exists():
         return shutil.which("nvidia-smi") is not None
     return any(Path("/proc/driver/nvidia/gpus").glob("*"))
 

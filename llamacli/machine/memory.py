@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from llamacli import system
+
 CGROUP = Path("/sys/fs/cgroup")
 # Files of a control group, version 2 and version 1: the limit, what is used, and the field of
 # memory.stat that counts pages of files, which the kernel takes back.
@@ -79,13 +81,9 @@ def _own_groups(listed: Path) -> list[Path]:
 
 def _address_space() -> int | None:
     """Bytes left under `ulimit -v`."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    most, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if most == resource.RLIM_INFINITY:
+    most = system.address_space_limit()
+    if most is None:
         return None
     import psutil
 
-    return max(most - psutil.Process().memory_info().vms, 0)
+    return max(most - int(psutil.Process().memory_info().vms), 0)

@@ -3,7 +3,6 @@
 import ctypes
 import importlib
 import importlib.util
-import os
 import sys
 from collections import deque
 from functools import cache
@@ -11,9 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from llamacli import system
 from llamacli.errors import LlamacliError
+from llamacli.terminal import debugging, writer
 
-DEBUG = "LLAMACLI_DEBUG"  # the environment variable that --debug sets, for children too
 ERROR, CONTINUED = 4, 5  # ggml's log levels; a continued line belongs to the one before
 
 # The last errors llama.cpp logged: all it tells of why a call gave nothing.
@@ -26,7 +26,7 @@ def load_library() -> Any:
     Raises LlamacliError where llama-cpp-python isn't installed or can't be loaded.
     """
     library = _library()
-    library.llama_log_set(_log_callback(bool(os.environ.get(DEBUG))), ctypes.c_void_p(0))
+    _set_log(library)
     return library
 
 
@@ -64,7 +64,7 @@ def library_comments() -> list[str]:
     found = []
     for file in sorted(Path(_library()._lib._name).parent.glob("*ggml-cpu*"))[:1]:
         data = file.read_bytes()
-        for start in (b"GCC: (", b"clang version ", b"llamacli: "):
+        for start in (b"GCC: (", b"clang version "):
             if (at := data.find(start)) >= 0:
                 found.append(data[at : data.find(b"\0", at)].decode(errors="replace"))
     return found
@@ -91,17 +91,25 @@ def _libraries() -> list[ctypes.CDLL]:
     Opened by a path of their own, the libraries could be loaded a second time.
     """
     llama: ctypes.CDLL = _library()._lib
-    if sys.platform != "win32":
+    if not system.WINDOWS:
         return [llama]
     folder = Path(llama._name).parent
-    return [ctypes.CDLL(str(folder / f"{name}.dll")) for name in ("ggml", "ggml-base")]
+    return [
+        ctypes.CDLL(str(folder / system.SHARED_LIBRARY.format(name)))
+        for name in ("ggml", "ggml-base")
+    ]
 
 
 @cache
 def _library() -> Any:
     library = _import_low_level()
+    _set_log(library)  # before the backends are loaded, which tell at once what they found
     library.llama_backend_init()
     return library
+
+
+def _set_log(library: Any) -> None:
+    library.llama_log_set(_log_callback(library, debugging()), ctypes.c_void_p(0))
 
 
 def _import_low_level() -> ModuleType:
@@ -127,7 +135,7 @@ def _import_low_level() -> ModuleType:
 
 
 @cache  # C holds it, and may be calling it in another thread: it lives as long as the process
-def _log_callback(debug: bool) -> Any:
+def _log_callback(library: Any, debug: bool) -> Any:
     last_level = 0
 
     def log(level: int, text: bytes, _: Any) -> None:
@@ -137,6 +145,6 @@ def _log_callback(debug: bool) -> Any:
         if last_level == ERROR:
             _errors.append(text.decode(errors="replace"))
         if debug:
-            sys.stderr.write(text.decode(errors="replace"))
+            writer(sys.stderr)(text.decode(errors="replace"))
 
-    return _library().llama_log_callback(log)
+    return library.llama_log_callback(log)

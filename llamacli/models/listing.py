@@ -45,7 +45,7 @@ def _header(path: Path) -> tuple[str | None, int | None, str | None]:
     try:
         file = read_gguf(path)
     except LlamacliError as error:
-        return None, None, str(error).removeprefix(f"{path}: ")
+        return None, None, error.fault
     context: Any = file.metadata.get(f"{file.metadata.get('general.architecture')}.context_length")
     known = type(context) is int and context > 0
     return file.quantization, context if known else None, None

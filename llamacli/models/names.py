@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from llamacli.errors import LlamacliError, NotFoundError, UsageError
-from llamacli.home import home
+from llamacli.errors import LlamacliError, NotFoundError, UsageError, reason
+from llamacli.home import expanded, home
 from llamacli.models import registry
 from llamacli.models.registry import HUB_ID, Model
 from llamacli.models.store import DEMO, in_store, split_name, stored_models
@@ -42,12 +42,11 @@ def existing_path(name: str) -> Path | None:
 
     Raises NotFoundError where the system won't say.
     """
+    path = expanded(name)
     try:
-        path = Path(name).expanduser()
         return path if path.exists() else None
-    except (OSError, RuntimeError) as error:  # RuntimeError: whose home ~ is isn't known
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise NotFoundError(f"{name} can't be looked for: {reason}") from error
+    except OSError as error:
+        raise NotFoundError(f"{name} can't be looked for: {reason(error)}") from error
 
 
 def find_stored(name: str) -> Path:

@@ -1,10 +1,11 @@
 """What the commands that answer do alike: find and load the model, show an answer."""
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llamacli.errors import OutputError, UsageError
 from llamacli.models.demo import demo_model
 from llamacli.models.store import DEMO, mark_used
 from llamacli.terminal import notice
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from llamacli.engine import Asked, Engine, EngineSettings
     from llamacli.gguf import GGUFFile
+    from llamacli.speculate import Costs
 
 
 def model_path(model: str | None, *, quiet: bool = False) -> Path:
@@ -35,9 +37,9 @@ def locate(model: str, *, quiet: bool = False) -> Path:
 
 
 @contextmanager
-def engine_for(model: str | None, asked: "Asked", *, quiet: bool = False) -> "Iterator[Engine]":
+def engine_for(path: Path, asked: "Asked", *, quiet: bool = False) -> "Iterator[Engine]":
     """open_engine's, closed at the end."""
-    engine = open_engine(model, asked, quiet=quiet)
+    engine = open_engine(path, asked, quiet=quiet)
     try:
         yield engine
     finally:
@@ -53,18 +55,56 @@ def close_beside(engine: "Engine") -> None:
 
 
 def open_engine(
-    model: str | None,
+    path: Path,
     asked: "Asked",
     *,
     quiet: bool = False,
     on_load: "Callable[[float], None] | None" = None,
 ) -> "Engine":
-    """The model, loaded as asked; on_load is Engine's."""
+    """The model, loaded as asked, with drafts unless they are off; on_load is Engine's."""
     from llamacli.engine import Engine
+    from llamacli.speculate import DraftingEngine
+    from llamacli.tune import keep_costs, tuned_costs
 
-    path = model_path(model, quiet=quiet)
     settings = engine_settings(path, asked, quiet=quiet)
-    return Engine(path, settings, on_load=on_load, meanwhile=_get_ready)
+    if asked.speculate == "off":
+        if asked.draft is not None:
+            raise UsageError("--draft goes with --speculate auto")
+        return Engine(path, settings, on_load=on_load, meanwhile=_get_ready)
+    draft = None if asked.draft is None else draft_path(asked.draft, path, quiet=quiet)
+
+    def learned(found: "Costs") -> None:
+        if asked.tune:
+            with suppress(OutputError):  # they are measured again then
+                keep_costs(path, found)
+
+    return DraftingEngine(
+        path,
+        settings,
+        draft=draft,
+        costs=tuned_costs(path) if asked.tune else None,
+        learned=learned,
+        on_load=on_load,
+        meanwhile=_get_ready,
+    )
+
+
+def draft_path(draft: str, path: Path, *, quiet: bool = False) -> Path:
+    """The file that --draft means; for auto the one that models.toml names for the model at path.
+
+    Raises NotFoundError, and UsageError where it names none.
+    """
+    if draft != "auto":
+        return model_path(draft, quiet=quiet)
+    from llamacli.models.names import short_names
+    from llamacli.models.registry import models
+
+    known = models()
+    for name in short_names(path):
+        model = known.get(name.lower())
+        if model is not None and model.draft is not None:
+            return model_path(model.draft, quiet=quiet)
+    raise UsageError(f"models.toml names no draft for {path.name}; name a model: --draft MODEL")
 
 
 def _get_ready(file: "GGUFFile") -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llamacli.errors import InvalidModelError, NotFoundError
+from llamacli.home import NAME, config_folder, expanded
 from llamacli.models.store import DEMO
 
 FILE = "models.toml"
@@ -22,7 +23,6 @@ MAX_BYTES = 1 << 15  # tomllib's time grows with the square of a dotted key's le
 # convert.QUANTIZATIONS' names; importing that costs every start of the program 0.2 s.
 QUANTIZATIONS = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q6_K", "Q8_0", "BF16", "F16", "F32")
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,99}", re.ASCII)
 MAX_COUNT = 1 << 50
@@ -53,9 +53,10 @@ class Model:
     """A model that has a short name.
 
     source is a Hub id, the path of a checkpoint's folder, or "built-in"; quantization is what is
-    made of it where no other is asked for. Sizes are in bytes, None where they aren't known:
-    checkpoint_bytes is what is downloaded, gguf_bytes the file in that quantization, memory_bytes
-    that file and an F16 KV cache of 8,192 tokens, or of the context where that is less.
+    made of it where no other is asked for; draft is the model that drafts for it. Sizes are in
+    bytes, None where they aren't known: checkpoint_bytes is what is downloaded, gguf_bytes the file
+    in that quantization, memory_bytes that file and an F16 KV cache of 8,192 tokens, or of the
+    context where that is less.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Model:
     revision: str = "main"
     quantization: str = "Q4_K_M"
     context: int | None = None
+    draft: str | None = None
     license: str | None = None
     parameters: int | None = None
     checkpoint_bytes: int | None = None
@@ -80,7 +82,7 @@ DEPENDS = {
 def models() -> dict[str, Model]:
     """All known models by name in lower case.
 
-    Raises InvalidModelError naming file and line of what is wrong.
+    Raises InvalidModelError naming the file, and the table and key that are wrong.
     """
     package, own = _package_file(), config_file()
     known: dict[str, Model] = {}
@@ -102,7 +104,7 @@ def find(name: str) -> Model | None:
 def defaults() -> dict[str, Any]:
     """What the user's file sets where no option is given: `model`, and keys of NUMBERS and WORDS.
 
-    Raises InvalidModelError naming file and line of what is wrong.
+    Raises InvalidModelError naming the file, and the table and key that are wrong.
     """
     path = config_file()
     given = _read(path).get(DEFAULTS, {}) if path.is_file() else {}
@@ -120,15 +122,13 @@ def config_file() -> Path:
     Raises NotFoundError where the variable names a file that isn't there.
     """
     if chosen := os.environ.get(VARIABLE):
-        path = Path(chosen).expanduser()
+        path = expanded(chosen)
         if path.suffix != ".toml":
             return path / FILE
         if not path.is_file():
             raise NotFoundError(f"there is no file {path}, which ${VARIABLE} names")
         return path
-    import platformdirs
-
-    return platformdirs.user_config_path("llamacli") / FILE
+    return config_folder() / FILE
 
 
 def _package_file() -> Path:
@@ -200,7 +200,7 @@ def _check(path: Path, place: tuple[str, str], value: Any) -> None:
     elif key == "quantization":
         if _text(path, place, value) not in QUANTIZATIONS:
             _fail(path, place, f"is {value!r}, none of {', '.join(QUANTIZATIONS)}")
-    elif key == "license":
+    elif key in ("license", "draft"):
         _text(path, place, value)
     elif key in {field.name for field in fields(Model)} - {"name"}:
         _number(path, place, value, int, 1, MAX_COUNT)
@@ -212,7 +212,9 @@ def _check_source(path: Path, place: tuple[str, str], value: Any) -> None:
     if _text(path, place, value) == BUILT_IN:
         if place[0] != DEMO:
             _fail(path, place, f"is {BUILT_IN!r}, which {DEMO} alone is")
-    elif not HUB_ID.fullmatch(value) and not Path(value).expanduser().is_absolute():
+    elif (
+        not HUB_ID.fullmatch(value) and not value.startswith("~") and not Path(value).is_absolute()
+    ):
         what = "neither a Hub id, as owner/name, nor a folder's absolute path"
         _fail(path, place, f"is {value!r}, {what}")
 
@@ -241,9 +243,5 @@ def _unknown(path: Path, place: tuple[str, ...], known: Sequence[str]) -> NoRetu
 
 
 def _fail(path: Path, place: tuple[str, ...], what: str) -> NoReturn:
-    """What is wrong with the table or key at that place, with its line."""
-    from llamacli.models.toml_lines import line_of
-    from llamacli.terminal import printable
-
-    line = line_of(path.read_text(encoding="utf-8"), place)
-    raise InvalidModelError(f"{path}, line {line}: {printable('.'.join(place))} {what}")
+    """What is wrong with the table or key at that place."""
+    raise InvalidModelError(f"{'.'.join(place)} {what}", file=path)

@@ -2,7 +2,7 @@ from . import cache
 from .cache import Encode
 from .encode import encode_chat, encode_raw, encode_turns
 from .input import Cut, Errors, Input, Text, decode, fit, gather, read_bytes, read_file
-from .messages import Message, problem, read_messages
+from .messages import Message, arguments_of, check_messages, normal, problem, read_messages
 from .template import LLAMA3_TEMPLATE, prepare, render
 
 __all__ = [
@@ -13,13 +13,16 @@ __all__ = [
     "Input",
     "Message",
     "Text",
+    "arguments_of",
     "cache",
+    "check_messages",
     "decode",
     "encode_chat",
     "encode_raw",
     "encode_turns",
     "fit",
     "gather",
+    "normal",
     "prepare",
     "problem",
     "read_bytes",

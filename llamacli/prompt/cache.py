@@ -8,7 +8,6 @@ changed. Above a size limit those go that were not used for longest.
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from llamacli.engine import Unusable, common_prefix, restore, save, saved_tokens, state_key
 from llamacli.errors import UsageError
-from llamacli.home import home
+from llamacli.home import check_name, home
 from llamacli.prompt.input import Input, Text
 
 if TYPE_CHECKING:
@@ -28,30 +27,17 @@ LEAST = 32  # tokens that are worth a file
 LIMIT_MIB = 4096
 LIMIT_VARIABLE = "LLAMACLI_CACHE_MIB"
 STALE = 3600.0  # seconds after which a temporary file was left by a process that died
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SUFFIX = ".kv"
 
 Encode = Callable[[Input], list[int]]
-
-
-def folder() -> Path:
-    return home() / "cache"
 
 
 def cache_path(engine: "Engine", name: str, prefix: Sequence[int]) -> Path:
     """The file of a name, or, for `auto`, of the prefix; raises UsageError for an odd name."""
     if name == AUTO:
         key = json.dumps([state_key(engine), list(prefix)]).encode()
-        return folder() / f"auto-{hashlib.sha256(key).hexdigest()[:32]}{SUFFIX}"
-    check_name(name)
-    return folder() / f"name-{name}{SUFFIX}"
-
-
-def check_name(name: str) -> None:
-    if not NAME.fullmatch(name):
-        raise UsageError(
-            f"a cache's name has letters, digits, '.', '_' and '-', at most 64; not {name!r}"
-        )
+        return home("cache") / f"auto-{hashlib.sha256(key).hexdigest()[:32]}{SUFFIX}"
+    return home("cache") / ("name-" + check_name(name, "a cache's") + SUFFIX)
 
 
 def stable_prefix(given: Input, encode: Encode, system: str | None) -> list[int]:

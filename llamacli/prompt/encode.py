@@ -26,11 +26,13 @@ def encode_chat(
 
     The template renders the messages as they are, its own markers respelled. The text is cut at
     those; what lies between is tokenized as plain text, whatever it looks like. Raises
-    InvalidModelError where there is no template and no marker of Llama 3's.
+    InvalidModelError where there is no template and no marker of Llama 3's, and UsageError where
+    the template knows no tools and there are some, or calls.
     """
     if template is None:
         template = LLAMA3_TEMPLATE
         _check_llama3(vocabulary)
+    _check_tools(template, messages, tools)
     markers = _markers(vocabulary, messages, tools)
     text = render(
         template,
@@ -56,11 +58,15 @@ def encode_chat(
 
 
 def encode_turns(
-    engine: Engine, messages: Sequence[Message], *, date: datetime | None = None
+    engine: Engine,
+    messages: Sequence[Message],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    date: datetime | None = None,
 ) -> list[int]:
     """The prompt's tokens by the model's own template, else by Llama 3's."""
     template = engine.file.metadata.get("tokenizer.chat_template") or None
-    return encode_chat(engine.vocabulary, template, messages, date=date)
+    return encode_chat(engine.vocabulary, template, messages, tools=tools, date=date)
 
 
 def encode_raw(vocabulary: Vocabulary, text: str, *, special: bool = False) -> list[int]:
@@ -82,6 +88,17 @@ def _check_llama3(vocabulary: Vocabulary) -> None:
             f"the model has no chat template, and no {min(missing)} for Llama 3's format; it may "
             "be a base model: give it text as it stands, with run --raw"
         )
+
+
+def _check_tools(template: str, messages: Sequence[Mapping[str, Any]], tools: Any) -> None:
+    """Llama 3's first generation has no tools: its template would leave them, or calls, out."""
+    if tools and "tools" not in template:
+        raise UsageError(
+            "the model's chat template takes no tools; describe them in the system prompt, or use "
+            "a model of Llama 3.1 or later"
+        )
+    if "tool_calls" not in template and any(m.get("tool_calls") for m in messages):
+        raise UsageError("the model's chat template takes no calls of tools (tool_calls)")
 
 
 def _markers(vocabulary: Vocabulary, *given: Any) -> Markers:

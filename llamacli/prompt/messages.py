@@ -1,4 +1,4 @@
-"""Conversations in JSON: a list of objects with role and content, checked."""
+"""Conversations in JSON: a list of messages with role and content, calls and results, checked."""
 
 import json
 from typing import Any
@@ -6,8 +6,12 @@ from typing import Any
 from llamacli.errors import UsageError
 
 ROLES = ("system", "user", "assistant", "tool", "ipython")
+RESULT_ROLES = ("tool", "ipython")
+KEYS = {"role", "content", "name", "tool_calls", "tool_call_id"}
 
-Message = dict[str, str]
+# role and content, which is null beside tool_calls; name and tool_call_id where a result has them;
+# tool_calls as OpenAI writes them, their arguments an object.
+Message = dict[str, Any]
 
 
 def read_messages(text: str, name: str) -> list[Message]:
@@ -19,25 +23,102 @@ def read_messages(text: str, name: str) -> list[Message]:
         given = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{name} is not JSON: {error}") from None
+    return check_messages(given, name)
+
+
+def check_messages(given: Any, name: str) -> list[Message]:
+    """The same of a JSON value."""
     if not isinstance(given, list) or not given:
         raise UsageError(f"{name} is not a list of messages, [{{role, content}}, …]")
     for number, message in enumerate(given, 1):
         if wrong := problem(message):
             raise UsageError(f"{name}: message {number} {wrong}")
-    return given
+    return list(map(normal, given))
 
 
 def problem(message: Any) -> str | None:
     """What is wrong with a message from a stranger, or None."""
     if not isinstance(message, dict):
         return "is not an object with role and content"
-    for key in ("role", "content"):
-        if key not in message:
-            return f"has no {key}"
-        if not isinstance(message[key], str):
+    if unknown := sorted(message.keys() - KEYS):
+        return f"has the unknown key {unknown[0]!r}; {', '.join(sorted(KEYS))} are read"
+    if "role" not in message:
+        return "has no role"
+    role = message["role"]
+    if not isinstance(role, str):
+        return "has a role that is not a text"
+    if role not in ROLES:
+        return f"has the role {role!r}, none of {', '.join(ROLES)}"
+    for key in ("name", "tool_call_id"):
+        if not isinstance(message.get(key, ""), str):
             return f"has a {key} that is not a text"
-    if unknown := sorted(message.keys() - {"role", "content"}):
-        return f"has the unknown key {unknown[0]!r}; role and content are read"
-    if message["role"] not in ROLES:
-        return f"has the role {message['role']!r}, none of {', '.join(ROLES)}"
+    if "tool_calls" in message and role != "assistant":
+        return f"has tool_calls, and the role {role}; only an assistant calls"
+    return _calls_problem(message.get("tool_calls")) or _content_problem(message)
+
+
+def normal(message: Message) -> Message:
+    """A message that problem finds nothing wrong with, as templates read it.
+
+    Parts of text are one text, and a call's arguments are an object where they are JSON of one.
+    """
+    result = dict(message)
+    if isinstance(message.get("content"), list):
+        result["content"] = "".join(part["text"] for part in message["content"])
+    if calls := message.get("tool_calls"):
+        result.setdefault("content", None)
+        result["tool_calls"] = list(map(_normal_call, calls))
+    else:
+        result.pop("tool_calls", None)
+    return result
+
+
+def _content_problem(message: Message) -> str | None:
+    content = message.get("content")
+    if content is None:
+        if message.get("tool_calls"):
+            return None
+        return "has no content" if "content" not in message else "has no content and no tool_calls"
+    if isinstance(content, str):
+        return None
+    if not isinstance(content, list):
+        return "has a content that is not a text"
+    for part in content:
+        is_text = isinstance(part, dict) and part.get("type") == "text"
+        if not is_text or not isinstance(part.get("text"), str):
+            return "has a content with a part that is no {type: text, text}"
     return None
+
+
+def _calls_problem(calls: Any) -> str | None:
+    if calls is None:
+        return None
+    if not isinstance(calls, list):
+        return "has tool_calls that are not a list"
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            return "has a call that is no {type: function, function: {name, arguments}}"
+        if call.get("type", "function") != "function":
+            return f"has a call of the type {call['type']!r}; function is read"
+        if not isinstance(call.get("id", ""), str):
+            return "has a call whose id is not a text"
+        if arguments_of(function.get("arguments")) is None:
+            return f"calls {function['name']} with arguments that are no JSON object"
+    return None
+
+
+def arguments_of(given: Any) -> dict[str, Any] | None:
+    """A call's arguments, an object or JSON of one, as an object; None where they are neither."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given) if given.strip() else {}
+        except (ValueError, RecursionError):
+            return None
+    return given if isinstance(given, dict) else None
+
+
+def _normal_call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    arguments = arguments_of(function.get("arguments"))
+    return {"type": "function", **call, "function": {**function, "arguments": arguments}}

@@ -102,34 +102,21 @@ CODE = f"""
 import json, signal, sys
 sys.path[:] = json.loads(sys.argv[1])
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-try:
-    import resource
-except ImportError:
-    resource = None
 from llamacli.errors import InvalidModelError
 from llamacli.prompt.template import render_here
+from llamacli.system import limit_memory, limit_time
 import jinja2.ext, jinja2.sandbox, llamacli.prompt.environment
-
-def limit(what, most):
-    try:
-        hard = resource.getrlimit(what)[1]
-        resource.setrlimit(what, (most if hard < 0 else min(most, hard), hard))
-    except (AttributeError, ValueError, OSError):
-        pass  # macOS refuses a limit on memory
 
 def send(data):
     sys.stdout.buffer.write(len(data).to_bytes({SIZE}, "big") + data)
     sys.stdout.buffer.flush()
 
-if resource:
-    limit(resource.RLIMIT_AS, {MEMORY})
+limit_memory({MEMORY})
 sys.stdout.buffer.write(bytes({SIZE}))
 sys.stdout.buffer.flush()
 while size := int.from_bytes(sys.stdin.buffer.read({SIZE}), "big"):
     request = json.loads(sys.stdin.buffer.read(size))
-    if resource:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + {SECONDS})
+    limit_time({SECONDS})
     text = error = None
     try:
         text = render_here(**request)

@@ -5,11 +5,12 @@ from functools import partial
 from pathlib import Path
 
 from llamacli.errors import UsageError
+from llamacli.home import expanded
 from llamacli.prompt import Input, read_file
 from llamacli.repl.saved import change_model, remember
 from llamacli.repl.settings import SETTINGS, change, value_of
-from llamacli.repl.state import Ask, Repl, beginning, model_line, say
-from llamacli.terminal import columns, harmless, printable
+from llamacli.repl.state import Ask, Repl, beginning, model_line
+from llamacli.terminal import columns, harmless, printable, say, send
 
 
 def message(repl: Repl, text: str) -> Ask:
@@ -57,7 +58,6 @@ def undo(repl: Repl, argument: str) -> None:  # noqa: ARG001
 
 def copy_answer(repl: Repl, argument: str) -> None:  # noqa: ARG001
     from llamacli.repl.clipboard import copy
-    from llamacli.repl.show import send
 
     answer = last_of(repl, "assistant")
     if answer is None:
@@ -102,7 +102,7 @@ def shown(value: float | None) -> str:
 def file(repl: Repl, argument: str) -> None:
     if not argument:
         raise UsageError("name a file: /file PATH")
-    path = Path(argument.strip("\"'")).expanduser()
+    path = expanded(argument.strip("\"'"))
     if path == Path("-"):
         raise UsageError("stdin is where you type; name a file")
     text = read_file(path)

@@ -13,7 +13,8 @@ from llamacli.errors import UsageError
 from llamacli.repl import actions, saved
 from llamacli.repl.editor import unquoted
 from llamacli.repl.settings import SETTINGS
-from llamacli.repl.state import Ask, Repl, say
+from llamacli.repl.state import Ask, Repl
+from llamacli.terminal import say
 
 LINE = re.compile(r"/([A-Za-z?]*)(?:\s+(.*))?", re.DOTALL)
 

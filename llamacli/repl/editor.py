@@ -13,16 +13,19 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import Condition, has_focus
-from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.history import FileHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import is_dumb_terminal
+
+from llamacli.system import ENDING
 
 Complete = Callable[[Document, CompleteEvent], Iterable[Completion]]
 Read = Callable[[str, str], str]
 
 CONTINUED = "... "
 FENCE = '"""'
+MAX_TEXT = 100_000  # characters of a text in the history
 STYLE = Style.from_dict({"bottom-toolbar": "noreverse dim"})
 
 
@@ -30,19 +33,21 @@ class Interrupted(Exception):
     """Ctrl-C on an empty line."""
 
 
-def make_editor(history: Path, complete: Complete, status: Callable[[], str]) -> Read:
+def make_editor(
+    history: Path, complete: Complete, status: Callable[[], str], *, keep: bool = True
+) -> Read:
     """What reads a line or more, given the prompt and a text that is there already to be edited.
 
     It raises EOFError for Ctrl-D, and Interrupted for Ctrl-C, on an empty line. history is kept in
-    that file, for all chats; status is shown below; complete is only asked on lines that begin
-    with a slash.
+    that file, for all chats, or only read from it where keep is false; status is shown below;
+    complete is only asked on lines that begin with a slash.
     """
     if is_dumb_terminal():
         return _read_plain
     session: PromptSession[str] = PromptSession(
         multiline=True,
         prompt_continuation=CONTINUED,
-        history=_open_history(history),
+        history=_History(history, keep=keep),
         completer=_Completer(complete),
         complete_while_typing=Condition(lambda: get_app().current_buffer.text.startswith("/")),
         key_bindings=_bindings(),
@@ -54,7 +59,7 @@ def make_editor(history: Path, complete: Complete, status: Callable[[], str]) ->
 
 
 def _read(session: "PromptSession[str]", prompt: str, begin: str) -> str:
-    """Read with an editor; SIGTERM ends that, and is then delivered as outside of it.
+    """Read with an editor; SIGTERM or SIGHUP ends that, and is then delivered as outside of it.
 
     An exception that its handler raised would be lost where the event loop runs a callback.
     """
@@ -70,13 +75,18 @@ def _read(session: "PromptSession[str]", prompt: str, begin: str) -> str:
         if app.loop is not None:
             app.loop.call_soon_threadsafe(end)
 
-    held = signal.signal(signal.SIGTERM, arrive)
+    held = {number: signal.signal(number, arrive) for number in ENDING if _is_ours(number)}
     try:
         return session.prompt(prompt, default=begin, pre_run=end)
     finally:
-        signal.signal(signal.SIGTERM, held)
+        for number, handler in held.items():
+            signal.signal(number, handler)
         if arrived:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(arrived[0])
+
+
+def _is_ours(number: int) -> bool:
+    return callable(signal.getsignal(number))  # else it is ignored, as nohup has it
 
 
 def _read_plain(prompt: str, begin: str) -> str:  # noqa: ARG001
@@ -142,17 +152,29 @@ class _Completer(Completer):
 
 
 class _History(FileHistory):
+    """What was typed, in a file for its owner's eyes alone, or in memory where it can't be written.
+
+    Texts of more than MAX_TEXT characters, pasted ones, aren't kept; nor are they read, as other
+    programs may write there.
+    """
+
+    def __init__(self, path: Path, *, keep: bool) -> None:
+        super().__init__(path)
+        self.keep = keep
+        if keep:
+            try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                path.touch(mode=0o600)
+            except OSError:
+                self.keep = False
+
+    def load_history_strings(self) -> Iterable[str]:
+        try:
+            yield from (text for text in super().load_history_strings() if len(text) <= MAX_TEXT)
+        except OSError:
+            return
+
     def store_string(self, string: str) -> None:
-        with suppress(OSError):  # a full disk, say: the chat matters more
-            super().store_string(string)
-
-
-def _open_history(path: Path) -> History:
-    """The file's history, for its owner's eyes alone; one in memory where it can't be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        path.open("ab").close()
-    except OSError:
-        return InMemoryHistory()
-    return _History(path)
+        if self.keep and len(string) <= MAX_TEXT:
+            with suppress(OSError):  # a full disk, say: the chat matters more
+                super().store_string(string)

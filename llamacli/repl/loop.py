@@ -1,28 +1,26 @@
 """The loop of a chat on a terminal: read a line, do what it says, until the user leaves."""
 
-import sys
-
-from llamacli.errors import LlamacliError
 from llamacli.home import home
 from llamacli.repl.commands import complete, interpret
 from llamacli.repl.editor import Interrupted, Read, make_editor
-from llamacli.repl.saved import end_log
+from llamacli.repl.saved import keep_cache
 from llamacli.repl.show import show_answer
-from llamacli.repl.state import PROMPT, Repl, say, status_line
-from llamacli.terminal import lively, notice
+from llamacli.repl.state import PROMPT, Repl, status_line
+from llamacli.terminal import complain, say, show_status
 
 EDIT_PROMPT = "edit> "
 
 
 def talk(repl: Repl) -> None:
     """Chat until the user leaves; the session is then saved and closed."""
-    read = make_editor(home() / "history", complete, lambda: status_line(repl))
+    history = home() / "history"
+    read = make_editor(history, complete, lambda: status_line(repl), keep=repl.keeps)
     while not repl.leaving:
         line = read_line(repl, read)
         if line is None:
             break
         turn(repl, line)
-    end_log(repl)
+    keep_cache(repl)
 
 
 def read_line(repl: Repl, read: Read) -> str | None:
@@ -53,10 +51,9 @@ def turn(repl: Repl, line: str) -> None:
             show_answer(repl, ask)
             say("")
     except KeyboardInterrupt:
-        if lively(sys.stderr):
-            print("\r\x1b[K", end="", file=sys.stderr)  # of a progress line
+        show_status("")  # a progress line may stand there
         unanswered = [message["role"] for message in repl.session.messages[-1:]] == ["user"]
         hint = "; /undo takes the question back" if unanswered else ""
         say(f"(interrupted{hint})")
-    except LlamacliError as error:
-        notice(str(error))
+    except Exception as error:
+        complain(error)

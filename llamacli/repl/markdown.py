@@ -102,7 +102,7 @@ def finished(text: str) -> int:
     starts = [t.map[0] for t in parse(whole) if t.level == 0 and t.nesting >= 0 and t.map]
     if len(starts) < 2:
         return 0
-    return sum(map(len, whole.splitlines(keepends=True)[: starts[-1]]))
+    return sum(len(line) + 1 for line in whole.split("\n")[: starts[-1]])
 
 
 def render(text: str, width: int) -> list[str]:

@@ -3,17 +3,18 @@
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from llamacli.chat import SAMPLING, ChatSession, SessionHead
 from llamacli.chat import saved as sessions
-from llamacli.engine import SamplingSettings
-from llamacli.errors import LlamacliError, OutputError, UsageError
-from llamacli.repl.state import PROMPT, Repl, beginning, heading, say
-from llamacli.terminal import columns, notice, printable
+from llamacli.engine import DEFAULT_CONTEXT, SamplingSettings
+from llamacli.errors import UsageError, told, writing
+from llamacli.home import expanded
+from llamacli.repl.state import PROMPT, Repl, beginning, heading
+from llamacli.terminal import columns, notice, printable, say
 
 
 def head_of(session: ChatSession, model: str) -> SessionHead:
@@ -46,24 +47,23 @@ def begin_log(repl: Repl, name: str | None) -> None:
     repl.log, repl.session.record = log, log.record
 
 
-def end_log(repl: Repl) -> None:
-    """Save the KV cache and let go of the session."""
-    log, repl.log = repl.log, None
-    repl.session.record = lambda _: None
-    if log is None:
-        return
-    if repl.session.conversation.body and repl.engine.tokens:
-        problem = sessions.save_cache(repl.engine, log.name)
+def keep_cache(repl: Repl) -> None:
+    """Save the KV cache beside the session."""
+    if repl.log is not None and repl.session.conversation.body and repl.engine.tokens:
+        problem = sessions.save_cache(repl.engine, repl.log.name)
         if problem:
             notice(problem)
-    log.close()
 
 
 def continue_log(repl: Repl, saved: sessions.Session) -> None:
-    """Save what comes in a saved chat, whose conversation repl has, and find its KV cache."""
-    repl.log = saved.log
-    if saved.log is not None:
-        repl.session.record = saved.log.record
+    """Go on with a saved chat, let go of the one before it, and find the KV cache."""
+    before, repl.log = repl.log, saved.log
+    repl.session.record = saved.log.record if saved.log is not None else lambda _: None
+    repl.session.conversation = saved.conversation
+    if before is not None:
+        before.close()
+    if repl.engine.context_size > (saved.head.settings.get("context") or DEFAULT_CONTEXT):
+        repl.session.use_engine(repl.engine)  # what was let go may fit now
     for text in saved.notices:
         notice(f"session {saved.name}: {text}")
     if repl.session.conversation.body:
@@ -99,19 +99,33 @@ def save(repl: Repl, argument: str) -> None:
     say(f"(saved as {argument}, and goes on there)")
 
 
+def resume(name: str | None, *, keep: bool) -> sessions.Session:
+    """A saved chat, of which nothing new is saved unless keep says so."""
+    saved = sessions.resume(name, notice)
+    if saved.log is None or keep:
+        return saved
+    saved.log.close()
+    return replace(saved, log=None)
+
+
 def load(repl: Repl, argument: str) -> None:
     if not argument:
         raise UsageError("name a chat: /load NAME; /sessions lists them")
     if repl.log is not None and repl.log.name == argument:
         raise UsageError(f"this is {argument} already")
-    saved = sessions.resume(argument, notice)
-    end_log(repl)
-    repl.session.conversation = saved.conversation
-    if saved.head.model not in ("", head_of(repl.session, repl.model).model):
-        try:
-            change_model(repl, saved.head.model)
-        except LlamacliError as error:
-            notice(f"{error}; {printable(repl.engine.name)} goes on")
+    saved = resume(argument, keep=repl.keeps)
+    try:
+        keep_cache(repl)
+        if saved.head.model not in ("", head_of(repl.session, repl.model).model):
+            load_model(repl, saved.head.model)
+    except Exception as error:
+        if repl.leaving:
+            raise
+        notice(f"{told(error)}; {repl.engine.name} goes on")
+    except BaseException:  # Ctrl-C: the chat that was there goes on, and is still saved
+        if saved.log is not None:
+            saved.log.close()
+        raise
     use_settings(repl.session, saved.head.settings)
     continue_log(repl, saved)
     say(heading(repl))
@@ -137,7 +151,7 @@ def show_sessions(repl: Repl, argument: str) -> None:  # noqa: ARG001
 
 def export(repl: Repl, argument: str) -> None:
     name = repl.log.name if repl.log is not None else "chat"
-    path = Path(argument.strip("\"'") or f"{name}.md").expanduser()
+    path = expanded(argument.strip("\"'") or f"{name}.md")
     head = head_of(repl.session, repl.engine.name)
     write_new(path, sessions.export_markdown(head, repl.session.messages))
     say(f"(written to {printable(str(path))})")
@@ -145,21 +159,26 @@ def export(repl: Repl, argument: str) -> None:
 
 def write_new(path: Path, text: str) -> None:
     """Write a file that isn't there yet, whole or not; raises UsageError or OutputError."""
-    if path.exists():
-        raise UsageError(f"{path} is there already; name another file")
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with writing(path):
+        if path.exists():
+            raise UsageError(f"{path} is there already; name another file")
+        part = path.with_name(f".{secrets.token_hex(8)}")
         try:
             part.write_text(text, encoding="utf-8", errors="replace")
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path} can't be written: {error.strerror}") from error
 
 
 def change_model(repl: Repl, name: str) -> None:
-    """Load another model and go on with it; where that fails, with the one that was there."""
+    """Go on with another model, and remember it."""
+    load_model(repl, name)
+    repl.session.use_engine(repl.engine)
+    remember(repl)
+
+
+def load_model(repl: Repl, name: str) -> None:
+    """Have another model in place of the one there is, which stays where that fails."""
     before = repl.engine
     try:
         engine = repl.open_model(name, before.close)  # two in memory may not fit
@@ -169,6 +188,4 @@ def change_model(repl: Repl, name: str) -> None:
             repl.session.engine = repl.open_model(repl.model, lambda: None)
             repl.leaving = False
         raise
-    repl.model = name
-    repl.session.use_engine(engine)
-    remember(repl)
+    repl.model, repl.session.engine = name, engine

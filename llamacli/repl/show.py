@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from llamacli.answer import Chunk, Interrupts, interrupts, progress, write_text
 from llamacli.prompt import Message
-from llamacli.repl.keys import held_keys
-from llamacli.repl.state import Ask, Repl, beginning, say
-from llamacli.terminal import writer
+from llamacli.repl.state import Ask, Repl, beginning
+from llamacli.system import held_keys
+from llamacli.terminal import say, send, writer
 
 
 def show_answer(repl: Repl, ask: Ask) -> None:
@@ -57,9 +57,3 @@ def tell_forgotten(messages: list[Message]) -> None:
     if questions[1:]:
         turns = f"the {len(questions)} oldest turns, “{questions[0]}” to “{questions[-1]}”"
     say(f"(the context is nearly full; the model no longer sees {turns})")
-
-
-def send(text: str) -> None:
-    """Raw text to the terminal."""
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -5,21 +5,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib import import_module
-from io import TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 from llamacli.chat import ChatSession
-from llamacli.chat import saved as sessions
-from llamacli.engine import DEFAULT_CONTEXT, Asked, Engine, SamplingSettings
+from llamacli.engine import Asked, Engine, SamplingSettings
 from llamacli.errors import OutputError
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.models import close_beside, model_path, open_engine
 from llamacli.repl.saved import begin_log, continue_log, show_end, use_settings
-from llamacli.repl.state import Repl, heading, say
-from llamacli.terminal import lively, notice
+from llamacli.repl.saved import resume as resume_saved
+from llamacli.repl.state import Repl, heading
+from llamacli.terminal import lively, notice, say, show_status, writer
 
 UNTOLD = 0.5  # seconds of loading before it is counted
 
@@ -44,30 +45,23 @@ class Wanted:
 
 def start_repl(wanted: Wanted, *, resume: bool, session: str | None = None) -> None:
     """Chat on this terminal until the user leaves."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # what a terminal's encoding lacks shows as ?
-    loop = "llamacli.repl.loop"  # with what it imports: read while the model is loaded
-    threading.Thread(target=import_module, args=(loop,), daemon=True).start()
-    saved = sessions.resume(session, notice) if resume else None
-    if saved is not None and saved.log is not None and not wanted.save:
-        saved.log.close()
-        saved = replace(saved, log=None)
+    writer(sys.stdout)  # what the terminal's encoding lacks shows as ?
+    threading.Thread(target=_import_loop, daemon=True).start()  # while the model is loaded
+    saved = resume_saved(session, keep=wanted.save) if resume else None
     settings = dict(saved.head.settings) if saved is not None else {}
     settings |= {name: value for name, value in wanted.settings.items() if value is not None}
     model = wanted.model
     if saved is not None and not wanted.named:
         model = saved.head.model or model
     context = wanted.asked.context or settings.get("context")
-    engine = _open(model, replace(wanted.asked, context=context))
+    engine = _open(model_path(model), replace(wanted.asked, context=context))
     chat = ChatSession(engine, SamplingSettings(), date=wanted.date)
     name = model or str(engine.path)
-    repl = Repl(chat, name, _opener(wanted), plain=wanted.plain or not _has_colours())
+    plain = wanted.plain or not _has_colours()
+    repl = Repl(chat, name, _opener(wanted), keeps=wanted.save, plain=plain)
     try:
         use_settings(chat, settings)
         if saved is not None:
-            chat.conversation = saved.conversation
-            if engine.context_size > (saved.head.settings.get("context") or DEFAULT_CONTEXT):
-                chat.use_engine(engine)  # what was let go may fit now
             continue_log(repl, saved)
         elif wanted.save:
             _begin_log(repl, wanted.name)
@@ -85,6 +79,11 @@ def start_repl(wanted: Wanted, *, resume: bool, session: str | None = None) -> N
         close_beside(repl.engine)
 
 
+def _import_loop() -> None:
+    with suppress(Exception):  # it is raised where the loop is imported to be used
+        import_module("llamacli.repl.loop")
+
+
 def _begin_log(repl: Repl, name: str | None) -> None:
     try:
         begin_log(repl, name)
@@ -96,17 +95,18 @@ def _opener(wanted: Wanted) -> Callable[[str, Callable[[], None]], Engine]:
     """What loads another model: in the context that was asked for, where it can have that."""
 
     def open_model(name: str, ready: Callable[[], None]) -> Engine:
-        trained = check_llama(read_gguf(model_path(name))).context
+        path = model_path(name)
+        trained = check_llama(read_gguf(path)).context
         context = wanted.asked.context
         if isinstance(context, int) and context > trained:
             context = None
         ready()
-        return _open(name, replace(wanted.asked, context=context))
+        return _open(path, replace(wanted.asked, context=context))
 
     return open_model
 
 
-def _open(model: str | None, asked: Asked) -> Engine:
+def _open(path: Path, asked: Asked) -> Engine:
     """The engine; loading that takes long is counted on a line of stderr, which then goes."""
     begun = time.monotonic()
     drawn = False
@@ -115,13 +115,13 @@ def _open(model: str | None, asked: Asked) -> Engine:
         nonlocal drawn
         if time.monotonic() - begun > UNTOLD:
             drawn = True
-            print(f"\r\x1b[Kloading the model: {share:.0%}", end="", file=sys.stderr, flush=True)
+            show_status(f"loading the model: {share:.0%}")
 
     try:
-        return open_engine(model, asked, on_load=show if lively(sys.stderr) else None)
+        return open_engine(path, asked, on_load=show if lively(sys.stderr) else None)
     finally:
         if drawn:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            show_status("")
 
 
 def _has_colours() -> bool:

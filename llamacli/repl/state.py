@@ -1,6 +1,5 @@
 """What a chat on the terminal holds beside the conversation, and how it speaks to its user."""
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from llamacli.chat import ChatSession
 from llamacli.engine import Engine
 from llamacli.machine import physical_cores
 from llamacli.prompt import Text
-from llamacli.terminal import printable, writer
+from llamacli.terminal import printable
 
 if TYPE_CHECKING:
     from llamacli.chat import SessionLog
@@ -43,14 +42,16 @@ class Repl:
     """model is what -m takes for the engine's model. open_model checks another one by such a name,
     calls what it is given, and loads it.
 
-    log is None where the chat isn't saved. attached are files that go with the next message. That
-    message begins as begin, where it isn't None, and replaces the last question.
+    log is None where the chat isn't saved; keeps is False where nothing at all is to be. attached
+    are files that go with the next message. That message begins as begin, where it isn't None, and
+    replaces the last question.
     """
 
     session: ChatSession
     model: str
     open_model: Callable[[str, Callable[[], None]], Engine]
     log: "SessionLog | None" = None
+    keeps: bool = True
     plain: bool = False
     attached: list[Text] = field(default_factory=list)
     begin: str | None = None
@@ -60,11 +61,6 @@ class Repl:
     @property
     def engine(self) -> Engine:
         return self.session.engine
-
-
-def say(text: str) -> None:
-    """Lines to the user, beside what the model says."""
-    writer(sys.stderr)(text.rstrip("\n") + "\n")
 
 
 def device(engine: Engine) -> str:

@@ -1,7 +1,7 @@
 """A model for many clients over HTTP: one thread decodes for all of them.
 
 To be read in this order: faults, fields, ask, listen, metrics, guard, openai, stream, lane, worker,
-pool, answers, chat, completions, own, anthropic, local, app, run, client.
+pool, answers, chat, completions, page, own, anthropic, local, app, run, client.
 Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 

@@ -137,7 +137,7 @@ def _jobs(model: Loaded, ask: Ask) -> list[Job]:
                 raise too_long(len(tokens), engine.context_size)
             for _ in range(ask.n):
                 job = Job(tokens, sampling, ask.max_tokens, ask.stop, ask.shape, ask.logprobs)
-                jobs.append(replace(job, exact=ask.exact))
+                jobs.append(replace(job, exact=ask.exact and sampling.temperature == 0))
                 if sampling.seed is not None:
                     sampling = replace(sampling, seed=(sampling.seed + 1) % ((1 << 32) - 1))
         return jobs

@@ -24,6 +24,7 @@ from llamacli.serve.completions import CompletionAnswer, read_completion
 from llamacli.serve.faults import Fault, as_fault
 from llamacli.serve.fields import Fields, read_json
 from llamacli.serve.guard import MAX_BODY, fault_response, json_response, too_large
+from llamacli.serve.page import page_routes
 from llamacli.serve.pool import Loaded
 from llamacli.terminal import notice
 
@@ -68,7 +69,7 @@ class Server:
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def make_app(server: Server, more: list[Route] | None = None) -> Starlette:
+def make_app(server: Server) -> Starlette:
     routes = [
         Route("/health", _health(server)),
         Route("/metrics", _metrics(server)),
@@ -82,7 +83,7 @@ def make_app(server: Server, more: list[Route] | None = None) -> Starlette:
         *_posts("/detokenize", _on_model(server, own.detokenize)),
         *_posts("/apply-template", _on_model(server, own.apply_template)),
         *_posts("/own/answer", _local(server)),
-        *(more or []),
+        *page_routes(),
     ]
     handlers: Any = {404: _nowhere, 405: _wrong_method, Exception: _unexpected}
     return Starlette(routes=routes, exception_handlers=handlers)
@@ -172,11 +173,12 @@ async def _events(form: Form) -> AsyncIterator[ServerSentEvent]:
     except (Fault, LlamacliError) as error:
         yield _event(form, as_fault(error).body())
     if form.done is not None:
-        yield ServerSentEvent(data=form.done)
+        yield ServerSentEvent(form.done, sep="\n")
 
 
 def _event(form: Form, chunk: dict[str, Any]) -> ServerSentEvent:
-    return ServerSentEvent(json.dumps(chunk), event=chunk["type"] if form.done is None else None)
+    name = chunk["type"] if form.done is None else None
+    return ServerSentEvent(json.dumps(chunk), event=name, sep="\n")
 
 
 async def _unless_gone(request: Request, work: Awaitable[list[Whole]]) -> list[Whole]:

@@ -2,18 +2,23 @@
 
 import json
 import os
-import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
 from typing import Any
 
+from llamacli import system
 from llamacli.answer import Chunk, Result
 from llamacli.errors import LlamacliError, NotFoundError
 from llamacli.serve.listen import default_socket
 
+Line = dict[str, Any]
+
+GLANCE = 0.05  # seconds between looks for a signal
 PATIENCE = 2.0  # seconds for a server to take a request; one that hangs is as if it weren't there
 
 
@@ -30,9 +35,15 @@ class LocalAnswer:
         Raises LlamacliError where the server says so, NotFoundError where it is gone.
         """
         texts: list[str] = []
+        lines = _beside(self._line)
         with closing(self._connection):
             while True:
-                line = self._line()
+                line = _next(lines, interrupted)
+                if line is None:
+                    yield Chunk("", self._cut("".join(texts), len(texts)))
+                    return
+                if isinstance(line, LlamacliError):
+                    raise line
                 if (error := line.get("error")) is not None:
                     found = LlamacliError(error)
                     found.exit_code = line["exit_code"]
@@ -44,24 +55,48 @@ class LocalAnswer:
                     result["tokens"] = tuple(result["tokens"])
                     yield Chunk("", Result(**result))
                     return
-                if interrupted():
-                    yield Chunk("", self._cut("".join(texts), len(texts)))
-                    return
 
     def _cut(self, text: str, pieces: int) -> Result:
         """What was said until a signal came; the tokens' number is at least that of the pieces."""
         prompt = self.head["prompt_tokens"]
         return Result(text, (0,) * pieces, "interrupted", prompt, 0, 0.0, 0.0, 0)
 
-    def _line(self) -> dict[str, Any]:
+    def _line(self) -> Line:
         try:
-            line = self._response.readline()
-            found: dict[str, Any] = json.loads(line)
-            return found
-        except (OSError, HTTPException, ValueError):
+            line: Line = json.loads(self._response.readline())
+            return line
+        except (OSError, HTTPException, ValueError, AttributeError):
             raise NotFoundError(
                 "the server is gone in the middle of the answer; --no-server goes without it"
             ) from None
+
+
+def _beside(read: Callable[[], Line]) -> "Queue[Line | LlamacliError]":
+    """The lines up to the last, read in a thread, so that a signal needn't wait for one."""
+    lines: Queue[Line | LlamacliError] = Queue()
+
+    def fill() -> None:
+        line: Line = {}
+        while not line.keys() & {"result", "error"}:
+            try:
+                line = read()
+            except LlamacliError as error:
+                lines.put(error)
+                return
+            lines.put(line)
+
+    Thread(target=fill, daemon=True).start()
+    return lines
+
+
+def _next(
+    lines: "Queue[Line | LlamacliError]", interrupted: Callable[[], bool]
+) -> Line | LlamacliError | None:
+    """The next one; None where a signal comes first."""
+    while not interrupted():
+        with suppress(Empty):
+            return lines.get(timeout=GLANCE)
+    return None
 
 
 def ask_server(path: Path, body: dict[str, Any]) -> LocalAnswer | None:
@@ -97,7 +132,7 @@ def _is_own(path: Path) -> bool:
     """Whether a socket of this user's is there; another's would read the prompts."""
     with suppress(OSError):
         status = path.lstat()
-        return stat.S_ISSOCK(status.st_mode) and status.st_uid == os.getuid()
+        return stat.S_ISSOCK(status.st_mode) and status.st_uid == system.user()
     return False
 
 
@@ -107,6 +142,6 @@ class _Unix(HTTPConnection):
         self.path = path
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock = system.unix_socket()
         self.sock.settimeout(PATIENCE)
         self.sock.connect(os.fspath(self.path))

@@ -1,6 +1,5 @@
 """Where the server listens: a port, and a Unix socket for the user's own programs."""
 
-import fcntl
 import os
 import socket
 import stat
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from llamacli import system
 from llamacli.errors import LlamacliError, UsageError
 
 BACKLOG = 128
@@ -75,22 +75,22 @@ def listen_on_socket(path: Path) -> OwnSocket:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = path.parent.stat()
-        if folder.st_uid not in (os.getuid(), 0) or (
+        if folder.st_uid not in (system.user(), 0) or (
             folder.st_mode & 0o022 and not folder.st_mode & stat.S_ISVTX
         ):
             raise UsageError(f"others can write to {path.parent}; give another --socket")
         if os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode):
             raise UsageError(f"{path} is there and is no socket; give another --socket")
-        flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_CREAT | os.O_RDWR | system.NO_FOLLOW
         lock = os.fdopen(os.open(f"{path}.lock", flags, 0o600), "r+")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock(lock)
         except BlockingIOError:
             lock.close()
             raise Taken(f"another server has the socket {path}; give another --socket") from None
         with suppress(FileNotFoundError):
             path.unlink()
-        found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        found = system.unix_socket()
         before = os.umask(0o177)
         try:
             found.bind(os.fspath(path))

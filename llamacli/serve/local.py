@@ -64,7 +64,8 @@ def _read_shape(given: Fields | None) -> Grammar | None:
 
 
 def result_object(result: Result) -> dict[str, Any]:
-    return {**vars(result), "tokens": list(result.tokens)}
+    kept = {name: value for name, value in vars(result).items() if name != "drafted"}
+    return {**kept, "tokens": list(result.tokens)}
 
 
 async def lines(answers: Answers) -> AsyncIterator[bytes]:

@@ -23,9 +23,10 @@ from llamacli.serve.listen import OwnSocket, Taken, default_socket, listen_on_po
 from llamacli.serve.metrics import Metrics
 from llamacli.serve.pool import Pool
 from llamacli.serve.worker import Worker
+from llamacli.system import ENDING
 from llamacli.terminal import notice
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, *ENDING)
 GRACE = 10.0  # seconds that running answers get after SIGTERM
 MAX_HEADERS = 1 << 16  # bytes
 MAX_CONNECTIONS = 512
@@ -64,7 +65,7 @@ def serve(options: Options) -> None:
             life = _Life(options, port, own)
             handlers = {number: signal.getsignal(number) for number in SIGNALS}
             asyncio.run(life.live())
-            for number, handler in handlers.items():  # asyncio leaves the system's own
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
         finally:
             port.close()
@@ -122,7 +123,7 @@ class _Life:
     options: Options
     port: Any
     own: OwnSocket | None
-    caught: signal.Signals | None = None
+    caught: int | None = None
     failed: LlamacliError | None = None
     http: _Listening = field(init=False)
     server: Server = field(init=False)
@@ -153,7 +154,7 @@ class _Life:
         self.http = _Listening(config)
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
-            loop.add_signal_handler(number, self._arrive, number)
+            signal.signal(number, lambda n, _: loop.call_soon_threadsafe(self._arrive, n))
         sockets = [self.port, *([self.own.socket] if self.own else [])]
         beside = [
             asyncio.create_task(self._load(pool)),
@@ -183,7 +184,7 @@ class _Life:
         notice(f"{names} at http://{shown}:{port}, and by the socket" if self.own else
                f"{names} at http://{shown}:{port}")  # fmt: skip
 
-    def _arrive(self, number: signal.Signals) -> None:
+    def _arrive(self, number: int) -> None:
         """The first signal lets running answers go on for GRACE seconds, SIGINT again ends all."""
         if self.caught is not None:
             if number == signal.SIGINT:

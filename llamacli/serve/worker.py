@@ -1,7 +1,6 @@
 """The one thread that owns llama.cpp: it takes steps for each loaded model in turn."""
 
 import asyncio
-import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 from llamacli.errors import LlamacliError
 from llamacli.serve.lane import Lane
 from llamacli.serve.stream import Piece, Stream
+from llamacli.terminal import say
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class Worker:
                 try:
                     lane.turn()
                 except Exception as error:  # of ours: it must not end the server
-                    traceback.print_exc(file=sys.stderr)
+                    say(traceback.format_exc())
                     lane.fail_all(LlamacliError(f"unexpected {type(error).__name__}"))
             self._flush()
 

@@ -4,7 +4,7 @@ choose among them, and before the last token the answer is brought to its end.""
 from collections.abc import Sequence
 from ctypes import POINTER, byref, cast
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from llguidance import LLMatcher
@@ -29,6 +29,7 @@ class Constraint:
     and what it has taken can be taken back (rollback), as after draft tokens that weren't kept.
     """
 
+    free: ClassVar[bool] = False  # whether a token may be drawn as without a constraint
     vocabulary: Vocabulary
     matcher: LLMatcher
     ending: Ending
@@ -90,11 +91,15 @@ class Constraint:
         self.matcher.rollback(count)
 
     def _draw(self, chain: Any, logits: NDArray[np.float32]) -> int | None:
-        """One of the allowed tokens, as llama.cpp's samplers choose it; None where there is none,
-        as in a vocabulary that lacks a byte."""
+        """One of the allowed tokens; None where there is none, as in a vocabulary that lacks a
+        byte."""
         allowed = self.allowed()
-        if not len(allowed):
-            return None
+        return self.draw_among(chain, logits, allowed) if len(allowed) else None
+
+    def draw_among(
+        self, chain: Any, logits: NDArray[np.float32], allowed: NDArray[np.int32]
+    ) -> int:
+        """One of those tokens, as llama.cpp's samplers choose it."""
         library = self.vocabulary.library
         candidates = np.zeros(len(allowed), CANDIDATE)
         candidates["id"], candidates["logit"] = allowed, logits[allowed]

@@ -164,7 +164,7 @@ def _runs(file: GGUFFile) -> str:
     try:
         check_llama(file)
     except InvalidModelError as error:
-        return f"no: {str(error).removeprefix(f'{file.path}: ')}"
+        return f"no: {error.fault}"
     return "yes"
 
 

@@ -10,7 +10,7 @@ from convert.checkpoint import read_config
 from convert.small_files import read_json
 from llamacli.gguf import STRING, Array, GGUFFile
 from llamacli.show.config import Source
-from llamacli.terminal import columns, printable, shortened
+from llamacli.terminal import columns, shortened
 
 WHOLE = 32  # values; longer arrays are told by their length and their first ones
 FIRST = 3
@@ -34,7 +34,7 @@ def find_metadata(source: Source) -> dict[str, Any]:
 
 def table(metadata: Mapping[str, Any]) -> str:
     """A line a key; long values are cut. An object's keys stand behind its name and a colon."""
-    rows = [(printable(key), shortened(printable(value))) for key, value in _flat(metadata)]
+    rows = [(key, shortened(value)) for key, value in _flat(metadata)]
     return columns(rows, "ll") if rows else ""
 
 

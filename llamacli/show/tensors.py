@@ -9,7 +9,7 @@ from convert.checkpoint import shard_names
 from convert.safetensors import read_header
 from convert.weights import LocalFile
 from llamacli.show.config import Source
-from llamacli.terminal import columns, printable
+from llamacli.terminal import columns
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def table(tensors: tuple[Tensor, ...]) -> str:
     """A line a tensor, and one for them all."""
     rows = [
         (
-            printable(row["name"]),
+            row["name"],
             "x".join(map(str, row["shape"])),
             row["type"],
             str(row["bytes"]),

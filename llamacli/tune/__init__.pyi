@@ -1,6 +1,6 @@
 from . import profiles
 from .measure import Bench, Size, Spread, bench
-from .profiles import tuned_settings
+from .profiles import keep_costs, tuned_costs, tuned_settings
 from .search import Row, Tuning, tune
 
 __all__ = [
@@ -10,7 +10,9 @@ __all__ = [
     "Spread",
     "Tuning",
     "bench",
+    "keep_costs",
     "profiles",
     "tune",
+    "tuned_costs",
     "tuned_settings",
 ]

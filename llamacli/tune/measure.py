@@ -4,15 +4,18 @@ The tokens are made up: llama.cpp's work doesn't depend on which they are.
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from llamacli.system import peak_resident
 
 if TYPE_CHECKING:
     from llamacli.engine import Engine
+
+
+CHECKED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # tokens whose checking at once is measured
 
 
 @dataclass(frozen=True)
@@ -57,27 +60,36 @@ def decode_seconds(engine: "Engine", tokens: Sequence[int], depth: int) -> float
     return (time.perf_counter() - started) / (len(tokens) - depth)
 
 
+def checking_costs(engine: "Engine", depth: int, seconds: float) -> dict[int, float]:
+    """What evaluating so many tokens at once costs, in evaluations of one; 1 costs 1.
+
+    Medians of rounds for about so many seconds, one round at least. The engine's settings have
+    outputs for as many rows as are checked at most.
+    """
+    tokens = made_up_tokens(engine, depth + engine.settings.outputs)
+    sizes = [size for size in CHECKED if size <= engine.settings.outputs]
+    found: dict[int, list[float]] = {size: [] for size in sizes}
+    _fill(engine, tokens[:depth])
+    end = time.perf_counter() + seconds
+    while True:
+        for size in sizes:
+            started = time.perf_counter()
+            engine.decode_rows(tokens[depth : depth + size])
+            engine.logit(0, size - 1)
+            found[size].append(time.perf_counter() - started)
+            engine.keep(depth)
+        if time.perf_counter() >= end:
+            break
+    once = statistics.median(found[1])
+    return {size: round(statistics.median(times) / once, 3) for size, times in found.items()}
+
+
 def _fill(engine: "Engine", tokens: Sequence[int]) -> None:
     engine.make_room(engine.context_size)  # not while the clock runs
     if engine.tokens[: len(tokens)] == list(tokens):
         engine.keep(len(tokens))
     else:
         engine.prefill(tokens)
-
-
-def peak_resident() -> int:
-    """Bytes of this process's peak resident memory.
-
-    Linux's getrusage would count the parent's memory from before the exec as well.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,23 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from llamacli.engine import Profile
 from llamacli.errors import OutputError, UsageError
 from llamacli.home import home, replace_file
+from llamacli.speculate import Costs
 
 MAX_BYTES = 1 << 20
+FOLDER = "tuned"
+COSTS = "costs"  # the key of what tune measured for speculation
 TYPES: dict[str, type] = {
     "threads": int, "threads_batch": int, "batch": int, "ubatch": int,
     "repack": bool, "flash_attention": str, "gpu_layers": int,
 }  # fmt: skip
 PROFILES: tuple[Profile, ...] = ("short", "long")
-
-
-def folder() -> Path:
-    return home() / "tuned"
 
 
 def tuned_settings(
@@ -34,19 +34,34 @@ def tuned_settings(
 
     A file that can't be read as what `keep` writes counts as none; on_problem gets to know.
     """
-    if not folder().is_dir():  # spares who never tuned the hashes
+    if not home(FOLDER).is_dir():  # spares who never tuned the hashes
         return None
     kept = kept_path(path)
     try:
         with kept.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
-        return _checked(json.loads(raw[:MAX_BYTES])[profile])
+        found = json.loads(raw[:MAX_BYTES])
+        return _checked(found[profile]) if profile in found or COSTS not in found else None
     except FileNotFoundError:
         return None
     except OSError as error:
         on_problem(f"{kept} can't be read: {error.strerror}")
     except (ValueError, KeyError, TypeError, RecursionError, UsageError):
         on_problem(f"{kept} is damaged and not used; run `llamacli tune` again")
+    return None
+
+
+def tuned_costs(path: Path) -> Costs | None:
+    """What checking drafts costs for the model at path; None where it wasn't measured."""
+    if not home(FOLDER).is_dir():
+        return None
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        with kept_path(path).open("rb") as file:
+            found = json.loads(file.read(MAX_BYTES))[COSTS]
+        known = {int(size): float(cost) for size, cost in found.items()}
+        sound = all(0 < size <= 1 << 16 and 0.1 <= cost <= 1e5 for size, cost in known.items())
+        if sound and known.get(1) == 1 and 2 <= len(known) <= 64:
+            return Costs(known)
     return None
 
 
@@ -66,12 +81,26 @@ def keep(
         raise OutputError(f"{kept} can't be written: {error.strerror}") from error
 
 
+def keep_costs(path: Path, costs: Costs) -> None:
+    """Add what was learned of drafts to what is kept. Raises OutputError."""
+    kept = kept_path(path)
+    value: Any = None
+    with suppress(OSError, ValueError, RecursionError), kept.open("rb") as file:
+        value = json.loads(file.read(MAX_BYTES))
+    if not isinstance(value, dict):
+        value = {"model": str(path), "machine": machine()}
+    try:
+        replace_file(kept, json.dumps({**value, COSTS: costs.known}, indent=2).encode())
+    except OSError as error:
+        raise OutputError(f"{kept} can't be written: {error.strerror}") from error
+
+
 def forget(path: Path) -> int:
     """Remove what was kept for the model at path, of earlier versions and machines too.
 
     Returns how many files that were. Raises OutputError where one can't be removed.
     """
-    found = list(folder().glob(f"{_model_hash(path)}-*.json"))
+    found = list(home(FOLDER).glob(f"{_model_hash(path)}-*.json"))
     for kept in found:
         try:
             kept.unlink(missing_ok=True)
@@ -83,7 +112,7 @@ def forget(path: Path) -> int:
 def kept_path(path: Path) -> Path:
     """Where the settings for the model at path on this machine are."""
     described = json.dumps(machine(), sort_keys=True)
-    return folder() / f"{_model_hash(path)}-{_hash(described)}.json"
+    return home(FOLDER) / f"{_model_hash(path)}-{_hash(described)}.json"
 
 
 def machine() -> dict[str, Any]:
@@ -114,7 +143,7 @@ def _checked(found: Any) -> dict[str, Any]:
 
 
 def _model_hash(path: Path) -> str:
-    from llamacli.engine import file_identity
+    from llamacli.gguf import file_identity
 
     return _hash(json.dumps(file_identity(path)))
 

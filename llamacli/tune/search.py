@@ -31,6 +31,7 @@ from llamacli.tune.stages import (
 from llamacli.tune.trials import Trials, measure_stage, seconds_each, size_for
 
 WEIGHTS_SHARE = 0.4  # of the time, for the stage that loads the model again and again
+COSTS_SHARE, DEPTH = 0.05, 128  # for what drafts cost, with so many tokens in the cache
 BATCHES_MEASURED = 12  # about so many measurements find the micro-batch
 USUAL_PROMPT = 512  # tokens; more would only cost time where the batch isn't the question
 
@@ -55,10 +56,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Tuning:
-    """All that was measured, and each profile's settings as `keep` takes them."""
+    """All that was measured, and each profile's settings as `keep` takes them.
+
+    costs are those of checking so many drafted tokens at once.
+    """
 
     rows: tuple[Row, ...]
     profiles: Mapping[Profile, Mapping[str, Any]]
+    costs: Mapping[int, float]
     seconds: float
 
 
@@ -115,8 +120,10 @@ def tune(
             prompt = size_for(each, speed, longest).prompt
             run(batch_stage(prompt, group), group[0], _share(end, 2), prompt)
         run(kv_stage(), profiles[-1], started + seconds)
+        on_stage("drafts")
+        costs = trials.costs(settings[profiles[-1]], min(longest, DEPTH), seconds * COSTS_SHARE)
     found = {name: kept_settings(one) for name, one in settings.items()}
-    return Tuning(tuple(rows), found, time.monotonic() - started)
+    return Tuning(tuple(rows), found, costs, time.monotonic() - started)
 
 
 def groups(settings: Settings) -> list[tuple[Profile, ...]]:

@@ -9,11 +9,19 @@ from typing import Self
 
 from llamacli.engine import Engine, EngineSettings
 from llamacli.errors import DoesNotFitError
-from llamacli.tune.decide import LEAST_ROUNDS, in_the_running
-from llamacli.tune.measure import Sample, Size, decode_seconds, made_up_tokens, prefill_seconds
+from llamacli.speculate import MOST_ROWS
+from llamacli.tune.decide import in_the_running
+from llamacli.tune.measure import (
+    Sample,
+    Size,
+    checking_costs,
+    decode_seconds,
+    made_up_tokens,
+    prefill_seconds,
+)
 from llamacli.tune.stages import LEAST, MOST, Stage
 
-MOST_ROUNDS = 6
+PLANNED_ROUNDS, MOST_ROUNDS = 3, 6
 PROMPT_SHARE = 0.7  # of a measurement's time
 
 Measure = Callable[[EngineSettings, Size, bool], Sample]
@@ -65,6 +73,18 @@ class Trials:
         prefill = prefill_seconds(engine, tokens[: size.prompt])
         return Sample(load, prefill, decode_seconds(engine, tokens, size.prompt))
 
+    def costs(self, settings: EngineSettings, depth: int, seconds: float) -> dict[int, float]:
+        """What checking several tokens at once costs, as checking_costs has it."""
+        settings = replace(settings, outputs=MOST_ROWS, context=depth + MOST_ROWS)
+        engine, asked = self._engine, self._asked
+        if engine is None or asked is None or _weights(asked) != _weights(settings):
+            self.close()
+            engine = self._engine = Engine(self.path, settings)
+        else:
+            engine.reconfigure(settings)
+        self._asked = settings
+        return checking_costs(engine, depth, seconds)
+
 
 def measure_stage(
     stage: Stage,
@@ -113,7 +133,7 @@ def size_for(seconds: float, speed: Sample, most_prompt: int = MOST.prompt) -> S
 
 def seconds_each(stage: Stage, end: float, speed: Sample, now: float) -> float:
     """The time that one measurement of a stage may take, beside loading."""
-    each = (end - now) / len(stage.candidates) / LEAST_ROUNDS
+    each = (end - now) / len(stage.candidates) / PLANNED_ROUNDS
     return each - speed.load if stage.reload else each
 
 

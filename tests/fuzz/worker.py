@@ -7,7 +7,6 @@ it. A JSON line on stdout tells how that ended; whoever waits for the line sees 
 """
 
 import contextlib
-import io
 import json
 import os
 import re
@@ -18,20 +17,24 @@ from pathlib import Path
 from random import Random
 
 from llamacli import cli
+from llamacli.answer import write_text
 from llamacli.chat import saved as sessions
 from llamacli.chat.turns import ChatSession
+from llamacli.commands.printing import print_text
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.engine.settings import EngineSettings
-from llamacli.repl.saved import use_settings
-from llamacli.terminal import notice, printable
+from llamacli.repl.saved import continue_log, resume, show_end, use_settings
+from llamacli.repl.state import Repl, heading
+from llamacli.terminal import notice, say, writer
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.stored import Command
+from tests.terminal import Screen
 
 MEMORY = 1 << 30  # bytes beyond what the program takes before it reads a file
 SECONDS = 60.0  # of the processor: a busy machine, and sanitizers, take far more than an idle one
 EXPECTED = {0, 2, 3, 4, 5, 6}
-CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def main() -> None:
@@ -42,6 +45,7 @@ def main() -> None:
     os.environ["LLAMACLI_HOME"] = str(folder / "store")
     os.environ["LLAMACLI_CONFIG"] = str(folder)
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TERM"] = "dumb"  # a terminal without bars and colours of ours
     kind = KINDS[name]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -74,14 +78,14 @@ def run(command: Command) -> tuple[int, str]:
         shutil.copy(command[1], command[2])
         return 0, ""
     del cli.app.registered_commands[1:]  # main adds those that it needs; the first is ours
-    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
+    out, err = Screen(), Screen()
     code = -1
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             cli.main(command)
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else -1
-    said = err.getvalue()
+    said = err.text()
     lines = said.splitlines()
     if code not in EXPECTED:
         return code, f"exit code {code}: {said[-500:]}"
@@ -89,27 +93,28 @@ def run(command: Command) -> tuple[int, str]:
         return code, f"exit code {code} without an error: {said[-500:]}"
     if len(said) > 10_000:
         return code, f"an error of {len(said)} characters: {said[:200]}"
-    if CONTROLS.search(said):
-        return code, f"control characters in {said[-500:]!r}"
+    if CONTROLS.search(out.text() + said):
+        return code, f"control characters in {(out.text() + said)[-500:]!r}"
     return code, ""
 
 
 @cli.app.command(hidden=True)
 def resume_session(model: str, name: str) -> None:
-    """What `chat --resume` does, without the terminal that it wants."""
+    """What `chat --resume` does and says, without the keys of a terminal that it wants."""
     for found in sessions.list_sessions():
-        notice(printable(f"{found.name}: {found.model} {found.first} {found.problem}"))
-    saved = sessions.resume(name, notice)
-    for line in saved.notices:
-        notice(line)
+        notice(f"{found.name}: {found.model} {found.first} {found.problem}")
+    saved = resume(name, keep=True)
     with Engine(Path(model), EngineSettings(context=256, threads=1)) as engine:
-        chat = ChatSession(engine, SamplingSettings(), conversation=saved.conversation)
+        chat = ChatSession(engine, SamplingSettings())
+        repl = Repl(chat, model, lambda *_: engine)
         use_settings(chat, {**saved.head.settings, "max_tokens": 2})
-        for chunk in chat.send("go on"):
-            print(chunk.text)
-    print(sessions.export_markdown(saved.head, saved.conversation.messages))
-    if saved.log is not None:
-        saved.log.close()
+        continue_log(repl, saved)
+        say(heading(repl))
+        show_end(repl)
+        write_text(chat.send("go on"), writer(sys.stdout))
+        print_text(sessions.export_markdown(saved.head, chat.messages))
+    if repl.log is not None:
+        repl.log.close()
 
 
 def _address_space() -> int:

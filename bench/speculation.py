@@ -1,0 +1,134 @@
+"""Drafts beside plain decoding, with a trained model: rewriting, free text, costs, what pays.
+
+    python -m bench.speculation MODEL [--tokens N] [--rounds N] [--threads N] [--draft MODEL]
+
+Rounds alternate, so that what slows the machine slows both. The rewritten file is made up, line by
+line different; the model goes on with its copy, in which one name is another. Free text is what the
+model says to a question. Both are greedy. Then what checking so many tokens at once costs here, and
+from which acceptance on a draft pays by these costs, for models that draft at several costs.
+"""
+
+import argparse
+import random
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamacli.answer import Result, generate
+from llamacli.engine import EngineSettings, SamplingSettings
+from llamacli.prompt import encode_raw, encode_turns
+from llamacli.speculate import MOST_ROWS, Costs, DraftingEngine
+from llamacli.tune.measure import checking_costs
+
+LINES, GIVEN = 300, 24  # of the file, and of its copy that the model goes on with
+QUESTION = "Explain in a few paragraphs how a bicycle stays upright, and what a rider does for it."
+WORDS = ("width", "height", "depth", "price", "count", "total", "offset", "radius", "weight")
+GREEDY = SamplingSettings(temperature=0)
+DRAFTING = (0.0, 0.05, 0.1, 0.2, 0.35)  # costs of drafting a token
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Tokens a second, medians, and what became of the drafts."""
+
+    plain: float
+    drafted: float
+    result: Result
+    same: bool
+
+
+def made_up_file(lines: int, seed: int = 0) -> list[str]:
+    """Python of so many lines, no two alike."""
+    rng = random.Random(seed)
+    made = []
+    while len(made) < lines:
+        one, two, three = rng.sample(WORDS, 3)
+        made += [
+            f"def {one}_of_{two}_{len(made)}({two}, {three}={rng.randrange(1000)}):",
+            f'    """The {one} by {two} and {three}, at least {rng.randrange(100)}."""',
+            f"    {one} = {two} * {rng.randrange(2, 99)} + {three} - {rng.randrange(1000)}",
+            f"    return max({one}, {rng.randrange(100)})",
+            "",
+        ]
+    return made[:lines]
+
+
+def rewriting(engine: DraftingEngine, lines: int) -> list[int]:
+    """A file, and the start of its copy in which `width` is `breadth`."""
+    text = made_up_file(lines)
+    copy = [line.replace("width", "breadth") for line in text[:GIVEN]]
+    whole = "\n".join([*text, "", "# The same file, with `width` renamed to `breadth`:", "", *copy])
+    return encode_raw(engine.vocabulary, whole + "\n")
+
+
+def measure(engine: DraftingEngine, prompt: list[int], tokens: int, rounds: int) -> Measured:
+    """Plain decoding and drafts in turn, of the same prompt."""
+    speculation = engine.speculation
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    results: dict[bool, Result] = {}
+    for _ in range(rounds):
+        for drafting in (False, True):
+            engine.speculation = speculation if drafting else None
+            result = [c.result for c in generate(engine, prompt, GREEDY, max_tokens=tokens)][-1]
+            assert result is not None
+            results[drafting] = result
+            rates[drafting].append(result.tokens_per_second)
+    engine.speculation = speculation
+    plain, drafted = (statistics.median(rates[one]) for one in (False, True))
+    return Measured(plain, drafted, results[True], results[True].tokens == results[False].tokens)
+
+
+def least_acceptance(costs: Costs, drafting: float) -> float | None:
+    """The share of drafted tokens that must be accepted for a draft of any length to pay."""
+    for percent in range(1, 100):
+        rate = percent / 100
+        for size in range(1, MOST_ROWS):
+            cost = costs.of(size + 1) + drafting * size
+            if (1 - rate ** (size + 1)) / (1 - rate) > cost:
+                return rate
+    return None
+
+
+def tell(name: str, found: Measured) -> None:
+    drafted = found.result.drafted
+    print(
+        f"{name}: plain {found.plain:.1f} tokens/s, drafts {found.drafted:.1f}, ratio "
+        f"{found.drafted / found.plain:.2f}; {found.result.answer_tokens} tokens, "
+        f"{drafted.accepted} of {drafted.tokens} drafted accepted in {drafted.evaluations} checks; "
+        f"{'the same tokens' if found.same else 'other tokens from a tie on'}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--draft", type=Path)
+    parser.add_argument("--lines", type=int, default=LINES)
+    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int)
+    given = parser.parse_args()
+    settings = EngineSettings(threads=given.threads, context=8192)
+    started = time.perf_counter()
+    with DraftingEngine(given.model, settings, draft=given.draft) as engine:
+        if engine.context_size < 8192:
+            print(f"the context is {engine.context_size} tokens: a shorter file")
+        tell(
+            "rewriting", measure(engine, rewriting(engine, given.lines), given.tokens, given.rounds)
+        )
+        asked = encode_turns(engine, [{"role": "user", "content": QUESTION}])
+        tell("free text", measure(engine, asked, min(given.tokens, 256), given.rounds))
+        known = checking_costs(engine, 512, 5.0)
+        costs = Costs(known)
+        print("checking at once, in evaluations of one:", end=" ")
+        print(", ".join(f"{size}: {cost:.2f}" for size, cost in known.items()))
+        for drafting in DRAFTING:
+            least = least_acceptance(costs, drafting)
+            shown = "never" if least is None else f"from {least:.0%} of drafted tokens accepted on"
+            print(f"a draft at {drafting:.2f} of an evaluation a token pays {shown}")
+    print(f"{time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

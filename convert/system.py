@@ -1,0 +1,123 @@
+"""What differs between Linux, macOS and Windows for files that are read and written in pieces.
+
+Nothing else in this package asks which of them it is.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+from pathlib import Path
+
+WINDOWS = sys.platform == "win32"
+
+# For os.open: bytes as they are, for this process alone; and a link or a pipe isn't opened.
+OWN = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0)
+NO_FOLLOW = OWN | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+def allowed_processors() -> int:
+    """The processors, with SMT those of a core each, that this process may run on."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def library_name(stem: str) -> str:
+    """The file name of a shared library: libNAME.so, libNAME.dylib or NAME.dll."""
+    return {"darwin": f"lib{stem}.dylib", "win32": f"{stem}.dll"}.get(sys.platform, f"lib{stem}.so")
+
+
+def sync_folder(folder: Path) -> None:
+    """Keep a new file's name through a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    LOCKED_BYTE = 1 << 40  # Windows locks bytes; one that no file has keeps none from being read
+
+    # A descriptor has one position there, which several threads move.
+    _moving = threading.Lock()
+
+    def read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
+        """Read into buffer from offset; how many bytes came, 0 at the end."""
+        with _moving:
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            data = os.read(descriptor, min(len(buffer), 1 << 30))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def write_at(descriptor: int, data: memoryview, offset: int) -> int:
+        """Write data at offset; how many bytes were written."""
+        with _moving:
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            return os.write(descriptor, data[: 1 << 30])
+
+    def lock(descriptor: int) -> None:
+        """An exclusive lock that ends with the process; BlockingIOError where another holds it."""
+        with _moving:
+            os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
+            try:
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            except PermissionError as error:
+                raise BlockingIOError(*error.args) from None
+
+    def sync(descriptor: int) -> None:
+        """Have a file's bytes on the disk before this returns."""
+        os.fsync(descriptor)
+
+    def read_ahead(descriptor: int, offset: int, length: int) -> None:
+        """Have the system fetch bytes that will be read, where it can be told."""
+
+    def take_space(descriptor: int, size: int) -> None:
+        """Have a file's disk space at once, where the file system can; OSError where it's full."""
+        os.ftruncate(descriptor, size)
+
+    def disk_space(status: os.stat_result) -> int:
+        """Bytes of the disk that a file takes; it has no holes."""
+        return status.st_size
+
+else:
+    import fcntl
+
+    def read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
+        """Read into buffer from offset; how many bytes came, 0 at the end."""
+        return os.preadv(descriptor, [buffer], offset)
+
+    def write_at(descriptor: int, data: memoryview, offset: int) -> int:
+        """Write data at offset; how many bytes were written."""
+        return os.pwrite(descriptor, data, offset)
+
+    def lock(descriptor: int) -> None:
+        """An exclusive lock that ends with the process; BlockingIOError where another holds it."""
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def sync(descriptor: int) -> None:
+        """Have a file's bytes on the disk before this returns; macOS's fsync leaves them to it."""
+        if sys.platform == "darwin":
+            with contextlib.suppress(OSError):  # a file system that knows fsync alone
+                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+                return
+        os.fsync(descriptor)
+
+    def read_ahead(descriptor: int, offset: int, length: int) -> None:
+        """Have the system fetch bytes that will be read, where it can be told."""
+        if sys.platform == "linux":
+            os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def take_space(descriptor: int, size: int) -> None:
+        """Have a file's disk space at once, where the file system can; OSError where it's full."""
+        os.ftruncate(descriptor, size)
+        if sys.platform == "linux":
+            os.posix_fallocate(descriptor, 0, size)
+
+    def disk_space(status: os.stat_result) -> int:
+        """Bytes of the disk that a file takes."""
+        return status.st_blocks * 512

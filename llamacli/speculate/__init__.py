@@ -1,0 +1,9 @@
+"""Several tokens an evaluation: drafts that the model checks at once, and only where that pays.
+
+To be read in this order: lookup, costs, budget, draft, lookahead, drafting.
+Its public face is in __init__.pyi; each name is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,17 @@
+from .costs import MOST_ROWS, Costs, default_costs, learn_costs
+from .draft import DraftModel, check_same_tokens
+from .drafting import DraftingEngine
+from .lookahead import Drafted, Lookahead, Speculation
+
+__all__ = [
+    "MOST_ROWS",
+    "Costs",
+    "DraftModel",
+    "Drafted",
+    "DraftingEngine",
+    "Lookahead",
+    "Speculation",
+    "check_same_tokens",
+    "default_costs",
+    "learn_costs",
+]

@@ -1,0 +1,59 @@
+"""What evaluating several tokens at once costs, in evaluations of one."""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from time import perf_counter
+
+from llamacli.engine import Engine
+
+MOST_ROWS = 32  # tokens that are checked at once
+LEARNED = (1, 2, 4, 8, 16)  # sizes that are measured before a first draft
+PATIENCE = 1.5  # seconds; where measuring takes longer, once must do
+# By which a first draft is thought of: a processor of 2 cores with AVX2 and a 1B model, an H200 and
+# an 8B model.
+ON_CPU = {1: 1.0, 2: 1.6, 4: 2.5, 8: 5.1, 16: 6.1, 64: 20.8}
+ON_GPU = {1: 1.0, 2: 1.2, 4: 1.5, 16: 2.2, 64: 3.7}
+
+
+@dataclass(frozen=True)
+class Costs:
+    """known has the cost of so many tokens; 1 costs 1. What lies between is interpolated."""
+
+    known: Mapping[int, float]
+
+    def of(self, tokens: int) -> float:
+        """The cost of evaluating that many tokens at once."""
+        sizes = sorted(self.known)
+        at = min(max(bisect_left(sizes, tokens), 1), len(sizes) - 1)
+        low, high = sizes[at - 1], sizes[at]
+        share = (tokens - low) / (high - low)
+        return self.known[low] + share * (self.known[high] - self.known[low])
+
+
+def default_costs(*, gpu: bool) -> Costs:
+    """Where nothing was measured; for all layers on a GPU, or for others."""
+    return Costs(ON_GPU if gpu else ON_CPU)
+
+
+def learn_costs(engine: Engine) -> Costs:
+    """Measure them where the engine's cache ends, which stays as it is; the logits don't.
+
+    Takes some thirty evaluations, half of them where those are slow.
+    """
+    held = len(engine.tokens)
+    least = dict.fromkeys(LEARNED, float("inf"))
+    begun = perf_counter()
+    for _ in range(2):
+        for size in LEARNED:
+            started = perf_counter()
+            engine.decode_rows([0] * size)
+            engine.logit(0, size - 1)  # waits for a device that computes on its own
+            least[size] = min(least[size], perf_counter() - started)
+            engine.keep(held)
+        if perf_counter() - begun > PATIENCE:
+            break
+    rising = accumulate(least.values(), max)
+    known = zip(LEARNED, rising, strict=True)
+    return Costs({size: round(seconds / least[1], 2) for size, seconds in known})

@@ -1,0 +1,239 @@
+"""What differs between Linux, macOS and Windows; nothing else asks which of them it is.
+
+Files are locked and put on the disk for good, keys held back, writes given up, and a process's
+limits and memory looked at.
+"""
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import socket
+
+LOCKED_BYTE = 1 << 40  # Windows locks bytes; one that no file has keeps none from being read
+
+# For os.open: a link isn't followed, and programs that are started don't get the file.
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+WINDOWS = sys.platform == "win32"
+MACOS = sys.platform == "darwin"
+
+
+def allowed_processors() -> int:
+    """The processors, with SMT those of a core each, that this process may run on."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def sync_folder(folder: Path) -> None:
+    """Keep a new file's name through a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+if sys.platform == "win32":
+    import _thread
+    import msvcrt
+
+    SHARED_LIBRARY = "{}.dll"
+    ENDING = (signal.SIGTERM,)  # signals that ask the program to leave
+
+    def lock(file: IO[Any]) -> None:
+        """Lock a file until it is closed.
+
+        Raises BlockingIOError where another process has it, OSError where nothing can be locked.
+        """
+        at = file.tell()
+        file.seek(LOCKED_BYTE)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError(*error.args) from None
+        finally:
+            file.seek(at)
+
+    def sync(descriptor: int) -> None:
+        """Have a file's bytes on the disk before this returns."""
+        os.fsync(descriptor)
+
+    @contextlib.contextmanager
+    def alarm(ring: Callable[[], None]) -> Iterator[Callable[[float], None]]:
+        """Gives what sets a time, in seconds, after which ring is called in the main thread.
+
+        It is for the main thread, where a handler of signals may set it, too. What is set is
+        forgotten when the block ends.
+        """
+        timers: list[threading.Timer] = []
+        before: list[Any] = []
+
+        def start(seconds: float) -> None:
+            if not before:
+                before.append(signal.signal(signal.SIGBREAK, lambda *_: ring()))
+            timer = threading.Timer(seconds, _thread.interrupt_main, (signal.SIGBREAK,))
+            timer.daemon = True
+            timers.append(timer)
+            timer.start()
+
+        try:
+            yield start
+        finally:
+            for timer in timers:
+                timer.cancel()
+            for handler in before:
+                signal.signal(signal.SIGBREAK, handler)
+
+    @contextlib.contextmanager
+    def held_keys(on_continue: Callable[[], None] = lambda: None) -> Iterator[None]:  # noqa: ARG001
+        """Windows' console keeps what is typed for the next prompt by itself."""
+        yield
+
+    def limit_memory(nbytes: int) -> None:
+        """Windows has no limit that a process could set itself."""
+
+    def limit_time(seconds: int) -> None:
+        """Windows has no limit that a process could set itself; whoever started it watches it."""
+
+    def user() -> int:
+        """The number of the user, as the owner of files has it."""
+        return 0
+
+    def unix_socket() -> "socket.socket":
+        """Raises OSError where the system has no Unix sockets."""
+        raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
+
+    def address_space_limit() -> int | None:
+        """Bytes that this process may map; None where nothing limits them."""
+        return None
+
+    def peak_resident() -> int:
+        """Bytes of this process's peak resident memory."""
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+
+else:
+    import fcntl
+    import resource
+
+    ENDING = (signal.SIGTERM, signal.SIGHUP)  # a terminal that goes sends the second
+    SHARED_LIBRARY = "lib{}.dylib" if sys.platform == "darwin" else "lib{}.so"
+
+    def lock(file: IO[Any]) -> None:
+        """Lock a file until it is closed.
+
+        Raises BlockingIOError where another process has it, OSError where nothing can be locked.
+        """
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def sync(descriptor: int) -> None:
+        """Have a file's bytes on the disk before this returns; macOS's fsync leaves them to it."""
+        if sys.platform == "darwin":
+            with contextlib.suppress(OSError):  # a file system that knows fsync alone
+                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+                return
+        os.fsync(descriptor)
+
+    @contextlib.contextmanager
+    def alarm(ring: Callable[[], None]) -> Iterator[Callable[[float], None]]:
+        """Gives what sets a time, in seconds, after which ring is called in the main thread.
+
+        It is for the main thread, where a handler of signals may set it, too. What is set is
+        forgotten when the block ends.
+        """
+        before: list[Any] = []
+
+        def start(seconds: float) -> None:
+            if not before:
+                before.append(signal.signal(signal.SIGALRM, lambda *_: ring()))
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+        try:
+            yield start
+        finally:
+            for handler in before:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, handler)
+
+    @contextlib.contextmanager
+    def held_keys(on_continue: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Keys typed meanwhile wait, unseen, for the next prompt; Ctrl-C and Ctrl-Z still work.
+
+        on_continue is called after the process was stopped and goes on, when other programs may
+        have written to the terminal.
+        """
+        import termios
+
+        before = termios.tcgetattr(sys.stdin)
+
+        def hide() -> None:
+            mode = termios.tcgetattr(sys.stdin)
+            mode[3] &= ~termios.ECHO
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, mode)
+
+        def resume(*_: Any) -> None:
+            with contextlib.suppress(termios.error):  # in the background: it is another's terminal
+                hide()
+            on_continue()
+
+        held = signal.signal(signal.SIGCONT, resume)
+        try:
+            hide()
+            yield
+        finally:
+            signal.signal(signal.SIGCONT, held)
+            with contextlib.suppress(termios.error):  # a terminal that went
+                termios.tcflow(sys.stdout, termios.TCOON)  # Ctrl-S would hold up what comes next
+                termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+    def _limit(what: int, most: int) -> None:
+        with contextlib.suppress(ValueError, OSError):
+            hard = resource.getrlimit(what)[1]
+            resource.setrlimit(what, (most if hard < 0 else min(most, hard), hard))
+
+    def limit_memory(nbytes: int) -> None:
+        """Limit this process's address space, where the system lets it: macOS doesn't."""
+        _limit(resource.RLIMIT_AS, nbytes)
+
+    def limit_time(seconds: int) -> None:
+        """Limit this process to so many more seconds of the processor, or one more."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + seconds)
+
+    def user() -> int:
+        """The number of the user, as the owner of files has it."""
+        return os.getuid()
+
+    def unix_socket() -> "socket.socket":
+        """Raises OSError where the system has no Unix sockets."""
+        import socket
+
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+    def address_space_limit() -> int | None:
+        """Bytes that this process may map; None where nothing limits them."""
+        most, _ = resource.getrlimit(resource.RLIMIT_AS)
+        return None if most == resource.RLIM_INFINITY else most
+
+    def peak_resident() -> int:
+        """Bytes of this process's peak resident memory.
+
+        Linux's getrusage would count the parent's memory from before the exec as well.
+        """
+        if sys.platform == "linux":
+            for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+                if line.startswith("VmHWM"):
+                    return int(line.split()[1]) * 1024
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,121 @@
+"""When a model calls and when it answers, and that its calls are of the tools that there are.
+
+The choice falls at the answer's first token, by the probability of all tokens that open a call
+against a threshold, not by the one that happens to be drawn. A call is then held to the names of
+the tools and to their schemas; an answer goes on as without tools.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamacli.engine import Vocabulary
+from llamacli.errors import UsageError
+from llamacli.shape import Constraint, Grammar, constrained, read_schema
+from llamacli.tools.definitions import Tool, chosen_tools
+from llamacli.tools.forms import PYTHON_TAG
+
+DEFAULT_THRESHOLD = 0.5
+MOST_CALLS = 16  # in one answer
+OPENING = re.compile(rb"\s*(?:\{(?:\"|$)|\[(?:\{|$)|<function|<\|python)")
+
+Choice = Literal["none", "auto", "required"] | str
+
+
+@dataclass
+class ToolConstraint:
+    """What generate takes as a constraint; free says that a token is drawn as without one.
+
+    calls is None until the first token is chosen, then whether the answer is a call; probability
+    is what all openings of a call had there.
+    """
+
+    held: Constraint
+    openings: NDArray[np.int32]
+    threshold: float | None  # None: it calls in any case
+    calls: bool | None = None
+    probability: float | None = None
+
+    @property
+    def free(self) -> bool:
+        return self.calls is False
+
+    @property
+    def done(self) -> bool:
+        return not self.free and self.held.done
+
+    @property
+    def cut(self) -> bool:
+        return not self.free and self.held.cut
+
+    def choose(self, chain: Any, logits: NDArray[np.float32], left: int) -> int:
+        """The next token, as Constraint's; not to be asked where free is set."""
+        if self.calls is None:
+            self.calls = self._calls(logits)
+            if not self.calls:
+                return self._answer(chain, logits)
+        return self.held.choose(chain, logits, left)
+
+    def _calls(self, logits: NDArray[np.float32]) -> bool:
+        if self.threshold is None:
+            return True
+        shifted = np.exp(logits.astype(np.float64) - float(logits.max()))
+        self.probability = float(shifted[self.openings].sum() / shifted.sum())
+        return self.probability >= self.threshold
+
+    def _answer(self, chain: Any, logits: NDArray[np.float32]) -> int:
+        """The first token of a text, none that opens a call."""
+        allowed = np.setdiff1d(np.arange(len(logits), dtype=np.int32), self.openings)
+        return self.held.draw_among(chain, logits, allowed)
+
+
+def tool_constraint(
+    vocabulary: Vocabulary,
+    tools: Sequence[Tool],
+    most: int,
+    *,
+    choice: Choice = "auto",
+    parallel: bool = True,
+    threshold: float = DEFAULT_THRESHOLD,
+) -> ToolConstraint | None:
+    """What holds an answer of at most that many tokens to calls; None where it may not call.
+
+    Raises UsageError for a choice that there isn't, and where the shortest call doesn't fit.
+    """
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"the threshold of tools is {threshold:g}; give a number from 0 to 1")
+    if choice == "none":
+        return None
+    among = tools if choice in ("auto", "required") else chosen_tools(tools, choice)
+    held = constrained(vocabulary, calls_grammar(among, parallel=parallel), most)
+    return ToolConstraint(held, opening_tokens(vocabulary), threshold if choice == "auto" else None)
+
+
+def calls_grammar(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
+    """One call as Llama 3.1 and later are told to write it, or a list of such where parallel."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": tool.name}, "parameters": tool.parameters},
+            "required": ["name", "parameters"],
+            "additionalProperties": False,
+        }
+        for tool in tools
+    ]
+    one: dict[str, Any] = {"anyOf": calls} if len(calls) > 1 else calls[0]
+    many = {"type": "array", "items": one, "minItems": 1, "maxItems": MOST_CALLS}
+    return read_schema(json.dumps({"anyOf": [one, many]} if parallel else one))
+
+
+def opening_tokens(vocabulary: Vocabulary) -> NDArray[np.int32]:
+    """The tokens by which an answer begins as a call, in any form of the family's."""
+    pieces = vocabulary.pieces
+    found = [token for token, piece in enumerate(pieces) if OPENING.match(piece)]
+    tag = vocabulary.special_tokens.get(PYTHON_TAG)
+    found = [token for token in found if token not in vocabulary.control_tokens]
+    return np.array(found + ([] if tag is None else [tag]), np.int32)

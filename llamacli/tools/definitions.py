@@ -1,0 +1,83 @@
+"""Tools' definitions as OpenAI's API has them: a list of functions with JSON Schemas, checked."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llamacli.errors import InvalidModelError, UsageError
+from llamacli.shape import read_schema
+
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+MOST = 128  # tools, as OpenAI's API allows
+NO_PARAMETERS = {"type": "object", "properties": {}}
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that the model may call. given is its definition, as templates print it."""
+
+    name: str
+    parameters: dict[str, Any]
+    given: dict[str, Any]
+
+
+def read_tools(text: str, name: str) -> list[Tool]:
+    """The tools of a JSON text; name is where it came from. Raises UsageError."""
+    try:
+        given = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{name} is not JSON: {error}") from None
+    try:
+        return check_tools(given)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from None
+
+
+def check_tools(given: Any) -> list[Tool]:
+    """Tools from a list of {type: function, function: {name, description, parameters}}.
+
+    Raises UsageError that says which is wrong, and how; also where parameters can't be honoured.
+    """
+    if not isinstance(given, list) or not given:
+        raise UsageError("tools are a list of {type: function, function: {name, parameters}}")
+    if len(given) > MOST:
+        raise UsageError(f"there are {len(given)} tools; at most {MOST} are read")
+    tools = [_tool(number, one) for number, one in enumerate(given, 1)]
+    names = [tool.name for tool in tools]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"two tools are called {twice}")
+    return tools
+
+
+def chosen_tools(tools: Sequence[Tool], name: str) -> list[Tool]:
+    """The one tool of that name. Raises UsageError where there is none."""
+    chosen = [tool for tool in tools if tool.name == name]
+    if not chosen:
+        raise UsageError(
+            f"no tool is called {name!r}; there are {', '.join(t.name for t in tools)}"
+        )
+    return chosen
+
+
+def _tool(number: int, given: Any) -> Tool:
+    if not isinstance(given, dict) or given.get("type", "function") != "function":
+        raise UsageError(f"tool {number} is no {{type: function, function: {{…}}}}")
+    function = given.get("function")
+    if not isinstance(function, dict):
+        raise UsageError(f"tool {number} has no function")
+    name, parameters = function.get("name"), function.get("parameters", NO_PARAMETERS)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise UsageError(
+            f"tool {number} has no name of at most 64 letters, digits, '_', '.' and '-'"
+        )
+    if not isinstance(function.get("description", ""), str):
+        raise UsageError(f"the description of {name} is not a text")
+    if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
+        raise UsageError(f"the parameters of {name} are no JSON Schema of an object")
+    try:
+        read_schema(json.dumps({"type": "object", **parameters}))
+    except (InvalidModelError, UsageError) as error:
+        raise UsageError(f"the parameters of {name}: {error}") from None
+    return Tool(name, {"type": "object", **parameters}, {"type": "function", **given})

@@ -1,0 +1,143 @@
+"""An answer as it comes, parted into its text, which goes out at once, and its calls."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+
+from llamacli.tools.forms import (
+    FUNCTION_TAG,
+    MORE,
+    PYTHON_TAG,
+    SEPARATORS,
+    Call,
+    Read,
+    read_function,
+    read_list,
+    read_object,
+    read_tagged,
+)
+
+READERS: dict[str, Callable[[str, Collection[str]], Read]] = {
+    "{": read_object,
+    "[": read_list,
+    FUNCTION_TAG: read_function,
+}
+FENCE = "```"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a text a call might begin: at a line's start, outside of code and other JSON."""
+
+    line: str = ""  # the end of the line so far, without the blanks in front
+    fenced: bool = False
+    depth: int = 0  # of the brackets of JSON that is no call
+    quoted: bool = False
+    escaped: bool = False
+
+    @property
+    def free(self) -> bool:
+        return not (self.fenced or self.depth)
+
+    def after(self, c: str) -> "Place":
+        """The place after one more character; an empty line ends JSON that was never closed."""
+        if c == "\n":
+            return Place("", self.fenced) if not self.line else replace(self, line="")
+        line = (self.line + c)[-8:].lstrip() if len(self.line) < 8 else self.line[1:] + c
+        depth, quoted = self.depth, self.quoted
+        if depth:
+            quoted = quoted != (c == '"' and not self.escaped)
+            depth += 0 if quoted else (c in "{[") - (c in "}]")
+        escaped = quoted and c == "\\" and not self.escaped
+        return Place(line, self.fenced != (line == FENCE), depth, quoted and depth > 0, escaped)
+
+
+@dataclass
+class Reader:
+    """Fed with an answer's pieces, in which <|python_tag|> is spelled out.
+
+    names are those of the tools that there are: what calls another is text. JSON and lists are
+    calls where they begin a line, outside of a block of code.
+    """
+
+    names: Collection[str]
+    calls: list[Call] = field(default_factory=list)
+    held: str = ""  # what may begin a call
+    tagged: str | None = None  # what followed <|python_tag|>
+    place: Place = Place()
+    called: bool = False  # whether what went before is a call
+
+    def feed(self, piece: str) -> str:
+        """The text that can go out now that piece has come."""
+        if self.tagged is not None:
+            self.tagged += piece
+            return ""
+        self.held += piece
+        return self._advance(final=False)
+
+    def finish(self, *, cut: bool = False) -> str:
+        """The text that was held back and is no call, at the answer's end, be it cut there."""
+        ready = self._advance(final=True)
+        if self.tagged is None:
+            return ready
+        calls = read_tagged(self.tagged, self.names, cut=cut)
+        if calls is None:
+            return ready + self.tagged
+        self.calls += calls
+        return ready
+
+    def _advance(self, *, final: bool) -> str:
+        ready = ""
+        while self.tagged is None:
+            if self.called:
+                self.held = self.held.lstrip(SEPARATORS)
+            start, opener = self._opening(final)
+            ready += self._out(start)
+            if opener is None:
+                break
+            if opener == PYTHON_TAG:
+                self.tagged, self.held = self.held[len(PYTHON_TAG) :], ""
+                break
+            found = READERS[opener](self.held, self.names)
+            if isinstance(found, tuple):
+                self.calls += found[0]
+                self.held, self.place, self.called = self.held[found[1] :], Place(), True
+            elif found == MORE:
+                if final:  # half a call is text, whatever stands in it
+                    ready += self._out(len(self.held))
+                break
+            else:
+                ready += self._out(1)
+                if opener in "{[":
+                    self.place = replace(self.place, depth=1)
+        return ready
+
+    def _opening(self, final: bool) -> tuple[int, str | None]:
+        """Where in held the next call may begin, and by what; else how much of it is text."""
+        place = self.place
+        for i, c in enumerate(self.held):
+            if c in "{[" and not place.line and place.free:
+                return i, c
+            if c == "<" and place.free:
+                for opener in (PYTHON_TAG, FUNCTION_TAG):
+                    rest = self.held[i : i + len(opener)]
+                    if rest == opener:
+                        return i, opener
+                    if not final and opener.startswith(rest):
+                        return i, None
+            place = place.after(c)
+        return len(self.held), None
+
+    def _out(self, count: int) -> str:
+        """The first characters of held, as text."""
+        text, self.held = self.held[:count], self.held[count:]
+        for c in text:
+            self.place = self.place.after(c)
+        self.called = self.called and not text
+        return text
+
+
+def read_answer(text: str, names: Collection[str], *, cut: bool = False) -> tuple[str, list[Call]]:
+    """A whole answer's text and calls; cut says that it isn't whole."""
+    reader = Reader(names)
+    shown = reader.feed(text) + reader.finish(cut=cut)
+    return shown, reader.calls

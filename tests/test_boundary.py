@@ -1,0 +1,348 @@
+"""One boundary for exceptions: the system's, Python's and the converter's as the exit codes say."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+import llamacli.models.opening as opening
+from convert import CheckpointError, SourceError, TargetError, TargetExistsError
+from llamacli import cli
+from llamacli.chat.conversation import user
+from llamacli.chat.saved import create
+from llamacli.chat.turns import ChatSession
+from llamacli.engine.engine import Engine
+from llamacli.engine.loading import beside
+from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
+from llamacli.errors import LlamacliError, NotFoundError, OutputError, named, told, writing
+from llamacli.home import NOWHERE, config_folder, expanded, home
+from llamacli.repl.loop import turn
+from llamacli.repl.saved import begin_log
+from llamacli.repl.state import Repl
+from tests.saved import HEAD, refuse
+from tests.standins.tiny import write_model
+from tests.terminal import PROGRAM, Terminal
+from tests.test_cli import llamacli
+
+LONG = "a" * 300  # longer than a file's name may be
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+def code(error: BaseException) -> int:
+    found = named(error)
+    assert isinstance(found, LlamacliError), found
+    return found.exit_code
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.ENOENT, 4), (errno.EACCES, 4), (errno.ENAMETOOLONG, 4), (errno.ELOOP, 4),
+        (errno.ENOTDIR, 4), (errno.EIO, 4), (errno.ECONNREFUSED, 4), (errno.EISDIR, 2),
+        (errno.ENOSPC, 6), (errno.EDQUOT, 6), (errno.EFBIG, 6), (errno.EROFS, 6),
+        (errno.ENOMEM, 5), (errno.EMFILE, 5), (errno.ENFILE, 5),
+    ],
+)  # fmt: skip
+def test_every_system_error_has_its_code(number: int, expected: int) -> None:
+    for error in (OSError(number, os.strerror(number)), OSError(number, "why", "some/file")):
+        assert code(error) == expected
+    with pytest.raises((OutputError, OSError)) as raised, writing("out"):
+        raise OSError(number, os.strerror(number), "out")
+    assert code(raised.value) == (5 if expected == 5 else 6)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError("no number at all"), 4),
+        (MemoryError(), 5),
+        (RuntimeError("can't start new thread"), 5),
+        (TargetError("x"), 6),
+        (TargetExistsError("x"), 6),
+        (SourceError("x"), 4),
+        (CheckpointError("x"), 3),
+    ],
+)
+def test_other_errors_have_theirs(error: BaseException, expected: int) -> None:
+    assert code(error) == expected and "\n" not in told(error)
+
+
+def test_what_nobody_expects_stays_and_is_told_as_such() -> None:
+    error = ValueError("a\nbug")
+    assert named(error) is error
+    assert told(error) == "unexpected ValueError: a bug (--debug shows where)"
+    assert isinstance(named(BrokenPipeError()), BrokenPipeError)
+
+
+def test_an_error_says_file_fault_and_hint() -> None:
+    error = LlamacliError("it is empty", file=Path("a.gguf"), hint="fetch it again")
+    assert str(error) == "a.gguf: it is empty; fetch it again"
+    error.file = "b.gguf"
+    assert str(error).startswith("b.gguf: it is empty")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("show", "~nobody-there/x"), 4),
+        (("run", "x", "-m", LONG), 4),
+        (("run", "x", "-m", "MODEL", "-f", LONG), 4),
+        (("run", "x", "-m", "MODEL", "-f", "."), 2),
+        (("convert", LONG), 4),
+        (("convert", "~nobody-there/x"), 4),
+        (("convert", "demo", "-o", LONG), 6),
+        (("convert", "demo", "-o", "MODEL/x.gguf"), 6),
+        (("convert", "demo", "--quant", "Q9_9"), 2),
+        (("verify", "MODEL", "--against", LONG), 4),
+        (("verify", "MODEL", "--against", "~nobody-there/x"), 4),
+        (("tokens", "MODEL", "--messages", LONG), 4),
+        (("batch", LONG, "-m", "MODEL"), 4),
+        (("batch", "-m", "MODEL", "-o", LONG), 6),
+        (("batch", "-m", "MODEL", "-o", "MODEL/x"), 6),
+        (("batch", "-m", "MODEL", "-o", "/nowhere/at/all"), 6),
+        (("batch", "-m", "MODEL", "-o", ".", "--force"), 6),
+        (("path", LONG), 4),
+        (("rm", LONG), 4),
+    ],
+)
+def test_names_that_the_system_refuses(
+    arguments: tuple[str, ...], expected: int, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del cli.app.registered_commands[:]
+    with pytest.raises(SystemExit) as left:
+        cli.main([word.replace("MODEL", str(model)) for word in arguments])
+    told = capsys.readouterr().err
+    assert left.value.code == expected, told
+    assert len(told.splitlines()) == 1 and told.startswith("llamacli: ")
+
+
+def test_an_unreadable_folder(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As other users meet it: the tests may run as root, who reads everything."""
+    stat = os.stat
+
+    def refuse_below(path: Any, **options: Any) -> os.stat_result:
+        if "secret" in os.fsdecode(path):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fsdecode(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse_below)
+    for arguments, expected in {
+        ("convert", "/secret/checkpoint"): 4,
+        ("convert", "demo", "-o", "/secret/x.gguf"): 6,
+        ("verify", str(model), "--against", "/secret/checkpoint"): 4,
+        ("batch", "-m", str(model), "-o", "/secret/out"): 6,
+        ("run", "x", "-m", "/secret/model.gguf"): 4,
+    }.items():
+        del cli.app.registered_commands[:]
+        with pytest.raises(SystemExit) as left:
+            cli.main(arguments)
+        assert left.value.code == expected, (arguments, capsys.readouterr().err)
+
+
+# In the chat
+
+
+@pytest.fixture
+def repl(model: Path) -> Iterator[Repl]:
+    with Engine(model, EngineSettings(context=256, threads=1)) as engine:
+        yield Repl(
+            ChatSession(engine, SamplingSettings()), str(model), lambda *_: engine, plain=True
+        )
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("/file ~nobody-there/x", "no such home"),
+        ("/file " + LONG, "File name too long"),
+        ("/file .", "a folder, not a file"),
+        ("/export ~nobody-there/x", "no such home"),
+        ("/export " + LONG, "can't be written"),
+        ("/export /nowhere/at/all.md", "can't be written"),
+        ("/save " + LONG, "at most 64"),
+        ("/load " + LONG, "at most 64"),
+        ("/nothing", "there is no command"),
+    ],
+)
+def test_a_chat_goes_on_after_an_error(
+    line: str, said: str, repl: Repl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turn(repl, line)
+    told = capsys.readouterr().err
+    assert told.startswith("llamacli: ") and said in told and len(told.splitlines()) == 1
+    assert not repl.leaving
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), TargetError("no space"), ValueError("bug")],
+)
+def test_a_model_that_can_not_be_had_leaves_the_chat(
+    error: Exception,
+    repl: Repl,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(opening, "demo_model", fail)
+    repl.open_model = lambda name, ready: cast(Engine, opening.locate(name))
+    turn(repl, "/model demo")
+    assert capsys.readouterr().err.startswith("llamacli: ")
+    assert not repl.leaving and repl.engine.context_pointer is not None
+
+
+def test_ctrl_c_while_another_model_is_loaded_keeps_the_chat(
+    repl: Repl, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = create("other", HEAD, refuse)
+    other.record(user("asked there"))
+    other.close()
+    begin_log(repl, "mine")
+    repl.session.set_system("here")
+
+    def interrupted(name: str, ready: Any) -> Engine:
+        raise KeyboardInterrupt
+
+    repl.open_model = interrupted
+    turn(repl, "/load other")
+    assert "interrupted" in capsys.readouterr().err
+    assert repl.log is not None and repl.log.name == "mine"
+    repl.session.set_system("still here")
+    assert "still here" in (store / "sessions" / "mine.jsonl").read_text()
+    repl.log.close()
+    create_again = store / "sessions" / "other.jsonl"
+    assert "asked there" in create_again.read_text()  # and nobody holds it
+    from llamacli.chat.saved import resume
+
+    again = resume("other", refuse)
+    assert again.log is not None
+    again.log.close()
+
+
+def test_no_save_writes_no_history(demo: Path, store: Path) -> None:
+    for options, kept in ((("--no-save",), False), ((), True)):
+        chat = Terminal([*PROGRAM, "chat", "-m", str(demo), "-n", "2", *options])
+        try:
+            chat.prompt()
+            chat.line("a secret")
+            chat.wait("(cut: max-tokens is reached)")
+            chat.prompt()
+            chat.line("/exit")
+            assert chat.leave() == 0
+        finally:
+            chat.close()
+        written = "".join(p.read_text() for p in store.rglob("*") if p.is_file())
+        assert ("secret" in written) == kept
+
+
+def test_a_huge_line_in_the_history_is_not_read(demo: Path, store: Path) -> None:
+    store.mkdir()
+    (store / "history").write_text("\n# now\n+before\n\n# now\n+" + "x" * 5_000_000 + "\n")
+    chat = Terminal([*PROGRAM, "chat", "-m", str(demo), "-n", "2"])
+    try:
+        chat.prompt()
+        chat.type("\x1b[A")
+        chat.wait(">>> before")
+    finally:
+        chat.close()
+
+
+def test_a_terminal_that_goes_ends_the_chat(demo: Path, store: Path) -> None:
+    chat = Terminal([*PROGRAM, "chat", "-m", str(demo), "-n", "2", "--session", "mine"])
+    try:
+        chat.prompt()
+        chat.line("hello")
+        chat.wait("(cut: max-tokens is reached)")
+        chat.prompt()
+        chat.kill(signal.SIGHUP)
+        assert chat.leave() == 129
+    finally:
+        chat.close()
+    assert "hello" in (store / "sessions" / "mine.jsonl").read_text()
+    assert "Traceback" not in chat.text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 129), (signal.SIGTERM, 143)])
+def test_a_hangup_ends_an_answer(number: signal.Signals, code: int, endless: Path) -> None:
+    child = subprocess.Popen(
+        [*PROGRAM, "run", "go on", "-m", str(endless), "-c", "100000", "--threads", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    child.stdout.read(10)
+    child.send_signal(number)
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == code, told
+
+
+# The rest
+
+
+def test_no_home(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    import pwd
+
+    def unknown(*_: Any) -> Any:
+        raise KeyError("no entry")
+
+    for name in ("HOME", "LLAMACLI_HOME", "LLAMACLI_CONFIG", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert home() == config_folder() == NOWHERE
+    with pytest.raises(NotFoundError, match="no such home"):
+        expanded("~/x")
+    del cli.app.registered_commands[:]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    with pytest.raises(SystemExit) as left:
+        cli.main(["run", "x", "-m", str(model), "-n", "1", "-c", "64", "--threads", "1"])
+    assert left.value.code == 0
+
+
+def test_the_models_name_is_looked_up_before_stdin_is_read() -> None:
+    for command in (["run", "x"], ["batch"], ["chat"]):
+        child = subprocess.Popen(
+            [*PROGRAM, *command, "-m", "no-such-model"],
+            stdin=subprocess.PIPE,  # which nobody closes
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            assert child.wait(60) == 4
+        finally:
+            child.kill()
+            for stream in (child.stdin, child.stdout, child.stderr):
+                assert stream is not None
+                stream.close()
+
+
+def test_what_is_raised_beside_a_long_call_is_raised() -> None:
+    def fail() -> None:
+        raise InterruptedError("beside")
+
+    with pytest.raises(InterruptedError, match="beside"), beside(fail):
+        pass
+    with pytest.raises(ValueError, match="inside"), beside(fail):
+        raise ValueError("inside")
+    assert threading.active_count() >= 1
+
+
+def test_the_program_alone_prints_its_help() -> None:
+    assert llamacli().stdout == llamacli("--help").stdout
