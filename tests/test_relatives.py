@@ -20,6 +20,7 @@ from convert.special import adds, end_tokens, special_ids
 from convert.tensors import permute_heads
 from llamacli.engine import load_vocabulary
 from llamacli.gguf import check_llama, read_gguf
+from llamacli.verify.report import verify
 from llamacli.verify.tokenization import reference
 from tests.standins.checkpoint import shape_config, tokenizer, write_checkpoint, write_json
 from tests.test_checkpoint import edit_json, refusal
@@ -242,6 +243,20 @@ def test_biases_are_written_in_llama_cpps_order(checkpoint: Make) -> None:
             expected = permute_heads(expected, 64)
             assert not np.array_equal(expected, np.frombuffer(raw, np.float32))
         assert np.array_equal(tensors[name].data, expected), name
+    report = verify(folder.parent / "out.gguf", folder)
+    assert next(row for row in report.rows if row.name == "tensors").problems == ()
+
+
+def test_a_bias_in_hugging_faces_order_is_found(checkpoint: Make) -> None:
+    folder = checkpoint(attention_bias=True)
+    path = converted(folder)
+    tensor = next(t for t in GGUFReader(path).tensors if t.name == "blk.0.attn_q.bias")
+    wrong = np.roll(tensor.data, 1).tobytes()
+    data = bytearray(path.read_bytes())
+    data[tensor.data_offset : tensor.data_offset + len(wrong)] = wrong
+    path.write_bytes(data)
+    row = next(row for row in verify(path, folder).rows if row.name == "tensors")
+    assert "blk.0.attn_q.bias" in "".join(row.problems)
 
 
 def test_model_safetensors_is_taken_before_an_index(checkpoint: Make) -> None:
