@@ -7,7 +7,9 @@ ACCEL ?= $(or $(shell cat $(VENV)/.accel 2>/dev/null),cpu)
 BIN := $(VENV)/bin
 LLAMA_CPP := $(shell sed -n 's/.*"\(llama-cpp-python==[^"]*\)".*/\1/p' pyproject.toml)
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llamacli
-WHEEL := $(subst ==,-,$(subst llama-cpp-python,llama_cpp_python,$(LLAMA_CPP)))
+NAMED := $(subst ==,-,$(subst llama-cpp-python,llama_cpp_python,$(LLAMA_CPP)))
+BUILT := $(shell cat $(VENV)/.build 2>/dev/null)
+
 # Multimodal code and llama.cpp's tools are left out: 83 objects instead of 193.
 FLAGS_all := -DGGML_RPC=on -DLLAVA_BUILD=off
 FLAGS_cpu :=
@@ -18,26 +20,48 @@ ifeq ($(filter $(ACCEL),cpu metal cuda vulkan),)
 $(error ACCEL is $(ACCEL); choose cpu, metal, cuda or vulkan)
 endif
 
-# One compiled wheel per accelerator and set of flags: pip's own cache knows no flags.
+# One compiled wheel per accelerator and set of flags: pip's own cache knows no flags. WHEEL=FILE takes
+# one that was compiled elsewhere, and stays until an accelerator is named.
+ifneq ($(WHEEL),)
+BUILD := wheel-$(shell cksum < "$(WHEEL)" | cut -d' ' -f1)
+else ifneq ($(and $(filter wheel-%,$(BUILT)),$(filter file,$(origin ACCEL))),)
+BUILD := $(BUILT)
+else
 BUILD := $(ACCEL)-$(shell (echo '$(FLAGS_all) $(FLAGS_$(ACCEL))'; cat llama.cpp.cmake) | cksum | cut -d' ' -f1)
+endif
 WHEELS := $(CACHE)/wheels/$(BUILD)
 LOG := $(WHEELS)/compile.log
 
-# The package comes as source alone. ninja's counter, [done/all], is shown while the compiler works.
+# The package comes as source alone, which is unpacked where it stays: what was compiled before an
+# interrupt isn't compiled again, and ccache, which llama.cpp takes by itself, knows it by its place.
+# ninja's counter, [done/all], is shown while the compiler works, with the time that is left.
 define compile_llama_cpp
-mkdir -p "$(WHEELS)"; \
+mkdir -p "$(WHEELS)/part"; \
 echo "compiling $(LLAMA_CPP) for $(ACCEL), this once: 2 to 5 minutes (log: $(LOG))" >&2; \
+test -d "$(WHEELS)/$(NAMED)" || { \
+  $(BIN)/pip download --quiet --no-deps --disable-pip-version-check --no-cache-dir --dest "$(WHEELS)/part" \
+    --require-hashes -r llama-cpp-python.lock && tar -xzf "$(WHEELS)/part/$(NAMED).tar.gz" -C "$(WHEELS)/part" \
+    && mv "$(WHEELS)/part/$(NAMED)" "$(WHEELS)"; } || exit 1; \
 CMAKE_ARGS="$(FLAGS_all) -DCMAKE_PROJECT_llama.cpp_INCLUDE=$(CURDIR)/llama.cpp.cmake $(FLAGS_$(ACCEL)) $$CMAKE_ARGS" $(BIN)/pip wheel -v --no-deps --disable-pip-version-check \
-  --no-cache-dir --wheel-dir "$(WHEELS)/part" \
-  --require-hashes -r llama-cpp-python.lock 2>&1 \
+  --no-cache-dir --wheel-dir "$(WHEELS)/part" --config-settings=build-dir="$(WHEELS)/objects" "$(WHEELS)/$(NAMED)" 2>&1 \
   | tee "$(LOG)" | awk '$(show_counter)' >&2; \
-mv "$(WHEELS)"/part/$(WHEEL)-*.whl "$(WHEELS)" 2>/dev/null \
-  || { tail -n 20 "$(LOG)" >&2; echo "the compilation failed; all of its output is in $(LOG)" >&2; exit 1; }
+mv "$(WHEELS)"/part/$(NAMED)-*.whl "$(WHEELS)" 2>/dev/null \
+  || { tail -n 20 "$(LOG)" >&2; echo "the compilation failed; all of its output is in $(LOG)" >&2; exit 1; }; \
+rm -rf "$(WHEELS)/part" "$(WHEELS)/objects" "$(WHEELS)/$(NAMED)"
 endef
-show_counter = match($$0, /\[[0-9]+\/[0-9]+\]/) { printf "\r%s ", substr($$0, RSTART, RLENGTH); fflush() } END { print "" }
+define show_counter
+function now() { srand(); return srand() } \
+match($$0, /\[[0-9]+\/[0-9]+\]/) { \
+  split(substr($$0, RSTART + 1, RLENGTH - 2), n, "/"); \
+  if (!begun) { begun = now(); first = n[1] } \
+  left = n[1] > first ? int((now() - begun) * (n[2] - n[1]) / (n[1] - first)) : 0; \
+  printf "\r[%d/%d]%s   ", n[1], n[2], left ? sprintf(" about %d:%02d left", left / 60, left % 60) : ""; fflush() \
+} \
+END { print "" }
+endef
 
 # Another build than the one that is installed replaces it.
-ifneq ($(BUILD),$(shell cat $(VENV)/.build 2>/dev/null))
+ifneq ($(BUILD),$(BUILT))
 $(VENV)/.installed: replace
 endif
 
@@ -52,17 +76,18 @@ UV := uvx uv pip compile --quiet --universal --generate-hashes --no-annotate --c
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-install: $(VENV)/.installed ## Set up .venv (ACCEL=cpu, metal, cuda or vulkan; llama.cpp is compiled once)
+install: $(VENV)/.installed ## Set up .venv (ACCEL=cpu, metal, cuda or vulkan: llama.cpp is compiled once; or WHEEL=FILE)
 
 replace:
 
 $(VENV)/.installed: pyproject.toml requirements.lock models.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "llamacli needs Python 3.11 or newer; set PYTHON=…" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@ls "$(WHEELS)"/$(WHEEL)-*.whl >/dev/null 2>&1 || { $(compile_llama_cpp); }
+	@case "$(notdir $(WHEEL))" in "" | $(NAMED)-*.whl) ;; *) echo "WHEEL must be one of $(LLAMA_CPP)" >&2; exit 1;; esac
+	@$(if $(filter wheel-%,$(BUILD)),true,ls "$(WHEELS)"/$(NAMED)-*.whl >/dev/null 2>&1) || { $(compile_llama_cpp); }
 	@echo "installing llamacli and what it needs into $(VENV)" >&2
-	@test "$$(cat $(VENV)/.build 2>/dev/null)" = "$(BUILD)" \
-	  || $(BIN)/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$(WHEELS)"/$(WHEEL)-*.whl
+	@test "$(BUILT)" = "$(BUILD)" || $(BIN)/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps \
+	  $(if $(WHEEL),"$(WHEEL)","$(WHEELS)"/$(NAMED)-*.whl)
 	@$(LOCKED) requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e . && $(BIN)/pip check --disable-pip-version-check >/dev/null
 	@echo "$(ACCEL)" > $(VENV)/.accel && echo "$(BUILD)" > $(VENV)/.build
@@ -95,8 +120,9 @@ test-parity: $(VENV)/.tested ## Compare logits with transformers live (installs 
 	@$(BIN)/pip install --quiet --disable-pip-version-check "torch==2.13.0" "sentencepiece==0.2.3"
 	@$(BIN)/python -m pytest tests/parity
 
-lint: $(VENV)/.tested ## Check style and types
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+lint: $(VENV)/.tested ## Check style, and types as each system has them
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@for system in linux darwin win32; do $(BIN)/mypy --platform $$system --cache-dir .mypy_cache/$$system || exit 1; done
 
 bench: $(VENV)/.tested ## Measure, side by side with llama.cpp's own tools, into docs/
 	@$(BIN)/python -m bench

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from convert import system
 from convert.errors import SourceError, TargetError
-from convert.target import NO_FOLLOW, Buffer, lock_file, publish, unwritable, write_all
+from convert.target import Buffer, publish, unwritable, write_all
 
 MAX_JOURNAL = 1 << 28  # bytes; the journal of 405B takes 12 MB
 
@@ -54,7 +55,7 @@ class Journal:
 
     def _is_whole(self, place: tuple[int, int]) -> bool:
         offset, length = place
-        return digest(os.pread(self.descriptor, length, offset)) == self.pieces[offset][1]
+        return digest(system.read_all(self.descriptor, length, offset)) == self.pieces[offset][1]
 
 
 @contextlib.contextmanager
@@ -72,17 +73,19 @@ def resumable_file(target: Path, force: bool, made_of: Any) -> Iterator[tuple[Pa
         with _open_journal(notes, descriptor, made_of) as journal:
             try:
                 yield part, journal
-                os.fsync(descriptor)
+                system.sync(descriptor)
             except BaseException as error:
                 if not _worth_keeping(error, journal):
                     _remove(part, notes)
                 raise
         # From its renaming on, part may be another process's, and so may a journal.
         _remove(notes)
+        own = os.fstat(descriptor)
+        descriptor = system.let_go(descriptor)
         try:
-            publish(descriptor, part, target, force)
+            publish(part, target, force)
         finally:
-            if _is_at(descriptor, part):
+            if _is_at(own, part):
                 _remove(part)
     except OSError as error:
         raise unwritable(target, error) from error
@@ -99,7 +102,7 @@ def partial_path(target: Path) -> Path:
 def taken(target: Path) -> int:
     """Bytes of disk that target's partial file takes already."""
     try:
-        return partial_path(target).lstat().st_blocks * 512
+        return system.disk_space(partial_path(target).lstat())
     except OSError:
         return 0
 
@@ -129,12 +132,12 @@ def _open_locked(part: Path, target: Path) -> int:
     while True:
         descriptor = _open_own(part)
         try:
-            lock_file(descriptor)
+            system.lock(descriptor)
         except OSError:
             os.close(descriptor)
             fault = "it is being written by another process"
             raise TargetError(fault, file=target.name) from None
-        if _is_at(descriptor, part):
+        if _is_at(os.fstat(descriptor), part):
             return descriptor
         os.close(descriptor)
 
@@ -146,14 +149,13 @@ def _open_own(path: Path) -> int:
     what would be written there could be another file's.
     """
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | NO_FOLLOW, 0o666)
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | system.NO_FOLLOW, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise _strange(path) from None
         raise
     status = os.fstat(descriptor)
-    owned = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
-    if stat.S_ISREG(status.st_mode) and owned and status.st_nlink <= 1:
+    if stat.S_ISREG(status.st_mode) and system.is_own(status) and status.st_nlink <= 1:
         return descriptor
     os.close(descriptor)
     raise _strange(path)
@@ -164,9 +166,9 @@ def _strange(path: Path) -> TargetError:
     return TargetError(fault, file=str(path), hint="remove it, or name another folder with -o")
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def _is_at(status: os.stat_result, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
+        return os.path.samestat(status, path.lstat())
     except FileNotFoundError:
         return False
 

@@ -6,7 +6,6 @@ keeps busy; those from elsewhere by threads of their own, ahead. The calling thr
 done. So a few pieces are in memory at a time, whatever the model's size.
 """
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType
 
+from convert import system
 from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.errors import CheckpointError
 from convert.fast import choose, ggml_kernel
@@ -136,7 +136,7 @@ def write_gguf(
         allocate(file.fileno(), target, size)
         write_all(file.fileno(), header, 0)
         job = _Job(checkpoint, tensors, kernels, file.fileno(), len(header), journal, progress)
-        kernel_seconds = job.run(threads or _processors())
+        kernel_seconds = job.run(threads or system.allowed_processors())
     return Report(
         path=target,
         quantization=chosen.name,
@@ -146,12 +146,6 @@ def write_gguf(
         seconds=time.monotonic() - started,
         kernel_seconds=kernel_seconds,
     )
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _kernels(

@@ -18,7 +18,7 @@ NO_FOLLOW = OWN | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 def allowed_processors() -> int:
     """The processors, with SMT those of a core each, that this process may run on."""
-    if sys.platform == "linux":
+    if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -26,6 +26,11 @@ def allowed_processors() -> int:
 def library_name(stem: str) -> str:
     """The file name of a shared library: libNAME.so, libNAME.dylib or NAME.dll."""
     return {"darwin": f"lib{stem}.dylib", "win32": f"{stem}.dll"}.get(sys.platform, f"lib{stem}.so")
+
+
+def is_own(status: os.stat_result) -> bool:
+    """Whether a file is this user's, as far as the system says whose files are."""
+    return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
 
 
 def sync_folder(folder: Path) -> None:
@@ -73,6 +78,16 @@ if sys.platform == "win32":
         """Have a file's bytes on the disk before this returns."""
         os.fsync(descriptor)
 
+    def let_go(descriptor: int) -> int:
+        """Close what is open, if it is, where no open file is renamed or removed: -1 then."""
+        if descriptor >= 0:
+            os.close(descriptor)
+        return -1
+
+    def name_new(path: Path, new: Path) -> None:
+        """Give a file a name that none has yet. Raises FileExistsError where one has."""
+        path.rename(new)
+
     def read_ahead(descriptor: int, offset: int, length: int) -> None:
         """Have the system fetch bytes that will be read, where it can be told."""
 
@@ -86,6 +101,9 @@ if sys.platform == "win32":
 
 else:
     import fcntl
+
+    WILL_NEED: int = getattr(os, "POSIX_FADV_WILLNEED", 0)
+    FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
 
     def read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
         """Read into buffer from offset; how many bytes came, 0 at the end."""
@@ -101,23 +119,43 @@ else:
 
     def sync(descriptor: int) -> None:
         """Have a file's bytes on the disk before this returns; macOS's fsync leaves them to it."""
-        if sys.platform == "darwin":
+        if FULL_SYNC is not None:
             with contextlib.suppress(OSError):  # a file system that knows fsync alone
-                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+                fcntl.fcntl(descriptor, FULL_SYNC)
                 return
         os.fsync(descriptor)
 
+    def let_go(descriptor: int) -> int:
+        """Close what is open, if it is, where no open file is renamed or removed: -1 then."""
+        return descriptor
+
+    def name_new(path: Path, new: Path) -> None:
+        """Give a file a name that none has yet; it may keep its old one as well.
+
+        Raises FileExistsError where one has it.
+        """
+        os.link(path, new)
+
     def read_ahead(descriptor: int, offset: int, length: int) -> None:
         """Have the system fetch bytes that will be read, where it can be told."""
-        if sys.platform == "linux":
-            os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, offset, length, WILL_NEED)
 
     def take_space(descriptor: int, size: int) -> None:
         """Have a file's disk space at once, where the file system can; OSError where it's full."""
         os.ftruncate(descriptor, size)
-        if sys.platform == "linux":
+        if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(descriptor, 0, size)
 
     def disk_space(status: os.stat_result) -> int:
         """Bytes of the disk that a file takes."""
         return status.st_blocks * 512
+
+
+def read_all(descriptor: int, length: int, offset: int) -> bytes:
+    """length bytes from offset, or those that there are."""
+    buffer = bytearray(length)
+    view, done = memoryview(buffer), 0
+    while done < length and (count := read_at(descriptor, view[done:], offset + done)):
+        done += count
+    return bytes(view[:done])

@@ -9,10 +9,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from convert import system
 from convert.errors import TargetError, TargetExistsError
-
-# A file with a name that can be guessed may have been put there by someone else.
-NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 Buffer = bytes | bytearray | memoryview
 
@@ -50,9 +48,7 @@ def allocate(descriptor: int, target: Path, size: int) -> None:
     space beforehand is let be. Raises TargetError that says what the system refused.
     """
     try:
-        os.ftruncate(descriptor, size)
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(descriptor, 0, size)
+        system.take_space(descriptor, size)
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
             return
@@ -80,7 +76,7 @@ def write_all(descriptor: int, data: Buffer, offset: int) -> None:
     """Write all of data at offset, in as many writes as it takes."""
     view = memoryview(data)
     while view:
-        count = os.pwrite(descriptor, view, offset)
+        count = system.write_at(descriptor, view, offset)
         view, offset = view[count:], offset + count
 
 
@@ -97,10 +93,13 @@ def whole_file(target: Path, force: bool) -> Iterator[Path]:
         while (lock := _create_locked(part)) < 0:
             part = _part_of(target)
         yield part
-        publish(lock, part, target, force)
+        system.sync(lock)
+        lock = system.let_go(lock)
+        publish(part, target, force)
     except OSError as error:
         raise unwritable(target, error) from error
     finally:
+        lock = system.let_go(lock)
         try:  # noqa: SIM105 - an interrupt could come in between, as within Path.unlink
             os.unlink(part)  # noqa: PTH108
         except FileNotFoundError:
@@ -115,29 +114,28 @@ def _part_of(target: Path) -> Path:
 
 def _create_locked(path: Path) -> int:
     """The descriptor of a new file, locked; -1 where another process cleared it before it was."""
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | system.OWN, 0o666)
     with contextlib.suppress(BlockingIOError):
-        lock_file(descriptor)
+        system.lock(descriptor)
         if os.fstat(descriptor).st_nlink:
             return descriptor
     os.close(descriptor)
     return -1
 
 
-def publish(descriptor: int, part: Path, target: Path, force: bool) -> None:
-    """Give a whole file, open as descriptor, its name, once its bytes are on the disk."""
-    os.fsync(descriptor)
+def publish(part: Path, target: Path, force: bool) -> None:
+    """Give a whole file, whose bytes are on the disk, its name."""
     if force:
         os.replace(part, target)
     else:
         _rename_new(part, target)
-    _sync_folder(target.parent)
+    system.sync_folder(target.parent)
 
 
 def _rename_new(part: Path, target: Path) -> None:
     """Give part its name unless another conversion took it meanwhile; a link never overwrites."""
     try:
-        os.link(part, target)
+        system.name_new(part, target)
     except FileExistsError:
         fault = "it was written by someone else meanwhile"
         raise TargetExistsError(fault, file=str(target)) from None
@@ -150,27 +148,11 @@ def _clear_abandoned(target: Path) -> None:
     """Remove parts of this target that no living process holds a lock on."""
     for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
         with contextlib.suppress(OSError):
-            descriptor = os.open(part, os.O_RDWR | NO_FOLLOW)
+            descriptor = os.open(part, os.O_RDWR | system.NO_FOLLOW)
             try:
-                lock_file(descriptor)
+                system.lock(descriptor)
+                descriptor = system.let_go(descriptor)
                 part.unlink(missing_ok=True)
             finally:
-                os.close(descriptor)
-
-
-def lock_file(descriptor: int) -> None:
-    """An exclusive lock that ends with the process; OSError where another holds it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: an open file can't be removed there anyway
-        return
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+                if descriptor >= 0:
+                    os.close(descriptor)

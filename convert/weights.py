@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from convert import system
 from convert.errors import CheckpointError
 
 READ_AHEAD = 64 << 20  # bytes that the system is asked to fetch beyond what is read now
@@ -55,7 +56,7 @@ class LocalFile:
     def __init__(self, path: Path) -> None:
         self.name = path.name
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self._descriptor = os.open(path, os.O_RDONLY | system.OWN)
         except OSError as error:
             raise CheckpointError(f"it can't be read: {error.strerror}", file=str(path)) from error
         status = os.fstat(self._descriptor)
@@ -68,14 +69,13 @@ class LocalFile:
             os.close(self._descriptor)
 
     def read(self, offset: int, length: int) -> bytearray:
-        if hasattr(os, "posix_fadvise"):  # so that the disk works while pieces are quantized
-            advice = os.POSIX_FADV_WILLNEED
-            os.posix_fadvise(self._descriptor, offset + length, READ_AHEAD, advice)
+        # So that the disk works while pieces are quantized.
+        system.read_ahead(self._descriptor, offset + length, READ_AHEAD)
         buffer = bytearray(length)
         view, done = memoryview(buffer), 0
         while done < length:
             try:
-                count = os.preadv(self._descriptor, [view[done:]], offset + done)
+                count = system.read_at(self._descriptor, view[done:], offset + done)
             except OSError as error:
                 fault = f"it can't be read: {error.strerror}"
                 raise CheckpointError(fault, file=self.name) from error

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from llamacli import __version__
-from llamacli.errors import LlamacliError, OutputError, UsageError, named
+from llamacli.errors import LlamacliError, OutputError, Terminated, UsageError, named
 from llamacli.system import ENDING
 from llamacli.terminal import DEBUG, complain, debugging
 
@@ -37,13 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Terminated(BaseException):
-    """SIGTERM or SIGHUP arrived: leave through every finally, so that nothing half-written stays.
-
-    Its argument is the signal's number.
-    """
 
 
 def _print_version(wanted: bool) -> None:
@@ -161,9 +154,9 @@ def _replace_closed_streams() -> bool:
     """Stand-ins for streams that the caller has closed (>&-); whether stdout is one of them."""
     closed = sys.stdout is None
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if closed:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     return closed
 
 

@@ -59,6 +59,13 @@ class OutputError(LlamacliError):
     exit_code = 6
 
 
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP arrived: leave through every finally, so that nothing half-written stays.
+
+    Its argument is the signal's number.
+    """
+
+
 @contextmanager
 def writing(path: object) -> Iterator[None]:
     """Where an output is looked at or written: the system's refusals are OutputErrors."""
@@ -86,6 +93,9 @@ def named(error: BaseException) -> BaseException:
         return error.__context__  # click leaves so, with code 1
     if isinstance(error, LlamacliError | BrokenPipeError):
         return error
+    cause = error.__cause__
+    if isinstance(error, RuntimeError) and isinstance(cause, KeyboardInterrupt | Terminated):
+        return cause  # Python 3.11 wraps what arrives while a class is made
     if isinstance(error, OSError):
         return _system_error(error)
     if isinstance(error, MemoryError):

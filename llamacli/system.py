@@ -28,7 +28,7 @@ MACOS = sys.platform == "darwin"
 
 def allowed_processors() -> int:
     """The processors, with SMT those of a core each, that this process may run on."""
-    if sys.platform == "linux":
+    if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -127,6 +127,7 @@ else:
     import fcntl
     import resource
 
+    FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
     ENDING = (signal.SIGTERM, signal.SIGHUP)  # a terminal that goes sends the second
     SHARED_LIBRARY = "lib{}.dylib" if sys.platform == "darwin" else "lib{}.so"
 
@@ -139,9 +140,9 @@ else:
 
     def sync(descriptor: int) -> None:
         """Have a file's bytes on the disk before this returns; macOS's fsync leaves them to it."""
-        if sys.platform == "darwin":
+        if FULL_SYNC is not None:
             with contextlib.suppress(OSError):  # a file system that knows fsync alone
-                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+                fcntl.fcntl(descriptor, FULL_SYNC)
                 return
         os.fsync(descriptor)
 
@@ -231,9 +232,10 @@ else:
 
         Linux's getrusage would count the parent's memory from before the exec as well.
         """
-        if sys.platform == "linux":
-            for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        status = Path("/proc/self/status")
+        if not MACOS and status.exists():
+            for line in status.read_text(encoding="ascii").splitlines():
                 if line.startswith("VmHWM"):
                     return int(line.split()[1]) * 1024
-        unit = 1 if sys.platform == "darwin" else 1024
+        unit = 1 if MACOS else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -87,6 +87,19 @@ def test_what_nobody_expects_stays_and_is_told_as_such() -> None:
     assert isinstance(named(BrokenPipeError()), BrokenPipeError)
 
 
+def test_ctrl_c_while_a_class_is_made_is_ctrl_c() -> None:
+    """Python 3.11 wraps it: seen in a dataclass that an import made."""
+
+    class Interrupting:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise KeyboardInterrupt
+
+    try:
+        type("Made", (), {"field": Interrupting()})
+    except BaseException as error:
+        assert isinstance(named(error), KeyboardInterrupt)
+
+
 def test_an_error_says_file_fault_and_hint() -> None:
     error = LlamacliError("it is empty", file=Path("a.gguf"), hint="fetch it again")
     assert str(error) == "a.gguf: it is empty; fetch it again"

@@ -16,6 +16,7 @@ import httpx2
 import pytest
 
 from llamacli.serve.guard import Rules, check, own_hosts
+from llamacli.serve.listen import listen_on_port
 from tests.standins.server import Serving, serving, wait_for
 
 HELLO: Any = [{"role": "user", "content": "Hi"}]
@@ -244,6 +245,11 @@ def test_sigint_when_idle(demo: Path) -> None:
 
 
 # Where it listens
+
+
+def test_nothing_waits_for_the_other_sides_acknowledgement() -> None:
+    with listen_on_port("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP  # else asyncio leaves Nagle's algorithm on
 
 
 def test_two_servers(demo: Path, tmp_path: Path) -> None:

@@ -306,6 +306,7 @@ def start_long_answer(tmp_path: Path, *options: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
+        bufsize=0,  # communicate would lose what readline has read ahead
     )  # fmt: skip
     return child
 

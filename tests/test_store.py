@@ -13,7 +13,15 @@ import pytest
 from llamacli.errors import LlamacliError, NotFoundError, OutputError, UsageError
 from llamacli.models.listing import inventory
 from llamacli.models.names import complete_models, find_model, find_stored, only_model
-from llamacli.models.store import last_used, mark_used, remove_model, split_name, stored_models
+from llamacli.models.store import (
+    folder_name,
+    last_used,
+    mark_used,
+    remove_model,
+    split_name,
+    stored_models,
+    target_path,
+)
 from tests.standins.tiny import CONTEXT, write_model
 from tests.terminal import open_terminal
 from tests.waiting import PATIENCE
@@ -413,3 +421,24 @@ for _ in range(40):
         pass  # removed by another
 assert done or command == "rm"  # which may find nothing, each time
 """
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("Llama-3.2-1B", "Llama-3.2-1B"),
+        (".hidden", "hidden"),
+        ("..", "above"),
+        ("hub/models--owner--Some-Llama/snapshots/" + "0123456789" * 4, "Some-Llama"),
+        ("snapshots/other", "other"),
+    ],
+)
+def test_what_is_made_of_a_folder_is_found_by_its_name(
+    folder: str, name: str, tmp_path: Path
+) -> None:
+    place = tmp_path / "above" / "inside" / folder
+    place.mkdir(parents=True, exist_ok=True)
+    assert folder_name(place) == name
+    assert target_path(name, "Q8_0").name == f"{name}-Q8_0.gguf"
+    target_path(name, "Q8_0").touch()
+    assert find_model(name).name == f"{name}-Q8_0.gguf"

@@ -2,13 +2,24 @@
 
 import json
 import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import jsonschema
+import numpy as np
 import pytest
 
+from llamacli.answer import Calling, generate
+from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.errors import UsageError
-from llamacli.prompt import problem
-from llamacli.tools import Call, Reader, check_tools, message_of, read_answer, read_tools
+from llamacli.prompt import encode_turns, problem
+from llamacli.tools import Call, Reader, bounded, check_tools, message_of, read_answer, read_tools
 from tests.standins.calls import CALLS, NAMES, TEXTS
+from tests.standins.tiny import write_model
+from tests.standins.vocabulary import TOOL_TEMPLATE, small_tokenizer
 
 
 def fed(pieces: list[str]) -> tuple[str, list[Call], list[str]]:
@@ -113,3 +124,161 @@ def test_tools_are_read_as_openai_writes_them() -> None:
 def test_wrong_tools_are_named(given: str, told: str) -> None:
     with pytest.raises(UsageError, match=told):
         read_tools(given, "tools.json")
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "maxLength": 12},
+                "unit": {"enum": ["C", "F"]},
+                "days": {"type": "integer", "minimum": 1, "maximum": 9},
+            },
+            "required": ["city", "days"],
+            "additionalProperties": False,
+        },
+    },
+}
+MODELS = {"type": "function", "function": {"name": "list_models", "parameters": {"type": "object"}}}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tools") / "tiny.gguf"
+    return write_model(path, tokenizer=small_tokenizer(), template=TOOL_TEMPLATE)
+
+
+@pytest.fixture(scope="module")
+def engine(model: Path) -> Iterator[Engine]:
+    with Engine(model, EngineSettings(threads=1)) as engine:
+        yield engine
+
+
+def answered(engine: Engine, seed: int, **settings: Any) -> tuple[str, list[Call], Calling]:
+    calling = Calling(check_tools([WEATHER, MODELS]), **settings)
+    prompt = encode_turns(engine, [{"role": "user", "content": "x"}])
+    constraint = calling.constraint(engine, len(prompt), 160)
+    found = generate(
+        engine,
+        prompt,
+        SamplingSettings(seed=seed),
+        max_tokens=160,
+        constraint=constraint,
+        spelled=calling.spelled(engine.vocabulary),
+    )
+    text = "".join(chunk.text for chunk in calling.parted(found, lines=False))
+    return text, calling.calls, calling
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_calls_are_held_to_the_tools_and_their_schemas(engine: Engine, parallel: bool) -> None:
+    """Random weights call tools that there are, with arguments that fit, seed after seed."""
+    schemas = {tool.name: tool.parameters for tool in check_tools([WEATHER, MODELS])}
+    most = 0
+    for seed in range(12):
+        text, calls, _ = answered(engine, seed, choice="required", parallel=parallel)
+        assert text == "" and calls
+        for call in calls:
+            jsonschema.validate(call.arguments, schemas[call.name])
+        most = max(most, len(calls))
+    assert parallel or most == 1
+
+
+def test_one_tool_can_be_asked_for_by_name(engine: Engine) -> None:
+    for seed in range(6):
+        _, calls, _ = answered(engine, seed, choice="list_models")
+        assert {call.name for call in calls} == {"list_models"}
+    with pytest.raises(UsageError, match="no tool is called 'other'"):
+        answered(engine, 0, choice="other")
+
+
+def test_the_threshold_decides_between_call_and_answer(engine: Engine) -> None:
+    """By the probability of all that opens a call; an answer then begins with none of them."""
+    calling = Calling(check_tools([WEATHER]))
+    prompt = encode_turns(engine, [{"role": "user", "content": "x"}])
+    engine.prefill(prompt)
+    logits = engine.logits().copy()
+    shares = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum()
+    constraint = calling.constraint(engine, len(prompt), 160)
+    assert constraint is not None
+    share = float(shares[constraint.openings].sum())
+    assert 0 < share < 0.5
+    pieces = {engine.vocabulary.piece(int(token)) for token in constraint.openings}
+    assert pieces >= {b"{", b"[", b"<|python_tag|>"} and not pieces & {b"a", b"<", b"}"}
+    for seed in range(6):
+        assert answered(engine, seed, threshold=share * 0.99)[1]
+        text, calls, _ = answered(engine, seed, threshold=share * 1.01)
+        assert not calls and text[:1] not in ("{", "[")
+    with pytest.raises(UsageError, match="threshold"):
+        answered(engine, 0, threshold=2.0)
+
+
+def test_without_choice_nothing_is_held(engine: Engine) -> None:
+    calling = Calling(check_tools([WEATHER]), choice="none")
+    assert calling.constraint(engine, 10, 100) is None
+
+
+def run(*arguments: str | Path, stdin: str = "", code: int = 0) -> str:
+    child = subprocess.run(
+        [sys.executable, "-m", "llamacli", "run", *map(str, arguments)],
+        input=stdin.encode(),
+        capture_output=True,
+    )
+    assert child.returncode == code, child.stderr.decode()
+    return child.stdout.decode() if code == 0 else child.stderr.decode()
+
+
+def test_run_gives_calls_and_goes_on_with_results(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "tools.json").write_text(json.dumps([WEATHER]))
+    given = ["-m", model, "--threads", "1", "--tools", tmp_path / "tools.json", "--seed", "1"]
+    lines = run("x", *given, "--tool-choice", "required").splitlines()
+    assert lines and all(json.loads(line)["name"] == "weather" for line in lines)
+    found = json.loads(run("x", *given, "--tool-choice", "required", "--json"))
+    assert found["finish_reason"] == "tool_calls" and found["text"] == ""
+    assert [call["id"] for call in found["tool_calls"]] == [f"call_{i}" for i in range(len(lines))]
+    calls = [json.loads(call["function"]["arguments"]) for call in found["tool_calls"]]
+    assert calls == [json.loads(line)["arguments"] for line in lines]
+
+    messages = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": None, "tool_calls": found["tool_calls"]},
+        {"role": "tool", "content": "<|eot_id|>" + "r" * 390, "tool_call_id": "call_0"},
+    ]
+    (tmp_path / "messages.json").write_text(json.dumps(messages))
+    results = ["--results", tmp_path / "messages.json", "--tool-output-limit", "100", "-n", "120"]
+    shown = run(*given, *results, "--show-prompt")
+    assert "weather" in shown and "300 of 400 characters were cut here" in shown
+    assert "r" * 60 not in shown
+    after = json.loads(run(*given, *results, "--tool-choice", "weather", "--json"))
+    assert after["tool_calls"][0]["id"] == f"call_{len(lines)}"
+    assert run(*given, *results, "--tool-choice", "none", "-n", "4")
+
+
+def test_what_goes_with_no_tools_is_told(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "tools.json").write_text(json.dumps([WEATHER]))
+    given = ["x", "-m", model, "--tools", tmp_path / "tools.json"]
+    assert "--raw" in run(*given, "--raw", code=2)
+    assert "no tool is called 'f'" in run(*given, "--tool-choice", "f", code=2)
+    (tmp_path / "tools.json").write_text("{")
+    assert "tools.json is not JSON" in run(*given, code=2)
+    plain = write_model(tmp_path / "plain.gguf")
+    assert "takes no calls" in run("x", "-m", plain, "--results", "-", code=2, stdin=CALLED)
+
+
+CALLED = json.dumps([{"role": "user", "content": "x"}, message_of([Call("weather", {})])])
+
+
+def test_long_results_are_cut_in_their_middle() -> None:
+    messages = [
+        {"role": "tool", "content": "a" * 50 + "b" * 50},
+        {"role": "user", "content": "u" * 99},
+    ]
+    cut, other = bounded(messages, 10)
+    assert cut["content"] == "aaaaa\n[... 90 of 100 characters were cut here ...]\nbbbbb"
+    assert other == messages[1] and bounded(messages) == messages
+    with pytest.raises(UsageError, match="limit"):
+        bounded(messages, 0)

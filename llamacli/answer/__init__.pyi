@@ -1,3 +1,4 @@
+from .calling import Calling, answer_calling
 from .generation import Chunk, Result, generate
 from .output import result_fields, write_text
 from .signals import Interrupts, interrupts
@@ -7,11 +8,13 @@ from .text import Answer, AnswerText
 __all__ = [
     "Answer",
     "AnswerText",
+    "Calling",
     "Chunk",
     "Interrupts",
     "Manner",
     "Result",
     "answer",
+    "answer_calling",
     "generate",
     "interrupts",
     "progress",

@@ -63,8 +63,11 @@ def tell(
     chunks_until: "Callable[[Callable[[], bool]], Iterator[Chunk]]",
     start: dict[str, Any],
     manner: Manner,
+    more: "Callable[[Result], dict[str, Any]]" = lambda _: {},
 ) -> "Result":
     """Write an answer's chunks on stdout; start has the model, its quantization, prompt_tokens.
+
+    more gives what JSON has of the result besides.
 
     chunks_until gets what says that a signal has come, after which the chunks end.
     """
@@ -84,7 +87,7 @@ def tell(
         else:
             result = _last(chunks)
         seconds = time.perf_counter() - started
-        fields = result_fields(result, seconds)
+        fields = {**result_fields(result, seconds), **more(result)}
         if manner.form == "json":
             write_json(write, {**head, **fields})
         elif manner.form == "jsonl":

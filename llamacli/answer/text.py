@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from llamacli.shape import Constraint
     from llamacli.tools import ToolConstraint
 
-FinishReason = Literal["stop", "length", "interrupted"]
+FinishReason = Literal["stop", "length", "interrupted", "tool_calls"]
 
 
 @dataclass

@@ -25,10 +25,14 @@ def answer_by_server(
     prompt has the messages, or a text and whether it is special. Whoever asks for something of the
     machine other than threads gets an engine of their own.
     """
-    from llamacli.serve import ask_server
+    from llamacli.serve import own_socket
 
     if context is not None or replace(machine, threads=None) != options.Machine():
         return None
+    if own_socket() is None:  # spares the others the 10 ms of HTTP's import
+        return None
+    from llamacli.serve import ask_server
+
     settings = {name: value for name, value in vars(sampling).items() if value is not None}
     body = {
         **prompt,

@@ -12,7 +12,7 @@ from llamacli.commands.printing import bytes_bar, print_table
 from llamacli.commands.verify import check_copy
 from llamacli.errors import NotFoundError, UsageError, writing
 from llamacli.home import expanded
-from llamacli.models import target_path
+from llamacli.models import folder_name, target_path
 from llamacli.terminal import count, notice, printable, say, send_path
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _find(source: str) -> Source:
 
     folder = expanded(source)
     if folder.exists():
-        return Source(folder.resolve().name, folder, "", None, "Q4_K_M")
+        return Source(folder_name(folder), folder, "", None, "Q4_K_M")
     if model := registry.find(source):
         if model.source == registry.BUILT_IN:
             folder = Path(str(files("llamacli") / model.name))

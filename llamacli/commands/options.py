@@ -4,7 +4,7 @@ A group is a dataclass whose fields are options. A command takes one as a keywor
 `sampling: options.Sampling`; `spread` gives typer the fields in its place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, signature
@@ -16,8 +16,9 @@ import typer
 from llamacli.errors import UsageError
 
 if TYPE_CHECKING:
-    from llamacli.answer import Manner
+    from llamacli.answer import Calling, Manner
     from llamacli.engine import Asked, Engine, Profile, SamplingSettings
+    from llamacli.prompt import Message
     from llamacli.shape import Grammar
 
 KEYWORD = Parameter.KEYWORD_ONLY
@@ -154,6 +155,60 @@ class Shape:
         from llamacli.shape import read_shape
 
         return read_shape(self.schema, self.grammar, self.choice or (), ending.stop or ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """The tools that an answer may call."""
+
+    tools: Annotated[
+        Path | None,
+        typer.Option(help="Let the model call the functions of this file, OpenAI's list of tools."),
+    ] = None
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Go on with this file's messages, with calls and their results."),
+    ] = None
+    tool_choice: Annotated[
+        str, typer.Option(metavar="auto|none|required|NAME", help="Whether a tool is called.")
+    ] = "auto"
+    tool_threshold: Annotated[
+        float, typer.Option(help="Call where a call has at least this probability, 0 to 1.")
+    ] = 0.5
+    tool_output_limit: Annotated[
+        int, typer.Option(help="Characters of a result that the model is given.")
+    ] = 32_768
+    no_parallel_calls: Annotated[
+        bool, typer.Option("--no-parallel-calls", help="At most one call an answer.")
+    ] = False
+
+    @property
+    def used(self) -> bool:
+        return self.tools is not None or self.results is not None
+
+    def messages(self) -> "list[Message]":
+        """Those of --results, or none. Raises UsageError and NotFoundError."""
+        if self.results is None:
+            return []
+        from llamacli.prompt import decode, read_bytes, read_messages
+        from llamacli.tools import bounded
+
+        name = "stdin" if self.results == Path("-") else str(self.results)
+        read = read_messages(decode(read_bytes(self.results), name), name)
+        return bounded(read, self.tool_output_limit)
+
+    def calling(self, messages: "Sequence[Message]") -> "Calling | None":
+        """What an answer to messages may call. Raises UsageError and NotFoundError."""
+        if self.tools is None:
+            return None
+        from llamacli.answer import Calling
+        from llamacli.prompt import read_file
+        from llamacli.tools import read_tools
+
+        tools = read_tools(read_file(self.tools).text, str(self.tools))
+        before = sum(len(message.get("tool_calls") or ()) for message in messages)
+        parallel = not self.no_parallel_calls
+        return Calling(tools, self.tool_choice, parallel, self.tool_threshold, before)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,7 @@ def run(
     ending: options.Ending,
     sampling: options.Sampling,
     shape: options.Shape,
+    tools: options.Tools,
     context: options.Context = None,
     machine: options.Machine,
     drafts: options.Drafts,
@@ -81,7 +82,22 @@ def run(
         raise UsageError("--raw takes no system prompt: the text is completed as it stands")
     manner = output.manner()
     grammar = shape.read(ending)
+    if tools.used and (raw or truncate or cache or grammar):
+        raise UsageError("--tools and --results go with no --raw, --truncate, --cache or shape")
     path = model_path(model, quiet=output.quiet)
+    if tools.used:
+        messages = tools.messages()
+        if not messages or prompt or file:
+            messages += turns(gather(prompt, file or (), errors, stdin=not messages), None)
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": system})
+        with engine_for(
+            path, machine.asked(context, "short", drafts), quiet=output.quiet
+        ) as engine:
+            result = _call(engine, messages, tools, sampling, ending, manner, show_prompt)
+        if result is not None:
+            _check_whole(result, fail_on_length)
+        return
     given = gather(prompt, file or (), errors)
     if not (no_server or truncate or cache or show_prompt or drafts.draft):
         asked = (
@@ -132,6 +148,34 @@ def run(
         if saver is not None:
             saver()
     _check_whole(result, fail_on_length or grammar is not None)
+
+
+def _call(
+    engine: "Engine",
+    messages: "list[Message]",
+    tools: options.Tools,
+    sampling: options.Sampling,
+    ending: options.Ending,
+    manner: Manner,
+    show_prompt: bool,
+) -> "Result | None":
+    """Answer a conversation whose model may call tools, or print its prompt."""
+    from llamacli.answer import answer_calling
+    from llamacli.prompt import encode_turns
+
+    calling = tools.calling(messages)
+    definitions = [tool.given for tool in calling.tools] if calling else None
+    tokens = encode_turns(engine, messages, tools=definitions)
+    engine.most_tokens(len(tokens), ending.max_tokens)  # raises where they don't fit
+    if show_prompt:
+        print_text(engine.vocabulary.text_of(tokens) + "\n")
+        return None
+    settings, stop = sampling.settings(engine), ending.stop or ()
+    if calling is None:
+        return answer(engine, tokens, settings, manner, max_tokens=ending.max_tokens, stop=stop)
+    return answer_calling(
+        engine, tokens, settings, manner, calling, max_tokens=ending.max_tokens, stop=stop
+    )
 
 
 def _check_whole(result: "Result", wanted: bool) -> None:

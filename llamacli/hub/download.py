@@ -1,7 +1,6 @@
 """Fetch a GGUF file from the Hub into one file: by byte range, resumable, checked, parts merged."""
 
 import hashlib
-import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from convert import CheckpointError, Progress
 from convert.journal import Journal, digest, resumable_file
+from convert.system import read_all
 from convert.target import allocate
 from convert.weights import LocalFile, WeightFile
 from llamacli.errors import InvalidModelError
@@ -219,7 +219,7 @@ def _check_hashes(parts: Sequence[Part], descriptor: int, start: int) -> None:
     for part in parts:
         found = hashlib.sha256(part.raw)
         for at in range(0, _length(part), PIECE):
-            found.update(os.pread(descriptor, min(PIECE, _length(part) - at), start + at))
+            found.update(read_all(descriptor, min(PIECE, _length(part) - at), start + at))
         if part.sha256 not in (None, found.hexdigest()):
             raise CheckpointError(
                 f"{part.file.name} arrived with another SHA-256 than the Hub tells; fetch it again"

@@ -65,7 +65,7 @@ def _group_free(folder: Path, limit: str, used: str, reclaimable: tuple[str, ...
 def _own_groups(listed: Path) -> list[Path]:
     """The folders of this process's memory control group and of all around it."""
     try:
-        lines = listed.read_text().splitlines()
+        lines = listed.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     folders = []

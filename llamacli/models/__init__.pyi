@@ -5,6 +5,7 @@ from .opening import close_beside, engine_for, engine_settings, locate, model_pa
 from .registry import HUB_ID, REVISION, Model, defaults, find, models
 from .store import (
     DEMO,
+    folder_name,
     mark_used,
     remove_model,
     split_name,
@@ -27,6 +28,7 @@ __all__ = [
     "existing_path",
     "find",
     "find_stored",
+    "folder_name",
     "inventory",
     "locate",
     "mark_used",

@@ -22,6 +22,16 @@ def target_path(name: str, quantization: str) -> Path:
     return target_folder() / f"{name}-{quantization}.gguf"
 
 
+def folder_name(folder: Path) -> str:
+    """What is made of a checkpoint's folder is called as the folder, without dots that would hide
+    it. The Hub's cache calls folders by their commits; there it is called as the repo."""
+    folder = folder.resolve()
+    repo = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repo.startswith("models--"):
+        return repo.rpartition("--")[2]
+    return folder.name.lstrip(".") or "model"
+
+
 def target_folder() -> Path:
     """The store's folder, made where it isn't there."""
     folder = home()

@@ -2,11 +2,20 @@ from . import cache
 from .cache import Encode
 from .encode import encode_chat, encode_raw, encode_turns
 from .input import Cut, Errors, Input, Text, decode, fit, gather, read_bytes, read_file
-from .messages import Message, arguments_of, check_messages, normal, problem, read_messages
+from .messages import (
+    RESULT_ROLES,
+    Message,
+    arguments_of,
+    check_messages,
+    normal,
+    problem,
+    read_messages,
+)
 from .template import LLAMA3_TEMPLATE, prepare, render
 
 __all__ = [
     "LLAMA3_TEMPLATE",
+    "RESULT_ROLES",
     "Cut",
     "Encode",
     "Errors",

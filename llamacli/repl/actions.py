@@ -1,16 +1,18 @@
 """What slash commands do with the conversation and the model."""
 
+import base64
+import os
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from llamacli.errors import UsageError
+from llamacli.errors import LlamacliError, UsageError
 from llamacli.home import expanded
 from llamacli.prompt import Input, read_file
 from llamacli.repl.saved import change_model, remember
 from llamacli.repl.settings import SETTINGS, change, value_of
 from llamacli.repl.state import Ask, Repl, beginning, model_line
-from llamacli.terminal import columns, harmless, printable, say, send
+from llamacli.terminal import Write, columns, harmless, printable, say, send
 
 
 def message(repl: Repl, text: str) -> Ask:
@@ -57,12 +59,30 @@ def undo(repl: Repl, argument: str) -> None:  # noqa: ARG001
 
 
 def copy_answer(repl: Repl, argument: str) -> None:  # noqa: ARG001
-    from llamacli.repl.clipboard import copy
-
     answer = last_of(repl, "assistant")
     if answer is None:
         raise UsageError("there is no answer to copy yet")
-    say(f"({len(answer)} characters {copy(harmless(answer), send)})")
+    say(f"({len(answer)} characters {to_clipboard(harmless(answer), send)})")
+
+
+def to_clipboard(text: str, write: Write) -> str:
+    """Copy, and say how; write sends raw text to the terminal.
+
+    Raises LlamacliError where neither way is there.
+    """
+    import pyperclip
+
+    try:
+        pyperclip.copy(text)
+    except pyperclip.PyperclipException:
+        if os.environ.get("TERM", "dumb") == "dumb":
+            raise LlamacliError(
+                "there is no clipboard here: install xclip or wl-clipboard"
+            ) from None
+        code = base64.b64encode(text.encode(errors="replace")).decode()
+        write(f"\x1b]52;c;{code}\a")  # OSC 52, see xterm's control sequences
+        return "sent to the terminal's clipboard by OSC 52, which some terminals ignore"
+    return "copied to the clipboard"
 
 
 def model(repl: Repl, argument: str) -> None:

@@ -1,19 +1,24 @@
-"""The loop of a chat on a terminal: read a line, do what it says, until the user leaves."""
+"""The loop of a chat on a terminal: read a line, do what it says, show the answer as it comes."""
 
+import sys
+from collections.abc import Iterator
+
+from llamacli.answer import Chunk, Interrupts, interrupts, progress, write_text
 from llamacli.home import home
+from llamacli.prompt import Message
 from llamacli.repl.commands import complete, interpret
 from llamacli.repl.editor import Interrupted, Read, make_editor
 from llamacli.repl.saved import keep_cache
-from llamacli.repl.show import show_answer
-from llamacli.repl.state import PROMPT, Repl, status_line
-from llamacli.terminal import complain, say, show_status
+from llamacli.repl.state import PROMPT, Ask, Repl, beginning, status_line
+from llamacli.system import held_keys
+from llamacli.terminal import complain, say, send, show_status, writer
 
 EDIT_PROMPT = "edit> "
 
 
 def talk(repl: Repl) -> None:
     """Chat until the user leaves; the session is then saved and closed."""
-    history = home() / "history"
+    history = home("history")
     read = make_editor(history, complete, lambda: status_line(repl), keep=repl.keeps)
     while not repl.leaving:
         line = read_line(repl, read)
@@ -57,3 +62,52 @@ def turn(repl: Repl, line: str) -> None:
         say(f"(interrupted{hint})")
     except Exception as error:
         complain(error)
+
+
+def show_answer(repl: Repl, ask: Ask) -> None:
+    """Let the model answer and show it; raises what asking raises, KeyboardInterrupt at Ctrl-C."""
+    before = repl.session.last
+    try:
+        with interrupts() as arrived:
+            chunks = ask(
+                interrupted=lambda: bool(arrived),
+                on_progress=progress(quiet=False),
+                on_forget=tell_forgotten,
+            )
+            _show(chunks, arrived, repl.plain)
+    finally:
+        last = repl.session.last
+        if last is not None and last is not before:
+            repl.totals.add(last)
+    if last is not None and last.finish_reason == "length":
+        full = last.answer_tokens != repl.session.max_tokens
+        say(f"(cut: {'the context is full' if full else 'max-tokens is reached'})")
+
+
+def _show(chunks: Iterator[Chunk], arrived: Interrupts, plain: bool) -> None:
+    if plain:
+        with held_keys():
+            write_text(chunks, arrived.around(writer(sys.stdout)))
+        return
+    from llamacli.repl.markdown import MarkdownStream
+
+    stream = MarkdownStream(arrived.around(send))
+    with held_keys(stream.restart):
+        try:
+            for chunk in chunks:
+                stream.add(chunk.text)
+        except Exception:
+            stream.finish()
+            raise
+        stream.finish()
+
+
+def tell_forgotten(messages: list[Message]) -> None:
+    """Say which turns the model isn't given any more."""
+    questions = [beginning(m["content"]) for m in messages if m["role"] == "user"]
+    turns = "the oldest turn"
+    if questions:
+        turns += f", “{questions[0]}”"
+    if questions[1:]:
+        turns = f"the {len(questions)} oldest turns, “{questions[0]}” to “{questions[-1]}”"
+    say(f"(the context is nearly full; the model no longer sees {turns})")

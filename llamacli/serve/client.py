@@ -2,7 +2,6 @@
 
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -14,7 +13,7 @@ from typing import Any
 from llamacli import system
 from llamacli.answer import Chunk, Result
 from llamacli.errors import LlamacliError, NotFoundError
-from llamacli.serve.listen import default_socket
+from llamacli.serve.listen import own_socket
 
 Line = dict[str, Any]
 
@@ -105,8 +104,8 @@ def ask_server(path: Path, body: dict[str, Any]) -> LocalAnswer | None:
     body has the fields of /own/answer but for file and identity. What a server refuses, the
     program refuses by itself, in its own words.
     """
-    where = default_socket()
-    if not _is_own(where):
+    where = own_socket()
+    if where is None:
         return None
     connection = _Unix(where)
     try:
@@ -126,14 +125,6 @@ def ask_server(path: Path, body: dict[str, Any]) -> LocalAnswer | None:
     except (OSError, HTTPException):
         connection.close()
         return None
-
-
-def _is_own(path: Path) -> bool:
-    """Whether a socket of this user's is there; another's would read the prompts."""
-    with suppress(OSError):
-        status = path.lstat()
-        return stat.S_ISSOCK(status.st_mode) and status.st_uid == system.user()
-    return False
 
 
 class _Unix(HTTPConnection):

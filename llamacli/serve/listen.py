@@ -34,13 +34,26 @@ def default_socket() -> Path:
     return runtime_folder() / "serve.sock"
 
 
+def own_socket() -> Path | None:
+    """Where a socket of this user's is; another's would read the prompts."""
+    path = default_socket()
+    with suppress(OSError):
+        status = path.lstat()
+        if stat.S_ISSOCK(status.st_mode) and status.st_uid == system.user():
+            return path
+    return None
+
+
 def listen_on_port(host: str, port: int) -> socket.socket:
     """Raises UsageError for a host that isn't here, Taken where another server listens."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+        )[0]
     except (OSError, UnicodeError) as error:
         raise UsageError(f"the host {host!r} is not known: {error}") from None
-    found = socket.socket(family, kind)
+    # Where the protocol isn't named, asyncio leaves Nagle's algorithm on: 40 ms an answer.
+    found = socket.socket(family, kind, protocol)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind(address)

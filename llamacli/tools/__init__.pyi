@@ -1,15 +1,19 @@
 from .constraint import DEFAULT_THRESHOLD, Choice, ToolConstraint, tool_constraint
 from .definitions import Tool, check_tools, chosen_tools, read_tools
-from .forms import Call, message_of
+from .forms import PYTHON_TAG, Call, message_of
 from .reader import Reader, read_answer
+from .results import OUTPUT_LIMIT, bounded
 
 __all__ = [
     "DEFAULT_THRESHOLD",
+    "OUTPUT_LIMIT",
+    "PYTHON_TAG",
     "Call",
     "Choice",
     "Reader",
     "Tool",
     "ToolConstraint",
+    "bounded",
     "check_tools",
     "chosen_tools",
     "message_of",

@@ -68,7 +68,7 @@ TEMPLATES = {
     "macro": "{% macro shown(c) %}{{ c }}{% endmacro %}" + _turns("{{ shown(content) | safe }}"),
 }
 TOOL_TEMPLATE = """\
-{{ bos_token }}{% for tool in tools or [] %}{{ tool | tojson(indent=4) }}
+{{ bos_token }}{% for tool in tools or [] %}{{ tool | tojson }}
 {% for key in tool.function %}{{ key }} {% endfor %}{% endfor %}<|eot_id|>
 {%- for message in messages %}<|start_header_id|>{{ message.role }}<|end_header_id|>
 

@@ -1,0 +1,128 @@
+"""Answers that may call tools: what holds them to it, and what of them is text."""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from llamacli.answer.generation import Chunk, Result, generate
+from llamacli.answer.telling import Manner, progress, tell
+from llamacli.engine import Engine, SamplingSettings, Vocabulary
+from llamacli.tools import (
+    DEFAULT_THRESHOLD,
+    PYTHON_TAG,
+    Call,
+    Choice,
+    Reader,
+    Tool,
+    ToolConstraint,
+    message_of,
+    tool_constraint,
+)
+
+
+@dataclass
+class Calling:
+    """The tools that one answer may call, how it chooses, and the calls that came.
+
+    first numbers the ids of its calls, after those of the conversation.
+    """
+
+    tools: Sequence[Tool]
+    choice: Choice = "auto"
+    parallel: bool = True
+    threshold: float = DEFAULT_THRESHOLD
+    first: int = 0
+    calls: list[Call] = field(default_factory=list)
+
+    def constraint(
+        self, engine: Engine, prompt: int, max_tokens: int | None
+    ) -> ToolConstraint | None:
+        """What generate needs for an answer to that many tokens. Raises as tool_constraint."""
+        return tool_constraint(
+            engine.vocabulary,
+            self.tools,
+            engine.most_tokens(prompt, max_tokens),
+            choice=self.choice,
+            parallel=self.parallel,
+            threshold=self.threshold,
+        )
+
+    def spelled(self, vocabulary: Vocabulary) -> Collection[int]:
+        """The control tokens that a call may begin with."""
+        tag = vocabulary.special_tokens.get(PYTHON_TAG)
+        return () if tag is None else (tag,)
+
+    def parted(self, chunks: Iterator[Chunk], *, lines: bool) -> Iterator[Chunk]:
+        """The answer's text alone; where lines is set, the calls stand below it, one a line."""
+        names = [tool.name for tool in self.tools] if self.choice != "none" else []
+        reader, given = Reader(names), ""
+        for chunk in chunks:
+            text = reader.feed(chunk.text)
+            if chunk.result is None:
+                given += text
+                if text:
+                    yield Chunk(text)
+                continue
+            text += reader.finish(cut=chunk.result.finish_reason != "stop")
+            given += text
+            self.calls = reader.calls if self.parallel else reader.calls[:1]
+            result = replace(chunk.result, text=given)
+            if self.calls and result.finish_reason == "stop":
+                result = replace(result, finish_reason="tool_calls")
+            if lines and self.calls:
+                text += "\n" * bool(given.strip()) + "\n".join(map(_line, self.calls))
+            yield Chunk(text, result)
+
+    def fields(self, text: str) -> dict[str, Any]:
+        """What JSON has of the calls: as OpenAI writes them, their arguments a text."""
+        if not self.calls:
+            return {}
+        calls = message_of(self.calls, text, self.first)["tool_calls"]
+        for call in calls:
+            arguments = call["function"]["arguments"]
+            call["function"]["arguments"] = json.dumps(arguments, ensure_ascii=False)
+        return {"tool_calls": calls}
+
+
+def answer_calling(
+    engine: Engine,
+    tokens: list[int],
+    sampling: SamplingSettings,
+    manner: Manner,
+    calling: Calling,
+    *,
+    max_tokens: int | None = None,
+    **settings: Any,
+) -> Result:
+    """Answer on stdout as answer does; calls stand in the JSON, else below the text on a line each.
+
+    settings are generate's.
+    """
+    constraint = calling.constraint(engine, len(tokens), max_tokens)
+
+    def chunks(interrupted: Callable[[], bool]) -> Iterator[Chunk]:
+        found = generate(
+            engine,
+            tokens,
+            sampling,
+            on_progress=progress(manner.quiet),
+            max_tokens=max_tokens,
+            constraint=constraint,
+            spelled=calling.spelled(engine.vocabulary),
+            interrupted=interrupted,
+            **settings,
+        )
+        return calling.parted(found, lines=manner.form == "text")
+
+    start = {"model": engine.name, "quantization": engine.quantization}
+    return tell(
+        chunks,
+        {**start, "prompt_tokens": len(tokens)},
+        manner,
+        lambda result: calling.fields(result.text),
+    )
+
+
+def _line(call: Call) -> str:
+    return json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
