@@ -14,7 +14,9 @@ import tarfile
 from importlib.metadata import version
 from pathlib import Path
 
-TARGETS = ("llama-bench", "llama-quantize", "llama-completion", "llama-batched-bench")
+TARGETS = (
+    *("llama-bench", "llama-quantize", "llama-completion", "llama-batched-bench", "llama-server"),
+)
 
 
 def tool(name: str) -> Path:

@@ -17,11 +17,11 @@ PROMPT = 512
 
 def llamacli_prefill(model: Path, prompt: int) -> float:
     """Tokens a second of a prompt, the second time that the model reads one."""
-    from llamacli.engine.asked import Asked, settle
+    from llamacli.engine.asked import Asked, chosen_settings
     from llamacli.engine.engine import Engine
     from llamacli.tune.measure import made_up_tokens, prefill_seconds
 
-    settings = settle(Asked(context=prompt + 8), None, this_processor())
+    settings = chosen_settings(Asked(context=prompt + 8), None, this_processor())
     with Engine(model, settings) as engine:
         tokens = made_up_tokens(engine, prompt)
         prefill_seconds(engine, tokens)  # llama-bench warms up as well

@@ -20,7 +20,7 @@ from llamacli.chat.conversation import user
 from llamacli.chat.saved import create
 from llamacli.chat.turns import ChatSession
 from llamacli.engine.engine import Engine
-from llamacli.engine.loading import beside
+from llamacli.engine.loading import in_background
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.engine.settings import EngineSettings
 from llamacli.errors import LlamacliError, NotFoundError, OutputError, named, told, writing
@@ -350,9 +350,9 @@ def test_what_is_raised_beside_a_long_call_is_raised() -> None:
     def fail() -> None:
         raise InterruptedError("beside")
 
-    with pytest.raises(InterruptedError, match="beside"), beside(fail):
+    with pytest.raises(InterruptedError, match="beside"), in_background(fail):
         pass
-    with pytest.raises(ValueError, match="inside"), beside(fail):
+    with pytest.raises(ValueError, match="inside"), in_background(fail):
         raise ValueError("inside")
     assert threading.active_count() >= 1
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llamacli.commands.devices import describe, lines
-from llamacli.engine.asked import TUNABLE, Asked, defaults, settle
+from llamacli.engine.asked import TUNABLE, Asked, chosen_settings, defaults
 from llamacli.engine.engine import Engine
 from llamacli.engine.kv_state import restore, save
 from llamacli.engine.settings import KV_TYPES, EngineSettings
@@ -196,12 +196,12 @@ AVX2, AVX512, NEON = (
 
 def test_flags_win_over_tuned_settings_and_those_over_defaults() -> None:
     tuned = {"threads": 6, "threads_batch": 7, "repack": False, "ubatch": 256, "context": 1}
-    plain = settle(Asked(), None, NEON)
+    plain = chosen_settings(Asked(), None, NEON)
     assert (plain.threads, plain.repack, plain.ubatch) == (8, True, 512)
-    settled = settle(Asked(context="auto"), tuned, NEON)
+    settled = chosen_settings(Asked(context="auto"), tuned, NEON)
     assert (settled.threads, settled.threads_batch, settled.repack) == (6, 7, False)
     assert settled.context == "auto" and "context" not in TUNABLE
-    flagged = settle(Asked(threads=3, repack=True, kv_type="q8_0"), tuned, NEON)
+    flagged = chosen_settings(Asked(threads=3, repack=True, kv_type="q8_0"), tuned, NEON)
     assert (flagged.threads, flagged.threads_batch, flagged.repack) == (3, 3, True)
     assert (flagged.kv_type, flagged.ubatch) == ("q8_0", 256)
 

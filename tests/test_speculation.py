@@ -18,7 +18,7 @@ from llamacli.engine.fit import Fitting
 from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.machine import FreeMemory, this_processor
-from llamacli.prompt import encode_turns
+from llamacli.prompt import encode_raw, encode_turns
 from llamacli.shape import constrained, read_schema
 from llamacli.speculate import (
     MOST_ROWS,
@@ -33,6 +33,7 @@ from llamacli.speculate import (
 )
 from llamacli.speculate.budget import Budget, Kind
 from llamacli.speculate.lookup import Lookup
+from tests.standins import smollm2
 from tests.standins.sparse import Shape, write_sparse
 from tests.standins.tiny import write_model
 from tests.test_cli import llamacli
@@ -312,6 +313,38 @@ def test_other_vocabularies_are_refused_by_the_first_token_that_differs(tmp_path
         UsageError, match=r"two\.gguf can't draft for one\.gguf: token 300 is b'zzz'"
     ):
         check_same_tokens(two, one)
+
+
+# A trained model, whose drafts are accepted.
+
+
+@pytest.fixture(scope="module")
+def trained() -> Iterator[DraftingEngine]:
+    try:
+        path = smollm2.folder().parent / smollm2.ORIGINAL
+    except smollm2.CannotBeHadError as error:
+        pytest.skip(str(error))
+    with DraftingEngine(path, SETTINGS) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    "text", ["What is the capital of Italy?", f"Repeat this code:\n{TEXT}", "Write a short poem."]
+)
+def test_trained_weights_say_the_same_with_drafts(trained: DraftingEngine, text: str) -> None:
+    prompt = encode_turns(trained, [{"role": "user", "content": text}])
+    plain = answered(trained, prompt, max_tokens=50)
+    drafted = answered(trained, prompt, max_tokens=50, speculation=Speculation(FREE))
+    same_up_to_ties(trained, prompt, plain, drafted)
+    assert drafted.drafted.tokens > 0
+
+
+def test_copied_code_takes_a_fraction_of_the_evaluations(trained: DraftingEngine) -> None:
+    prompt = encode_raw(trained.vocabulary, TEXT * 3 + TEXT[:60])
+    result = answered(trained, prompt, max_tokens=60, speculation=Speculation(FREE))
+    drafted = result.drafted
+    evaluations = result.answer_tokens - drafted.accepted
+    assert drafted.accepted > 30 and 2 * evaluations < result.answer_tokens
 
 
 # What was the same before is found, and drafts stay within their budget.

@@ -148,3 +148,45 @@ def test_a_process_ends_with_the_one_that_started_it() -> None:
     with suppress(psutil.NoSuchProcess):
         worker = psutil.Process(int(child.stdout))
         assert worker.status() == psutil.STATUS_ZOMBIE or worker.wait(PATIENCE) is None
+
+
+def test_what_is_prepared_is_what_is_rendered(tmp_path: Path) -> None:
+    """A known template is compiled once: while the model loads, not again for its first prompt."""
+    from llamacli.prompt import encode_chat
+    from llamacli.prompt.environment import compiled
+    from tests.standins.vocabulary import small_vocabulary
+
+    vocabulary = small_vocabulary(tmp_path / "v.gguf")
+    compiled.cache_clear()
+    prepare(LLAMA3_TEMPLATE)
+    encode_chat(vocabulary, LLAMA3_TEMPLATE, HELLO)
+    assert compiled.cache_info().misses == 1 and compiled.cache_info().hits == 1
+
+
+def test_what_training_marks_is_rendered() -> None:
+    """{% generation %} says what of a conversation is learnt; its content stands as it is."""
+    template = "{% for m in messages %}{% generation %}[{{ m.content | trim }}]{% endgeneration %}"
+    assert render(template + "{% endfor %}", HELLO) == "[Hello]"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("", '{"b": "é", "a": [1, 2]}'),
+        ("ensure_ascii=True", '{"b": "\\u00e9", "a": [1, 2]}'),
+        ("ensure_ascii=False, sort_keys=True", '{"a": [1, 2], "b": "é"}'),
+        ("indent=1", '{\n "b": "é",\n "a": [\n  1,\n  2\n ]\n}'),
+        ("separators=(',', ':')", '{"b":"é","a":[1,2]}'),
+    ],
+)
+def test_json_takes_transformers_arguments(options: str, expected: str) -> None:
+    assert render(f"{{{{ {{'b': 'é', 'a': [1, 2]}} | tojson({options}) }}}}", HELLO) == expected
+
+
+def test_a_date_takes_effect_however_templates_ask_for_it() -> None:
+    """3.1 and 3.3 read date_string, 3.2 strftime_now; without a date they have their own."""
+    reads = "{% if not date_string is defined %}{% set date_string = '26 Jul 2024' %}{% endif %}"
+    date = datetime(2025, 2, 1)
+    assert render(reads + "{{ date_string }}", HELLO, date=date) == "01 Feb 2025"
+    assert render(reads + "{{ date_string }}", HELLO) == "26 Jul 2024"
+    assert render("{{ strftime_now('%d %b %Y') }}", HELLO, date=date) == "01 Feb 2025"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llamacli.engine.asked import Asked, settle
+from llamacli.engine.asked import Asked, chosen_settings
 from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError
 from llamacli.machine import cores
@@ -371,9 +371,9 @@ def test_the_program_tunes_and_other_commands_use_it(store: Path) -> None:
 def test_what_was_tuned_for_another_device_or_kv_cache_is_left_aside() -> None:
     tuned = {"gpu_layers": 17, "flash_attention": "off", "ubatch": 256}
     processor = cores.Processor(2, frozenset())
-    on_cpu = settle(Asked(device="cpu"), tuned, processor)
+    on_cpu = chosen_settings(Asked(device="cpu"), tuned, processor)
     assert (on_cpu.gpu_layers, on_cpu.flash_attention, on_cpu.ubatch) == ("auto", "off", 256)
-    small = settle(Asked(kv_type="q8_0"), tuned, processor)
+    small = chosen_settings(Asked(kv_type="q8_0"), tuned, processor)
     assert (small.gpu_layers, small.flash_attention, small.ubatch) == (17, "auto", 256)
 
 

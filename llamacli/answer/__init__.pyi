@@ -2,7 +2,7 @@ from .calling import Calling, answer_calling
 from .generation import Chunk, Result, generate
 from .output import result_fields, write_text
 from .signals import Interrupts, interrupts
-from .telling import Manner, answer, progress, summary, tell
+from .telling import OutputStyle, answer, progress, summary, tell
 from .text import Answer, AnswerText
 
 __all__ = [
@@ -11,7 +11,7 @@ __all__ = [
     "Calling",
     "Chunk",
     "Interrupts",
-    "Manner",
+    "OutputStyle",
     "Result",
     "answer",
     "answer_calling",

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llamacli.answer.generation import Chunk, Result, generate
-from llamacli.answer.telling import Manner, progress, tell
+from llamacli.answer.telling import OutputStyle, progress, tell
 from llamacli.engine import Engine, SamplingSettings, Vocabulary
+from llamacli.terminal import as_json
 from llamacli.tools import (
     DEFAULT_THRESHOLD,
     PYTHON_TAG,
@@ -89,16 +90,13 @@ def answer_calling(
     engine: Engine,
     tokens: list[int],
     sampling: SamplingSettings,
-    manner: Manner,
+    style: OutputStyle,
     calling: Calling,
     *,
     max_tokens: int | None = None,
-    **settings: Any,
+    stop: Sequence[str] = (),
 ) -> Result:
-    """Answer on stdout as answer does; calls stand in the JSON, else below the text on a line each.
-
-    settings are generate's.
-    """
+    """Answer as answer does; calls stand in the JSON, else below the text, a line each."""
     constraint = calling.constraint(engine, len(tokens), max_tokens)
 
     def chunks(interrupted: Callable[[], bool]) -> Iterator[Chunk]:
@@ -106,23 +104,23 @@ def answer_calling(
             engine,
             tokens,
             sampling,
-            on_progress=progress(manner.quiet),
+            on_progress=progress(style.quiet),
             max_tokens=max_tokens,
             constraint=constraint,
             spelled=calling.spelled(engine.vocabulary),
             interrupted=interrupted,
-            **settings,
+            stop=stop,
         )
-        return calling.parted(found, lines=manner.form == "text")
+        return calling.parted(found, lines=style.form == "text")
 
     start = {"model": engine.name, "quantization": engine.quantization}
     return tell(
         chunks,
         {**start, "prompt_tokens": len(tokens)},
-        manner,
+        style,
         lambda result: calling.fields(result.text),
     )
 
 
 def _line(call: Call) -> str:
-    return json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+    return as_json({"name": call.name, "arguments": call.arguments})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from llamacli.answer.text import Answer, AnswerText, FinishReason
 from llamacli.engine import (
     Engine,
-    Progress,
+    ProgressCallback,
     SamplingSettings,
     choose_seed,
     chooser,
@@ -72,7 +72,7 @@ def generate(
     constraint: "Constraint | ToolConstraint | None" = None,
     spelled: Container[int] = (),
     interrupted: Callable[[], bool] = lambda: False,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Iterator[Chunk]:
     """Evaluate the prompt and answer it, as text that is safe to print at once.
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,12 +11,12 @@ from llamacli.terminal import lively, notice, show_status
 
 if TYPE_CHECKING:
     from llamacli.answer.generation import Chunk, Result
-    from llamacli.engine import Engine
+    from llamacli.engine import Engine, ProgressCallback, SamplingSettings
     from llamacli.shape import Constraint, Grammar
 
 
 @dataclass(frozen=True)
-class Manner:
+class OutputStyle:
     """How an answer is given: text, one JSON object, or JSON events; and what stderr hears."""
 
     form: Literal["text", "json", "jsonl"] = "text"
@@ -28,17 +28,14 @@ class Manner:
 def answer(
     engine: "Engine",
     tokens: list[int],
-    sampling: Any,
-    manner: Manner,
+    sampling: "SamplingSettings",
+    style: OutputStyle,
     *,
     shape: "Grammar | None" = None,
     max_tokens: int | None = None,
-    **settings: Any,
+    stop: Sequence[str] = (),
 ) -> "Result":
-    """Answer on stdout in that manner; after a signal, what was said until then.
-
-    settings are generate's.
-    """
+    """Answer on stdout in that style; after a signal, what was said until then."""
     from llamacli.answer.generation import generate
 
     head = {"model": engine.name, "quantization": engine.quantization}
@@ -47,22 +44,22 @@ def answer(
         engine,
         tokens,
         sampling,
-        on_progress=progress(manner.quiet),
+        on_progress=progress(style.quiet),
         max_tokens=max_tokens,
         constraint=constraint(engine, shape, len(tokens), max_tokens),
-        **settings,
+        stop=stop,
     )
     return tell(
         lambda interrupted: chunks(interrupted=interrupted),
         {**head, "prompt_tokens": len(tokens)},
-        manner,
+        style,
     )
 
 
 def tell(
     chunks_until: "Callable[[Callable[[], bool]], Iterator[Chunk]]",
     start: dict[str, Any],
-    manner: Manner,
+    style: OutputStyle,
     more: "Callable[[Result], dict[str, Any]]" = lambda _: {},
 ) -> "Result":
     """Write an answer's chunks on stdout; start has the model, its quantization, prompt_tokens.
@@ -80,19 +77,19 @@ def tell(
     with interrupts() as arrived:
         write = arrived.around(writer(sys.stdout))
         chunks = chunks_until(lambda: bool(arrived))
-        if manner.form == "text":
-            result = write_text(chunks, write, stream=manner.stream)
-        elif manner.form == "jsonl":
+        if style.form == "text":
+            result = write_text(chunks, write, stream=style.stream)
+        elif style.form == "jsonl":
             result = write_events(chunks, write, start)
         else:
             result = _last(chunks)
         seconds = time.perf_counter() - started
         fields = {**result_fields(result, seconds), **more(result)}
-        if manner.form == "json":
+        if style.form == "json":
             write_json(write, {**head, **fields})
-        elif manner.form == "jsonl":
+        elif style.form == "jsonl":
             write_json(write, {"event": "end", **head, **fields})
-        if manner.verbose:
+        if style.verbose:
             notice(summary(result))
     return result
 
@@ -114,7 +111,7 @@ def constraint(
     return constrained(engine.vocabulary, shape, engine.most_tokens(prompt, max_tokens))
 
 
-def progress(quiet: bool) -> Any:
+def progress(quiet: bool) -> "ProgressCallback | None":
     """A line on a terminal's stderr that counts a long prompt's tokens and goes when it is read."""
     if quiet or not lively(sys.stderr):
         return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
 
 from llamacli.batch.job import Running
 from llamacli.engine import KEPT_SEQUENCES, Engine, EngineSettings
@@ -20,8 +20,8 @@ class BatchEngine(Engine):
 
     parallel: int
 
-    def __init__(self, path: Any, settings: EngineSettings, parallel: int, **rest: Any) -> None:
-        super().__init__(path, settings, parallel=parallel, **rest)
+    def __init__(self, path: Path, settings: EngineSettings, parallel: int) -> None:
+        super().__init__(path, settings, parallel=parallel)
         library = self.library
         self.memory = library.llama_get_memory(self.context_pointer)
         # Never more than llama.cpp takes at once, so that a full cache leaves nothing half done.

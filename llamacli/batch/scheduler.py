@@ -10,7 +10,7 @@ from llamacli.batch.engine import MANY, BatchEngine
 from llamacli.batch.job import Job, Running, token_logprob
 from llamacli.batch.kept import Kept
 from llamacli.batch.pace import Pace
-from llamacli.engine import ABORTED, because, common_prefix
+from llamacli.engine import ABORTED, common_prefix, logged_reason
 from llamacli.errors import DoesNotFitError, InvalidModelError, LlamacliError
 from llamacli.machine import physical_cores
 
@@ -131,7 +131,7 @@ class Scheduler:
         if code in (FULL, ABORTED):
             return False
         if code:
-            raise LlamacliError(f"llama.cpp failed to evaluate (code {code}){because()}")
+            raise LlamacliError(f"llama.cpp failed to evaluate (code {code}){logged_reason()}")
         read = sum(count for running, count in parts if running.prefilled is None)
         step.read += read
         for running, count in parts:

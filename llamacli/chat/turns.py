@@ -13,7 +13,7 @@ from typing import TypedDict, Unpack
 
 from llamacli.answer import Chunk, Result, generate
 from llamacli.chat.conversation import Conversation, Step, assistant, user
-from llamacli.engine import Engine, Progress, SamplingSettings
+from llamacli.engine import Engine, ProgressCallback, SamplingSettings
 from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.prompt import Message, encode_turns
 
@@ -28,7 +28,7 @@ class Hooks(TypedDict, total=False):
     """
 
     interrupted: Callable[[], bool]
-    on_progress: Progress | None
+    on_progress: ProgressCallback | None
     on_forget: Callable[[list[Message]], None]
 
 
@@ -114,7 +114,7 @@ class ChatSession:
         question: Step | None,
         *,
         interrupted: Callable[[], bool] = lambda: False,
-        on_progress: Progress | None = None,
+        on_progress: ProgressCallback | None = None,
         on_forget: Callable[[list[Message]], None] = lambda _: None,
     ) -> Iterator[Chunk]:
         """Answer the question, or the last one anew."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from llamacli.commands import options
 
 if TYPE_CHECKING:
-    from llamacli.answer import Manner, Result
+    from llamacli.answer import OutputStyle, Result
 
 
 def answer_by_server(
@@ -17,7 +17,7 @@ def answer_by_server(
     prompt: dict[str, Any],
     sampling: options.Sampling,
     ending: options.Ending,
-    manner: "Manner",
+    style: "OutputStyle",
     shape: options.Shape | None = None,
 ) -> "Result | None":
     """The answer, told in that manner; None where no server has the model as it is asked for.
@@ -48,9 +48,9 @@ def answer_by_server(
     from llamacli.answer import tell
     from llamacli.terminal import notice
 
-    if manner.verbose:
+    if style.verbose:
         notice("a server that has the model loaded answers; --no-server goes without it")
-    return tell(found.chunks, found.head, manner)
+    return tell(found.chunks, found.head, style)
 
 
 def _shape_text(shape: options.Shape) -> dict[str, Any] | None:

@@ -56,14 +56,14 @@ def chat(
         raise UsageError("--session names a new chat to save: not with --resume or --no-save")
     asked = machine.asked(context, "long", drafts)
     if not terminal:
-        from llamacli.answer import Manner
+        from llamacli.answer import OutputStyle
         from llamacli.prompt import gather
 
         path = model_path(model)
         given = gather(None, (), "strict")
         prompt = {"messages": turns(given, system)}
         if not (no_server or date) and answer_by_server(
-            path, machine, context, prompt, sampling, ending, Manner()
+            path, machine, context, prompt, sampling, ending, OutputStyle()
         ):
             return
         with engine_for(path, asked) as engine:

@@ -16,7 +16,7 @@ import typer
 from llamacli.errors import UsageError
 
 if TYPE_CHECKING:
-    from llamacli.answer import Calling, Manner
+    from llamacli.answer import Calling, OutputStyle
     from llamacli.engine import Asked, Engine, Profile, SamplingSettings
     from llamacli.prompt import Message
     from llamacli.shape import Grammar
@@ -287,15 +287,15 @@ class Output:
         bool, typer.Option("--verbose", "-v", help="Tell counts and rates on stderr at the end.")
     ] = False
 
-    def manner(self) -> "Manner":
+    def style(self) -> "OutputStyle":
         """Raises UsageError where two forms are asked for."""
-        from llamacli.answer import Manner
+        from llamacli.answer import OutputStyle
 
         if self.json_object and self.json_events:
             raise UsageError("--json and --jsonl exclude each other")
         form: Literal["text", "json", "jsonl"]
         form = "json" if self.json_object else "jsonl" if self.json_events else "text"
-        return Manner(form, not self.no_stream, self.quiet, self.verbose)
+        return OutputStyle(form, not self.no_stream, self.quiet, self.verbose)
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:

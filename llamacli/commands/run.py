@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llamacli.answer import Manner, answer
+from llamacli.answer import OutputStyle, answer
 from llamacli.commands import options
 from llamacli.commands.by_server import answer_by_server
 from llamacli.commands.printing import print_text
@@ -80,7 +80,7 @@ def run(
         raise UsageError("--special goes with --raw")
     if raw and system is not None:
         raise UsageError("--raw takes no system prompt: the text is completed as it stands")
-    manner = output.manner()
+    style = output.style()
     grammar = shape.read(ending)
     if tools.used and (raw or truncate or cache or grammar):
         raise UsageError("--tools and --results go with no --raw, --truncate, --cache or shape")
@@ -94,7 +94,7 @@ def run(
         with engine_for(
             path, machine.asked(context, "short", drafts), quiet=output.quiet
         ) as engine:
-            result = _call(engine, messages, tools, sampling, ending, manner, show_prompt)
+            result = _call(engine, messages, tools, sampling, ending, style, show_prompt)
         if result is not None:
             _check_whole(result, fail_on_length)
         return
@@ -105,7 +105,7 @@ def run(
             if raw
             else {"messages": turns(given, system)}
         )
-        found = answer_by_server(path, machine, context, asked, sampling, ending, manner, shape)
+        found = answer_by_server(path, machine, context, asked, sampling, ending, style, shape)
         if found is not None:
             _check_whole(found, fail_on_length or grammar is not None)
             return
@@ -140,7 +140,7 @@ def run(
             engine,
             tokens,
             settings,
-            manner,
+            style,
             shape=grammar,
             max_tokens=ending.max_tokens,
             stop=ending.stop or (),
@@ -156,7 +156,7 @@ def _call(
     tools: options.Tools,
     sampling: options.Sampling,
     ending: options.Ending,
-    manner: Manner,
+    style: OutputStyle,
     show_prompt: bool,
 ) -> "Result | None":
     """Answer a conversation whose model may call tools, or print its prompt."""
@@ -172,9 +172,9 @@ def _call(
         return None
     settings, stop = sampling.settings(engine), ending.stop or ()
     if calling is None:
-        return answer(engine, tokens, settings, manner, max_tokens=ending.max_tokens, stop=stop)
+        return answer(engine, tokens, settings, style, max_tokens=ending.max_tokens, stop=stop)
     return answer_calling(
-        engine, tokens, settings, manner, calling, max_tokens=ending.max_tokens, stop=stop
+        engine, tokens, settings, style, calling, max_tokens=ending.max_tokens, stop=stop
     )
 
 
@@ -197,7 +197,12 @@ def answer_piped(
     """What chat does where stdin or stdout isn't a terminal: run on what is piped in."""
     tokens = encode_input(engine, given, system=system, date=date)
     return answer(
-        engine, tokens, sampling, Manner(), max_tokens=ending.max_tokens, stop=ending.stop or ()
+        engine,
+        tokens,
+        sampling,
+        OutputStyle(),
+        max_tokens=ending.max_tokens,
+        stop=ending.stop or (),
     )
 
 

@@ -1,9 +1,9 @@
-from .asked import Asked, Profile, defaults, settle
+from .asked import Asked, Profile, chosen_settings, defaults
 from .context import KEPT_SEQUENCES
-from .engine import ABORTED, Engine, Progress, common_prefix
+from .engine import ABORTED, Engine, ProgressCallback, common_prefix
 from .fit import DEFAULT_CONTEXT
 from .kv_state import Unusable, restore, save, saved_tokens, state_key
-from .loading import because, load_vocabulary
+from .loading import load_vocabulary, logged_reason
 from .sampling import SamplingSettings, choose_seed, chooser, is_sound, sampler_chain
 from .settings import EngineSettings
 from .vocabulary import Vocabulary
@@ -16,21 +16,21 @@ __all__ = [
     "Engine",
     "EngineSettings",
     "Profile",
-    "Progress",
+    "ProgressCallback",
     "SamplingSettings",
     "Unusable",
     "Vocabulary",
-    "because",
     "choose_seed",
     "chooser",
+    "chosen_settings",
     "common_prefix",
     "defaults",
     "is_sound",
     "load_vocabulary",
+    "logged_reason",
     "restore",
     "sampler_chain",
     "save",
     "saved_tokens",
-    "settle",
     "state_key",
 ]

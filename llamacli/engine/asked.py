@@ -50,7 +50,9 @@ class Asked:
         return {name: value for name, value in given.items() if value is not None}
 
 
-def settle(asked: Asked, tuned: Mapping[str, Any] | None, processor: Processor) -> EngineSettings:
+def chosen_settings(
+    asked: Asked, tuned: Mapping[str, Any] | None, processor: Processor
+) -> EngineSettings:
     """Flags before tuned settings before the processor's defaults. Raises UsageError.
 
     What was tuned for another device or KV cache than the one asked for is left aside with them.

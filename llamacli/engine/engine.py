@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from llamacli.engine.context import Context, context_parameters, plan_context
-from llamacli.engine.fit import Fitting, number
-from llamacli.engine.loading import because, beside, deferred_signals, load_model
+from llamacli.engine.fit import Fitting, settled_context
+from llamacli.engine.loading import deferred_signals, in_background, load_model, logged_reason
 from llamacli.engine.settings import EngineSettings
 from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
@@ -25,7 +25,7 @@ ABORTED, NO_MEMORY = 2, -2  # llama_decode's codes
 # 8B, which short prompts can do without.
 FIRST_ROOM = 1024
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 class Engine:
@@ -67,7 +67,7 @@ class Engine:
         self._held: Context | None = None
         self._rows: Any = None  # the batch of decode_rows
         try:
-            with beside(lambda: meanwhile(self.file), lambda: remember(self.file)):
+            with in_background(lambda: meanwhile(self.file), lambda: remember(self.file)):
                 self._model = load_model(
                     self._library, self.path, self.settings, on_load, gpus=self.gpus
                 )
@@ -177,7 +177,7 @@ class Engine:
         self,
         tokens: Sequence[int],
         *,
-        on_progress: Progress | None = None,
+        on_progress: ProgressCallback | None = None,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> int:
         """Make the cache hold exactly tokens, and the logits those after the last of them.
@@ -286,7 +286,7 @@ class Engine:
         self.settings = fitting.fit(settings)
         if not self.settings.gpu_layers:
             self.gpus = []
-        self.context_size = number(self.settings.context)
+        self.context_size = settled_context(self.settings.context)
 
     def _evaluate(self, tokens: Sequence[int], stopped: Callable[[], bool]) -> bool:
         """Evaluate a batch; False where it was stopped, and the cache may hold a part of it."""
@@ -333,12 +333,12 @@ class Engine:
         if not pointer:
             raise DoesNotFitError(
                 f"a context of {self.context_size} tokens can't be made for {self.path}"
-                f"{because()}; lower it with -c"
+                f"{logged_reason()}; lower it with -c"
             )
         self._held = Context(pointer, self._library.llama_get_memory(pointer), room)
         set_state = self._library.llama_state_seq_set_data
         if state is not None and self.tokens and not set_state(pointer, state, len(state), 0):
-            raise LlamacliError(f"llama.cpp can't move its KV cache{because()}")
+            raise LlamacliError(f"llama.cpp can't move its KV cache{logged_reason()}")
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
@@ -358,4 +358,4 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 def _decode_error(code: int) -> LlamacliError:
     kind = DoesNotFitError if code == NO_MEMORY else LlamacliError
-    return kind(f"llama.cpp failed to evaluate (code {code}){because()}")
+    return kind(f"llama.cpp failed to evaluate (code {code}){logged_reason()}")

@@ -49,7 +49,7 @@ class Fitting:
 
     def need(self, settings: EngineSettings) -> Footprint:
         """What settings with a number for the context take."""
-        plan = plan_context(number(settings.context), settings, self.parallel)
+        plan = plan_context(settled_context(settings.context), settings, self.parallel)
         features = self.processor.features
         threads = replace(settings, threads=settings.threads or self.processor.cores)
         gpus = self.gpus if settings.gpu_layers else ()
@@ -170,7 +170,11 @@ class Fitting:
         """One that leaves some of what is free where it can, so that it fits a moment later too."""
         for spare in (SPARE, 0.0):
             context = self.largest_context(settings, spare)
-            worth = min(LEAST_CONTEXT, self.shape.context) <= context < number(settings.context)
+            worth = (
+                min(LEAST_CONTEXT, self.shape.context)
+                <= context
+                < settled_context(settings.context)
+            )
             if worth and self.fits(replace(settings, context=context), spare):
                 return [f"-c {context}"]
         return []
@@ -219,7 +223,7 @@ def _largest(most: int, fit: Callable[[int], bool], value: Callable[[int], int])
     return value(low)
 
 
-def number(context: int | str | None) -> int:
+def settled_context(context: int | str | None) -> int:
     """A settled context's tokens."""
     if not isinstance(context, int):
         raise TypeError("the context is not settled yet")

@@ -62,7 +62,7 @@ def load_model(
     if not model:
         short_of_memory = "alloc" in last_error()
         kind = DoesNotFitError if short_of_memory else InvalidModelError
-        raise kind(f"llama.cpp could not load {path}{because()}")
+        raise kind(f"llama.cpp could not load {path}{logged_reason()}")
     return model
 
 
@@ -72,14 +72,14 @@ def load_vocabulary(path: Path) -> Vocabulary:
     check_architecture(file)
     check_vocabulary(file)
     library = load_library()
-    with beside(lambda: remember(file)):
+    with in_background(lambda: remember(file)):
         model = load_model(library, path, EngineSettings(), vocabulary_only=True)
     file_identity(path, file.status)
     return make_vocabulary(library, model, file)
 
 
 @contextlib.contextmanager
-def beside(*work: Callable[[], None]) -> Iterator[None]:
+def in_background(*work: Callable[[], None]) -> Iterator[None]:
     """Do work, one after another, in a thread beside a long call into C, and wait for it.
 
     What it raises is raised at the end, where the block itself went well.
@@ -126,7 +126,7 @@ def deferred_signals(arrived: list[int]) -> Iterator[None]:
             signal.raise_signal(caught)
 
 
-def because() -> str:
+def logged_reason() -> str:
     """llama.cpp's last error, to be put behind a message of ours."""
     reason = last_error()
     return f": {reason}" if reason else ""

@@ -1,7 +1,14 @@
 from . import registry
 from .listing import Stored, inventory
 from .names import complete_models, existing_path, find_stored, near_names, stored_model
-from .opening import close_beside, engine_for, engine_settings, locate, model_path, open_engine
+from .opening import (
+    close_in_background,
+    engine_for,
+    engine_settings,
+    locate,
+    model_path,
+    open_engine,
+)
 from .registry import HUB_ID, REVISION, Model, defaults, find, models
 from .store import (
     DEMO,
@@ -20,7 +27,7 @@ __all__ = [
     "REVISION",
     "Model",
     "Stored",
-    "close_beside",
+    "close_in_background",
     "complete_models",
     "defaults",
     "engine_for",

@@ -43,10 +43,10 @@ def engine_for(path: Path, asked: "Asked", *, quiet: bool = False) -> "Iterator[
     try:
         yield engine
     finally:
-        close_beside(engine)
+        close_in_background(engine)
 
 
-def close_beside(engine: "Engine") -> None:
+def close_in_background(engine: "Engine") -> None:
     """Free a model beside what comes next: the end of the program, which doesn't wait for it."""
     try:
         threading.Thread(target=engine.close).start()
@@ -119,10 +119,10 @@ def _get_ready(file: "GGUFFile") -> None:
 
 def engine_settings(path: Path, asked: "Asked", *, quiet: bool = False) -> "EngineSettings":
     """What was asked, else what `llamacli tune` found, else what suits the processor."""
-    from llamacli.engine import settle
+    from llamacli.engine import chosen_settings
     from llamacli.machine import this_processor
     from llamacli.tune import tuned_settings
 
     tell = notice if not quiet else lambda _: None
     tuned = tuned_settings(path, asked.profile, tell) if asked.tune else None
-    return settle(asked, tuned, this_processor())
+    return chosen_settings(asked, tuned, this_processor())

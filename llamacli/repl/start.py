@@ -16,7 +16,7 @@ from llamacli.chat import ChatSession
 from llamacli.engine import Asked, Engine, SamplingSettings
 from llamacli.errors import OutputError
 from llamacli.gguf import check_llama, read_gguf
-from llamacli.models import close_beside, model_path, open_engine
+from llamacli.models import close_in_background, model_path, open_engine
 from llamacli.repl.saved import begin_log, continue_log, show_end, use_settings
 from llamacli.repl.saved import resume as resume_saved
 from llamacli.repl.state import Repl, heading
@@ -76,7 +76,7 @@ def start_repl(wanted: Wanted, *, resume: bool, session: str | None = None) -> N
     finally:
         if repl.log is not None:
             repl.log.close()
-        close_beside(repl.engine)
+        close_in_background(repl.engine)
 
 
 def _import_loop() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llamacli.engine import Engine, EngineSettings, because
+from llamacli.engine import Engine, EngineSettings, logged_reason
 from llamacli.errors import LlamacliError
 
 STEP = 64  # tokens evaluated at once: their logits take 33 MB with Meta's vocabulary
@@ -43,6 +43,6 @@ def _evaluate(engine: Engine, tokens: Sequence[int]) -> NDArray[np.float32]:
     wanted = (c_int8 * count)(*[1] * count)
     batch.logits = wanted
     if code := library.llama_decode(engine.context_pointer, batch):
-        raise LlamacliError(f"llama.cpp failed to evaluate (code {code}){because()}")
+        raise LlamacliError(f"llama.cpp failed to evaluate (code {code}){logged_reason()}")
     values = library.llama_get_logits(engine.context_pointer)
     return np.ctypeslib.as_array(values, (count, engine.vocabulary.size))

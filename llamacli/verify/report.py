@@ -18,7 +18,7 @@ from llamacli.verify.tokenization import tokenization_row
 from llamacli.verify.vocabulary import merges_row, special_tokens_row, tokens_row
 
 # What is being done, how much of it is, how much there is.
-Progress = Callable[[str, int, int], None]
+StepCallback = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def verify(
     text: str | None = None,
     reference: Path | None = None,
     threads: int | None = None,
-    progress: Progress = lambda *_: None,
+    progress: StepCallback = lambda *_: None,
 ) -> Report:
     """Compare a GGUF file with a checkpoint's folder.
 

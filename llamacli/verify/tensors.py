@@ -1,13 +1,14 @@
 """Every tensor's values compared with the checkpoint's, a few megabytes at a time."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from convert.checkpoint import Checkpoint
 from convert.plan import ROPE_FACTORS
 from convert.weights import LocalFile
+from llamacli.engine import ProgressCallback
 from llamacli.gguf import GGUFFile
 from llamacli.machine import physical_cores
 from llamacli.verify.diagnosis import diagnose
@@ -19,15 +20,13 @@ PIECE = 1 << 20  # values that a thread compares at a time: 14 MB with all that 
 IMPORTANCES = "quantize.imatrix."  # the keys by which llama.cpp's quantizer tells of them
 OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
 
-Progress = Callable[[int, int], None]  # parameters compared so far, and all
-
 
 def tensors_row(
     file: GGUFFile,
     checkpoint: Checkpoint,
     *,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Row:
     """Compare all tensors; what is wrong with one is named where it can be told."""
     pairs, problems = match(file, checkpoint)
@@ -63,7 +62,7 @@ def match(file: GGUFFile, checkpoint: Checkpoint) -> tuple[list[Pair], list[str]
 
 
 def compare(
-    pairs: list[Pair], threads: int | None = None, progress: Progress | None = None
+    pairs: list[Pair], threads: int | None = None, progress: ProgressCallback | None = None
 ) -> list[Compared]:
     """The sums of every pair, in order, by that many threads (all processors by default)."""
     total, done = sum(pair.spec.parameters for pair in pairs), 0

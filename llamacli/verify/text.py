@@ -3,7 +3,7 @@
 import contextlib
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from convert import TargetError, convert
 from convert.checkpoint import Checkpoint
-from llamacli.engine import Engine, Vocabulary
+from llamacli.engine import Engine, ProgressCallback, Vocabulary
 from llamacli.errors import OutputError, UsageError
 from llamacli.gguf import GGUFFile
 from llamacli.verify.logits import all_logits, open_evaluator
@@ -26,8 +26,6 @@ LEAST = 16  # tokens that a text must have
 # times what llama.cpp publishes for Llama 3 8B (Q8_0 0.001, Q6_K 0.005, Q5_K 0.011, Q4_K 0.031,
 # Q3_K 0.1, Q2_K 0.45; tools/perplexity/README.md), since smaller models lose more.
 DIVERGENCES = ((15.5, 0.01), (8, 0.03), (6.2, 0.1), (5.5, 0.2), (4.2, 0.5), (3.2, 1.5), (2.3, 4.0))
-
-Progress = Callable[[int, int], None]  # tokens evaluated so far, and all
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def text_row(
     *,
     reference: Path | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Row:
     """Perplexities, divergence and agreement.
 
@@ -85,7 +83,7 @@ def predict(
     ours: Engine,
     theirs: Engine,
     parts: Sequence[Sequence[int]],
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Prediction:
     """Evaluate each window by both models and compare what they say of its second half."""
     sums, done, total = np.zeros(5), 0, sum(map(len, parts))
