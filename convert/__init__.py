@@ -1,37 +1,13 @@
 """From a Hugging Face Llama checkpoint to a GGUF file: a library that prints nothing.
 
-Reading order: config, safetensors, checkpoint, tokenizer, tensors, rope, mixture, quantization,
-importance, kernels, metadata, writer, importance_file, pieces, journal, pipeline; remote reads the
-weights over HTTP.
+To be read in this order: errors, config, small_files, system, weights, safetensors, tensors,
+pretokenizer, added, tokenizer, checkpoint, special, rope, kernels, model_card, target, journal,
+fast_check, fast_kernels, remote, mixture, quantization, metadata, plan, header, importance,
+importance_file, fast_searches, fast_q4, fast_q6, fast_iq4, fast_q2, fast_q3, fast_q4_0, fast,
+pieces, pipeline.
+Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
-from convert.errors import (
-    CheckpointError,
-    ConvertError,
-    ImportanceError,
-    QuantizationError,
-    SourceError,
-    TargetError,
-    TargetExistsError,
-)
-from convert.importance import ImportanceMatrix
-from convert.importance_file import read_importance, write_importance
-from convert.pipeline import Progress, Report, convert
-from convert.quantization import QUANTIZATIONS
+import lazy_loader
 
-__all__ = [
-    "QUANTIZATIONS",
-    "CheckpointError",
-    "ConvertError",
-    "ImportanceError",
-    "ImportanceMatrix",
-    "Progress",
-    "QuantizationError",
-    "Report",
-    "SourceError",
-    "TargetError",
-    "TargetExistsError",
-    "convert",
-    "read_importance",
-    "write_importance",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -36,10 +36,11 @@ def read_header(file: WeightFile) -> dict[str, StoredTensor]:
 
 def fetch_header(file: WeightFile) -> bytes | bytearray:
     """The header's JSON text. Raises CheckpointError where there is none of a sane size."""
-    refuse_pointer(file.read(0, min(file.size, 64)), file.name)
+    start = file.read(0, min(file.size, 64))
+    refuse_pointer(start, file.name)
     if file.size < 8:
         raise _error(file, f"truncated: {file.size} bytes are not even a header")
-    length = int.from_bytes(file.read(0, 8), "little")
+    length = int.from_bytes(start[:8], "little")
     if length > MAX_HEADER:
         raise _error(file, f"the header claims an absurd {length} bytes")
     if 8 + length > file.size:

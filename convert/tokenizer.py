@@ -192,7 +192,7 @@ def _merges(
     try:
         pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
         written = list(map(" ".join, pairs))
-        lefts, rights = zip(*pairs, strict=True)
+        lefts, rights = [left for left, _ in pairs], [right for _, right in pairs]
         joined = list(map(add, lefts, rights))
         known = all(all(map(vocabulary.__contains__, part)) for part in (lefts, rights, joined))
     except (TypeError, ValueError):

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gguf import GGUFReader
 
 from convert import convert, read_importance, write_importance
 from convert.checkpoint import open_checkpoint
@@ -84,6 +86,21 @@ def test_streamed_is_byte_for_byte_what_a_local_conversion_gives(
     assert needs[2].startswith("llamacli: memory: ") and "this machine has" in needs[2]
     assert files_in(store) == {target.name}
     assert not [name for name in cached_names(tmp_path) if name.endswith(".safetensors")]
+
+
+def test_of_two_sets_of_weights_model_safetensors_is_taken(
+    hub: Hub, local: bytes, store: Path, tmp_path: Path
+) -> None:
+    """As transformers does, which looks for it first; that there is another set is told."""
+    other = tmp_path / "other"
+    write_checkpoint(other, json.loads(hub.repos[REPO].files["config.json"]), seed=9)
+    hub.repos[REPO].files["model.safetensors"] = (other / "model.safetensors").read_bytes()
+    said = llamacli("convert", REPO, "--quant", "F32").stderr
+    assert "model.safetensors is taken, as transformers does, and not model-00001-of-" in said
+    found = {t.name: t.data for t in GGUFReader(store / f"{NAME}-F32.gguf").tensors}
+    convert(other, tmp_path / "other.gguf", "F32")
+    for tensor in GGUFReader(tmp_path / "other.gguf").tensors:
+        assert np.array_equal(found[tensor.name], tensor.data)
 
 
 def test_downloaded_stays_in_the_cache_and_serves_offline(

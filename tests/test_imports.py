@@ -103,26 +103,29 @@ def test_other_packages_are_imported_through_their_faces() -> None:
     assert not wrong
 
 
+FACES = [*(f"llamacli.{name}" for name in PACKAGES if name not in FACELESS), "convert"]
+
+
 def reading_order(package: str) -> list[str]:
     """The modules of a package in the order in which its first lines have them read."""
-    told = importlib.import_module(f"llamacli.{package}").__doc__ or ""
+    told = importlib.import_module(package).__doc__ or ""
     return told.partition("order: ")[2].partition(".\n")[0].replace("\n", " ").split(", ")
 
 
-@pytest.mark.parametrize("package", [name for name in PACKAGES if name not in FACELESS])
+@pytest.mark.parametrize("package", FACES)
 def test_a_face_tells_what_it_is_and_gives_what_it_names(package: str) -> None:
-    face = importlib.import_module(f"llamacli.{package}")
+    face = importlib.import_module(package)
     for name in face.__all__:
         assert hasattr(face, name), name
-    inside = {path.stem for path in (ROOT / "llamacli" / package).glob("*.py")} - {"__init__"}
+    inside = {path.stem for path in ROOT.joinpath(*package.split(".")).glob("*.py")} - {"__init__"}
     assert sorted(reading_order(package)) == sorted(inside)
 
 
-@pytest.mark.parametrize("package", [name for name in PACKAGES if name not in FACELESS])
+@pytest.mark.parametrize("package", FACES)
 def test_modules_are_read_after_those_that_they_use(package: str) -> None:
     for earlier, later in combinations(reading_order(package), 2):
-        used = imported(f"llamacli.{package}.{earlier}")
-        assert f"llamacli.{package}.{later}" not in used, f"{earlier} uses {later}"
+        used = imported(f"{package}.{earlier}")
+        assert f"{package}.{later}" not in used, f"{earlier} uses {later}"
 
 
 def test_benchmarks_and_tests_share_nothing_but_the_standins() -> None:

@@ -92,7 +92,8 @@ def test_the_file_as_the_package_ships_it_runs(checkpoint: Path) -> None:
     assert check_llama(read_gguf(path)).blocks == 30
     with Engine(path, EngineSettings(context=512)) as engine:
         assert not engine.vocabulary.add_bos
-        assert "Rome" in answer(engine, "What is the capital of Italy?")
+        right = [word in answer(engine, question) for question, word in QUESTIONS.items()]
+    assert sum(right) >= 8
 
 
 def test_no_text_becomes_one_of_its_control_tokens(file: Callable[[str], Path]) -> None:

@@ -64,7 +64,7 @@ def _candidates(
 def _order(spec: TensorSpec) -> NDArray[np.int64]:
     """For each row in ggml's order, the row of the checkpoint's tensor that it is."""
     order = np.arange(spec.rows)
-    if spec.head_dim is None:
+    if spec.head_dim is None or len(spec.shape) == 1:  # a bias is a single row
         return order
     return np.asarray(permute_heads(order[:, None], spec.head_dim)[:, 0])
 

@@ -35,7 +35,10 @@ class Pair:
         values = read_rows(self.spec, self.stored, first, rows)
         if self.spec.head_dim is None:
             return values
-        return np.asarray(permute_heads(values, self.spec.head_dim), np.float32)
+        shaped = values[0] if len(self.spec.shape) == 1 else values
+        return np.asarray(permute_heads(shaped, self.spec.head_dim), np.float32).reshape(
+            values.shape
+        )
 
     def copy(self, first: int, rows: int) -> NDArray[np.float32]:
         """Rows of the file's tensor, float32."""

@@ -19,6 +19,7 @@ from convert.config import LlamaConfig
 from convert.pretokenizer import LLAMA3_PATTERN
 from convert.safetensors import ITEM_SIZES
 from convert.tensors import TensorSpec, llama_tensors
+from convert.tokenizer import byte_letters
 
 NAMED_SPECIAL = {
     0: "begin_of_text", 1: "end_of_text", 4: "finetune_right_pad_id", 6: "start_header_id",
@@ -183,14 +184,6 @@ def tokenizer(vocab_size: int) -> dict[str, Any]:
                   "byte_fallback": False, "fuse_unk": False, "vocab": vocabulary,
                   "merges": merges},
     }  # fmt: skip
-
-
-def byte_letters() -> list[str]:
-    """The visible letter that byte-level BPE writes for each byte (GPT-2's mapping)."""
-    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = (b for b in range(256) if b not in visible)
-    letters = {b: chr(b) for b in visible} | {b: chr(256 + i) for i, b in enumerate(hidden)}
-    return [letters[b] for b in range(256)]
 
 
 def write_shard(
