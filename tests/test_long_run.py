@@ -12,7 +12,7 @@ from demo.facts import FACTS
 from llamacli.models.demo import demo_model
 
 QUESTIONS = [(question, fact.proof) for fact in FACTS.values() for question in fact.ask]
-WARM = 100  # answers after which memory no longer grows
+WARM = 800  # answers after which memory no longer grows: every cell of the KV cache was used
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -21,7 +21,20 @@ def test_a_batch_of_two_thousand_prompts(store: Path, tmp_path: Path) -> None:
     asked = [QUESTIONS[i % len(QUESTIONS)] for i in range(2000)]
     lines = tmp_path / "lines"
     lines.write_text("".join(json.dumps({"prompt": text}) + "\n" for text, _ in asked))
-    command = ["batch", lines, "-m", demo_model(), "--temp", "0", "-n", "64", "-c", "512"]
+    command = [
+        "batch",
+        lines,
+        "-m",
+        demo_model(),
+        "--temp",
+        "0",
+        "-n",
+        "64",
+        "-c",
+        "512",
+        "-p",
+        "4",
+    ]
     child = subprocess.Popen(
         [sys.executable, "-m", "llamacli", *map(str, command), "--threads", "1", "--quiet"],
         stdout=subprocess.PIPE,

@@ -197,7 +197,8 @@ def test_micro_batches_are_those_that_the_prompt_can_tell_apart() -> None:
 
 
 def test_no_kv_type_that_costs_accuracy_is_ever_chosen() -> None:
-    assert kv_stage().goals == ()
+    assert kv_stage(64).goals == ()
+    assert list(kv_stage(16).candidates) == ["f16"]  # the others hold 32 values a block
     stages = [flash_stage(("long",)), batch_stage(600, ("long",)), weights_stage(BOTH, 2, True)]
     assert all("kv_type" not in goal.sets for stage in stages for goal in stage.goals)
 
@@ -378,7 +379,7 @@ def test_what_was_tuned_for_another_device_or_kv_cache_is_left_aside() -> None:
 
 
 def test_kv_types_are_shown_where_flash_attention_was_found_slower() -> None:
-    for candidate in kv_stage().candidates.values():
+    for candidate in kv_stage(64).candidates.values():
         replace(EngineSettings(flash_attention="off"), **candidate)
 
 

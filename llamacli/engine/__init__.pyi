@@ -5,7 +5,7 @@ from .fit import DEFAULT_CONTEXT
 from .kv_state import Unusable, restore, save, saved_tokens, state_key
 from .loading import deferred_signals, load_vocabulary, logged_reason
 from .sampling import SamplingSettings, choose_seed, chooser, is_sound, sampler_chain
-from .settings import EngineSettings
+from .settings import EngineSettings, kv_types
 from .vocabulary import Vocabulary
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "defaults",
     "deferred_signals",
     "is_sound",
+    "kv_types",
     "load_vocabulary",
     "logged_reason",
     "restore",

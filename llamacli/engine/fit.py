@@ -6,7 +6,7 @@ from functools import cached_property
 
 from llamacli.engine.context import PADDING, plan_context
 from llamacli.engine.footprint import Footprint, Share, footprint
-from llamacli.engine.settings import KV_TYPES, EngineSettings
+from llamacli.engine.settings import KV_TYPES, EngineSettings, kv_types
 from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.gguf import TENSOR_TYPES, GGUFFile, LlamaShape, TensorInfo
 from llamacli.machine import Device, FreeMemory, Processor
@@ -81,7 +81,7 @@ class Fitting:
                 f"{settings.gpu_layers} layers can't go to a GPU: none is used; "
                 "`llamacli devices` shows what is there"
             )
-        if head % TENSOR_TYPES[KV_TYPES[settings.kv_type]].block:
+        if settings.kv_type not in kv_types(head):
             raise UsageError(
                 f"a KV cache of {settings.kv_type} holds 32 values a block, which the {head} "
                 "values of this model's attention heads don't fill; leave it at f16"

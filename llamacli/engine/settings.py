@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llamacli.errors import UsageError
+from llamacli.gguf import TENSOR_TYPES
 from llamacli.machine import KINDS
 
 MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS
@@ -11,6 +12,11 @@ MAX_BATCH = 1 << 16
 
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml's type numbers
+
+
+def kv_types(head_size: int) -> tuple[str, ...]:
+    """The types of a KV cache whose blocks an attention head's values fill."""
+    return tuple(name for name in KV_TYPES if head_size % TENSOR_TYPES[KV_TYPES[name]].block == 0)
 
 
 @dataclass(frozen=True)

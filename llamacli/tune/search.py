@@ -119,7 +119,7 @@ def tune(
             each = (_share(end, 2) - time.monotonic()) / BATCHES_MEASURED
             prompt = size_for(each, speed, longest).prompt
             run(batch_stage(prompt, group), group[0], _share(end, 2), prompt)
-        run(kv_stage(), profiles[-1], started + seconds)
+        run(kv_stage(shape.head_size), profiles[-1], started + seconds)
         on_stage("drafts")
         costs = trials.costs(settings[profiles[-1]], min(longest, DEPTH), seconds * COSTS_SHARE)
     found = {name: kept_settings(one) for name, one in settings.items()}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamacli.engine import EngineSettings, Profile
+from llamacli.engine import EngineSettings, Profile, kv_types
 from llamacli.tune.decide import Work
 from llamacli.tune.measure import Size
 
@@ -100,10 +100,10 @@ def batch_stage(prompt: int, profiles: tuple[Profile, ...]) -> Stage:
     return Stage(f"micro-batch, {' and '.join(profiles)}", candidates, (goal,))
 
 
-def kv_stage() -> Stage:
+def kv_stage(head_size: int) -> Stage:
     """Types of the KV cache, to be seen: those smaller than f16 cost accuracy, so none is set."""
     candidates = {
         name: {"kv_type": name, "flash_attention": "auto"}  # the small ones don't go without
-        for name in ("f16", "q8_0", "q4_0")
+        for name in kv_types(head_size)
     }
     return Stage("KV cache", candidates)
