@@ -176,7 +176,7 @@ def test_without_a_name_the_only_model_is_taken(put: Put, store: Path) -> None:
 def test_nothing_configured_as_a_new_user_meets_it(tiny: Path, store: Path) -> None:
     for command in (["run", "hi"], ["chat"]):
         told = error(*command, check=4)
-        assert "-m demo" in told and "llamacli convert llama-3.2-1b" in told
+        assert "-m demo" in told and "llamacli convert smollm2-1.7b" in told
     store.mkdir()
     (store / "tiny-F32.gguf").symlink_to(tiny)
     assert llamacli("run", "hi", "-n", "1").stdout

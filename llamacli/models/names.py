@@ -10,7 +10,7 @@ from llamacli.models import registry
 from llamacli.models.registry import HUB_ID, Model
 from llamacli.models.store import DEMO, in_store, split_name, stored_models
 
-SUGGESTED = "llama-3.2-1b"  # to whoever has no model yet
+SUGGESTED = "smollm2-1.7b"  # to whoever has no model yet: no licence to accept
 
 
 def find_model(name: str) -> Path:
