@@ -392,8 +392,9 @@ import shutil, sys, time
 from pathlib import Path
 from convert.target import whole_file
 from llamacli.models.demo import demo_model
-from llamacli.errors import LlamacliError, NotFoundError
+from llamacli.errors import InvalidModelError, NotFoundError
 from llamacli.gguf.check import check_llama
+from llamacli.gguf.contents import REPLACED
 from llamacli.gguf.file import read_gguf
 from llamacli.models.listing import inventory
 from llamacli.models.names import find_stored
@@ -420,6 +421,8 @@ for _ in range(40):
         done += 1
     except NotFoundError:
         pass  # removed by another
+    except InvalidModelError as error:  # removed and made anew by others
+        assert error.fault == REPLACED, error
 assert done or command == "rm"  # which may find nothing, each time
 """
 
