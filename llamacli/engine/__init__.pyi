@@ -3,7 +3,7 @@ from .context import KEPT_SEQUENCES
 from .engine import ABORTED, Engine, ProgressCallback, common_prefix
 from .fit import DEFAULT_CONTEXT
 from .kv_state import Unusable, restore, save, saved_tokens, state_key
-from .loading import deferred_signals, load_vocabulary, logged_reason
+from .loading import load_vocabulary, logged_reason
 from .sampling import SamplingSettings, choose_seed, chooser, is_sound, sampler_chain
 from .settings import EngineSettings, kv_types
 from .vocabulary import Vocabulary
@@ -25,7 +25,6 @@ __all__ = [
     "chosen_settings",
     "common_prefix",
     "defaults",
-    "deferred_signals",
     "is_sound",
     "kv_types",
     "load_vocabulary",

@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llamacli.engine.context import Context, context_parameters, plan_context
 from llamacli.engine.fit import Fitting, settled_context
-from llamacli.engine.loading import deferred_signals, in_background, load_model, logged_reason
+from llamacli.engine.loading import in_background, load_model, logged_reason
 from llamacli.engine.settings import EngineSettings
 from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
 from llamacli.gguf import GGUFFile, check_llama, file_identity, read_gguf, recall, remember
-from llamacli.machine import find_devices, free_memory, load_library, this_processor, use_devices
+from llamacli.machine import (
+    deferred_signals,
+    find_devices,
+    free_memory,
+    load_library,
+    this_processor,
+    use_devices,
+)
 
 if TYPE_CHECKING:
     import numpy as np

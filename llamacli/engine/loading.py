@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,8 +19,7 @@ from llamacli.gguf import (
     recall,
     remember,
 )
-from llamacli.machine import Device, last_error, load_library
-from llamacli.system import ENDING
+from llamacli.machine import Device, deferred_signals, last_error, load_library
 
 
 def load_model(
@@ -101,29 +99,6 @@ def in_background(*work: Callable[[], None]) -> Iterator[None]:
         thread.join()
     if raised:
         raise raised[0]
-
-
-@contextlib.contextmanager
-def deferred_signals(arrived: list[int]) -> Iterator[None]:
-    """SIGINT and ENDING during a long call into C, put into arrived, delivered when it ends.
-
-    llama.cpp calls back into Python now and then, where a handler that raises would be lost.
-    Handlers of Python's alone are held back; in other threads than the main one none ever runs.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held = {}
-    for number in (signal.SIGINT, *ENDING):
-        if callable(signal.getsignal(number)):
-            held[number] = signal.signal(number, lambda caught, _: arrived.append(caught))
-    try:
-        yield
-    finally:
-        for number, handler in held.items():
-            signal.signal(number, handler)
-        for caught in arrived:
-            signal.raise_signal(caught)
 
 
 def logged_reason() -> str:

@@ -9,7 +9,7 @@ from .devices import (
     use_devices,
 )
 from .memory import FreeMemory, free_memory
-from .native import build_features, last_error, load_library, versions
+from .native import build_features, deferred_signals, last_error, load_library, versions
 
 __all__ = [
     "KINDS",
@@ -18,6 +18,7 @@ __all__ = [
     "Machine",
     "Processor",
     "build_features",
+    "deferred_signals",
     "find_devices",
     "free_memory",
     "last_error",

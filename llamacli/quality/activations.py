@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from convert import ImportanceMatrix
 from convert.importance import Entry
-from llamacli.engine import Engine, deferred_signals
+from llamacli.engine import Engine
 from llamacli.errors import InvalidModelError
+from llamacli.machine import deferred_signals
 from llamacli.quality.nodes import activations_at, check_layout, read_activations, weights_of
 from llamacli.verify import all_logits
 
