@@ -1,5 +1,6 @@
 """A trained relative of Llama 3, SmolLM2-135M-Instruct, from its checkpoint to its answers."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,14 @@ import pytest
 
 from convert import convert
 from demo.evaluate import answer
+from llamacli.chat import ChatSession
 from llamacli.commands.verify import check_copy
-from llamacli.engine import Engine, EngineSettings
+from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.gguf import check_llama, read_gguf
+from llamacli.quality import compare
 from tests.parity.record_smollm2 import POSITIONS, PROMPT, RECORDED
 from tests.standins import smollm2
+from tests.test_cli import llamacli
 from tests.test_quantized_bytes import assert_same_tensors, quantize_by_llama_cpp
 
 QUESTIONS = {
@@ -108,3 +112,36 @@ def test_no_text_becomes_one_of_its_control_tokens(file: Callable[[str], Path]) 
 def test_its_copy_is_vouched_for(file: Callable[[str], Path], checkpoint: Path) -> None:
     with Path(os.devnull).open("w") as said:
         check_copy(file("Q8_0"), checkpoint, said, threads=2)
+
+
+def test_what_quantization_costs_it(file: Callable[[str], Path]) -> None:
+    """Perplexity and KL divergence beside BF16, on a page of English."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()[:3000]
+    fine, coarse = compare([file("Q8_0"), file("Q4_K_M")], file("BF16"), text)
+    for one, divergence, share in ((fine, 0.02, 0.05), (coarse, 0.3, 0.25)):
+        found = one.prediction
+        assert found.reference_perplexity < 100
+        assert found.perplexity == pytest.approx(found.reference_perplexity, rel=share)
+        assert 0 < found.divergence < divergence
+
+
+def test_a_chat_reads_only_what_is_new(file: Callable[[str], Path]) -> None:
+    with Engine(file("Q8_0"), EngineSettings(context=1024)) as engine:
+        session = ChatSession(engine, SamplingSettings(temperature=0.0), max_tokens=24)
+        said = []
+        for question in ("What is the capital of Italy?", "What is the capital of Germany?"):
+            said.append("".join(chunk.text for chunk in session.send(question)))
+        assert "Rome" in said[0] and "Berlin" in said[1]
+        assert session.last is not None
+        assert session.last.cached_tokens > session.last.prompt_tokens - 30
+
+
+def test_an_exact_batch_answers_as_run_does(file: Callable[[str], Path], tmp_path: Path) -> None:
+    asked = list(QUESTIONS)[:4]
+    lines = tmp_path / "lines"
+    lines.write_text("".join(f"{question}\n" for question in asked))
+    how = ["-m", file("Q4_K_M"), "--temp", "0", "-n", "12", "-c", "512"]
+    batch = llamacli("batch", lines, "--exact", *how).stdout.splitlines()
+    for question, line in zip(asked, batch, strict=True):
+        alone = llamacli("run", question, "--json", *how).stdout
+        assert json.loads(line)["text"] == json.loads(alone)["text"]
