@@ -175,7 +175,7 @@ def test_the_chat_lets_no_hostile_text_through(hostile: Path, store: Path, tmp_p
     (store / f"{HOSTILE}-F32.gguf").write_bytes(b"no model")
     (tmp_path / "text").write_text(f"raise {HOSTILE}")
     (tmp_path / "calm").write_text(HOSTILE)
-    chat = Terminal([*PROGRAM, "chat", "-m", str(hostile), *ANSWER])
+    chat = Terminal([*PROGRAM, "chat", "-m", str(hostile), *ANSWER], columns=240)
     try:
         chat.prompt()
         for line, answer in {

@@ -124,7 +124,7 @@ class Desk:
         """End every answer with an error: the server stops."""
         error = Ended("the server stops")
         for model in list(self.pool.loaded.values()):
-            await self.pool.worker.call(partial(model.lane.fail_all, error))
+            await self.pool.worker.call(partial(model.lane.end_all, error))
 
 
 def _jobs(model: Loaded, ask: Ask) -> list[Job]:

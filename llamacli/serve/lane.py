@@ -74,9 +74,13 @@ class Lane:
         for task in going:
             task.deliver(Piece(task.index, error=error))
 
+    def end_all(self, error: LlamacliError) -> None:
+        """End everything with an error; what is in the cache stays."""
+        self.fail([*self.waiting, *self.tasks.values()], error)
+
     def fail_all(self, error: LlamacliError) -> None:
         """End everything with an error, and forget what is in the cache."""
-        self.fail([*self.waiting, *self.tasks.values()], error)
+        self.end_all(error)
         self.engine.library.llama_memory_clear(self.engine.memory, False)
         self.scheduler = Scheduler(self.engine, self.scheduler.pace)
 
