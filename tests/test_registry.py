@@ -172,7 +172,7 @@ def test_the_documents_example_is_right(write: Write) -> None:
         ("[mine]\nsource = '../a/b'\n", "neither a Hub id"),
         ("[mine]\nsource = 'built-in'\n", "which demo alone is"),
         ("[mine]\nsource = 'a/b'\nrevision = '../x'\n", "not a branch, tag or commit"),
-        ("[mine]\nsource = 'a/b'\nquantization = 'Q3'\n", "none of Q4_K_M"),
+        ("[mine]\nsource = 'a/b'\nquantization = 'Q3'\n", "none of F32, BF16"),
         ("[mine]\nsource = 'a/b'\ncontext = '8k'\n", "not a whole number"),
         ("[mine]\nsource = 'a/b'\ncontext = true\n", "not a whole number"),
         ("[mine]\nsource = 'a/b'\ncontext = 0\n", "from 1"),
