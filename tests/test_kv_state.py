@@ -2,9 +2,12 @@
 
 import hashlib
 import random
+import signal
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,7 @@ from llamacli.engine.kv_state import (
 from llamacli.engine.settings import EngineSettings
 from llamacli.errors import InvalidModelError
 from tests.standins.tiny import write_model
+from tests.systems import needs_signals
 
 TOKENS = list(range(3, 43))
 
@@ -172,3 +176,26 @@ def test_missing_is_told(engine: Engine, tmp_path: Path) -> None:
 
 
 assert hashlib.sha256().digest_size == DIGEST
+
+
+@needs_signals
+def test_no_interrupt_is_lost_in_llama_cpps_log(path: Path, tmp_path: Path) -> None:
+    """A handler that raises inside of a callback from C is ignored: none may be there then."""
+    handlers: list[Any] = []
+
+    def look(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_qualname.startswith("_log_callback."):
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    sys.setprofile(look)
+    try:
+        with Engine(path, EngineSettings(threads=1)) as engine:
+            engine.prefill(TOKENS)
+            save(engine, tmp_path / "state")
+            restore(engine, tmp_path / "state")
+            engine.make_room(engine.context_size)
+            engine.decode(7)
+            engine.reconfigure(EngineSettings(threads=1, context=64))
+    finally:
+        sys.setprofile(None)
+    assert handlers and signal.default_int_handler not in handlers

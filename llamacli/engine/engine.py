@@ -154,9 +154,10 @@ class Engine:
     def sequence_state(self) -> Array[c_uint8]:
         """The KV cache of tokens, a copy in llama.cpp's own format."""
         context = self.context_pointer
-        size = self._library.llama_state_seq_get_size(context, 0)
-        state = (c_uint8 * size)()
-        used: int = self._library.llama_state_seq_get_data(context, state, size, 0)
+        with deferred_signals([]):
+            size = self._library.llama_state_seq_get_size(context, 0)
+            state = (c_uint8 * size)()
+            used: int = self._library.llama_state_seq_get_data(context, state, size, 0)
         return (c_uint8 * used).from_buffer(state)
 
     @property

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from llamacli.engine.settings import KV_TYPES
 from llamacli.home import replace_file
+from llamacli.machine import deferred_signals
 
 if TYPE_CHECKING:
     from llamacli.engine.engine import Engine
@@ -103,7 +104,8 @@ def _restore(engine: "Engine", data: mmap.mmap) -> int:
     size = len(data) - start
     source = cast(addressof(first), POINTER(c_uint8))
     try:
-        read = engine.library.llama_state_seq_set_data(engine.context_pointer, source, size, 0)
+        with deferred_signals([]):  # llama.cpp logs what it doesn't take
+            read = engine.library.llama_state_seq_set_data(engine.context_pointer, source, size, 0)
     finally:
         del first  # else the mapping can't be closed
     if read != size:
