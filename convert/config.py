@@ -125,8 +125,8 @@ def _require_llama(raw: Mapping[str, Any]) -> None:
     model_type = raw.get("model_type")
     named = architectures if isinstance(architectures, list) else []
     if "LlamaForCausalLM" not in named or model_type not in (None, "llama"):
-        found = ", ".join(map(str, named)) or f"model_type {model_type!r}"
-        raise _error(f"this is {found}; only LlamaForCausalLM can be converted")
+        kind = ", ".join(map(str, named)) or f"model_type {model_type!r}"
+        raise _error(f"this is {kind}; only LlamaForCausalLM can be converted")
     if (activation := raw.get("hidden_act", "silu")) != "silu":
         raise _error(f"hidden_act {activation!r} is not supported, only 'silu'")
     for key, neutral in NEUTRAL.items():

@@ -340,9 +340,9 @@ def _key() -> dict[str, str]:
 def _stored(path: Path) -> Check | None:
     """The result of an earlier check; None where there is none that can be read."""
     try:
-        found = json.loads(path.read_bytes())
-        rates = float(found["speedup"]), float(found["by_importance"])
-        check = Check(list(map(str, found["differences"])), *rates)
+        kept = json.loads(path.read_bytes())
+        rates = float(kept["speedup"]), float(kept["by_importance"])
+        check = Check(list(map(str, kept["differences"])), *rates)
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return check

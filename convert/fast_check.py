@@ -75,7 +75,7 @@ def differences(kernel: Kernel, reference: Kernel, nbytes: int, blocks: int) -> 
     nbytes is the size of BLOCK values in the output, blocks how many of each kind are compared,
     without importances and with those of rows of COLUMNS.
     """
-    found = []
+    different = []
     weights = importances(COLUMNS)
     for name, values in samples(blocks):
         values = np.ascontiguousarray(values).reshape(-1)
@@ -84,8 +84,8 @@ def differences(kernel: Kernel, reference: Kernel, nbytes: int, blocks: int) -> 
             kernel(values, ours, given)
             reference(values, theirs, given)
             if not np.array_equal(ours, theirs):
-                found.append(kind)
-    return found
+                different.append(kind)
+    return different
 
 
 def speedup(

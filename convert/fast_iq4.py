@@ -129,7 +129,7 @@ def _quantize(
     space = stack(GROUP)
     flat = carray(space, (GROUP,))
     lanes, weights = carray(space, (LANES, SUB)), carray(important, (LANES, SUB))
-    found = carray(stack(GROUP), (8, LANES))
+    fits = carray(stack(GROUP), (8, LANES))
     squares = carray(stack(GROUP), (LANES,))
     together = BLOCKS if super_blocks else LANES
     size = GROUP // together
@@ -148,13 +148,13 @@ def _quantize(
             weigh(lanes, squares, weights)
         else:
             square_weights(lanes, weights)
-        _search(lanes, weights, found)
+        _search(lanes, weights, fits)
         for block in range(count):
             at = start + block
             if super_blocks:
-                left[at] = _pack_super(lanes, found, block, out[at])
+                left[at] = _pack_super(lanes, fits, block, out[at])
             else:
-                left[at] = _pack(lanes[block], found, block, out[at])
+                left[at] = _pack(lanes[block], fits, block, out[at])
     return largest
 
 
@@ -173,7 +173,7 @@ def _sub_squares(row: NDArray[np.float32], squares: NDArray[np.float32]) -> None
 
 @compiled
 def _search(
-    row: NDArray[np.float32], weights: NDArray[np.float32], found: NDArray[np.float32]
+    row: NDArray[np.float32], weights: NDArray[np.float32], fits: NDArray[np.float32]
 ) -> None:
     """The best scale for each lane."""
     x = carray(stack(GROUP), (SUB, LANES))
@@ -212,7 +212,7 @@ def _search(
             d = sum_qx[k] / sum_q2[k]
             if step < -STEPS:
                 sure = (sum_q2[k] <= LARGEST) & (peak[k] >= NOTHING) & (peak[k] <= LARGEST)
-                found[UNSURE, k] = ZERO if sure else ONE
+                fits[UNSURE, k] = ZERO if sure else ONE
                 scale[k] = d if sum_q2[k] > ZERO else ZERO
                 best[k] = scale[k] * sum_qx[k]
             else:
@@ -220,17 +220,17 @@ def _search(
                 scale[k] = d if better else scale[k]
                 best[k] = d * sum_qx[k] if better else best[k]
     for k in range(LANES):
-        found[SCALE, k] = scale[k]
+        fits[SCALE, k] = scale[k]
 
 
 @compiled
 def _pack(
-    row: NDArray[np.float32], found: NDArray[np.float32], lane: int, out: NDArray[np.uint8]
+    row: NDArray[np.float32], fits: NDArray[np.float32], lane: int, out: NDArray[np.uint8]
 ) -> int:
     """Write a block of IQ4_NL; 1 where it is left to ggml."""
-    scale = found[SCALE, lane]
+    scale = fits[SCALE, lane]
     inverse = ONE / scale
-    sure = found[UNSURE, lane] == ZERO and abs(scale) <= LARGEST_HALF and abs(inverse) <= LARGEST
+    sure = fits[UNSURE, lane] == ZERO and abs(scale) <= LARGEST_HALF and abs(inverse) <= LARGEST
     if not sure:
         return 1
     d_bits, _ = half(scale)
@@ -241,14 +241,14 @@ def _pack(
 
 @compiled
 def _pack_super(
-    lanes: NDArray[np.float32], found: NDArray[np.float32], block: int, out: NDArray[np.uint8]
+    lanes: NDArray[np.float32], fits: NDArray[np.float32], block: int, out: NDArray[np.uint8]
 ) -> int:
     """Write a super-block of IQ4_XS; 1 where it is left to ggml."""
     lane = block * PER_BLOCK
     extreme = peak = ZERO
     for j in range(PER_BLOCK):
-        scale = found[SCALE, lane + j]
-        if found[UNSURE, lane + j] != ZERO or not abs(scale) <= LARGEST:
+        scale = fits[SCALE, lane + j]
+        if fits[UNSURE, lane + j] != ZERO or not abs(scale) <= LARGEST:
             return 1
         if abs(scale) > peak:
             peak = abs(scale)
@@ -261,7 +261,7 @@ def _pack_super(
     out[0], out[1] = d_bits & 255, d_bits >> 8
     high = 0
     for j in range(PER_BLOCK):
-        level = inverse * found[SCALE, lane + j]
+        level = inverse * fits[SCALE, lane + j]
         if not abs(level) <= REACH:
             return 1
         level = max(min((level + ROUND) - ROUND, np.float32(31)), np.float32(-32))

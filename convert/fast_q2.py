@@ -58,7 +58,7 @@ def quantize_q2(
     space = stack(GROUP)
     flat, row = carray(space, (GROUP,)), carray(space, (BLOCKS, BLOCK))
     lanes, weights = carray(space, (LANES, SUB)), carray(important, (LANES, SUB))
-    found = carray(stack(GROUP), (8, LANES))
+    fits = carray(stack(GROUP), (8, LANES))
     squares = carray(stack(GROUP), (LANES,))
     blocks = out.shape[0]
     largest = np.uint32(0)
@@ -70,33 +70,33 @@ def quantize_q2(
             load_importances(importances, first, carray(important, (GROUP,)))
             block_squares(lanes, squares, np.float32(1))
             step, first_step = np.float32(0.05), np.float32(-0.9)
-            search_by_importance(lanes, weights, squares, True, found, TOP, first_step, step, 37)
+            search_by_importance(lanes, weights, squares, True, fits, TOP, first_step, step, 37)
         else:
             step, first_step = np.float32(0.1), np.float32(-0.5)
-            search(lanes, weights, squares, False, found, TOP, first_step, step, 16)
+            search(lanes, weights, squares, False, fits, TOP, first_step, step, 16)
         for block in range(count):
             at = start + block
             left[at] = 1
-            if _scales(found, block, out[at], weighted):
-                left[at] = _pack(row[block], found, block, out[at])
+            if _scales(fits, block, out[at], weighted):
+                left[at] = _pack(row[block], fits, block, out[at])
     return largest
 
 
 @compiled
-def _scales(found: NDArray[np.float32], block: int, out: NDArray[np.uint8], weighted: bool) -> bool:
+def _scales(fits: NDArray[np.float32], block: int, out: NDArray[np.uint8], weighted: bool) -> bool:
     """Replace a super-block's scales by their levels; False where it is left to ggml."""
     lane = block * 16
-    scales, minimums = found[SCALE, lane : lane + 16], found[MINIMUM, lane : lane + 16]
+    scales, minimums = fits[SCALE, lane : lane + 16], fits[MINIMUM, lane : lane + 16]
     levels, shifts = carray(stack(16), (16,)), carray(stack(16), (16,))
     largest_scale = largest_min = ZERO
     for j in range(16):
         sure = ZERO <= scales[j] <= LARGEST and ZERO <= minimums[j] <= LARGEST
-        if found[UNSURE, lane + j] != ZERO or not sure:
+        if fits[UNSURE, lane + j] != ZERO or not sure:
             return False
         largest_scale = max(largest_scale, scales[j])
         largest_min = max(largest_min, minimums[j])
     if weighted:
-        weights = found[WEIGHTS, lane : lane + 16]
+        weights = fits[WEIGHTS, lane : lane + 16]
         d = positive_levels(scales, weights, levels, LARGEST_SCALE)
         m = positive_levels(minimums, weights, shifts, LARGEST_SCALE)
     else:
@@ -116,23 +116,23 @@ def _scales(found: NDArray[np.float32], block: int, out: NDArray[np.uint8], weig
         if not (ZERO <= levels[j] <= LARGEST_SCALE and ZERO <= shifts[j] <= LARGEST_SCALE):
             return False
         out[j] = int(levels[j]) | (int(shifts[j]) << 4)
-        found[SCALE, lane + j] = d_value * levels[j]
-        found[MINIMUM, lane + j] = m_value * shifts[j]
+        fits[SCALE, lane + j] = d_value * levels[j]
+        fits[MINIMUM, lane + j] = m_value * shifts[j]
     return True
 
 
 @compiled
 def _pack(
-    row: NDArray[np.float32], found: NDArray[np.float32], block: int, out: NDArray[np.uint8]
+    row: NDArray[np.float32], fits: NDArray[np.float32], block: int, out: NDArray[np.uint8]
 ) -> int:
     """Write a super-block's levels; 1 where it is left to ggml."""
     lane = block * 16
     for j in range(16):
-        d, shift = found[SCALE, lane + j], found[MINIMUM, lane + j]
+        d, shift = fits[SCALE, lane + j], fits[MINIMUM, lane + j]
         if not (
             d > ZERO
-            and abs((found[LOW, lane + j] + shift) / d) <= REACH
-            and abs((found[HIGH, lane + j] + shift) / d) <= REACH
+            and abs((fits[LOW, lane + j] + shift) / d) <= REACH
+            and abs((fits[HIGH, lane + j] + shift) / d) <= REACH
         ):
             return 1
         for i in range(SUB):

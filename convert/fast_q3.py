@@ -61,7 +61,7 @@ def quantize_q3(
     space = stack(GROUP)
     flat, row = carray(space, (GROUP,)), carray(space, (BLOCKS, BLOCK))
     lanes, weights = carray(space, (LANES, SUB)), carray(important, (LANES, SUB))
-    found = carray(stack(GROUP), (8, LANES))
+    fits = carray(stack(GROUP), (8, LANES))
     squares = carray(stack(GROUP), (LANES,))
     blocks = out.shape[0]
     largest = np.uint32(0)
@@ -73,20 +73,20 @@ def quantize_q3(
             load_importances(importances, first, carray(important, (GROUP,)))
             block_squares(lanes, squares, np.float32(2))
             weigh(lanes, squares, weights)
-            search_by_importance(lanes, weights, True, found, BOTTOM, TOP)
-            signed_levels(found, BOTTOM_SCALE, TOP_SCALE)
+            search_by_importance(lanes, weights, True, fits, BOTTOM, TOP)
+            signed_levels(fits, BOTTOM_SCALE, TOP_SCALE)
         else:
-            _search(lanes, found)
+            _search(lanes, fits)
         for block in range(count):
             at = start + block
             left[at] = 1
-            if _scales(found, block, out[at], weighted):
-                left[at] = _pack(row[block], found, block, out[at])
+            if _scales(fits, block, out[at], weighted):
+                left[at] = _pack(row[block], fits, block, out[at])
     return largest
 
 
 @compiled
-def _search(row: NDArray[np.float32], found: NDArray[np.float32]) -> None:
+def _search(row: NDArray[np.float32], fits: NDArray[np.float32]) -> None:
     """ggml's make_q3_quants for each lane: levels are changed one by one where that is better."""
     x = carray(stack(GROUP), (SUB, LANES))
     product = carray(stack(GROUP), (SUB, LANES))
@@ -143,20 +143,20 @@ def _search(row: NDArray[np.float32], found: NDArray[np.float32]) -> None:
                 sum_l2[k] = new_l2 if better else sum_l2[k]
     for k in range(LANES):
         s = sum_lx[k] / sum_l2[k]
-        found[SCALE, k] = s if sum_l2[k] > ZERO else ZERO
-        found[PEAK, k] = peak[k]
-        found[UNSURE, k] = unsure[k]
+        fits[SCALE, k] = s if sum_l2[k] > ZERO else ZERO
+        fits[PEAK, k] = peak[k]
+        fits[UNSURE, k] = unsure[k]
 
 
 @compiled
-def _scales(found: NDArray[np.float32], block: int, out: NDArray[np.uint8], weighted: bool) -> bool:
+def _scales(fits: NDArray[np.float32], block: int, out: NDArray[np.uint8], weighted: bool) -> bool:
     """Replace a super-block's scales by the rounded ones; False where it is left to ggml."""
     lane = block * 16
-    scales = found[SCALE, lane : lane + 16]
+    scales = fits[SCALE, lane : lane + 16]
     levels = carray(stack(16), (16,))
     extreme = peak = ZERO
     for j in range(16):
-        if found[UNSURE, lane + j] != ZERO or not abs(scales[j]) <= LARGEST:
+        if fits[UNSURE, lane + j] != ZERO or not abs(scales[j]) <= LARGEST:
             return False
         if abs(scales[j]) > peak:
             peak = abs(scales[j])
@@ -164,9 +164,9 @@ def _scales(found: NDArray[np.float32], block: int, out: NDArray[np.uint8], weig
     if peak < NOTHING:
         return False
     if weighted:
-        inverse = found[BLOCK_SCALE, lane]
+        inverse = fits[BLOCK_SCALE, lane]
         for j in range(16):
-            levels[j] = found[FACTOR, lane + j]
+            levels[j] = fits[FACTOR, lane + j]
     else:
         factor = BOTTOM_SCALE / extreme
         inverse = np.float32(ONE / factor)
@@ -183,19 +183,19 @@ def _scales(found: NDArray[np.float32], block: int, out: NDArray[np.uint8], weig
         q = int(levels[j]) + 32
         out[96 + j % 8] |= (q & 15) << (4 if j >= 8 else 0)
         out[104 + j % 4] |= (q >> 4) << (2 * (j // 4))
-        found[SCALE, lane + j] = d_value * levels[j]
+        fits[SCALE, lane + j] = d_value * levels[j]
     return True
 
 
 @compiled
 def _pack(
-    row: NDArray[np.float32], found: NDArray[np.float32], block: int, out: NDArray[np.uint8]
+    row: NDArray[np.float32], fits: NDArray[np.float32], block: int, out: NDArray[np.uint8]
 ) -> int:
     """Write a super-block's levels; 1 where it is left to ggml."""
     lane = block * 16
     for j in range(16):
-        d = found[SCALE, lane + j]
-        if d == ZERO or not found[PEAK, lane + j] / abs(d) <= REACH:
+        d = fits[SCALE, lane + j]
+        if d == ZERO or not fits[PEAK, lane + j] / abs(d) <= REACH:
             return 1
         for i in range(SUB):
             q = (row[j * SUB + i] / d + ROUND) - ROUND

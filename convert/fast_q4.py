@@ -68,7 +68,7 @@ def quantize_q4_q5(
     important = stack(GROUP)
     space = stack(GROUP)
     flat, row = carray(space, (GROUP,)), carray(space, (BLOCKS, BLOCK))
-    found = carray(stack(GROUP), (8, LANES))
+    fits = carray(stack(GROUP), (8, LANES))
     squares = carray(stack(GROUP), (LANES,))
     blocks = out.shape[0]
     largest = np.uint32(0)
@@ -80,24 +80,24 @@ def quantize_q4_q5(
         if weighted:
             load_importances(importances, first, carray(important, (GROUP,)))
             block_squares(lanes, squares, np.float32(2))
-        search(lanes, weights, squares, weighted, found, top, first_step, step, steps)
+        search(lanes, weights, squares, weighted, fits, top, first_step, step, steps)
         for block in range(count):
             at = start + block
             left[at] = 1
-            if _scales(found, block, out[at], weighted):
-                left[at] = _pack(row[block], found, block, out[at], top, five)
+            if _scales(fits, block, out[at], weighted):
+                left[at] = _pack(row[block], fits, block, out[at], top, five)
     return largest
 
 
 @compiled
-def _scales(found: NDArray[np.float32], block: int, out: NDArray[np.uint8], weighted: bool) -> bool:
+def _scales(fits: NDArray[np.float32], block: int, out: NDArray[np.uint8], weighted: bool) -> bool:
     """Replace a super-block's scales by their levels; False where it is left to ggml."""
     lane = block * 8
-    scales, minimums = found[SCALE, lane : lane + 8], found[MINIMUM, lane : lane + 8]
+    scales, minimums = fits[SCALE, lane : lane + 8], fits[MINIMUM, lane : lane + 8]
     levels, shifts = carray(stack(8), (8,)), carray(stack(8), (8,))
     largest_scale = largest_min = ZERO
     for j in range(8):
-        if found[UNSURE, lane + j] != ZERO:
+        if fits[UNSURE, lane + j] != ZERO:
             return False
         largest_scale = max(largest_scale, scales[j])
         largest_min = max(largest_min, minimums[j])
@@ -105,7 +105,7 @@ def _scales(found: NDArray[np.float32], block: int, out: NDArray[np.uint8], weig
         for j in range(8):
             if not (ZERO <= scales[j] <= LARGEST and ZERO <= minimums[j] <= LARGEST):
                 return False
-        weights = found[WEIGHTS, lane : lane + 8]
+        weights = fits[WEIGHTS, lane : lane + 8]
         d = positive_levels(scales, weights, levels, LARGEST_SCALE)
         m = positive_levels(minimums, weights, shifts, LARGEST_SCALE)
     else:
@@ -126,16 +126,16 @@ def _scales(found: NDArray[np.float32], block: int, out: NDArray[np.uint8], weig
     out[0], out[1] = d_bits & 255, d_bits >> 8
     out[2], out[3] = m_bits & 255, m_bits >> 8
     for j in range(8):
-        found[SCALE, lane + j] = levels[j]
-        found[MINIMUM, lane + j] = shifts[j]
-    found[WEIGHTS, lane], found[WEIGHTS, lane + 1] = d_value, m_value
+        fits[SCALE, lane + j] = levels[j]
+        fits[MINIMUM, lane + j] = shifts[j]
+    fits[WEIGHTS, lane], fits[WEIGHTS, lane + 1] = d_value, m_value
     return True
 
 
 @compiled
 def _pack(
     row: NDArray[np.float32],
-    found: NDArray[np.float32],
+    fits: NDArray[np.float32],
     block: int,
     out: NDArray[np.uint8],
     top: np.float32,
@@ -143,9 +143,9 @@ def _pack(
 ) -> int:
     """Write a super-block's scales as bytes, and its levels; 1 where it is left to ggml."""
     lane = block * 8
-    d_value, m_value = found[WEIGHTS, lane], found[WEIGHTS, lane + 1]
+    d_value, m_value = fits[WEIGHTS, lane], fits[WEIGHTS, lane + 1]
     for j in range(8):
-        s, m = int(found[SCALE, lane + j]), int(found[MINIMUM, lane + j])
+        s, m = int(fits[SCALE, lane + j]), int(fits[MINIMUM, lane + j])
         if j < 4:
             out[4 + j] = s
             out[8 + j] = m
@@ -157,8 +157,8 @@ def _pack(
         shift = m_value * np.float32(m)
         if not (
             d > ZERO
-            and abs((found[LOW, lane + j] + shift) / d) <= REACH
-            and abs((found[HIGH, lane + j] + shift) / d) <= REACH
+            and abs((fits[LOW, lane + j] + shift) / d) <= REACH
+            and abs((fits[HIGH, lane + j] + shift) / d) <= REACH
         ):
             return 1
         for i in range(SUB):

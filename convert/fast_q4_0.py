@@ -47,7 +47,7 @@ def quantize_q4_0_q5_0(
     space = stack(GROUP)
     flat = carray(space, (GROUP,))
     lanes, weights = carray(space, (LANES, SUB)), carray(important, (LANES, SUB))
-    found = carray(stack(GROUP), (8, LANES))
+    fits = carray(stack(GROUP), (8, LANES))
     squares = carray(stack(GROUP), (LANES,))
     blocks = out.shape[0]
     largest = np.uint32(0)
@@ -66,11 +66,11 @@ def quantize_q4_0_q5_0(
                 else:
                     squares[block] = squares[block - 1]
             weigh(lanes, squares, weights)
-            search(lanes, weights, True, found, bottom, -bottom - ONE)
+            search(lanes, weights, True, fits, bottom, -bottom - ONE)
         for block in range(count):
             at = start + block
             if weighted:
-                left[at] = _pack_found(lanes[block], found, block, out[at], bottom, five)
+                left[at] = _pack_found(lanes[block], fits, block, out[at], bottom, five)
             else:
                 left[at] = _pack_plain(lanes[block], out[at], bottom, five)
     return largest
@@ -91,15 +91,15 @@ def _row_square(values: NDArray[np.float32], bits: NDArray[np.uint16]) -> np.flo
 @compiled
 def _pack_found(
     row: NDArray[np.float32],
-    found: NDArray[np.float32],
+    fits: NDArray[np.float32],
     lane: int,
     out: NDArray[np.uint8],
     bottom: np.float32,
     five: bool,
 ) -> int:
     """Write a block by the scale that was found; 1 where it is left to ggml."""
-    scale, factor = found[SCALE, lane], found[FACTOR, lane]
-    sure = found[UNSURE, lane] == ZERO and found[PEAK, lane] >= NOTHING
+    scale, factor = fits[SCALE, lane], fits[FACTOR, lane]
+    sure = fits[UNSURE, lane] == ZERO and fits[PEAK, lane] >= NOTHING
     if not (sure and abs(scale) <= LARGEST_HALF):
         return 1
     for i in range(SUB):

@@ -54,7 +54,7 @@ def quantize_q6(
     important = stack(GROUP)
     space = stack(GROUP)
     flat, row = carray(space, (GROUP,)), carray(space, (BLOCKS, BLOCK))
-    found = carray(stack(GROUP), (8, LANES))
+    fits = carray(stack(GROUP), (8, LANES))
     blocks = out.shape[0]
     largest = np.uint32(0)
     for start in range(0, blocks, BLOCKS):
@@ -64,23 +64,23 @@ def quantize_q6(
         lanes, weights = carray(space, (LANES, SUB)), carray(important, (LANES, SUB))
         if weighted:
             load_importances(importances, first, carray(important, (GROUP,)))
-        search(lanes, weights, weighted, found, BOTTOM, TOP)
+        search(lanes, weights, weighted, fits, BOTTOM, TOP)
         for block in range(count):
-            left[start + block] = _pack(row[block], found, block, out[start + block])
+            left[start + block] = _pack(row[block], fits, block, out[start + block])
     return largest
 
 
 @compiled
 def _pack(
-    row: NDArray[np.float32], found: NDArray[np.float32], block: int, out: NDArray[np.uint8]
+    row: NDArray[np.float32], fits: NDArray[np.float32], block: int, out: NDArray[np.uint8]
 ) -> int:
     """Round the scales of a super-block and write its bytes; 1 where it is left to ggml."""
     lane = block * 16
     divisor = carray(stack(BLOCK), (BLOCK,))
     extreme = peak = ZERO
     for j in range(16):
-        scale = found[SCALE, lane + j]
-        if not (found[UNSURE, lane + j] == ZERO and abs(scale) <= LARGEST):
+        scale = fits[SCALE, lane + j]
+        if not (fits[UNSURE, lane + j] == ZERO and abs(scale) <= LARGEST):
             return 1
         if abs(scale) > peak:
             peak = abs(scale)
@@ -94,10 +94,10 @@ def _pack(
     d_bits, d_value = half(inverse)
     out[208], out[209] = d_bits & 255, d_bits >> 8
     for j in range(16):
-        s = min((factor * found[SCALE, lane + j] + ROUND) - ROUND, np.float32(127))
+        s = min((factor * fits[SCALE, lane + j] + ROUND) - ROUND, np.float32(127))
         out[192 + j] = int(s) & 255
         d = d_value * s
-        if d == ZERO or not found[PEAK, lane + j] / abs(d) <= REACH:
+        if d == ZERO or not fits[PEAK, lane + j] / abs(d) <= REACH:
             return 1
         for i in range(SUB):
             divisor[j * SUB + i] = d

@@ -1,7 +1,7 @@
 """The searches for scales that the compiled quantizers share, each lane a sub-block of its own.
 
-Import this only where numba is installed. See fast_kernels for how it works. A table `found` gets
-what was found, a row for each of the names below and a column a lane.
+Import this only where numba is installed. See fast_kernels for how it works. A table `fits` gets
+what they find, a row for each of the names below and a column a lane.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from convert.fast_kernels import (
     stack,
 )
 
-# Rows of found. PEAK is the largest magnitude; FACTOR is what values were multiplied with for the
+# Rows of fits. PEAK is the largest magnitude; FACTOR is what values were multiplied with for the
 # best levels; UNSURE is not zero where ggml must find it; WEIGHTS are the weights' sums.
 SCALE, MINIMUM, LOW, HIGH, UNSURE, WEIGHTS, PEAK, FACTOR = range(8)
 BLOCK_SCALE = LOW  # where there is no minimum
@@ -46,7 +46,7 @@ def minimum_search(sub: int, absolute: bool = False) -> Callable[..., Any]:
         importances: NDArray[np.float32],
         squares: NDArray[np.float32],
         weighted: bool,
-        found: NDArray[np.float32],
+        fits: NDArray[np.float32],
         top: np.float32,
         first_step: np.float32,
         step: np.float32,
@@ -152,12 +152,12 @@ def minimum_search(sub: int, absolute: bool = False) -> Callable[..., Any]:
                 scale[k] = trial[k] if better else scale[k]
                 minimum[k] = trial_min[k] if better else minimum[k]
         for k in range(lanes):
-            found[SCALE, k] = scale[k]
-            found[MINIMUM, k] = -minimum[k]
-            found[LOW, k] = low[k]
-            found[HIGH, k] = high[k]
-            found[UNSURE, k] = unsure[k]
-            found[WEIGHTS, k] = sum_w[k]
+            fits[SCALE, k] = scale[k]
+            fits[MINIMUM, k] = -minimum[k]
+            fits[LOW, k] = low[k]
+            fits[HIGH, k] = high[k]
+            fits[UNSURE, k] = unsure[k]
+            fits[WEIGHTS, k] = sum_w[k]
 
     return search
 
@@ -175,7 +175,7 @@ def scale_search(sub: int) -> Callable[..., Any]:
         row: NDArray[np.float32],
         weights: NDArray[np.float32],
         weighted: bool,
-        found: NDArray[np.float32],
+        fits: NDArray[np.float32],
         bottom: np.float32,
         top: np.float32,
     ) -> None:
@@ -231,7 +231,7 @@ def scale_search(sub: int) -> Callable[..., Any]:
                     best[k] = scale[k] * sum_lx[k]
                     chosen[k] = factor[k]
                     sure = (sum_l2[k] <= LARGEST) & (peak[k] >= NOTHING) & (peak[k] <= LARGEST)
-                    found[UNSURE, k] = ZERO if sure else ONE
+                    fits[UNSURE, k] = ZERO if sure else ONE
             else:
                 for k in range(lanes):
                     s = sum_lx[k] / sum_l2[k]
@@ -240,10 +240,10 @@ def scale_search(sub: int) -> Callable[..., Any]:
                     best[k] = s * sum_lx[k] if better else best[k]
                     chosen[k] = factor[k] if better else chosen[k]
         for k in range(lanes):
-            found[SCALE, k] = scale[k]
-            found[PEAK, k] = peak[k]
-            found[FACTOR, k] = chosen[k]
-            found[WEIGHTS, k] = sum_w[k]
+            fits[SCALE, k] = scale[k]
+            fits[PEAK, k] = peak[k]
+            fits[FACTOR, k] = chosen[k]
+            fits[WEIGHTS, k] = sum_w[k]
 
     return search
 
@@ -368,7 +368,7 @@ def pack_twos(row: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
 
 
 @compiled
-def signed_levels(found: NDArray[np.float32], bottom: np.float32, top: np.float32) -> None:
+def signed_levels(fits: NDArray[np.float32], bottom: np.float32, top: np.float32) -> None:
     """ggml's make_qx_quants for the 16 scales of each super-block, by their weights.
 
     The levels, from bottom to top, go to FACTOR, the scale to a super-block's first BLOCK_SCALE;
@@ -381,8 +381,8 @@ def signed_levels(found: NDArray[np.float32], bottom: np.float32, top: np.float3
     sum_l2, scale, best, chosen = sums[4], sums[5], sums[6], sums[7]
     for k in range(BLOCKS):
         for i in range(16):
-            x[i, k] = found[SCALE, k * 16 + i]
-            weight[i, k] = found[WEIGHTS, k * 16 + i]
+            x[i, k] = fits[SCALE, k * 16 + i]
+            weight[i, k] = fits[WEIGHTS, k * 16 + i]
         peak[k] = ZERO
         extreme[k] = ZERO
     for i in range(16):
@@ -419,7 +419,7 @@ def signed_levels(found: NDArray[np.float32], bottom: np.float32, top: np.float3
                 best[k] = s * sum_lx[k] if better else best[k]
                 chosen[k] = factor[k] if better else chosen[k]
     for k in range(BLOCKS):
-        found[BLOCK_SCALE, k * 16] = scale[k] if peak[k] >= NOTHING else ZERO
+        fits[BLOCK_SCALE, k * 16] = scale[k] if peak[k] >= NOTHING else ZERO
         for i in range(16):
             q = (chosen[k] * x[i, k] + ROUND) - ROUND
-            found[FACTOR, k * 16 + i] = max(min(q, top), bottom)
+            fits[FACTOR, k * 16 + i] = max(min(q, top), bottom)

@@ -102,11 +102,11 @@ class _Reader:
         self.position += nbytes
         return self.data[self.position - nbytes : self.position]
 
-    def number(self, form: str, what: str) -> Any:
+    def unpack(self, form: str, what: str) -> Any:
         return struct.unpack("<" + form, self.take(struct.calcsize("<" + form), what))[0]
 
     def text(self, form: str, what: str, limit: int = MAX_NAME) -> str:
-        length = self.number(form, what)
+        length = self.unpack(form, what)
         if length > limit:
             self.fail(f"{what} claims {length} bytes")
         return bytes(self.take(length, what)).decode(errors="replace")
@@ -118,37 +118,37 @@ class _Reader:
 def _read_dat(reader: _Reader) -> ImportanceMatrix:
     """The older kind: each entry's mean squares times its number of chunks."""
     entries: dict[str, Entry] = {}
-    count = reader.number("i", "its start")
+    count = reader.unpack("i", "its start")
     if not 0 < count <= reader.left // 12:
         reader.fail("it is no importance matrix, neither GGUF nor the older kind")
     for i in range(count):
         name = reader.text("i", f"entry {i}")
-        calls, values = reader.number("i", name), reader.number("i", name)
+        calls, values = reader.unpack("i", name), reader.unpack("i", name)
         sums = reader.floats(values, name)
         if name in entries:
             reader.fail(f"{name} is there twice")
         entries[name] = checked_entry(reader.path, name, sums, np.array([calls], np.float32))
     if reader.left < 4:
         return ImportanceMatrix(entries, file=reader.path.name)
-    chunks = max(reader.number("i", "the number of chunks"), 0)
+    chunks = max(reader.unpack("i", "the number of chunks"), 0)
     dataset = reader.text("i", "the dataset's name") if reader.left >= 4 else ""
     return ImportanceMatrix(entries, (dataset,) if dataset else (), chunks, 0, reader.path.name)
 
 
 def _read_gguf(reader: _Reader) -> ImportanceMatrix:
     reader.take(4, "its start")
-    if (version := reader.number("I", "its version")) not in (2, 3):
+    if (version := reader.unpack("I", "its version")) not in (2, 3):
         reader.fail(f"it is GGUF of version {version}; 2 and 3 are read")
-    tensors, keys = reader.number("Q", "its start"), reader.number("Q", "its start")
+    tensors, keys = reader.unpack("Q", "its start"), reader.unpack("Q", "its start")
     if tensors > MAX_TENSORS or keys > MAX_KEYS:
         reader.fail(f"it claims {tensors} tensors and {keys} keys, too many for a matrix")
-    found: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     for i in range(keys):
         key = reader.text("Q", f"key {i}")
-        found[key] = _value(reader, reader.number("I", key), key)
-    if found.get("general.type") != "imatrix":
+        metadata[key] = _value(reader, reader.unpack("I", key), key)
+    if metadata.get("general.type") != "imatrix":
         reader.fail("it is a GGUF file, but no importance matrix (general.type)")
-    arrays = dict(_arrays(reader, tensors, found.get("general.alignment", 32)))
+    arrays = dict(_arrays(reader, tensors, metadata.get("general.alignment", 32)))
     names = {name.removesuffix(SUMS).removesuffix(COUNTS) for name in arrays}
     entries = {}
     for name in sorted(names):
@@ -156,8 +156,8 @@ def _read_gguf(reader: _Reader) -> ImportanceMatrix:
         if sums is None or counts is None:
             reader.fail(f"{name} has {'counts, but no sums' if sums is None else 'no counts'}")
         entries[name] = checked_entry(reader.path, name, sums, counts)
-    datasets = found.get(DATASETS)
-    numbers = [found.get(key) for key in (CHUNKS, CHUNK_SIZE)]
+    datasets = metadata.get(DATASETS)
+    numbers = [metadata.get(key) for key in (CHUNKS, CHUNK_SIZE)]
     chunks, size = (n if type(n) is int and n >= 0 else 0 for n in numbers)
     texts = datasets if isinstance(datasets, tuple) else ()
     return ImportanceMatrix(entries, texts, chunks, size, reader.path.name)
@@ -168,10 +168,10 @@ def _value(reader: _Reader, kind: int, key: str) -> Any:
     if kind == STRING:
         return reader.text("Q", key)
     if kind in NUMBERS:
-        return reader.number(NUMBERS[kind], key)
+        return reader.unpack(NUMBERS[kind], key)
     if kind != ARRAY:
         reader.fail(f"{key} has the unknown type {kind}")
-    kind, length = reader.number("I", key), reader.number("Q", key)
+    kind, length = reader.unpack("I", key), reader.unpack("Q", key)
     if kind == STRING:
         if length > MAX_DATASETS:
             reader.fail(f"{key} claims {length} texts")
@@ -191,11 +191,11 @@ def _arrays(
     places: dict[str, tuple[int, int]] = {}
     for i in range(count):
         name = reader.text("Q", f"the name of tensor {i}")
-        dimensions = reader.number("I", name)
+        dimensions = reader.unpack("I", name)
         if not 1 <= dimensions <= 4:
             reader.fail(f"{name} has {dimensions} dimensions")
-        values = math.prod(reader.number("Q", name) for _ in range(dimensions))
-        kind, offset = reader.number("I", name), reader.number("Q", name)
+        values = math.prod(reader.unpack("Q", name) for _ in range(dimensions))
+        kind, offset = reader.unpack("I", name), reader.unpack("Q", name)
         if kind != 0:
             reader.fail(f"{name} is not F32")
         if name in places:

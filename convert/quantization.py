@@ -162,8 +162,8 @@ def _asked(quantization: Quantization, name: str) -> GGMLQuantizationType | None
         return quantization.embedding
     if name == "output.weight" and quantization.output is not None:
         return quantization.output
-    found = (one.type for one in quantization.overrides if one.pattern.search(name))
-    return next(found, None)
+    types = (one.type for one in quantization.overrides if one.pattern.search(name))
+    return next(types, None)
 
 
 def _wanted_type(

@@ -188,8 +188,8 @@ class RemoteFile:
             if offset == 0 and length == str(self.size):
                 return
             raise SourceError("the server doesn't give parts of files", file=self.name)
-        found = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if status == 206 and found and int(found[1]) == offset and int(found[3]) == self.size:
+        span = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if status == 206 and span and int(span[1]) == offset and int(span[3]) == self.size:
             self._check_etag(response, location)
             return
         if status in (206, 416):

@@ -34,24 +34,24 @@ def adds(checkpoint: Checkpoint) -> dict[str, bool]:
     What the tokenizer leaves open is left out, but for bos: what llama.cpp would do. Follows
     SpecialVocab of the gguf package and llama.cpp's converter of Llama models.
     """
-    found: dict[str, bool] = {}
+    added: dict[str, bool] = {}
     for processor in _processors(checkpoint.tokenizer.post_processor):
         kind = processor.get("type")
         if kind == "ByteLevel":
-            found = {"bos": False, "eos": False} | found
+            added = {"bos": False, "eos": False} | added
         elif kind == "RobertaProcessing":
-            found |= {"bos": True, "eos": True, "sep": True}
+            added |= {"bos": True, "eos": True, "sep": True}
         elif kind == "TemplateProcessing":
-            found |= _by_template(checkpoint, processor)
+            added |= _by_template(checkpoint, processor)
     for name in ("bos", "eos", "sep"):
         told = checkpoint.tokenizer_config.get(f"add_{name}_token")
         if isinstance(told, bool):
-            found.setdefault(name, told)
+            added.setdefault(name, told)
     ids = special_ids(checkpoint)
-    found.setdefault("bos", checkpoint.tokenizer.pre.adds_bos)
+    added.setdefault("bos", checkpoint.tokenizer.pre.adds_bos)
     if checkpoint.config.vocab_size == NO_BOS:
-        found["bos"] = False
-    return {name: value and ids[name] is not None for name, value in found.items()}
+        added["bos"] = False
+    return {name: value and ids[name] is not None for name, value in added.items()}
 
 
 def _special_id(checkpoint: Checkpoint, name: str) -> int | None:
@@ -104,7 +104,7 @@ def _processors(post_processor: Any) -> Iterator[Mapping[str, Any]]:
 
 def _by_template(checkpoint: Checkpoint, processor: Mapping[str, Any]) -> dict[str, bool]:
     """What a template such as `<bos> A`, and for two texts `<bos> A <sep> B`, puts around them."""
-    config, found = checkpoint.tokenizer_config, {}
+    config, added = checkpoint.tokenizer_config, {}
     begins = {_text(config, "bos"), _text(config, "cls")}
     eos, sep = _text(config, "eos"), _text(config, "sep")
     single, pair = _parts(processor.get("single")), _parts(processor.get("pair"))
@@ -112,16 +112,16 @@ def _by_template(checkpoint: Checkpoint, processor: Mapping[str, Any]) -> dict[s
     if len(single) > 1:
         (first, _), (last, _) = single[0], single[-1]
         if first is not None:
-            found["bos"] = first in begins or begins == {None}
+            added["bos"] = first in begins or begins == {None}
         if last is not None:
-            found["eos"] = last == eos or eos is None
+            added["eos"] = last == eos or eos is None
     pair = pair[1:] if first is not None and pair and pair[0][0] == first else pair
     pair = pair[:-1] if last is not None and pair and pair[-1][0] == last else pair
     if len(pair) > 2 and pair[0][1] == "A" and pair[-1][1] == "B":
         between = [special for special, _ in pair[1:-1]]
         ends = [special is not None and special in (sep, eos) for special in between]
-        found["sep"] = (ends[0] and last is None) or (len(ends) == 2 and ends[1])
-    return found
+        added["sep"] = (ends[0] and last is None) or (len(ends) == 2 and ends[1])
+    return added
 
 
 def _parts(template: Any) -> list[tuple[str | None, str | None]]:
@@ -129,8 +129,8 @@ def _parts(template: Any) -> list[tuple[str | None, str | None]]:
 
     def name(part: Any, kind: str) -> str | None:
         entry = part.get(kind) if isinstance(part, Mapping) else None
-        found = entry.get("id") if isinstance(entry, Mapping) else None
-        return found if isinstance(found, str) else None
+        token = entry.get("id") if isinstance(entry, Mapping) else None
+        return token if isinstance(token, str) else None
 
     parts = template if isinstance(template, list) else []
     return [(name(part, "SpecialToken"), name(part, "Sequence")) for part in parts]

@@ -46,9 +46,11 @@ def parse_tokenizer(raw: Mapping[str, Any], size: int | None = None) -> Tokenize
     size is the rows of the embedding: what a vocabulary lacks of it are tokens that never occur,
     and added tokens beyond it are left out.
     """
-    found = parse_vocabulary(raw, size)
+    vocabulary = parse_vocabulary(raw, size)
     model = raw["model"]
-    return replace(found, merges=_merges(model.get("merges"), model["vocab"], found.special))
+    return replace(
+        vocabulary, merges=_merges(model.get("merges"), model["vocab"], vocabulary.special)
+    )
 
 
 def parse_vocabulary(raw: Mapping[str, Any], size: int | None = None) -> Tokenizer:

@@ -44,8 +44,8 @@ def _print_version(wanted: bool) -> None:
         from llamacli.commands.printing import print_text
         from llamacli.machine import versions
 
-        found = {"llamacli": __version__, **versions()}
-        print_text("".join(f"{name} {version}\n" for name, version in found.items()))
+        packages = {"llamacli": __version__, **versions()}
+        print_text("".join(f"{name} {version}\n" for name, version in packages.items()))
         raise typer.Exit
 
 

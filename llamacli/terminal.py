@@ -78,15 +78,15 @@ def harmless(text: str) -> str:
     return CONTROLS.sub(_picture, text)
 
 
-def _picture(found: re.Match[str]) -> str:
-    code = ord(found.group())
+def _picture(match: re.Match[str]) -> str:
+    code = ord(match.group())
     return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
     """JSON in which what drives a terminal, ends a line or isn't Unicode is escaped."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
-    return UNESCAPED.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+    return UNESCAPED.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def writer(out: TextIO) -> Write:

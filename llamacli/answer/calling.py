@@ -100,7 +100,7 @@ def answer_calling(
     constraint = calling.constraint(engine, len(tokens), max_tokens)
 
     def chunks(interrupted: Callable[[], bool]) -> Iterator[Chunk]:
-        found = generate(
+        generated = generate(
             engine,
             tokens,
             sampling,
@@ -111,7 +111,7 @@ def answer_calling(
             interrupted=interrupted,
             stop=stop,
         )
-        return calling.parted(found, lines=style.form == "text")
+        return calling.parted(generated, lines=style.form == "text")
 
     start = {"model": engine.name, "quantization": engine.quantization}
     return tell(

@@ -95,9 +95,9 @@ def split_at_stop(text: str, stop: Sequence[str]) -> tuple[str, str, bool]:
     The earliest stop text ends the text. Without one, the longest ending that could begin a stop
     text waits.
     """
-    found = [at for at in map(text.find, stop) if at >= 0]
-    if found:
-        return text[: min(found)], "", True
+    places = [at for at in map(text.find, stop) if at >= 0]
+    if places:
+        return text[: min(places)], "", True
     waiting = max((_overlap(text, word) for word in stop), default=0)
     return text[: len(text) - waiting], text[len(text) - waiting :], False
 

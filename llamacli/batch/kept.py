@@ -53,8 +53,8 @@ class Kept:
 
     def best(self, tokens: Sequence[int]) -> tuple[int, int]:
         """(the one with the longest common start, its length in tokens); (-1, 0) for none."""
-        found = ((n, common_prefix(held, tokens)) for n, held in self.tokens.items())
-        return max(found, key=lambda one: one[1], default=(-1, 0))
+        lengths = ((n, common_prefix(held, tokens)) for n, held in self.tokens.items())
+        return max(lengths, key=lambda one: one[1], default=(-1, 0))
 
     def begin(self, running: Running, others: Iterable[Running]) -> None:
         """Give it a sequence, and there the longest start that others or kept ones have of it.

@@ -77,17 +77,17 @@ def answered(data: bytes) -> tuple[dict[str, bool], int]:
 
     Raises InvalidModelError where another line isn't one of a batch's output.
     """
-    found: dict[str, bool] = {}
+    succeeded: dict[str, bool] = {}
     whole = 0
     *lines, _ = data.split(b"\n")
     for number, line in enumerate(lines, 1):
         try:
             fields = json.loads(line.decode())
-            found[key_of(fields["id"])] = "error" not in fields
+            succeeded[key_of(fields["id"])] = "error" not in fields
         except (ValueError, KeyError, TypeError, RecursionError):
             raise InvalidModelError(f"its line {number} is not from a batch") from None
         whole += len(line) + 1
-    return found, whole
+    return succeeded, whole
 
 
 def _is_object(line: bytes, *, first: bool) -> bool:
@@ -152,8 +152,8 @@ def fill(template: str, fields: Mapping[str, Any]) -> str:
             return place[0][0]
         if name not in fields:
             raise UsageError(f"the template wants {{{name}}}, which isn't there")
-        found = fields[name]
-        return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+        field = fields[name]
+        return field if isinstance(field, str) else json.dumps(field, ensure_ascii=False)
 
     return PLACE.sub(value, template)
 
@@ -166,21 +166,21 @@ def _conversation(text: str, system: str | None) -> tuple[Message, ...]:
 
 
 def _settings(fields: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, kind in NUMBERS.items():
         if (value := fields.get(name)) is None:
             continue
         allowed = (int, float) if kind is float else (int,)
         if isinstance(value, bool) or not isinstance(value, allowed):
             raise UsageError(f"{name} is a {'whole ' if kind is int else ''}number, not {value!r}")
-        found[name] = value
+        settings[name] = value
     stop = fields.get("stop")
     if stop is not None:
         stops: Sequence[Any] = [stop] if isinstance(stop, str) else stop
         if not isinstance(stops, list) or not all(isinstance(s, str) and s for s in stops):
             raise UsageError("stop is a text or a list of texts")
-        found["stop"] = tuple(stops)
-    return found
+        settings["stop"] = tuple(stops)
+    return settings
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:

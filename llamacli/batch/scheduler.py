@@ -182,8 +182,8 @@ class Scheduler:
             running.error = token
         else:
             if running.job.logprobs is not None and token not in engine.vocabulary.end_tokens:
-                found = token_logprob(engine.logits(row), token, running.job.logprobs)
-                running.logprobs.append(found)
+                logprob = token_logprob(engine.logits(row), token, running.job.logprobs)
+                running.logprobs.append(logprob)
             step.grown.append((running, answer.take(token)))
         if running.error is not None or answer.reason is not None:
             self.leave(running)

@@ -100,12 +100,12 @@ def resume(name: str | None, on_failure: Notify) -> Session:
 
 def names() -> list[str]:
     """The names of all sessions, the last changed first."""
-    found = []
+    times = []
     for path in home(FOLDER).glob("[!.]*" + SUFFIX):
         with suppress(OSError):  # another chat may have removed it just now
             if NAME.fullmatch(path.stem) and path.is_file():
-                found.append((path.stat().st_mtime, path.stem))
-    return [name for _, name in sorted(found, reverse=True)]
+                times.append((path.stat().st_mtime, path.stem))
+    return [name for _, name in sorted(times, reverse=True)]
 
 
 def list_sessions() -> list[SessionInfo]:

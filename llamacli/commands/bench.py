@@ -53,17 +53,17 @@ def bench(
         raise UsageError(f"the model knows {trained} tokens; give a lower --depth or --prompt")
     asked = machine.asked(max(depths) + max(prompt, answer), profile)
     settings = engine_settings(path, asked)
-    found = measure(lambda: Engine(path, settings), depths, size, runs)
+    measured = measure(lambda: Engine(path, settings), depths, size, runs)
     if as_json:
         fields = {"model": str(path), "settings": vars(settings), "prompt": prompt}
-        print_json({**fields, "answer": answer, **_fields(found)})
+        print_json({**fields, "answer": answer, **_fields(measured)})
         return
-    rows = [(str(one.depth), *_rates(one.prefill), *_rates(one.decode)) for one in found.rates]
+    rows = [(str(one.depth), *_rates(one.prefill), *_rates(one.decode)) for one in measured.rates]
     print_table(HEAD, rows, "rrrrrrr")
     print_text(
-        f"load: {found.load.median:.2f} s\n"
-        f"first token of a prompt of {prompt}: {found.first_token.median:.2f} s\n"
-        f"peak memory: {found.peak_memory / 2**20:.0f} MiB\n"
+        f"load: {measured.load.median:.2f} s\n"
+        f"first token of a prompt of {prompt}: {measured.first_token.median:.2f} s\n"
+        f"peak memory: {measured.peak_memory / 2**20:.0f} MiB\n"
     )
 
 
@@ -71,13 +71,13 @@ def _rates(spread: "Spread") -> tuple[str, str, str]:
     return f"{spread.median:.1f}", f"{spread.lowest:.1f}", f"{spread.highest:.1f}"
 
 
-def _fields(found: "Bench") -> dict[str, Any]:
+def _fields(measured: "Bench") -> dict[str, Any]:
     return {
-        "load_seconds": vars(found.load),
-        "first_token_seconds": vars(found.first_token),
-        "peak_memory_bytes": found.peak_memory,
+        "load_seconds": vars(measured.load),
+        "first_token_seconds": vars(measured.first_token),
+        "peak_memory_bytes": measured.peak_memory,
         "rates": [
             {"depth": one.depth, "prefill": vars(one.prefill), "decode": vars(one.decode)}
-            for one in found.rates
+            for one in measured.rates
         ],
     }

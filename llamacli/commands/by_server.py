@@ -34,15 +34,15 @@ def answer_by_server(
     from llamacli.serve import ask_server
 
     body = {**prompt, **request_fields(sampling, ending, shape), "exact": True}
-    found = ask_server(path, body)
-    if found is None:
+    answer = ask_server(path, body)
+    if answer is None:
         return None
     from llamacli.answer import tell
     from llamacli.terminal import notice
 
     if style.verbose:
         notice("a server that has the model loaded answers; --no-server goes without it")
-    return tell(found.chunks, found.head, style)
+    return tell(answer.chunks, answer.head, style)
 
 
 def may_ask(machine: options.Machine, context: Any) -> bool:

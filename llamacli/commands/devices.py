@@ -19,14 +19,14 @@ def devices(
     from llamacli.machine import find_devices, load_library, this_machine
 
     load_library()
-    found = describe(find_devices(), this_machine())
+    fields = describe(find_devices(), this_machine())
     if as_json:
-        print_json(found)
+        print_json(fields)
     else:
-        print_text(lines(found))
+        print_text(lines(fields))
 
 
-def describe(found: "Sequence[Device]", machine: "Machine") -> dict[str, Any]:
+def describe(devices: "Sequence[Device]", machine: "Machine") -> dict[str, Any]:
     """All that is told, for JSON."""
     from llamacli.machine import (
         build_features,
@@ -38,7 +38,7 @@ def describe(found: "Sequence[Device]", machine: "Machine") -> dict[str, Any]:
     )
 
     features = build_features()
-    used = {device.name for device in use_devices(found, "auto")}
+    used = {device.name for device in use_devices(devices, "auto")}
     return {
         "versions": versions(),
         "built_for": features,
@@ -51,32 +51,33 @@ def describe(found: "Sequence[Device]", machine: "Machine") -> dict[str, Any]:
                 "memory_total": device.total,
                 "used": device.name in used or (device.role == "cpu" and not used),
             }
-            for device in found
+            for device in devices
         ],
         "threads": this_processor().cores,
         "unused": [
-            {"found": what, "command": command} for what, command in unused_hardware(found, machine)
+            {"found": what, "command": command}
+            for what, command in unused_hardware(devices, machine)
         ],
     }
 
 
-def lines(found: dict[str, Any]) -> str:
+def lines(fields: dict[str, Any]) -> str:
     """The same for people."""
     from llamacli.terminal import columns, printable
 
     rows = [("device", "kind", "free", "memory", "", "")]
-    for device in found["devices"]:
+    for device in fields["devices"]:
         sizes = (_gib(device["memory_free"]), _gib(device["memory_total"]))
         used = "used" if device["used"] else ""
         rows.append((device["name"], device["kind"], *sizes, used, device["description"]))
     text = columns(rows, "llrrll")
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in fields["versions"].items())
     text += f"\n{versions}\n"
-    for backend, features in found["built_for"].items():
+    for backend, features in fields["built_for"].items():
         named = [k if value == "1" else f"{k}={value}" for k, value in features.items()]
         text += printable(f"{backend} is built with {' '.join(named)}") + "\n"
-    text += f"{found['threads']} threads, unless --threads or `llamacli tune` say otherwise\n"
-    for unused in found["unused"]:
+    text += f"{fields['threads']} threads, unless --threads or `llamacli tune` say otherwise\n"
+    for unused in fields["unused"]:
         text += f"\n{unused['found']}; to build it for that:\n  {unused['command']}\n"
     return text
 

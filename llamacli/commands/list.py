@@ -27,12 +27,12 @@ def list_models(
     from llamacli.home import home
     from llamacli.models import inventory
 
-    found = inventory()
+    stored = inventory()
     if as_json:
-        print_json([_as_object(model) for model in found])
-    elif found:
+        print_json([_as_object(model) for model in stored])
+    elif stored:
         heads = ("name", "quantization", "size", "context", "last used")
-        print_table(heads, [_row(model) for model in found], "llrrl")
+        print_table(heads, [_row(model) for model in stored], "llrrl")
     else:
         notice(
             f"the store {home()} is empty; `llamacli list --known` has models to convert, "
@@ -70,12 +70,12 @@ def _as_object(model: "Stored") -> dict[str, Any]:
 def _known(as_json: bool) -> None:
     from llamacli.models import models
 
-    found = models().values()
+    known = models().values()
     if as_json:
-        print_json([asdict(model) for model in found])
+        print_json([asdict(model) for model in known])
         return
     heads = ("name", "parameters", "download", "size", "memory", "context")
-    print_table(heads, [_known_row(model) for model in found], "lrrrrr")
+    print_table(heads, [_known_row(model) for model in known], "lrrrrr")
 
 
 def _known_row(model: "Model") -> tuple[str, ...]:

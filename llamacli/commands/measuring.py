@@ -38,7 +38,7 @@ def measured(write: "Write", target: Path, force: bool) -> "ImportanceMatrix":
         precise = Path(folder) / "q8_0.gguf"
         write(precise, quantization("Q8_0"), None)
         with steps_bar() as show:
-            found = measure_importance(precise, progress=partial(show, CHUNKS))
-    write_matrix(kept, [found], force=force)
+            matrix = measure_importance(precise, progress=partial(show, CHUNKS))
+    write_matrix(kept, [matrix], force=force)
     notice(f"importance matrix: {kept}")
     return read_importance(kept)

@@ -60,7 +60,7 @@ def quality(
     paths = [model_path(model) for model in models]
     given = read_text(text)
     with steps_bar() as show:
-        found = list(
+        measured = list(
             package.compare(
                 paths,
                 model_path(against),
@@ -72,39 +72,39 @@ def quality(
         )
     if plot is not None:
         with writing(plot):
-            replace_file(plot, package.plot(found))
+            replace_file(plot, package.plot(measured))
     if as_json:
-        print_json([_fields(one) for one in found])
+        print_json([_fields(one) for one in measured])
     else:
-        print_table(HEAD, [_cells(one) for one in found], "lrrrrrrr")
+        print_table(HEAD, [_cells(one) for one in measured], "lrrrrrrr")
 
 
 def _cells(one: "Quality") -> tuple[str, ...]:
-    found = one.prediction
-    divergences = (found.divergence, found.divergence_99, found.divergence_most)
+    prediction = one.prediction
+    divergences = (prediction.divergence, prediction.divergence_99, prediction.divergence_most)
     return (
         printable(one.path.name),
         count(one.nbytes, "B"),
         f"{one.bits:.2f}",
-        f"{found.perplexity:.4f}",
+        f"{prediction.perplexity:.4f}",
         *(f"{value:.2g}" for value in divergences),
-        f"{found.agreement:.1%}",
+        f"{prediction.agreement:.1%}",
     )
 
 
 def _fields(one: "Quality") -> dict[str, Any]:
     from llamacli.verify import finite
 
-    found = one.prediction
+    prediction = one.prediction
     return {
         "file": str(one.path),
         "bytes": one.nbytes,
         "bits_per_weight": one.bits,
-        "tokens": found.tokens,
-        "perplexity": finite(found.perplexity),
-        "reference_perplexity": finite(found.reference_perplexity),
-        "kl_divergence": finite(found.divergence),
-        "kl_divergence_99": finite(found.divergence_99),
-        "kl_divergence_max": finite(found.divergence_most),
-        "top1_agreement": found.agreement,
+        "tokens": prediction.tokens,
+        "perplexity": finite(prediction.perplexity),
+        "reference_perplexity": finite(prediction.reference_perplexity),
+        "kl_divergence": finite(prediction.divergence),
+        "kl_divergence_99": finite(prediction.divergence_99),
+        "kl_divergence_max": finite(prediction.divergence_most),
+        "top1_agreement": prediction.agreement,
     }

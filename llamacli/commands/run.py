@@ -105,9 +105,9 @@ def run(
             if raw
             else {"messages": turns(given, system)}
         )
-        found = answer_by_server(path, machine, context, asked, sampling, ending, style, shape)
-        if found is not None:
-            _check_whole(found, fail_on_length or grammar is not None)
+        result = answer_by_server(path, machine, context, asked, sampling, ending, style, shape)
+        if result is not None:
+            _check_whole(result, fail_on_length or grammar is not None)
             return
     with engine_for(path, machine.asked(context, "short", drafts), quiet=output.quiet) as engine:
         settings = sampling.settings(engine)

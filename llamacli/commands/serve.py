@@ -123,10 +123,10 @@ def serve(
 def _chosen(names: list[str], quiet: bool) -> dict[str, Path]:
     """The models' files by the names that requests know them by."""
     paths = [locate(name, quiet=quiet).resolve() for name in names]
-    found = {path.stem: path for path in paths}
-    if len(found) < len(set(paths)):
+    models = {path.stem: path for path in paths}
+    if len(models) < len(set(paths)):
         raise UsageError("two models have the same file name: requests couldn't tell them apart")
-    return found
+    return models
 
 
 def _check(value: int, most: int, name: str, least: int = 1) -> None:
@@ -138,10 +138,10 @@ def _seconds(text: str) -> float | None:
     """A duration; None is never."""
     if text == "never":
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
-    if found is None:
+    duration = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if duration is None:
         raise UsageError(f"{text!r} is no duration; give 90s, 10m, 2h or never")
-    return float(found[1]) * UNITS[found[2]]
+    return float(duration[1]) * UNITS[duration[2]]
 
 
 def _read_keys(path: Path) -> tuple[bytes, ...]:

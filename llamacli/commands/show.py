@@ -72,10 +72,10 @@ def open_source(model: str) -> "Source":
 def _config(source: "Source", as_json: bool) -> None:  # noqa: ARG001
     from llamacli.show import find_config
 
-    found = find_config(source)
-    for line in found.notices:
+    shown = find_config(source)
+    for line in shown.notices:
         notice(line)
-    print_json(found.config.raw)
+    print_json(shown.config.raw)
 
 
 def _structure(source: "Source", as_json: bool) -> None:
@@ -91,21 +91,21 @@ def _structure(source: "Source", as_json: bool) -> None:
 def _metadata(source: "Source", as_json: bool) -> None:
     from llamacli.show import find_metadata, table
 
-    found = find_metadata(source)
+    metadata = find_metadata(source)
     if as_json:
-        print_json(found)
+        print_json(metadata)
     else:
-        print_text(table(found))
+        print_text(table(metadata))
 
 
 def _tensors(source: "Source", as_json: bool) -> None:
     from llamacli.show import tensors
 
-    found = tensors.find_tensors(source)
+    shown = tensors.find_tensors(source)
     if as_json:
-        print_json(tensors.as_json(found))
+        print_json(tensors.as_json(shown))
     else:
-        print_text(tensors.table(found))
+        print_text(tensors.table(shown))
 
 
 def _template(source: "Source", as_json: bool) -> None:
@@ -125,11 +125,11 @@ def _template(source: "Source", as_json: bool) -> None:
 def _rope(source: "Source", as_json: bool) -> None:
     from llamacli.show import rope
 
-    found = rope.find_rope(source)
+    frequencies = rope.find_rope(source)
     if as_json:
-        print_json(rope.as_json(found))
+        print_json(rope.as_json(frequencies))
     else:
-        print_text(f"{rope.table(found)}\n{rope.plot(found)}")
+        print_text(f"{rope.table(frequencies)}\n{rope.plot(frequencies)}")
 
 
 def _card(source: "Source", as_json: bool) -> None:

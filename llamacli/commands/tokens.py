@@ -78,46 +78,46 @@ def tokens(
         return
     vocabulary = _vocabulary(source)
     if messages is not None:
-        found = _encode_messages(source, vocabulary, messages, date, errors)
+        encoded = _encode_messages(source, vocabulary, messages, date, errors)
     else:
-        found = vocabulary.tokenize(_read(text, errors), special=special)
-    _print(vocabulary, found, ids, as_json)
+        encoded = vocabulary.tokenize(_read(text, errors), special=special)
+    _print(vocabulary, encoded, ids, as_json)
 
 
 def _find(source: "Source", find: str, exact: bool, regex: bool, ids: bool, as_json: bool) -> None:
     from llamacli.show import find_tokens, read_tokens
     from llamacli.terminal import printable
 
-    found = find_tokens(read_tokens(source), find, exact=exact, regex=regex)
+    matches = find_tokens(read_tokens(source), find, exact=exact, regex=regex)
     if as_json:
-        rows = [{"id": t.id, "token": t.written, "text": t.text} for t in found]
-        print_json([token.id for token in found] if ids else rows)
+        rows = [{"id": t.id, "token": t.written, "text": t.text} for t in matches]
+        print_json([token.id for token in matches] if ids else rows)
     else:
-        _print_lines(f"{t.id}" if ids else f"{t.id} {printable(t.written)}" for t in found)
-    if not found:
+        _print_lines(f"{t.id}" if ids else f"{t.id} {printable(t.written)}" for t in matches)
+    if not matches:
         notice("no token was found")
 
 
-def _print(vocabulary: "Vocabulary", found: Sequence[int], ids: bool, as_json: bool) -> None:
+def _print(vocabulary: "Vocabulary", encoded: Sequence[int], ids: bool, as_json: bool) -> None:
     from llamacli.terminal import quoted
 
     if as_json:
-        print_json(list(found) if ids else [_as_object(vocabulary, token) for token in found])
+        print_json(list(encoded) if ids else [_as_object(vocabulary, token) for token in encoded])
     elif ids:
-        _print_lines(map(str, found))
+        _print_lines(map(str, encoded))
     else:
-        _print_lines(f"{token} {quoted(vocabulary.piece(token))}" for token in found)
+        _print_lines(f"{token} {quoted(vocabulary.piece(token))}" for token in encoded)
 
 
 def _as_object(vocabulary: "Vocabulary", token: int) -> dict[str, Any]:
     piece = vocabulary.piece(token)
-    found = {
+    fields = {
         "id": token,
         "piece": piece.decode(errors="replace"),
         "bytes": list(piece),
         "control": token in vocabulary.control_tokens,
     }
-    return found
+    return fields
 
 
 def _print_lines(lines: Iterable[str]) -> None:

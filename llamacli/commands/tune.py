@@ -47,20 +47,20 @@ def tune(
         return
     chosen = profiles.PROFILES if profile is None else (profile,)
     tell = (lambda _: None) if quiet else (lambda title: notice(f"measuring: {title}"))
-    found = measure(path, seconds, chosen, on_stage=tell)
+    tuning = measure(path, seconds, chosen, on_stage=tell)
     others = {name: profiles.tuned_settings(path, name) for name in profiles.PROFILES}
-    settings = {name: one for name, one in {**others, **found.profiles}.items() if one}
+    settings = {name: one for name, one in {**others, **tuning.profiles}.items() if one}
     kept = profiles.kept_path(path)
     if as_json:
-        print_json(_fields(path, kept, found))
+        print_json(_fields(path, kept, tuning))
     else:
-        print_table(HEAD, [_cells(row) for row in found.rows], ALIGNED)
-        for name, one in found.profiles.items():
+        print_table(HEAD, [_cells(row) for row in tuning.rows], ALIGNED)
+        for name, one in tuning.profiles.items():
             words = ", ".join(f"{key} {_word(value)}" for key, value in one.items())
             print_text(f"{name}: {words}\n")
-        words = ", ".join(f"{size} {cost:.2f}" for size, cost in found.costs.items())
+        words = ", ".join(f"{size} {cost:.2f}" for size, cost in tuning.costs.items())
         print_text(f"checking drafts, in evaluations of one token: {words}\n")
-    about = {"seconds": round(found.seconds, 1), profiles.COSTS: found.costs}
+    about = {"seconds": round(tuning.seconds, 1), profiles.COSTS: tuning.costs}
     profiles.keep(path, settings, about)
     if not quiet:
         notice(f"kept in {kept}")
@@ -72,14 +72,14 @@ def _cells(row: "Row") -> tuple[str, ...]:
     return (row.stage, row.candidate, load, *rates, str(row.rounds), ", ".join(row.best_for))
 
 
-def _fields(path: Path, kept: Path, found: "Tuning") -> dict[str, Any]:
+def _fields(path: Path, kept: Path, tuning: "Tuning") -> dict[str, Any]:
     return {
         "model": str(path),
         "kept": str(kept),
-        "seconds": round(found.seconds, 2),
-        "profiles": found.profiles,
-        "measured": [vars(row) for row in found.rows],
-        "costs": found.costs,
+        "seconds": round(tuning.seconds, 2),
+        "profiles": tuning.profiles,
+        "measured": [vars(row) for row in tuning.rows],
+        "costs": tuning.costs,
     }
 
 

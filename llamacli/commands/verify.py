@@ -87,7 +87,7 @@ def check_copy(
     from llamacli.verify import report
 
     with steps_bar() as show:
-        found = report.verify(
+        result = report.verify(
             path,
             folder,
             text=text,
@@ -96,11 +96,11 @@ def check_copy(
             progress=show,
         )
     if as_json:
-        print_json(report.as_json(found), out)
+        print_json(report.as_json(result), out)
     else:
-        _print(found, out)
-    if found.failed:
-        names = ", ".join(found.failed)
+        _print(result, out)
+    if result.failed:
+        names = ", ".join(result.failed)
         raise InvalidModelError(
             f"{path}, which is left as it is, is not a faithful copy of {folder}: {names}"
         )

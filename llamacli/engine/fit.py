@@ -132,10 +132,10 @@ class Fitting:
     def _advice(self, asked: EngineSettings, settings: EngineSettings) -> str:
         short = self._short(self.need(settings), 1.0)
         at = f"with a context of {settings.context} tokens it takes {', and '.join(short)}"
-        found = list(self._changes(asked, settings))[:3]
-        if not found:
+        changes = list(self._changes(asked, settings))[:3]
+        if not changes:
             return f"{self.file.path.name} doesn't fit: {at}; free memory, or take a smaller model"
-        return f"{self.file.path.name} doesn't fit: {at}; what would fit: {', or '.join(found)}"
+        return f"{self.file.path.name} doesn't fit: {at}; what would fit: {', or '.join(changes)}"
 
     def _changes(self, asked: EngineSettings, settings: EngineSettings) -> Iterator[str]:
         """Changes that make it fit, what costs least first.

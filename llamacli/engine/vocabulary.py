@@ -200,10 +200,10 @@ def _cut(text: str, spellings: Iterable[str]) -> list[str]:
     whole = sorted(spellings, key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, whole)))
     parts, done, place = [], 0, 0
-    while found := pattern.search(text, place):
-        signs = re.match(r"[^\w\s]*", found.group())
+    while piece := pattern.search(text, place):
+        signs = re.match(r"[^\w\s]*", piece.group())
         length = len(signs.group()) if signs else 0
-        place = found.start() + (length if 0 < length < len(found.group()) else 1)
+        place = piece.start() + (length if 0 < length < len(piece.group()) else 1)
         parts.append(text[done:place])
         done = place
     return [part for part in (*parts, text[done:]) if part]

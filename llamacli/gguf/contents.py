@@ -165,10 +165,10 @@ def file_identity(path: Path, status: FileStatus | None = None) -> list[int | st
     """
     parts = hashlib.sha256()
     with reading(path), path.open("rb") as file:
-        found = file_status(file)
-        if found != (status or found):
+        current = file_status(file)
+        if current != (status or current):
             raise InvalidModelError(f"{path}: {REPLACED}")
         for i in range(SAMPLES):
-            file.seek(max(0, found.size - 4096) * i // (SAMPLES - 1))
+            file.seek(max(0, current.size - 4096) * i // (SAMPLES - 1))
             parts.update(file.read(4096))
-    return [found.size, found.modified, parts.hexdigest()]
+    return [current.size, current.modified, parts.hexdigest()]

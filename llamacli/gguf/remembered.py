@@ -38,8 +38,8 @@ def remember(file: GGUFFile) -> None:
     if file.known.issuperset(KEYS) or any(file.metadata[k].nbytes > LARGEST for k in KEYS):
         return
     try:
-        found = [_passed(file, key) for key in KEYS]
-        kept = [*found, *(one for one in recall() if one not in found)][:MOST]
+        passed = [_passed(file, key) for key in KEYS]
+        kept = [*passed, *(one for one in recall() if one not in passed)][:MOST]
         value = {"checks": CHECKS, "arrays": [astuple(one) for one in kept]}
         replace_file(_path(), json.dumps(value).encode())
     except (LlamacliError, OSError):

@@ -217,10 +217,10 @@ def _fetch(
 def _check_hashes(parts: Sequence[Part], descriptor: int, start: int) -> None:
     """That each file arrived as the Hub has it. Raises CheckpointError."""
     for part in parts:
-        found = hashlib.sha256(part.raw)
+        digest = hashlib.sha256(part.raw)
         for at in range(0, _length(part), PIECE):
-            found.update(read_all(descriptor, min(PIECE, _length(part) - at), start + at))
-        if part.sha256 not in (None, found.hexdigest()):
+            digest.update(read_all(descriptor, min(PIECE, _length(part) - at), start + at))
+        if part.sha256 not in (None, digest.hexdigest()):
             raise CheckpointError(
                 f"{part.file.name} arrived with another SHA-256 than the Hub tells; fetch it again"
             )

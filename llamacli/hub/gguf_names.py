@@ -47,18 +47,18 @@ def choose(repo: Repo, wanted: Wanted) -> tuple[str, list[str]]:
     whole = _group(repo.files)
     if not whole:
         raise NotFoundError(f"{repo.id} has no GGUF files; is `llamacli convert {repo.id}` meant?")
-    found = [name for name in whole if _fits(name, whole[name], wanted)]
-    if len(found) != 1:
-        tags = sorted({split_name(_stem(name))[1] or name for name in found or whole})
+    names = [name for name in whole if _fits(name, whole[name], wanted)]
+    if len(names) != 1:
+        tags = sorted({split_name(_stem(name))[1] or name for name in names or whole})
         there = ", ".join(tags[:20]) + (", …" if len(tags) > 20 else "")
         asked = wanted.quantization or wanted.file
-        if not found:
+        if not names:
             raise NotFoundError(f"{repo.id} has no {asked}; there are {there}")
         raise UsageError(f"{repo.id} has several; name one, as {repo.id}:{tags[0]}, of {there}")
-    name = PurePosixPath(found[0]).name
+    name = PurePosixPath(names[0]).name
     if name.startswith("."):
         raise InvalidModelError(f"{name} would be hidden in the store")
-    return name, _in_order(repo.id, whole[found[0]])
+    return name, _in_order(repo.id, whole[names[0]])
 
 
 def _group(files: Mapping[str, object]) -> dict[str, list[str]]:

@@ -91,10 +91,10 @@ def _near(repo: str) -> list[str]:
     search = quote(repo.rpartition("/")[2], safe="")
     try:
         with hub_errors(repo):
-            found = _get_json(f"/api/models?search={search}&limit=20", repo, None)
+            entries = _get_json(f"/api/models?search={search}&limit=20", repo, None)
     except (NotFoundError, InvalidModelError):
         return known
-    ids = [entry.get("id") for entry in found if isinstance(entry, dict)] if found else []
+    ids = [entry.get("id") for entry in entries if isinstance(entry, dict)] if entries else []
     return known + [i for i in ids if isinstance(i, str) and registry.HUB_ID.fullmatch(i)]
 
 

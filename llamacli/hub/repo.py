@@ -151,7 +151,7 @@ def _locator(repo: Repo, file: HubFile) -> "Callable[[], Location]":
     def locate() -> Location:
         try:
             with hub_errors(repo.id):
-                found = get_hf_file_metadata(
+                remote = get_hf_file_metadata(
                     url, token=repo.token, timeout=constants.HF_HUB_ETAG_TIMEOUT
                 )
         except NotFoundError as error:
@@ -163,11 +163,11 @@ def _locator(repo: Repo, file: HubFile) -> "Callable[[], Location]":
             elif _is_network(cause):
                 raise Broken(str(error)) from error
             raise SourceError(str(error)) from error
-        if found.size not in (None, file.size) or found.etag not in (None, file.etag):
+        if remote.size not in (None, file.size) or remote.etag not in (None, file.etag):
             raise CheckpointError(f"{file.name} was changed at {repo.id} while it was read")
-        inside = httpx2.URL(found.location).origin == httpx2.URL(url).origin
+        inside = httpx2.URL(remote.location).origin == httpx2.URL(url).origin
         token = repo.token if inside else False
-        return Location(found.location, build_hf_headers(token=token, library_name="llamacli"))
+        return Location(remote.location, build_hf_headers(token=token, library_name="llamacli"))
 
     return locate
 
@@ -185,12 +185,12 @@ def _cached(repo: str, commit: str, files: Mapping[str, HubFile]) -> dict[str, P
     """Those files that the Hub's cache has whole."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = {}
+    paths = {}
     for name in files:
         path = try_to_load_from_cache(repo, name, revision=commit)
         if isinstance(path, str) and Path(path).is_file():
-            found[name] = Path(path)
-    return {name: path for name, path in found.items() if path.stat().st_size == files[name].size}
+            paths[name] = Path(path)
+    return {name: path for name, path in paths.items() if path.stat().st_size == files[name].size}
 
 
 def _from_cache(repo: str, revision: str) -> Repo | None:

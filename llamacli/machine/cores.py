@@ -40,8 +40,8 @@ def configures_tiles(comments: Sequence[str]) -> bool:
     GCC before 11.5, 12.4, 13.3 and 14 (its bug 114098) drops most of the tiles' configuration,
     and the first product on them is a general protection fault.
     """
-    found = [re.match(r"GCC: \(.*\) (\d+)\.(\d+)", comment) for comment in comments]
-    versions = [(int(one[1]), int(one[2])) for one in found if one]
+    matches = [re.match(r"GCC: \(.*\) (\d+)\.(\d+)", comment) for comment in comments]
+    versions = [(int(one[1]), int(one[2])) for one in matches if one]
     return bool(comments) and all(minor >= MENDED.get(major, 0) for major, minor in versions)
 
 
@@ -78,19 +78,19 @@ def _fast_cores(devices: Path = Path("/sys/devices")) -> int:
         if listed.exists():
             names = [f"cpu{number}" for number in _numbers(listed.read_text())]
             return len({(folder / n / "topology" / "core_id").read_text() for n in names})
-        found = [int(file.read_text()) for file in folder.glob("cpu[0-9]*/cpu_capacity")]
+        capacities = [int(file.read_text()) for file in folder.glob("cpu[0-9]*/cpu_capacity")]
     except (OSError, ValueError):
         return 0
-    return found.count(max(found)) if len(set(found)) > 1 else 0
+    return capacities.count(max(capacities)) if len(set(capacities)) > 1 else 0
 
 
 def _numbers(text: str) -> list[int]:
     """The numbers of a list as Linux writes it: 0-3,8."""
-    found: list[int] = []
+    numbers: list[int] = []
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return found
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
 
 
 def _performance_cores() -> int:

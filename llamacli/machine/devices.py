@@ -92,17 +92,17 @@ def use_devices(devices: Sequence[Device], wanted: str) -> list[Device]:
 def unused_hardware(devices: Sequence[Device], machine: Machine) -> list[tuple[str, str]]:
     """(what is there and not used, the command that rebuilds llama.cpp for it)."""
     kinds = {device.kind for device in devices}
-    found = []
+    hardware = []
     if machine.apple_silicon and "metal" not in kinds:
-        found.append(("an Apple GPU", "metal"))
+        hardware.append(("an Apple GPU", "metal"))
     if machine.nvidia and "cuda" not in kinds:
-        found.append(("an NVIDIA GPU", "cuda"))
+        hardware.append(("an NVIDIA GPU", "cuda"))
     elif machine.renderer and not machine.apple_silicon and not kinds & {"cuda", "vulkan"}:
-        found.append(("a GPU", "vulkan"))
+        hardware.append(("a GPU", "vulkan"))
     return [
         (f"{what} is here, and llama.cpp was built without {TITLES[kind]} or doesn't see it",
          rebuild_command(kind, machine))
-        for what, kind in found
+        for what, kind in hardware
     ]  # fmt: skip
 
 

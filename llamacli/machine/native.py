@@ -53,26 +53,26 @@ def versions() -> dict[str, str]:
 
 def build_features() -> dict[str, dict[str, str]]:
     """What each backend of llama.cpp was compiled for: {"CPU": {"AVX2": "1", …}, "CUDA": …}."""
-    found: dict[str, dict[str, str]] = {}
+    features: dict[str, dict[str, str]] = {}
     backend = ""
     for part in _library().llama_print_system_info().decode(errors="replace").split("|"):
         name, _, value = part.rpartition("=")
         if ":" in name:
             backend, _, name = name.rpartition(":")
         if name.strip():
-            found.setdefault(backend.strip(), {})[name.strip()] = value.strip()
-    return found
+            features.setdefault(backend.strip(), {})[name.strip()] = value.strip()
+    return features
 
 
 def library_comments() -> list[str]:
     """What compilers left of their names and versions in ggml's CPU library; empty if unknown."""
-    found = []
+    texts = []
     for file in sorted(Path(_library()._lib._name).parent.glob("*ggml-cpu*"))[:1]:
         data = file.read_bytes()
         for start in (b"GCC: (", b"clang version "):
             if (at := data.find(start)) >= 0:
-                found.append(data[at : data.find(b"\0", at)].decode(errors="replace"))
-    return found
+                texts.append(data[at : data.find(b"\0", at)].decode(errors="replace"))
+    return texts
 
 
 @cache

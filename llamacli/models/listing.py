@@ -29,7 +29,7 @@ class Stored:
 
 def inventory() -> list[Stored]:
     """Every file by name; those that vanish meanwhile are left out."""
-    found = []
+    models = []
     for path in stored_models():
         try:
             size = path.stat().st_size
@@ -37,8 +37,8 @@ def inventory() -> list[Stored]:
             continue
         names = tuple(short_names(path))
         quantization, context, problem = _header(path)
-        found.append(Stored(path, names, quantization, context, size, last_used(path), problem))
-    return found
+        models.append(Stored(path, names, quantization, context, size, last_used(path), problem))
+    return models
 
 
 def _header(path: Path) -> tuple[str | None, int | None, str | None]:

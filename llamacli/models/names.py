@@ -29,9 +29,9 @@ def find_model(name: str) -> Path:
     if path is None and name.endswith(".gguf") and len(Path(name).parts) > 1:
         raise NotFoundError(f"there is no file {name}")
     stored = stored_models()
-    found = matching(name, stored)
-    if found:
-        return _one(name, found)
+    paths = matching(name, stored)
+    if paths:
+        return _one(name, paths)
     if path is not None and path.is_dir():
         raise UsageError(f"{name} is a folder; convert it first: llamacli convert {name}")
     raise NotFoundError(_not_found(name, stored))
@@ -58,9 +58,9 @@ def find_stored(name: str) -> Path:
     if path is not None and len(path.parts) > 1 and in_store(path):
         name = path.name
     stored = stored_models()
-    found = matching(name, stored)
-    if found:
-        return _one(name, found)
+    paths = matching(name, stored)
+    if paths:
+        return _one(name, paths)
     there = f"it has {_joined(stored)}" if stored else "it is empty"
     raise NotFoundError(f"there is no {name} in the store {home()}; {there}")
 
@@ -70,10 +70,10 @@ def stored_model(name: str, stored: Iterable[Path]) -> Path:
 
     Raises NotFoundError, and UsageError where several match.
     """
-    found = matching(name, stored)
-    if not found:
+    paths = matching(name, stored)
+    if not paths:
         raise NotFoundError(f"there is no model {name}")
-    return _one(name, found)
+    return _one(name, paths)
 
 
 def matching(name: str, stored: Iterable[Path]) -> list[Path]:
@@ -112,13 +112,13 @@ def only_model() -> Path:
     to do.
     """
     stored = stored_models()
-    found = [path for path in stored if split_name(path.stem)[0] != DEMO] or stored
-    if len(found) == 1:
-        return found[0]
-    if found:
+    paths = [path for path in stored if split_name(path.stem)[0] != DEMO] or stored
+    if len(paths) == 1:
+        return paths[0]
+    if paths:
         raise UsageError(
             f"name a model with -m, in $LLAMACLI_MODEL, or as `model` under [defaults] in "
-            f"{registry.config_file()}: {_joined(found)}"
+            f"{registry.config_file()}: {_joined(paths)}"
         )
     raise NotFoundError(f"there is no model yet; {_first_steps()}, or name a GGUF file with -m")
 
@@ -130,7 +130,7 @@ def near_names(name: str, stored: Iterable[Path] = ()) -> list[str]:
     bases = [split_name(path.stem)[0] for path in stored]
     names = {known.lower(): known for known in (*bases, *registry.models())}
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
-    return [names[found] for found in near]
+    return [names[key] for key in near]
 
 
 def complete_models(incomplete: str) -> list[str]:
@@ -146,10 +146,10 @@ def _plain(name: str) -> str:
     return name.lower().removesuffix(".gguf").replace(":", "-")
 
 
-def _one(name: str, found: list[Path]) -> Path:
-    if len(found) > 1:
-        raise UsageError(f"{name} is there in several files; name one: {_joined(found)}")
-    return found[0]
+def _one(name: str, paths: list[Path]) -> Path:
+    if len(paths) > 1:
+        raise UsageError(f"{name} is there in several files; name one: {_joined(paths)}")
+    return paths[0]
 
 
 def _not_found(name: str, stored: list[Path]) -> str:

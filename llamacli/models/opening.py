@@ -73,10 +73,10 @@ def open_engine(
         return Engine(path, settings, on_load=on_load, meanwhile=_get_ready)
     draft = None if asked.draft is None else draft_path(asked.draft, path, quiet=quiet)
 
-    def learned(found: "Costs") -> None:
+    def learned(costs: "Costs") -> None:
         if asked.tune:
             with suppress(OutputError):  # they are measured again then
-                keep_costs(path, found)
+                keep_costs(path, costs)
 
     return DraftingEngine(
         path,

@@ -174,10 +174,10 @@ def _model(path: Path, name: str, entry: Any, known: Model | None) -> Model:
     for key, dependent in DEPENDS.items():
         if key in entry and entry[key] != inherited.get(key):
             inherited = {k: value for k, value in inherited.items() if k not in dependent}
-    found = {**inherited, **entry, "name": name}
-    if "source" not in found:
+    values = {**inherited, **entry, "name": name}
+    if "source" not in values:
         _fail(path, (name,), "has no source: a Hub id, or a checkpoint's folder")
-    return Model(**found)
+    return Model(**values)
 
 
 def _check_default(path: Path, key: str, value: Any) -> None:

@@ -44,8 +44,8 @@ def target_folder() -> Path:
 
 def split_name(stem: str) -> tuple[str, str]:
     """A file's name without .gguf as the model's name and the quantization at its end, or ''."""
-    found = QUANTIZED.fullmatch(stem)
-    return (found[1], found[2]) if found else (stem, "")
+    match = QUANTIZED.fullmatch(stem)
+    return (match[1], match[2]) if match else (stem, "")
 
 
 def in_store(path: Path) -> bool:

@@ -116,8 +116,8 @@ def _split(text: str, written: Collection[str]) -> list[str]:
     lengths = sorted(set(map(len, written)), reverse=True)
     starts = re.compile(f"[{re.escape(''.join({s[0] for s in written}))}]") if written else None
     parts, done, place = [], 0, 0
-    while starts and (found := starts.search(text, place)):
-        place = found.start()
+    while starts and (start := starts.search(text, place)):
+        place = start.start()
         for length in lengths:
             if (marker := text[place : place + length]) in written:
                 parts += [text[done:place], marker]

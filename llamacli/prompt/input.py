@@ -73,10 +73,10 @@ def read_stdin(errors: Errors = "strict") -> str:
 def read_file(path: Path, errors: Errors = "strict") -> Text:
     """A file's text; `-` is stdin. Raises as gather does."""
     name = "standard input" if path == Path("-") else str(path)
-    found = Text(name, decode(read_bytes(path), name, errors))
-    if not found.text.strip():
-        raise UsageError(f"{found.name} is empty")
-    return found
+    file = Text(name, decode(read_bytes(path), name, errors))
+    if not file.text.strip():
+        raise UsageError(f"{file.name} is empty")
+    return file
 
 
 def read_bytes(path: Path) -> bytes:

@@ -46,7 +46,7 @@ class Markers:
         """A literal of the template with its markers respelled."""
         if not self.spellings:
             return literal
-        return self._pattern.sub(lambda found: moved(found.group(), self.plane), literal)
+        return self._pattern.sub(lambda match: moved(match.group(), self.plane), literal)
 
     def plain(self, text: str) -> str:
         """A rendered text with every respelled character as it was."""
@@ -54,12 +54,14 @@ class Markers:
 
     def written(self) -> dict[str, str]:
         """What a template's markers look like in the rendered text, and their spelling."""
-        found = {moved(spelling, self.plane): spelling for spelling in self.spellings}
+        spellings = {moved(spelling, self.plane): spelling for spelling in self.spellings}
         for before, after in self.halves:
             for role in ROLES:
                 if (spelling := before + role + after) in self.spellings:
-                    found[moved(before, self.plane) + role + moved(after, self.plane)] = spelling
-        return found
+                    spellings[moved(before, self.plane) + role + moved(after, self.plane)] = (
+                        spelling
+                    )
+        return spellings
 
     def within(self, template: str) -> "Markers":
         """Those that the template's source holds, or that it may put around a role."""
@@ -89,4 +91,4 @@ def moved(text: str, plane: int) -> str:
 
 
 def _moved_back(plane: int) -> Callable[["re.Match[str]"], str]:
-    return lambda found: chr(ord(found.group()) - plane)
+    return lambda match: chr(ord(match.group()) - plane)

@@ -52,11 +52,11 @@ def compare(
             with open_evaluator(path, size, threads, device=device) as engine:
                 if windows(engine.vocabulary, text, size) != parts:
                     raise InvalidModelError(f"{path} reads text otherwise than {reference}")
-                found = predict(engine, precise, parts, partial(progress, path))
-            yield Quality(path, file.size, bits_per_weight(file), found)
+                prediction = predict(engine, precise, parts, partial(progress, path))
+            yield Quality(path, file.size, bits_per_weight(file), prediction)
 
 
-def plot(found: Sequence[Quality]) -> bytes:
+def plot(measured: Sequence[Quality]) -> bytes:
     """A PNG picture of size against mean divergence, which has a logarithmic axis.
 
     Raises UsageError where matplotlib isn't installed.
@@ -67,10 +67,10 @@ def plot(found: Sequence[Quality]) -> bytes:
         raise UsageError("--plot needs matplotlib: pip install 'llamacli[plot]'") from None
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    unit, size = ("GB", 1e9) if max(quality.nbytes for quality in found) >= 1e9 else ("MB", 1e6)
-    sizes = [quality.nbytes / size for quality in found]
-    axes.plot(sizes, [max(q.prediction.divergence, 1e-9) for q in found], "o")
-    for quality, at in zip(found, sizes, strict=True):
+    unit, size = ("GB", 1e9) if max(quality.nbytes for quality in measured) >= 1e9 else ("MB", 1e6)
+    sizes = [quality.nbytes / size for quality in measured]
+    axes.plot(sizes, [max(q.prediction.divergence, 1e-9) for q in measured], "o")
+    for quality, at in zip(measured, sizes, strict=True):
         place = (at, max(quality.prediction.divergence, 1e-9))
         axes.annotate(
             quality.path.stem, place, xytext=(5, 4), textcoords="offset points", parse_math=False

@@ -162,5 +162,5 @@ def leave(repl: Repl, argument: str) -> None:  # noqa: ARG001
 
 def last_of(repl: Repl, role: str) -> str | None:
     """The last message of that role."""
-    found = [m["content"] for m in repl.session.messages if m["role"] == role]
-    return found[-1] if found else None
+    texts = [m["content"] for m in repl.session.messages if m["role"] == role]
+    return texts[-1] if texts else None

@@ -79,11 +79,11 @@ def interpret(repl: Repl, line: str) -> Ask | None:
     A line that begins with a slash and a word is a command. Raises UsageError for an unknown one.
     """
     text = unquoted(line)
-    found = LINE.fullmatch(line.rstrip()) if text is None else None
-    if found is None:
+    match = LINE.fullmatch(line.rstrip()) if text is None else None
+    if match is None:
         text = line if text is None else text
         return actions.message(repl, text) if text.strip() or repl.attached else None
-    name, argument = found[1].lower(), (found[2] or "").strip()
+    name, argument = match[1].lower(), (match[2] or "").strip()
     command = COMMANDS.get(ALIASES.get(name, name))
     if command is None:
         near = difflib.get_close_matches(name, [*COMMANDS, *ALIASES], n=1, cutoff=0.5)

@@ -133,13 +133,13 @@ def load(repl: Repl, argument: str) -> None:
 
 
 def show_sessions(repl: Repl, argument: str) -> None:  # noqa: ARG001
-    found = sessions.list_sessions()
-    if not found:
+    saved = sessions.list_sessions()
+    if not saved:
         say("no chat is saved yet")
         return
     current = repl.log.name if repl.log is not None else None
     rows = []
-    for info in found:
+    for info in saved:
         when = datetime.fromtimestamp(info.modified).strftime("%Y-%m-%d %H:%M")
         what = beginning(info.problem or info.first)
         mark = "*" if info.name == current else " "

@@ -68,9 +68,9 @@ def _refuse_thinking(fields: Fields) -> None:
 
 def _conversation(fields: Fields) -> list[dict[str, str]]:
     """The system's text first, then the messages' roles and texts."""
-    found = []
+    messages = []
     if "system" in fields.values:
-        found.append({"role": "system", "content": content_text(fields, "system")})
+        messages.append({"role": "system", "content": content_text(fields, "system")})
     given = fields.needed("messages", fields.items)
     if not given:
         raise invalid("messages", "is empty")
@@ -82,11 +82,11 @@ def _conversation(fields: Fields) -> list[dict[str, str]]:
         role = inside.one_of("role", ("user", "assistant", "system"))
         if role is None:
             raise invalid(f"{where}.role", "is missing")
-        found.append({"role": role, "content": content_text(inside, "content")})
+        messages.append({"role": role, "content": content_text(inside, "content")})
         inside.end()
-    if found[-1]["role"] == "assistant":
+    if messages[-1]["role"] == "assistant":
         raise invalid(f"messages.{len(given) - 1}", "begins an answer, which is not supported")
-    return found
+    return messages
 
 
 class MessageAnswer:
@@ -103,10 +103,10 @@ class MessageAnswer:
             "model": answers.model.name,
         }
 
-    def whole(self, found: list[Whole]) -> dict[str, Any]:
-        result = found[0].result
+    def whole(self, answers: list[Whole]) -> dict[str, Any]:
+        result = answers[0].result
         assert result is not None
-        content = [{"type": "text", "text": found[0].text}]
+        content = [{"type": "text", "text": answers[0].text}]
         return {**self.head, "content": content, **_ending(result), "usage": self._usage(result)}
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:

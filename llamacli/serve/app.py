@@ -47,7 +47,7 @@ class Form(Protocol):
 
     def __init__(self, ask: Ask, answers: Answers) -> None: ...
 
-    def whole(self, found: list[Whole]) -> dict[str, Any]: ...
+    def whole(self, answers: list[Whole]) -> dict[str, Any]: ...
 
     def chunks(self) -> AsyncIterator[dict[str, Any]]: ...
 
@@ -129,10 +129,10 @@ def _generating(server: Server, read: Callable[[Fields], Ask], form: type[Form])
             shaped = form(ask, answers)
             if ask.stream:
                 return _Streamed(shaped, stack.pop_all(), headers)
-            found = await _unless_gone(request, answers.whole())
-            made = sum(one.result.answer_tokens for one in found if one.result is not None)
+            completed = await _unless_gone(request, answers.whole())
+            made = sum(one.result.answer_tokens for one in completed if one.result is not None)
             told.append(f"{made} out")
-            return json_response(shaped.whole(found), headers=headers)
+            return json_response(shaped.whole(completed), headers=headers)
 
     return guarded(answer)
 

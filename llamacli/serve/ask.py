@@ -71,7 +71,7 @@ def _token(engine: Engine, token: Any, where: str = "prompt") -> int:
 
 def read_sampling(fields: Fields) -> dict[str, Any]:
     """SamplingSettings' fields by OpenAI's names and llama.cpp's; what isn't there is left out."""
-    found = {
+    settings = {
         "temperature": fields.number("temperature", 0, 100),
         "top_p": fields.number("top_p", 0, 1),
         "top_k": fields.whole("top_k", 0, MAX_TOKENS - 1),
@@ -82,7 +82,7 @@ def read_sampling(fields: Fields) -> dict[str, Any]:
         "seed": _seed(fields),
         "logit_bias": _logit_bias(fields),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _seed(fields: Fields) -> int | None:
@@ -95,12 +95,12 @@ def _logit_bias(fields: Fields) -> tuple[tuple[int, float], ...] | None:
     biases = fields.inside("logit_bias")
     if biases is None:
         return None
-    found = []
+    pairs = []
     for name in list(biases.values):
         if not (name.isascii() and name.isdecimal() and len(name) < 10):
             raise invalid(biases.where(shown(name)[1:-1]), "is no token: give its number")
-        found.append((int(name), biases.number(name, -100, 100) or 0.0))
-    return tuple(found)
+        pairs.append((int(name), biases.number(name, -100, 100) or 0.0))
+    return tuple(pairs)
 
 
 def read_stop(fields: Fields, name: str = "stop") -> tuple[str, ...]:

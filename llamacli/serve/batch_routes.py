@@ -17,11 +17,11 @@ def batch_routes(office: Office) -> list[Route]:
         return json_response({"object": "list", "data": data, "has_more": False})
 
     async def file(request: Request) -> Response:
-        found = office.file(request.path_params["name"])
+        file = office.file(request.path_params["name"])
         if request.method == "DELETE":
-            del office.files[found.id]
-            return json_response({"id": found.id, "object": "file", "deleted": True})
-        return json_response(found.object())
+            del office.files[file.id]
+            return json_response({"id": file.id, "object": "file", "deleted": True})
+        return json_response(file.object())
 
     async def content(request: Request) -> Response:
         data = office.file(request.path_params["name"]).data

@@ -139,19 +139,19 @@ class Office:
 
         async def work() -> None:
             for line in waiting:  # each of the workers takes the next one
-                found = await self._line(batch.endpoint, line)
-                failed = found["response"]["status_code"] != 200
+                answer = await self._line(batch.endpoint, line)
+                failed = answer["response"]["status_code"] != 200
                 batch.failed += failed
                 batch.done += not failed
-                (bad if failed else good).append(json.dumps(found).encode() + b"\n")
+                (bad if failed else good).append(json.dumps(answer).encode() + b"\n")
 
         try:
             await asyncio.gather(*(work() for _ in range(self.parallel)))
             batch.mark("completed")
         finally:
-            for name, found in (("output_file_id", good), ("error_file_id", bad)):
-                if found:
-                    file = File(f"{batch.id}_{name[:-8]}.jsonl", "batch_output", b"".join(found))
+            for name, answers in (("output_file_id", good), ("error_file_id", bad)):
+                if answers:
+                    file = File(f"{batch.id}_{name[:-8]}.jsonl", "batch_output", b"".join(answers))
                     batch.told[name] = self._add(file)["id"]
 
     async def _line(self, endpoint: str, line: bytes) -> dict[str, Any]:

@@ -103,8 +103,8 @@ class ChatAnswer:
             "system_fingerprint": None,
         }
 
-    def whole(self, found: list[Whole]) -> dict[str, Any]:
-        results = [answer.result for answer in found if answer.result is not None]
+    def whole(self, answers: list[Whole]) -> dict[str, Any]:
+        results = [answer.result for answer in answers if answer.result is not None]
         choices = [
             {
                 "index": answer.index,
@@ -112,7 +112,7 @@ class ChatAnswer:
                 "logprobs": self._logprobs(answer.logprobs),
                 "finish_reason": finish_reason(result),
             }
-            for answer, result in zip(found, results, strict=True)
+            for answer, result in zip(answers, results, strict=True)
         ]
         return {
             **self.head,
@@ -149,8 +149,8 @@ class ChatAnswer:
         usage = {"usage": None} if self.ask.include_usage else {}
         return {**self.head, "choices": [choice], **usage}
 
-    def _logprobs(self, found: Any) -> dict[str, Any] | None:
+    def _logprobs(self, logprobs: Any) -> dict[str, Any] | None:
         if self.ask.logprobs is None:
             return None
         vocabulary = self.answers.model.engine.vocabulary
-        return {"content": logprobs_content(vocabulary, found), "refusal": None}
+        return {"content": logprobs_content(vocabulary, logprobs), "refusal": None}

@@ -47,9 +47,9 @@ class LocalAnswer:
                 if isinstance(line, LlamacliError):
                     raise line
                 if (error := line.get("error")) is not None:
-                    found = LlamacliError(error)
-                    found.exit_code = line["exit_code"]
-                    raise found
+                    fault = LlamacliError(error)
+                    fault.exit_code = line["exit_code"]
+                    raise fault
                 if (text := line.get("text")) is not None:
                     texts.append(text)
                     yield Chunk(text)
@@ -107,11 +107,11 @@ class Refused(LlamacliError):
 
 def has_loaded(path: Path) -> bool:
     """Whether a server of the user's has the file at path loaded."""
-    found = _request(path, {"probe": True})
-    if found is None:
+    reply = _request(path, {"probe": True})
+    if reply is None:
         return False
-    found[0].close()
-    return found[1].status == HTTPStatus.OK
+    reply[0].close()
+    return reply[1].status == HTTPStatus.OK
 
 
 def ask_server(path: Path, body: dict[str, Any]) -> LocalAnswer | None:
@@ -120,10 +120,10 @@ def ask_server(path: Path, body: dict[str, Any]) -> LocalAnswer | None:
     body has the fields of /own/answer but for file and identity. What a server refuses, the
     program refuses by itself, in its own words.
     """
-    found = _request(path, body)
-    if found is None:
+    reply = _request(path, body)
+    if reply is None:
         return None
-    connection, response = found
+    connection, response = reply
     if response.status == HTTPStatus.OK:
         return LocalAnswer(connection, response)
     connection.close()
@@ -136,10 +136,10 @@ def answer_whole(path: Path, body: dict[str, Any], interrupted: Callable[[], boo
     Raises Refused, NotFoundError where the server is gone, and what the answer ended with.
     """
     while True:
-        found = _request(path, body)
-        if found is None:
+        reply = _request(path, body)
+        if reply is None:
             raise NotFoundError("the server is gone; --no-server goes without it")
-        connection, response = found
+        connection, response = reply
         if response.status == HTTPStatus.OK:
             result = list(LocalAnswer(connection, response).chunks(interrupted))[-1].result
             assert result is not None

@@ -73,11 +73,11 @@ class CompletionAnswer:
             "system_fingerprint": None,
         }
 
-    def whole(self, found: list[Whole]) -> dict[str, Any]:
-        results = [answer.result for answer in found if answer.result is not None]
+    def whole(self, answers: list[Whole]) -> dict[str, Any]:
+        results = [answer.result for answer in answers if answer.result is not None]
         choices = [
             self._choice(answer.index, answer.text, answer.logprobs, finish_reason(result))
-            for answer, result in zip(found, results, strict=True)
+            for answer, result in zip(answers, results, strict=True)
         ]
         told = usage(self.answers.prompt_tokens, results)
         return {**self.head, "choices": choices, "usage": told}
@@ -105,16 +105,16 @@ class CompletionAnswer:
         told = self._logprobs(index, logprobs) if self.ask.logprobs is not None else None
         return {"index": index, "text": text, "logprobs": told, "finish_reason": finish}
 
-    def _logprobs(self, index: int, found: Sequence[TokenLogprob]) -> dict[str, Any]:
+    def _logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
         text_of = self.answers.model.engine.vocabulary.text_of
-        tokens = [text_of([one.token]) for one in found]
+        tokens = [text_of([one.token]) for one in logprobs]
         offsets = []
         for text in tokens:
             offsets.append(self.offsets[index])
             self.offsets[index] += len(text)
         return {
             "tokens": tokens,
-            "token_logprobs": [bounded(one.logprob) for one in found],
-            "top_logprobs": [{text_of([t]): bounded(p) for t, p in one.top} for one in found],
+            "token_logprobs": [bounded(one.logprob) for one in logprobs],
+            "top_logprobs": [{text_of([t]): bounded(p) for t, p in one.top} for one in logprobs],
             "text_offset": offsets,
         }

@@ -53,17 +53,17 @@ def listen_on_port(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         raise UsageError(f"the host {host!r} is not known: {error}") from None
     # Where the protocol isn't named, asyncio leaves Nagle's algorithm on: 40 ms an answer.
-    found = socket.socket(family, kind, protocol)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening = socket.socket(family, kind, protocol)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found.bind(address)
-        found.listen(BACKLOG)
+        listening.bind(address)
+        listening.listen(BACKLOG)
     except OSError as error:
-        found.close()
+        listening.close()
         if error.errno in (98, 48):  # EADDRINUSE of Linux and macOS
             raise Taken(f"port {port} is taken by another program; give another --port") from None
         raise UsageError(f"can't listen on {host}:{port}: {error.strerror}") from None
-    return found
+    return listening
 
 
 @dataclass
@@ -103,13 +103,13 @@ def listen_on_socket(path: Path) -> OwnSocket:
             raise Taken(f"another server has the socket {path}; give another --socket") from None
         with suppress(FileNotFoundError):
             path.unlink()
-        found = system.unix_socket()
+        listening = system.unix_socket()
         before = os.umask(0o177)
         try:
-            found.bind(os.fspath(path))
+            listening.bind(os.fspath(path))
         finally:
             os.umask(before)
-        found.listen(BACKLOG)
+        listening.listen(BACKLOG)
     except OSError as error:
         raise UsageError(f"the socket {path} can't be made: {error.strerror}") from None
-    return OwnSocket(path, found, lock)
+    return OwnSocket(path, listening, lock)

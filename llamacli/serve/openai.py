@@ -107,7 +107,9 @@ def usage(prompt_tokens: int, results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def logprobs_content(vocabulary: Vocabulary, found: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+def logprobs_content(
+    vocabulary: Vocabulary, logprobs: Sequence[TokenLogprob]
+) -> list[dict[str, Any]]:
     """As chat completions have them: text, bytes, the likeliest beside."""
 
     def told(token: int, logprob: float) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def logprobs_content(vocabulary: Vocabulary, found: Sequence[TokenLogprob]) -> l
 
     return [
         {**told(one.token, one.logprob), "top_logprobs": [told(t, p) for t, p in one.top]}
-        for one in found
+        for one in logprobs
     ]
 
 

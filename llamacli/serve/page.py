@@ -23,21 +23,21 @@ HEADERS = {
 
 
 def page_routes() -> list[Route]:
-    found = dict(_read(files("llamacli.serve") / "page_files", ""))
+    contents = dict(_read(files("llamacli.serve") / "page_files", ""))
 
     async def answer(request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
-        if name not in found:
+        if name not in contents:
             return fault_response(Fault(404, "there is nothing there", code="unknown_url"))
         kind = KINDS.get(name[name.rfind(".") :], "text/plain")
-        return Response(found[name], 200, HEADERS, f"{kind}; charset=utf-8")
+        return Response(contents[name], 200, HEADERS, f"{kind}; charset=utf-8")
 
     return [Route("/", answer), Route("/page/{name:path}", answer)]
 
 
 def _read(folder: Traversable, start: str) -> list[tuple[str, bytes]]:
-    found: list[tuple[str, bytes]] = []
+    contents: list[tuple[str, bytes]] = []
     for entry in folder.iterdir():
         name = f"{start}{entry.name}"
-        found += _read(entry, f"{name}/") if entry.is_dir() else [(name, entry.read_bytes())]
-    return found
+        contents += _read(entry, f"{name}/") if entry.is_dir() else [(name, entry.read_bytes())]
+    return contents

@@ -99,11 +99,11 @@ class Pool:
             model.used = time.monotonic()
 
     async def get(self, path: Path) -> Loaded:
-        if (found := self.loaded.get(path)) is not None:
-            return found
+        if (loaded := self.loaded.get(path)) is not None:
+            return loaded
         async with self.loading:
-            if (found := self.loaded.get(path)) is not None:
-                return found
+            if (loaded := self.loaded.get(path)) is not None:
+                return loaded
             while True:
                 try:
                     seen = identity(path)

@@ -60,12 +60,12 @@ def _read_format(text: Fields | None) -> Grammar | None:
 
 def _conversation(fields: Fields) -> list[dict[str, str]]:
     """The instructions first, then a text of the user's or messages."""
-    found = []
+    messages = []
     if (instructions := fields.text("instructions")) is not None:
-        found.append({"role": "system", "content": instructions})
+        messages.append({"role": "system", "content": instructions})
     given = fields.take("input")
     if isinstance(given, str):
-        return [*found, {"role": "user", "content": given}]
+        return [*messages, {"role": "user", "content": given}]
     if not isinstance(given, list) or not given:
         raise invalid("input", f"is a text or a list of messages, not {shown(given)}")
     for i, item in enumerate(given):
@@ -81,8 +81,8 @@ def _conversation(fields: Fields) -> list[dict[str, str]]:
         text = content_text(inside, "content", PARTS)
         inside.ignore(["id", "status", "phase"])
         inside.end()
-        found.append({"role": "system" if role == "developer" else role, "content": text})
-    return found
+        messages.append({"role": "system" if role == "developer" else role, "content": text})
+    return messages
 
 
 class ResponseAnswer:
@@ -113,10 +113,10 @@ class ResponseAnswer:
             "truncation": "disabled",
         }
 
-    def whole(self, found: list[Whole]) -> dict[str, Any]:
-        result = found[0].result
+    def whole(self, answers: list[Whole]) -> dict[str, Any]:
+        result = answers[0].result
         assert result is not None
-        return self._ended(found[0].text, found[0].logprobs, result)
+        return self._ended(answers[0].text, answers[0].logprobs, result)
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """Raises Fault in mid-stream."""
@@ -179,5 +179,5 @@ class ResponseAnswer:
         told = self._logprobs(logprobs)
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": told}
 
-    def _logprobs(self, found: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
-        return logprobs_content(self.answers.model.engine.vocabulary, found)
+    def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+        return logprobs_content(self.answers.model.engine.vocabulary, logprobs)

@@ -94,6 +94,6 @@ class Worker:
 
 
 def _put_all(pieces: list[tuple[Stream, list[Piece]]]) -> None:
-    for stream, found in pieces:
-        for piece in found:
+    for stream, queued in pieces:
+        for piece in queued:
             stream.put(piece)

@@ -77,12 +77,12 @@ def _is_regular(rules: dict[int, Parts]) -> bool:
 
 @dataclass
 class _Reader:
-    """Reads rules; at is where the token, kind and found, ends. words are the literals."""
+    """Reads rules; at is where the token, of that kind, ends. words are the literals."""
 
     text: str
     at: int = 0
     kind: str = ""
-    found: str = ""
+    token: str = ""
     numbers: dict[str, int] = field(default_factory=lambda: {"root": 0})
     rules: dict[int, Parts] = field(default_factory=dict)
     words: dict[str, None] = field(default_factory=dict)
@@ -109,14 +109,14 @@ class _Reader:
         self.kind = "blank"
         while self.kind == "blank":
             if self.at == len(self.text):
-                self.kind = self.found = ""
+                self.kind = self.token = ""
                 return
-            token = TOKEN.match(self.text, self.at)
-            if token is None or token.lastgroup is None:
+            match = TOKEN.match(self.text, self.at)
+            if match is None or match.lastgroup is None:
                 character = self.text[self.at]
                 raise self.fail(UNEXPECTED.get(character, f"unexpected {character!r}"))
-            self.at, self.kind = token.end(), token.lastgroup
-            self.found = token[self.kind]
+            self.at, self.kind = match.end(), match.lastgroup
+            self.token = match[self.kind]
 
     def skip_lines(self) -> None:
         while self.kind == "line":
@@ -124,13 +124,13 @@ class _Reader:
 
     def rule(self) -> None:
         """NAME ::= alternatives, and the line's end."""
-        name = self.found
+        name = self.token
         if self.kind != "name":
             raise self.fail("a rule's name is expected")
         self.advance()
         if self.kind != "define":
             raise self.fail(f"::= is expected behind {name}")
-        number = self.number(name)
+        number = self.rule_number(name)
         if number in self.rules:
             raise self.fail(f"the rule {name} is defined twice")
         self.advance()
@@ -140,9 +140,9 @@ class _Reader:
         if self.depth > MAX_DEPTH:
             raise self.fail(f"rules and parentheses up to here are more than {MAX_DEPTH}")
         if self.kind not in ("", "line"):
-            raise self.fail(f"unexpected {self.found!r}")
+            raise self.fail(f"unexpected {self.token!r}")
 
-    def number(self, name: str) -> int:
+    def rule_number(self, name: str) -> int:
         return self.numbers.setdefault(name, len(self.numbers))
 
     def alternatives(self, depth: int) -> Parts:
@@ -174,22 +174,22 @@ class _Reader:
 
     def count(self) -> str:
         """The token's repetition as Lark has it."""
-        numbers = [int(number) for number in re.findall(r"\d{1,9}", self.found)]
+        numbers = [int(number) for number in re.findall(r"\d{1,9}", self.token)]
         if max(numbers, default=0) > MAX_REPEAT:
             raise self.fail(f"it repeats something more than {MAX_REPEAT} times")
         if len(numbers) == 2 and numbers[1] < numbers[0]:
             raise self.fail(f"{numbers[1]} is less than {numbers[0]}")
-        return re.sub(r"\s", "", self.found)
+        return re.sub(r"\s", "", self.token)
 
     def item(self, depth: int) -> Parts | None:
         if self.kind == "name":
-            return [self.number(self.found)]
+            return [self.rule_number(self.token)]
         if self.kind == "any":
             return [_class([(1, LAST)])]
         if self.kind == "chars":
-            return [self.char_class(self.found)]
+            return [self.char_class(self.token)]
         if self.kind == "literal":
-            codes = [code for code, _ in self.characters(self.found)]
+            codes = [code for code, _ in self.characters(self.token)]
             if any(map(_is_excluded, codes)):
                 raise self.fail("no character of a text is NUL or half a surrogate pair")
             self.words["".join(map(chr, codes))] = None
@@ -209,13 +209,13 @@ class _Reader:
 
     def char_class(self, inside: str) -> str:
         negated = inside.startswith("^")
-        found = self.characters(inside[negated:])
+        characters = self.characters(inside[negated:])
         ranges: list[tuple[int, int]] = []
         at = 0
-        while at < len(found):
-            low = high = found[at][0]
-            if at + 2 < len(found) and found[at + 1] == (ord("-"), True):
-                high = found[at + 2][0]
+        while at < len(characters):
+            low = high = characters[at][0]
+            if at + 2 < len(characters) and characters[at + 1] == (ord("-"), True):
+                high = characters[at + 2][0]
                 at += 2
             at += 1
             if high < low:
@@ -230,7 +230,7 @@ class _Reader:
 
     def characters(self, inside: str) -> list[tuple[int, bool]]:
         """Each character's code, and whether it stands as it is."""
-        found = []
+        characters = []
         at = 0
         while at < len(inside):
             character = CHARACTER.match(inside, at)
@@ -238,12 +238,12 @@ class _Reader:
                 raise self.fail(f"unknown escape {inside[at : at + 2]}")
             *numbers, escaped, plain = character.groups()
             if number := next(filter(None, numbers), None):
-                found.append((min(int(number, 16), LAST), False))
+                characters.append((min(int(number, 16), LAST), False))
             else:
                 letter = plain or CONTROLS.get(escaped, escaped)
-                found.append((ord(letter), plain is not None))
+                characters.append((ord(letter), plain is not None))
             at = character.end()
-        return found
+        return characters
 
 
 def _is_excluded(code: int) -> bool:
@@ -253,12 +253,12 @@ def _is_excluded(code: int) -> bool:
 
 def _others(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """The characters of no range."""
-    found, start = [], 1
+    others, start = [], 1
     for low, high in sorted([*ranges, (0xD800, 0xDFFF), (LAST + 1, LAST + 1)]):
         if start < low:
-            found.append((start, low - 1))
+            others.append((start, low - 1))
         start = max(start, high + 1)
-    return found
+    return others
 
 
 def _class(ranges: list[tuple[int, int]]) -> str:

@@ -114,29 +114,29 @@ class _Reader:
             raise refusal(at, f"it nests deeper than {MAX_NESTING}")
         if len(self.schemas) >= MAX_SCHEMAS:
             raise refusal(at, f"it is one of more than {MAX_SCHEMAS} schemas")
-        found = self.schemas[at] = dict(schema)
+        normal = self.schemas[at] = dict(schema)
         self.words(schema, at, alone)
         for word in LISTS & set(schema):
             if not isinstance(schema[word], list) or not schema[word]:
                 raise refusal(f"{at}/{word}", "not a list of schemas")
             one = alone and (word != "allOf" or len(schema[word]) == 1)
             self.merges |= word == "allOf" and not one
-            found[word] = [
+            normal[word] = [
                 self.schema(part, f"{at}/{word}/{i}", alone=one or word == "prefixItems")
                 for i, part in enumerate(schema[word])
             ]
         for word in MAPPINGS & set(schema):
             if not isinstance(schema[word], dict):
                 raise refusal(f"{at}/{word}", "not an object of schemas")
-            found[word] = {
+            normal[word] = {
                 name: self.part(part, f"{at}/{word}/{_escaped(name)}")
                 for name, part in schema[word].items()
             }
         for word in {"items", "additionalProperties"} & set(schema):
             if isinstance(schema[word], list):
                 raise refusal(f"{at}/{word}", "a list of schemas is prefixItems")
-            found[word] = self.part(schema[word], f"{at}/{word}")
-        return found
+            normal[word] = self.part(schema[word], f"{at}/{word}")
+        return normal
 
     def part(self, schema: Any, at: str) -> dict[str, Any] | bool:
         """A schema that may be false: there is nothing then."""
@@ -276,8 +276,8 @@ def _blame(reader: _Reader, problem: str) -> InvalidModelError:
     at = "#"
     for inner in list(reader.schemas)[1:MAX_BLAMED]:
         if inner.startswith(f"{at}/"):
-            found = problem_of({"$ref": "#" + quote(f"/$defs/whole{inner[1:]}")})
-            at, problem = (inner, found) if found else (at, problem)
+            blamed = problem_of({"$ref": "#" + quote(f"/$defs/whole{inner[1:]}")})
+            at, problem = (inner, blamed) if blamed else (at, problem)
     if "oneOf" in problem and "oneOf" in (part := _moved(reader.schemas[at])):
         counts = range(1, len(part["oneOf"]))
         first = bisect_left(counts, 1, key=lambda n: len(problem_of({"oneOf": part["oneOf"][:n]})))

@@ -82,8 +82,8 @@ def explains(config: LlamaConfig, factors: "array[float]") -> bool:
     """Whether a config's rope_scaling is of the llama3 kind and gives just these factors."""
     if config.head_dim != 2 * len(factors):
         return False
-    found = frequency_factors(config)
-    return found is not None and _close(found.tolist(), factors)
+    expected = frequency_factors(config)
+    return expected is not None and _close(expected.tolist(), factors)
 
 
 def _checked(file: GGUFFile, where: str, raw: Mapping[str, Any]) -> LlamaConfig:
@@ -111,7 +111,7 @@ def _raw_config(file: GGUFFile) -> dict[str, Any]:
     def key(name: str) -> Any:
         return _decimal(file.metadata.get(f"llama.{name}"))
 
-    found = {
+    raw = {
         DERIVED: True,
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": "blk.0.attn_q.bias" in tensors,
@@ -133,8 +133,8 @@ def _raw_config(file: GGUFFile) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in tensors,
         "vocab_size": tokens.length if isinstance(tokens, Array) else key("vocab_size"),
     }
-    found = {name: value for name, value in found.items() if value is not None}
-    return found | _llama3_scaling(file, found)
+    raw = {name: value for name, value in raw.items() if value is not None}
+    return raw | _llama3_scaling(file, raw)
 
 
 def _decimal(value: Any) -> Any:
@@ -160,8 +160,8 @@ def _scaling(file: GGUFFile, key: Any) -> dict[str, Any] | None:
         "beta_fast": "yarn_beta_fast",
         "beta_slow": "yarn_beta_slow",
     }
-    found = {name: key(f"rope.scaling.{ours}") for name, ours in names.items()}
-    return {"rope_type": kind} | {n: value for n, value in found.items() if value is not None}
+    scaling = {name: key(f"rope.scaling.{ours}") for name, ours in names.items()}
+    return {"rope_type": kind} | {n: value for n, value in scaling.items() if value is not None}
 
 
 def _llama3_scaling(file: GGUFFile, raw: Mapping[str, Any]) -> dict[str, Any]:

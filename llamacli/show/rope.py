@@ -73,8 +73,8 @@ def rope_of(config: LlamaConfig) -> Rope:
     factors: Sequence[float] = [1.0 if scaling is None else scaling.factor] * len(frequencies)
     if scaling is not None and scaling.kind == "yarn":
         factors = _yarn_factors(config, scaling)
-    elif (found := frequency_factors(config)) is not None:
-        factors = found.tolist()
+    elif (computed := frequency_factors(config)) is not None:
+        factors = computed.tolist()
     kind = None if scaling is None else scaling.kind
     return Rope(config.rope_theta, config.head_dim, kind, frequencies, tuple(factors))
 

@@ -60,14 +60,14 @@ def render(module: Module) -> str:
 
 def as_json(module: Module) -> dict[str, Any]:
     """The same tree as nested objects; keys that would be empty, or a count of 1, are left out."""
-    found: dict[str, Any] = {"type": module.kind}
+    fields: dict[str, Any] = {"type": module.kind}
     if module.arguments:
-        found["arguments"] = module.arguments
+        fields["arguments"] = module.arguments
     if module.count > 1:
-        found["count"] = module.count
+        fields["count"] = module.count
     if module.children:
-        found["children"] = {name: as_json(child) for name, child in module.children}
-    return found
+        fields["children"] = {name: as_json(child) for name, child in module.children}
+    return fields
 
 
 def _inner(module: Module) -> Iterator[str]:

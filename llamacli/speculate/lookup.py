@@ -20,10 +20,10 @@ class Lookup:
             self.tokens.append(token)
             end = len(self.tokens)
             if end >= LEAST:
-                found = self.places.setdefault(tuple(self.tokens[end - LEAST :]), [])
-                found.append(end)
-                if len(found) > PLACES + 1:
-                    del found[0]
+                ends = self.places.setdefault(tuple(self.tokens[end - LEAST :]), [])
+                ends.append(end)
+                if len(ends) > PLACES + 1:
+                    del ends[0]
 
     def draft(self, most: int) -> tuple[list[int], int]:
         """(at most that many tokens, how many before them are the same here and there).

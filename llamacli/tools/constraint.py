@@ -128,7 +128,7 @@ def calls_grammar(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
 def opening_tokens(vocabulary: Vocabulary) -> NDArray[np.int32]:
     """The tokens by which an answer begins as a call, in any form of the family's."""
     pieces = vocabulary.pieces
-    found = [token for token, piece in enumerate(pieces) if OPENING.match(piece)]
+    opening = [token for token, piece in enumerate(pieces) if OPENING.match(piece)]
     tag = vocabulary.special_tokens.get(PYTHON_TAG)
-    found = [token for token in found if token not in vocabulary.control_tokens]
-    return np.array(found + ([] if tag is None else [tag]), np.int32)
+    opening = [token for token in opening if token not in vocabulary.control_tokens]
+    return np.array(opening + ([] if tag is None else [tag]), np.int32)

@@ -79,8 +79,10 @@ def read_list(text: str, names: Collection[str]) -> Read:
         end = _end(text, "\"'")
     if end is None:
         return MORE if len(text) < MAX_CALL else None
-    found = text[:end]
-    calls = _calls(_loads(found), names) if inside.startswith("{") else read_python(found, names)
+    literal = text[:end]
+    calls = (
+        _calls(_loads(literal), names) if inside.startswith("{") else read_python(literal, names)
+    )
     return None if calls is None else (calls, end)
 
 
@@ -128,11 +130,11 @@ def read_objects(text: str, names: Collection[str]) -> list[Call] | None:
     calls: list[Call] = []
     while text := text.strip(SEPARATORS):
         read = read_object if text.startswith("{") else read_list
-        found = read(text, names) if text[0] in "{[" else None
-        if not isinstance(found, tuple):
+        call = read(text, names) if text[0] in "{[" else None
+        if not isinstance(call, tuple):
             return None
-        calls += found[0]
-        text = text[found[1] :]
+        calls += call[0]
+        text = text[call[1] :]
     return calls or None
 
 
@@ -226,12 +228,12 @@ def _may_be_call(text: str, names: Collection[str]) -> bool:
 def _end(text: str, quotes: str) -> int | None:
     """Where the bracket that text begins with is closed, strings aside; None where it isn't."""
     depth = place = 0
-    for found in re.finditer(rf"[\[\](){{}}]|[{quotes}]", text):
-        if found.start() < place:
+    for bracket in re.finditer(rf"[\[\](){{}}]|[{quotes}]", text):
+        if bracket.start() < place:
             continue
-        sign = found.group()
+        sign = bracket.group()
         if sign in quotes:
-            end = re.compile(rf"(?:[^{sign}\\]|\\.)*{sign}", re.DOTALL).match(text, found.end())
+            end = re.compile(rf"(?:[^{sign}\\]|\\.)*{sign}", re.DOTALL).match(text, bracket.end())
             if end is None:
                 return None
             place = end.end()
@@ -240,5 +242,5 @@ def _end(text: str, quotes: str) -> int | None:
         else:
             depth -= 1
             if depth == 0:
-                return found.end()
+                return bracket.end()
     return None

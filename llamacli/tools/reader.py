@@ -97,11 +97,11 @@ class Reader:
             if opener == PYTHON_TAG:
                 self.tagged, self.held = self.held[len(PYTHON_TAG) :], ""
                 break
-            found = READERS[opener](self.held, self.names)
-            if isinstance(found, tuple):
-                self.calls += found[0]
-                self.held, self.place, self.called = self.held[found[1] :], Place(), True
-            elif found == MORE:
+            calls = READERS[opener](self.held, self.names)
+            if isinstance(calls, tuple):
+                self.calls += calls[0]
+                self.held, self.place, self.called = self.held[calls[1] :], Place(), True
+            elif calls == MORE:
                 if final:  # half a call is text, whatever stands in it
                     ready += self._out(len(self.held))
                 break

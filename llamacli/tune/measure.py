@@ -68,7 +68,7 @@ def checking_costs(engine: "Engine", depth: int, seconds: float) -> dict[int, fl
     """
     tokens = made_up_tokens(engine, depth + engine.settings.outputs)
     sizes = [size for size in CHECKED if size <= engine.settings.outputs]
-    found: dict[int, list[float]] = {size: [] for size in sizes}
+    times: dict[int, list[float]] = {size: [] for size in sizes}
     _fill(engine, tokens[:depth])
     end = time.perf_counter() + seconds
     while True:
@@ -76,12 +76,12 @@ def checking_costs(engine: "Engine", depth: int, seconds: float) -> dict[int, fl
             started = time.perf_counter()
             engine.decode_rows(tokens[depth : depth + size])
             engine.logit(0, size - 1)
-            found[size].append(time.perf_counter() - started)
+            times[size].append(time.perf_counter() - started)
             engine.keep(depth)
         if time.perf_counter() >= end:
             break
-    once = statistics.median(found[1])
-    return {size: round(statistics.median(times) / once, 3) for size, times in found.items()}
+    once = statistics.median(times[1])
+    return {size: round(statistics.median(of_size) / once, 3) for size, of_size in times.items()}
 
 
 def _fill(engine: "Engine", tokens: Sequence[int]) -> None:

@@ -40,8 +40,9 @@ def tuned_settings(
     try:
         with kept.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
-        found = json.loads(raw[:MAX_BYTES])
-        return _checked(found[profile]) if profile in found or COSTS not in found else None
+        profiles = json.loads(raw[:MAX_BYTES])
+        whole = profile in profiles or COSTS not in profiles
+        return _checked(profiles[profile]) if whole else None
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -57,8 +58,8 @@ def tuned_costs(path: Path) -> Costs | None:
         return None
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         with kept_path(path).open("rb") as file:
-            found = json.loads(file.read(MAX_BYTES))[COSTS]
-        known = {int(size): float(cost) for size, cost in found.items()}
+            costs = json.loads(file.read(MAX_BYTES))[COSTS]
+        known = {int(size): float(cost) for size, cost in costs.items()}
         sound = all(0 < size <= 1 << 16 and 0.1 <= cost <= 1e5 for size, cost in known.items())
         if sound and known.get(1) == 1 and 2 <= len(known) <= 64:
             return Costs(known)
@@ -96,11 +97,11 @@ def forget(path: Path) -> int:
 
     Returns how many files that were. Raises OutputError where one can't be removed.
     """
-    found = list(home(FOLDER).glob(f"{_model_hash(path)}-*.json"))
-    for kept in found:
+    files = list(home(FOLDER).glob(f"{_model_hash(path)}-*.json"))
+    for kept in files:
         with writing(kept, "removed"):
             kept.unlink(missing_ok=True)
-    return len(found)
+    return len(files)
 
 
 def kept_path(path: Path) -> Path:
@@ -124,12 +125,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _checked(found: Any) -> dict[str, Any]:
+def _checked(kept: Any) -> dict[str, Any]:
     from llamacli.engine import EngineSettings
 
-    if not isinstance(found, dict):
+    if not isinstance(kept, dict):
         raise TypeError
-    settings = {name: found[name] for name in TYPES if name in found}
+    settings = {name: kept[name] for name in TYPES if name in kept}
     if not all(type(value) is TYPES[name] for name, value in settings.items()):
         raise TypeError
     EngineSettings(**settings)

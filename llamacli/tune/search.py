@@ -122,17 +122,17 @@ def tune(
         run(kv_stage(shape.head_size), profiles[-1], started + seconds)
         on_stage("drafts")
         costs = trials.costs(settings[profiles[-1]], min(longest, DEPTH), seconds * COSTS_SHARE)
-    found = {name: kept_settings(one) for name, one in settings.items()}
-    return Tuning(tuple(rows), found, costs, time.monotonic() - started)
+    kept = {name: kept_settings(one) for name, one in settings.items()}
+    return Tuning(tuple(rows), kept, costs, time.monotonic() - started)
 
 
 def groups(settings: Settings) -> list[tuple[Profile, ...]]:
     """The profiles, those together whose weights lie alike."""
-    found: dict[Any, tuple[Profile, ...]] = {}
+    alike: dict[Any, tuple[Profile, ...]] = {}
     for name, one in settings.items():
         key = one.repack, one.gpu_layers
-        found[key] = (*found.get(key, ()), name)
-    return list(found.values())
+        alike[key] = (*alike.get(key, ()), name)
+    return list(alike.values())
 
 
 def applied(stage: Stage, chosen: Mapping[str, str], settings: Settings) -> Settings:

@@ -28,15 +28,15 @@ def metadata_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
     expected, defaults = expected_keys(checkpoint.config), default_keys(file)
     problems = []
     for key, value in expected.items():
-        found = file.metadata.get(key, defaults.get(key))
-        if not _same(found, value):
-            told = f"{found!r}" if key in file.metadata else f"missing, which means {found!r}"
+        stored = file.metadata.get(key, defaults.get(key))
+        if not _same(stored, value):
+            told = f"{stored!r}" if key in file.metadata else f"missing, which means {stored!r}"
             problems.append(f"{key} is {told}; config.json makes it {value!r}")
     sampling = _sampling(checkpoint.generation_config)
     for key, value in sampling.items():
         if key in file.metadata and not _same(file.metadata[key], value):
-            found = file.metadata[key]
-            problems.append(f"{key} is {found!r}; generation_config.json makes it {value!r}")
+            stored = file.metadata[key]
+            problems.append(f"{key} is {stored!r}; generation_config.json makes it {value!r}")
     problems += _stored_json(file, CONFIG_KEY, "config.json", checkpoint.config.raw)
     problems += _stored_json(
         file, GENERATION_KEY, "generation_config.json", checkpoint.generation_config
@@ -46,14 +46,14 @@ def metadata_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
 
 def rope_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
     """The frequencies that the file makes, its tensor of factors included, and config.json's."""
-    expected, found = rope_of(checkpoint.config), find_rope(file)
+    expected, stored = rope_of(checkpoint.config), find_rope(file)
     problems = []
     if expected.scaling == "llama3" and ROPE_FACTORS not in {t.name for t in file.tensors}:
         problems.append(f"{ROPE_FACTORS} is missing, and with it the llama3 scaling")
-    elif len(expected.scaled) != len(found.scaled):
-        problems.append(f"there are {len(found.scaled)} frequencies, not {len(expected.scaled)}")
+    elif len(expected.scaled) != len(stored.scaled):
+        problems.append(f"there are {len(stored.scaled)} frequencies, not {len(expected.scaled)}")
     else:
-        pairs = zip(expected.scaled, found.scaled, strict=True)
+        pairs = zip(expected.scaled, stored.scaled, strict=True)
         problems += [
             f"the frequency of pair {i} is {b:.7g}; config.json makes it {a:.7g}"
             for i, (a, b) in enumerate(pairs)
@@ -119,22 +119,23 @@ def _stored_json(file: GGUFFile, key: str, name: str, raw: Mapping[str, Any]) ->
     if key not in file.metadata:
         return []
     try:
-        found = json.loads(file.metadata[key])
+        stored = json.loads(file.metadata[key])
     except (TypeError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        stored = None
+    if not isinstance(stored, dict):
         return [f"{key} holds no JSON object"]
-    different = sorted(k for k in {*raw, *found} if raw.get(k) != found.get(k))
+    different = sorted(k for k in {*raw, *stored} if raw.get(k) != stored.get(k))
     return [
-        f"{key} has {k} {found.get(k)!r}; the checkpoint's {name} {raw.get(k)!r}" for k in different
+        f"{key} has {k} {stored.get(k)!r}; the checkpoint's {name} {raw.get(k)!r}"
+        for k in different
     ]
 
 
-def _same(found: Any, expected: Any) -> bool:
+def _same(stored: Any, expected: Any) -> bool:
     """Equal, numbers as GGUF has them: float32."""
-    if isinstance(expected, float) and isinstance(found, int | float):
+    if isinstance(expected, float) and isinstance(stored, int | float):
         try:
-            return struct.pack("<f", found) == struct.pack("<f", expected)
+            return struct.pack("<f", stored) == struct.pack("<f", expected)
         except OverflowError:
             return False
-    return bool(found == expected) and isinstance(found, bool) == isinstance(expected, bool)
+    return bool(stored == expected) and isinstance(stored, bool) == isinstance(expected, bool)

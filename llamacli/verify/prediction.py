@@ -60,7 +60,7 @@ def predict(
 
     progress gets how many tokens were evaluated so far, and of how many.
     """
-    found: list[NDArray[np.float64]] = []
+    compared: list[NDArray[np.float64]] = []
     done, total = 0, sum(map(len, parts))
     for part in parts:
         position = 0
@@ -69,12 +69,12 @@ def predict(
             last = min(len(mine), len(part) - 1 - position)  # nothing follows the last token
             if first < last:
                 targets = np.array(part[position + first + 1 : position + last + 1])
-                found.append(_compared(mine[first:last], precise[first:last], targets))
+                compared.append(_compared(mine[first:last], precise[first:last], targets))
             position += len(mine)
             done += len(mine)
             if progress is not None:
                 progress(done, total)
-    loss, reference_loss, divergence, agreement = np.concatenate(found, axis=1)
+    loss, reference_loss, divergence, agreement = np.concatenate(compared, axis=1)
     return Prediction(
         divergence.size,
         float(loss.mean()),

@@ -42,19 +42,19 @@ SAMPLES: dict[str, dict[str, Any]] = {
 
 def template_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
     """Compare the templates, and where they differ what they render, sandboxed, or refuse."""
-    expected, found = checkpoint.chat_template, find_template(file)
-    if not expected and not found:
+    expected, stored = checkpoint.chat_template, find_template(file)
+    if not expected and not stored:
         return skipped("template", "neither the checkpoint nor the file has one")
-    if not found:
+    if not stored:
         return judged("template", ["it is missing"], "")
     if not expected:
         return judged("template", ["the file has one, the checkpoint none"], "")
-    if found == expected:
+    if stored == expected:
         return judged("template", [], "the checkpoint's, to the letter")
     names = _special_texts(checkpoint)
     problems = []
     for name, sample in SAMPLES.items():
-        ours, theirs = (_rendered(each, sample, names) for each in (expected, found))
+        ours, theirs = (_rendered(each, sample, names) for each in (expected, stored))
         if ours != theirs:
             problems.append(f"{name}: {_difference(ours, theirs)}")
         if len(problems) == ENOUGH:
@@ -77,11 +77,11 @@ def _rendered(template: str, sample: dict[str, Any], names: dict[str, Any]) -> s
         return str(error)
 
 
-def _difference(expected: str, found: str) -> str:
+def _difference(expected: str, stored: str) -> str:
     """The first place where two texts differ, with some of what follows."""
-    pairs = enumerate(zip(expected, found, strict=False))
-    start = next((i for i, (a, b) in pairs if a != b), min(len(expected), len(found)))
+    pairs = enumerate(zip(expected, stored, strict=False))
+    start = next((i for i, (a, b) in pairs if a != b), min(len(expected), len(stored)))
     return (
-        f"at character {start} it gives {found[start : start + 80]!r}; "
+        f"at character {start} it gives {stored[start : start + 80]!r}; "
         f"the checkpoint's {expected[start : start + 80]!r}"
     )

@@ -40,15 +40,15 @@ def match(file: GGUFFile, checkpoint: Checkpoint) -> tuple[list[Pair], list[str]
 
     Where the checkpoint has no output matrix, one in the file must be the embedding again.
     """
-    found = {tensor.name: tensor for tensor in file.tensors}
+    infos = {tensor.name: tensor for tensor in file.tensors}
     opened = LocalFile(file.path)
     importances = any(key.startswith(IMPORTANCES) for key in file.metadata)
     pairs, problems = [], []
     expected = {spec.name: (spec, stored) for spec, stored in checkpoint.weights.items()}
-    if checkpoint.config.tie_word_embeddings and OUTPUT in found:
+    if checkpoint.config.tie_word_embeddings and OUTPUT in infos:
         expected[OUTPUT] = expected[EMBEDDING]
     for name, (spec, stored) in expected.items():
-        info = found.pop(name, None)
+        info = infos.pop(name, None)
         if info is None:
             problems.append(f"{name} is missing")
         elif info.shape[::-1] != spec.shape:
@@ -57,7 +57,7 @@ def match(file: GGUFFile, checkpoint: Checkpoint) -> tuple[list[Pair], list[str]
             problems.append(f"{name} has the shape {shapes}")
         else:
             pairs.append(Pair(spec, stored, info, opened, importances))
-    problems += [f"{name} is not in the checkpoint" for name in found if name != ROPE_FACTORS]
+    problems += [f"{name} is not in the checkpoint" for name in infos if name != ROPE_FACTORS]
     return pairs, problems
 
 
@@ -70,9 +70,9 @@ def compare(
     pool = ThreadPoolExecutor(threads or physical_cores(), "compare")
     try:
         pieces = [piece for pair in pairs for piece in _pieces(pair)]
-        for (pair, _, _), found in zip(pieces, pool.map(_compare_piece, pieces), strict=True):
-            sums[pair.info.name] += found
-            done += found.values
+        for (pair, _, _), piece_sums in zip(pieces, pool.map(_compare_piece, pieces), strict=True):
+            sums[pair.info.name] += piece_sums
+            done += piece_sums.values
             if progress is not None:
                 progress(done, total)
     finally:

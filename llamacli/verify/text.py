@@ -45,8 +45,8 @@ def text_row(
         if ours.vocabulary.size != theirs.vocabulary.size:
             sizes = f"{ours.vocabulary.size} tokens, the reference {theirs.vocabulary.size}"
             return judged("text", [f"the file has {sizes}"], "")
-        found = predict(ours, theirs, parts, progress)
-    return _judged(found, bits_per_weight(file))
+        prediction = predict(ours, theirs, parts, progress)
+    return _judged(prediction, bits_per_weight(file))
 
 
 def bits_per_weight(file: GGUFFile) -> float:
@@ -55,23 +55,23 @@ def bits_per_weight(file: GGUFFile) -> float:
     return 8 * sum(tensor.nbytes for tensor in file.tensors) / values
 
 
-def _judged(found: Prediction, bits: float) -> Row:
+def _judged(prediction: Prediction, bits: float) -> Row:
     limit = next((most for least, most in DIVERGENCES if bits >= least), math.inf)
-    ours, theirs = found.perplexity, found.reference_perplexity
+    ours, theirs = prediction.perplexity, prediction.reference_perplexity
     told = (
-        f"perplexity {ours:.4f}, reference {theirs:.4f}; divergence {found.divergence:.2g}, "
-        f"the same first choice in {found.agreement:.1%}"
+        f"perplexity {ours:.4f}, reference {theirs:.4f}; divergence {prediction.divergence:.2g}, "
+        f"the same first choice in {prediction.agreement:.1%}"
     )
     problems = []
-    if not found.divergence <= limit:
+    if not prediction.divergence <= limit:
         problems = [f"{told}; with {bits:.2g} bits a weight, {limit:g} is the largest divergence"]
     measures = {
-        "tokens": found.tokens,
+        "tokens": prediction.tokens,
         "perplexity": finite(ours),
         "reference_perplexity": finite(theirs),
-        "kl_divergence": finite(found.divergence),
+        "kl_divergence": finite(prediction.divergence),
         "kl_divergence_limit": finite(limit),
-        "top1_agreement": found.agreement,
+        "top1_agreement": prediction.agreement,
         "bits_per_weight": bits,
     }
     return judged("text", problems, told, measures)

@@ -72,14 +72,14 @@ def _differences(
 ) -> list[str]:
     problems = []
     for text, ids in expected:
-        found = vocabulary.tokenize(text, special=True)
-        if found != list(ids):
+        stored = vocabulary.tokenize(text, special=True)
+        if stored != list(ids):
             start = next(
-                (i for i, (a, b) in enumerate(zip(found, ids, strict=False)) if a != b),
-                min(len(found), len(ids)),
+                (i for i, (a, b) in enumerate(zip(stored, ids, strict=False)) if a != b),
+                min(len(stored), len(ids)),
             )
             problems.append(
-                f"{text[:40]!r} gives {found[start : start + 4]} from token {start} on; "
+                f"{text[:40]!r} gives {stored[start : start + 4]} from token {start} on; "
                 f"expected {list(ids[start : start + 4])}"
             )
     return problems

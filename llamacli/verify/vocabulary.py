@@ -16,14 +16,16 @@ PREFIX = "tokenizer.ggml."
 def tokens_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
     """Every token's text and type."""
     expected = checkpoint.tokenizer
-    found = [token.decode(errors="replace") for token in file.strings(PREFIX + "tokens")]
+    stored = [token.decode(errors="replace") for token in file.strings(PREFIX + "tokens")]
     types = file.numbers(PREFIX + "token_type").tolist()
     problems = []
-    if len(found) != len(expected.tokens):
-        problems.append(f"there are {len(found)} tokens; the checkpoint has {len(expected.tokens)}")
+    if len(stored) != len(expected.tokens):
+        problems.append(
+            f"there are {len(stored)} tokens; the checkpoint has {len(expected.tokens)}"
+        )
     problems += [
         f"token {i} is {b!r}; the checkpoint has {a!r}"
-        for i, (a, b) in enumerate(zip(expected.tokens, found, strict=False))
+        for i, (a, b) in enumerate(zip(expected.tokens, stored, strict=False))
         if a != b
     ]
     problems += [
@@ -31,26 +33,26 @@ def tokens_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
         for i, (a, b) in enumerate(zip(expected.types, types, strict=False))
         if a != b
     ]
-    return judged("vocabulary", problems, f"{len(found)} tokens and their types")
+    return judged("vocabulary", problems, f"{len(stored)} tokens and their types")
 
 
 def merges_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
     """Every merge and its rank."""
     expected = checkpoint.tokenizer.merges
-    found = [merge.decode(errors="replace") for merge in file.strings(PREFIX + "merges")]
-    if tuple(found) == expected:
-        return judged("merges", [], f"{len(found)} merges and their ranks")
+    stored = [merge.decode(errors="replace") for merge in file.strings(PREFIX + "merges")]
+    if tuple(stored) == expected:
+        return judged("merges", [], f"{len(stored)} merges and their ranks")
     ranks = {merge: rank for rank, merge in enumerate(expected)}
-    held = set(found)
+    held = set(stored)
     problems = [f"merge {r}, {m!r}, is missing" for m, r in ranks.items() if m not in held]
     problems += [
         f"merge {i}, {merge!r}, is not the checkpoint's"
-        for i, merge in enumerate(found)
+        for i, merge in enumerate(stored)
         if merge not in ranks
     ]
     if not problems:
-        pairs = enumerate(zip(found, expected, strict=False))
-        first = next((i for i, (a, b) in pairs if a != b), min(len(found), len(expected)))
+        pairs = enumerate(zip(stored, expected, strict=False))
+        first = next((i for i, (a, b) in pairs if a != b), min(len(stored), len(expected)))
         problems = [f"their order differs from merge {first} on"]
     return judged("merges", problems, "")
 
@@ -86,13 +88,13 @@ def _named(file: GGUFFile, checkpoint: Checkpoint) -> list[str]:
     """Named tokens that are others, or missing where llama.cpp can't tell them by their text."""
     problems = []
     for name, expected in expected_ids(checkpoint).items():
-        found = file.metadata.get(f"{PREFIX}{name}_token_id")
+        stored = file.metadata.get(f"{PREFIX}{name}_token_id")
         if name == "padding" and expected is None:  # nothing is padded here; others choose one
             continue
         told_by_text = name in NAMED_CONTROL_TOKENS
-        if found != expected and not (found is None and told_by_text):
+        if stored != expected and not (stored is None and told_by_text):
             problems.append(
-                f"{PREFIX}{name}_token_id is {_token(checkpoint.tokenizer.tokens, found)}; "
+                f"{PREFIX}{name}_token_id is {_token(checkpoint.tokenizer.tokens, stored)}; "
                 f"the checkpoint makes it {_token(checkpoint.tokenizer.tokens, expected)}"
             )
     return problems
