@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from convert.fast_check import samples
-from convert.kernels import _quantize_chunk, quantize
+from convert.kernels.comparison import samples
+from convert.kernels.ggml import _quantize_chunk, quantize
 from llamacli.gguf.types import TENSOR_TYPES, TensorType
 from llamacli.verify.dequantize import NUMBERS, dequantize
 from llamacli.verify.measure import measure

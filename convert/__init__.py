@@ -2,9 +2,8 @@
 
 To be read in this order: errors, config, small_files, system, weights, safetensors, tensors,
 pretokenizer, added, tokenizer, checkpoint, special, rope, kernels, model_card, target, journal,
-fast_check, fast_kernels, remote, mixture, quantization, metadata, plan, header, importance,
-importance_file, fast_searches, fast_q4, fast_q6, fast_iq4, fast_q2, fast_q3, fast_q4_0, fast,
-pieces, pipeline.
+remote, mixture, quantization, metadata, plan, header, importance, importance_file, pieces,
+pipeline.
 Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 

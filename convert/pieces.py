@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from convert.checkpoint import Checkpoint
 from convert.errors import CheckpointError
-from convert.fast import INFINITY
-from convert.fast_check import Kernel
+from convert.kernels import INFINITY, Kernel
 from convert.plan import PlannedTensor
 from convert.quantization import tensor_nbytes
 from convert.safetensors import ITEM_SIZES, StoredTensor

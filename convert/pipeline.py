@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from convert import system
 from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.errors import CheckpointError, ImportanceError
-from convert.fast import choose, ggml_kernel
-from convert.fast_check import Kernel
 from convert.header import header_bytes
 from convert.importance import ImportanceMatrix, importances_for
 from convert.journal import Journal, digest, resumable_file, taken
+from convert.kernels import Kernel, choose, ggml_kernel
 from convert.pieces import Piece, pieces_of, quantize_piece, read_piece
 from convert.plan import PlannedTensor, plan
 from convert.quantization import Quantization, quantization, requires_importance

@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from convert import fast
-from convert.fast_check import Kernel, differences, importances, samples
+from convert.kernels import choice
+from convert.kernels.comparison import Kernel, differences, importances, samples
 
 numba = pytest.importorskip("numba", reason="the extra llamacli[fast] is not installed")
 
-KINDS = pytest.mark.parametrize("kind", fast.KINDS, ids=lambda kind: kind.name)
+KINDS = pytest.mark.parametrize("kind", choice.KINDS, ids=lambda kind: kind.name)
 BLOCKS = 1024  # of 256 values
 
 
 def run(
     kernel: Kernel,
     kind: GGMLQuantizationType,
-    values: fast.Values,
+    values: choice.Values,
     weights: NDArray[np.float32] | None = None,
 ) -> NDArray[np.uint8]:
     block, nbytes = GGML_QUANT_SIZES[kind]
@@ -38,15 +38,15 @@ def run(
 @pytest.fixture(scope="module")
 def kernels() -> dict[GGMLQuantizationType, Kernel]:
     """The compiled kernels as they are, unchecked."""
-    return {kind: fast.compiled_kernel(kind) for kind in fast.KINDS}
+    return {kind: choice.compiled_kernel(kind) for kind in choice.KINDS}
 
 
 @KINDS
 def test_every_kind_of_values(
     kind: GGMLQuantizationType, kernels: dict[GGMLQuantizationType, Kernel]
 ) -> None:
-    reference = fast.ggml_kernel(kind)
-    assert differences(kernels[kind], reference, fast.chunk_nbytes(kind), BLOCKS) == []
+    reference = choice.ggml_kernel(kind)
+    assert differences(kernels[kind], reference, choice.chunk_nbytes(kind), BLOCKS) == []
 
 
 @KINDS
@@ -58,7 +58,7 @@ def test_natural_weights_do_not_need_ggml(
     def refuse(*_: object) -> None:
         raise AssertionError("a super-block was left to ggml")
 
-    monkeypatch.setattr(fast, "quantize", refuse)
+    monkeypatch.setattr(choice, "quantize", refuse)
     kinds = dict(samples(64))
     for name in ("normal", "bfloat16", "uniform"):
         run(kernels[kind], kind, kinds[name])
@@ -71,7 +71,7 @@ def test_any_number_of_blocks(
 ) -> None:
     _, values = next(samples(blocks, seed=blocks))
     assert np.array_equal(
-        run(kernels[kind], kind, values), run(fast.ggml_kernel(kind), kind, values)
+        run(kernels[kind], kind, values), run(choice.ggml_kernel(kind), kind, values)
     )
 
 
@@ -82,7 +82,7 @@ def test_rows_by_importance(
 ) -> None:
     if columns % GGML_QUANT_SIZES[kind][0]:
         with pytest.raises(ValueError, match="importances for"):
-            out = np.empty(fast.chunk_nbytes(kind), np.uint8)
+            out = np.empty(choice.chunk_nbytes(kind), np.uint8)
             kernels[kind](np.ones(256, np.float32), out, np.ones(columns, np.float32))
         return
     weights = importances(columns, seed=columns)
@@ -90,7 +90,7 @@ def test_rows_by_importance(
         rows = np.ascontiguousarray(values).reshape(-1)[: 7 * columns]
         bits = (rows.view(np.uint32) >> 16).astype(np.uint16)
         for source in (rows, bits):
-            expected = run(fast.ggml_kernel(kind), kind, source, weights)
+            expected = run(choice.ggml_kernel(kind), kind, source, weights)
             assert np.array_equal(run(kernels[kind], kind, source, weights), expected), name
 
 
@@ -101,7 +101,7 @@ def test_importances_that_say_nothing(
 ) -> None:
     weights = np.full(512, weight, np.float32)
     values = next(samples(8))[1]
-    expected = run(fast.ggml_kernel(kind), kind, values, weights)
+    expected = run(choice.ggml_kernel(kind), kind, values, weights)
     assert np.array_equal(run(kernels[kind], kind, values, weights), expected)
 
 
@@ -113,9 +113,9 @@ def test_bfloat16_bits_are_read_as_they_are(
         bits = (np.ascontiguousarray(values).reshape(-1).view(np.uint32) >> 16).astype(np.uint16)
         wide = (bits.astype(np.uint32) << 16).view(np.float32)
         bits.flags.writeable = False
-        expected = run(fast.ggml_kernel(kind), kind, wide)
+        expected = run(choice.ggml_kernel(kind), kind, wide)
         assert np.array_equal(run(kernels[kind], kind, bits), expected), name
-        assert np.array_equal(run(fast.ggml_kernel(kind), kind, bits), expected), name
+        assert np.array_equal(run(choice.ggml_kernel(kind), kind, bits), expected), name
 
 
 FLOATS = st.one_of(
@@ -134,7 +134,7 @@ def test_values_that_hypothesis_makes(
     values: NDArray[np.float32],
 ) -> None:
     assert np.array_equal(
-        run(kernels[kind], kind, values), run(fast.ggml_kernel(kind), kind, values)
+        run(kernels[kind], kind, values), run(choice.ggml_kernel(kind), kind, values)
     )
 
 
@@ -144,15 +144,15 @@ def test_values_that_are_not_finite_are_told(
     kind: GGMLQuantizationType, bad: float, kernels: dict[GGMLQuantizationType, Kernel]
 ) -> None:
     values = next(samples(20))[1].copy()
-    out = np.empty(20 * fast.chunk_nbytes(kind), np.uint8)
-    for kernel in (kernels[kind], fast.ggml_kernel(kind)):
+    out = np.empty(20 * choice.chunk_nbytes(kind), np.uint8)
+    for kernel in (kernels[kind], choice.ggml_kernel(kind)):
         largest = np.abs(values).max()
         assert kernel(values, out) == int(largest.view(np.uint32))
     values[3333] = bad
     bits = (values.view(np.uint32) >> 16).astype(np.uint16)
-    for kernel in (kernels[kind], fast.ggml_kernel(kind)):
-        assert kernel(values, out) >= fast.INFINITY
-        assert kernel(bits, out) >= fast.INFINITY
+    for kernel in (kernels[kind], choice.ggml_kernel(kind)):
+        assert kernel(values, out) >= choice.INFINITY
+        assert kernel(bits, out) >= choice.INFINITY
 
 
 @KINDS
@@ -163,7 +163,7 @@ def test_threads_share_a_kernel(
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda piece: run(kernels[kind], kind, piece), pieces))
     for piece, out in zip(pieces, together, strict=True):
-        assert np.array_equal(out, run(fast.ggml_kernel(kind), kind, piece))
+        assert np.array_equal(out, run(choice.ggml_kernel(kind), kind, piece))
 
 
 def test_an_output_of_the_wrong_size_is_refused(
@@ -174,7 +174,7 @@ def test_an_output_of_the_wrong_size_is_refused(
 
 
 def test_half_precision_rounds_as_numpy_does() -> None:
-    from convert.fast_kernels import half
+    from convert.kernels.lanes import half
 
     halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
     ties = (halves[:-1] + halves[1:]) / np.float32(2)
@@ -195,8 +195,8 @@ Q6_K = GGMLQuantizationType.Q6_K
 def test_the_check_is_made_once(tmp_path: Path) -> None:
     called = []
     for _ in range(2):
-        choice = fast.choose(Q6_K, on_compile=lambda: called.append(1), folder=tmp_path)
-        assert choice.reason.startswith("Q6_K: ")
+        chosen = choice.choose(Q6_K, on_compile=lambda: called.append(1), folder=tmp_path)
+        assert chosen.reason.startswith("Q6_K: ")
     assert called == [1]
     stored = list(tmp_path.glob("Q6_K-*.json"))
     assert len(stored) == 1
@@ -205,10 +205,10 @@ def test_the_check_is_made_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"differences": 3}', b"\xff\xfe\x00"])
 def test_a_damaged_result_is_ignored(tmp_path: Path, damage: bytes) -> None:
-    fast.choose(Q6_K, folder=tmp_path)
+    choice.choose(Q6_K, folder=tmp_path)
     stored = next(tmp_path.glob("Q6_K-*.json"))
     stored.write_bytes(damage)
-    fast.choose(Q6_K, folder=tmp_path)
+    choice.choose(Q6_K, folder=tmp_path)
     assert json.loads(stored.read_text())["differences"] == []
 
 
@@ -216,7 +216,7 @@ CHOOSE = """
 import sys
 from pathlib import Path
 from gguf import GGMLQuantizationType
-from convert.fast import choose
+from convert.kernels.choice import choose
 print(choose(GGMLQuantizationType.Q6_K, folder=Path(sys.argv[1])).reason)
 """
 
@@ -236,54 +236,54 @@ def test_damaged_compiled_code_is_thrown_away(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    choice = fast.choose(Q6_K, folder=tmp_path / "file" / "folder")
-    assert "failed" not in choice.reason
+    chosen = choice.choose(Q6_K, folder=tmp_path / "file" / "folder")
+    assert "failed" not in chosen.reason
 
 
 def test_other_types_have_ggmls_kernel() -> None:
     kind = GGMLQuantizationType.Q8_0
-    choice = fast.choose(kind)
-    assert not choice.compiled
-    assert choice.reason == "Q8_0: ggml's kernel"
+    chosen = choice.choose(kind)
+    assert not chosen.compiled
+    assert chosen.reason == "Q8_0: ggml's kernel"
     values = next(samples(4))[1]
-    expected = fast.quantize(kind, values.reshape(1, -1)).reshape(-1)
-    assert np.array_equal(run(choice.kernel, kind, values), expected)
+    expected = choice.quantize(kind, values.reshape(1, -1)).reshape(-1)
+    assert np.array_equal(run(chosen.kernel, kind, values), expected)
 
 
 def test_without_numba_ggmls_kernel_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast, "available", lambda: False)
-    choice = fast.choose(Q6_K)
-    assert not choice.compiled
-    assert "numba is not installed" in choice.reason
+    monkeypatch.setattr(choice, "available", lambda: False)
+    chosen = choice.choose(Q6_K)
+    assert not chosen.compiled
+    assert "numba is not installed" in chosen.reason
 
 
 def test_a_compiler_that_fails_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("no such processor\nmore")
 
-    monkeypatch.setattr(fast, "compiled_kernel", fail)
-    choice = fast.choose(Q6_K, folder=tmp_path)
-    assert not choice.compiled
-    assert choice.reason.endswith("RuntimeError: no such processor")
+    monkeypatch.setattr(choice, "compiled_kernel", fail)
+    chosen = choice.choose(Q6_K, folder=tmp_path)
+    assert not chosen.compiled
+    assert chosen.reason.endswith("RuntimeError: no such processor")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_one_wrong_byte_and_ggmls_kernel_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: dict[GGMLQuantizationType, Kernel]
 ) -> None:
-    def wrong(values: fast.Values, out: NDArray[np.uint8], importances=None) -> int:
+    def wrong(values: choice.Values, out: NDArray[np.uint8], importances=None) -> int:
         largest = kernels[Q6_K](values, out, importances)
         out[100] ^= 1
         return largest
 
-    monkeypatch.setattr(fast, "compiled_kernel", lambda *_: wrong)
+    monkeypatch.setattr(choice, "compiled_kernel", lambda *_: wrong)
     for _ in range(2):  # as found, and as kept
-        choice = fast.choose(Q6_K, folder=tmp_path)
-        assert not choice.compiled
-        assert "differs (normal, " in choice.reason
+        chosen = choice.choose(Q6_K, folder=tmp_path)
+        assert not chosen.compiled
+        assert "differs (normal, " in chosen.reason
         values = next(samples(2))[1]
         assert np.array_equal(
-            run(choice.kernel, Q6_K, values), run(fast.ggml_kernel(Q6_K), Q6_K, values)
+            run(chosen.kernel, Q6_K, values), run(choice.ggml_kernel(Q6_K), Q6_K, values)
         )
 
 
@@ -292,21 +292,21 @@ def test_each_is_used_where_it_is_faster(
 ) -> None:
     called: list[bool] = []
 
-    def noted(values: fast.Values, out: NDArray[np.uint8], weights=None) -> int:
+    def noted(values: choice.Values, out: NDArray[np.uint8], weights=None) -> int:
         called.append(weights is not None)
         return kernels[Q6_K](values, out, weights)
 
-    monkeypatch.setattr(fast, "compiled_kernel", lambda *_: noted)
+    monkeypatch.setattr(choice, "compiled_kernel", lambda *_: noted)
     monkeypatch.setattr(
-        fast, "speedup", lambda *_, by_importance=False: 3 if by_importance else 0.5
+        choice, "speedup", lambda *_, by_importance=False: 3 if by_importance else 0.5
     )
-    choice = fast.choose(Q6_K, folder=tmp_path)
-    assert choice.compiled
+    chosen = choice.choose(Q6_K, folder=tmp_path)
+    assert chosen.compiled
     called.clear()
     values = next(samples(2))[1]
     for weights in (None, importances(512)):
-        expected = run(fast.ggml_kernel(Q6_K), Q6_K, values, weights)
-        assert np.array_equal(run(choice.kernel, Q6_K, values, weights), expected)
+        expected = run(choice.ggml_kernel(Q6_K), Q6_K, values, weights)
+        assert np.array_equal(run(chosen.kernel, Q6_K, values, weights), expected)
     assert called == [True]
 
 
@@ -314,8 +314,8 @@ def test_each_is_used_where_it_is_faster(
 def test_the_faster_one_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, compiled: bool
 ) -> None:
-    monkeypatch.setattr(fast, "speedup", lambda *_, **__: rate)
+    monkeypatch.setattr(choice, "speedup", lambda *_, **__: rate)
     for _ in range(2):
-        choice = fast.choose(Q6_K, folder=tmp_path)
-        assert choice.compiled is compiled
-        assert f"{rate:.1f} times ggml's rate" in choice.reason
+        chosen = choice.choose(Q6_K, folder=tmp_path)
+        assert chosen.compiled is compiled
+        assert f"{rate:.1f} times ggml's rate" in chosen.reason

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.fast import as_float32
+from convert.kernels import as_float32
 from convert.safetensors import ITEM_SIZES, StoredTensor
 from convert.tensors import TensorSpec, permute_heads
 from convert.weights import WeightFile

@@ -1,13 +1,13 @@
 """The compiled quantizer for Q4_0 and Q5_0: ggml's quantize_row_q4_0_ref and quantize_row_q5_0_ref,
 and with importances its quantize_row_q4_0_impl and quantize_row_q5_0_impl.
 
-Import this only where numba is installed. See fast_kernels for how it works.
+Import this only where numba is installed. See lanes for how it works.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.fast_kernels import (
+from convert.kernels.lanes import (
     GROUP,
     LARGEST,
     LARGEST_HALF,
@@ -22,7 +22,7 @@ from convert.fast_kernels import (
     load_importances,
     stack,
 )
-from convert.fast_searches import FACTOR, PEAK, SCALE, UNSURE, scale_search, weigh
+from convert.kernels.scales import FACTOR, PEAK, SCALE, UNSURE, scale_search, weigh
 
 SUB = 32  # values a block
 LANES = GROUP // SUB

@@ -1,6 +1,6 @@
 """The searches for scales that the compiled quantizers share, each lane a sub-block of its own.
 
-Import this only where numba is installed. See fast_kernels for how it works. A table `fits` gets
+Import this only where numba is installed. See lanes for how it works. A table `fits` gets
 what they find, a row for each of the names below and a column a lane.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.fast_kernels import (
+from convert.kernels.lanes import (
     BLOCK,
     BLOCKS,
     GROUP,

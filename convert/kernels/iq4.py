@@ -1,6 +1,6 @@
 """The compiled quantizers for IQ4_XS and IQ4_NL: ggml's quantize_row_iq4_nl_impl.
 
-Import this only where numba is installed. See fast_kernels for how it works.
+Import this only where numba is installed. See lanes for how it works.
 """
 
 from itertools import pairwise
@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.fast_kernels import (
+from convert.kernels.lanes import (
     BLOCK,
     BLOCKS,
     GROUP,
@@ -26,7 +26,7 @@ from convert.fast_kernels import (
     load_importances,
     stack,
 )
-from convert.fast_searches import (
+from convert.kernels.scales import (
     SCALE,
     UNSURE,
     block_squares,

@@ -1,12 +1,12 @@
 """The compiled quantizer for Q6_K: ggml's quantize_row_q6_K_ref and quantize_row_q6_K_impl.
 
-Import this only where numba is installed. See fast_kernels for how it works.
+Import this only where numba is installed. See lanes for how it works.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.fast_kernels import (
+from convert.kernels.lanes import (
     BLOCK,
     BLOCKS,
     GROUP,
@@ -24,7 +24,7 @@ from convert.fast_kernels import (
     load_importances,
     stack,
 )
-from convert.fast_searches import PEAK, SCALE, UNSURE, scale_search
+from convert.kernels.scales import PEAK, SCALE, UNSURE, scale_search
 
 SUB = 16  # values a sub-block
 LANES = GROUP // SUB

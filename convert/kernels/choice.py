@@ -23,8 +23,8 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
-from convert.fast_check import BLOCK, Kernel, differences, speedup
-from convert.kernels import library_path, quantize
+from convert.kernels.comparison import BLOCK, Kernel, differences, speedup
+from convert.kernels.ggml import library_path, quantize
 
 Type = GGMLQuantizationType
 KINDS = (
@@ -32,7 +32,7 @@ KINDS = (
     *(Type.IQ4_XS, Type.IQ4_NL, Type.Q5_0, Type.Q4_0),
 )
 WHOLE_ROWS = (Type.Q5_0, Type.Q4_0)  # importances count beside the whole row's mean square
-SOURCES = sorted(path.name for path in Path(__file__).parent.glob("fast*.py"))
+SOURCES = sorted(path.name for path in Path(__file__).parent.glob("*.py"))
 BLOCKS_COMPARED = 256  # of each kind of values
 BLOCKS_TIMED = 1024
 INFINITY = 0x7F800000  # as the bits of a float32: a kernel's result from here on is not finite
@@ -127,12 +127,12 @@ def compiled_kernel(kind: GGMLQuantizationType, cache: Path | None = None) -> Ke
     """
     from numba import types
 
-    from convert.fast_iq4 import quantize_iq4_nl, quantize_iq4_xs
-    from convert.fast_q2 import quantize_q2
-    from convert.fast_q3 import quantize_q3
-    from convert.fast_q4 import quantize_q4_q5
-    from convert.fast_q4_0 import quantize_q4_0_q5_0
-    from convert.fast_q6 import quantize_q6
+    from convert.kernels.iq4 import quantize_iq4_nl, quantize_iq4_xs
+    from convert.kernels.q2_k import quantize_q2
+    from convert.kernels.q3_k import quantize_q3
+    from convert.kernels.q4_0 import quantize_q4_0_q5_0
+    from convert.kernels.q4_k import quantize_q4_q5
+    from convert.kernels.q6_k import quantize_q6
 
     function: Any
     function, arguments = {

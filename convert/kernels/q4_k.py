@@ -1,13 +1,13 @@
 """The compiled quantizer for Q4_K and Q5_K: ggml's quantize_row_q4_K_ref and quantize_row_q5_K_ref,
 and with importances its quantize_row_q4_K_impl and quantize_row_q5_K_impl.
 
-Import this only where numba is installed. See fast_kernels for how it works.
+Import this only where numba is installed. See lanes for how it works.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.fast_kernels import (
+from convert.kernels.lanes import (
     BLOCK,
     BLOCKS,
     GROUP,
@@ -23,7 +23,7 @@ from convert.fast_kernels import (
     load_importances,
     stack,
 )
-from convert.fast_searches import (
+from convert.kernels.scales import (
     HIGH,
     LOW,
     MINIMUM,

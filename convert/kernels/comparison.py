@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 class Kernel(Protocol):
-    """A quantizer of one type, as convert.fast.Choice describes it."""
+    """A quantizer of one type, as choice.Choice describes it."""
 
     def __call__(
         self,

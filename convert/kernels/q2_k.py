@@ -1,12 +1,12 @@
 """The compiled quantizer for Q2_K: ggml's quantize_row_q2_K_ref and quantize_row_q2_K_impl.
 
-Import this only where numba is installed. See fast_kernels for how it works.
+Import this only where numba is installed. See lanes for how it works.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.fast_kernels import (
+from convert.kernels.lanes import (
     BLOCK,
     BLOCKS,
     GROUP,
@@ -22,7 +22,7 @@ from convert.fast_kernels import (
     load_importances,
     stack,
 )
-from convert.fast_searches import (
+from convert.kernels.scales import (
     HIGH,
     LOW,
     MINIMUM,

@@ -1,0 +1,10 @@
+"""Quantization kernels: ggml's, and compiled ones that give the same bytes several times faster.
+
+To be read in this order: ggml, comparison, lanes, scales, q2_k, q3_k, q4_k, q6_k, q4_0, iq4,
+choice.
+Its public face is in __init__.pyi; each name is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
