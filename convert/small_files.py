@@ -81,7 +81,9 @@ def _read(path: Path, limit: int) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise CheckpointError("it is not a regular file", file=path.name)
         if status.st_size > limit:
-            raise CheckpointError(f"it is absurdly large ({status.st_size} bytes)", file=path.name)
+            raise CheckpointError(
+                f"it is absurdly large ({status.st_size} bytes, of {limit} at most)", file=path.name
+            )
         raw = path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} is missing in {path.parent}") from None

@@ -54,6 +54,17 @@ def converted(folder: Path) -> Path:
 # Tokenizers
 
 
+def test_a_tokenizer_json_of_many_mebibytes(checkpoint: Make) -> None:
+    """Vocabularies of 200,000 tokens and more take 24 MiB and more, indented."""
+    folder = checkpoint()
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text() + " " * (40 << 20))
+    assert read_gguf(converted(folder)).metadata[PREFIX + "model"] == "gpt2"
+    path.write_text(path.read_text() + " " * (30 << 20))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: it is absurdly large"):
+        converted(folder)
+
+
 def test_missing_ignore_merges_makes_another_tokenizer(checkpoint: Make) -> None:
     folder = checkpoint()
     assert read_gguf(converted(folder)).metadata[PREFIX + "pre"] == "llama-bpe"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from llamacli.terminal import as_json, columns, lively, printable, writer
+from llamacli.terminal import as_json, columns, count, lively, printable, writer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -119,7 +119,7 @@ def bytes_bar(unit: str) -> "Iterator[Callable[[Progress], None]]":
                 total=progress.total_parameters,
                 completed=progress.parameters,
                 tensor=_markup(progress.tensor),
-                size=f"{progress.nbytes / 1e9:.2f}/{progress.total_nbytes / 1e9:.2f} GB",
+                size=f"{count(progress.nbytes, 'B')} of {count(progress.total_nbytes, 'B')}",
                 rate=f"{(progress.parameters - begun[0]) / elapsed / 1e6:.0f} {unit}/s",
             )
 

@@ -11,6 +11,7 @@ from convert.checkpoint import Checkpoint
 from llamacli.engine import ProgressCallback, Vocabulary
 from llamacli.errors import OutputError
 from llamacli.gguf import GGUFFile
+from llamacli.terminal import count
 from llamacli.verify.logits import open_evaluator
 from llamacli.verify.prediction import WINDOW, Prediction, predict, windows
 from llamacli.verify.rows import Row, finite, judged
@@ -86,7 +87,7 @@ def _converted(checkpoint: Checkpoint) -> Iterator[Path]:
         try:
             convert(checkpoint.folder, path, dtypes.pop() if len(dtypes) == 1 else "F32")
         except TargetError:
-            size = f"{checkpoint.source_nbytes / 1e9:.1f} GB"
+            size = count(checkpoint.source_nbytes, "B")
             raise OutputError(
                 f"the checkpoint as a GGUF file of {size} can't be written to {place}; name "
                 "another folder in $TMPDIR, or a file with --reference"
