@@ -182,12 +182,18 @@ def _rope(raw: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     parameters = raw.get("rope_parameters")
     key = "rope_scaling" if parameters is None else "rope_parameters"
     scaling = raw.get(key)
+    if parameters is not None and raw.get("rope_scaling") not in (None, parameters):
+        raise _error("rope_parameters and rope_scaling differ")
     if scaling is not None and not isinstance(scaling, dict):
         raise _error(f"{key} is {scaling!r}, expected an object or null")
     scaling = scaling or {}
-    holder = scaling if scaling.get("rope_theta") is not None else raw
-    theta = _number(holder, "rope_theta", default=10000.0)
+    within = scaling.get("rope_theta")
+    theta = _number(raw if within is None else scaling, "rope_theta", default=10000.0)
+    if raw.get("rope_theta") not in (None, theta):  # versions of transformers take either
+        raise _error(f"rope_theta is {raw['rope_theta']!r}, and in {key} {within!r}")
     kind = scaling.get("rope_type", scaling.get("type"))
+    if scaling.get("type") not in (None, kind):
+        raise _error(f"{key} has the rope_type {kind!r} and the type {scaling['type']!r}")
     if kind is None:
         if set(scaling) - {"rope_theta"}:
             raise _error(f"{key} names no rope_type")

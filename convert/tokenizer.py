@@ -63,6 +63,7 @@ def parse_vocabulary(raw: Mapping[str, Any], size: int | None = None) -> Tokeniz
     if (normalizer := raw.get("normalizer")) not in (None, {"type": "Sequence", "normalizers": []}):
         kind = normalizer.get("type") if isinstance(normalizer, Mapping) else normalizer
         raise _error(f"it has a normalizer ({kind}), and llama.cpp's tokenizer changes no text")
+    _check_decoder(raw.get("decoder"))
     pre = recognize(raw.get("pre_tokenizer"), ignores_merges=_boolean(model, "ignore_merges"))
     for key, neutral in NEUTRAL.items():
         if model.get(key) not in neutral:
@@ -93,6 +94,17 @@ def _check_sentencepiece(model: Mapping[str, Any]) -> None:
     by_bytes = isinstance(vocabulary, Mapping) and "<0x0A>" in vocabulary
     if model.get("byte_fallback") and by_bytes:
         raise _error("it is a SentencePiece tokenizer, as Llama 2's; byte-level BPE is converted")
+
+
+def _check_decoder(decoder: Any) -> None:
+    """Tokens become text by their bytes, which is what a tokenizer.json without a decoder means."""
+    steps = [decoder]
+    if isinstance(decoder, Mapping) and decoder.get("type") == "Sequence":
+        steps = decoder.get("decoders") or []
+    for step in steps:
+        kind = step.get("type") if isinstance(step, Mapping) else step
+        if kind not in (None, "ByteLevel"):
+            raise _error(f"its decoder is {kind!r}, and llama.cpp's tokenizer joins bytes alone")
 
 
 def _vocabulary(vocabulary: Any) -> Mapping[str, int]:

@@ -90,6 +90,46 @@ def test_what_changes_tokens_is_refused_by_name(
     assert words in refusal(folder)
 
 
+def test_a_decoder_that_joins_more_than_bytes_is_refused(checkpoint: Make) -> None:
+    folder = checkpoint()
+    bytewise = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
+    for decoder in (None, bytewise, {"type": "Sequence", "decoders": [bytewise]}):
+        edit(folder, "tokenizer.json", decoder=decoder)
+        converted(folder).unlink()
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    edit(folder, "tokenizer.json", decoder={"type": "Sequence", "decoders": [bytewise, strip]})
+    assert "its decoder is 'Strip'" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"rope_theta": 1e4, "rope_scaling": {"rope_type": "default", "rope_theta": 5e5}},
+            "rope_theta is 10000.0, and in rope_scaling 500000.0",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "linear", "type": "yarn", "factor": 2.0}},
+            "the rope_type 'linear' and the type 'yarn'",
+        ),
+        (
+            {
+                "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+                "rope_parameters": {"rope_type": "linear", "factor": 4.0},
+            },
+            "rope_parameters and rope_scaling differ",
+        ),
+    ],
+)
+def test_rope_settings_that_contradict_are_refused(
+    changes: dict[str, Any], words: str, checkpoint: Make
+) -> None:
+    """One version of transformers goes by the one, another by the other."""
+    folder = checkpoint()
+    edit(folder, "config.json", **changes)
+    assert words in refusal(folder)
+
+
 @pytest.mark.parametrize(
     "text",
     [
