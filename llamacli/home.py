@@ -8,7 +8,7 @@ from pathlib import Path
 from llamacli.errors import NotFoundError, UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-NOWHERE = Path("/nonexistent/llamacli")  # as Debian calls the home of users who have none
+NOWHERE = Path(os.devnull, "llamacli")  # below what is no folder: not even root can make it
 
 
 def home(*inside: str) -> Path:

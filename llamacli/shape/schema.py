@@ -80,9 +80,11 @@ def read_schema(text: str) -> Grammar:
     multiples = [at for at, part in reader.schemas.items() if "multipleOf" in part]
     if reader.merges and len(multiples) > 1:
         raise refusal(f"{multiples[1]}/multipleOf", "one of several in schemas that are merged")
-    for schema in () if reader.merges else reader.schemas.values():
-        _close(schema)
-        _narrow(schema)
+    for schema in reader.schemas.values():
+        if not reader.merges:
+            _close(schema)
+            _narrow(schema)
+        _include(schema)
     try:
         return checked(_grammar(read), "schema")
     except Refused as refused:
@@ -225,14 +227,33 @@ def _narrow(schema: dict[str, Any]) -> None:
     if not {"integer", "number"} & set(kinds) or {"enum", "const", "multipleOf"} & set(schema):
         return
     bounds = [schema[word] for word in NUMBER & set(schema)]
-    places = [-int(Decimal(str(bound)).as_tuple().exponent) for bound in bounds]
-    fraction = max(0, *places) + FRACTION if bounds else MOST_FRACTION
+    fraction = max(map(_fraction, bounds), default=MOST_FRACTION)
     if {"minimum", "exclusiveMinimum"}.isdisjoint(schema):
         schema["minimum"] = 1 - 10**DIGITS
     if {"maximum", "exclusiveMaximum"}.isdisjoint(schema):
         schema["maximum"] = 10**DIGITS - 1
     if "number" in kinds and fraction <= MOST_FRACTION:
         schema["multipleOf"] = float(f"1e-{fraction}")
+
+
+def _include(schema: dict[str, Any]) -> None:
+    """Exclusive bounds as inclusive ones a last digit further in.
+
+    Else llguidance takes 0 for a number above 0 where none of 1 or more is allowed.
+    """
+    bounds = {"exclusiveMinimum": ("minimum", max, 1), "exclusiveMaximum": ("maximum", min, -1)}
+    for word, (inclusive, nearer, sign) in bounds.items():
+        if word in schema:
+            bound = schema.pop(word)
+            within = bound + sign * 10.0 ** -_fraction(bound)
+            if within == bound:
+                within = math.nextafter(bound, sign * math.inf)
+            schema[inclusive] = nearer(within, schema.get(inclusive, within))
+
+
+def _fraction(bound: float) -> int:
+    """Digits behind the point that numbers beside a bound have."""
+    return max(0, -int(Decimal(str(bound)).as_tuple().exponent)) + FRACTION
 
 
 def _close(schema: dict[str, Any]) -> None:
