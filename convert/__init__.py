@@ -1,9 +1,9 @@
 """From a Hugging Face Llama checkpoint to a GGUF file: a library that prints nothing.
 
-To be read in this order: errors, config, small_files, system, weights, safetensors, tensors,
+To be read in this order: errors, config, small_files, system, weights, safetensors, tensors, lora,
 pretokenizer, added, tokenizer, checkpoint, special, rope, kernels, model_card, target, journal,
-remote, mixture, quantization, metadata, plan, header, importance, importance_file, pieces,
-pipeline.
+remote, mixture, quantization, metadata, plan, header, importance, importance_file, adapter_config,
+adapter, adapter_file, merge, pieces, pipeline.
 Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 

@@ -1,3 +1,6 @@
+from .adapter import Adapter, is_adapter, open_adapter
+from .adapter_config import read_adapter_config
+from .adapter_file import AdapterReport, write_adapter
 from .checkpoint import Checkpoint, open_checkpoint, read_config
 from .config import LlamaConfig
 from .errors import (
@@ -11,12 +14,15 @@ from .errors import (
 )
 from .importance import ImportanceMatrix
 from .importance_file import read_importance, write_importance
+from .merge import merged, merged_config
 from .pipeline import Progress, Report, convert, write_gguf
 from .quantization import QUANTIZATIONS
 from .target import check_target
 
 __all__ = [
     "QUANTIZATIONS",
+    "Adapter",
+    "AdapterReport",
     "Checkpoint",
     "CheckpointError",
     "ConvertError",
@@ -31,9 +37,15 @@ __all__ = [
     "TargetExistsError",
     "check_target",
     "convert",
+    "is_adapter",
+    "merged",
+    "merged_config",
+    "open_adapter",
     "open_checkpoint",
+    "read_adapter_config",
     "read_config",
     "read_importance",
+    "write_adapter",
     "write_gguf",
     "write_importance",
 ]

@@ -6,13 +6,14 @@ Nothing here reads a weight: shards' headers alone, checked against the files' s
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from convert.added import check_template
 from convert.config import LlamaConfig, token_ids
 from convert.errors import CheckpointError
+from convert.lora import Pair
 from convert.safetensors import StoredTensor, fetch_header, parse_header
 from convert.small_files import optional_json, read_chat_template, read_json
 from convert.tensors import TensorSpec, llama_tensors
@@ -34,6 +35,8 @@ class Checkpoint:
     """Everything a conversion needs; weights holds, for each TensorSpec, where its bytes are.
 
     notes are lines for whoever converts it: what was chosen, and what llama.cpp does otherwise.
+    pairs are those of LoRA adapters that are merged (see merge), by the tensors' sources; merged
+    has the adapters' names and scales, merged_identity what tells their files from others.
     """
 
     name: str
@@ -45,6 +48,9 @@ class Checkpoint:
     chat_template: str | None
     weights: Mapping[TensorSpec, StoredTensor]
     notes: tuple[str, ...] = ()
+    pairs: Mapping[str, tuple[Pair, ...]] = field(default_factory=dict)
+    merged: tuple[str, ...] = ()
+    merged_identity: str = ""
 
     @property
     def source_nbytes(self) -> int:

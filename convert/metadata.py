@@ -19,6 +19,7 @@ from convert.special import NAMED_CONTROL_TOKENS, adds, end_tokens, special_ids
 CONFIG_KEY = "llamacli.llama_config"
 GENERATION_KEY = "llamacli.generation_config"
 END_KEY = "llamacli.end_token_ids"  # all that end an answer; GGUF's own keys name three at most
+MERGED_KEY = "llamacli.merged_adapters"  # the LoRA adapters in the weights, each as NAME:SCALE
 
 
 def add_metadata(
@@ -32,6 +33,8 @@ def add_metadata(
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if quantization.importance is not None:
         _add_importance(writer, quantization.importance)
+    if checkpoint.merged:
+        writer.add_array(MERGED_KEY, list(checkpoint.merged))
     _add_tokenizer(writer, checkpoint)
     if checkpoint.chat_template:
         writer.add_chat_template(checkpoint.chat_template)

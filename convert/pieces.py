@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from convert.checkpoint import Checkpoint
 from convert.errors import CheckpointError
 from convert.kernels import INFINITY, Kernel
+from convert.lora import Pair, as_float32
 from convert.plan import PlannedTensor
 from convert.quantization import tensor_nbytes
 from convert.safetensors import ITEM_SIZES, StoredTensor
@@ -25,13 +26,17 @@ LARGEST_F16 = 65504.0
 
 @dataclass(frozen=True)
 class Piece:
-    """Some whole rows of one tensor, and where their bytes go, from the data's start."""
+    """Some whole rows of one tensor, and where their bytes go, from the data's start.
+
+    pairs are those of LoRA adapters that are added to it.
+    """
 
     tensor: PlannedTensor
     stored: StoredTensor
     first_row: int
     rows: int
     offset: int
+    pairs: tuple[Pair, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -63,9 +68,10 @@ def pieces_of(checkpoint: Checkpoint, tensors: tuple[PlannedTensor, ...]) -> Ite
         )  # heads stay whole, so that their rows can be reordered
         rows = max(unit, PIECE // tensor.spec.columns // unit * unit)
         row_bytes = tensor_nbytes(tensor.type, tensor.spec.columns)
+        pairs = tuple(checkpoint.pairs.get(tensor.spec.source, ()))
         for first in range(0, tensor.spec.rows, rows):
             count = min(rows, tensor.spec.rows - first)
-            yield Piece(tensor, stored, first, count, tensor.offset + first * row_bytes)
+            yield Piece(tensor, stored, first, count, tensor.offset + first * row_bytes, pairs)
 
 
 def read_piece(piece: Piece) -> bytearray:
@@ -84,6 +90,11 @@ def quantize_piece(
     spec, kind, dtype = piece.tensor.spec, piece.tensor.type, piece.stored.dtype
     bits: NDArray[Any] = np.frombuffer(raw, np.uint32 if dtype == "F32" else np.uint16)
     bits = bits.reshape(piece.rows, spec.columns) if len(spec.shape) == 2 else bits
+    if piece.pairs:
+        merged = as_float32(raw, dtype).reshape(piece.rows, spec.columns)
+        for pair in piece.pairs:
+            merged = merged + pair.product(piece.first_row, piece.rows)
+        bits, dtype = merged.view(np.uint32), "F32"
     if spec.head_dim is not None:
         bits = permute_heads(bits, spec.head_dim)
     if dtype == kind.name:

@@ -144,6 +144,7 @@ def write_gguf(
                 "header": digest(header),
                 "files": _files(checkpoint),
                 "importances": digest(b"".join(map(bytes, importances.values()))),
+                "merged": digest(checkpoint.merged_identity.encode()),
             }
             part, journal = stack.enter_context(resumable_file(target, force, made_of))
             _tell(journal, notice)

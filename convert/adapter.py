@@ -1,0 +1,165 @@
+"""A LoRA adapter as PEFT saves it: its pairs, matched with the modules of a base model.
+
+A folder with adapter_config.json and adapter_model.safetensors. Nothing here reads a weight.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from convert.adapter_config import CONFIG, AdapterConfig, read_adapter_config
+from convert.config import LlamaConfig
+from convert.errors import CheckpointError
+from convert.lora import Pair
+from convert.safetensors import StoredTensor, read_header
+from convert.tensors import TensorSpec, llama_tensors
+from convert.weights import LocalFile
+
+WEIGHTS = "adapter_model.safetensors"
+# What an adapter's folder may hold that is read; the first two must be there.
+ADAPTER_FILES = (
+    *(CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+)
+PREFIX = "base_model.model."
+SIDE = re.compile(r"(.+)\.lora_(?:([AB])\.weight|(embedding)_([AB]))")
+# Whole tensors of the base by the names that PEFT gives them where it saves them, too.
+SAVED = re.compile(r"(.+?)(?:\.modules_to_save)?(\.base_layer)?\.(weight|bias)")
+VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """pairs are by the names of the base's tensors that they are added to, in the base's order.
+
+    saved are tensors that take the place of the base's (modules_to_save, a resized embedding), by
+    the base's names for them; copies are those of them that the base had when training began.
+    """
+
+    name: str
+    folder: Path
+    config: AdapterConfig
+    pairs: Mapping[str, Pair]
+    saved: Mapping[str, StoredTensor]
+    copies: frozenset[str]
+
+    @property
+    def identity(self) -> str:
+        """A text that changes when what it does may."""
+        files = {tensor.file for pair in self.pairs.values() for tensor in (pair.a, pair.b)}
+        files |= {tensor.file for tensor in self.saved.values()}
+        scales = {name: pair.scale for name, pair in self.pairs.items()}
+        return f"{sorted(file.identity for file in files)} {scales}"
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, not a whole checkpoint."""
+    return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def open_adapter(folder: Path, base: LlamaConfig, name: str | None = None) -> Adapter:
+    """Read and check an adapter for a base of that config. Raises CheckpointError."""
+    config = read_adapter_config(folder)
+    if not (folder / WEIGHTS).is_file():
+        others = sorted(path.name for path in folder.glob("adapter_model.*"))
+        fault = f"its weights are in {others[0]}" if others else f"it has no {WEIGHTS}"
+        if others:
+            fault += "; only safetensors files are read, since pickles can run code"
+        raise CheckpointError(fault, file=str(folder))
+    # Where the output is the embedding, an adapter can still have it as a matrix of its own.
+    untied = replace(base, tie_word_embeddings=False)
+    specs = {spec.source: spec for spec in llama_tensors(untied)}
+    sides: dict[str, dict[str, StoredTensor]] = {}
+    saved: dict[str, StoredTensor] = {}
+    copies: set[str] = set()
+    for stored_name, tensor in read_header(LocalFile(folder / WEIGHTS)).items():
+        bare = stored_name.removeprefix(PREFIX)
+        if match := SIDE.fullmatch(bare):
+            module, side = match[1], match[2] or match[3] + match[4]
+            sides.setdefault(module, {})[side] = tensor
+        elif match := SAVED.fullmatch(bare):
+            source = f"{match[1]}.{match[3]}"
+            if source in saved:
+                raise _error(f"{source} is there twice")
+            _check_saved(source, tensor, specs)
+            saved[source] = tensor
+            if match[2]:
+                copies.add(source)
+        else:
+            raise _error(f"{stored_name[:200]} is no part of a LoRA adapter")
+    pairs = {module: _pair(module, parts, specs, config) for module, parts in sides.items()}
+    if not pairs and not saved:
+        raise _error("it has no tensors")
+    _check_vocabulary(saved, pairs, base)
+    order = {source: place for place, source in enumerate(specs)}
+    return Adapter(
+        name=name or folder.resolve().name,
+        folder=folder,
+        config=config,
+        pairs={f"{m}.weight": pairs[m] for m in sorted(pairs, key=lambda m: order[f"{m}.weight"])},
+        saved=saved,
+        copies=frozenset(copies),
+    )
+
+
+def _error(fault: str, hint: str = "") -> CheckpointError:
+    return CheckpointError(fault, file=WEIGHTS, hint=hint)
+
+
+def _pair(
+    module: str,
+    parts: Mapping[str, StoredTensor],
+    specs: Mapping[str, TensorSpec],
+    config: AdapterConfig,
+) -> Pair:
+    spec = specs.get(f"{module}.weight")
+    if spec is None or len(spec.shape) != 2:
+        fault = f"it adapts {module[:200]}, which the base doesn't have as a matrix"
+        raise _error(fault, "is it the adapter of another model?")
+    embedding = "embedding" if module.endswith("embed_tokens") else ""
+    a, b = parts.get(f"{embedding}A"), parts.get(f"{embedding}B")
+    if a is None or b is None or len(parts) != 2:
+        raise _error(f"the pair of {module} is not lora_{embedding}A and lora_{embedding}B")
+    if len(a.shape) != 2 or not a.shape[0]:
+        raise _error(f"lora_{embedding}A of {module} has shape {list(a.shape)}")
+    rank, wanted = a.shape[0], config.rank_of(module)
+    if rank != wanted:
+        raise _error(f"{module} has rank {rank}, but {CONFIG} makes it {wanted}")
+    rows, columns = reversed(spec.shape) if embedding else spec.shape
+    for letter, tensor, expected in (("A", a, (rank, columns)), ("B", b, (rows, rank))):
+        if tensor.shape != expected:
+            raise _error(
+                f"lora_{embedding}{letter} of {module} has shape {list(tensor.shape)}, but the "
+                f"base makes it {list(expected)}",
+                "is it the adapter of another model?",
+            )
+    return Pair(module, a, b, config.scale_of(module), bool(embedding))
+
+
+def _check_saved(source: str, tensor: StoredTensor, specs: Mapping[str, TensorSpec]) -> None:
+    """A whole tensor must be one of the base's; those of the vocabulary may have other rows."""
+    spec = specs.get(source)
+    if spec is None:
+        fault = f"it has {source[:200]}, which the base doesn't have"
+        raise _error(fault, "is it the adapter of another model?")
+    same = tensor.shape == spec.shape
+    resized = source in VOCABULARY and len(tensor.shape) == 2 and tensor.shape[1:] == spec.shape[1:]
+    if not (same or resized):
+        raise _error(
+            f"{source} has shape {list(tensor.shape)}, but the base makes it {list(spec.shape)}",
+            "is it the adapter of another model?",
+        )
+
+
+def _check_vocabulary(
+    saved: Mapping[str, StoredTensor], pairs: Mapping[str, Pair], base: LlamaConfig
+) -> None:
+    """A resized vocabulary must be the same in all that has it."""
+    rows = {source: saved[source].shape[0] for source in VOCABULARY if source in saved}
+    sizes = set(rows.values()) or {base.vocab_size}
+    if not base.tie_word_embeddings and len(rows) == 1:
+        sizes.add(base.vocab_size)  # the other one is the base's
+    if len(sizes) > 1:
+        raise _error(f"the embedding and the output have {sorted(sizes)} rows: not one vocabulary")
+    if sizes != {base.vocab_size} and any(f"{module}.weight" in VOCABULARY for module in pairs):
+        raise _error("it resizes the vocabulary and adapts its matrices, too, which isn't read")
