@@ -1,4 +1,4 @@
-from .adapter import Adapter, is_adapter, open_adapter
+from .adapter import Adapter, is_adapter, open_adapter, read_base_config
 from .adapter_config import read_adapter_config
 from .adapter_file import AdapterReport, write_adapter
 from .checkpoint import Checkpoint, open_checkpoint, read_config
@@ -43,6 +43,7 @@ __all__ = [
     "open_adapter",
     "open_checkpoint",
     "read_adapter_config",
+    "read_base_config",
     "read_config",
     "read_importance",
     "write_adapter",

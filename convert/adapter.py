@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from convert.adapter_config import CONFIG, AdapterConfig, read_adapter_config
+from convert.checkpoint import INDEX, SINGLE
 from convert.config import LlamaConfig
 from convert.errors import CheckpointError
 from convert.lora import Pair
 from convert.safetensors import StoredTensor, read_header
+from convert.small_files import read_json
 from convert.tensors import TensorSpec, llama_tensors
 from convert.weights import LocalFile
 
@@ -54,7 +56,14 @@ class Adapter:
 
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter, not a whole checkpoint."""
-    return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
+    whole = (folder / SINGLE).exists() or (folder / INDEX).exists()
+    return (folder / CONFIG).is_file() and not whole
+
+
+def read_base_config(folder: Path) -> LlamaConfig:
+    """config.json of a base, whose weights may be quantized: they aren't read."""
+    raw = read_json(folder / "config.json")
+    return LlamaConfig.from_dict({k: v for k, v in raw.items() if k != "quantization_config"})
 
 
 def open_adapter(folder: Path, base: LlamaConfig, name: str | None = None) -> Adapter:

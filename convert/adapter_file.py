@@ -127,8 +127,8 @@ def check_holdable(adapter: Adapter, base: LlamaConfig) -> None:
 
 def file_alpha(pairs: list[Pair]) -> float:
     """The alpha of the file, float32: what most pairs' scale times rank is."""
-    found = Counter(float(np.float32(pair.scale * pair.rank)) for pair in pairs)
-    return max(found, key=lambda alpha: (found[alpha], -alpha))
+    counts = Counter(float(np.float32(pair.scale * pair.rank)) for pair in pairs)
+    return max(counts, key=lambda alpha: (counts[alpha], -alpha))
 
 
 def a_shape(pair: Pair) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from llamacli.commands import fetching
+from llamacli.commands import adapting, fetching
 from llamacli.commands.measuring import AUTO, matrix_path, measured
 from llamacli.commands.printing import bytes_bar, print_table
 from llamacli.commands.verify import check_copy
@@ -17,10 +17,11 @@ from llamacli.models import folder_name, target_path
 from llamacli.terminal import count, notice, printable, say, send_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from convert import ImportanceMatrix, Report
     from convert.quantization import Quantization
+    from llamacli.hub import Repo
 
 
 class Source(NamedTuple):
@@ -36,7 +37,10 @@ class Source(NamedTuple):
 def convert(
     source: Annotated[
         str,
-        typer.Argument(help="A checkpoint: its folder, a known model's name, or an id on the Hub."),
+        typer.Argument(
+            help="A checkpoint or a LoRA adapter: its folder, a known model's name, or an id on "
+            "the Hub."
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -72,6 +76,19 @@ def convert(
     token_embedding_type: Annotated[
         str | None, typer.Option(help="The type of the token embedding.")
     ] = None,
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADAPTER[:SCALE]",
+            help="Merge a LoRA adapter, PEFT's folder or an id on the Hub; may be given again.",
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="For an adapter: its base's folder, GGUF file or id.  [default: what it names]"
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that quantize.  [default: all cores]")
     ] = None,
@@ -90,9 +107,9 @@ def convert(
     """Convert a Hugging Face Llama checkpoint to a GGUF file and print its path.
 
     Weights on the Hub are read as they are converted; what was cut short goes on from there.
+    A LoRA adapter as PEFT saves it becomes a file for --adapter.
     """
-    from convert import QuantizationError, read_importance
-    from convert import convert as convert_checkpoint
+    from convert import QuantizationError, open_checkpoint, read_importance, write_gguf
     from convert.quantization import adapted, quantization
     from convert.target import check_target
 
@@ -116,11 +133,28 @@ def convert(
     importance = None if named is None else read_importance(expanded(named))
     if place.folder is not None and (revision or token or download):
         raise UsageError("--revision, --token and --download go with a model on the Hub")
+    if verify and merge:
+        raise UsageError("--verify compares with a folder, which a merged adapter differs from")
     if place.folder is None and verify:
         raise UsageError("--verify goes with a folder; weights on the Hub are read only once")
     if place.folder is None and measures and not download:
         raise UsageError("--imatrix auto reads the weights twice; keep them here with --download")
-    target = output or target_path(place.name, chosen.name)
+    repo = None
+    if place.folder is None:
+        from llamacli.hub import look_up
+
+        repo = look_up(place.hub_id, revision or place.revision, token)
+    if adapting.is_adapter_source(place.folder, repo):
+        unfit = (imatrix, tensor_type, output_tensor_type, token_embedding_type, merge, verify)
+        if any(unfit) or download:
+            raise UsageError("an adapter takes --base, --quant, -o and --force alone")
+        send_path(
+            adapting.convert_adapter(place.folder, repo, output, base, asked or "F32", token, force)
+        )
+        return
+    if base is not None:
+        raise UsageError("--base goes with an adapter; this is a checkpoint itself")
+    target = output or target_path(adapting.merged_name(place.name, merge or ()), chosen.name)
     with writing(target):
         check_target(target, force)
         if measures:
@@ -128,13 +162,15 @@ def convert(
         if place.folder is not None and _is_source(target, place.folder):
             raise UsageError(f"{target} is a part of the checkpoint; name another file to write")
     if place.folder is not None:
+        folder = place.folder
+        checkpoint = adapting.merge_into(open_checkpoint(folder), merge or (), token)
 
         def write(
             path: Path, mixture: "Quantization", matrix: "ImportanceMatrix | None"
         ) -> "Report":
             with bytes_bar("M params") as show:
-                return convert_checkpoint(
-                    folder,
+                return write_gguf(
+                    checkpoint,
                     path,
                     mixture,
                     threads=threads,
@@ -145,14 +181,13 @@ def convert(
                     importance=matrix,
                 )
 
-        folder = place.folder
         if measures:
             importance = measured(write, target, force)
         report = write(target, chosen, importance)
     else:
-        where = place._replace(revision=revision or place.revision)
+        assert repo is not None
         report = _from_hub(
-            where, token, download, target, chosen, importance, measures, threads, force
+            repo, merge or (), download, target, chosen, importance, measures, threads, force
         )
     _print_report(report)
     if verify and place.folder is not None:
@@ -161,8 +196,8 @@ def convert(
 
 
 def _from_hub(
-    place: Source,
-    token: str | None,
+    repo: "Repo",
+    merge: "Sequence[str]",
     download: bool,
     target: Path,
     chosen: "Quantization",
@@ -171,18 +206,18 @@ def _from_hub(
     threads: int | None,
     force: bool,
 ) -> "Report":
-    from convert.pipeline import write_gguf
-    from llamacli.hub import check_disk, look_up, needs, open_checkpoint, read_outline
+    from convert import write_gguf
+    from llamacli.hub import check_disk, needs, open_checkpoint, read_outline
 
-    repo = look_up(place.hub_id, place.revision, token)
     config, shards = read_outline(repo)
     needed = needs(repo, config, shards, chosen, keep=download)
     fetching.tell_needs(repo, needed, target)
     check_disk(needed, target)
     with (
         fetching.kept_pieces(target),
-        open_checkpoint(repo, config, shards, keep=download) as checkpoint,
+        open_checkpoint(repo, config, shards, keep=download) as opened,
     ):
+        checkpoint = adapting.merge_into(opened, merge, repo.token)
 
         def write(
             path: Path, mixture: "Quantization", matrix: "ImportanceMatrix | None"

@@ -194,18 +194,22 @@ def _cached(repo: str, commit: str, files: Mapping[str, HubFile]) -> dict[str, P
 
 
 def _from_cache(repo: str, revision: str) -> Repo | None:
-    """A checkpoint in the Hub's cache, or None where it isn't there, or not whole."""
+    """A checkpoint or an adapter in the Hub's cache, or None where it isn't there, or not whole."""
     from huggingface_hub import try_to_load_from_cache
 
+    from convert.adapter import WEIGHTS
+    from convert.adapter_config import CONFIG
     from convert.checkpoint import shard_names
     from convert.errors import CheckpointError
 
-    path = try_to_load_from_cache(repo, "config.json", revision=revision)
-    if not isinstance(path, str):
+    paths = (try_to_load_from_cache(repo, n, revision=revision) for n in ("config.json", CONFIG))
+    path = next((path for path in paths if isinstance(path, str)), None)
+    if path is None:
         return None
     folder = Path(path).parent
     try:
-        shard_names(folder)
+        if not (folder / WEIGHTS).is_file():
+            shard_names(folder)
     except CheckpointError:
         return None
     cached = {p.name: p for p in sorted(folder.iterdir()) if p.is_file()}

@@ -1,6 +1,7 @@
 from . import registry
+from .adapters import adapter_path, adapter_target, split_scale
 from .listing import Stored, inventory
-from .names import complete_models, existing_path, find_stored, near_names, stored_model
+from .names import complete_models, existing_path, find_stored, matching, near_names, stored_model
 from .opening import (
     close_in_background,
     engine_for,
@@ -27,6 +28,8 @@ __all__ = [
     "REVISION",
     "Model",
     "Stored",
+    "adapter_path",
+    "adapter_target",
     "close_in_background",
     "complete_models",
     "defaults",
@@ -39,6 +42,7 @@ __all__ = [
     "inventory",
     "locate",
     "mark_used",
+    "matching",
     "model_path",
     "models",
     "near_names",
@@ -46,6 +50,7 @@ __all__ = [
     "registry",
     "remove_model",
     "split_name",
+    "split_scale",
     "stored_model",
     "stored_models",
     "target_folder",

@@ -66,8 +66,8 @@ def write_adapter(
         if module.rpartition(".")[2] not in targets or len(spec.shape) != 2:
             continue
         rows, columns = spec.shape
-        found = [rank for end, rank in (ranks or {}).items() if module.endswith(end)]
-        rank = found[0] if found else int(written["r"])
+        own = [rank for end, rank in (ranks or {}).items() if module.endswith(end)]
+        rank = own[0] if own else int(written["r"])
         if module.endswith("embed_tokens"):
             put(f"{module}.lora_embedding_A", rank, rows)
             put(f"{module}.lora_embedding_B", columns, rank)

@@ -1,0 +1,49 @@
+"""LoRA adapters by what --adapter and --merge take: a file or a name, a colon, and a scale."""
+
+import math
+from pathlib import Path
+
+from llamacli.errors import NotFoundError, UsageError, writing
+from llamacli.home import expanded, home
+
+FOLDER = "adapters"  # in the store, so that no adapter is taken for a model
+SUFFIX = ".gguf"
+MAX_SCALE = 1e4
+
+
+def split_scale(given: str) -> tuple[str, float]:
+    """NAME:SCALE as its parts; the scale is 1 where there is none. Raises UsageError."""
+    name, colon, number = given.rpartition(":")
+    try:
+        scale = float(number)
+    except ValueError:
+        return given, 1.0  # a path with a colon in it, perhaps
+    if not colon or not name or expanded(given).exists():
+        return given, 1.0
+    if not math.isfinite(scale) or abs(scale) > MAX_SCALE:
+        raise UsageError(f"the scale of {name} is {number}; give a number up to {MAX_SCALE:g}")
+    return name, scale
+
+
+def adapter_path(name: str) -> Path:
+    """The file that a name means: a path, or one of the store's adapters. Raises NotFoundError."""
+    path = expanded(name)
+    if path.is_file():
+        return path
+    stored = sorted(home(FOLDER).glob(f"[!.]*{SUFFIX}"))
+    for one in stored:
+        if name in (one.stem, one.name):
+            return one
+    if path.is_dir():
+        raise UsageError(f"{name} is a folder; convert it first: llamacli convert {name}")
+    names = ", ".join(one.stem for one in stored)
+    there = f"the store has {names}" if stored else "`llamacli convert FOLDER` makes one of PEFT's"
+    raise NotFoundError(f"there is no adapter {name}; {there}")
+
+
+def adapter_target(name: str) -> Path:
+    """Where an adapter's file goes that was given no -o; makes the folder."""
+    folder = home(FOLDER)
+    with writing(f"the folder {folder}", "made", "set LLAMACLI_HOME"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}{SUFFIX}"
