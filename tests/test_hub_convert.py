@@ -360,7 +360,7 @@ def test_each_fault_is_one_line_and_a_code(
         fault(hub)
     said = one_line(llamacli("convert", REPO, *arguments, check=code))
     assert words in said
-    assert files_in(store) == set()
+    assert not store.exists() or files_in(store) == set()  # the Hub is asked first
 
 
 def test_a_busy_hub_is_waited_for(hub: Hub, local: bytes, store: Path) -> None:
