@@ -19,7 +19,7 @@ from llamacli.terminal import count, notice, printable, say, send_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from convert import ImportanceMatrix, Report
+    from convert import Checkpoint, ImportanceMatrix, Report
     from convert.quantization import Quantization
     from llamacli.hub import Repo
 
@@ -109,7 +109,7 @@ def convert(
     Weights on the Hub are read as they are converted; what was cut short goes on from there.
     A LoRA adapter as PEFT saves it becomes a file for --adapter.
     """
-    from convert import QuantizationError, open_checkpoint, read_importance, write_gguf
+    from convert import QuantizationError, open_checkpoint, read_importance
     from convert.quantization import adapted, quantization
     from convert.target import check_target
 
@@ -162,28 +162,10 @@ def convert(
         if place.folder is not None and _is_source(target, place.folder):
             raise UsageError(f"{target} is a part of the checkpoint; name another file to write")
     if place.folder is not None:
-        folder = place.folder
-        checkpoint = adapting.merge_into(open_checkpoint(folder), merge or (), token)
-
-        def write(
-            path: Path, mixture: "Quantization", matrix: "ImportanceMatrix | None"
-        ) -> "Report":
-            with bytes_bar("M params") as show:
-                return write_gguf(
-                    checkpoint,
-                    path,
-                    mixture,
-                    threads=threads,
-                    progress=show,
-                    notice=notice,
-                    check=_will_run(path),
-                    force=force,
-                    importance=matrix,
-                )
-
-        if measures:
-            importance = measured(write, target, force)
-        report = write(target, chosen, importance)
+        report = _write(
+            adapting.merge_into(open_checkpoint(place.folder), merge or (), token),
+            target, chosen, importance, measures, threads, force,
+        )  # fmt: skip
     else:
         assert repo is not None
         report = _from_hub(
@@ -206,7 +188,6 @@ def _from_hub(
     threads: int | None,
     force: bool,
 ) -> "Report":
-    from convert import write_gguf
     from llamacli.hub import check_disk, needs, open_checkpoint, read_outline
 
     config, shards = read_outline(repo)
@@ -218,27 +199,40 @@ def _from_hub(
         open_checkpoint(repo, config, shards, keep=download) as opened,
     ):
         checkpoint = adapting.merge_into(opened, merge, repo.token)
+        return _write(checkpoint, target, chosen, importance, measures, threads, force, repo.origin)
 
-        def write(
-            path: Path, mixture: "Quantization", matrix: "ImportanceMatrix | None"
-        ) -> "Report":
-            with bytes_bar("M params") as show:
-                return write_gguf(
-                    checkpoint,
-                    path,
-                    mixture,
-                    threads=threads,
-                    progress=show,
-                    notice=notice,
-                    check=_will_run(path),
-                    force=force,
-                    origin=repo.origin,
-                    importance=matrix,
-                )
 
-        if measures:
-            importance = measured(write, target, force)
-        return write(target, chosen, importance)
+def _write(
+    checkpoint: "Checkpoint",
+    target: Path,
+    chosen: "Quantization",
+    importance: "ImportanceMatrix | None",
+    measures: bool,
+    threads: int | None,
+    force: bool,
+    origin: str | None = None,
+) -> "Report":
+    """Write the target, after a matrix was measured where that is asked for."""
+    from convert import write_gguf
+
+    def write(path: Path, mixture: "Quantization", matrix: "ImportanceMatrix | None") -> "Report":
+        with bytes_bar("M params") as show:
+            return write_gguf(
+                checkpoint,
+                path,
+                mixture,
+                threads=threads,
+                progress=show,
+                notice=notice,
+                check=_will_run(path),
+                force=force,
+                origin=origin,
+                importance=matrix,
+            )
+
+    if measures:
+        importance = measured(write, target, force)
+    return write(target, chosen, importance)
 
 
 def _will_run(target: Path) -> "Callable[[bytes, int], None]":
