@@ -16,8 +16,10 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
 from bench.compare import Figure, Outcome, Setup, Target, figure, in_turn, ratio, run_alone
-from convert.kernels.choice import KINDS, Values, available, compiled_kernel, ggml_kernel
-from convert.kernels.comparison import Kernel, importances
+from convert.kernels import Kernel, ggml_kernel
+from convert.kernels.comparison import importances
+from convert.kernels.compiled import KINDS, available, compiled_kernel
+from convert.kernels.ggml import Values
 
 VALUES = 1 << 21  # a thread
 TARGET = Target(4)

@@ -14,19 +14,20 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from convert.kernels import choice
-from convert.kernels.comparison import Kernel, differences, importances, samples
+from convert.kernels import INFINITY, choice, compiled, ggml_kernel, quantize
+from convert.kernels.comparison import differences, importances, samples
+from convert.kernels.ggml import Kernel, Values
 
 numba = pytest.importorskip("numba", reason="the extra llamacli[fast] is not installed")
 
-KINDS = pytest.mark.parametrize("kind", choice.KINDS, ids=lambda kind: kind.name)
+KINDS = pytest.mark.parametrize("kind", compiled.KINDS, ids=lambda kind: kind.name)
 BLOCKS = 1024  # of 256 values
 
 
 def run(
     kernel: Kernel,
     kind: GGMLQuantizationType,
-    values: choice.Values,
+    values: Values,
     weights: NDArray[np.float32] | None = None,
 ) -> NDArray[np.uint8]:
     block, nbytes = GGML_QUANT_SIZES[kind]
@@ -38,14 +39,14 @@ def run(
 @pytest.fixture(scope="module")
 def kernels() -> dict[GGMLQuantizationType, Kernel]:
     """The compiled kernels as they are, unchecked."""
-    return {kind: choice.compiled_kernel(kind) for kind in choice.KINDS}
+    return {kind: compiled.compiled_kernel(kind) for kind in compiled.KINDS}
 
 
 @KINDS
 def test_every_kind_of_values(
     kind: GGMLQuantizationType, kernels: dict[GGMLQuantizationType, Kernel]
 ) -> None:
-    reference = choice.ggml_kernel(kind)
+    reference = ggml_kernel(kind)
     assert differences(kernels[kind], reference, choice.chunk_nbytes(kind), BLOCKS) == []
 
 
@@ -58,7 +59,7 @@ def test_natural_weights_do_not_need_ggml(
     def refuse(*_: object) -> None:
         raise AssertionError("a super-block was left to ggml")
 
-    monkeypatch.setattr(choice, "quantize", refuse)
+    monkeypatch.setattr(compiled, "quantize", refuse)
     kinds = dict(samples(64))
     for name in ("normal", "bfloat16", "uniform"):
         run(kernels[kind], kind, kinds[name])
@@ -70,9 +71,7 @@ def test_any_number_of_blocks(
     kind: GGMLQuantizationType, blocks: int, kernels: dict[GGMLQuantizationType, Kernel]
 ) -> None:
     _, values = next(samples(blocks, seed=blocks))
-    assert np.array_equal(
-        run(kernels[kind], kind, values), run(choice.ggml_kernel(kind), kind, values)
-    )
+    assert np.array_equal(run(kernels[kind], kind, values), run(ggml_kernel(kind), kind, values))
 
 
 @KINDS
@@ -90,7 +89,7 @@ def test_rows_by_importance(
         rows = np.ascontiguousarray(values).reshape(-1)[: 7 * columns]
         bits = (rows.view(np.uint32) >> 16).astype(np.uint16)
         for source in (rows, bits):
-            expected = run(choice.ggml_kernel(kind), kind, source, weights)
+            expected = run(ggml_kernel(kind), kind, source, weights)
             assert np.array_equal(run(kernels[kind], kind, source, weights), expected), name
 
 
@@ -101,7 +100,7 @@ def test_importances_that_say_nothing(
 ) -> None:
     weights = np.full(512, weight, np.float32)
     values = next(samples(8))[1]
-    expected = run(choice.ggml_kernel(kind), kind, values, weights)
+    expected = run(ggml_kernel(kind), kind, values, weights)
     assert np.array_equal(run(kernels[kind], kind, values, weights), expected)
 
 
@@ -113,9 +112,9 @@ def test_bfloat16_bits_are_read_as_they_are(
         bits = (np.ascontiguousarray(values).reshape(-1).view(np.uint32) >> 16).astype(np.uint16)
         wide = (bits.astype(np.uint32) << 16).view(np.float32)
         bits.flags.writeable = False
-        expected = run(choice.ggml_kernel(kind), kind, wide)
+        expected = run(ggml_kernel(kind), kind, wide)
         assert np.array_equal(run(kernels[kind], kind, bits), expected), name
-        assert np.array_equal(run(choice.ggml_kernel(kind), kind, bits), expected), name
+        assert np.array_equal(run(ggml_kernel(kind), kind, bits), expected), name
 
 
 FLOATS = st.one_of(
@@ -133,9 +132,7 @@ def test_values_that_hypothesis_makes(
     kind: GGMLQuantizationType,
     values: NDArray[np.float32],
 ) -> None:
-    assert np.array_equal(
-        run(kernels[kind], kind, values), run(choice.ggml_kernel(kind), kind, values)
-    )
+    assert np.array_equal(run(kernels[kind], kind, values), run(ggml_kernel(kind), kind, values))
 
 
 @KINDS
@@ -145,14 +142,14 @@ def test_values_that_are_not_finite_are_told(
 ) -> None:
     values = next(samples(20))[1].copy()
     out = np.empty(20 * choice.chunk_nbytes(kind), np.uint8)
-    for kernel in (kernels[kind], choice.ggml_kernel(kind)):
+    for kernel in (kernels[kind], ggml_kernel(kind)):
         largest = np.abs(values).max()
         assert kernel(values, out) == int(largest.view(np.uint32))
     values[3333] = bad
     bits = (values.view(np.uint32) >> 16).astype(np.uint16)
-    for kernel in (kernels[kind], choice.ggml_kernel(kind)):
-        assert kernel(values, out) >= choice.INFINITY
-        assert kernel(bits, out) >= choice.INFINITY
+    for kernel in (kernels[kind], ggml_kernel(kind)):
+        assert kernel(values, out) >= INFINITY
+        assert kernel(bits, out) >= INFINITY
 
 
 @KINDS
@@ -163,7 +160,7 @@ def test_threads_share_a_kernel(
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda piece: run(kernels[kind], kind, piece), pieces))
     for piece, out in zip(pieces, together, strict=True):
-        assert np.array_equal(out, run(choice.ggml_kernel(kind), kind, piece))
+        assert np.array_equal(out, run(ggml_kernel(kind), kind, piece))
 
 
 def test_an_output_of_the_wrong_size_is_refused(
@@ -246,7 +243,7 @@ def test_other_types_have_ggmls_kernel() -> None:
     assert not chosen.compiled
     assert chosen.reason == "Q8_0: ggml's kernel"
     values = next(samples(4))[1]
-    expected = choice.quantize(kind, values.reshape(1, -1)).reshape(-1)
+    expected = quantize(kind, values.reshape(1, -1)).reshape(-1)
     assert np.array_equal(run(chosen.kernel, kind, values), expected)
 
 
@@ -271,7 +268,7 @@ def test_a_compiler_that_fails_is_no_error(tmp_path: Path, monkeypatch: pytest.M
 def test_one_wrong_byte_and_ggmls_kernel_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: dict[GGMLQuantizationType, Kernel]
 ) -> None:
-    def wrong(values: choice.Values, out: NDArray[np.uint8], importances=None) -> int:
+    def wrong(values: Values, out: NDArray[np.uint8], importances=None) -> int:
         largest = kernels[Q6_K](values, out, importances)
         out[100] ^= 1
         return largest
@@ -283,7 +280,7 @@ def test_one_wrong_byte_and_ggmls_kernel_serves(
         assert "differs (normal, " in chosen.reason
         values = next(samples(2))[1]
         assert np.array_equal(
-            run(chosen.kernel, Q6_K, values), run(choice.ggml_kernel(Q6_K), Q6_K, values)
+            run(chosen.kernel, Q6_K, values), run(ggml_kernel(Q6_K), Q6_K, values)
         )
 
 
@@ -292,7 +289,7 @@ def test_each_is_used_where_it_is_faster(
 ) -> None:
     called: list[bool] = []
 
-    def noted(values: choice.Values, out: NDArray[np.uint8], weights=None) -> int:
+    def noted(values: Values, out: NDArray[np.uint8], weights=None) -> int:
         called.append(weights is not None)
         return kernels[Q6_K](values, out, weights)
 
@@ -305,7 +302,7 @@ def test_each_is_used_where_it_is_faster(
     called.clear()
     values = next(samples(2))[1]
     for weights in (None, importances(512)):
-        expected = run(choice.ggml_kernel(Q6_K), Q6_K, values, weights)
+        expected = run(ggml_kernel(Q6_K), Q6_K, values, weights)
         assert np.array_equal(run(chosen.kernel, Q6_K, values, weights), expected)
     assert called == [True]
 

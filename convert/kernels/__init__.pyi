@@ -1,6 +1,5 @@
-from .choice import INFINITY, as_float32, choose, ggml_kernel
-from .comparison import Kernel
-from .ggml import library_path, quantize
+from .choice import choose
+from .ggml import INFINITY, Kernel, as_float32, ggml_kernel, library_path, quantize
 
 __all__ = [
     "INFINITY",

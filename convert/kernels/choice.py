@@ -1,18 +1,16 @@
 """The fastest kernel for each quantization type that gives ggml's bytes on this machine.
 
-For Q4_K, Q5_K and Q6_K there are kernels compiled by numba (the extra `llamacli[fast]`). One is
-used once it was compared with ggml's own kernel on this machine, with these library versions:
-a libggml built with fused multiply-add rounds differently. The result is kept in the user's
-cache folder, with the compiled code.
+For most types there are kernels compiled by numba (the extra `llamacli[fast]`). One is used once it
+was compared with ggml's own kernel on this machine, with these library versions: a libggml built
+with fused multiply-add rounds differently. The result is kept in the user's cache folder, with the
+compiled code.
 """
 
 import contextlib
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -23,33 +21,18 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
-from convert.kernels.comparison import BLOCK, Kernel, differences, speedup
-from convert.kernels.ggml import library_path, quantize
+from convert.kernels.comparison import BLOCK, differences, speedup
+from convert.kernels.compiled import KINDS, available, compiled_kernel
+from convert.kernels.ggml import Kernel, Values, ggml_kernel, library_path
 
-Type = GGMLQuantizationType
-KINDS = (
-    *(Type.Q6_K, Type.Q5_K, Type.Q4_K, Type.Q3_K, Type.Q2_K),
-    *(Type.IQ4_XS, Type.IQ4_NL, Type.Q5_0, Type.Q4_0),
-)
-WHOLE_ROWS = (Type.Q5_0, Type.Q4_0)  # importances count beside the whole row's mean square
 SOURCES = sorted(path.name for path in Path(__file__).parent.glob("*.py"))
 BLOCKS_COMPARED = 256  # of each kind of values
 BLOCKS_TIMED = 1024
-INFINITY = 0x7F800000  # as the bits of a float32: a kernel's result from here on is not finite
-
-Values = NDArray[np.float32] | NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A kernel for one type, whether it is the compiled one, and why, in words.
-
-    kernel(values, out, importances) quantizes float32 values, or BF16 ones as uint16 bits, into the
-    uint8 array out, both contiguous, whole blocks, and returns the largest magnitude among the
-    values as the bits of a float32 (from INFINITY on, there are NaN or infinite ones). With
-    importances, float32 of shape (columns,), values are whole rows, whose errors they weigh. It may
-    be called by many threads at once and doesn't hold the Python lock.
-    """
+    """A kernel for one type, whether it is the compiled one, and why, in words."""
 
     kernel: Kernel
     compiled: bool
@@ -66,11 +49,6 @@ class Check:
     differences: list[str]
     speedup: float
     by_importance: float
-
-
-def available() -> bool:
-    """Whether numba is installed."""
-    return importlib.util.find_spec("numba") is not None
 
 
 def choose(
@@ -106,127 +84,10 @@ def choose(
         )
 
 
-def ggml_kernel(kind: GGMLQuantizationType) -> Kernel:
-    """ggml's own kernel as a Choice describes it."""
-
-    def run(
-        values: Values, out: NDArray[np.uint8], importances: NDArray[np.float32] | None = None
-    ) -> int:
-        columns = -1 if importances is None else importances.size
-        rows = as_float32(values).reshape(-1 if importances is not None else 1, columns)
-        out.reshape(-1)[:] = quantize(kind, rows, importances).reshape(-1)
-        return largest_magnitude(values)
-
-    return run
-
-
-def compiled_kernel(kind: GGMLQuantizationType, cache: Path | None = None) -> Kernel:
-    """The kernel that numba compiles, or loads from the folder cache; ggml does what it leaves.
-
-    Raises ImportError without numba, and KeyError for a type outside KINDS.
-    """
-    from numba import types
-
-    from convert.kernels.iq4 import quantize_iq4_nl, quantize_iq4_xs
-    from convert.kernels.q2_k import quantize_q2
-    from convert.kernels.q3_k import quantize_q3
-    from convert.kernels.q4_0 import quantize_q4_0_q5_0
-    from convert.kernels.q4_k import quantize_q4_q5
-    from convert.kernels.q6_k import quantize_q6
-
-    function: Any
-    function, arguments = {
-        Type.Q6_K: (quantize_q6, ()),
-        Type.Q5_K: (quantize_q4_q5, (True,)),
-        Type.Q4_K: (quantize_q4_q5, (False,)),
-        Type.IQ4_XS: (quantize_iq4_xs, ()),
-        Type.IQ4_NL: (quantize_iq4_nl, ()),
-        Type.Q3_K: (quantize_q3, ()),
-        Type.Q2_K: (quantize_q2, ()),
-        Type.Q5_0: (quantize_q4_0_q5_0, (True,)),
-        Type.Q4_0: (quantize_q4_0_q5_0, (False,)),
-    }[kind]
-    signature = (
-        types.Array(types.float32, 1, "C", readonly=True),
-        types.Array(types.uint16, 1, "C", readonly=True),
-        types.Array(types.float32, 1, "C", readonly=True),
-        types.Array(types.uint8, 2, "C"),
-        types.Array(types.uint8, 1, "C"),
-        *(types.boolean for _ in arguments),
-    )
-    if cache is not None:
-        _enable_cache(function, cache)
-    function.compile(signature)
-    no_values, no_bits = np.empty(0, np.float32), np.empty(0, np.uint16)
-    no_values.flags.writeable = no_bits.flags.writeable = False  # as in the signature
-    block, nbytes = GGML_QUANT_SIZES[kind]
-
-    def run(
-        values: Values, out: NDArray[np.uint8], importances: NDArray[np.float32] | None = None
-    ) -> int:
-        if values.size % block or out.nbytes != values.size // block * nbytes:
-            raise ValueError(f"{out.nbytes} bytes for {values.size} values of {kind.name}")
-        if not out.flags.c_contiguous:
-            raise ValueError("the output is not contiguous")
-        weights = no_values
-        if importances is not None:
-            if importances.size % block or values.size % importances.size:
-                raise ValueError(f"{importances.size} importances for {values.size} values")
-            weights = np.require(importances, np.float32, ["C", "A"]).reshape(-1).view()
-            weights.flags.writeable = False
-        values = np.require(values, requirements=["C", "A"]).reshape(-1)
-        values.flags.writeable = False
-        rows = out.reshape(-1, nbytes)
-        left = np.empty(len(rows), np.uint8)
-        wide = values.dtype == np.float32
-        sources = (values, no_bits) if wide else (no_values, values)
-        largest = int(function(*sources, weights, rows, left, *arguments))
-        if not left.any():
-            return largest
-        if not weights.size:
-            for first, last in _runs(left):
-                part = as_float32(values[first * block : last * block]).reshape(-1, block)
-                rows[first:last] = quantize(kind, part)
-            return largest
-        unit = weights.size if kind in WHOLE_ROWS else block  # what ggml must see at once
-        for first in np.unique(np.flatnonzero(left) * block // unit * unit):
-            part = as_float32(values[first : first + unit]).reshape(1, unit)
-            place = first % weights.size
-            done = quantize(kind, part, weights[place : place + unit]).reshape(-1, nbytes)
-            rows[first // block : (first + unit) // block] = done
-        return largest
-
-    return run
-
-
 def chunk_nbytes(kind: GGMLQuantizationType) -> int:
     """Bytes that the compiled kernels' unit, BLOCK values, takes."""
     block, nbytes = GGML_QUANT_SIZES[kind]
     return BLOCK // block * nbytes
-
-
-def as_float32(values: Values) -> NDArray[np.float32]:
-    """The values as float32: as they are, or widened from BF16 bits."""
-    if values.dtype == np.float32:
-        return values  # type: ignore[return-value]
-    wide = values.astype(np.uint32)
-    wide <<= 16
-    return wide.view(np.float32)
-
-
-def largest_magnitude(values: Values) -> int:
-    """The largest magnitude as the bits of a float32; NaN counts as larger than infinity."""
-    if not values.size:
-        return 0
-    if values.dtype == np.float32:
-        return int((values.view(np.uint32) & np.uint32(0x7FFFFFFF)).max())
-    return int((values & np.uint16(0x7FFF)).max()) << 16  # type: ignore[operator]
-
-
-def _runs(left: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """The first and one past the last index of each run of ones."""
-    edges = np.flatnonzero(np.diff(left, prepend=np.uint8(0), append=np.uint8(0)))
-    return [(int(first), int(last)) for first, last in edges.reshape(-1, 2)]
 
 
 def _checked(
@@ -290,25 +151,6 @@ def _compiled_or_again(kind: GGMLQuantizationType, cache: Path) -> Kernel:
     except Exception:
         shutil.rmtree(cache, ignore_errors=True)
         return compiled_kernel(kind)
-
-
-def _enable_cache(function: Any, cache: Path) -> None:
-    """Let numba keep a function's code in the folder cache, where that can be written."""
-    import numba
-
-    config: Any = numba.config
-
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=cache).close()
-    except OSError:
-        return
-    before = config.CACHE_DIR
-    config.CACHE_DIR = str(cache)
-    try:
-        function.enable_caching()
-    finally:
-        config.CACHE_DIR = before
 
 
 def _user_cache() -> Path:

@@ -2,23 +2,11 @@
 
 import time
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-class Kernel(Protocol):
-    """A quantizer of one type, as choice.Choice describes it."""
-
-    def __call__(
-        self,
-        values: NDArray[np.float32] | NDArray[np.uint16],
-        out: NDArray[np.uint8],
-        importances: NDArray[np.float32] | None = None,
-        /,
-    ) -> int: ...
-
+from convert.kernels.ggml import Kernel
 
 BLOCK = 256
 SUB = 32

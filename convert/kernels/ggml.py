@@ -5,6 +5,7 @@ import importlib.util
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -12,6 +13,29 @@ from numpy.typing import NDArray
 
 from convert import system
 from convert.errors import QuantizationError
+
+INFINITY = 0x7F800000  # as the bits of a float32: a kernel's result from here on is not finite
+
+Values = NDArray[np.float32] | NDArray[np.uint16]
+
+
+class Kernel(Protocol):
+    """A quantizer of one type.
+
+    It quantizes float32 values, or BF16 ones as uint16 bits, into the uint8 array out, both
+    contiguous, whole blocks, and returns the largest magnitude among the values as the bits of a
+    float32 (from INFINITY on, there are NaN or infinite ones). With importances, float32 of shape
+    (columns,), values are whole rows, whose errors they weigh. It may be called by many threads at
+    once and doesn't hold the Python lock.
+    """
+
+    def __call__(
+        self,
+        values: Values,
+        out: NDArray[np.uint8],
+        importances: NDArray[np.float32] | None = None,
+        /,
+    ) -> int: ...
 
 
 def library_path() -> Path:
@@ -70,3 +94,35 @@ def quantize(
     )
     assert written == result.nbytes
     return result
+
+
+def ggml_kernel(kind: GGMLQuantizationType) -> Kernel:
+    """ggml's own kernel of a type."""
+
+    def run(
+        values: Values, out: NDArray[np.uint8], importances: NDArray[np.float32] | None = None
+    ) -> int:
+        columns = -1 if importances is None else importances.size
+        rows = as_float32(values).reshape(-1 if importances is not None else 1, columns)
+        out.reshape(-1)[:] = quantize(kind, rows, importances).reshape(-1)
+        return largest_magnitude(values)
+
+    return run
+
+
+def as_float32(values: Values) -> NDArray[np.float32]:
+    """The values as float32: as they are, or widened from BF16 bits."""
+    if values.dtype == np.float32:
+        return values  # type: ignore[return-value]
+    wide = values.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
+
+
+def largest_magnitude(values: Values) -> int:
+    """The largest magnitude as the bits of a float32; NaN counts as larger than infinity."""
+    if not values.size:
+        return 0
+    if values.dtype == np.float32:
+        return int((values.view(np.uint32) & np.uint32(0x7FFFFFFF)).max())
+    return int((values & np.uint16(0x7FFF)).max()) << 16  # type: ignore[operator]

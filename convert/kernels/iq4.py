@@ -3,14 +3,14 @@
 Import this only where numba is installed. See lanes for how it works.
 """
 
+# ruff: noqa: ARG001 - the functions of every type take what those of one need
+
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convert.kernels.lanes import (
     BLOCK,
-    BLOCKS,
     GROUP,
     LARGEST,
     LARGEST_HALF,
@@ -18,25 +18,25 @@ from convert.kernels.lanes import (
     ONE,
     REACH,
     ROUND,
-    ZERO,
-    carray,
-    compiled,
-    half,
-    load,
-    load_importances,
-    stack,
-)
-from convert.kernels.scales import (
     SCALE,
     UNSURE,
-    block_squares,
-    square_weights,
-    weigh,
+    ZERO,
+    Bits,
+    Bytes,
+    Floats,
+    carray,
+    compiled,
+    quantizer,
+    stack,
+    weigh_beside,
+    weigh_by_block,
+    write_half,
 )
+from convert.kernels.scales import extreme_scale, find_peaks
 
 SUB = 32  # values a sub-block
+SUBS = BLOCK // SUB
 LANES = GROUP // SUB
-PER_BLOCK = BLOCK // SUB
 STEPS = 7
 LOWEST = np.float32(-127)
 # The 16 values that levels stand for, kvalues_iq4nl of ggml-common.h. A value's level is how many
@@ -93,89 +93,25 @@ def _level(x: np.float32) -> int:
 
 
 @compiled
-def quantize_iq4_xs(
-    values: NDArray[np.float32],
-    bits: NDArray[np.uint16],
-    importances: NDArray[np.float32],
-    out: NDArray[np.uint8],
-    left: NDArray[np.uint8],
-) -> np.uint32:
-    """Quantize values to IQ4_XS blocks; the arguments and the result are quantize_q4_q5's."""
-    return _quantize(values, bits, importances, out, left, True)
-
-
-@compiled
-def quantize_iq4_nl(
-    values: NDArray[np.float32],
-    bits: NDArray[np.uint16],
-    importances: NDArray[np.float32],
-    out: NDArray[np.uint8],
-    left: NDArray[np.uint8],
-) -> np.uint32:
-    """Quantize values to IQ4_NL blocks; the arguments and the result are quantize_q4_q5's."""
-    return _quantize(values, bits, importances, out, left, False)
-
-
-@compiled
-def _quantize(
-    values: NDArray[np.float32],
-    bits: NDArray[np.uint16],
-    importances: NDArray[np.float32],
-    out: NDArray[np.uint8],
-    left: NDArray[np.uint8],
-    super_blocks: bool,
-) -> np.uint32:
-    important = stack(GROUP)
-    space = stack(GROUP)
-    flat = carray(space, (GROUP,))
-    lanes, weights = carray(space, (LANES, SUB)), carray(important, (LANES, SUB))
-    fits = carray(stack(GROUP), (8, LANES))
+def _weigh_by_lane(
+    lanes: Floats, weights: Floats, values: Floats, bits: Bits, columns: int, first: int
+) -> None:
+    """Small values count less, beside twice the mean square of their block."""
     squares = carray(stack(GROUP), (LANES,))
-    together = BLOCKS if super_blocks else LANES
-    size = GROUP // together
-    blocks = out.shape[0]
-    largest = np.uint32(0)
-    for start in range(0, blocks, together):
-        count = min(together, blocks - start)
-        first, last = start * size, (start + count) * size
-        largest = max(largest, load(values[first:last], bits[first:last], flat))
-        if importances.size > 0:
-            load_importances(importances, first, carray(important, (GROUP,)))
-            if super_blocks:
-                block_squares(lanes, squares, np.float32(2))
-            else:
-                _sub_squares(lanes, squares)
-            weigh(lanes, squares, weights)
-        else:
-            square_weights(lanes, weights)
-        _search(lanes, weights, fits)
-        for block in range(count):
-            at = start + block
-            if super_blocks:
-                left[at] = _pack_super(lanes, fits, block, out[at])
-            else:
-                left[at] = _pack(lanes[block], fits, block, out[at])
-    return largest
-
-
-@compiled
-def _sub_squares(row: NDArray[np.float32], squares: NDArray[np.float32]) -> None:
-    """For each lane twice the mean square of its values."""
     for k in range(LANES):
         squares[k] = ZERO
     for i in range(SUB):
         for k in range(LANES):
-            v = row[k, i]
+            v = lanes[k, i]
             squares[k] += v * v
     for k in range(LANES):
         squares[k] *= np.float32(2) / np.float32(SUB)
+    weigh_beside(lanes, squares, weights)
 
 
 @compiled
-def _search(
-    row: NDArray[np.float32], weights: NDArray[np.float32], fits: NDArray[np.float32]
-) -> None:
-    """The best scale for each lane."""
+def _search(lanes: Floats, weights: Floats, weighted: bool, fits: Floats) -> None:
+    """The best scale for each lane; without importances the weights are the values' squares."""
     x = carray(stack(GROUP), (SUB, LANES))
     weight = carray(stack(GROUP), (SUB, LANES))
     sums = carray(stack(GROUP), (7, LANES))
@@ -183,17 +119,9 @@ def _search(
     scale, best = sums[5], sums[6]
     for k in range(LANES):
         for i in range(SUB):
-            x[i, k] = row[k, i]
-            weight[i, k] = weights[k, i]
-    for k in range(LANES):
-        peak[k] = ZERO
-        extreme[k] = ZERO
-    for i in range(SUB):
-        for k in range(LANES):
-            v = x[i, k]
-            a = abs(v)
-            extreme[k] = v if a > peak[k] else extreme[k]
-            peak[k] = a if a > peak[k] else peak[k]
+            x[i, k] = lanes[k, i]
+            weight[i, k] = weights[k, i] if weighted else x[i, k] * x[i, k]
+    find_peaks(x, peak, extreme)
     for step in range(-STEPS - 1, STEPS + 1):  # the first trial is another one than all that follow
         for k in range(LANES):
             if step < -STEPS:
@@ -224,43 +152,26 @@ def _search(
 
 
 @compiled
-def _pack(
-    row: NDArray[np.float32], fits: NDArray[np.float32], lane: int, out: NDArray[np.uint8]
-) -> int:
-    """Write a block of IQ4_NL; 1 where it is left to ggml."""
+def _pack_nl(row: Floats, fits: Floats, lane: int, weighted: bool, out: Bytes) -> int:
     scale = fits[SCALE, lane]
     inverse = ONE / scale
     sure = fits[UNSURE, lane] == ZERO and abs(scale) <= LARGEST_HALF and abs(inverse) <= LARGEST
     if not sure:
         return 1
-    d_bits, _ = half(scale)
-    out[0], out[1] = d_bits & 255, d_bits >> 8
+    write_half(scale, out, 0)
     _pack_levels(row, inverse, out[2:18])
     return 0
 
 
 @compiled
-def _pack_super(
-    lanes: NDArray[np.float32], fits: NDArray[np.float32], block: int, out: NDArray[np.uint8]
-) -> int:
-    """Write a super-block of IQ4_XS; 1 where it is left to ggml."""
-    lane = block * PER_BLOCK
-    extreme = peak = ZERO
-    for j in range(PER_BLOCK):
-        scale = fits[SCALE, lane + j]
-        if fits[UNSURE, lane + j] != ZERO or not abs(scale) <= LARGEST:
-            return 1
-        if abs(scale) > peak:
-            peak = abs(scale)
-            extreme = scale
-    d = -extreme / np.float32(32)
+def _pack_xs(row: Floats, fits: Floats, lane: int, weighted: bool, out: Bytes) -> int:
+    d = -extreme_scale(fits, lane, SUBS) / np.float32(32)
     inverse = ONE / d
     if not (d != ZERO and abs(d) <= LARGEST_HALF and abs(inverse) <= LARGEST):
         return 1
-    d_bits, _ = half(d)
-    out[0], out[1] = d_bits & 255, d_bits >> 8
+    write_half(d, out, 0)
     high = 0
-    for j in range(PER_BLOCK):
+    for j in range(SUBS):
         level = inverse * fits[SCALE, lane + j]
         if not abs(level) <= REACH:
             return 1
@@ -275,13 +186,17 @@ def _pack_super(
         else:
             out[4 + j // 2] |= (bits & 15) << 4
         high |= (bits >> 4) << (2 * j)
-        _pack_levels(lanes[lane + j], factor, out[8 + 16 * j : 24 + 16 * j])
+        _pack_levels(row[SUB * j : SUB * j + SUB], factor, out[8 + 16 * j : 24 + 16 * j])
     out[2], out[3] = high & 255, high >> 8
     return 0
 
 
 @compiled
-def _pack_levels(row: NDArray[np.float32], factor: np.float32, out: NDArray[np.uint8]) -> None:
+def _pack_levels(row: Floats, factor: np.float32, out: Bytes) -> None:
     """The levels of 32 values, two a byte."""
     for i in range(16):
         out[i] = _level(factor * row[i]) | (_level(factor * row[16 + i]) << 4)
+
+
+quantize_xs = quantizer(SUB, BLOCK, weigh_by_block(SUB, 2), _search, _pack_xs)
+quantize_nl = quantizer(SUB, SUB, _weigh_by_lane, _search, _pack_nl)

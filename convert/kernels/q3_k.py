@@ -4,89 +4,71 @@ Import this only where numba is installed. See lanes for how it works.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convert.kernels.lanes import (
     BLOCK,
     BLOCKS,
+    FACTOR,
     GROUP,
     LARGEST,
     LARGEST_HALF,
+    LOW,
     NOTHING,
     ONE,
+    PEAK,
     REACH,
     ROUND,
-    ZERO,
-    carray,
-    compiled,
-    half,
-    load,
-    load_importances,
-    stack,
-)
-from convert.kernels.scales import (
-    BLOCK_SCALE,
-    FACTOR,
-    PEAK,
     SCALE,
     UNSURE,
-    block_squares,
-    pack_twos,
-    scale_search,
-    signed_levels,
-    weigh,
+    WEIGHTS,
+    ZERO,
+    Bytes,
+    Floats,
+    carray,
+    compiled,
+    quantizer,
+    stack,
+    weigh_by_block,
+    write_half,
 )
+from convert.kernels.q2_k import pack_twos
+from convert.kernels.scales import extreme_scale, find_peaks, scale_search, signed_levels
 
 SUB = 16  # values a sub-block
 LANES = GROUP // SUB
+SUBS = BLOCK // SUB
 TOP = np.float32(3)
 BOTTOM = np.float32(-4)
 TOP_SCALE = np.float32(31)
 BOTTOM_SCALE = np.float32(-32)
+BLOCK_SCALE = LOW  # a row of fits that this type has no other use for
 
-search_by_importance = scale_search(SUB)
-
-
-@compiled
-def quantize_q3(
-    values: NDArray[np.float32],
-    bits: NDArray[np.uint16],
-    importances: NDArray[np.float32],
-    out: NDArray[np.uint8],
-    left: NDArray[np.uint8],
-) -> np.uint32:
-    """Quantize values to Q3_K blocks; the arguments and the result are quantize_q4_q5's."""
-    weighted = importances.size > 0
-    important = stack(GROUP)
-    space = stack(GROUP)
-    flat, row = carray(space, (GROUP,)), carray(space, (BLOCKS, BLOCK))
-    lanes, weights = carray(space, (LANES, SUB)), carray(important, (LANES, SUB))
-    fits = carray(stack(GROUP), (8, LANES))
-    squares = carray(stack(GROUP), (LANES,))
-    blocks = out.shape[0]
-    largest = np.uint32(0)
-    for start in range(0, blocks, BLOCKS):
-        count = min(BLOCKS, blocks - start)
-        first, last = start * BLOCK, (start + count) * BLOCK
-        largest = max(largest, load(values[first:last], bits[first:last], flat))
-        if weighted:
-            load_importances(importances, first, carray(important, (GROUP,)))
-            block_squares(lanes, squares, np.float32(2))
-            weigh(lanes, squares, weights)
-            search_by_importance(lanes, weights, True, fits, BOTTOM, TOP)
-            signed_levels(fits, BOTTOM_SCALE, TOP_SCALE)
-        else:
-            _search(lanes, fits)
-        for block in range(count):
-            at = start + block
-            left[at] = 1
-            if _scales(fits, block, out[at], weighted):
-                left[at] = _pack(row[block], fits, block, out[at])
-    return largest
+_search_by_importance = scale_search(SUB, BOTTOM, TOP)
+_search_scales = scale_search(SUBS, BOTTOM_SCALE, TOP_SCALE, BLOCKS)
 
 
 @compiled
-def _search(row: NDArray[np.float32], fits: NDArray[np.float32]) -> None:
+def _search(lanes: Floats, weights: Floats, weighted: bool, fits: Floats) -> None:
+    """With importances the scale of each block's scales, and their factor, go to its first lane."""
+    if not weighted:
+        _search_alone(lanes, fits)
+        return
+    _search_by_importance(lanes, weights, True, fits)
+    for k in range(LANES):
+        fits[WEIGHTS, k] = ZERO
+        for i in range(SUB):
+            fits[WEIGHTS, k] += weights[k, i]
+    blocks = carray(stack(BLOCK), (8, BLOCKS))
+    scales = fits[SCALE].reshape(BLOCKS, SUBS)
+    _search_scales(scales, fits[WEIGHTS].reshape(BLOCKS, SUBS), True, blocks)
+    for block in range(BLOCKS):
+        sure = blocks[UNSURE, block] == ZERO
+        fits[BLOCK_SCALE, block * SUBS] = blocks[SCALE, block] if sure else ZERO
+        fits[FACTOR, block * SUBS] = blocks[FACTOR, block]
+
+
+@compiled
+def _search_alone(lanes: Floats, fits: Floats) -> None:
     """ggml's make_q3_quants for each lane: levels are changed one by one where that is better."""
     x = carray(stack(GROUP), (SUB, LANES))
     product = carray(stack(GROUP), (SUB, LANES))
@@ -95,18 +77,11 @@ def _search(row: NDArray[np.float32], fits: NDArray[np.float32]) -> None:
     peak, extreme, sum_lx, sum_l2, unsure = sums[0], sums[1], sums[2], sums[3], sums[4]
     for k in range(LANES):
         for i in range(SUB):
-            x[i, k] = row[k, i]
+            x[i, k] = lanes[k, i]
+    find_peaks(x, peak, extreme)
     for k in range(LANES):
-        peak[k] = ZERO
-        extreme[k] = ZERO
         sum_lx[k] = ZERO
         sum_l2[k] = ZERO
-    for i in range(SUB):
-        for k in range(LANES):
-            v = x[i, k]
-            a = abs(v)
-            extreme[k] = v if a > peak[k] else extreme[k]
-            peak[k] = a if a > peak[k] else peak[k]
     for i in range(SUB):
         for k in range(LANES):
             v = x[i, k]
@@ -149,58 +124,24 @@ def _search(row: NDArray[np.float32], fits: NDArray[np.float32]) -> None:
 
 
 @compiled
-def _scales(fits: NDArray[np.float32], block: int, out: NDArray[np.uint8], weighted: bool) -> bool:
-    """Replace a super-block's scales by the rounded ones; False where it is left to ggml."""
-    lane = block * 16
-    scales = fits[SCALE, lane : lane + 16]
-    levels = carray(stack(16), (16,))
-    extreme = peak = ZERO
-    for j in range(16):
-        if fits[UNSURE, lane + j] != ZERO or not abs(scales[j]) <= LARGEST:
-            return False
-        if abs(scales[j]) > peak:
-            peak = abs(scales[j])
-            extreme = scales[j]
-    if peak < NOTHING:
-        return False
-    if weighted:
-        inverse = fits[BLOCK_SCALE, lane]
-        for j in range(16):
-            levels[j] = fits[FACTOR, lane + j]
-    else:
-        factor = BOTTOM_SCALE / extreme
-        inverse = np.float32(ONE / factor)
-        for j in range(16):
-            q = (factor * scales[j] + ROUND) - ROUND
-            levels[j] = max(min(q, TOP_SCALE), BOTTOM_SCALE)
-    if not (inverse != ZERO and abs(inverse) <= LARGEST_HALF):
-        return False
-    d_bits, d_value = half(np.float32(inverse))
-    out[108], out[109] = d_bits & 255, d_bits >> 8
+def _pack(row: Floats, fits: Floats, lane: int, weighted: bool, out: Bytes) -> int:
+    extreme = extreme_scale(fits, lane, SUBS)
+    factor = fits[FACTOR, lane] if weighted else BOTTOM_SCALE / extreme
+    inverse = fits[BLOCK_SCALE, lane] if weighted else np.float32(ONE / factor)
+    if not (extreme != ZERO and inverse != ZERO and abs(inverse) <= LARGEST_HALF):
+        return 1
+    unit = write_half(inverse, out, 108)
     for j in range(12):
         out[96 + j] = 0
-    for j in range(16):
-        q = int(levels[j]) + 32
+    for j in range(SUBS):
+        level = (factor * fits[SCALE, lane + j] + ROUND) - ROUND
+        level = max(min(level, TOP_SCALE), BOTTOM_SCALE)
+        q = int(level) + 32
         out[96 + j % 8] |= (q & 15) << (4 if j >= 8 else 0)
         out[104 + j % 4] |= (q >> 4) << (2 * (j // 4))
-        fits[SCALE, lane + j] = d_value * levels[j]
-    return True
-
-
-@compiled
-def _pack(
-    row: NDArray[np.float32], fits: NDArray[np.float32], block: int, out: NDArray[np.uint8]
-) -> int:
-    """Write a super-block's levels; 1 where it is left to ggml."""
-    lane = block * 16
-    for j in range(16):
-        d = fits[SCALE, lane + j]
-        if d == ZERO or not fits[PEAK, lane + j] / abs(d) <= REACH:
-            return 1
-        for i in range(SUB):
-            q = (row[j * SUB + i] / d + ROUND) - ROUND
-            q = TOP if q > TOP else q
-            row[j * SUB + i] = (BOTTOM if q < BOTTOM else q) - BOTTOM
+        fits[SCALE, lane + j] = unit * level
+    if not signed_levels(row, fits, lane, BOTTOM, TOP):
+        return 1
     for i in range(32):
         high = np.int32(0)
         for j in range(8):
@@ -208,3 +149,6 @@ def _pack(
         out[i] = high
     pack_twos(row, out[32:96])
     return 0
+
+
+quantize = quantizer(SUB, BLOCK, weigh_by_block(SUB, 2), _search, _pack)

@@ -1,0 +1,111 @@
+"""A compiled quantizer as a kernel: compiled or loaded, and ggml called for what it leaves."""
+
+import importlib.util
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from numpy.typing import NDArray
+
+from convert.kernels.ggml import Kernel, Values, as_float32, quantize
+
+Type = GGMLQuantizationType
+KINDS = (
+    *(Type.Q6_K, Type.Q5_K, Type.Q4_K, Type.Q3_K, Type.Q2_K),
+    *(Type.IQ4_XS, Type.IQ4_NL, Type.Q5_0, Type.Q4_0),
+)
+WHOLE_ROWS = (Type.Q5_0, Type.Q4_0)  # importances count beside the whole row's mean square
+
+
+def available() -> bool:
+    """Whether numba is installed."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def compiled_kernel(kind: GGMLQuantizationType, cache: Path | None = None) -> Kernel:
+    """The kernel that numba compiles, or loads from the folder cache; ggml does what it leaves.
+
+    Raises ImportError without numba, and KeyError for a type outside KINDS.
+    """
+    from numba import types
+
+    from convert.kernels.by_type import BY_TYPE
+
+    function: Any = BY_TYPE[kind]
+    signature = (
+        types.Array(types.float32, 1, "C", readonly=True),
+        types.Array(types.uint16, 1, "C", readonly=True),
+        types.Array(types.float32, 1, "C", readonly=True),
+        types.Array(types.uint8, 2, "C"),
+        types.Array(types.uint8, 1, "C"),
+    )
+    if cache is not None:
+        _enable_cache(function, cache)
+    function.compile(signature)
+    no_values, no_bits = np.empty(0, np.float32), np.empty(0, np.uint16)
+    no_values.flags.writeable = no_bits.flags.writeable = False  # as in the signature
+    block, nbytes = GGML_QUANT_SIZES[kind]
+
+    def run(
+        values: Values, out: NDArray[np.uint8], importances: NDArray[np.float32] | None = None
+    ) -> int:
+        if values.size % block or out.nbytes != values.size // block * nbytes:
+            raise ValueError(f"{out.nbytes} bytes for {values.size} values of {kind.name}")
+        if not out.flags.c_contiguous:
+            raise ValueError("the output is not contiguous")
+        weights = no_values
+        if importances is not None:
+            if importances.size % block or values.size % importances.size:
+                raise ValueError(f"{importances.size} importances for {values.size} values")
+            weights = np.require(importances, np.float32, ["C", "A"]).reshape(-1).view()
+            weights.flags.writeable = False
+        values = np.require(values, requirements=["C", "A"]).reshape(-1)
+        values.flags.writeable = False
+        rows = out.reshape(-1, nbytes)
+        left = np.empty(len(rows), np.uint8)
+        wide = values.dtype == np.float32
+        sources = (values, no_bits) if wide else (no_values, values)
+        largest = int(function(*sources, weights, rows, left))
+        if not left.any():
+            return largest
+        if not weights.size:
+            for first, last in _runs(left):
+                part = as_float32(values[first * block : last * block]).reshape(-1, block)
+                rows[first:last] = quantize(kind, part)
+            return largest
+        unit = weights.size if kind in WHOLE_ROWS else block  # what ggml must see at once
+        for first in np.unique(np.flatnonzero(left) * block // unit * unit):
+            part = as_float32(values[first : first + unit]).reshape(1, unit)
+            place = first % weights.size
+            done = quantize(kind, part, weights[place : place + unit]).reshape(-1, nbytes)
+            rows[first // block : (first + unit) // block] = done
+        return largest
+
+    return run
+
+
+def _runs(left: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """The first and one past the last index of each run of ones."""
+    edges = np.flatnonzero(np.diff(left, prepend=np.uint8(0), append=np.uint8(0)))
+    return [(int(first), int(last)) for first, last in edges.reshape(-1, 2)]
+
+
+def _enable_cache(function: Any, cache: Path) -> None:
+    """Let numba keep a function's code in the folder cache, where that can be written."""
+    import numba
+
+    config: Any = numba.config
+
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+    except OSError:
+        return
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(cache)
+    try:
+        function.enable_caching()
+    finally:
+        config.CACHE_DIR = before
