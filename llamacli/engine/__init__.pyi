@@ -1,3 +1,4 @@
+from .adapters import MAX_ADAPTERS, LoadedAdapter, Scales
 from .asked import Asked, Profile, chosen_settings, defaults
 from .context import KEPT_SEQUENCES
 from .engine import ABORTED, Engine, ProgressCallback, common_prefix
@@ -5,19 +6,23 @@ from .fit import DEFAULT_CONTEXT
 from .kv_state import Unusable, restore, save, saved_tokens, state_key
 from .loading import load_vocabulary, logged_reason
 from .sampling import SamplingSettings, choose_seed, chooser, is_sound, sampler_chain
-from .settings import EngineSettings, kv_types
+from .settings import AdapterChoice, EngineSettings, kv_types
 from .vocabulary import Vocabulary
 
 __all__ = [
     "ABORTED",
     "DEFAULT_CONTEXT",
     "KEPT_SEQUENCES",
+    "MAX_ADAPTERS",
+    "AdapterChoice",
     "Asked",
     "Engine",
     "EngineSettings",
+    "LoadedAdapter",
     "Profile",
     "ProgressCallback",
     "SamplingSettings",
+    "Scales",
     "Unusable",
     "Vocabulary",
     "choose_seed",

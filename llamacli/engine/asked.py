@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from llamacli.engine.settings import EngineSettings
+from llamacli.engine.settings import AdapterChoice, EngineSettings
 from llamacli.machine import Processor
 
 Profile = Literal["short", "long"]
@@ -36,6 +36,7 @@ class Asked:
     kv_type: str | None = None
     repack: bool | None = None
     overcommit: bool = False
+    adapters: tuple[AdapterChoice, ...] = ()
     speculate: Literal["auto", "off"] | None = None
     draft: str | None = None
     tune: bool = True

@@ -7,6 +7,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from llamacli.engine.adapters import (
+    LoadedAdapter,
+    Scales,
+    apply_adapters,
+    load_adapters,
+    read_adapters,
+)
 from llamacli.engine.context import Context, context_parameters, plan_context
 from llamacli.engine.fit import Fitting, settled_context
 from llamacli.engine.loading import in_background, load_model, logged_reason
@@ -38,8 +45,9 @@ ProgressCallback = Callable[[int, int], None]
 class Engine:
     """A model in memory and one sequence of tokens in its KV cache. Close it, or use `with`.
 
-    identity tells the file that was loaded from others, whatever is at path since. tokens holds
-    the ids that are in the cache, in order. After an exception in prefill or decode
+    identity tells the file that was loaded from others, whatever is at path since. adapters are
+    the LoRA adapters loaded with it, scales those that it computes with. tokens holds the ids that
+    are in the cache, in order. After an exception in prefill or decode
     (an interrupt, say) the cache may hold more than that; the next prefill drops the rest.
     """
 
@@ -68,11 +76,15 @@ class Engine:
         self._observer = observer
         self.file = read_gguf(self.path, recall())
         self.shape = check_llama(self.file)
+        settings = settings or EngineSettings()
+        self._adapter_files = read_adapters(settings.adapters, self.file)
+        self.adapters: list[LoadedAdapter] = []
+        self.scales: Scales = tuple(choice.scale for choice in settings.adapters)
         self.tokens: list[int] = []
         self._library = load_library()
         self._processor = this_processor()
         self._others = held
-        self._fit(settings or EngineSettings())
+        self._fit(settings)
         self._model: Any = None
         self._held: Context | None = None
         self._rows: Any = None  # the batch of decode_rows
@@ -83,6 +95,7 @@ class Engine:
                 )
             # The file that was checked is still there: it is what llama.cpp has read.
             self.identity = file_identity(self.path, self.file.status)
+            self.adapters = load_adapters(self._library, self._model, self._adapter_files)
             self.vocabulary: Vocabulary = make_vocabulary(self._library, self._model, self.file)
             with deferred_signals([]):
                 self._change_context(self._first_room())
@@ -108,7 +121,7 @@ class Engine:
         """Free the context and the model; may be called twice."""
         held, model, rows = self._held, self._model, self._rows
         self._held = self._model = self._rows = None
-        self.tokens = []
+        self.tokens, self.adapters, self.scales = [], [], ()
         with deferred_signals([]):  # llama.cpp logs here, too
             if rows is not None:
                 self._library.llama_batch_free(rows)
@@ -150,6 +163,12 @@ class Engine:
             except LlamacliError:
                 self._change_context(room, state)
                 raise
+
+    def use_adapters(self, scales: Scales) -> None:
+        """Compute with the loaded adapters at these scales; what is in the cache is not theirs."""
+        if scales != self.scales:
+            apply_adapters(self._library, self.context_pointer, self.adapters, scales)
+            self.scales = scales
 
     def sequence_state(self) -> Array[c_uint8]:
         """The KV cache of tokens, a copy in llama.cpp's own format."""
@@ -293,7 +312,15 @@ class Engine:
         self.gpus = use_devices(find_devices(), settings.device)
         free = free_memory()
         free = replace(free, resident=max(free.resident - self._others, 0))
-        fitting = Fitting(self.file, self.shape, self._processor, self.gpus, free, self.parallel)
+        fitting = Fitting(
+            self.file,
+            self.shape,
+            self._processor,
+            self.gpus,
+            free,
+            self.parallel,
+            self._adapter_files,
+        )
         self.settings = fitting.fit(settings)
         if not self.settings.gpu_layers:
             self.gpus = []
@@ -349,6 +376,7 @@ class Engine:
                 f"{logged_reason()}; lower it with -c"
             )
         self._held = Context(pointer, self._library.llama_get_memory(pointer), room)
+        apply_adapters(self._library, pointer, self.adapters, self.scales)
         set_state = self._library.llama_state_seq_set_data
         if state is not None and self.tokens and not set_state(pointer, state, len(state), 0):
             raise LlamacliError(f"llama.cpp can't move its KV cache{logged_reason()}")

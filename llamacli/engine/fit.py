@@ -21,7 +21,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Fitting:
-    """A model and what it may take; gpus are those that may hold layers."""
+    """A model, LoRA adapters' files, and what they may take; gpus may hold layers."""
 
     file: GGUFFile
     shape: LlamaShape
@@ -29,6 +29,7 @@ class Fitting:
     gpus: Sequence[Device]
     free: FreeMemory
     parallel: int | None = None
+    adapters: Sequence[GGUFFile] = ()
 
     def fit(self, settings: EngineSettings) -> EngineSettings:
         """The settings with numbers for context and GPU layers.
@@ -53,7 +54,7 @@ class Fitting:
         features = self.processor.features
         threads = replace(settings, threads=settings.threads or self.processor.cores)
         gpus = self.gpus if settings.gpu_layers else ()
-        return footprint(self.file, self.shape, threads, plan, features, gpus)
+        return footprint(self.file, self.shape, threads, plan, features, gpus, self.adapters)
 
     def fits(self, settings: EngineSettings, spare: float = 0.0) -> bool:
         """Whether they fit everywhere, that share of what is free being left."""

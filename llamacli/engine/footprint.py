@@ -69,8 +69,10 @@ def footprint(
     plan: ContextPlan,
     features: frozenset[str],
     gpus: Sequence[Device] = (),
+    adapters: Sequence[GGUFFile] = (),
 ) -> Footprint:
-    """settings' gpu_layers is a number; gpus are those that hold layers."""
+    """settings' gpu_layers is a number; gpus are those that hold layers; adapters are LoRA files,
+    whose pairs lie where their matrices do, or on the host where those are repacked."""
     count = settings.gpu_layers if isinstance(settings.gpu_layers, int) else 0
     places = layer_places(shape.blocks, count, [gpu.free for gpu in gpus])
     # With a GPU the plain weights go into memory that it can read, and none are repacked.
@@ -78,10 +80,16 @@ def footprint(
     weights = _place_weights(file, places, len(gpus), repackable)
     layer_kv = _kv_bytes(shape, settings.kv_type, plan.cells) // shape.blocks
     compute, work = buffer_bytes(shape, plan, flash=settings.flash_attention != "off")
+    compute += adapter_buffer_bytes(shape, plan, adapters)
+    beside = _place_adapters(adapters, places, len(gpus))
     # A long prompt's products with weights of the host are done on a GPU, copied one at a time.
     visiting = max((t.nbytes for t in weights.plain if t.name.startswith("blk.")), default=0)
     shares = tuple(
-        Share(_bytes(held), layer_kv * places[:-1].count(i), compute + visiting + GPU_RESERVE)
+        Share(
+            _bytes(held) + beside[i],
+            layer_kv * places[:-1].count(i),
+            compute + visiting + GPU_RESERVE,
+        )
         for i, held in enumerate(weights.gpus)
     )
     vocabulary = PROCESS + VOCABULARY * shape.vocabulary
@@ -89,8 +97,10 @@ def footprint(
     kv = layer_kv * places[:-1].count(HOST)
     buffers = vocabulary + logits + (compute + work if HOST in places else _inputs(shape, plan))
     hot = {t.name: t for t in weights.plain}  # an embedding that is the output too is mapped once
-    for gpu, share, held in zip(gpus, shares, weights.gpus, strict=True):
+    own = beside[HOST]
+    for i, (gpu, share, held) in enumerate(zip(gpus, shares, weights.gpus, strict=True)):
         if gpu.shares_memory:
+            own += beside[i]
             kv, buffers = kv + share.kv, buffers + share.buffers - GPU_RESERVE
             hot |= {t.name: t for t in held}
     copies, used = _bytes(weights.copied), _bytes(hot.values())
@@ -103,10 +113,10 @@ def footprint(
     threads = max(settings.threads or 1, settings.threads_batch or 1)
     space += max(file.size, kv + buffers)  # the vocabulary is read from a mapping of its own
     return Footprint(
-        host=Share(copies + used, kv, buffers),
+        host=Share(copies + used + own, kv, buffers),
         gpus=shares,
-        peak=copies + max(pages + kv + buffers, loading + vocabulary),
-        address_space=copies + space + THREAD * threads,
+        peak=copies + max(pages + kv + buffers + own, loading + vocabulary),
+        address_space=copies + space + own + THREAD * threads,
     )
 
 
@@ -149,6 +159,36 @@ def buffer_bytes(shape: LlamaShape, plan: ContextPlan, *, flash: bool) -> tuple[
     logits = 4 * plan.outputs * shape.vocabulary
     work = 2 * max(inner, queries, scores)
     return tokens * (mask + 4 * max(feed_forward, attention)) + logits, tokens * work
+
+
+def adapter_buffer_bytes(shape: LlamaShape, plan: ContextPlan, adapters: Sequence[GGUFFile]) -> int:
+    """The most that a full micro-batch keeps of the pairs' products, beside those of the matrices.
+
+    B·A·x has a matrix's rows, is scaled into another tensor, and is added to a third.
+    """
+    sides = [t for file in adapters for t in file.tensors if t.name.endswith(".lora_b")]
+    inside = [t.shape[1] for t in sides if t.name.startswith("blk.")]
+    logits = any(t.name.startswith("output.") for t in sides) * shape.vocabulary * plan.outputs
+    tokens = min(plan.ubatch, plan.cells)
+    return 4 * (2 * tokens * max(inside, default=0) + 2 * logits)
+
+
+def _place_adapters(
+    adapters: Sequence[GGUFFile], places: Sequence[int], gpus: int
+) -> dict[int, int]:
+    """Bytes in each place, HOST among them."""
+    held = dict.fromkeys((HOST, *range(gpus)), 0)
+    for tensor in (tensor for file in adapters for tensor in file.tensors):
+        held[_place(tensor, places)] += tensor.nbytes
+    return held
+
+
+def _place(tensor: TensorInfo, places: Sequence[int]) -> int:
+    """Where a tensor, or a pair's side, of the model goes: a layer's place or the output's."""
+    first, _, rest = tensor.name.partition(".")
+    if first == "token_embd":
+        return HOST
+    return places[int(rest.partition(".")[0])] if first == "blk" else places[-1]
 
 
 def _inputs(shape: LlamaShape, plan: ContextPlan) -> int:

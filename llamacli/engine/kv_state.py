@@ -15,6 +15,7 @@ from ctypes import POINTER, addressof, c_char, c_uint8, cast
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from llamacli.engine.adapters import adapters_key
 from llamacli.engine.settings import KV_TYPES
 from llamacli.home import replace_file
 from llamacli.machine import deferred_signals
@@ -34,13 +35,15 @@ class Unusable(Exception):
 
 
 def state_key(engine: "Engine") -> str:
-    """What a state depends on beside its tokens: the loaded file, the KV types, llama.cpp."""
+    """What a state depends on beside its tokens: the loaded file, the KV types, llama.cpp,
+    and the LoRA adapters in use with their scales."""
     settings = engine.settings
     described = [
         *engine.identity,
         settings.kv_type,
         settings.flash_attention,
         engine.library.llama_version().decode(errors="replace"),
+        *adapters_key(engine.adapters, engine.scales),
     ]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 

@@ -1,6 +1,7 @@
 """How a model is run: threads, context, devices, batch sizes, the KV cache's type."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from llamacli.errors import UsageError
@@ -20,13 +21,21 @@ def kv_types(head_size: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class AdapterChoice:
+    """A LoRA adapter's GGUF file, and what its product is times beside its own scale."""
+
+    path: Path
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class EngineSettings:
     """How a model is run. None leaves the choice to the model or the machine.
 
     context and batch sizes are in tokens; "auto" is the largest context, and the most layers on
     a GPU, that fit. device is a kind, or auto. repack lets llama.cpp rearrange weights in memory
     for its fastest kernels; overcommit loads a model that seems not to fit. outputs is of how
-    many tokens of a micro-batch there are logits; 1 serves to generate.
+    many tokens of a micro-batch there are logits; 1 serves to generate. adapters are loaded, too.
     """
 
     context: int | Literal["auto"] | None = None
@@ -42,6 +51,7 @@ class EngineSettings:
     mmap: bool = True
     overcommit: bool = False
     outputs: int = 1
+    adapters: tuple[AdapterChoice, ...] = ()
 
     def __post_init__(self) -> None:
         limits = {"threads": MAX_THREADS, "threads_batch": MAX_THREADS, "context": 1 << 31}

@@ -1,3 +1,4 @@
+from .adapter import AdapterShape, check_adapter
 from .check import (
     CONTROL,
     END_TOKENS,
@@ -22,6 +23,7 @@ __all__ = [
     "RECURSIVE_PRE_TOKENIZERS",
     "STRING",
     "TENSOR_TYPES",
+    "AdapterShape",
     "Array",
     "FileStatus",
     "GGUFFile",
@@ -29,6 +31,7 @@ __all__ = [
     "LlamaShape",
     "TensorInfo",
     "TensorType",
+    "check_adapter",
     "check_architecture",
     "check_header",
     "check_llama",

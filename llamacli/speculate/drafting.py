@@ -71,5 +71,5 @@ def _small_engine(path: Path, settings: EngineSettings) -> Engine:
     """In the other's context, as far as it was trained for it."""
     trained = check_llama(read_gguf(path)).context
     asked = settings.context if isinstance(settings.context, int) else DEFAULT_CONTEXT
-    own = replace(settings, context=min(asked, trained), gpu_layers="auto", outputs=1)
+    own = replace(settings, context=min(asked, trained), gpu_layers="auto", outputs=1, adapters=())
     return Engine(path, own)
