@@ -162,15 +162,16 @@ def buffer_bytes(shape: LlamaShape, plan: ContextPlan, *, flash: bool) -> tuple[
 
 
 def adapter_buffer_bytes(shape: LlamaShape, plan: ContextPlan, adapters: Sequence[GGUFFile]) -> int:
-    """The most that a full micro-batch keeps of the pairs' products, beside those of the matrices.
+    """The most that a full micro-batch keeps of the pairs' products beside the matrices' own.
 
-    B·A·x has a matrix's rows, is scaled into another tensor, and is added to a third.
+    A·x has rank values a token. B·A·x is as wide as the matrix's product, and takes the place that
+    the next matrix's will; only that of the output, the last one, is beside all others.
     """
     sides = [t for file in adapters for t in file.tensors if t.name.endswith(".lora_b")]
-    inside = [t.shape[1] for t in sides if t.name.startswith("blk.")]
-    logits = any(t.name.startswith("output.") for t in sides) * shape.vocabulary * plan.outputs
-    tokens = min(plan.ubatch, plan.cells)
-    return 4 * (2 * tokens * max(inside, default=0) + 2 * logits)
+    rank = max((tensor.shape[0] for tensor in sides), default=0)
+    adapted = any(tensor.name.startswith("output.") for tensor in sides)
+    logits = plan.outputs * shape.vocabulary if adapted else 0
+    return 4 * (min(plan.ubatch, plan.cells) * rank + logits)
 
 
 def _place_adapters(
