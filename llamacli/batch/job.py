@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from llamacli.answer import Answer, AnswerText, Result
-from llamacli.engine import Engine, SamplingSettings, choose_seed, chooser, sampler_chain
+from llamacli.engine import Engine, SamplingSettings, Scales, choose_seed, chooser, sampler_chain
 from llamacli.errors import LlamacliError
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class Job:
 
     logprobs asks for probabilities, and for those of so many of the likeliest tokens. exact
     evaluates it alone, in the shapes that a single run has, so that no other job changes its
-    answer; only where its cells lie in the cache can change the last bits of a sum.
+    answer; only where its cells lie in the cache can change the last bits of a sum. scales are of
+    the engine's LoRA adapters; None is as they were asked for.
     """
 
     prompt: Sequence[int]
@@ -45,6 +46,7 @@ class Job:
     shape: "Grammar | None" = None
     logprobs: int | None = None
     exact: bool = False
+    scales: Scales | None = None
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Running:
     seed: int
     resources: ExitStack
     started: float
+    scales: Scales = ()
     evaluated: int = 0
     cached: int = 0
     prefilled: float | None = None
@@ -98,7 +101,17 @@ def prepare(engine: Engine, index: int, job: Job) -> Running:
     answer = Answer(engine.vocabulary, limit, AnswerText(job.stop), constraint)
     choose = chooser(engine, job.sampling, chain)
     started = perf_counter()
-    return Running(index, job, 0, answer, chain, choose, constraint, seed, resources, started)
+    scales = scales_of(engine, job)
+    return Running(
+        index, job, 0, answer, chain, choose, constraint, seed, resources, started, scales
+    )
+
+
+def scales_of(engine: Engine, job: Job) -> Scales:
+    """Of the engine's adapters, what a job is to be answered with."""
+    if job.scales is not None:
+        return job.scales
+    return tuple(choice.scale for choice in engine.settings.adapters)
 
 
 def result(running: Running) -> Result:

@@ -6,20 +6,22 @@ from itertools import count
 
 from llamacli.batch.engine import BatchEngine
 from llamacli.batch.job import Running
-from llamacli.engine import KEPT_SEQUENCES, common_prefix
+from llamacli.engine import KEPT_SEQUENCES, Scales, common_prefix
 
 FIRST = 0  # the sequence that an engine's own methods know
 
 
 @dataclass
 class Kept:
-    """Sequences that nobody answers in, by their numbers: the tokens whose cells they hold.
+    """Sequences that nobody answers in, by their numbers: the tokens whose cells they hold, and the
+    scales of the adapters that those were computed with.
 
     Those used longest ago come first, and go first where cells are needed.
     """
 
     engine: BatchEngine
     tokens: dict[int, list[int]] = field(default_factory=dict)
+    scales: dict[int, Scales] = field(default_factory=dict)
 
     @property
     def cells(self) -> int:
@@ -29,16 +31,18 @@ class Kept:
     def keep(self, running: Running) -> None:
         """Its sequence stays as it is, unless another has all of it."""
         tokens = running.tokens[: running.evaluated]
-        held = self.tokens.values()
+        held = [self.tokens[number] for number in self._alike(running.scales)]
         if not tokens or any(common_prefix(other, tokens) == len(tokens) for other in held):
             self._remove(running.sequence)
             return
-        for number, other in list(self.tokens.items()):
+        for number in self._alike(running.scales):
+            other = self.tokens[number]
             if common_prefix(other, tokens) == len(other):
                 self.drop(number)
         if len(self.tokens) >= KEPT_SEQUENCES:
             self.drop_oldest()
         self.tokens[running.sequence] = tokens
+        self.scales[running.sequence] = running.scales
 
     def drop_oldest(self) -> bool:
         """Free the cells of the one used longest ago; False where there is none."""
@@ -51,19 +55,23 @@ class Kept:
         self._remove(number)
         del self.tokens[number]
 
-    def best(self, tokens: Sequence[int]) -> tuple[int, int]:
-        """(the one with the longest common start, its length in tokens); (-1, 0) for none."""
-        lengths = ((n, common_prefix(held, tokens)) for n, held in self.tokens.items())
+    def best(self, tokens: Sequence[int], scales: Scales) -> tuple[int, int]:
+        """(the one with the longest common start by the same adapters, its length in tokens);
+        (-1, 0) for none."""
+        lengths = ((n, common_prefix(self.tokens[n], tokens)) for n in self._alike(scales))
         return max(lengths, key=lambda one: one[1], default=(-1, 0))
 
     def begin(self, running: Running, others: Iterable[Running]) -> None:
-        """Give it a sequence, and there the longest start that others or kept ones have of it.
+        """Give it a sequence, and there the longest start that others or kept ones have of it by
+        the same adapters.
 
         Exact ones begin at nothing: what others read in other shapes has other last bits.
         """
+        others = list(others)
         tokens, used = running.tokens, {other.sequence for other in others}
-        source, shared = (-1, 0) if running.job.exact else self.best(tokens)
-        for other in [] if running.job.exact else others:
+        alike = [] if running.job.exact else [o for o in others if o.scales == running.scales]
+        source, shared = (-1, 0) if running.job.exact else self.best(tokens, running.scales)
+        for other in alike:
             common = min(common_prefix(other.tokens, tokens), other.evaluated)
             if common > shared:
                 source, shared = other.sequence, common
@@ -98,7 +106,11 @@ class Kept:
         """Keep what the first sequence holds, where it was restored to, in one of its own."""
         number = next(n for n in count(FIRST + 1) if n not in self.tokens)
         self.engine.library.llama_memory_seq_cp(self.engine.memory, FIRST, number, 0, -1)
-        self.tokens[number] = tokens
+        self.tokens[number], self.scales[number] = tokens, self.engine.scales
+
+    def _alike(self, scales: Scales) -> list[int]:
+        """The numbers of those that were computed with the adapters at these scales."""
+        return [number for number in self.tokens if self.scales[number] == scales]
 
     def _remove(self, number: int) -> None:
         self.engine.library.llama_memory_seq_rm(self.engine.memory, number, -1, -1)

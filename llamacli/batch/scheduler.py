@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from llamacli.batch.engine import MANY, BatchEngine
-from llamacli.batch.job import Job, Running, token_logprob
+from llamacli.batch.job import Job, Running, scales_of, token_logprob
 from llamacli.batch.kept import Kept
 from llamacli.batch.pace import Pace
 from llamacli.engine import ABORTED, common_prefix, logged_reason
@@ -73,8 +73,9 @@ class Scheduler:
         """Whether another is about to evaluate what this one could share."""
         if not self.running:
             return False
-        _, kept = self.kept.best(job.prompt)
-        for other in self.running:
+        scales = scales_of(self.engine, job)
+        _, kept = self.kept.best(job.prompt, scales)
+        for other in [one for one in self.running if one.scales == scales]:
             common = common_prefix(other.job.prompt, job.prompt)
             have = max(min(other.evaluated, common), kept)
             if min(common, len(job.prompt) - 1) - have >= WORTH_WAITING:
@@ -84,13 +85,16 @@ class Scheduler:
     def step(self, interrupted: Callable[[], bool] = lambda: False) -> Step:
         """Evaluate a batch and choose a token for each sequence that is up to date.
 
-        Exact ones are evaluated by themselves, in the shapes that a single run has. Raises
+        Exact ones are evaluated by themselves, in the shapes that a single run has, and those with
+        the same adapters together, in no batch with others. Raises
         LlamacliError where llama.cpp fails, DoesNotFitError where the cache can't hold even one.
         """
         step = Step()
         together = [running for running in self.running if not running.job.exact]
-        if together and not self._evaluate(self._share(together), step, interrupted):
-            return step
+        for scales in dict.fromkeys(running.scales for running in together):
+            group = [running for running in together if running.scales == scales]
+            if not self._evaluate(self._share(group), step, interrupted):
+                return step
         for running in [one for one in self.running if one.job.exact]:
             left = running.length - running.evaluated
             aligned = self.engine.rows - running.evaluated % self.engine.rows
@@ -124,6 +128,7 @@ class Scheduler:
     ) -> bool:
         """Whether the batch was evaluated; where not, room was made, or it was interrupted."""
         started = perf_counter()
+        self.engine.use_adapters(parts[0][0].scales)
         rows = self.engine.fill(parts)
         code = self.engine.evaluate(interrupted)
         if code == FULL:

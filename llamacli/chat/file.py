@@ -30,7 +30,8 @@ class SessionHead:
     """What a session is held with. model is what -m takes; empty where it isn't known, or has
     characters that can't be printed.
 
-    settings has SamplingSettings' names, max_tokens, context and stop (a list of texts).
+    settings has SamplingSettings' names, max_tokens, context, stop (a list of texts) and adapters,
+    as --adapter takes them.
     """
 
     model: str = ""
@@ -139,7 +140,7 @@ def sound_settings(given: Any) -> dict[str, Any]:
 def _is_sound(name: str, value: Any) -> bool:
     if name in ("max_tokens", "context"):
         return type(value) is int and 1 <= value < 1 << 31
-    if name == "stop":
+    if name in ("stop", "adapters"):
         return isinstance(value, list) and len(value) <= MAX_STOPS and all(map(_is_text, value))
     return name in SAMPLING and is_sound(name, value)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 import typer
 
 from llamacli.commands import options
-from llamacli.commands.by_server import answer_lines, may_ask, request_fields
+from llamacli.commands.by_server import adapter_fields, answer_lines, may_ask, request_fields
 from llamacli.errors import LlamacliError, OutputError, UsageError, writing
 from llamacli.models import engine_for, engine_settings, model_path
 from llamacli.terminal import Write, as_json, lively, notice, show_status, writer
@@ -61,6 +61,7 @@ def batch(
     sampling: options.Sampling,
     shape: options.Shape,
     context: options.Context = None,
+    adapter: options.Adapter = None,
     machine: options.Machine,
     errors: Annotated[
         Literal["strict", "replace"],
@@ -111,21 +112,23 @@ def batch(
         if left:
             common = _Common(sampling, ending, grammar, shape.choice or [])
             answers = _Answers(write, len(left), unordered, quiet)
-            if not no_server and may_ask(machine, context) and _has_loaded(path):
+            adapters = adapter_fields(adapter)
+            if not no_server and may_ask(machine, context) and _has_loaded(path, adapters):
                 if not quiet:
                     notice("a server that has the model loaded answers")
-                fields = {**request_fields(sampling, ending, shape), "exact": exact}
+                fields = {**request_fields(sampling, ending, shape), **adapters, "exact": exact}
                 count = 1 if exact else parallel
                 with interrupts() as arrived:
                     ask = partial(answer_lines, path, count)
                     _answer(ask, partial(_body, fields), left, answers, lambda: bool(arrived))
             elif exact:
-                asked = machine.asked(context, "short")
+                asked = machine.asked(context, "short", adapter=adapter)
                 with engine_for(path, asked, quiet=quiet) as alone, interrupts() as arrived:
                     make = partial(_job, alone, common)
                     _answer(partial(answer_each, alone), make, left, answers, lambda: bool(arrived))
             else:
-                settings = engine_settings(path, machine.asked(context, "long"), quiet=quiet)
+                asked = machine.asked(context, "long", adapter=adapter)
+                settings = engine_settings(path, asked, quiet=quiet)
                 opened = BatchEngine(path, settings, parallel)
                 with opened as engine, interrupts() as arrived:
                     make = partial(_job, engine, common)
@@ -145,10 +148,10 @@ class _Common:
     choices: list[str]
 
 
-def _has_loaded(path: Path) -> bool:
+def _has_loaded(path: Path, adapters: dict[str, Any]) -> bool:
     from llamacli.serve import has_loaded
 
-    return has_loaded(path)
+    return has_loaded(path, adapters)
 
 
 def _body(fields: dict[str, Any], line: "Request") -> dict[str, Any]:

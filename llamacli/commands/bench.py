@@ -29,6 +29,7 @@ def bench(
     profile: Annotated[
         Literal["short", "long"], typer.Option(help="Use the settings of run, or of chat.")
     ] = "long",
+    adapter: options.Adapter = None,
     machine: options.Machine,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -51,11 +52,13 @@ def bench(
     depths = depth or [one for one in DEPTHS if one <= most]
     if not depths or max(depths) > most:
         raise UsageError(f"the model knows {trained} tokens; give a lower --depth or --prompt")
-    asked = machine.asked(max(depths) + max(prompt, answer), profile)
+    asked = machine.asked(max(depths) + max(prompt, answer), profile, adapter=adapter)
     settings = engine_settings(path, asked)
     measured = measure(lambda: Engine(path, settings), depths, size, runs)
     if as_json:
-        fields = {"model": str(path), "settings": vars(settings), "prompt": prompt}
+        adapters = [f"{choice.path}:{choice.scale:g}" for choice in settings.adapters]
+        used = {**vars(settings), "adapters": adapters}
+        fields = {"model": str(path), "settings": used, "prompt": prompt}
         print_json({**fields, "answer": answer, **_fields(measured)})
         return
     rows = [(str(one.depth), *_rates(one.prefill), *_rates(one.decode)) for one in measured.rates]

@@ -8,7 +8,7 @@ from llamacli.commands import options
 from llamacli.errors import LlamacliError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
     from llamacli.answer import OutputStyle, Result
@@ -26,8 +26,8 @@ def answer_by_server(
 ) -> "Result | None":
     """The answer, told in that manner; None where no server has the model as it is asked for.
 
-    prompt has the messages, or a text and whether it is special. Whoever asks for something of the
-    machine other than threads gets an engine of their own.
+    prompt has the messages, or a text and whether it is special, and adapters. Whoever asks for
+    something of the machine other than threads gets an engine of their own.
     """
     if not may_ask(machine, context):
         return None
@@ -51,6 +51,18 @@ def may_ask(machine: options.Machine, context: Any) -> bool:
 
     plain = context is None and replace(machine, threads=None) == options.Machine()
     return plain and own_socket() is not None
+
+
+def adapter_fields(given: "Sequence[str] | None") -> dict[str, Any]:
+    """The field of a request that names adapters: a server that hasn't loaded them won't answer."""
+    if not given:
+        return {}
+    from llamacli.gguf import file_identity
+    from llamacli.models import adapter_choices
+
+    choices = adapter_choices(given)
+    named = [{"identity": file_identity(one.path), "scale": one.scale} for one in choices]
+    return {"adapters": named}
 
 
 def request_fields(

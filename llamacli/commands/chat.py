@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from llamacli.commands import options
-from llamacli.commands.by_server import answer_by_server
+from llamacli.commands.by_server import adapter_fields, answer_by_server
 from llamacli.commands.run import answer_piped, turns
 from llamacli.errors import UsageError
 from llamacli.models import engine_for, model_path
@@ -28,6 +28,7 @@ def chat(
     ending: options.Ending,
     sampling: options.Sampling,
     context: options.Context = None,
+    adapter: options.Adapter = None,
     machine: options.Machine,
     drafts: options.Drafts,
     session: Annotated[
@@ -54,14 +55,14 @@ def chat(
         raise UsageError("--resume needs a terminal, as stdin and stdout; in scripts use run")
     if session is not None and (resume or no_save):
         raise UsageError("--session names a new chat to save: not with --resume or --no-save")
-    asked = machine.asked(context, "long", drafts)
+    asked = machine.asked(context, "long", drafts, adapter)
     if not terminal:
         from llamacli.answer import OutputStyle
         from llamacli.prompt import gather
 
         path = model_path(model)
         given = gather(None, (), "strict")
-        prompt = {"messages": turns(given, system)}
+        prompt = {"messages": turns(given, system), **adapter_fields(adapter)}
         if not (no_server or date) and answer_by_server(
             path, machine, context, prompt, sampling, ending, OutputStyle()
         ):

@@ -81,6 +81,13 @@ Device = Annotated[
     str | None,
     typer.Option(help="cpu, metal, cuda, vulkan or auto; `llamacli devices` lists them."),
 ]
+Adapter = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE[:SCALE]",
+        help="A LoRA adapter for the model (convert makes it); may be given again.",
+    ),
+]
 NoServer = Annotated[
     bool,
     typer.Option("--no-server", help="Load the model, also where `llamacli serve` has it loaded."),
@@ -239,12 +246,20 @@ class Machine:
         bool, typer.Option("--overcommit", help="Load it though the memory seems too small.")
     ] = False
 
-    def asked(self, context: Any, profile: "Profile", drafts: "Drafts | None" = None) -> "Asked":
+    def asked(
+        self,
+        context: Any,
+        profile: "Profile",
+        drafts: "Drafts | None" = None,
+        adapter: "Sequence[str] | None" = None,
+    ) -> "Asked":
         """What is asked of the engine; a field here is one of Asked's, but for no_tune."""
         from llamacli.engine import Asked
+        from llamacli.models import adapter_choices
 
         chosen = {name: value for name, value in vars(self).items() if name != "no_tune"}
         chosen |= vars(drafts) if drafts is not None else {}
+        chosen |= {"adapters": adapter_choices(adapter)}
         return Asked(**chosen, context=context, tune=not self.no_tune, profile=profile)
 
 

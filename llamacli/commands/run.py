@@ -7,7 +7,7 @@ import typer
 
 from llamacli.answer import OutputStyle, answer
 from llamacli.commands import options
-from llamacli.commands.by_server import answer_by_server
+from llamacli.commands.by_server import adapter_fields, answer_by_server
 from llamacli.commands.printing import print_text
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
 from llamacli.models import engine_for, model_path
@@ -47,6 +47,7 @@ def run(
     shape: options.Shape,
     tools: options.Tools,
     context: options.Context = None,
+    adapter: options.Adapter = None,
     machine: options.Machine,
     drafts: options.Drafts,
     truncate: Annotated[
@@ -92,7 +93,7 @@ def run(
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
         with engine_for(
-            path, machine.asked(context, "short", drafts), quiet=output.quiet
+            path, machine.asked(context, "short", drafts, adapter), quiet=output.quiet
         ) as engine:
             result = _call(engine, messages, tools, sampling, ending, style, show_prompt)
         if result is not None:
@@ -105,11 +106,13 @@ def run(
             if raw
             else {"messages": turns(given, system)}
         )
+        asked |= adapter_fields(adapter)
         result = answer_by_server(path, machine, context, asked, sampling, ending, style, shape)
         if result is not None:
             _check_whole(result, fail_on_length or grammar is not None)
             return
-    with engine_for(path, machine.asked(context, "short", drafts), quiet=output.quiet) as engine:
+    asked_for = machine.asked(context, "short", drafts, adapter)
+    with engine_for(path, asked_for, quiet=output.quiet) as engine:
         settings = sampling.settings(engine)
 
         def encode(parts: "Input") -> list[int]:

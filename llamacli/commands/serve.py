@@ -67,6 +67,7 @@ def serve(
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Log what requests say, on stderr.")
     ] = False,
+    adapter: options.Adapter = None,
     machine: options.Machine,
     quiet: options.Quiet = False,
 ) -> None:
@@ -87,7 +88,9 @@ def serve(
             f"{host} may be reached by others: give --api-key-file, or say --no-key out loud"
         )
     limits = {"--keep-alive": _seconds(keep_alive), "--timeout": _seconds(timeout)}
-    asked = machine.asked(context, "long")
+    if adapter and len(model or ()) != 1:
+        raise UsageError("--adapter goes with one -m: an adapter is for one model")
+    asked = machine.asked(context, "long", adapter=adapter)
     models = _chosen(model or [], quiet)
 
     def open_model(path: Path) -> BatchEngine:
@@ -113,6 +116,7 @@ def serve(
             origins=tuple(cors or ()),
             keep_alive=limits["--keep-alive"],
             cache=cache,
+            adapters=asked.adapters,
             timeout=limits["--timeout"] or 1e9,
             log_prompts=log_prompts,
             quiet=quiet,

@@ -6,7 +6,7 @@ from .fit import DEFAULT_CONTEXT
 from .kv_state import Unusable, restore, save, saved_tokens, state_key
 from .loading import load_vocabulary, logged_reason
 from .sampling import SamplingSettings, choose_seed, chooser, is_sound, sampler_chain
-from .settings import AdapterChoice, EngineSettings, kv_types
+from .settings import MAX_SCALE, AdapterChoice, EngineSettings, kv_types
 from .vocabulary import Vocabulary
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "DEFAULT_CONTEXT",
     "KEPT_SEQUENCES",
     "MAX_ADAPTERS",
+    "MAX_SCALE",
     "AdapterChoice",
     "Asked",
     "Engine",

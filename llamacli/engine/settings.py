@@ -10,6 +10,7 @@ from llamacli.machine import KINDS
 
 MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS
 MAX_BATCH = 1 << 16
+MAX_SCALE = 1e4  # of an adapter
 
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml's type numbers

@@ -1,5 +1,5 @@
 from . import registry
-from .adapters import adapter_path, adapter_target, split_scale
+from .adapters import adapter_choices, adapter_path, adapter_target, split_scale
 from .listing import Stored, inventory
 from .names import complete_models, existing_path, find_stored, matching, near_names, stored_model
 from .opening import (
@@ -28,6 +28,7 @@ __all__ = [
     "REVISION",
     "Model",
     "Stored",
+    "adapter_choices",
     "adapter_path",
     "adapter_target",
     "close_in_background",

@@ -1,18 +1,24 @@
 """LoRA adapters by what --adapter and --merge take: a file or a name, a colon, and a scale."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llamacli.errors import NotFoundError, UsageError, writing
 from llamacli.home import expanded, home
 
+if TYPE_CHECKING:
+    from llamacli.engine import AdapterChoice
+
 FOLDER = "adapters"  # in the store, so that no adapter is taken for a model
 SUFFIX = ".gguf"
-MAX_SCALE = 1e4
 
 
 def split_scale(given: str) -> tuple[str, float]:
     """NAME:SCALE as its parts; the scale is 1 where there is none. Raises UsageError."""
+    from llamacli.engine import MAX_SCALE
+
     name, colon, number = given.rpartition(":")
     try:
         scale = float(number)
@@ -39,6 +45,16 @@ def adapter_path(name: str) -> Path:
     names = ", ".join(one.stem for one in stored)
     there = f"the store has {names}" if stored else "`llamacli convert FOLDER` makes one of PEFT's"
     raise NotFoundError(f"there is no adapter {name}; {there}")
+
+
+def adapter_choices(given: Sequence[str] | None) -> "tuple[AdapterChoice, ...]":
+    """What --adapter was given, FILE[:SCALE] each. Raises UsageError, NotFoundError."""
+    if not given:
+        return ()
+    from llamacli.engine import AdapterChoice
+
+    split = map(split_scale, given)
+    return tuple(AdapterChoice(adapter_path(name).resolve(), scale) for name, scale in split)
 
 
 def adapter_target(name: str) -> Path:

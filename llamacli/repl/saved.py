@@ -24,6 +24,7 @@ def head_of(session: ChatSession, model: str) -> SessionHead:
         "max_tokens": session.max_tokens,
         "context": session.engine.settings.context,
         "stop": list(session.stop),
+        "adapters": [f"{a.path}:{a.scale:g}" for a in session.engine.settings.adapters],
     }
     held = {name: value for name, value in settings.items() if value not in (None, [])}
     name = str(Path(model).resolve()) if Path(model).is_file() else model
@@ -127,9 +128,18 @@ def load(repl: Repl, argument: str) -> None:
             saved.log.close()
         raise
     use_settings(repl.session, saved.head.settings)
+    _tell_adapters(repl, saved.head)
     continue_log(repl, saved)
     say(heading(repl))
     show_end(repl)
+
+
+def _tell_adapters(repl: Repl, head: SessionHead) -> None:
+    """Say so where a chat goes on with other adapters than it had: those stay that are loaded."""
+    now = head_of(repl.session, repl.model).settings.get("adapters", [])
+    if head.settings.get("adapters", []) != now:
+        had = ", ".join(head.settings.get("adapters", [])) or "none"
+        notice(printable(f"that chat had the adapters {had}; `chat --resume` loads them"))
 
 
 def show_sessions(repl: Repl, argument: str) -> None:  # noqa: ARG001

@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from llamacli.chat import ChatSession
-from llamacli.engine import Asked, Engine, SamplingSettings
-from llamacli.errors import OutputError
+from llamacli.engine import AdapterChoice, Asked, Engine, SamplingSettings
+from llamacli.errors import LlamacliError, OutputError
 from llamacli.gguf import check_llama, read_gguf
-from llamacli.models import close_in_background, model_path, open_engine
+from llamacli.models import adapter_choices, close_in_background, model_path, open_engine
 from llamacli.repl.saved import begin_log, continue_log, show_end, use_settings
 from llamacli.repl.saved import resume as resume_saved
 from llamacli.repl.state import Repl, heading
@@ -54,11 +54,14 @@ def start_repl(wanted: Wanted, *, resume: bool, session: str | None = None) -> N
     if saved is not None and not wanted.named:
         model = saved.head.model or model
     context = wanted.asked.context or settings.get("context")
-    engine = _open(model_path(model), replace(wanted.asked, context=context))
+    if saved is not None and not (wanted.named or wanted.asked.adapters):
+        wanted = replace(wanted, asked=replace(wanted.asked, adapters=_adapters(settings)))
+    path = model_path(model)
+    engine = _open(path, replace(wanted.asked, context=context))
     chat = ChatSession(engine, SamplingSettings(), date=wanted.date)
     name = model or str(engine.path)
     plain = wanted.plain or not _has_colours()
-    repl = Repl(chat, name, _opener(wanted), keeps=wanted.save, plain=plain)
+    repl = Repl(chat, name, _opener(wanted, path), keeps=wanted.save, plain=plain)
     try:
         use_settings(chat, settings)
         if saved is not None:
@@ -79,6 +82,15 @@ def start_repl(wanted: Wanted, *, resume: bool, session: str | None = None) -> N
         close_in_background(repl.engine)
 
 
+def _adapters(settings: Mapping[str, Any]) -> tuple[AdapterChoice, ...]:
+    """Those of a saved chat; it goes on without where one isn't there any more."""
+    try:
+        return adapter_choices(settings.get("adapters"))
+    except LlamacliError as error:
+        notice(f"{error}; the chat goes on without its adapters")
+        return ()
+
+
 def _import_loop() -> None:
     with suppress(Exception):  # it is raised where the loop is imported to be used
         import_module("llamacli.repl.loop")
@@ -91,8 +103,11 @@ def _begin_log(repl: Repl, name: str | None) -> None:
         notice(f"{error}; this chat isn't saved")
 
 
-def _opener(wanted: Wanted) -> Callable[[str, Callable[[], None]], Engine]:
-    """What loads another model: in the context that was asked for, where it can have that."""
+def _opener(wanted: Wanted, first: Path) -> Callable[[str, Callable[[], None]], Engine]:
+    """What loads another model: in the context that was asked for, where it can have that.
+
+    Adapters are those of the first model, and of no other.
+    """
 
     def open_model(name: str, ready: Callable[[], None]) -> Engine:
         path = model_path(name)
@@ -101,7 +116,8 @@ def _opener(wanted: Wanted) -> Callable[[str, Callable[[], None]], Engine]:
         if isinstance(context, int) and context > trained:
             context = None
         ready()
-        return _open(path, replace(wanted.asked, context=context))
+        asked = replace(wanted.asked, context=context)
+        return _open(path, asked if path == first else replace(asked, adapters=()))
 
     return open_model
 

@@ -74,8 +74,14 @@ def device(engine: Engine) -> str:
 def model_line(engine: Engine) -> str:
     return (
         f"{printable(engine.name)}, {engine.quantization}, "
-        f"{engine.context_size} tokens of context, {device(engine)}"
+        f"{engine.context_size} tokens of context, {device(engine)}{_adapters(engine)}"
     )
+
+
+def _adapters(engine: Engine) -> str:
+    """The LoRA adapters that it computes with, and their scales."""
+    used = zip(engine.adapters, engine.scales, strict=True)
+    return "".join(f", with {printable(a.path.stem)}:{scale:g}" for a, scale in used if scale)
 
 
 def heading(repl: Repl) -> str:

@@ -131,7 +131,7 @@ def _jobs(model: Loaded, ask: Ask) -> list[Job]:
     """n jobs for each prompt; their seeds follow one another. Raises Fault."""
     engine = model.engine
     try:
-        sampling = ask.settings(engine)
+        sampling, scales = ask.settings(engine), ask.scales(engine)
         jobs = []
         for prompt in ask.prompts:
             tokens = ask.encode(engine, prompt)
@@ -139,7 +139,9 @@ def _jobs(model: Loaded, ask: Ask) -> list[Job]:
                 raise too_long(len(tokens), engine.context_size)
             for _ in range(ask.n):
                 job = Job(tokens, sampling, ask.max_tokens, ask.stop, ask.shape, ask.logprobs)
-                jobs.append(replace(job, exact=ask.exact and sampling.temperature == 0))
+                jobs.append(
+                    replace(job, exact=ask.exact and sampling.temperature == 0, scales=scales)
+                )
                 if sampling.seed is not None:
                     sampling = replace(sampling, seed=(sampling.seed + 1) % ((1 << 32) - 1))
         return jobs

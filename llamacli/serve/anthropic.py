@@ -5,7 +5,7 @@ from typing import Any
 
 from llamacli.answer import Result
 from llamacli.serve.answers import Answers, Whole
-from llamacli.serve.ask import MAX_TOKENS, Ask, read_sampling, read_stop, refuse
+from llamacli.serve.ask import MAX_TOKENS, Ask, read_lora, read_sampling, read_stop, refuse
 from llamacli.serve.chat import content_text
 from llamacli.serve.faults import as_fault, invalid
 from llamacli.serve.fields import Fields, shown
@@ -31,6 +31,7 @@ def read_message(fields: Fields) -> Ask:
         limit,
         read_stop(fields, "stop_sequences"),
         shape=_read_format(fields.inside("output_config")),
+        lora=read_lora(fields),
         stream=bool(fields.flag("stream")),
         ignored=tuple(fields.ignore(IGNORED)),
     )

@@ -73,6 +73,7 @@ def make_app(server: Server) -> Starlette:
     routes = [
         Route("/health", _health(server)),
         Route("/metrics", _metrics(server)),
+        Route("/lora-adapters", _adapters(server)),
         Route("/v1/models", _models(server)),
         Route("/v1/models/{name:path}", _models(server)),
         *_posts("/v1/chat/completions", _generating(server, read_chat, ChatAnswer)),
@@ -193,9 +194,10 @@ def _local(server: Server) -> Endpoint:
         server.check_ready()
         fields = await read_body(request)
         model = local.find_loaded(server.desk.pool, fields)
+        lora = local.find_adapters(model, fields)
         if fields.flag("probe"):
             return json_response({"model": model.name})
-        ask = await asyncio.to_thread(local.read_local, fields)
+        ask = await asyncio.to_thread(local.read_local, fields, lora)
         async with AsyncExitStack() as stack:
             answers = await stack.enter_async_context(server.desk.answer(ask, model))
             request.scope["told"].append(f"{model.name} {answers.prompt_tokens} in")
@@ -245,6 +247,19 @@ def _models(server: Server) -> Endpoint:
             return json_response({"object": "list", "data": listed})
         path = pool.path(name)
         return json_response(next(one for one in listed if pool.names()[one["id"]] == path))
+
+    return guarded(answer)
+
+
+def _adapters(server: Server) -> Endpoint:
+    """As llama-server lists them: their numbers for the field lora, and the scales without it."""
+
+    async def answer(_: Request) -> Response:
+        server.check_ready()
+        choices = enumerate(server.desk.pool.adapters)
+        return json_response(
+            [{"id": i, "path": one.path.name, "scale": one.scale} for i, one in choices]
+        )
 
     return guarded(answer)
 

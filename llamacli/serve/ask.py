@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamacli.engine import Engine, SamplingSettings
+from llamacli.engine import MAX_ADAPTERS, MAX_SCALE, Engine, SamplingSettings, Scales
 from llamacli.errors import InvalidModelError
 from llamacli.prompt import Message, encode_raw, encode_turns
 from llamacli.serve.faults import Fault, invalid, unsupported
@@ -22,7 +22,8 @@ MAX_TOP = 20  # likeliest tokens with their probabilities, OpenAI's own limit
 class Ask:
     """Prompts (one of them, unless it is a completion's list), and how they are answered.
 
-    A prompt is a conversation, a text, or tokens. n answers are given to each.
+    A prompt is a conversation, a text, or tokens. n answers are given to each. lora has scales by
+    the adapters' numbers, the others being out of use; None leaves it to the server's own.
     """
 
     model: str | None
@@ -38,6 +39,7 @@ class Ask:
     ignored: tuple[str, ...] = ()
     special: bool = False
     exact: bool = False
+    lora: Mapping[int, float] | None = None
 
     def encode(self, engine: Engine, prompt: Sequence[Message] | str | list[int]) -> list[int]:
         """A prompt's tokens. Raises Fault where the model's template refuses the messages."""
@@ -59,6 +61,16 @@ class Ask:
         for token, _ in self.sampling.get("logit_bias", ()):
             _token(engine, token, "logit_bias")
         return SamplingSettings.from_metadata(engine.file.metadata, **self.sampling)
+
+    def scales(self, engine: Engine) -> Scales | None:
+        """What the loaded adapters' products are times. Raises Fault for one that isn't there."""
+        if self.lora is None:
+            return None
+        there = len(engine.adapters)
+        for number in self.lora:
+            if number >= there:
+                raise invalid("lora", f"has the id {number}; the model has {there} adapters")
+        return tuple(self.lora.get(number, 0.0) for number in range(there))
 
 
 def _token(engine: Engine, token: Any, where: str = "prompt") -> int:
@@ -101,6 +113,26 @@ def _logit_bias(fields: Fields) -> tuple[tuple[int, float], ...] | None:
             raise invalid(biases.where(shown(name)[1:-1]), "is no token: give its number")
         pairs.append((int(name), biases.number(name, -100, 100) or 0.0))
     return tuple(pairs)
+
+
+def read_lora(fields: Fields) -> dict[int, float] | None:
+    """The field lora as llama-server has it: objects with an adapter's id, and a scale."""
+    listed = fields.items("lora")
+    if listed is None:
+        return None
+    scales: dict[int, float] = {}
+    for i, one in enumerate(listed):
+        where = f"{fields.where('lora')}.{i}"
+        if not isinstance(one, dict):
+            raise invalid(where, f"is an object with id and scale, not {shown(one)}")
+        given = Fields(one, where)
+        number = given.whole("id", 0, MAX_ADAPTERS - 1)
+        if number is None or number in scales:
+            raise invalid(f"{where}.id", "is missing" if number is None else "is there already")
+        scale = given.number("scale", -MAX_SCALE, MAX_SCALE)
+        scales[number] = 1.0 if scale is None else scale
+        given.end()
+    return scales
 
 
 def read_stop(fields: Fields, name: str = "stop") -> tuple[str, ...]:

@@ -105,9 +105,9 @@ class Refused(LlamacliError):
     """A server has the model and won't answer this."""
 
 
-def has_loaded(path: Path) -> bool:
-    """Whether a server of the user's has the file at path loaded."""
-    reply = _request(path, {"probe": True})
+def has_loaded(path: Path, adapters: dict[str, Any]) -> bool:
+    """Whether a server of the user's has the file at path loaded, and adapters, a request's."""
+    reply = _request(path, {"probe": True, **adapters})
     if reply is None:
         return False
     reply[0].close()

@@ -12,6 +12,7 @@ from typing import Any
 from starlette.requests import Request
 
 from llamacli.answer import Result
+from llamacli.engine import MAX_SCALE
 from llamacli.serve.answers import Answers
 from llamacli.serve.ask import MAX_TOKENS, Ask, read_sampling, read_stop
 from llamacli.serve.chat import read_messages
@@ -31,7 +32,27 @@ def find_loaded(pool: Pool, fields: Fields) -> Loaded:
     raise Fault(404, "the model is not loaded", "file", "not_loaded")
 
 
-def read_local(fields: Fields) -> Ask:
+def find_adapters(model: Loaded, fields: Fields) -> dict[int, float]:
+    """The adapters that a request names by their files, and their scales; no others are in use.
+
+    Raises Fault 404 where the model was loaded without one.
+    """
+    scales: dict[int, float] = {}
+    loaded = [adapter.identity for adapter in model.engine.adapters]
+    for i, one in enumerate(fields.items("adapters") or []):
+        if not isinstance(one, dict):
+            raise invalid(f"adapters.{i}", "is an object")
+        given = Fields(one, f"adapters.{i}")
+        seen = given.needed("identity", given.items)
+        if seen not in loaded:
+            raise Fault(404, "the adapter is not loaded", given.where("identity"), "not_loaded")
+        scale = given.number("scale", -MAX_SCALE, MAX_SCALE)
+        scales[loaded.index(seen)] = 1.0 if scale is None else scale
+        given.end()
+    return scales
+
+
+def read_local(fields: Fields, lora: dict[int, float]) -> Ask:
     """What is to be answered: messages, or a text as it stands."""
     text = fields.text("prompt")
     prompt: Any = text if text is not None else read_messages(fields)
@@ -44,6 +65,7 @@ def read_local(fields: Fields) -> Ask:
         shape=_read_shape(fields.inside("shape")),
         special=bool(fields.flag("special")),
         exact=bool(fields.flag("exact")),
+        lora=lora,
     )
     fields.end()
     return ask

@@ -9,7 +9,7 @@ from llamacli.answer import Result
 from llamacli.batch import TokenLogprob
 from llamacli.engine import Vocabulary
 from llamacli.errors import LlamacliError
-from llamacli.serve.ask import MAX_CHOICES, MAX_TOKENS, Ask, read_sampling, read_stop
+from llamacli.serve.ask import MAX_CHOICES, MAX_TOKENS, Ask, read_lora, read_sampling, read_stop
 from llamacli.serve.faults import Fault, invalid
 from llamacli.serve.fields import Fields
 from llamacli.shape import Grammar, read_schema
@@ -33,6 +33,7 @@ def read_common(fields: Fields) -> dict[str, Any]:
         "model": fields.text("model"),
         "sampling": read_sampling(fields),
         "stop": read_stop(fields),
+        "lora": read_lora(fields),
         "n": fields.whole("n", 1, MAX_CHOICES) or 1,
         "stream": bool(fields.flag("stream")),
         "include_usage": usage,

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llamacli.batch import BatchEngine, Pace
+from llamacli.engine import AdapterChoice
 from llamacli.errors import DoesNotFitError, LlamacliError, NotFoundError
 from llamacli.models import stored_model, stored_models
 from llamacli.serve.faults import Fault, as_fault
@@ -56,6 +57,7 @@ class Pool:
     chosen: dict[str, Path]
     keep_alive: float | None
     slice: int | None = None
+    adapters: Sequence[AdapterChoice] = ()  # of the one chosen model
     shelved: bool = False  # what is in a KV cache goes to the disk, and comes back from there
     loaded: dict[Path, Loaded] = field(default_factory=dict)
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -8,7 +8,7 @@ from typing import Any
 from llamacli.answer import Result
 from llamacli.batch import TokenLogprob
 from llamacli.serve.answers import Answers, Whole
-from llamacli.serve.ask import MAX_TOKENS, MAX_TOP, Ask, read_sampling, refuse
+from llamacli.serve.ask import MAX_TOKENS, MAX_TOP, Ask, read_lora, read_sampling, refuse
 from llamacli.serve.chat import content_text
 from llamacli.serve.faults import as_fault, invalid, unsupported
 from llamacli.serve.fields import Fields, shown
@@ -40,6 +40,7 @@ def read_response(fields: Fields) -> Ask:
         read_sampling(fields),
         fields.whole("max_output_tokens", 1, MAX_TOKENS),
         shape=_read_format(fields.inside("text")),
+        lora=read_lora(fields),
         logprobs=(top or 0) if included or top else None,
         stream=bool(fields.flag("stream")),
         ignored=tuple(fields.ignore([*IGNORED, "reasoning", "stream_options"])),

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llamacli.batch import BatchEngine
+from llamacli.engine import AdapterChoice
 from llamacli.errors import LlamacliError
 from llamacli.serve.answers import Desk
 from llamacli.serve.app import Server, make_app
@@ -49,6 +50,7 @@ class Options:
     origins: tuple[str, ...] = ()
     keep_alive: float | None = 600.0
     cache: bool = False
+    adapters: tuple[AdapterChoice, ...] = ()
     timeout: float = 3600.0
     log_prompts: bool = False
     quiet: bool = False
@@ -139,6 +141,7 @@ class _Life:
             options.models,
             options.keep_alive,
             options.slice,
+            options.adapters,
             options.cache,
         )
         desk = Desk(pool, options.parallel, options.queue, seconds=options.timeout)

@@ -23,6 +23,7 @@ def put_away(scheduler: Scheduler) -> None:
         for number in list(kept.tokens)[-MOST:]:
             tokens = kept.tokens[number]
             kept.to_first(number)
+            engine.use_adapters(kept.scales[number])  # they are in the file's key
             engine.tokens = list(tokens)
             cache.store(engine, cache.cache_path(engine, cache.AUTO, tokens), tokens)
     except OSError as error:
