@@ -7,16 +7,14 @@ and deviation of the scale from 1, each with the kind of values that it is from.
 """
 
 import argparse
-import ctypes
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from gguf import GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from convert.kernels import dequantize, quantize
 from convert.kernels.comparison import samples
-from convert.kernels.ggml import _quantize_chunk, quantize
-from llamacli.gguf.types import TENSOR_TYPES, TensorType
-from llamacli.verify.dequantize import NUMBERS, dequantize
+from llamacli.gguf.types import TENSOR_TYPES
 from llamacli.verify.measure import measure
 
 # Values as weights are: no exact constants, no ranges that F16 scales can't express.
@@ -26,21 +24,8 @@ NEEDS_IMPORTANCES = ("IQ2_XXS", "IQ2_XS", "IQ1_S", "IQ1_M")
 SPREADS = (1.5, 3.0)  # of the importances: the deviation of their logarithms
 
 
-def quantized(kind: TensorType, values: np.ndarray, importances: np.ndarray | None) -> bytearray:
-    """ggml's bytes for values, float32 of shape (rows, COLUMNS)."""
-    number = GGMLQuantizationType(NUMBERS[kind])
-    if importances is None:
-        return bytearray(quantize(number, values).tobytes())
-    out = np.empty(values.size // kind.block * kind.nbytes, np.uint8)
-    weights = importances.ctypes.data_as(ctypes.c_void_p)
-    _quantize_chunk()(
-        int(number), values.ctypes.data, out.ctypes.data, 0, len(values), COLUMNS, weights
-    )
-    return bytearray(out.tobytes())
-
-
 def measures(
-    kind: TensorType, blocks: int, spreads: Sequence[float | None]
+    kind: GGMLQuantizationType, blocks: int, spreads: Sequence[float | None]
 ) -> Iterator[tuple[str, float, float, float]]:
     """Name of the values, relative error, worst block, deviation of the scale."""
     rng = np.random.default_rng(1)
@@ -52,8 +37,8 @@ def measures(
             weights = None
             if spread is not None:
                 weights = np.exp(rng.standard_normal(COLUMNS) * spread).astype(np.float32)
-            copy = dequantize(kind, quantized(kind, values, weights)).reshape(values.shape)
-            found = measure(values, copy, kind.block)
+            copy = dequantize(kind, quantize(kind, values, weights)).reshape(values.shape)
+            found = measure(values, copy, GGML_QUANT_SIZES[kind][0])
             yield name, found.relative(), found.worst, abs(found.scale - 1)
 
 
@@ -69,7 +54,9 @@ def main() -> None:
         for mark, spreads in (("", (None,)), ("+", SPREADS)):
             if not mark and kind.name in NEEDS_IMPORTANCES:
                 continue
-            names, *columns = zip(*measures(kind, arguments.blocks, spreads), strict=True)
+            names, *columns = zip(
+                *measures(GGMLQuantizationType[kind.name], arguments.blocks, spreads), strict=True
+            )
             worst = [f"{max(c):.4f} {names[c.index(max(c))]:12}" for c in columns]
             print(f"{kind.name + mark:8} {' '.join(worst)}", flush=True)
 

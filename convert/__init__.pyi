@@ -8,6 +8,7 @@ from .errors import (
     ConvertError,
     ImportanceError,
     QuantizationError,
+    SizeError,
     SourceError,
     TargetError,
     TargetExistsError,
@@ -17,6 +18,8 @@ from .importance_file import read_importance, write_importance
 from .merge import merged, merged_config
 from .pipeline import Progress, Report, convert, write_gguf
 from .quantization import QUANTIZATIONS
+from .recipe import parse_recipe
+from .sized import Fit, fit
 from .target import check_target
 
 __all__ = [
@@ -26,22 +29,26 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "ConvertError",
+    "Fit",
     "ImportanceError",
     "ImportanceMatrix",
     "LlamaConfig",
     "Progress",
     "QuantizationError",
     "Report",
+    "SizeError",
     "SourceError",
     "TargetError",
     "TargetExistsError",
     "check_target",
     "convert",
+    "fit",
     "is_adapter",
     "merged",
     "merged_config",
     "open_adapter",
     "open_checkpoint",
+    "parse_recipe",
     "read_adapter_config",
     "read_base_config",
     "read_config",

@@ -35,6 +35,10 @@ class ImportanceError(ConvertError):
     """An importance matrix is damaged, or of another model, or one is needed and isn't there."""
 
 
+class SizeError(ConvertError):
+    """No file is as small as it was asked to be."""
+
+
 class TargetExistsError(ConvertError):
     """The target file exists and was not to be replaced."""
 

@@ -19,6 +19,7 @@ from convert.checkpoint import Checkpoint
 from convert.metadata import add_metadata
 from convert.plan import ALIGNMENT, PlannedTensor
 from convert.quantization import Quantization
+from convert.recipe import KEY, recipe_text
 
 SCALARS = {
     GGUFValueType.UINT8: "u1", GGUFValueType.INT8: "i1", GGUFValueType.UINT16: "<u2",
@@ -34,6 +35,10 @@ def header_bytes(
     """The bytes before the tensors' data, which starts where they end."""
     writer = gguf.GGUFWriter(None, "llama")
     add_metadata(writer, checkpoint, quantization)
+    if quantization.recipe is not None:
+        matrices = (tensor for tensor in tensors if len(tensor.spec.shape) == 2)
+        types = ((tensor.spec.name, tensor.type) for tensor in matrices)
+        writer.add_string(KEY, recipe_text(types))
     keys = writer.kv_data[0]
     counts = struct.pack("<IIQQ", gguf.GGUF_MAGIC, gguf.GGUF_VERSION, len(tensors), len(keys))
     entries = (

@@ -16,7 +16,7 @@ from convert.lora import Pair, as_float32
 from convert.plan import PlannedTensor
 from convert.quantization import tensor_nbytes
 from convert.safetensors import ITEM_SIZES, StoredTensor
-from convert.tensors import permute_heads
+from convert.tensors import TensorSpec, permute_heads
 
 Type = GGMLQuantizationType
 
@@ -111,6 +111,11 @@ def quantize_piece(
         fault = f"{spec.source} has a value of {magnitude:.3g}, too large for {kind.name}"
         raise CheckpointError(fault, file=piece.stored.file.name)
     return Quantized(data, 0, seconds)
+
+
+def not_finite_error(stored: StoredTensor, spec: TensorSpec, count: int) -> CheckpointError:
+    fault = f"{spec.source} has {count} values that are NaN or infinite"
+    return CheckpointError(fault, file=stored.file.name)
 
 
 def _not_finite(bits: NDArray[Any], dtype: str) -> int:

@@ -8,7 +8,7 @@ done. So a few pieces are in memory at a time, whatever the model's size.
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from convert import system
 from convert.checkpoint import Checkpoint, open_checkpoint
-from convert.errors import CheckpointError, ImportanceError
+from convert.errors import ImportanceError
 from convert.header import header_bytes
 from convert.importance import ImportanceMatrix, importances_for
 from convert.journal import Journal, digest, resumable_file, taken
 from convert.kernels import Kernel, choose, ggml_kernel
-from convert.pieces import Piece, pieces_of, quantize_piece, read_piece
+from convert.pieces import Piece, not_finite_error, pieces_of, quantize_piece, read_piece
 from convert.plan import PlannedTensor, plan
 from convert.quantization import Quantization, quantization, requires_importance
 from convert.rope import frequency_factors
@@ -134,7 +134,8 @@ def write_gguf(
     size = len(header) + tensors[-1].offset + tensors[-1].nbytes
     if check is not None:
         check(header, size)
-    kernels = _kernels(tensors, notice)
+    parameters = sum(tensor.spec.parameters for tensor in tensors)
+    kernels = kernels_for({tensor.type for tensor in tensors}, parameters, notice)
     with ExitStack() as stack:
         if origin is None:
             part, journal = stack.enter_context(whole_file(target, force)), None
@@ -181,19 +182,23 @@ def _importances(
         return importances_for(matrix, [tensor.spec for tensor in tensors])
     for tensor in tensors:
         if requires_importance(chosen, tensor.spec.name, tensor.type):
-            fault = f"{chosen.name} makes garbage of {tensor.spec.name} ({tensor.type.name})"
-            raise ImportanceError(
-                f"{fault} without an importance matrix", hint="give one with --imatrix"
-            )
+            raise needs_importance(chosen.name, tensor.spec.name, tensor.type)
     return {}
 
 
-def _kernels(
-    tensors: tuple[PlannedTensor, ...], notice: Callable[[str], None] | None
+def needs_importance(mixture: str, name: str, kind: GGMLQuantizationType) -> ImportanceError:
+    """What to raise where a tensor is unfit in that type without an importance matrix."""
+    fault = f"{mixture} makes garbage of {name} ({kind.name}) without an importance matrix"
+    return ImportanceError(fault, hint="give one with --imatrix")
+
+
+def kernels_for(
+    kinds: Collection[GGMLQuantizationType],
+    parameters: int,
+    notice: Callable[[str], None] | None,
 ) -> dict[GGMLQuantizationType, Kernel]:
-    """The fastest kernel for each type that gives ggml's bytes; ggml's own for a small model."""
-    kinds = {tensor.type for tensor in tensors}
-    if sum(tensor.spec.parameters for tensor in tensors) < SMALL:
+    """The fastest kernel for each type that gives ggml's bytes; ggml's own for few parameters."""
+    if parameters < SMALL:
         return {kind: ggml_kernel(kind) for kind in kinds}
 
     def on_compile() -> None:
@@ -303,10 +308,7 @@ class _Job:
         done, spec = future.result(), piece.tensor.spec
         self.not_finite += done.not_finite
         if piece.first_row + piece.rows == spec.rows and self.not_finite:
-            raise CheckpointError(
-                f"{spec.source} has {self.not_finite} values that are NaN or infinite",
-                file=piece.stored.file.name,
-            )
+            raise not_finite_error(piece.stored, spec, self.not_finite)
         # A piece of a tensor with such values must be met again by a later call.
         if self.journal is not None and done.hashed is not None and not self.not_finite:
             self.journal.note(self.start + piece.offset, piece.nbytes, done.hashed)

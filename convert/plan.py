@@ -6,6 +6,7 @@ import gguf
 from gguf import GGMLQuantizationType
 
 from convert.config import LlamaConfig
+from convert.errors import QuantizationError
 from convert.quantization import Quantization, tensor_nbytes, tensor_type
 from convert.rope import frequency_factors
 from convert.tensors import TensorSpec, llama_tensors
@@ -25,9 +26,16 @@ class PlannedTensor:
 
 
 def plan(config: LlamaConfig, quantization: Quantization) -> tuple[PlannedTensor, ...]:
-    """Every tensor's type and place; rope_freqs.weight, where there is one, comes last."""
+    """Every tensor's type and place; rope_freqs.weight, where there is one, comes last.
+
+    Raises QuantizationError where a recipe isn't of this model.
+    """
     planned, offset = [], 0
     specs = [*llama_tensors(config)]
+    if odd := (quantization.recipe or {}).keys() - {s.name for s in specs if len(s.shape) == 2}:
+        raise QuantizationError(
+            f"the recipe is of another model: it has {min(odd)}, this one hasn't"
+        )
     factors = frequency_factors(config)
     if factors is not None:
         specs.append(TensorSpec(ROPE_FACTORS, ROPE_FACTORS, factors.shape))

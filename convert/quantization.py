@@ -4,7 +4,8 @@ Source: llama_tensor_get_type and tensor_type_fallback in llama.cpp's src/llama-
 """
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
@@ -40,7 +41,8 @@ class Quantization:
     """A named mixture: the type most tensors get, and GGUF's number for the whole file.
 
     output and embedding are types asked for the matrices output.weight and token_embd.weight,
-    overrides those for others, the first that fits. importance is the matrix it is made by.
+    overrides those for others, the first that fits. importance is the matrix it is made by. recipe
+    has the type of each matrix by its GGUF name, in place of the mixture's rules.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Quantization:
     embedding: GGMLQuantizationType | None = None
     overrides: tuple[Override, ...] = ()
     importance: Origin | None = None
+    recipe: Mapping[str, GGMLQuantizationType] | None = None
 
 
 # The largest first. A name is that of the base type, or begins with it, but for a few of the IQs.
@@ -116,13 +119,29 @@ def adapted(
     )
 
 
+def by_recipe(
+    name: str, types: Mapping[str, GGMLQuantizationType], wishes: Quantization | None = None
+) -> Quantization:
+    """A mixture of that name where each matrix has a type of its own, by its GGUF name.
+
+    wishes is one whose output, embedding and overrides go before them. GGUF's number for the file
+    is that of the type which most matrices have.
+    """
+    (base, _), *_ = Counter(types.values()).most_common(1)
+    named = QUANTIZATIONS.get(base.name)
+    nearest = named or next(one for one in QUANTIZATIONS.values() if one.base == base)
+    return replace(
+        wishes or nearest, name=name, base=base, file_type=nearest.file_type, recipe=types
+    )
+
+
 def tensor_type(
     quantization: Quantization, tensor: TensorSpec, config: LlamaConfig
 ) -> GGMLQuantizationType:
     """The type that this tensor is stored in: norms F32, matrices by the mixture's rules."""
     if len(tensor.shape) == 1:
         return Type.F32
-    return _fitting(_wanted_type(quantization, tensor, config), tensor.columns)
+    return fitting(_wanted_type(quantization, tensor, config), tensor.columns)
 
 
 def requires_importance(mixture: Quantization, name: str, kind: GGMLQuantizationType) -> bool:
@@ -156,6 +175,23 @@ def _override(text: str) -> Override:
         raise QuantizationError(f"{pattern!r} is no regular expression: {error}") from None
 
 
+def asked_type(
+    quantization: Quantization, tensor: TensorSpec, config: LlamaConfig
+) -> GGMLQuantizationType | None:
+    """The type that was asked for a matrix beside the mixture, as far as its rows can have it."""
+    asked = _asked_or_tied(quantization, tensor, config)
+    return None if asked is None else fitting(asked, tensor.columns)
+
+
+def _asked_or_tied(
+    quantization: Quantization, tensor: TensorSpec, config: LlamaConfig
+) -> GGMLQuantizationType | None:
+    if (asked := _asked(quantization, tensor.name)) is not None:
+        return asked
+    tied = config.tie_word_embeddings and tensor.name == ENDS[0]
+    return quantization.output if tied else None
+
+
 def _asked(quantization: Quantization, name: str) -> GGMLQuantizationType | None:
     """The type that was asked for a tensor beside the mixture."""
     if name == "token_embd.weight" and quantization.embedding is not None:
@@ -171,11 +207,13 @@ def _wanted_type(
 ) -> GGMLQuantizationType:
     """The type by rules and wishes, whether or not rows are whole blocks of it."""
     mixture, base, name = quantization.name, quantization.base, tensor.name
-    if (asked := _asked(quantization, name)) is not None:
+    if (asked := _asked_or_tied(quantization, tensor, config)) is not None:
         return asked
-    tied = config.tie_word_embeddings and name == "token_embd.weight"
-    if tied and quantization.output is not None:
-        return quantization.output
+    if quantization.recipe is not None:
+        if name not in quantization.recipe:
+            raise QuantizationError(f"the recipe has no type for {name}; is it another model's?")
+        return quantization.recipe[name]
+    tied = config.tie_word_embeddings and name == ENDS[0]
     if base in UNQUANTIZED:
         return base
     if name == "output.weight" or tied:
@@ -208,7 +246,8 @@ def _is_70b(config: LlamaConfig) -> bool:
     )
 
 
-def _fitting(kind: GGMLQuantizationType, columns: int) -> GGMLQuantizationType:
+def fitting(kind: GGMLQuantizationType, columns: int) -> GGMLQuantizationType:
+    """The type, or the one that steps in where rows aren't whole blocks of it."""
     if columns % GGML_QUANT_SIZES[kind][0] == 0:
         return kind
     kind = FALLBACKS.get(kind, kind)

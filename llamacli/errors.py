@@ -133,12 +133,13 @@ def _system_error(error: OSError) -> LlamacliError:
 
 
 def _converter_error(error: BaseException) -> BaseException:
-    from convert import ConvertError, SourceError, TargetError, TargetExistsError
+    from convert import ConvertError, SizeError, SourceError, TargetError, TargetExistsError
 
     kinds: dict[type[ConvertError], type[LlamacliError]] = {
         TargetError: OutputError,
         TargetExistsError: OutputError,
         SourceError: NotFoundError,
+        SizeError: DoesNotFitError,
         ConvertError: InvalidModelError,
     }
     for kind, ours in kinds.items():

@@ -14,13 +14,13 @@ from gguf import GGMLQuantizationType as Type
 from convert import QUANTIZATIONS, ImportanceError, convert
 from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.config import LlamaConfig
+from convert.kernels import dequantize
 from convert.metadata import CONFIG_KEY
 from convert.tokenizer import parse_tokenizer
 from llamacli.engine.loading import load_vocabulary
 from llamacli.gguf.types import TENSOR_TYPES
 from llamacli.verify import tokenization
 from llamacli.verify.corpus import TEXTS
-from llamacli.verify.dequantize import dequantize
 from llamacli.verify.limits import QUANTIZED, limits
 from llamacli.verify.measure import measure
 from llamacli.verify.report import Report, verify
@@ -108,7 +108,7 @@ def test_values_are_those_that_the_gguf_package_gives(number: int) -> None:
     rows = np.random.default_rng(number).integers(0, 256, (16, 64 * kind.nbytes), np.uint8)
     with np.errstate(all="ignore"):
         expected = gguf.quants.dequantize(rows, Type(number)).reshape(-1)
-    found = dequantize(kind, bytearray(rows.tobytes()))
+    found = dequantize(Type(number), bytearray(rows.tobytes()))
     assert np.allclose(found, expected, rtol=1e-6, atol=0, equal_nan=True)
 
 

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from convert.kernels import as_float32
+from convert.kernels import as_float32, dequantize
 from convert.safetensors import ITEM_SIZES, StoredTensor
 from convert.tensors import TensorSpec, permute_heads
 from convert.weights import WeightFile
 from llamacli.gguf import TensorInfo
-from llamacli.verify.dequantize import dequantize
 from llamacli.verify.limits import Limits, limits
 from llamacli.verify.measure import Sums
 
@@ -45,7 +45,7 @@ class Pair:
         kind = self.info.type
         nbytes = self.spec.columns // kind.block * kind.nbytes
         data = self.file.read(self.info.offset + first * nbytes, rows * nbytes)
-        return dequantize(kind, data).reshape(rows, self.spec.columns)
+        return dequantize(GGMLQuantizationType[kind.name], data).reshape(rows, self.spec.columns)
 
 
 @dataclass(frozen=True)

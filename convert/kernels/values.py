@@ -8,12 +8,12 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
-from convert.kernels import library_path
-from llamacli.gguf import TENSOR_TYPES, TensorType
+from convert.kernels.ggml import library_path
 
-NUMBERS = {kind: number for number, kind in TENSOR_TYPES.items()}
+Buffer = bytearray | NDArray[np.uint8]
 
 
 class _Traits(ctypes.Structure):
@@ -30,24 +30,25 @@ class _Traits(ctypes.Structure):
 
 
 @cache
-def _to_float(kind: TensorType) -> Callable[[int, int, int], None]:
+def _to_float(kind: GGMLQuantizationType) -> Callable[[int, int, int], None]:
     function = ctypes.CDLL(str(library_path())).ggml_get_type_traits
     function.restype = ctypes.POINTER(_Traits)
     function.argtypes = [ctypes.c_int]
-    traits = function(NUMBERS[kind]).contents
-    assert (traits.blck_size, traits.type_size) == (kind.block, kind.nbytes)
+    traits = function(int(kind)).contents
+    assert (traits.blck_size, traits.type_size) == GGML_QUANT_SIZES[kind]
     convert: Callable[[int, int, int], None] = traits.to_float
     return convert
 
 
-def dequantize(kind: TensorType, data: bytearray) -> NDArray[np.float32]:
+def dequantize(kind: GGMLQuantizationType, data: Buffer) -> NDArray[np.float32]:
     """The values of whole blocks, float32 of shape (values,). The Python lock isn't held."""
-    if kind.name == "F32":
-        return np.frombuffer(data, np.float32)
-    blocks, rest = divmod(len(data), kind.nbytes)
-    if rest:
-        raise ValueError(f"{len(data)} bytes are not whole {kind.name} blocks")
-    values = np.empty(blocks * kind.block, np.float32)
     source = np.frombuffer(data, np.uint8)
+    if kind == GGMLQuantizationType.F32:
+        return source.view(np.float32)
+    block, nbytes = GGML_QUANT_SIZES[kind]
+    blocks, rest = divmod(source.size, nbytes)
+    if rest:
+        raise ValueError(f"{source.size} bytes are not whole {kind.name} blocks")
+    values = np.empty(blocks * block, np.float32)
     _to_float(kind)(source.ctypes.data, values.ctypes.data, values.size)
     return values

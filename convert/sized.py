@@ -1,0 +1,217 @@
+"""A mixture made for a size: which type each matrix gets, so that the model loses the least.
+
+Each matrix' error at each type is measured (measure), weighed by what it costs the model
+(sensitivity), and types are chosen under the limit (choice). The header and all that isn't
+quantized count, so that the file is never larger.
+"""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from gguf import GGMLQuantizationType
+from numpy.typing import NDArray
+
+from convert import system
+from convert.checkpoint import Checkpoint
+from convert.choice import Option, choose
+from convert.errors import SizeError
+from convert.header import header_bytes
+from convert.importance import ImportanceMatrix, importances_for
+from convert.kernels import dequantize
+from convert.measure import Measured, measure, sampled_nbytes
+from convert.pipeline import kernels_for, needs_importance
+from convert.plan import ALIGNMENT, plan
+from convert.quantization import (
+    NEED_IMPORTANCE,
+    QUANTIZATIONS,
+    TYPES,
+    Quantization,
+    asked_type,
+    by_recipe,
+    fitting,
+    requires_importance,
+    tensor_nbytes,
+)
+from convert.sensitivity import costs
+from convert.tensors import TensorSpec
+
+Type = GGMLQuantizationType
+# F16 serves where more than Q8_0 fits; BF16 and F32 have no part in a file made for a size.
+TRIED = tuple(kind for kind in TYPES.values() if kind not in (Type.F32, Type.BF16))
+NORMS = {
+    **dict.fromkeys(("attn_q", "attn_k", "attn_v"), "attn_norm"),
+    **dict.fromkeys(("ffn_gate", "ffn_up"), "ffn_norm"),
+}
+
+Progress = Callable[[str, int, int], None]  # what was measured, matrices so far, and all
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A matrix' type; error is relative to its energy, cost its share of all that is lost."""
+
+    spec: TensorSpec
+    type: GGMLQuantizationType
+    nbytes: int
+    error: float
+    cost: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The mixture, its file's bytes, and each matrix' part; read of the weights' bytes were read
+    to find it."""
+
+    quantization: Quantization
+    nbytes: int
+    matrices: tuple[Chosen, ...]
+    read: int
+
+
+def fit(
+    checkpoint: Checkpoint,
+    limit: int,
+    name: str,
+    *,
+    wishes: Quantization | None = None,
+    importance: ImportanceMatrix | None = None,
+    threads: int | None = None,
+    progress: Progress = lambda *_: None,
+    notice: Callable[[str], None] | None = None,
+) -> Fit:
+    """The mixture, of that name, whose file takes limit bytes at most.
+
+    The types that wishes asks for tensors are kept. Types that need an importance matrix are taken
+    only with one. Raises SizeError where no file is so small, saying how small one can be,
+    CheckpointError, ImportanceError.
+    """
+    matrices = [spec for spec in checkpoint.weights if len(spec.shape) == 2]
+    given = {} if importance is None else importances_for(importance, matrices)
+    tried = {spec: _kinds(checkpoint, spec, wishes, spec.name in given) for spec in matrices}
+    smallest = {
+        spec.name: min(kinds, key=lambda kind: tensor_nbytes(kind, spec.parameters))
+        for spec, kinds in tried.items()
+    }
+    template = replace(wishes or QUANTIZATIONS["F16"], importance=importance and importance.origin)
+    least = by_recipe(name, smallest, template)
+    rest = _file_nbytes(checkpoint, least) - sum(
+        _padded(smallest[spec.name], spec) for spec in matrices
+    )
+    _check(limit, _file_nbytes(checkpoint, least), importance is not None)
+    measured = _measure(checkpoint, tried, given, threads, progress, notice)
+    by_unit = costs(measured, checkpoint.config.num_hidden_layers, known=bool(given))
+    options = [
+        [
+            Option(kind, _padded(kind, spec), by_unit[spec.name] * measured[spec.name].error(kind))
+            for kind in kinds
+        ]
+        for spec, kinds in tried.items()
+    ]
+    found = choose(options, limit - rest)
+    types = {spec.name: one.type for spec, one in zip(matrices, found, strict=True)}
+    chosen = by_recipe(name, types, template)
+    lost = sum(one.cost for one in found) or 1.0
+    return Fit(
+        chosen,
+        _file_nbytes(checkpoint, chosen),
+        tuple(
+            Chosen(
+                spec,
+                one.type,
+                tensor_nbytes(one.type, spec.parameters),
+                measured[spec.name].error(one.type) / (measured[spec.name].energy or 1.0),
+                one.cost / lost,
+            )
+            for spec, one in zip(matrices, found, strict=True)
+        ),
+        sampled_nbytes([(spec, checkpoint.weights[spec]) for spec in matrices]),
+    )
+
+
+def _kinds(
+    checkpoint: Checkpoint, spec: TensorSpec, wishes: Quantization | None, important: bool
+) -> list[GGMLQuantizationType]:
+    """The types that a matrix may get. Raises ImportanceError where the one asked for can't be."""
+    asked = None if wishes is None else asked_type(wishes, spec, checkpoint.config)
+    if wishes is not None and asked is not None:
+        if not important and requires_importance(wishes, spec.name, asked):
+            raise needs_importance("--fit", spec.name, asked)
+        return [asked]
+    kinds = dict.fromkeys(fitting(kind, spec.columns) for kind in TRIED)
+    return [kind for kind in kinds if important or kind not in NEED_IMPORTANCE]
+
+
+def _padded(kind: GGMLQuantizationType, spec: TensorSpec) -> int:
+    """Bytes that a matrix takes in the file, to where the next one may start."""
+    return -(-tensor_nbytes(kind, spec.parameters) // ALIGNMENT) * ALIGNMENT
+
+
+def _file_nbytes(checkpoint: Checkpoint, quantization: Quantization) -> int:
+    """Of the whole file, the last tensor's padding included."""
+    tensors = plan(checkpoint.config, quantization)
+    end = tensors[-1].offset + tensors[-1].nbytes
+    return len(header_bytes(checkpoint, quantization, tensors)) + -(-end // ALIGNMENT) * ALIGNMENT
+
+
+def _check(limit: int, smallest: int, important: bool) -> None:
+    if smallest > limit:
+        raise SizeError(
+            f"a file of {limit:,} bytes can't be made: the smallest takes {smallest:,}",
+            hint="" if important else "with an importance matrix (--imatrix) it can be smaller",
+        )
+
+
+def _measure(
+    checkpoint: Checkpoint,
+    tried: Mapping[TensorSpec, list[GGMLQuantizationType]],
+    given: Mapping[str, NDArray[np.float32]],
+    threads: int | None,
+    progress: Progress,
+    notice: Callable[[str], None] | None,
+) -> dict[str, Measured]:
+    """Every matrix, by its GGUF name; the types of one that has no choice aren't tried."""
+    wanted = {spec: kinds if len(kinds) > 1 else [] for spec, kinds in tried.items()}
+    parameters = sum(spec.parameters for spec in tried)
+    needed = {kind for kinds in wanted.values() for kind in kinds}
+    kernels = kernels_for(needed, parameters, notice)
+    vectors = {spec.name: spec for spec in checkpoint.weights if len(spec.shape) == 1}
+
+    def inputs(spec: TensorSpec) -> NDArray[np.float32]:
+        """Mean squares of a matrix' inputs: the matrix', or what the norm before it makes."""
+        if spec.name in given:
+            return given[spec.name]
+        *layer, part, _ = spec.name.split(".")
+        norm = "output_norm" if spec.name == "output.weight" else NORMS.get(part)
+        if norm is None:
+            return np.ones(spec.columns, np.float32)
+        return _vector(checkpoint, vectors[".".join((*layer, norm, "weight"))]) ** 2
+
+    def one(spec: TensorSpec) -> Measured:
+        own = {kind: kernels[kind] for kind in wanted[spec]}
+        return measure(spec, checkpoint.weights[spec], own, inputs(spec), given.get(spec.name))
+
+    files = {stored.file for stored in checkpoint.weights.values()}
+    at_once = threads or system.allowed_processors()
+    if any(file.waits for file in files):
+        at_once = max(at_once, *(file.parallel for file in files))
+    found = {}
+    pool = ThreadPoolExecutor(at_once, "measure")
+    try:
+        for number, measured in enumerate(pool.map(one, tried), 1):
+            found[measured.spec.name] = measured
+            progress(measured.spec.name, number, len(tried))
+    except BaseException:
+        for file in files:
+            file.cancel()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return found
+
+
+def _vector(checkpoint: Checkpoint, spec: TensorSpec) -> NDArray[np.float32]:
+    stored = checkpoint.weights[spec]
+    raw = stored.file.read(stored.offset, stored.nbytes)
+    return dequantize(Type[stored.dtype], raw)
