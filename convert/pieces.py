@@ -80,6 +80,14 @@ def read_piece(piece: Piece) -> bytearray:
     return stored.file.read(stored.offset + piece.first_row * row_bytes, piece.rows * row_bytes)
 
 
+def piece_values(piece: Piece, raw: bytearray) -> NDArray[np.float32]:
+    """What was read of a matrix, with what adapters add: float32 of shape (rows, columns)."""
+    values = as_float32(raw, piece.stored.dtype).reshape(piece.rows, piece.tensor.spec.columns)
+    for pair in piece.pairs:
+        values = values + pair.product(piece.first_row, piece.rows)
+    return values
+
+
 def quantize_piece(
     piece: Piece,
     raw: bytearray,
@@ -91,10 +99,7 @@ def quantize_piece(
     bits: NDArray[Any] = np.frombuffer(raw, np.uint32 if dtype == "F32" else np.uint16)
     bits = bits.reshape(piece.rows, spec.columns) if len(spec.shape) == 2 else bits
     if piece.pairs:
-        merged = as_float32(raw, dtype).reshape(piece.rows, spec.columns)
-        for pair in piece.pairs:
-            merged = merged + pair.product(piece.first_row, piece.rows)
-        bits, dtype = merged.view(np.uint32), "F32"
+        bits, dtype = piece_values(piece, raw).view(np.uint32), "F32"
     if spec.head_dim is not None:
         bits = permute_heads(bits, spec.head_dim)
     if dtype == kind.name:

@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -9,6 +10,7 @@ import typer
 
 from llamacli.commands import adapting, fetching
 from llamacli.commands.measuring import AUTO, matrix_path, measured
+from llamacli.commands.mixture import Mixture, fitted
 from llamacli.commands.printing import bytes_bar, print_table
 from llamacli.commands.verify import check_copy
 from llamacli.errors import NotFoundError, UsageError, writing
@@ -46,15 +48,8 @@ def convert(
         Path | None,
         typer.Option("--output", "-o", help="The file to write; without it, one in the store."),
     ] = None,
-    q4: Annotated[bool, typer.Option("--q4", help="Short for --quant Q4_K_M.")] = False,
-    q8: Annotated[bool, typer.Option("--q8", help="Short for --quant Q8_0.")] = False,
-    quant: Annotated[
-        str | None,
-        typer.Option(
-            help="Q8_0, Q6_K, Q5_K_M, Q4_K_M, IQ4_XS, Q3_K_M, … (docs/quantization.md has all).  "
-            "[default: the model's, or Q4_K_M]",
-        ),
-    ] = None,
+    *,
+    mixture: Mixture,
     imatrix: Annotated[
         str | None,
         typer.Option(
@@ -62,19 +57,6 @@ def convert(
             help="An importance matrix of this model (see llamacli imatrix); auto measures one by "
             "a Q8_0 file first, and keeps it beside the target.",
         ),
-    ] = None,
-    tensor_type: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN=TYPE",
-            help="A type for tensors in whose GGUF name the pattern is found; may be given again.",
-        ),
-    ] = None,
-    output_tensor_type: Annotated[
-        str | None, typer.Option(help="The type of the output matrix.")
-    ] = None,
-    token_embedding_type: Annotated[
-        str | None, typer.Option(help="The type of the token embedding.")
     ] = None,
     merge: Annotated[
         list[str] | None,
@@ -109,28 +91,14 @@ def convert(
     Weights on the Hub are read as they are converted; what was cut short goes on from there.
     A LoRA adapter as PEFT saves it becomes a file for --adapter.
     """
-    from convert import QuantizationError, open_checkpoint, read_importance
-    from convert.quantization import adapted, quantization
+    from convert import open_checkpoint, read_importance
     from convert.target import check_target
 
-    asked = _quantization_name(q4, q8, quant)
-    try:
-        quantization(asked or "Q4_K_M")
-    except QuantizationError as error:
-        raise UsageError(f"--quant: {error}") from None
+    mixture.check()
     place = _find(source)
-    try:
-        chosen = adapted(
-            quantization(asked or place.quantization),
-            output=output_tensor_type,
-            embedding=token_embedding_type,
-            overrides=tensor_type or (),
-        )
-    except QuantizationError as error:
-        raise UsageError(str(error)) from None
+    chosen = mixture.chosen(place.quantization)
     measures = imatrix == AUTO and not Path(AUTO).exists()
-    named = imatrix if not measures else None
-    importance = None if named is None else read_importance(expanded(named))
+    importance = None if imatrix is None or measures else read_importance(expanded(imatrix))
     if place.folder is not None and (revision or token or download):
         raise UsageError("--revision, --token and --download go with a model on the Hub")
     if verify and merge:
@@ -145,94 +113,87 @@ def convert(
 
         repo = look_up(place.hub_id, revision or place.revision, token)
     if adapting.is_adapter_source(place.folder, repo):
-        unfit = (imatrix, tensor_type, output_tensor_type, token_embedding_type, merge, verify)
-        if any(unfit) or download:
+        if imatrix or mixture.changed or merge or verify or download:
             raise UsageError("an adapter takes --base, --quant, -o and --force alone")
-        send_path(
-            adapting.convert_adapter(place.folder, repo, output, base, asked or "F32", token, force)
-        )
+        kind = mixture.named or "F32"
+        send_path(adapting.convert_adapter(place.folder, repo, output, base, kind, token, force))
         return
     if base is not None:
         raise UsageError("--base goes with an adapter; this is a checkpoint itself")
-    target = output or target_path(adapting.merged_name(place.name, merge or ()), chosen.name)
+    name = adapting.merged_name(place.name, merge or ())
+    target = output or target_path(name, mixture.label or chosen.name)
     with writing(target):
         check_target(target, force)
         if measures:
             check_target(matrix_path(target), force)
         if place.folder is not None and _is_source(target, place.folder):
             raise UsageError(f"{target} is a part of the checkpoint; name another file to write")
+    job = _Job(target, threads, force, mixture, chosen, importance, measures)
     if place.folder is not None:
-        report = _write(
-            adapting.merge_into(open_checkpoint(place.folder), merge or (), token),
-            target, chosen, importance, measures, threads, force,
-        )  # fmt: skip
+        report = job.run(adapting.merge_into(open_checkpoint(place.folder), merge or (), token))
     else:
         assert repo is not None
-        report = _from_hub(
-            repo, merge or (), download, target, chosen, importance, measures, threads, force
-        )
+        report = _from_hub(repo, merge or (), download, job)
     _print_report(report)
     if verify and place.folder is not None:
         check_copy(report.path, place.folder, sys.stderr, threads=threads)
     send_path(report.path)
 
 
-def _from_hub(
-    repo: "Repo",
-    merge: "Sequence[str]",
-    download: bool,
-    target: Path,
-    chosen: "Quantization",
-    importance: "ImportanceMatrix | None",
-    measures: bool,
-    threads: int | None,
-    force: bool,
-) -> "Report":
+@dataclass(frozen=True)
+class _Job:
+    """What is to be made of a checkpoint, and by what."""
+
+    target: Path
+    threads: int | None
+    force: bool
+    mixture: Mixture
+    chosen: "Quantization"
+    importance: "ImportanceMatrix | None"
+    measures: bool
+
+    def run(self, checkpoint: "Checkpoint", origin: str | None = None) -> "Report":
+        """Measure what is to be measured, and write the file; origin is write_gguf's."""
+
+        def write(
+            path: Path, mixture: "Quantization", matrix: "ImportanceMatrix | None"
+        ) -> "Report":
+            from convert import write_gguf
+
+            with bytes_bar("M params") as show:
+                return write_gguf(
+                    checkpoint,
+                    path,
+                    mixture,
+                    threads=self.threads,
+                    progress=show,
+                    notice=notice,
+                    check=_will_run(path),
+                    force=self.force,
+                    origin=origin,
+                    importance=matrix,
+                )
+
+        matrix, chosen = self.importance, self.chosen
+        if self.measures:
+            matrix = measured(write, self.target, self.force)
+        if self.mixture.fit is not None:
+            chosen = fitted(checkpoint, self.mixture, chosen, matrix, self.threads)
+        return write(self.target, chosen, matrix)
+
+
+def _from_hub(repo: "Repo", merge: "Sequence[str]", download: bool, job: _Job) -> "Report":
     from llamacli.hub import check_disk, needs, open_checkpoint, read_outline
 
     config, shards = read_outline(repo)
-    needed = needs(repo, config, shards, chosen, keep=download)
-    fetching.tell_needs(repo, needed, target)
-    check_disk(needed, target)
+    needed = needs(repo, config, shards, job.chosen, keep=download, size=job.mixture.size)
+    fetching.tell_needs(repo, needed, job.target)
+    check_disk(needed, job.target)
     with (
-        fetching.kept_pieces(target),
+        fetching.kept_pieces(job.target),
         open_checkpoint(repo, config, shards, keep=download) as opened,
     ):
-        checkpoint = adapting.merge_into(opened, merge, repo.token)
-        return _write(checkpoint, target, chosen, importance, measures, threads, force, repo.origin)
-
-
-def _write(
-    checkpoint: "Checkpoint",
-    target: Path,
-    chosen: "Quantization",
-    importance: "ImportanceMatrix | None",
-    measures: bool,
-    threads: int | None,
-    force: bool,
-    origin: str | None = None,
-) -> "Report":
-    """Write the target, after a matrix was measured where that is asked for."""
-    from convert import write_gguf
-
-    def write(path: Path, mixture: "Quantization", matrix: "ImportanceMatrix | None") -> "Report":
-        with bytes_bar("M params") as show:
-            return write_gguf(
-                checkpoint,
-                path,
-                mixture,
-                threads=threads,
-                progress=show,
-                notice=notice,
-                check=_will_run(path),
-                force=force,
-                origin=origin,
-                importance=matrix,
-            )
-
-    if measures:
-        importance = measured(write, target, force)
-    return write(target, chosen, importance)
+        return job.run(adapting.merge_into(opened, merge, repo.token), repo.origin)
 
 
 def _will_run(target: Path) -> "Callable[[bytes, int], None]":
@@ -243,14 +204,6 @@ def _will_run(target: Path) -> "Callable[[bytes, int], None]":
         check_header(header, size, target.name)
 
     return check
-
-
-def _quantization_name(q4: bool, q8: bool, quant: str | None) -> str | None:
-    named = [name for name, on in (("Q4_K_M", q4), ("Q8_0", q8)) if on]
-    named += [quant] if quant is not None else []
-    if len(named) > 1:
-        raise UsageError("give one of --q4, --q8 and --quant")
-    return named[0] if named else None
 
 
 def _find(source: str) -> Source:

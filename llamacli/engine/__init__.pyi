@@ -4,6 +4,7 @@ from .context import KEPT_SEQUENCES
 from .engine import ABORTED, Engine, ProgressCallback, common_prefix
 from .fit import DEFAULT_CONTEXT
 from .kv_state import Unusable, restore, save, saved_tokens, state_key
+from .largest import LargestFile, largest_file
 from .loading import load_vocabulary, logged_reason
 from .sampling import SamplingSettings, choose_seed, chooser, is_sound, sampler_chain
 from .settings import MAX_SCALE, AdapterChoice, EngineSettings, kv_types
@@ -19,6 +20,7 @@ __all__ = [
     "Asked",
     "Engine",
     "EngineSettings",
+    "LargestFile",
     "LoadedAdapter",
     "Profile",
     "ProgressCallback",
@@ -33,6 +35,7 @@ __all__ = [
     "defaults",
     "is_sound",
     "kv_types",
+    "largest_file",
     "load_vocabulary",
     "logged_reason",
     "restore",

@@ -9,6 +9,7 @@ from .check import (
     check_header,
     check_llama,
     check_vocabulary,
+    read_header,
 )
 from .contents import STRING, Array, FileStatus, GGUFFile, TensorInfo, file_identity
 from .file import HeaderError, padded, read_gguf
@@ -41,6 +42,7 @@ __all__ = [
     "merged_header",
     "padded",
     "read_gguf",
+    "read_header",
     "recall",
     "remember",
 ]

@@ -89,13 +89,19 @@ def check_header(header: bytes, size: int, name: str) -> LlamaShape:
 
     name is what errors call it.
     """
+    return read_header(header, size, name)[1]
+
+
+def read_header(header: bytes, size: int, name: str) -> tuple[GGUFFile, LlamaShape]:
+    """The same, and what such a file holds; its arrays can't be read, as it isn't there."""
     with tempfile.TemporaryDirectory(prefix="llamacli-") as folder:
         path = Path(folder) / "header.gguf"
         with path.open("wb") as file:
             file.write(header)
             file.truncate(size)  # the beginning alone takes disk
         try:
-            return check_llama(read_gguf(path))
+            file = read_gguf(path)
+            return file, check_llama(file)
         except InvalidModelError as error:
             raise InvalidModelError(str(error).replace(str(path), name)) from None
 

@@ -57,8 +57,10 @@ def needs(
     quantization: "Quantization",
     *,
     keep: bool,
+    size: int | None = None,
 ) -> Needs:
-    """What the conversion takes; keep tells that the weights stay in the Hub's cache."""
+    """What the conversion takes; keep tells that the weights stay in the Hub's cache, and size what
+    the file is made to take."""
     from convert.checkpoint import SMALL_FILES
     from convert.plan import plan
 
@@ -66,7 +68,7 @@ def needs(
     missing = [repo.files[name] for name in wanted if name not in repo.cached]
     fetched = sum(file.size for file in missing)
     small = sum(file.size for file in missing if file.name in SMALL_FILES)
-    target = sum(tensor.nbytes for tensor in plan(config, quantization))
+    target = size or sum(tensor.nbytes for tensor in plan(config, quantization))
     tokens = min(config.max_position_embeddings, CONTEXT)
     values = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     running = target + tokens * values * KV_BYTES

@@ -1,0 +1,245 @@
+"""Which types a conversion takes, as convert's options say it: a name, a recipe, or a size."""
+
+import re
+import sys
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llamacli.commands.printing import print_table, steps_bar
+from llamacli.errors import InvalidModelError, UsageError, reading
+from llamacli.home import expanded
+from llamacli.terminal import count, notice, printable, say
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gguf import GGMLQuantizationType
+
+    from convert import Checkpoint, Fit, ImportanceMatrix
+    from convert.quantization import Quantization
+
+MEMORY = "memory"  # in place of a size
+SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]i?)?B?", re.IGNORECASE)
+POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+MOST_RECIPE = 1 << 20  # bytes of a text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """The types of a file's tensors."""
+
+    q4: Annotated[bool, typer.Option("--q4", help="Short for --quant Q4_K_M.")] = False
+    q8: Annotated[bool, typer.Option("--q8", help="Short for --quant Q8_0.")] = False
+    quant: Annotated[
+        str | None,
+        typer.Option(
+            help="Q8_0, Q6_K, Q5_K_M, Q4_K_M, IQ4_XS, Q3_K_M, … (docs/quantization.md has all).  "
+            "[default: the model's, or Q4_K_M]",
+        ),
+    ] = None
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE|memory",
+            help="Find a mixture for a file of this size, as 5.5GB, or for the memory that is free "
+            "here.",
+        ),
+    ] = None
+    context: Annotated[
+        int | None,
+        typer.Option(
+            "--context",
+            "-c",
+            min=1,
+            help="Tokens of context that --fit memory leaves room for.  [default: as run takes]",
+        ),
+    ] = None
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="Take the types that a file made by --fit has: that file, or a text."),
+    ] = None
+    tensor_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN=TYPE",
+            help="A type for tensors in whose GGUF name the pattern is found; may be given again.",
+        ),
+    ] = None
+    output_tensor_type: Annotated[
+        str | None, typer.Option(help="The type of the output matrix.")
+    ] = None
+    token_embedding_type: Annotated[
+        str | None, typer.Option(help="The type of the token embedding.")
+    ] = None
+
+    def check(self) -> None:
+        """Raises UsageError for what can be told to be wrong before a model is looked for."""
+        from convert import QuantizationError
+        from convert.quantization import quantization
+
+        given = {"--q4": self.q4, "--q8": self.q8, "--quant": self.quant is not None}
+        given |= {"--fit": self.fit is not None, "--recipe": self.recipe is not None}
+        named = [name for name, on in given.items() if on]
+        if len(named) > 1:
+            raise UsageError(f"{' and '.join(named)} exclude each other")
+        if self.context is not None and self.fit != MEMORY:
+            raise UsageError("-c goes with --fit memory")
+        if self.fit not in (None, MEMORY):
+            parse_size(str(self.fit))
+        try:
+            quantization(self.named or "Q4_K_M")
+        except QuantizationError as error:
+            raise UsageError(f"--quant: {error}") from None
+
+    def chosen(self, default: str) -> "Quantization":
+        """The mixture that is asked for; for --fit, one that holds what is fixed, and the name.
+
+        default names the one where none is asked for. Raises UsageError, InvalidModelError.
+        """
+        from convert import QuantizationError
+        from convert.quantization import adapted, by_recipe, quantization
+
+        types = None if self.recipe is None else read_recipe(expanded(self.recipe))
+        try:
+            wishes = adapted(
+                quantization(self.named or default),
+                output=self.output_tensor_type,
+                embedding=self.token_embedding_type,
+                overrides=self.tensor_type or (),
+            )
+        except QuantizationError as error:
+            raise UsageError(str(error)) from None
+        if types is not None and self.recipe is not None:
+            return by_recipe(self.recipe.stem, types, wishes)
+        return wishes
+
+    @property
+    def label(self) -> str | None:
+        """What a file made for a size is called by, after the model's name."""
+        return None if self.fit is None else self.fit.replace(" ", "")
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything beside a name is asked for."""
+        types = self.tensor_type, self.output_tensor_type, self.token_embedding_type
+        return any(one is not None for one in (self.fit, self.recipe, *types))
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the file, where they are known."""
+        return None if self.fit in (None, MEMORY) else parse_size(str(self.fit))
+
+    @property
+    def named(self) -> str | None:
+        """The mixture that is named, if one is."""
+        return "Q4_K_M" if self.q4 else "Q8_0" if self.q8 else self.quant
+
+
+def parse_size(text: str) -> int:
+    """Bytes of 5.5GB, 5.5G, 800 MB, 5GiB. Raises UsageError."""
+    found = SIZE.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(f"--fit: {text!r} is no size; give one as 5.5GB or 900MB, or memory")
+    unit = (found[2] or "").lower()
+    base = 1024 if unit.endswith("i") else 1000
+    return int(float(found[1]) * base ** POWERS[unit[:1]])
+
+
+def read_recipe(path: Path) -> "Mapping[str, GGMLQuantizationType]":
+    """The types by tensors' names that a GGUF file keeps, or a text has.
+
+    Raises InvalidModelError and QuantizationError where it has none.
+    """
+    from convert import parse_recipe
+    from convert.recipe import KEY
+    from llamacli.gguf import read_gguf
+
+    with reading(path), path.open("rb") as file:
+        start = file.read(MOST_RECIPE + 1)
+    if start[:4] == b"GGUF":
+        metadata = read_gguf(path).metadata
+        if not isinstance(text := metadata.get(KEY), str):
+            raise InvalidModelError("it has no recipe; files made by --fit have one", file=path)
+        if made_by := metadata.get("quantize.imatrix.file"):
+            by = printable(str(made_by))
+            notice(f"the recipe was made by the importance matrix {by}; so are the same bytes")
+    else:
+        text = start.decode("utf-8", errors="replace")
+    return parse_recipe(text, str(path))
+
+
+def fitted(
+    checkpoint: "Checkpoint",
+    mixture: Mixture,
+    wishes: "Quantization",
+    importance: "ImportanceMatrix | None",
+    threads: int | None,
+) -> "Quantization":
+    """The mixture that is found for the size that was asked for; a table tells what it is.
+
+    Raises DoesNotFitError where no file is as small, and what convert.fit raises.
+    """
+    from convert import fit
+
+    asked = str(mixture.fit)
+    limit = _free(checkpoint, mixture.context) if asked == MEMORY else parse_size(asked)
+    with steps_bar() as show:
+        found = fit(
+            checkpoint,
+            limit,
+            str(mixture.label),
+            wishes=wishes,
+            importance=importance,
+            threads=threads,
+            progress=lambda name, done, total: show(f"measuring {name}", done, total),
+            notice=notice,
+        )
+    _show(found, limit)
+    return found.quantization
+
+
+def _free(checkpoint: "Checkpoint", context: int | None) -> int:
+    """The largest file of this model that this machine has memory for now."""
+    from convert.header import header_bytes
+    from convert.plan import plan
+    from convert.quantization import quantization
+    from llamacli.engine import largest_file
+    from llamacli.gguf import read_header
+
+    like = quantization("Q8_0")
+    tensors = plan(checkpoint.config, like)
+    header = header_bytes(checkpoint, like, tensors)
+    size = len(header) + tensors[-1].offset + tensors[-1].nbytes
+    found = largest_file(*read_header(header, size, checkpoint.name), context)
+    notice(f"memory: {count(found.nbytes, 'B')} for a file, with {found.context} tokens of context")
+    return found.nbytes
+
+
+def _show(found: "Fit", limit: int) -> None:
+    """A row for each kind of matrix: its types, bits a weight, and what part of the loss it has."""
+    kinds = defaultdict(list)
+    for one in found.matrices:
+        name = one.spec.name.removesuffix(".weight")
+        kinds[name.split(".")[2] if name.startswith("blk.") else name].append(one)
+    rows = []
+    for kind, ones in kinds.items():
+        types = Counter(one.type.name for one in ones)
+        nbytes, parameters = sum(o.nbytes for o in ones), sum(o.spec.parameters for o in ones)
+        rows.append(
+            (
+                kind,
+                " ".join(f"{name}x{number}" for name, number in sorted(types.items())),
+                f"{8 * nbytes / parameters:.2f}",
+                count(nbytes, "B"),
+                f"{sum(one.cost for one in ones):.0%}",
+            )
+        )
+    print_table(("matrices", "types", "bits", "size", "of the loss"), rows, "llrrr", sys.stderr)
+    say(
+        f"a mixture for {count(limit, 'B')}: {count(found.nbytes, 'B')}, "
+        f"found by errors on {count(found.read, 'B')} of the weights"
+    )
