@@ -17,8 +17,6 @@ from convert.plan import PlannedTensor
 from convert.safetensors import ITEM_SIZES, StoredTensor
 from convert.tensors import TensorSpec
 
-Type = GGMLQuantizationType
-
 SAMPLED = 1 << 18  # values of a matrix that are read; twice as many are read whole
 CALM = 30
 RUNS = 8  # of neighbouring rows, each read at once
@@ -44,6 +42,9 @@ class Measured:
         """That of a type; 0 where it wasn't measured, as the matrix has no other."""
         return self.errors.get(kind, 0.0)
 
+    def relative_error(self, kind: GGMLQuantizationType) -> float:
+        return self.error(kind) / self.energy if self.energy else 0.0
+
 
 def measure(
     spec: TensorSpec,
@@ -63,7 +64,9 @@ def measure(
     squares, errors, rows = np.zeros(spec.columns), dict.fromkeys(kernels, 0.0), 0
     for piece in _sampled(replace(spec, head_dim=None), stored):
         raw = read_piece(piece)
-        values = dequantize(Type[stored.dtype], raw).reshape(piece.rows, spec.columns)
+        values = dequantize(GGMLQuantizationType[stored.dtype], raw).reshape(
+            piece.rows, spec.columns
+        )
         if count := values.size - int(np.isfinite(values).sum()):
             raise not_finite_error(stored, spec, count)
         squares += _squares(values)
@@ -75,8 +78,8 @@ def measure(
             errors[kind] += float(_squares(values - back) @ weights)
     whole = spec.rows / rows
     energy, calm = float(squares @ weights), float(squares @ capped)
-    found = {kind: error * whole for kind, error in errors.items()}
-    return Measured(spec, float(weights.mean()), energy * whole, calm * whole, found)
+    scaled = {kind: error * whole for kind, error in errors.items()}
+    return Measured(spec, float(weights.mean()), energy * whole, calm * whole, scaled)
 
 
 def sampled_nbytes(matrices: Collection[tuple[TensorSpec, StoredTensor]]) -> int:
@@ -88,7 +91,7 @@ def sampled_nbytes(matrices: Collection[tuple[TensorSpec, StoredTensor]]) -> int
 
 
 def _sampled(spec: TensorSpec, stored: StoredTensor) -> Iterator[Piece]:
-    planned = PlannedTensor(spec, Type.F32, 0, 0)
+    planned = PlannedTensor(spec, GGMLQuantizationType.F32, 0, 0)
     for first, count in _runs(spec):
         yield Piece(planned, stored, first, count, 0)
 
@@ -106,4 +109,5 @@ def _runs(spec: TensorSpec) -> Iterator[tuple[int, int]]:
 
 def _squares(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Sums of squares by column."""
-    return np.einsum("ij,ij->j", values, values)
+    sums: NDArray[np.float32] = np.einsum("ij,ij->j", values, values)
+    return sums

@@ -55,9 +55,9 @@ def costs(measured: Mapping[str, Measured], layers: int, *, known: bool) -> dict
     """
     embedding = measured[EMBEDDING_NAME]
     tied = OUTPUT_NAME not in measured
-    found = {EMBEDDING_NAME: _per_unit(EMBEDDING + OUTPUT * tied, embedding)}
+    by_unit = {EMBEDDING_NAME: _per_unit(EMBEDDING + OUTPUT * tied, embedding)}
     if not tied:
-        found[OUTPUT_NAME] = _per_unit(OUTPUT, measured[OUTPUT_NAME])
+        by_unit[OUTPUT_NAME] = _per_unit(OUTPUT, measured[OUTPUT_NAME])
     stream = embedding.energy / embedding.spec.rows
     for layer in range(layers):
         parts = {part: measured[f"blk.{layer}.{part}.weight"] for part in FACTORS}
@@ -67,8 +67,8 @@ def costs(measured: Mapping[str, Measured], layers: int, *, known: bool) -> dict
             if part.startswith("ffn"):
                 factor *= FIRST[not known] if layer == 0 else 1.0
                 factor *= LAST[not known] if layer == layers - 1 else 1.0
-            found[one.spec.name] = _per_unit(factor, one)
-    return found
+            by_unit[one.spec.name] = _per_unit(factor, one)
+    return by_unit
 
 
 def _block(parts: Mapping[str, Measured], stream: float, known: bool) -> tuple[Block, float]:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-from gguf import GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
 from convert import system
@@ -45,6 +45,9 @@ NORMS = {
     **dict.fromkeys(("ffn_gate", "ffn_up"), "ffn_norm"),
 }
 
+FAR = 2.0  # bits
+
+Tried = Mapping[TensorSpec, list[GGMLQuantizationType]]
 Progress = Callable[[str, int, int], None]  # what was measured, matrices so far, and all
 
 
@@ -89,17 +92,22 @@ def fit(
     """
     matrices = [spec for spec in checkpoint.weights if len(spec.shape) == 2]
     given = {} if importance is None else importances_for(importance, matrices)
-    tried = {spec: _kinds(checkpoint, spec, wishes, spec.name in given) for spec in matrices}
-    smallest = {
-        spec.name: min(kinds, key=lambda kind: tensor_nbytes(kind, spec.parameters))
-        for spec, kinds in tried.items()
-    }
-    template = replace(wishes or QUANTIZATIONS["F16"], importance=importance and importance.origin)
-    least = by_recipe(name, smallest, template)
-    rest = _file_nbytes(checkpoint, least) - sum(
-        _padded(smallest[spec.name], spec) for spec in matrices
-    )
-    _check(limit, _file_nbytes(checkpoint, least), importance is not None)
+    tried: Tried = {spec: _kinds(checkpoint, spec, wishes, spec.name in given) for spec in matrices}
+    smallest = {spec: min(kinds, key=_bits) for spec, kinds in tried.items()}
+    origin = None if importance is None else importance.origin
+    template = replace(wishes or QUANTIZATIONS["F16"], importance=origin)
+
+    def mixture(types: Mapping[TensorSpec, GGMLQuantizationType]) -> Quantization:
+        return by_recipe(name, {spec.name: kind for spec, kind in types.items()}, template)
+
+    least = _file_nbytes(checkpoint, mixture(smallest))
+    if least > limit:
+        raise SizeError(
+            f"a file of {limit:,} bytes can't be made: the smallest takes {least:,}",
+            hint="" if importance else "an importance matrix (--imatrix) may allow smaller types",
+        )
+    left = limit - least + sum(_padded(kind, spec) for spec, kind in smallest.items())
+    tried = _worth_trying(tried, left)
     measured = _measure(checkpoint, tried, given, threads, progress, notice)
     by_unit = costs(measured, checkpoint.config.num_hidden_layers, known=bool(given))
     options = [
@@ -109,22 +117,21 @@ def fit(
         ]
         for spec, kinds in tried.items()
     ]
-    found = choose(options, limit - rest)
-    types = {spec.name: one.type for spec, one in zip(matrices, found, strict=True)}
-    chosen = by_recipe(name, types, template)
-    lost = sum(one.cost for one in found) or 1.0
+    best = dict(zip(tried, choose(options, left), strict=True))
+    chosen = mixture({spec: option.type for spec, option in best.items()})
+    lost = sum(option.cost for option in best.values()) or 1.0
     return Fit(
         chosen,
         _file_nbytes(checkpoint, chosen),
         tuple(
             Chosen(
                 spec,
-                one.type,
-                tensor_nbytes(one.type, spec.parameters),
-                measured[spec.name].error(one.type) / (measured[spec.name].energy or 1.0),
-                one.cost / lost,
+                option.type,
+                tensor_nbytes(option.type, spec.parameters),
+                measured[spec.name].relative_error(option.type),
+                option.cost / lost,
             )
-            for spec, one in zip(matrices, found, strict=True)
+            for spec, option in best.items()
         ),
         sampled_nbytes([(spec, checkpoint.weights[spec]) for spec in matrices]),
     )
@@ -137,10 +144,32 @@ def _kinds(
     asked = None if wishes is None else asked_type(wishes, spec, checkpoint.config)
     if wishes is not None and asked is not None:
         if not important and requires_importance(wishes, spec.name, asked):
-            raise needs_importance("--fit", spec.name, asked)
+            raise needs_importance("that wish", spec.name, asked)
         return [asked]
     kinds = dict.fromkeys(fitting(kind, spec.columns) for kind in TRIED)
     return [kind for kind in kinds if important or kind not in NEED_IMPORTANCE]
+
+
+def _worth_trying(tried: Tried, left: int) -> Tried:
+    """Without types far smaller than the mean that left bytes allow, which cost time and lose.
+
+    All of them, where the others are too large together.
+    """
+    fixed = sum(_padded(kinds[0], spec) for spec, kinds in tried.items() if len(kinds) == 1)
+    parameters = sum(spec.parameters for spec, kinds in tried.items() if len(kinds) > 1)
+    least = 8 * (left - fixed) / max(parameters, 1) - FAR
+    worth = {
+        spec: [kind for kind in kinds if _bits(kind) >= least] or [min(kinds, key=_bits)]
+        for spec, kinds in tried.items()
+    }
+    together = sum(min(_padded(kind, spec) for kind in kinds) for spec, kinds in worth.items())
+    return worth if together <= left else tried
+
+
+def _bits(kind: GGMLQuantizationType) -> float:
+    """Bits a value."""
+    block, nbytes = GGML_QUANT_SIZES[kind]
+    return 8 * nbytes / block
 
 
 def _padded(kind: GGMLQuantizationType, spec: TensorSpec) -> int:
@@ -155,17 +184,9 @@ def _file_nbytes(checkpoint: Checkpoint, quantization: Quantization) -> int:
     return len(header_bytes(checkpoint, quantization, tensors)) + -(-end // ALIGNMENT) * ALIGNMENT
 
 
-def _check(limit: int, smallest: int, important: bool) -> None:
-    if smallest > limit:
-        raise SizeError(
-            f"a file of {limit:,} bytes can't be made: the smallest takes {smallest:,}",
-            hint="" if important else "with an importance matrix (--imatrix) it can be smaller",
-        )
-
-
 def _measure(
     checkpoint: Checkpoint,
-    tried: Mapping[TensorSpec, list[GGMLQuantizationType]],
+    tried: Tried,
     given: Mapping[str, NDArray[np.float32]],
     threads: int | None,
     progress: Progress,
@@ -196,11 +217,11 @@ def _measure(
     at_once = threads or system.allowed_processors()
     if any(file.waits for file in files):
         at_once = max(at_once, *(file.parallel for file in files))
-    found = {}
+    by_name = {}
     pool = ThreadPoolExecutor(at_once, "measure")
     try:
         for number, measured in enumerate(pool.map(one, tried), 1):
-            found[measured.spec.name] = measured
+            by_name[measured.spec.name] = measured
             progress(measured.spec.name, number, len(tried))
     except BaseException:
         for file in files:
@@ -208,10 +229,10 @@ def _measure(
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return found
+    return by_name
 
 
 def _vector(checkpoint: Checkpoint, spec: TensorSpec) -> NDArray[np.float32]:
     stored = checkpoint.weights[spec]
     raw = stored.file.read(stored.offset, stored.nbytes)
-    return dequantize(Type[stored.dtype], raw)
+    return dequantize(GGMLQuantizationType[stored.dtype], raw)

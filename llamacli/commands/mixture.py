@@ -141,12 +141,12 @@ class Mixture:
 
 def parse_size(text: str) -> int:
     """Bytes of 5.5GB, 5.5G, 800 MB, 5GiB. Raises UsageError."""
-    found = SIZE.fullmatch(text.strip())
-    if found is None:
+    match = SIZE.fullmatch(text.strip())
+    if match is None:
         raise UsageError(f"--fit: {text!r} is no size; give one as 5.5GB or 900MB, or memory")
-    unit = (found[2] or "").lower()
+    unit = (match[2] or "").lower()
     base = 1024 if unit.endswith("i") else 1000
-    return int(float(found[1]) * base ** POWERS[unit[:1]])
+    return int(float(match[1]) * base ** POWERS[unit[:1]])
 
 
 def read_recipe(path: Path) -> "Mapping[str, GGMLQuantizationType]":
@@ -188,7 +188,7 @@ def fitted(
     asked = str(mixture.fit)
     limit = _free(checkpoint, mixture.context) if asked == MEMORY else parse_size(asked)
     with steps_bar() as show:
-        found = fit(
+        fitted_mixture = fit(
             checkpoint,
             limit,
             str(mixture.label),
@@ -198,8 +198,8 @@ def fitted(
             progress=lambda name, done, total: show(f"measuring {name}", done, total),
             notice=notice,
         )
-    _show(found, limit)
-    return found.quantization
+    _show(fitted_mixture, limit)
+    return fitted_mixture.quantization
 
 
 def _free(checkpoint: "Checkpoint", context: int | None) -> int:
@@ -214,15 +214,17 @@ def _free(checkpoint: "Checkpoint", context: int | None) -> int:
     tensors = plan(checkpoint.config, like)
     header = header_bytes(checkpoint, like, tensors)
     size = len(header) + tensors[-1].offset + tensors[-1].nbytes
-    found = largest_file(*read_header(header, size, checkpoint.name), context)
-    notice(f"memory: {count(found.nbytes, 'B')} for a file, with {found.context} tokens of context")
-    return found.nbytes
+    largest = largest_file(*read_header(header, size, checkpoint.name), context)
+    notice(
+        f"memory: {count(largest.nbytes, 'B')} for a file, with {largest.context} tokens of context"
+    )
+    return largest.nbytes
 
 
-def _show(found: "Fit", limit: int) -> None:
+def _show(made: "Fit", limit: int) -> None:
     """A row for each kind of matrix: its types, bits a weight, and what part of the loss it has."""
     kinds = defaultdict(list)
-    for one in found.matrices:
+    for one in made.matrices:
         name = one.spec.name.removesuffix(".weight")
         kinds[name.split(".")[2] if name.startswith("blk.") else name].append(one)
     rows = []
@@ -240,6 +242,6 @@ def _show(found: "Fit", limit: int) -> None:
         )
     print_table(("matrices", "types", "bits", "size", "of the loss"), rows, "llrrr", sys.stderr)
     say(
-        f"a mixture for {count(limit, 'B')}: {count(found.nbytes, 'B')}, "
-        f"found by errors on {count(found.read, 'B')} of the weights"
+        f"a mixture for {count(limit, 'B')}: {count(made.nbytes, 'B')}, "
+        f"found by errors on {count(made.read, 'B')} of the weights"
     )

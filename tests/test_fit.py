@@ -1,0 +1,405 @@
+"""A mixture made for a size: what is chosen, what it costs, its recipe, and what is refused."""
+
+import itertools
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from gguf import GGML_QUANT_SIZES
+from gguf import GGMLQuantizationType as Type
+
+from convert import (
+    CheckpointError,
+    Fit,
+    ImportanceError,
+    QuantizationError,
+    SizeError,
+    convert,
+    fit,
+    open_checkpoint,
+    parse_recipe,
+    write_gguf,
+)
+from convert.choice import Option, choose
+from convert.kernels import ggml_kernel
+from convert.measure import RUNS, SAMPLED, _runs, measure
+from convert.quantization import (
+    NEED_IMPORTANCE,
+    QUANTIZATIONS,
+    adapted,
+    by_recipe,
+    quantization,
+)
+from convert.sensitivity import costs
+from convert.tensors import TensorSpec, llama_tensors
+from demo.held_out import conversations
+from llamacli.cli import main
+from llamacli.commands.mixture import parse_size
+from llamacli.engine import LargestFile, largest_file
+from llamacli.engine import largest as room
+from llamacli.errors import DoesNotFitError, UsageError
+from llamacli.gguf import check_llama, read_gguf
+from llamacli.machine import FreeMemory
+from llamacli.quality import compare
+from tests.standins.checkpoint import shape_config, write_checkpoint
+from tests.test_mixtures import some_importances
+
+DEMO = Path(__file__).parents[1] / "llamacli" / "demo"
+MADE_FOR = 2_400_000  # bytes; Q4_K_M takes as many
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fit") / "tiny"
+    write_checkpoint(folder, shape_config("tiny"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made() -> Fit:
+    return fit(open_checkpoint(DEMO), MADE_FOR, "demo", threads=1)
+
+
+def run(*words: str | Path | int) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return int(ended.value.code or 0)
+
+
+def types_of(path: Path) -> dict[str, str]:
+    return {one.name: one.tensor_type.name for one in gguf.GGUFReader(path).tensors}
+
+
+def recipe_of(path: Path) -> str:
+    contents = gguf.GGUFReader(path).fields["llamacli.recipe"].contents()
+    assert isinstance(contents, str)
+    return contents
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_choice_is_the_best_there_is_or_nearly(seed: int) -> None:
+    """Next to all choices there are: never over the limit, and a last step's cost off at most."""
+    dice = random.Random(seed)
+    options = [
+        [
+            Option(kind, dice.randint(1, 40), dice.random())
+            for kind in list(Type)[: dice.randint(1, 5)]
+        ]
+        for _ in range(5)
+    ]
+    least = sum(min(one.nbytes for one in each) for each in options)
+    limit = least + dice.randint(0, 60)
+    chosen = choose(options, limit)
+    assert sum(one.nbytes for one in chosen) <= limit
+    assert all(one in each for one, each in zip(chosen, options, strict=True))
+    fitting = [
+        sum(one.cost for one in each)
+        for each in itertools.product(*options)
+        if sum(one.nbytes for one in each) <= limit
+    ]
+    step = max(max(o.cost for o in each) - min(o.cost for o in each) for each in options)
+    assert min(fitting) <= sum(one.cost for one in chosen) <= min(fitting) + step
+
+
+def test_choice_of_the_smallest_and_below() -> None:
+    options = [[Option(Type.Q8_0, 9, 0.1), Option(Type.Q4_0, 5, 0.4)], [Option(Type.F16, 7, 0.0)]]
+    assert [one.nbytes for one in choose(options, 12)] == [5, 7]
+    assert [one.nbytes for one in choose(options, 16)] == [9, 7]
+    with pytest.raises(ValueError, match="1 bytes too few"):
+        choose(options, 11)
+
+
+def test_the_file_is_as_large_as_it_says_and_fills_the_limit(made: Fit, tmp_path: Path) -> None:
+    target = tmp_path / "out.gguf"
+    report = write_gguf(open_checkpoint(DEMO), target, made.quantization, threads=1)
+    assert report.target_nbytes == target.stat().st_size <= made.nbytes <= MADE_FOR
+    assert MADE_FOR - made.nbytes < 0.01 * MADE_FOR
+    assert types_of(target) | {m.spec.name: m.type.name for m in made.matrices} == types_of(target)
+    assert abs(sum(one.cost for one in made.matrices) - 1) < 1e-9
+
+
+def test_it_loses_less_than_the_named_mixtures_of_its_size(tmp_path: Path) -> None:
+    """The demo is a trained model; the text is one that it wasn't trained on."""
+    held_out = conversations(random.Random(1), 200)
+    text = "\n\n".join(turn["content"] for one in held_out for turn in one)[:6000]
+    convert(DEMO, tmp_path / "reference.gguf", "BF16")
+    checkpoint = open_checkpoint(DEMO)
+    for name in ("Q3_K_M", "Q4_K_M", "Q6_K"):
+        named, ours = tmp_path / f"{name}.gguf", tmp_path / f"as-{name}.gguf"
+        convert(DEMO, named, name)
+        mixture = fit(checkpoint, named.stat().st_size, name, threads=1).quantization
+        write_gguf(checkpoint, ours, mixture)
+        theirs, mine = compare([named, ours], tmp_path / "reference.gguf", text, threads=1)
+        assert mine.nbytes <= theirs.nbytes
+        assert mine.prediction.divergence <= 0.9 * theirs.prediction.divergence, name
+
+
+def test_the_same_whatever_the_threads(made: Fit) -> None:
+    again = fit(open_checkpoint(DEMO), MADE_FOR, "demo", threads=3)
+    assert again == made
+
+
+def test_types_that_need_a_matrix_are_taken_with_one_alone(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "c", shape_config("tiny", num_hidden_layers=1))
+    checkpoint = open_checkpoint(tmp_path / "c")
+    least = smallest(lambda size: fit(checkpoint, size, "x"))
+    without = fit(checkpoint, least, "x")
+    assert not {one.type for one in without.matrices} & set(NEED_IMPORTANCE)
+    matrix = some_importances(checkpoint)
+    with pytest.raises(SizeError) as told:
+        fit(checkpoint, 1000, "x", importance=matrix)
+    assert told.value.hint == ""
+    with_one = fit(checkpoint, least - 4096, "x", importance=matrix)
+    assert {one.type for one in with_one.matrices} & set(NEED_IMPORTANCE)
+
+
+def smallest(try_size: Callable[[int], Fit]) -> int:
+    """What the refusal of a size says is the smallest."""
+    with pytest.raises(SizeError) as told:
+        try_size(1000)
+    assert "--imatrix" in told.value.hint
+    return int(told.value.fault.rpartition(" ")[2].replace(",", ""))
+
+
+def test_what_is_said_to_be_the_smallest_can_be_made(tiny: Path, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(tiny)
+    least = smallest(lambda size: fit(checkpoint, size, "x"))
+    made = fit(checkpoint, least, "x")
+    assert write_gguf(checkpoint, tmp_path / "s.gguf", made.quantization).target_nbytes <= least
+    with pytest.raises(SizeError):
+        fit(checkpoint, least - 32, "x")
+
+
+def test_what_is_asked_for_stays(tiny: Path) -> None:
+    wishes = adapted(
+        quantization("Q4_K_M"), output="Q8_0", embedding="Q3_K", overrides=["attn_v=Q6_K"]
+    )
+    made = fit(open_checkpoint(tiny), 900_000, "x", wishes=wishes)
+    types = {one.spec.name: one.type for one in made.matrices}
+    assert types["output.weight"] == Type.Q8_0 and types["token_embd.weight"] == Type.Q3_K
+    assert {kind for name, kind in types.items() if "attn_v" in name} == {Type.Q6_K}
+    assert len(set(types.values())) > 3
+    with pytest.raises(ImportanceError, match="without an importance matrix"):
+        unfit = adapted(quantization("Q4_K_M"), overrides=["attn_v=IQ2_XXS"])
+        fit(open_checkpoint(tiny), 900_000, "x", wishes=unfit)
+
+
+def test_rows_that_are_no_whole_blocks_get_types_that_fit(tmp_path: Path) -> None:
+    config = shape_config("tiny", hidden_size=288, intermediate_size=672, head_dim=72)
+    write_checkpoint(tmp_path / "c", config)
+    checkpoint = open_checkpoint(tmp_path / "c")
+    made = fit(checkpoint, 1_700_000, "x")
+    for one in made.matrices:
+        assert one.spec.columns % GGML_QUANT_SIZES[one.type][0] == 0
+    report = write_gguf(checkpoint, tmp_path / "x.gguf", made.quantization)
+    assert report.target_nbytes <= 1_700_000
+
+
+def test_errors_are_those_of_the_bytes(tiny: Path) -> None:
+    """As NumPy finds them, from what ggml's kernels make and the gguf package reads."""
+    checkpoint = open_checkpoint(tiny)
+    spec = next(one for one in checkpoint.weights if one.name == "blk.0.ffn_down.weight")
+    stored = checkpoint.weights[spec]
+    raw = stored.file.read(stored.offset, stored.nbytes)
+    values = gguf.quants.dequantize(np.frombuffer(raw, np.uint8), Type[stored.dtype])
+    values = values.reshape(spec.shape).astype(np.float64)
+    inputs = np.linspace(0.5, 2, spec.columns).astype(np.float32)
+    kinds = (Type.Q4_0, Type.Q4_K, Type.F16)
+    measured = measure(spec, stored, {kind: ggml_kernel(kind) for kind in kinds}, inputs)
+    assert np.isclose(measured.energy, (values**2 * inputs).sum())
+    for kind in kinds:
+        data = gguf.quants.quantize(values.astype(np.float32), Type.F16)
+        if kind != Type.F16:
+            data = np.empty(
+                spec.parameters // GGML_QUANT_SIZES[kind][0] * GGML_QUANT_SIZES[kind][1], np.uint8
+            )
+            ggml_kernel(kind)(values.astype(np.float32).reshape(-1), data)
+        back = gguf.quants.dequantize(data, kind).reshape(spec.shape)
+        expected = (((values - back) ** 2) * inputs).sum()
+        assert np.isclose(measured.error(kind), expected, rtol=1e-4, atol=1e-12)
+
+
+def test_of_a_large_matrix_rows_from_all_over_are_read() -> None:
+    spec = TensorSpec("x", "x", (128256, 4096))
+    runs = list(_runs(spec))
+    assert len(runs) == RUNS and sum(count for _, count in runs) * 4096 == SAMPLED
+    assert runs[0][0] == 0 and sum(runs[-1]) == 128256
+    assert sum(count for _, count in _runs(TensorSpec("x", "x", (100, 4096)))) == 100
+    assert all(count == 1 for _, count in _runs(TensorSpec("x", "x", (16384, 53248))))
+
+
+def test_errors_count_by_what_they_disturb(tiny: Path) -> None:
+    """A block that adds more to the stream counts more, and one of zeros nothing."""
+    checkpoint = open_checkpoint(tiny)
+
+    def by_name(scale: float) -> dict[str, float]:
+        measured = {}
+        for spec in llama_tensors(checkpoint.config):
+            if len(spec.shape) == 2:
+                one = measure(spec, checkpoint.weights[spec], {}, np.ones(spec.columns, np.float32))
+                factor = scale if spec.name == "blk.1.ffn_down.weight" else 1.0
+                values = {"energy": one.energy * factor, "calm": one.calm * factor}
+                measured[spec.name] = type(one)(spec, 1.0, **values, errors={})
+        return {
+            name: cost * measured[name].energy  # of an error as large as the matrix' output
+            for name, cost in costs(measured, 2, known=True).items()
+        }
+
+    plain, loud, none = by_name(1.0), by_name(100.0), by_name(0.0)
+    assert loud["blk.1.ffn_down.weight"] > plain["blk.1.ffn_down.weight"] > 0
+    assert loud["blk.1.ffn_up.weight"] > plain["blk.1.ffn_up.weight"]
+    assert none["blk.1.ffn_down.weight"] == 0
+    assert plain["output.weight"] > plain["token_embd.weight"]
+
+
+def test_values_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "c", shape_config("tiny"))
+    path = next((tmp_path / "c").glob("*.safetensors"))
+    checkpoint = open_checkpoint(tmp_path / "c")
+    spec = next(one for one in checkpoint.weights if one.name == "blk.1.attn_q.weight")
+    stored = checkpoint.weights[spec]
+    with path.open("r+b") as file:
+        file.seek(stored.offset)
+        file.write(b"\xff" * 4)
+    with pytest.raises(CheckpointError, match=r"q_proj.* NaN or infinite"):
+        fit(open_checkpoint(tmp_path / "c"), 900_000, "x")
+
+
+def test_a_recipe_gives_the_same_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """From the file, and from a text of the user's own."""
+    made, again, third = (tmp_path / f"{name}.gguf" for name in "abc")
+    assert run("convert", DEMO, "--fit", "2.4MB", "-o", made) == 0
+    out, err = capfd.readouterr()
+    assert out == f"{made}\n"
+    assert "ffn_down " in err and "of the loss" in err
+    assert "a mixture for 2.40 MB" in err
+    assert run("convert", DEMO, "--recipe", made, "-o", again) == 0
+    assert again.read_bytes() == made.read_bytes()
+    (tmp_path / "r.txt").write_text("# mine\n\n" + recipe_of(made))
+    assert run("convert", DEMO, "--recipe", tmp_path / "r.txt", "-o", third) == 0
+    assert third.read_bytes() == made.read_bytes()
+    capfd.readouterr()
+    words = ("convert", DEMO, "--recipe", made, "--tensor-type", "attn_v=Q8_0", "--force")
+    assert run(*words, "-o", third) == 0
+    types = types_of(third)
+    assert {kind for name, kind in types.items() if "attn_v" in name} == {"Q8_0"}
+    assert recipe_of(third).count("Q8_0 ") >= 4
+    capfd.readouterr()
+    assert run("convert", DEMO, "--recipe", again, "-o", third, "--force", "--quant", "Q8_0") == 2
+    assert "--quant and --recipe exclude each other" in capfd.readouterr().err
+
+
+def test_recipes_that_are_none_are_named(
+    tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain, target = tmp_path / "plain.gguf", tmp_path / "out.gguf"
+    convert(DEMO, plain, "Q8_0")
+    made = tmp_path / "made.gguf"
+    assert run("convert", DEMO, "--fit", "2.4MB", "-o", made) == 0
+    some = tmp_path / "r.txt"
+    some.write_bytes(b"Q4_K blk.0.attn_q.weight\n")
+    capfd.readouterr()
+
+    def refused(source: Path, recipe: Path, code: int) -> str:
+        assert run("convert", source, "--recipe", recipe, "-o", target) == code
+        assert not target.exists()
+        return capfd.readouterr().err
+
+    assert "it has no recipe" in refused(DEMO, plain, 3)
+    assert "there is no file" in refused(DEMO, tmp_path / "none", 4)
+    assert "the recipe has no type for" in refused(DEMO, some, 3)
+    assert "the recipe is of another model: it has blk." in refused(tiny, made, 3)
+    some.write_bytes(bytes(range(256)))
+    assert "not a type and a tensor's name" in refused(DEMO, some, 3)
+    some.write_bytes(b"")
+    assert "it names no tensor" in refused(DEMO, some, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("Q4_K a\nQ4_K a\n", "line 2 names a again"),
+        ("Q4_K a b\n", "line 1 is 'Q4_K a b'"),
+        ("\n# x\nQ4 a\n", "line 3 is 'Q4 a'"),
+        ("# nothing\n", "it names no tensor"),
+        ("#" * (1 << 21), "no recipe"),
+    ],
+)
+def test_faults_of_a_recipe_are_named_by_line(text: str, fault: str) -> None:
+    with pytest.raises(QuantizationError, match=fault):
+        parse_recipe(text)
+
+
+def test_the_files_number_is_that_of_what_most_matrices_have() -> None:
+    made = by_recipe("x", {"a": Type.IQ4_XS, "b": Type.IQ4_XS, "c": Type.Q8_0})
+    assert made.file_type == QUANTIZATIONS["IQ4_XS"].file_type
+    assert by_recipe("x", {"a": Type.Q4_K}).file_type == QUANTIZATIONS["Q4_K_M"].file_type
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [("5.5GB", 5_500_000_000), ("900 mb", 900_000_000), ("2GiB", 2 << 30), ("1.5g", 1_500_000_000),
+     ("123456", 123456), ("7kB", 7000)],
+)  # fmt: skip
+def test_sizes_are_read(text: str, nbytes: int) -> None:
+    assert parse_size(text) == nbytes
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "5.5.5GB", "1PB", "nan", "1e9", "5 G B"])
+def test_sizes_that_are_none_are_told(text: str) -> None:
+    with pytest.raises(UsageError, match="is no size"):
+        parse_size(text)
+
+
+def test_refusals_of_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "out.gguf"
+    assert run("convert", DEMO, "--fit", "200kB", "-o", target) == 5
+    err = capfd.readouterr().err
+    assert "a file of 200,000 bytes can't be made: the smallest takes" in err
+    assert run("convert", DEMO, "--fit", "lots", "-o", target) == 2
+    assert run("convert", DEMO, "--fit", "2MB", "-c", "100", "-o", target) == 2
+    assert "-c goes with --fit memory" in capfd.readouterr().err
+    assert run("convert", DEMO, "--fit", "memory", "-c", "1000000", "-o", target) == 2
+    assert "the model knows 2048 tokens" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_of_its_own_in_the_store(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("convert", DEMO, "--fit", "2.4 MB") == 0
+    assert capfd.readouterr().out == f"{store / 'demo-2.4MB.gguf'}\n"
+
+
+def test_the_largest_file_is_what_fits_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By llamacli's own count of what running takes."""
+    convert(DEMO, tmp_path / "x.gguf", "Q8_0")
+    file = read_gguf(tmp_path / "x.gguf")
+    shape = check_llama(file)
+    monkeypatch.setattr(room, "find_devices", list)
+    monkeypatch.setattr(room, "free_memory", lambda: FreeMemory(30 << 20))
+    short = largest_file(file, shape, 128)
+    long = largest_file(file, shape, 2048)
+    assert short.context == 128 and largest_file(file, shape) == LargestFile(long.nbytes, 2048)
+    # The KV cache's float16 keys and values of 4 layers and 2 heads of 64.
+    assert short.nbytes - long.nbytes >= (2048 - 128) * 2 * 4 * 2 * 64 * 2 - (2 << 20)
+    assert 0 < long.nbytes < short.nbytes < (30 << 20)
+    monkeypatch.setattr(room, "free_memory", lambda: FreeMemory(1 << 20))
+    with pytest.raises(DoesNotFitError, match="2048 tokens of context"):
+        largest_file(file, shape, 2048)
+
+
+def test_memory_gives_a_file_for_what_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(room, "find_devices", list)
+    monkeypatch.setattr(room, "free_memory", lambda: FreeMemory(18 << 20))
+    target = tmp_path / "out.gguf"
+    assert run("convert", DEMO, "--fit", "memory", "-c", "256", "-o", target) == 0
+    err = capfd.readouterr().err
+    assert "for a file, with 256 tokens of context" in err
+    file = read_gguf(target)
+    assert file.size <= largest_file(file, check_llama(file), 256).nbytes + file.data_offset
