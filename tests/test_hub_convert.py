@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 
-from convert import convert, read_importance, write_importance
+from convert import convert, fit, read_importance, write_gguf, write_importance
 from convert.checkpoint import open_checkpoint
 from convert.importance import Entry
 from llamacli.errors import DoesNotFitError
@@ -86,6 +86,22 @@ def test_streamed_is_byte_for_byte_what_a_local_conversion_gives(
     assert needs[2].startswith("llamacli: memory: ") and "this machine has" in needs[2]
     assert files_in(store) == {target.name}
     assert not [name for name in cached_names(tmp_path) if name.endswith(".safetensors")]
+
+
+def test_a_mixture_for_a_size_reads_weights_on_the_hub_twice_and_gives_the_same(
+    hub: Hub, checkpoint_folder: Path, store: Path, tmp_path: Path
+) -> None:
+    """What it is found by is a part of large matrices; these are read whole."""
+    limit = 2_000_000
+    made = fit(open_checkpoint(checkpoint_folder), limit, "x")
+    write_gguf(open_checkpoint(checkpoint_folder), tmp_path / "local.gguf", made.quantization)
+    result = llamacli("convert", REPO, "--fit", "2MB")
+    target = store / f"{NAME}-2MB.gguf"
+    assert result.stdout == f"{target}\n"
+    assert target.read_bytes() == (tmp_path / "local.gguf").read_bytes()
+    assert target.stat().st_size <= limit
+    assert "disk: 2.00 MB for" in result.stderr
+    assert files_in(store) == {target.name}
 
 
 def test_of_two_sets_of_weights_model_safetensors_is_taken(
