@@ -12,7 +12,8 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from convert.kernels import Kernel, dequantize
-from convert.pieces import PIECE, Piece, not_finite_error, quantize_piece, read_piece
+from convert.lora import Pair
+from convert.pieces import PIECE, Piece, not_finite_error, piece_values, quantize_piece, read_piece
 from convert.plan import PlannedTensor
 from convert.safetensors import ITEM_SIZES, StoredTensor
 from convert.tensors import TensorSpec
@@ -52,21 +53,20 @@ def measure(
     kernels: Mapping[GGMLQuantizationType, Kernel],
     inputs: NDArray[np.float32],
     importances: NDArray[np.float32] | None = None,
+    pairs: tuple[Pair, ...] = (),
 ) -> Measured:
     """The errors of those types for which there are kernels.
 
     inputs are the mean squares of the columns' inputs, importances what the kernels weigh errors
-    by; both float32 of shape (columns,). Raises CheckpointError for values that aren't finite, or
-    too large.
+    by; both float32 of shape (columns,). pairs are those of adapters that are added. Raises
+    CheckpointError for values that aren't finite, or too large.
     """
     weights = inputs.astype(np.float64)
     capped = np.minimum(weights, CALM * np.median(weights))
     squares, errors, rows = np.zeros(spec.columns), dict.fromkeys(kernels, 0.0), 0
-    for piece in _sampled(replace(spec, head_dim=None), stored):
+    for piece in _sampled(replace(spec, head_dim=None), stored, pairs):
         raw = read_piece(piece)
-        values = dequantize(GGMLQuantizationType[stored.dtype], raw).reshape(
-            piece.rows, spec.columns
-        )
+        values = piece_values(piece, raw)
         if count := values.size - int(np.isfinite(values).sum()):
             raise not_finite_error(stored, spec, count)
         squares += _squares(values)
@@ -90,10 +90,10 @@ def sampled_nbytes(matrices: Collection[tuple[TensorSpec, StoredTensor]]) -> int
     )
 
 
-def _sampled(spec: TensorSpec, stored: StoredTensor) -> Iterator[Piece]:
+def _sampled(spec: TensorSpec, stored: StoredTensor, pairs: tuple[Pair, ...]) -> Iterator[Piece]:
     planned = PlannedTensor(spec, GGMLQuantizationType.F32, 0, 0)
     for first, count in _runs(spec):
-        yield Piece(planned, stored, first, count, 0)
+        yield Piece(planned, stored, first, count, 0, pairs)
 
 
 def _runs(spec: TensorSpec) -> Iterator[tuple[int, int]]:

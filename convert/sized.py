@@ -211,7 +211,14 @@ def _measure(
 
     def one(spec: TensorSpec) -> Measured:
         own = {kind: kernels[kind] for kind in wanted[spec]}
-        return measure(spec, checkpoint.weights[spec], own, inputs(spec), given.get(spec.name))
+        return measure(
+            spec,
+            checkpoint.weights[spec],
+            own,
+            inputs(spec),
+            given.get(spec.name),
+            tuple(checkpoint.pairs.get(spec.source, ())),
+        )
 
     files = {stored.file for stored in checkpoint.weights.values()}
     at_once = threads or system.allowed_processors()

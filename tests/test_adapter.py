@@ -15,6 +15,7 @@ from convert import (
     QuantizationError,
     TargetExistsError,
     convert,
+    fit,
     merged,
     open_adapter,
     open_checkpoint,
@@ -188,6 +189,21 @@ def test_a_merge_is_quantized_as_the_merged_checkpoint_is(
         values = gguf.dequantize(tensor.data, tensor.tensor_type)
         assert tensor.tensor_type == same.tensor_type
         assert np.allclose(values, gguf.dequantize(same.data, same.tensor_type), atol=0.01)
+
+
+def test_a_mixture_for_a_size_is_found_for_what_the_merge_makes(base: Path, tmp_path: Path) -> None:
+    folder = standin.write_adapter(tmp_path / "lora", config())
+    standin.merge(base, folder, tmp_path / "expected", {"": 2.0})
+    adapter = open_adapter(folder, read_config(base))
+    size = convert(base, tmp_path / "size.gguf", "Q5_0").target_nbytes
+    ours = fit(merged(open_checkpoint(base), [(adapter, 1.0)]), size, "x", threads=1)
+    theirs = fit(open_checkpoint(tmp_path / "expected"), size, "x", threads=1)
+    plain = fit(open_checkpoint(base), size, "x", threads=1)
+    errors, expected, before = (
+        np.array([one.error for one in made.matrices]) for made in (ours, theirs, plain)
+    )
+    assert ours.quantization == theirs.quantization
+    assert np.allclose(errors, expected, rtol=1e-3) and not np.allclose(errors, before, rtol=1e-3)
 
 
 def test_whole_tensors_and_a_new_vocabulary_are_merged_and_not_held(
