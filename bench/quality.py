@@ -1,27 +1,90 @@
-"""What each quantization costs the demo, a trained model, without an importance matrix and with.
+"""What each quantization costs trained models, and what a mixture made for the same size does.
 
-    python -m bench.quality [--calibration FILE] [--windows 8] [--plot FILE.png]
+    python -m bench.quality [--only demo|smollm2] [--again] [--plot FILE.png]
 
-Every mixture of the built-in demo is held against its F32 file on conversations that it was never
-trained on. The matrix is measured on conversations of its training's kind, or on a text of one's
-own; `--calibration ships` takes the text that llamacli imatrix uses by default. The table is
-Markdown, for docs/quantization.md. Nothing in it hangs on the machine's speed.
+Two models: the built-in demo, on conversations that it was never trained on, and SmolLM2-135M, on
+this project's pages. Each named mixture is held against the unquantized file, without an
+importance matrix and with one, and so is what `convert --fit` makes for the same size. What is
+measured is kept in docs/quantization.json as it comes, so that a call which was cut short can be
+gone on with, and docs/quantization.md is filled from that. Nothing in it hangs on the machine's
+speed.
+
+SmolLM2's weights are had from a Q4_1 file. They lie on its steps, which one quantizer would find
+again and others not, so each is moved at random within its step first.
 """
 
 import argparse
+import json
 import random
+import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from convert import QUANTIZATIONS, ImportanceError, ImportanceMatrix, convert
+import numpy as np
+
+from bench.report import DOCS, with_figures
+from convert import (
+    QUANTIZATIONS,
+    ImportanceError,
+    ImportanceMatrix,
+    convert,
+    fit,
+    open_checkpoint,
+    write_gguf,
+)
 from demo.corpus import dialogues
 from demo.held_out import conversations
 from llamacli.prompt import Text
 from llamacli.quality import Quality, compare, measure_importance, plot
+from tests.standins import smollm2
 
-WORDS_A_WINDOW = 400  # about; a window has 512 tokens
+DATA, PAGE = DOCS / "quantization.json", DOCS / "quantization.md"
+NAME = "quality"
+PAGES = ("chat", "models", "serve", "devices", "verify")  # of docs, to be predicted
+COMMON = (
+    *("Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_0", "IQ4_XS", "Q3_K_M", "IQ3_M"),
+    *("Q2_K", "IQ2_M"),
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint, a text it is to predict, what a matrix is measured on, and mixtures to try.
+
+    calibration None is the text that ships; chunks of 512 tokens of it are taken.
+    """
+
+    title: str
+    checkpoint: Path
+    text: str
+    calibration: list[Text] | None
+    chunks: int
+    mixtures: tuple[str, ...]
+
+
+def demo(scratch: Path) -> Model:  # noqa: ARG001
+    return Model(
+        "The built-in demo, 3.5 M parameters",
+        Path(str(files("llamacli") / "demo")),
+        joined(conversations(random.Random(1), 100_000), 3000),
+        [Text("corpus", joined(dialogues(random.Random(5)), 16_000))],
+        40,
+        tuple(name for name in QUANTIZATIONS if name != "F32"),
+    )
+
+
+def smollm2_135m(scratch: Path) -> Model:
+    checkpoint = scratch / "smollm2"
+    moved(smollm2.folder(), checkpoint)
+    text = "\n\n".join((DOCS / f"{page}.md").read_text(encoding="utf-8") for page in PAGES)
+    return Model("SmolLM2-135M-Instruct", checkpoint, text[:9000], None, 20, COMMON)
+
+
+MODELS = {"demo": demo, "smollm2": smollm2_135m}
 
 
 def joined(turns: Iterable[Iterable[dict[str, str]]], words: int) -> str:
@@ -36,60 +99,118 @@ def joined(turns: Iterable[Iterable[dict[str, str]]], words: int) -> str:
     return "\n\n".join(parts)
 
 
-def calibration(given: str | None) -> list[Text] | None:
-    if given == "ships":
-        return None
-    if given is not None:
-        return [Text(given, Path(given).read_text(encoding="utf-8"))]
-    return [Text("corpus", joined(dialogues(random.Random(5)), 40 * WORDS_A_WINDOW))]
+def moved(source: Path, target: Path) -> None:
+    """A copy of the checkpoint, each weight moved at random by half a quantization step at most."""
+    shutil.copytree(source, target)
+    path = target / "model.safetensors"
+    raw = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(raw[:8], "little")
+    dice = np.random.default_rng(0)
+    for name, tensor in json.loads(raw[8:start]).items():
+        if len(tensor.get("shape", ())) != 2:
+            continue
+        first, last = tensor["data_offsets"]
+        bits = np.frombuffer(raw, np.uint16, (last - first) // 2, start + first)
+        values = (bits.astype(np.uint32) << 16).view(np.float32).reshape(-1, 32)
+        if "embed" in name:  # Q8_0
+            steps = np.abs(values).max(axis=1) / 127
+        else:
+            steps = (values.max(axis=1) - values.min(axis=1)) / 15
+        values = values + (dice.random(values.shape, np.float32) - np.float32(0.5)) * steps[:, None]
+        wide = values.view(np.uint32)
+        bits[:] = ((wide + 0x7FFF + (wide >> 16 & 1)) >> 16).astype(np.uint16).reshape(-1)
+    path.write_bytes(raw)
 
 
-def made(folder: Path, checkpoint: Path, matrix: ImportanceMatrix | None) -> list[Path]:
-    """A file of each mixture that can be made; its name says by a + that it has a matrix."""
-    paths = []
-    for name in QUANTIZATIONS:
-        path = folder / f"{name}{'' if matrix is None else '+'}.gguf"
+def measured(model: Model, scratch: Path, kept: Mapping[str, Any]) -> Iterator[Quality]:
+    """What isn't kept yet, as it comes: files called as their type, with + where a matrix was
+    taken, and with =, beside the type of whose size they are, where they were made for it."""
+    checkpoint = open_checkpoint(model.checkpoint)
+    reference = scratch / "reference.gguf"
+    convert(model.checkpoint, reference, "BF16", force=True)
+    wanted = {
+        f"{made}{name}{mark}": (name, made, mark)
+        for mark in ("", "+")
+        for name in model.mixtures
+        for made in ("", "=")
+    }
+    if all(name in kept for name in wanted):
+        return
+    matrix = measure_importance(reference, model.calibration, chunks=model.chunks)
+    for label, (name, made, mark) in wanted.items():
+        importance: ImportanceMatrix | None = matrix if mark else None
+        path = scratch / f"{label}.gguf"
+        if label in kept:
+            continue
         try:
-            convert(checkpoint, path, name, importance=matrix)
+            size = convert(model.checkpoint, path, name, importance=importance).target_nbytes
         except ImportanceError:
             continue
-        paths.append(path)
-    return paths
+        if made:
+            mixture = fit(checkpoint, size, name, importance=importance).quantization
+            write_gguf(checkpoint, path, mixture, force=True, importance=importance)
+        yield from compare([path], reference, model.text)
+        path.unlink()
 
 
-def rows(found: list[Quality]) -> Iterable[str]:
-    yield "| type | bits a weight | perplexity | KL mean | KL 99 % | same first choice |"
-    yield "|---|--:|--:|--:|--:|--:|"
-    for one in found:
-        p = one.prediction
-        yield (
-            f"| {one.path.stem} | {one.bits:.2f} | {p.perplexity:.3f} | {p.divergence:.4f} | "
-            f"{p.divergence_99:.3f} | {p.agreement:.1%} |"
-        )
+def fields(one: Quality) -> dict[str, Any]:
+    p = one.prediction
+    return {
+        "bytes": one.nbytes,
+        "bits": one.bits,
+        "perplexity": p.perplexity,
+        "divergence": p.divergence,
+        "divergence_99": p.divergence_99,
+        "agreement": p.agreement,
+    }
+
+
+def figures(data: Mapping[str, Any]) -> str:
+    """The tables of what is kept, as Markdown."""
+    parts = []
+    for kept in data.values():
+        rows = [
+            "| type | bits a weight | KL | `--fit` | KL, matrix | `--fit`, matrix | same first |",
+            "|---|--:|--:|--:|--:|--:|--:|",
+        ]
+        known = kept["files"]
+        for name in QUANTIZATIONS:
+            labels = (name, f"={name}", f"{name}+", f"={name}+")
+            if not any(label in known for label in labels):
+                continue
+            cells = [
+                f"{known[label]['divergence']:.4f}" if label in known else "" for label in labels
+            ]
+            last = known.get(f"{name}+") or known[name]
+            rows.append(
+                f"| {name} | {last['bits']:.2f} | {' | '.join(cells)} | {last['agreement']:.1%} |"
+            )
+        parts.append(f"{kept['title']}:\n\n" + "\n".join(rows))
+    return "\n\n".join(parts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--calibration", help="a text, or `ships`")
-    parser.add_argument("--windows", type=int, default=8)
-    parser.add_argument("--chunks", type=int, default=40, help="of the calibration")
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--only", choices=MODELS)
+    parser.add_argument("--again", action="store_true", help="measure what is kept anew")
+    parser.add_argument("--plot", type=Path, help="of the files measured by this call")
     arguments = parser.parse_args()
-    checkpoint = Path(str(files("llamacli") / "demo"))
-    held_out = conversations(random.Random(1), 100_000)
-    text = joined(held_out, arguments.windows * WORDS_A_WINDOW)
-    with tempfile.TemporaryDirectory(prefix="llamacli-bench-") as name:
-        folder = Path(name)
-        reference = folder / "reference.gguf"
-        convert(checkpoint, reference, "F32")
-        matrix = measure_importance(
-            reference, calibration(arguments.calibration), chunks=arguments.chunks
-        )
-        paths = made(folder, checkpoint, None) + made(folder, checkpoint, matrix)
-        found = sorted(compare(paths, reference, text), key=lambda one: -one.nbytes)
-        print("\n".join(rows(found)))
-        if arguments.plot is not None:
-            arguments.plot.write_bytes(plot(found))
+    data = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
+    measured_now: list[Quality] = []
+    for name in [arguments.only] if arguments.only else MODELS:
+        with tempfile.TemporaryDirectory(prefix="llamacli-bench-") as folder:
+            model = MODELS[name](Path(folder))
+            kept = {} if arguments.again else data.get(name, {}).get("files", {})
+            data[name] = {"title": model.title, "files": kept}
+            for one in measured(model, Path(folder), dict(kept)):
+                kept[one.path.stem] = fields(one)
+                measured_now.append(one)
+                print(f"{name} {one.path.stem}: {one.prediction.divergence:.4f}", flush=True)
+                DATA.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+                page = with_figures(PAGE.read_text(encoding="utf-8"), figures(data), NAME)
+                PAGE.write_text(page, encoding="utf-8")
+    if arguments.plot is not None and measured_now:
+        arguments.plot.write_bytes(plot(measured_now))
 
 
 if __name__ == "__main__":

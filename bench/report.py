@@ -12,9 +12,7 @@ from bench.compare import Figure, Outcome, Target, table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, DATA = DOCS / "performance.md", DOCS / "performance.json"
-START = "<!-- figures: made by python -m bench; edit the text above or below, not here -->"
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
-END = "<!-- end of figures -->"
 
 
 def read_report(path: Path = DATA) -> dict[str, Outcome]:
@@ -35,13 +33,21 @@ def write_report(report: Mapping[str, Outcome], docs: Path = DOCS) -> None:
         plot_growth(report["growth"], docs / "growth.png")
 
 
-def with_figures(page: str, figures: str) -> str:
+def markers(name: str = "") -> tuple[str, str]:
+    """The lines of a page that figures lie between; name is that of the module in bench."""
+    what, module = name or "figures", f"bench.{name}" if name else "bench"
+    start = f"<!-- {what}: made by python -m {module}; edit the text above or below, not here -->"
+    return start, f"<!-- end of {what} -->"
+
+
+def with_figures(page: str, figures: str, name: str = "") -> str:
     """The page with its part between the markers replaced."""
-    before, _, rest = page.partition(START)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise SystemExit(f"{PAGE} has no place for the figures between {START} and {END}")
-    return f"{before}{START}\n\n{figures}\n\n{END}{after}"
+    start, end = markers(name)
+    before, _, rest = page.partition(start)
+    _, closed, after = rest.partition(end)
+    if not closed:
+        raise SystemExit(f"the page has no place for the figures between {start} and {end}")
+    return f"{before}{start}\n\n{figures}\n\n{end}{after}"
 
 
 def section(report: Mapping[str, Outcome]) -> str:

@@ -25,7 +25,7 @@ FACTORS = {
     "attn_q": (0.9, 0.8), "attn_k": (0.9, 0.8), "attn_v": (0.4, 3.0), "attn_output": (1.0, 1.0),
     "ffn_gate": (0.75, 0.75), "ffn_up": (0.55, 0.6), "ffn_down": (0.8, 0.8),
 }  # fmt: skip
-EMBEDDING, OUTPUT = 1.0, 2.4  # one matrix for both costs the sum
+EMBEDDING, OUTPUT = 1.3, 3.2  # one matrix for both costs the sum
 ATTENTION = 0.3  # the share of the values' energy that attention hands on, on average
 FIRST, LAST = (1.0, 2.0), (1.5, 4.0)  # layers' feed-forwards count so many times
 USUAL = 0.1  # a block's share of the stream, for what the weights alone don't tell

@@ -2,10 +2,17 @@
 
 from pathlib import Path
 
+import gguf
 import pytest
 
+from bench import sizes
 from bench.compare import Outcome, Target, figure, in_turn, ratio, table
-from bench.report import END, START, read_report, with_figures, write_report
+from bench.report import markers, read_report, with_figures, write_report
+from convert import convert
+from convert.config import LlamaConfig
+from tests.standins.checkpoint import shape_config, write_checkpoint
+
+START, END = markers()
 
 DECODE = Outcome(
     "Decoding",
@@ -60,3 +67,21 @@ def test_figures_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert read_report(tmp_path / "performance.json") == report
     for name in ("ratios.png", "growth.png"):
         assert (tmp_path / name).stat().st_size < 100_000
+
+
+@pytest.mark.parametrize("path", sizes.PAGES, ids=lambda path: path.name)
+def test_the_tables_of_sizes_are_those_of_the_plans(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == sizes.page(path)
+
+
+@pytest.mark.parametrize("name", ["Q4_K_M", "Q6_K", "Q3_K_S"])
+def test_a_file_is_as_large_as_its_plan(name: str, tmp_path: Path) -> None:
+    """Its tensors, and what lies between them so that each begins at a whole 32 bytes."""
+    config = shape_config("tiny")
+    write_checkpoint(tmp_path / "c", config)
+    convert(tmp_path / "c", tmp_path / "out.gguf", name)
+    reader = gguf.GGUFReader(tmp_path / "out.gguf")
+    planned = sizes.nbytes(name, LlamaConfig.from_dict(config))
+    assert planned == sum(int(tensor.n_bytes) for tensor in reader.tensors)
+    rest = (tmp_path / "out.gguf").stat().st_size - reader.data_offset - planned
+    assert 0 <= rest < 32 * len(reader.tensors)

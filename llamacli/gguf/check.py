@@ -100,8 +100,8 @@ def read_header(header: bytes, size: int, name: str) -> tuple[GGUFFile, LlamaSha
             file.write(header)
             file.truncate(size)  # the beginning alone takes disk
         try:
-            file = read_gguf(path)
-            return file, check_llama(file)
+            contents = read_gguf(path)
+            return contents, check_llama(contents)
         except InvalidModelError as error:
             raise InvalidModelError(str(error).replace(str(path), name)) from None
 
