@@ -1,6 +1,7 @@
 """Types for a model's matrices under a limit of bytes, so that the sum of their costs is least."""
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ def choose(options: Sequence[Sequence[Option]], limit: int) -> list[Option]:
 
     From the smallest on, the step that saves the most cost a byte is taken, always among those on
     the lower convex hull of a matrix' options, as long as it fits: the optimum but for the last
-    few bytes, which the most saving step that still fits gets in the end. Raises ValueError where
+    few bytes. What a step that didn't fit has left is mended by exchanges. Raises ValueError where
     the smallest are too large.
     """
     hulls = [list(_hull(each)) for each in options]
@@ -40,23 +41,67 @@ def choose(options: Sequence[Sequence[Option]], limit: int) -> list[Option]:
             chosen[number] = place
             if step := _step(hull, place, number):
                 heapq.heappush(steps, step)
-    return _filled(options, [hull[place] for hull, place in zip(hulls, chosen, strict=True)], left)
+    best = [hull[place] for hull, place in zip(hulls, chosen, strict=True)]
+    return _improved(options, best, left)
 
 
-def _filled(options: Sequence[Sequence[Option]], chosen: list[Option], left: int) -> list[Option]:
-    """The rest of the bytes given to whatever saves the most."""
+def _improved(options: Sequence[Sequence[Option]], chosen: list[Option], left: int) -> list[Option]:
+    """Better by single changes and by pairs of them: one matrix up for the bytes of another.
+
+    Each time the one that saves the most, until none saves anything.
+    """
+    least = 1e-9 * sum(option.cost for option in chosen)
     while True:
-        steps = [
-            (now.cost - other.cost, -number, other)
-            for number, (now, each) in enumerate(zip(chosen, options, strict=True))
-            for other in each
-            if other.nbytes - now.nbytes <= left and other.cost < now.cost
-        ]
-        if not steps:
+        smaller = _Smaller(options, chosen)
+        best, change = least, None
+        for number, (now, each) in enumerate(zip(chosen, options, strict=True)):
+            for other in each:
+                if other.cost >= now.cost:
+                    continue
+                needed = other.nbytes - now.nbytes - left
+                pair = None if needed <= 0 else smaller.cheapest(needed, number)
+                if needed > 0 and pair is None:
+                    continue
+                saved = now.cost - other.cost - (pair[0] if pair else 0.0)
+                if saved > best:
+                    best, change = saved, (number, other, pair)
+        if change is None:
             return chosen
-        _, number, other = max(steps, key=lambda step: step[:2])
-        left -= other.nbytes - chosen[-number].nbytes
-        chosen[-number] = other
+        number, other, pair = change
+        changes = [(number, other)] + ([(pair[1], pair[2])] if pair else [])
+        for place, option in changes:
+            left += chosen[place].nbytes - option.nbytes
+            chosen[place] = option
+
+
+class _Smaller:
+    """All changes to smaller options, to be asked for the one that costs the least."""
+
+    def __init__(self, options: Sequence[Sequence[Option]], chosen: Sequence[Option]) -> None:
+        every = sorted(
+            (
+                (now.nbytes - other.nbytes, other.cost - now.cost, number, other)
+                for number, (now, each) in enumerate(zip(chosen, options, strict=True))
+                for other in each
+                if other.nbytes < now.nbytes
+            ),
+            key=lambda change: (-change[0], change[1], change[2]),
+        )
+        self._saved = [-saved for saved, *_ in every]
+        self._best: list[list[tuple[float, int, Option]]] = []  # two, of different matrices
+        two: list[tuple[float, int, Option]] = []
+        for _, cost, number, other in every:
+            others = [one for one in two if one[1] != number]
+            own = [one for one in two if one[1] == number]
+            cheapest = min([*own, (cost, number, other)], key=lambda one: one[0])
+            two = sorted([*others, cheapest], key=lambda one: one[:2])[:2]
+            self._best.append(two)
+
+    def cheapest(self, nbytes: int, beside: int) -> tuple[float, int, Option] | None:
+        """The change that saves so many bytes or more for the least cost, of another matrix."""
+        end = bisect_right(self._saved, -nbytes)
+        two = self._best[end - 1] if end else []
+        return next((one for one in two if one[1] != beside), None)
 
 
 def _hull(options: Sequence[Option]) -> Iterator[Option]:

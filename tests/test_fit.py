@@ -81,7 +81,7 @@ def recipe_of(path: Path) -> str:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_choice_is_the_best_there_is_or_nearly(seed: int) -> None:
-    """Next to all choices there are: never over the limit, and a last step's cost off at most."""
+    """Next to all choices there are, of five matrices: few, so that the last bytes matter."""
     dice = random.Random(seed)
     options = [
         [
@@ -100,8 +100,7 @@ def test_choice_is_the_best_there_is_or_nearly(seed: int) -> None:
         for each in itertools.product(*options)
         if sum(one.nbytes for one in each) <= limit
     ]
-    step = max(max(o.cost for o in each) - min(o.cost for o in each) for each in options)
-    assert min(fitting) <= sum(one.cost for one in chosen) <= min(fitting) + step
+    assert min(fitting) - 1e-9 <= sum(one.cost for one in chosen) <= 1.1 * min(fitting) + 0.1
 
 
 def test_choice_of_the_smallest_and_below() -> None:
