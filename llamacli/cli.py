@@ -78,6 +78,7 @@ COMMANDS = {
     "run": "run",
     "batch": "batch",
     "serve": "serve",
+    "worker": "worker",
     "chat": "chat",
     "tune": "tune",
     "bench": "bench",

@@ -47,6 +47,10 @@ class NotFoundError(LlamacliError):
     exit_code = 4
 
 
+class UnreachableError(NotFoundError):
+    """A worker, a machine that holds a part of a model, isn't there or is lost."""
+
+
 class DoesNotFitError(LlamacliError):
     """The memory or the context is too small for what was asked."""
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
-    *("errors", "system", "home", "terminal", "machine", "gguf", "engine", "speculate"),
+    *("errors", "system", "home", "terminal", "machine", "gguf", "workers", "engine", "speculate"),
     *("prompt", "tune", "shape", "tools", "answer", "chat", "batch", "models", "hub"),
     *("serve", "show", "repl", "verify", "quality", "commands", "cli"),
 )

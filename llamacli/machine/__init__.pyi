@@ -9,7 +9,14 @@ from .devices import (
     use_devices,
 )
 from .memory import FreeMemory, free_memory
-from .native import build_features, deferred_signals, last_error, load_library, versions
+from .native import (
+    build_features,
+    deferred_signals,
+    ggml_function,
+    last_error,
+    load_library,
+    versions,
+)
 
 __all__ = [
     "KINDS",
@@ -21,6 +28,7 @@ __all__ = [
     "deferred_signals",
     "find_devices",
     "free_memory",
+    "ggml_function",
     "last_error",
     "load_library",
     "physical_cores",

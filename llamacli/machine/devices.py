@@ -33,7 +33,7 @@ class Device:
     """One device of ggml; free and total are bytes of its memory, 0 where it tells none.
 
     kind is what --device takes, or the backend's name in small letters. pointer is ggml's, for
-    this process alone.
+    this process alone. machine is the address of the worker that lends it, empty for this one.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Device:
     free: int
     total: int
     pointer: int | None = field(default=None, compare=False)
+    machine: str = ""
 
     @property
     def shares_memory(self) -> bool:

@@ -122,10 +122,9 @@ def _libraries() -> list[ctypes.CDLL]:
     if not system.WINDOWS:
         return [llama]
     folder = Path(llama._name).parent
-    return [
-        ctypes.CDLL(str(folder / system.SHARED_LIBRARY.format(name)))
-        for name in ("ggml", "ggml-base")
-    ]
+    names = ("ggml", "ggml-base", "ggml-rpc")  # the last one not in every build
+    paths = [folder / system.SHARED_LIBRARY.format(name) for name in names]
+    return [ctypes.CDLL(str(path)) for path in paths if path.exists()]
 
 
 @cache

@@ -1,0 +1,117 @@
+"""llamacli worker: lend this machine's devices to llamacli on another one."""
+
+import os
+import re
+import sys
+import threading
+from typing import Annotated
+
+import typer
+
+from llamacli.commands import options
+from llamacli.errors import UsageError
+from llamacli.terminal import notice
+
+UNITS = {"": 1, "M": 1 << 20, "G": 1 << 30}
+
+
+def worker(
+    *,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 takes one that is free.")] = 50052,
+    device: Annotated[
+        str, typer.Option(help="What to lend: cpu, metal, cuda, vulkan, or auto.")
+    ] = "auto",
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Tell of at most so much memory: 8G, 900M."),
+    ] = None,
+    threads: options.Threads = None,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Keep weights on this disk, to be sent once alone.")
+    ] = False,
+    listen_openly: Annotated[
+        bool,
+        typer.Option("--listen-openly", help="Listen at an address that others reach: no key, no "
+                     "encryption."),
+    ] = False,
+    ssh: Annotated[
+        str | None,
+        typer.Option(metavar="HOST", help="Start a worker on that machine, reached by a tunnel "
+                     "from here, and end it afterwards."),
+    ] = None,
+    remote_program: Annotated[
+        str, typer.Option(help="With --ssh: how llamacli is called there.")
+    ] = "llamacli",
+    until_eof: Annotated[
+        bool, typer.Option("--until-eof", hidden=True, help="End when stdin does.")
+    ] = False,
+    quiet: options.Quiet = False,
+) -> None:  # fmt: skip
+    """Lend this machine's devices to others that name it by --workers, until a signal comes.
+
+    The protocol has neither key nor encryption: whoever reaches the port has the machine.
+    """
+    from llamacli import workers
+
+    if not 0 <= port <= 65535:
+        raise UsageError(f"--port is {port}; give 0 to 65535")
+    nbytes = None if memory is None else _bytes(memory)
+    tell = (lambda _: None) if quiet else notice
+    if until_eof:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
+    if ssh is not None:
+        if host != "127.0.0.1" or listen_openly:
+            raise UsageError("--ssh goes with no --host and no --listen-openly")
+        address = workers.address_of(workers.Lending(port=port))
+        given = _given(device, memory, threads, cache=cache, quiet=quiet)
+        workers.host_by_ssh(
+            ssh,
+            address,
+            port or workers.PORT,
+            remote_program,
+            given,
+            lambda: tell(f"{ssh} lends what it has: use it by --workers {address}"),
+        )
+        return
+    from llamacli.home import home
+    from llamacli.machine import load_library, physical_cores
+
+    folder = home("workers") if cache else None
+    if folder is not None:
+        from llamacli.errors import writing
+
+        with writing(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lending = workers.Lending(
+        host, port, device, nbytes, threads or physical_cores(), folder, listen_openly
+    )
+    address = workers.address_of(lending)
+    load_library()
+    lent = workers.described(workers.lent_devices(device), nbytes)
+    if listen_openly:
+        tell("the port has neither key nor encryption: whoever reaches it has this machine")
+    workers.host(lending, address, lambda: tell(f"lends {lent} at {address}"), tell)
+
+
+def _given(
+    device: str, memory: str | None, threads: int | None, *, cache: bool, quiet: bool
+) -> list[str]:
+    """The options for the worker there."""
+    given = ["--device", device]
+    given += ["--memory", memory] if memory is not None else []
+    given += ["--threads", str(threads)] if threads is not None else []
+    return given + ["--cache"] * cache + ["--quiet"] * quiet
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d{1,15})([MG]?)(?:i?B)?", text.strip())
+    if found is None or not int(found[1]):
+        raise UsageError(f"--memory is {text!r}; give 8G, 900M or bytes")
+    return int(found[1]) * UNITS[found[2]]
+
+
+def _end_with_stdin() -> None:
+    """Whoever started it has gone."""
+    sys.stdin.buffer.read()
+    os._exit(0)

@@ -1,0 +1,10 @@
+"""Other machines that hold a part of a model's layers, by llama.cpp's RPC backend.
+
+To be read in this order: addresses, protocol, greeting, answers, relay, connected, lend,
+hosting, ssh.
+Its public face is in __init__.pyi; each name is imported when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

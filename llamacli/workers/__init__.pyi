@@ -1,0 +1,25 @@
+from .addresses import PORT, Address, parse_split, parse_workers
+from .connected import TIMEOUT, Workers
+from .greeting import Link, Speed, greet, measure
+from .hosting import Lending, address_of, host
+from .lend import described, lent_devices
+from .ssh import host_by_ssh
+
+__all__ = [
+    "PORT",
+    "TIMEOUT",
+    "Address",
+    "Lending",
+    "Link",
+    "Speed",
+    "Workers",
+    "address_of",
+    "described",
+    "greet",
+    "host",
+    "host_by_ssh",
+    "lent_devices",
+    "measure",
+    "parse_split",
+    "parse_workers",
+]

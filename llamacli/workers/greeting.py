@@ -1,0 +1,172 @@
+"""Meeting a worker before llama.cpp does, with time limits: its version, its devices, its link."""
+
+import socket
+import statistics
+from contextlib import suppress
+from dataclasses import dataclass
+from time import perf_counter
+
+from llamacli.errors import UnreachableError
+from llamacli.workers.addresses import Address
+from llamacli.workers.protocol import (
+    ALLOCATE,
+    ANSWERS,
+    HELLO,
+    I8,
+    MAX_DEVICES,
+    PAIR,
+    TENSOR,
+    U32,
+    U64,
+    VERSION,
+    Broken,
+    Command,
+    Part,
+    receive,
+    send,
+)
+
+PATIENCE = 10.0  # seconds to connect, and for each answer of a worker that computes nothing
+PROBE = 8 << 20  # bytes that are sent to measure a link
+ROUNDS = 9
+# A machine that lost its power says nothing: its link is tried after so many seconds of silence,
+# so often, so many times.
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+MOST = 1 << 50  # bytes; who tells of more memory isn't to be trusted
+
+
+@dataclass(frozen=True)
+class Lent:
+    """A worker's device: bytes of memory, what it rounds buffers to, the largest buffer."""
+
+    free: int
+    total: int
+    alignment: int
+    max_size: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """latency is a round trip's seconds; bandwidth is in bytes a second."""
+
+    latency: float
+    bandwidth: float
+
+
+@dataclass
+class Link:
+    """A connection to a worker that has said what it is."""
+
+    address: Address
+    sock: socket.socket
+    devices: tuple[Lent, ...] = ()
+
+    def ask(self, command: Command, body: bytes = b"", size: int | None = None) -> bytes:
+        """An answer of the length that the protocol has for it. Raises OSError."""
+        send(self.sock, command, body)
+        return receive(self.sock, ANSWERS[command] if size is None else size)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self.sock.close()
+
+
+def greet(address: Address, patience: float = PATIENCE) -> Link:
+    """Connect, compare versions, and ask for the devices.
+
+    Raises UnreachableError, which says whether nothing is there, no worker, a busy one, or one
+    of another version.
+    """
+    try:
+        sock = socket.create_connection(address, patience)
+    except OSError as error:
+        raise UnreachableError(
+            f"the worker {address} can't be reached: {_why(error)}",
+            hint="start `llamacli worker` there",
+        ) from error
+    link = Link(address, sock)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _watch(sock)
+        _compare(link)
+        link.devices = _devices(link)
+    except BaseException as error:
+        link.close()
+        if isinstance(error, TimeoutError):
+            told = f"the worker {address} doesn't answer"
+            raise UnreachableError(told, hint="it may be serving another") from error
+        if isinstance(error, OSError):
+            raise UnreachableError(f"{address} is no worker: {_why(error)}") from error
+        raise
+    return link
+
+
+def measure(link: Link) -> Speed:
+    """Round trips of a few bytes, and a buffer's filling. Raises OSError."""
+    times = []
+    for _ in range(ROUNDS):
+        begun = perf_counter()
+        link.ask(Command.DEVICE_COUNT)
+        times.append(perf_counter() - begun)
+    latency = statistics.median(times)
+    buffer, _ = PAIR.unpack(link.ask(Command.ALLOC_BUFFER, ALLOCATE.pack(0, PROBE)))
+    if not buffer:
+        return Speed(latency, 0.0)
+    (base,) = U64.unpack(link.ask(Command.BUFFER_GET_BASE, U64.pack(buffer)))
+    tensor = _tensor(buffer, base, PROBE)
+    begun = perf_counter()
+    send(link.sock, Command.SET_TENSOR, tensor + bytes(1 + U64.size) + bytes(PROBE))
+    link.ask(Command.GET_TENSOR, Part(tensor, 0, 1).body(), 1)
+    taken = max(perf_counter() - begun - latency, 1e-9)
+    send(link.sock, Command.FREE_BUFFER, U64.pack(buffer))
+    return Speed(latency, PROBE / taken)
+
+
+def _compare(link: Link) -> None:
+    told = HELLO.unpack(link.ask(Command.HELLO, bytes(24)))
+    if told != VERSION:
+        theirs, ours = (".".join(map(str, version)) for version in (told, VERSION))
+        raise UnreachableError(
+            f"the worker {link.address} speaks RPC {theirs}, this llama.cpp {ours}",
+            hint="install the same llamacli on both machines",
+        )
+
+
+def _devices(link: Link) -> tuple[Lent, ...]:
+    (count,) = U32.unpack(link.ask(Command.DEVICE_COUNT))
+    if not 1 <= count <= MAX_DEVICES:
+        raise Broken(f"it tells of {count} devices")
+    return tuple(_device(link, U32.pack(number)) for number in range(count))
+
+
+def _device(link: Link, number: bytes) -> Lent:
+    free, total = PAIR.unpack(link.ask(Command.GET_DEVICE_MEMORY, number))
+    (alignment,) = U64.unpack(link.ask(Command.GET_ALIGNMENT, number))
+    (max_size,) = U64.unpack(link.ask(Command.GET_MAX_SIZE, number))
+    plausible = 1 <= alignment <= 1 << 16 and alignment & (alignment - 1) == 0
+    if not plausible or max_size < 1 << 24 or max(free, total) > MOST:
+        raise Broken("it tells of a memory that can't be")
+    return Lent(free, total, alignment, max_size)
+
+
+def _tensor(buffer: int, data: int, nbytes: int) -> bytes:
+    """An rpc_tensor of bytes in a row."""
+    strides = (1, nbytes, nbytes, nbytes)
+    shape = (nbytes, 1, 1, 1)
+    numbers = [1, I8, buffer, *shape, *strides, 0, *[0] * 16, 0, *[0] * 10, 0, 0, data]
+    return TENSOR.pack(*numbers, b"probe", 0)
+
+
+def _watch(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    return error.strerror or " ".join(str(error).split()) or type(error).__name__

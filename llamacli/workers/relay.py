@@ -1,0 +1,207 @@
+"""Between llama.cpp and a worker: every byte passes here, so that a worker's death is ours to tell.
+
+llama.cpp ends the process where a worker dies, stalls or answers nonsense. It is connected to this
+relay, on the loopback, which passes on what both say. What a worker answers is looked at first;
+once it is lost, llama.cpp gets answers of the right form, so that its call returns. Whoever called
+it looks at `lost` then, and throws away what the call came to.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from llamacli.workers.answers import hashed_tensor, problem, stand_in
+from llamacli.workers.greeting import Link
+from llamacli.workers.protocol import (
+    ANSWERS,
+    HEAD,
+    HELLO,
+    PAIR,
+    SIZE,
+    U32,
+    U64,
+    VERSION,
+    Broken,
+    Command,
+    Part,
+    expect,
+    fill,
+    tensor_name,
+)
+
+WHOLE = 1 << 16  # bytes of a body that is passed on in one piece with its head
+CHUNK = 1 << 20
+SAMPLE = 256  # bytes that are compared, at three places of a tensor
+MOST_ASKED = 1 << 40  # bytes; who asks for more isn't llama.cpp
+
+# (a tensor's name, an offset, a number of bytes) -> those bytes of the model's file, and how many
+# the tensor has; None for one that isn't the file's.
+Look = Callable[[str, int, int], bytes | None]
+Length = Callable[[str], int | None]
+
+
+class Relay:
+    """lost says why the worker is lost, None while it isn't. sent and received count bytes."""
+
+    def __init__(self, link: Link, timeout: float, length: Length, look: Look) -> None:
+        self.link, self.lost = link, None  # type: tuple[Link, str | None]
+        self.sent = self.received = 0
+        self._length, self._look = length, look
+        self._alignment = max(device.alignment for device in link.devices)
+        self._buffers: dict[int, int] = {}
+        self._chunk = memoryview(bytearray(CHUNK))
+        self._closed = False
+        link.sock.settimeout(timeout)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        port = self._listener.getsockname()[1]
+        # llama.cpp remembers devices by this text, and reads the port up to the first odd letter:
+        # no two relays may have the same.
+        self.endpoint = f"127.0.0.1:{port}#{time.monotonic_ns()}"
+        threading.Thread(target=self._run, name=f"relay {link.address}", daemon=True).start()
+
+    def close(self) -> None:
+        """End the connection; to be called when llama.cpp has freed what it had there."""
+        self._closed = True
+        with suppress(OSError), socket.create_connection(self._listener.getsockname(), 1.0):
+            pass  # wakes it
+        self._listener.close()
+        self.link.close()
+
+    def _run(self) -> None:
+        """llama.cpp connects several times, one after the other."""
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                if self._closed:
+                    return
+                time.sleep(0.05)  # too many open files, say
+                continue
+            with client:
+                if self._closed:
+                    return
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with suppress(OSError):  # it went
+                    self._serve(client)
+
+    def _serve(self, client: socket.socket) -> None:
+        head = bytearray(HEAD.size)
+        while True:
+            fill(client, memoryview(head))
+            number, size = HEAD.unpack(head)
+            try:
+                command = Command(number)
+            except ValueError:
+                return
+            if size > WHOLE:
+                self._send(head)
+                self._pass_on(client, size)
+                body = b""
+            else:
+                whole = bytearray(HEAD.size + size)
+                whole[: HEAD.size] = head
+                fill(client, memoryview(whole)[HEAD.size :])
+                body = bytes(whole[HEAD.size :])
+                if command not in (Command.HELLO, Command.DEVICE_COUNT):  # known already
+                    self._send(whole)
+            if command == Command.GET_TENSOR:
+                self._give_tensor(client, Part.of(body).nbytes)
+            elif command in ANSWERS:
+                answer = self._answer(command, body)
+                client.sendall(SIZE.pack(len(answer)) + answer)
+            elif command == Command.FREE_BUFFER:
+                self._buffers.pop(U64.unpack(body)[0], None)
+
+    def _pass_on(self, client: socket.socket, size: int) -> None:
+        """A long body, piece by piece, to nobody where the worker is lost."""
+        while size:
+            count = client.recv_into(self._chunk, min(size, CHUNK))
+            if not count:
+                raise Broken("llama.cpp closed the connection")
+            size -= count
+            self._send(self._chunk[:count])
+
+    def _answer(self, command: Command, body: bytes) -> bytes:
+        """The worker's, looked at, or what stands in for it."""
+        if command == Command.HELLO:
+            return HELLO.pack(*VERSION)
+        if command == Command.DEVICE_COUNT:
+            return U32.pack(len(self.link.devices))
+        if self.lost is None:
+            try:
+                return self._checked(command, body, self._receive(ANSWERS[command]))
+            except OSError as error:
+                self._lose(error)
+        return stand_in(command, body, self._alignment)
+
+    def _checked(self, command: Command, body: bytes, answer: bytes) -> bytes:
+        wrong = problem(command, body, answer, self._buffers, self._alignment)
+        if wrong is not None:
+            raise Broken(wrong)
+        if command == Command.ALLOC_BUFFER:
+            pointer, size = PAIR.unpack(answer)
+            self._buffers[pointer] = size
+        if command == Command.SET_TENSOR_HASH and answer[0]:
+            return bytes([self._is_whole(body)])
+        return answer
+
+    def _is_whole(self, body: bytes) -> bool:
+        """Whether a tensor that the worker had in its cache is the file's, by samples of it.
+
+        A cache's file may have been cut short by a full disk or a killed worker.
+        """
+        name, tensor = tensor_name(body), hashed_tensor(body)
+        nbytes = self._length(name)
+        if nbytes is None or nbytes < SAMPLE:
+            return False
+        for offset in (0, (nbytes - SAMPLE) // 2, nbytes - SAMPLE):
+            asked = Part(tensor, offset, SAMPLE).body()
+            self._send(HEAD.pack(Command.GET_TENSOR, len(asked)) + asked)
+            if self.lost is not None or self._receive(SAMPLE) != self._look(name, offset, SAMPLE):
+                return False
+        return True
+
+    def _give_tensor(self, client: socket.socket, size: int) -> None:
+        """A tensor's bytes, zeros for those that don't come."""
+        if size > MOST_ASKED:
+            raise Broken("llama.cpp asks for too much")
+        self._try(lambda: expect(self.link.sock, size))
+        ahead = SIZE.pack(size)
+        while size or ahead:
+            part = self._chunk[: min(size, CHUNK)]
+            if not self._try(lambda part=part: fill(self.link.sock, part)):  # type: ignore[misc]
+                part[:] = bytes(len(part))
+            self.received += len(part)
+            client.sendall(ahead + part if ahead else part)
+            ahead = b""
+            size -= len(part)
+
+    def _send(self, data: bytes | bytearray | memoryview) -> None:
+        if self._try(lambda: self.link.sock.sendall(data)):
+            self.sent += len(data)
+
+    def _receive(self, size: int) -> bytes:
+        expect(self.link.sock, size)
+        answer = bytearray(size)
+        fill(self.link.sock, memoryview(answer))
+        self.received += SIZE.size + size
+        return bytes(answer)
+
+    def _try(self, work: Callable[[], None]) -> bool:
+        """Whether it could be done; False for good once the worker is lost."""
+        if self.lost is None:
+            try:
+                work()
+            except OSError as error:
+                self._lose(error)
+        return self.lost is None
+
+    def _lose(self, error: OSError) -> None:
+        if isinstance(error, TimeoutError):
+            told = f"it has not answered for {self.link.sock.gettimeout():g} seconds"
+        else:
+            told = error.strerror or str(error) or type(error).__name__
+        self.lost = told
+        self.link.close()
