@@ -23,6 +23,7 @@ QUIET = {0, INTERRUPTED, CLOSED_PIPE, *(128 + number for number in ENDING)}  # n
 
 COMPLETION = ("--show-completion", "--install-completion")  # typer's: take a shell, or guess it
 WITH_DEFAULTS = ("run", "batch", "chat", "tune", "bench")  # take those of the user's models.toml
+WITH_WORKERS, TOGETHER = ("serve", "devices"), ("workers", "split")  # and these of them alone
 
 EPILOG = (
     "Exit codes: 0 done; 1 unexpected failure; 2 wrong usage; 3 a model, checkpoint or file that "
@@ -65,10 +66,13 @@ def options(
         bool, typer.Option("--debug", help="Show llama.cpp's log, and tracebacks of errors.")
     ] = False,
 ) -> None:
-    if context.invoked_subcommand in WITH_DEFAULTS:
+    if context.invoked_subcommand in (*WITH_DEFAULTS, *WITH_WORKERS):
         from llamacli.models import defaults
 
-        context.default_map = dict.fromkeys(WITH_DEFAULTS, defaults())
+        given = defaults()
+        together = {name: given[name] for name in TOGETHER if name in given}
+        context.default_map = dict.fromkeys(WITH_DEFAULTS, given)
+        context.default_map |= dict.fromkeys(WITH_WORKERS, together)
 
 
 # Every command and its function in the module of llamacli.commands that is named as it.

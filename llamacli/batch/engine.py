@@ -70,10 +70,10 @@ class BatchEngine(Engine):
         """
         library, context, batch = self.library, self.context_pointer, self.batch
         if batch.n_tokens <= 2 * self.parallel:
-            return int(library.llama_decode(context, batch))
+            return int(self._decode(context, batch))
         callback = library.ggml_abort_callback(lambda _: interrupted())
         library.llama_set_abort_callback(context, callback, None)
         try:
-            return int(library.llama_decode(context, batch))
+            return int(self._decode(context, batch))
         finally:
             library.llama_set_abort_callback(context, library.ggml_abort_callback(0), None)

@@ -46,10 +46,14 @@ def answer_by_server(
 
 
 def may_ask(machine: options.Machine, context: Any) -> bool:
-    """Whether a server of the user's is there, and nothing is asked that it may have otherwise."""
+    """Whether a server of the user's is there, and nothing is asked that it may have otherwise.
+
+    Its workers are as good as others.
+    """
     from llamacli.serve import own_socket  # without HTTP, whose import takes 10 ms
 
-    plain = context is None and replace(machine, threads=None) == options.Machine()
+    left = replace(machine, threads=None, workers=None, split=None, worker_timeout=None)
+    plain = context is None and left == options.Machine()
     return plain and own_socket() is not None
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llamacli.commands import options
 from llamacli.commands.printing import print_json, print_text
 
 if TYPE_CHECKING:
@@ -13,13 +14,18 @@ if TYPE_CHECKING:
 
 
 def devices(
+    workers: options.Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="Give one JSON object.")] = False,
 ) -> None:
-    """Show processors and GPUs with their memory, and how to build for a GPU that isn't used."""
+    """Show processors and GPUs with their memory, and how to build for a GPU that isn't used.
+
+    Of workers it tells how far they are, too: a round trip's time, and bytes a second.
+    """
     from llamacli.machine import find_devices, load_library, this_machine
 
     load_library()
     fields = describe(find_devices(), this_machine())
+    fields["workers"] += _meet(workers or "")
     if as_json:
         print_json(fields)
     else:
@@ -53,12 +59,39 @@ def describe(devices: "Sequence[Device]", machine: "Machine") -> dict[str, Any]:
             }
             for device in devices
         ],
+        "workers": [],
         "threads": this_processor().cores,
         "unused": [
             {"found": what, "command": command}
             for what, command in unused_hardware(devices, machine)
         ],
     }
+
+
+def _meet(listed: str) -> list[dict[str, Any]]:
+    """Each worker's devices and link. Raises UsageError and UnreachableError."""
+    from llamacli.errors import UnreachableError
+    from llamacli.workers import greet, measure, parse_workers
+
+    met = []
+    for address in parse_workers(listed):
+        link = greet(address)
+        try:
+            speed = measure(link)
+        except OSError as error:
+            raise UnreachableError(f"the worker {address} is lost: {error}") from error
+        finally:
+            link.close()
+        lent = [{"memory_free": one.free, "memory_total": one.total} for one in link.devices]
+        met.append(
+            {
+                "address": str(address),
+                "devices": lent,
+                "latency_seconds": speed.latency,
+                "bytes_per_second": speed.bandwidth,
+            }
+        )
+    return met
 
 
 def lines(fields: dict[str, Any]) -> str:
@@ -70,6 +103,12 @@ def lines(fields: dict[str, Any]) -> str:
         sizes = (_gib(device["memory_free"]), _gib(device["memory_total"]))
         used = "used" if device["used"] else ""
         rows.append((device["name"], device["kind"], *sizes, used, device["description"]))
+    for worker in fields["workers"]:
+        rate = worker["bytes_per_second"] / 1e6
+        far = f"{worker['latency_seconds'] * 1e3:.2f} ms away, {rate:.0f} MB/s"
+        for device in worker["devices"]:
+            sizes = (_gib(device["memory_free"]), _gib(device["memory_total"]))
+            rows.append((worker["address"], "worker", *sizes, "used", far))
     text = columns(rows, "llrrll")
     versions = ", ".join(f"{name} {version}" for name, version in fields["versions"].items())
     text += f"\n{versions}\n"

@@ -88,6 +88,15 @@ Adapter = Annotated[
         help="A LoRA adapter for the model (convert makes it); may be given again.",
     ),
 ]
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        envvar="LLAMACLI_WORKERS",
+        show_envvar=False,
+        metavar="HOST:PORT,…",
+        help="Machines that hold layers, too, by `llamacli worker`.  [default: $LLAMACLI_WORKERS]",
+    ),
+]
 NoServer = Annotated[
     bool,
     typer.Option("--no-server", help="Load the model, also where `llamacli serve` has it loaded."),
@@ -245,6 +254,21 @@ class Machine:
     overcommit: Annotated[
         bool, typer.Option("--overcommit", help="Load it though the memory seems too small.")
     ] = False
+    workers: Workers = None
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N…",
+            help="The parts of this machine and of each worker: 3,1.  [default: by free memory]",
+        ),
+    ] = None
+    worker_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="A worker that takes longer for a step is lost.  [default: 300]",
+        ),
+    ] = None
 
     def asked(
         self,
@@ -258,9 +282,22 @@ class Machine:
         from llamacli.models import adapter_choices
 
         chosen = {name: value for name, value in vars(self).items() if name != "no_tune"}
+        chosen |= self._together()
         chosen |= vars(drafts) if drafts is not None else {}
         chosen |= {"adapters": adapter_choices(adapter)}
         return Asked(**chosen, context=context, tune=not self.no_tune, profile=profile)
+
+
+    def _together(self) -> dict[str, Any]:
+        """The workers and their parts as Asked has them."""
+        if not self.workers:
+            if self.split is not None:
+                raise UsageError("--split goes with --workers")
+            return {"workers": None}
+        from llamacli.workers import parse_split, parse_workers
+
+        split = None if self.split is None else parse_split(self.split)
+        return {"workers": parse_workers(self.workers), "split": split}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,10 +105,10 @@ def _given(
 
 
 def _bytes(text: str) -> int:
-    found = re.fullmatch(r"(\d{1,15})([MG]?)(?:i?B)?", text.strip())
-    if found is None or not int(found[1]):
+    matched = re.fullmatch(r"(\d{1,15})([MG]?)(?:i?B)?", text.strip())
+    if matched is None or not int(matched[1]):
         raise UsageError(f"--memory is {text!r}; give 8G, 900M or bytes")
-    return int(found[1]) * UNITS[found[2]]
+    return int(matched[1]) * UNITS[matched[2]]
 
 
 def _end_with_stdin() -> None:

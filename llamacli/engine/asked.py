@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from llamacli.engine.settings import AdapterChoice, EngineSettings
 from llamacli.machine import Processor
+from llamacli.workers import Address
 
 Profile = Literal["short", "long"]
 
@@ -37,6 +38,9 @@ class Asked:
     repack: bool | None = None
     overcommit: bool = False
     adapters: tuple[AdapterChoice, ...] = ()
+    workers: tuple[Address, ...] | None = None
+    split: tuple[float, ...] | None = None
+    worker_timeout: float | None = None
     speculate: Literal["auto", "off"] | None = None
     draft: str | None = None
     tune: bool = True
@@ -59,7 +63,7 @@ def chosen_settings(
     What was tuned for another device or KV cache than the one asked for is left aside with them.
     """
     chosen = {name: value for name, value in (tuned or {}).items() if name in TUNABLE}
-    if asked.device is not None:
+    if asked.device is not None or asked.workers:
         chosen.pop("gpu_layers", None)
     if asked.kv_type is not None:
         chosen.pop("flash_attention", None)

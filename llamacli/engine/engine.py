@@ -29,6 +29,7 @@ from llamacli.machine import (
     this_processor,
     use_devices,
 )
+from llamacli.workers import Workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,14 +85,24 @@ class Engine:
         self._library = load_library()
         self._processor = this_processor()
         self._others = held
-        self._fit(settings)
         self._model: Any = None
         self._held: Context | None = None
         self._rows: Any = None  # the batch of decode_rows
+        settings = settings or EngineSettings()
+        self.workers = Workers(settings.workers, self.file, settings.worker_timeout)
         try:
-            with in_background(lambda: meanwhile(self.file), lambda: remember(self.file)):
+            self._fit(settings)
+            with (
+                in_background(lambda: meanwhile(self.file), lambda: remember(self.file)),
+                self.workers.watched(),
+            ):
                 self._model = load_model(
-                    self._library, self.path, self.settings, on_load, gpus=self.gpus
+                    self._library,
+                    self.path,
+                    self.settings,
+                    on_load,
+                    gpus=self.gpus,
+                    given_up=lambda: self.workers.lost,
                 )
             # The file that was checked is still there: it is what llama.cpp has read.
             self.identity = file_identity(self.path, self.file.status)
@@ -104,7 +115,7 @@ class Engine:
             raise
         self._token = (self._library.llama_token * 1)()
         self._one = self._library.llama_batch_get_one(self._token, 1)
-        self._decode = self._library.llama_decode
+        self._decode = self._decode_together if settings.workers else self._library.llama_decode
 
     def __enter__(self) -> Self:
         return self
@@ -129,6 +140,7 @@ class Engine:
                 self._library.llama_free(held.pointer)
             if model is not None:
                 self._library.llama_model_free(model)
+            self.workers.close()
 
     def reconfigure(self, settings: EngineSettings) -> None:
         """Make the context anew, empty; settings for the loading of weights must be the same.
@@ -173,7 +185,7 @@ class Engine:
     def sequence_state(self) -> Array[c_uint8]:
         """The KV cache of tokens, a copy in llama.cpp's own format."""
         context = self.context_pointer
-        with deferred_signals([]):
+        with self.workers.watched(), deferred_signals([]):
             size = self._library.llama_state_seq_get_size(context, 0)
             state = (c_uint8 * size)()
             used: int = self._library.llama_state_seq_get_data(context, state, size, 0)
@@ -192,6 +204,11 @@ class Engine:
     @property
     def closed(self) -> bool:
         return self._model is None
+
+    @property
+    def lost(self) -> bool:
+        """Whether a worker is lost: nothing is to be had of this engine any more."""
+        return self.workers.lost
 
     @property
     def context_pointer(self) -> Any:
@@ -309,7 +326,7 @@ class Engine:
 
     def _fit(self, settings: EngineSettings) -> None:
         """Settle what settings leave open, by the devices and the memory that is free."""
-        self.gpus = use_devices(find_devices(), settings.device)
+        self.gpus = [*self.workers.devices, *use_devices(find_devices(), settings.device)]
         free = free_memory()
         free = replace(free, resident=max(free.resident - self._others, 0))
         fitting = Fitting(
@@ -325,6 +342,13 @@ class Engine:
         if not self.settings.gpu_layers:
             self.gpus = []
         self.context_size = settled_context(self.settings.context)
+
+    def _decode_together(self, context: Any, batch: Any) -> int:
+        """llama_decode, waited for, of which nothing counts where a worker was lost over it."""
+        with self.workers.watched():
+            code = int(self._library.llama_decode(context, batch))
+            self._library.llama_synchronize(context)
+        return code
 
     def _evaluate(self, tokens: Sequence[int], stopped: Callable[[], bool]) -> bool:
         """Evaluate a batch; False where it was stopped, and the cache may hold a part of it."""
@@ -370,6 +394,9 @@ class Engine:
         if self._observer is not None:
             params.cb_eval = self._observer
         pointer = self._library.llama_init_from_model(self._model, params)
+        if self.workers.lost and pointer:
+            self._library.llama_free(pointer)
+        self.workers.check()
         if not pointer:
             raise DoesNotFitError(
                 f"a context of {self.context_size} tokens can't be made for {self.path}"

@@ -96,11 +96,20 @@ class Fitting:
         repack = settings.repack and "REPACK" in self.processor.features
         chosen = replace(settings, context=context, repack=repack)
         if settings.gpu_layers == "auto":
-            every = self.shape.blocks + 1 if self.gpus else 0
-            chosen = replace(chosen, gpu_layers=every)
-            if not settings.overcommit:
-                chosen = replace(chosen, gpu_layers=self.most_layers(chosen))
+            layers = self._lent_layers(chosen)
+            chosen = replace(chosen, gpu_layers=layers)
+            if not settings.overcommit and not settings.split:
+                chosen = replace(chosen, gpu_layers=min(layers, self.most_layers(chosen)))
         return chosen
+
+    def _lent_layers(self, settings: EngineSettings) -> int:
+        """How many layers GPUs and workers hold where all has room: with a GPU here all of them,
+        else the workers' part."""
+        every = self.shape.blocks + 1 if self.gpus else 0
+        if not every or any(not gpu.machine for gpu in self.gpus):
+            return every
+        split = settings.split or (self.free.resident, sum(gpu.free for gpu in self.gpus))
+        return every - round(every * split[0] / (sum(split) or 1))
 
     def most_layers(self, settings: EngineSettings) -> int:
         """The most layers, the output among them, that fit on the GPUs."""

@@ -74,9 +74,10 @@ def footprint(
     """settings' gpu_layers is a number; gpus are those that hold layers; adapters are LoRA files,
     whose pairs lie where their matrices do, or on the host where those are repacked."""
     count = settings.gpu_layers if isinstance(settings.gpu_layers, int) else 0
-    places = layer_places(shape.blocks, count, [gpu.free for gpu in gpus])
+    places = layer_places(shape.blocks, count, parts(gpus, settings.split))
     # With a GPU the plain weights go into memory that it can read, and none are repacked.
-    repackable = features if settings.repack and not gpus else frozenset[str]()
+    plain = not settings.repack or any(not gpu.machine for gpu in gpus)
+    repackable = frozenset[str]() if plain else features
     weights = _place_weights(file, places, len(gpus), repackable)
     layer_kv = _kv_bytes(shape, settings.kv_type, plan.cells) // shape.blocks
     compute, work = buffer_bytes(shape, plan, flash=settings.flash_attention != "off")
@@ -84,12 +85,9 @@ def footprint(
     beside = _place_adapters(adapters, places, len(gpus))
     # A long prompt's products with weights of the host are done on a GPU, copied one at a time.
     visiting = max((t.nbytes for t in weights.plain if t.name.startswith("blk.")), default=0)
+    extra = [0 if gpu.machine else visiting + GPU_RESERVE for gpu in gpus]
     shares = tuple(
-        Share(
-            _bytes(held) + beside[i],
-            layer_kv * places[:-1].count(i),
-            compute + visiting + GPU_RESERVE,
-        )
+        Share(_bytes(held) + beside[i], layer_kv * places[:-1].count(i), compute + extra[i])
         for i, held in enumerate(weights.gpus)
     )
     vocabulary = PROCESS + VOCABULARY * shape.vocabulary
@@ -120,18 +118,31 @@ def footprint(
     )
 
 
-def layer_places(blocks: int, count: int, free: Sequence[int]) -> list[int]:
+def layer_places(blocks: int, count: int, shares: Sequence[float]) -> list[int]:
     """Where each layer goes, and last the output: the last count of them to GPUs, else HOST.
 
-    Several GPUs share them by their free bytes, in order, as llama.cpp's load_tensors does.
+    Several GPUs have them by their shares, in order, as llama.cpp's load_tensors does.
     """
-    count = min(count, blocks + 1) if free else 0
+    count = min(count, blocks + 1) if shares else 0
     start = blocks + 1 - count
-    splits = [part / (sum(free) or 1) for part in accumulate(free)]
+    splits = [part / (sum(shares) or 1) for part in accumulate(shares)]
     return [
-        HOST if i < start else min(bisect_right(splits, (i - start) / count), len(free) - 1)
+        HOST if i < start else min(bisect_right(splits, (i - start) / count), len(shares) - 1)
         for i in range(blocks + 1)
     ]
+
+
+def parts(gpus: Sequence[Device], split: Sequence[float]) -> list[float]:
+    """Each GPU's share of the layers: of its machine's part, by the bytes that are free.
+
+    split has a part for this machine and each worker; without one all bytes count alike.
+    """
+    if not split:
+        return [float(gpu.free) for gpu in gpus]
+    machines = ["", *dict.fromkeys(gpu.machine for gpu in gpus if gpu.machine)]
+    free = {name: sum(gpu.free for gpu in gpus if gpu.machine == name) for name in machines}
+    part = dict(zip(machines, split, strict=True))
+    return [part[gpu.machine] * gpu.free / (free[gpu.machine] or 1) for gpu in gpus]
 
 
 def is_repacked(tensor: TensorInfo, features: frozenset[str]) -> bool:

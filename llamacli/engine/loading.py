@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from llamacli.engine.footprint import parts
 from llamacli.engine.settings import EngineSettings
 from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
 from llamacli.errors import DoesNotFitError, InvalidModelError
@@ -29,10 +30,12 @@ def load_model(
     on_load: Callable[[float], None] | None = None,
     *,
     gpus: Sequence[Device] = (),
+    given_up: Callable[[], bool] = lambda: False,
     vocabulary_only: bool = False,
 ) -> Any:
     """llama.cpp's model from a checked file, its layers on those GPUs as far as settings say.
 
+    given_up is asked while it loads, and ends that.
     Raises InvalidModelError or DoesNotFitError.
     """
     signals: list[int] = []
@@ -40,7 +43,7 @@ def load_model(
     def progress(share: float, _: Any) -> bool:
         if on_load is not None:
             on_load(share)
-        return not signals
+        return not (signals or given_up())
 
     callback = library.llama_progress_callback(progress)
     params = library.llama_model_default_params()
@@ -49,6 +52,9 @@ def load_model(
     # A list that ends with NULL; an empty one keeps all on the CPU, large batches too.
     listed = (ctypes.c_void_p * (len(gpus) + 1))(*(gpu.pointer for gpu in gpus))
     params.devices = ctypes.cast(listed, ctypes.c_void_p)
+    split = (ctypes.c_float * library.llama_max_devices())(*parts(gpus, settings.split))
+    if any(gpu.machine for gpu in gpus):  # else llama.cpp asks the GPUs what is free
+        params.tensor_split = ctypes.cast(split, ctypes.POINTER(ctypes.c_float))
     params.use_extra_bufts = settings.repack
     params.vocab_only = vocabulary_only
     if not settings.mmap:

@@ -7,6 +7,7 @@ from typing import Literal
 from llamacli.errors import UsageError
 from llamacli.gguf import TENSOR_TYPES
 from llamacli.machine import KINDS
+from llamacli.workers import TIMEOUT, Address
 
 MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS
 MAX_BATCH = 1 << 16
@@ -37,6 +38,9 @@ class EngineSettings:
     a GPU, that fit. device is a kind, or auto. repack lets llama.cpp rearrange weights in memory
     for its fastest kernels; overcommit loads a model that seems not to fit. outputs is of how
     many tokens of a micro-batch there are logits; 1 serves to generate. adapters are loaded, too.
+    workers are other machines that hold layers; split has the parts of this machine and of each of
+    them, empty for what is free; worker_timeout is how many seconds one may take for its part of a
+    step.
     """
 
     context: int | Literal["auto"] | None = None
@@ -53,6 +57,9 @@ class EngineSettings:
     overcommit: bool = False
     outputs: int = 1
     adapters: tuple[AdapterChoice, ...] = ()
+    workers: tuple[Address, ...] = ()
+    split: tuple[float, ...] = ()
+    worker_timeout: float = TIMEOUT
 
     def __post_init__(self) -> None:
         limits = {"threads": MAX_THREADS, "threads_batch": MAX_THREADS, "context": 1 << 31}
@@ -64,6 +71,13 @@ class EngineSettings:
             raise UsageError(f"gpu_layers is {self.gpu_layers}; give a number or auto")
         if self.device not in KINDS:
             raise UsageError(f"the device is one of {', '.join(KINDS)}, not {self.device!r}")
+        if self.split and len(self.split) != 1 + len(self.workers):
+            raise UsageError(
+                f"--split has {len(self.split)} parts; give {1 + len(self.workers)}, this "
+                "machine's first and then each worker's"
+            )
+        if not 0 < self.worker_timeout < 1e9:
+            raise UsageError(f"a worker may take more than 0 seconds, not {self.worker_timeout:g}")
         if self.flash_attention not in FLASH_ATTENTION:
             raise UsageError(f"flash attention is auto, on or off, not {self.flash_attention!r}")
         if self.kv_type not in KV_TYPES:

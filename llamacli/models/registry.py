@@ -46,6 +46,7 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "min_p": (float, 0.0, 1.0),
     "repeat_penalty": (float, 0.0, 1e6),
 }
+TEXTS = ("model", "workers", "split")
 WORDS = {
     "context": ("auto",),
     "gpu_layers": ("auto",),
@@ -109,7 +110,7 @@ def find(name: str) -> Model | None:
 
 
 def defaults() -> dict[str, Any]:
-    """What the user's file sets where no option is given: `model`, and keys of NUMBERS and WORDS.
+    """What the user's file sets where no option is given: keys of TEXTS, NUMBERS and WORDS.
 
     Raises InvalidModelError naming the file, and the table and key that are wrong.
     """
@@ -182,7 +183,7 @@ def _model(path: Path, name: str, entry: Any, known: Model | None) -> Model:
 
 def _check_default(path: Path, key: str, value: Any) -> None:
     place = (DEFAULTS, key)
-    if key == "model":
+    if key in TEXTS:
         _text(path, place, value)
     elif value in WORDS.get(key, ()):
         return
@@ -191,7 +192,7 @@ def _check_default(path: Path, key: str, value: Any) -> None:
     elif key in WORDS:
         _fail(path, place, f"is {value!r}, none of {', '.join(WORDS[key])}")
     else:
-        _unknown(path, place, ["model", *NUMBERS, *WORDS])
+        _unknown(path, place, [*TEXTS, *NUMBERS, *WORDS])
 
 
 def _check(path: Path, place: tuple[str, str], value: Any) -> None:

@@ -8,7 +8,7 @@ from llamacli.home import home
 from llamacli.prompt import Message
 from llamacli.repl.commands import complete, interpret
 from llamacli.repl.editor import Interrupted, Read, make_editor
-from llamacli.repl.saved import keep_cache
+from llamacli.repl.saved import keep_cache, reopen
 from llamacli.repl.state import PROMPT, Ask, Repl, beginning, status_line
 from llamacli.system import held_keys
 from llamacli.terminal import complain, say, send, show_status, writer
@@ -66,6 +66,8 @@ def turn(repl: Repl, line: str) -> None:
 
 def show_answer(repl: Repl, ask: Ask) -> None:
     """Let the model answer and show it; raises what asking raises, KeyboardInterrupt at Ctrl-C."""
+    if repl.engine.lost:
+        reopen(repl)
     before = repl.session.last
     try:
         with interrupts() as arrived:

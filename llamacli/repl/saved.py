@@ -50,8 +50,9 @@ def begin_log(repl: Repl, name: str | None) -> None:
 
 def keep_cache(repl: Repl) -> None:
     """Save the KV cache beside the session."""
-    if repl.log is not None and repl.session.conversation.body and repl.engine.tokens:
-        problem = sessions.save_cache(repl.engine, repl.log.name)
+    engine = repl.engine
+    if repl.log is not None and repl.session.conversation.body and engine.tokens and not engine.lost:
+        problem = sessions.save_cache(engine, repl.log.name)
         if problem:
             notice(problem)
 
@@ -185,6 +186,22 @@ def change_model(repl: Repl, name: str) -> None:
     load_model(repl, name)
     repl.session.use_engine(repl.engine)
     remember(repl)
+
+
+def reopen(repl: Repl) -> None:
+    """Load the model anew, a worker of which was lost.
+
+    Raises UnreachableError while it isn't back; the chat stays as it is. Should it be lost again
+    over the loading, there is no model to go on with, and the chat ends.
+    """
+    before = repl.engine
+    before.workers.greet()
+    notice("the worker is back; the model is loaded anew")
+    try:
+        repl.session.engine = repl.open_model(repl.model, before.close)
+    except BaseException:
+        repl.leaving = before.closed
+        raise
 
 
 def load_model(repl: Repl, name: str) -> None:

@@ -9,6 +9,7 @@ from llamacli.errors import (
     InvalidModelError,
     LlamacliError,
     NotFoundError,
+    UnreachableError,
     UsageError,
 )
 
@@ -76,6 +77,8 @@ def as_fault(error: BaseException) -> Fault:
         return error
     if isinstance(error, UsageError):
         return Fault(422, str(error), code="invalid_value")
+    if isinstance(error, UnreachableError):
+        return Fault(503, str(error), code="worker_lost", headers={"Retry-After": "10"})
     if isinstance(error, NotFoundError):
         return Fault(404, str(error), code="model_not_found")
     if isinstance(error, DoesNotFitError | InvalidModelError):

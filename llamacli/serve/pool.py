@@ -101,11 +101,15 @@ class Pool:
             model.used = time.monotonic()
 
     async def get(self, path: Path) -> Loaded:
-        if (loaded := self.loaded.get(path)) is not None:
+        if (loaded := self.loaded.get(path)) is not None and not loaded.engine.lost:
             return loaded
         async with self.loading:
             if (loaded := self.loaded.get(path)) is not None:
-                return loaded
+                if not loaded.engine.lost:
+                    return loaded
+                if loaded.uses:  # what is told of the loss has still to do with it
+                    raise Fault(503, "a worker is lost", headers={"Retry-After": "1"})
+                await self.free(loaded)
             while True:
                 try:
                     seen = identity(path)
@@ -153,7 +157,7 @@ class Pool:
 
         def end() -> None:
             self.worker.lanes.remove(model.lane)
-            if self.shelved:
+            if self.shelved and not model.engine.lost:
                 put_away(model.lane.scheduler)
             model.engine.close()
 

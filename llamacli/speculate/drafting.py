@@ -57,7 +57,7 @@ class DraftingEngine(Engine):
         if self._draft is not None:
             model = DraftModel(self._draft, drafting_cost(self._draft.file, self.file))
         layers = self.settings.gpu_layers
-        on_gpu = isinstance(layers, int) and layers > self.shape.blocks
+        on_gpu = not settings.workers and isinstance(layers, int) and layers > self.shape.blocks
         guessed = default_costs(gpu=on_gpu)
         self.speculation = Speculation(costs or guessed, model, costs is not None, learned)
 
@@ -72,4 +72,5 @@ def _small_engine(path: Path, settings: EngineSettings) -> Engine:
     trained = check_llama(read_gguf(path)).context
     asked = settings.context if isinstance(settings.context, int) else DEFAULT_CONTEXT
     own = replace(settings, context=min(asked, trained), gpu_layers="auto", outputs=1, adapters=())
+    own = replace(own, workers=(), split=())  # it is small
     return Engine(path, own)

@@ -20,10 +20,10 @@ class Address(NamedTuple):
 
 def parse_workers(text: str) -> tuple[Address, ...]:
     """The addresses of HOST:PORT,HOST:PORT; without a port it is PORT. Raises UsageError."""
-    found = [_parse(part.strip()) for part in text.split(",") if part.strip()]
-    if len(set(found)) < len(found):
+    addresses = [_parse(part.strip()) for part in text.split(",") if part.strip()]
+    if len(set(addresses)) < len(addresses):
         raise UsageError(f"--workers names one of {text} twice")
-    return tuple(found)
+    return tuple(addresses)
 
 
 def parse_split(text: str) -> tuple[float, ...]:
@@ -38,7 +38,7 @@ def parse_split(text: str) -> tuple[float, ...]:
 
 
 def _parse(text: str) -> Address:
-    found = FORM.fullmatch(text)
-    if found is None or not 1 <= (port := int(found[2] or PORT)) <= 65535:
+    matched = FORM.fullmatch(text)
+    if matched is None or not 1 <= (port := int(matched[2] or PORT)) <= 65535:
         raise UsageError(f"{text!r} is no worker's address; give HOST:PORT")
-    return Address(found[1].strip("[]"), port)
+    return Address(matched[1].strip("[]"), port)

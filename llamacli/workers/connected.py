@@ -48,6 +48,11 @@ class Workers:
                     hint="start it again, and ask again",
                 )
 
+    def greet(self) -> None:
+        """Look whether all are there, by connections of their own. Raises UnreachableError."""
+        for relay in self.relays:
+            greet(relay.link.address).close()
+
     @contextmanager
     def watched(self) -> Iterator[None]:
         """What llama.cpp does here counts only where no worker was lost over it."""

@@ -44,8 +44,8 @@ def lent_devices(kind: str) -> list[Device]:
 
     Raises UsageError where the build knows no such device.
     """
-    found = find_devices()
-    return use_devices(found, kind) or [device for device in found if device.role == "cpu"][:1]
+    devices = find_devices()
+    return use_devices(devices, kind) or [one for one in devices if one.role == "cpu"][:1]
 
 
 def lendable(device: Device, limit: int | None) -> tuple[int, int]:

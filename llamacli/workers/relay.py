@@ -6,6 +6,7 @@ once it is lost, llama.cpp gets answers of the right form, so that its call retu
 it looks at `lost` then, and throws away what the call came to.
 """
 
+import selectors
 import socket
 import threading
 import time
@@ -49,7 +50,7 @@ class Relay:
         self.link, self.lost = link, None  # type: tuple[Link, str | None]
         self.sent = self.received = 0
         self._length, self._look = length, look
-        self._alignment = max(device.alignment for device in link.devices)
+        self._alignment = min(device.alignment for device in link.devices)
         self._buffers: dict[int, int] = {}
         self._chunk = memoryview(bytearray(CHUNK))
         self._closed = False
@@ -87,32 +88,50 @@ class Relay:
                     self._serve(client)
 
     def _serve(self, client: socket.socket) -> None:
+        """Pass on what llama.cpp asks for until it closes the connection, which raises OSError."""
         head = bytearray(HEAD.size)
-        while True:
-            fill(client, memoryview(head))
-            number, size = HEAD.unpack(head)
-            try:
-                command = Command(number)
-            except ValueError:
+        selector = selectors.DefaultSelector()
+        selector.register(client, selectors.EVENT_READ)
+        if self.lost is None:
+            selector.register(self.link.sock, selectors.EVENT_READ)
+        with selector:
+            while True:
+                self._wait(selector, client)
+                fill(client, memoryview(head))
+                self._exchange(client, head)
+
+    def _wait(self, selector: selectors.BaseSelector, client: socket.socket) -> None:
+        """Until llama.cpp asks for something; a worker that goes meanwhile is lost at once."""
+        while self.lost is None:
+            if any(key.fileobj is client for key, _ in selector.select()):
                 return
-            if size > WHOLE:
-                self._send(head)
-                self._pass_on(client, size)
-                body = b""
-            else:
-                whole = bytearray(HEAD.size + size)
-                whole[: HEAD.size] = head
-                fill(client, memoryview(whole)[HEAD.size :])
-                body = bytes(whole[HEAD.size :])
-                if command not in (Command.HELLO, Command.DEVICE_COUNT):  # known already
-                    self._send(whole)
-            if command == Command.GET_TENSOR:
-                self._give_tensor(client, Part.of(body).nbytes)
-            elif command in ANSWERS:
-                answer = self._answer(command, body)
-                client.sendall(SIZE.pack(len(answer)) + answer)
-            elif command == Command.FREE_BUFFER:
-                self._buffers.pop(U64.unpack(body)[0], None)
+            if self._try(lambda: fill(self.link.sock, memoryview(bytearray(1)))):
+                self._lose(Broken("it says what it wasn't asked for"))
+
+    def _exchange(self, client: socket.socket, head: bytearray) -> None:
+        """A request whose head is here, to the worker, and its answer to llama.cpp."""
+        number, size = HEAD.unpack(head)
+        try:
+            command = Command(number)
+        except ValueError:
+            raise Broken("llama.cpp asks for what isn't known") from None
+        body = b""
+        if size > WHOLE:
+            self._send(head)
+            self._pass_on(client, size)
+        else:
+            whole = head + bytearray(size)
+            fill(client, memoryview(whole)[HEAD.size :])
+            body = bytes(whole[HEAD.size :])
+            if command not in (Command.HELLO, Command.DEVICE_COUNT):  # known already
+                self._send(whole)
+        if command == Command.GET_TENSOR:
+            self._give_tensor(client, Part.of(body).nbytes)
+        elif command in ANSWERS:
+            answer = self._answer(command, body)
+            client.sendall(SIZE.pack(len(answer)) + answer)
+        elif command == Command.FREE_BUFFER:
+            self._buffers.pop(U64.unpack(body)[0], None)
 
     def _pass_on(self, client: socket.socket, size: int) -> None:
         """A long body, piece by piece, to nobody where the worker is lost."""
