@@ -287,7 +287,6 @@ class Machine:
         chosen |= {"adapters": adapter_choices(adapter)}
         return Asked(**chosen, context=context, tune=not self.no_tune, profile=profile)
 
-
     def _together(self) -> dict[str, Any]:
         """The workers and their parts as Asked has them."""
         if not self.workers:

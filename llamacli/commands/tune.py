@@ -25,6 +25,7 @@ def tune(
         typer.Option(help="Tune for short answers (run) or long chats alone.  [default: both]"),
     ] = None,
     seconds: Annotated[float, typer.Option(help="About how long to measure.")] = 60.0,
+    workers: options.Workers = None,
     forget: Annotated[bool, typer.Option("--forget", help="Drop what was kept.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -36,6 +37,7 @@ def tune(
     """
     from llamacli.tune import profiles
     from llamacli.tune import tune as measure
+    from llamacli.workers import parse_workers
 
     if not 0 < seconds <= 3600:
         raise UsageError(f"--seconds is {seconds:g}; give more than 0, at most 3600")
@@ -47,10 +49,13 @@ def tune(
         return
     chosen = profiles.PROFILES if profile is None else (profile,)
     tell = (lambda _: None) if quiet else (lambda title: notice(f"measuring: {title}"))
-    tuning = measure(path, seconds, chosen, on_stage=tell)
-    others = {name: profiles.tuned_settings(path, name) for name in profiles.PROFILES}
+    together = parse_workers(workers or "")
+    tuning = measure(path, seconds, chosen, workers=together, on_stage=tell)
+    others = {
+        name: profiles.tuned_settings(path, name, workers=together) for name in profiles.PROFILES
+    }
     settings = {name: one for name, one in {**others, **tuning.profiles}.items() if one}
-    kept = profiles.kept_path(path)
+    kept = profiles.kept_path(path, together)
     if as_json:
         print_json(_fields(path, kept, tuning))
     else:
@@ -61,7 +66,7 @@ def tune(
         words = ", ".join(f"{size} {cost:.2f}" for size, cost in tuning.costs.items())
         print_text(f"checking drafts, in evaluations of one token: {words}\n")
     about = {"seconds": round(tuning.seconds, 1), profiles.COSTS: tuning.costs}
-    profiles.keep(path, settings, about)
+    profiles.keep(path, settings, about, together)
     if not quiet:
         notice(f"kept in {kept}")
 

@@ -74,7 +74,7 @@ def open_engine(
     draft = None if asked.draft is None else draft_path(asked.draft, path, quiet=quiet)
 
     def learned(costs: "Costs") -> None:
-        if asked.tune:
+        if asked.tune and not asked.workers:
             with suppress(OutputError):  # they are measured again then
                 keep_costs(path, costs)
 
@@ -82,7 +82,7 @@ def open_engine(
         path,
         settings,
         draft=draft,
-        costs=tuned_costs(path) if asked.tune else None,
+        costs=tuned_costs(path) if asked.tune and not asked.workers else None,
         learned=learned,
         on_load=on_load,
         meanwhile=_get_ready,
@@ -124,5 +124,5 @@ def engine_settings(path: Path, asked: "Asked", *, quiet: bool = False) -> "Engi
     from llamacli.tune import tuned_settings
 
     tell = notice if not quiet else lambda _: None
-    tuned = tuned_settings(path, asked.profile, tell) if asked.tune else None
+    tuned = tuned_settings(path, asked.profile, tell, asked.workers or ()) if asked.tune else None
     return chosen_settings(asked, tuned, this_processor())

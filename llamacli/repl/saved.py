@@ -51,7 +51,12 @@ def begin_log(repl: Repl, name: str | None) -> None:
 def keep_cache(repl: Repl) -> None:
     """Save the KV cache beside the session."""
     engine = repl.engine
-    if repl.log is not None and repl.session.conversation.body and engine.tokens and not engine.lost:
+    if (
+        repl.log is not None
+        and repl.session.conversation.body
+        and engine.tokens
+        and not engine.lost
+    ):
         problem = sessions.save_cache(engine, repl.log.name)
         if problem:
             notice(problem)

@@ -7,7 +7,7 @@ A file's name is made of two hashes: the model's file, and all else that a measu
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,10 @@ PROFILES: tuple[Profile, ...] = ("short", "long")
 
 
 def tuned_settings(
-    path: Path, profile: Profile, on_problem: Callable[[str], None] = lambda _: None
+    path: Path,
+    profile: Profile,
+    on_problem: Callable[[str], None] = lambda _: None,
+    workers: Sequence[object] = (),
 ) -> dict[str, Any] | None:
     """EngineSettings' fields for the model at path, by name; None where nothing was measured.
 
@@ -36,7 +39,7 @@ def tuned_settings(
     """
     if not home(FOLDER).is_dir():  # spares who never tuned the hashes
         return None
-    kept = kept_path(path)
+    kept = kept_path(path, workers)
     try:
         with kept.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -67,14 +70,17 @@ def tuned_costs(path: Path) -> Costs | None:
 
 
 def keep(
-    path: Path, profiles: Mapping[Profile, Mapping[str, Any]], about: Mapping[str, Any]
+    path: Path,
+    profiles: Mapping[Profile, Mapping[str, Any]],
+    about: Mapping[str, Any],
+    workers: Sequence[object] = (),
 ) -> None:
     """Write the settings of each profile, and about for people to read.
 
     Raises OutputError where it can't be written.
     """
-    kept = kept_path(path)
-    value: dict[str, Any] = {"model": str(path), "machine": machine(), **about}
+    kept = kept_path(path, workers)
+    value: dict[str, Any] = {"model": str(path), "machine": machine(workers), **about}
     value.update({str(name): one for name, one in profiles.items()})
     with writing(kept):
         replace_file(kept, json.dumps(value, indent=2).encode())
@@ -104,13 +110,13 @@ def forget(path: Path) -> int:
     return len(files)
 
 
-def kept_path(path: Path) -> Path:
-    """Where the settings for the model at path on this machine are."""
-    described = json.dumps(machine(), sort_keys=True)
+def kept_path(path: Path, workers: Sequence[object] = ()) -> Path:
+    """Where the settings for the model at path are, on this machine and with those workers."""
+    described = json.dumps(machine(workers), sort_keys=True)
     return home(FOLDER) / f"{_model_hash(path)}-{_hash(described)}.json"
 
 
-def machine() -> dict[str, Any]:
+def machine(workers: Sequence[object] = ()) -> dict[str, Any]:
     """All that a measurement depends on beside the model: devices, cores, llama.cpp's build."""
     from llamacli.machine import find_devices, load_library, physical_cores
 
@@ -122,6 +128,7 @@ def machine() -> dict[str, Any]:
         "llama.cpp": library.llama_version().decode(errors="replace"),
         "library bytes": Path(library._lib._name).stat().st_size,  # builds share versions
         "features": library.llama_print_system_info().decode(errors="replace"),
+        **({"workers": [str(worker) for worker in workers]} if workers else {}),
     }
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from socket import AF_INET, SOCK_STREAM, SOL_SOCKET, SO_REUSEADDR, gaierror, getaddrinfo, socket
+from socket import AF_INET, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, gaierror, getaddrinfo, socket
 
 from llamacli.errors import LlamacliError, NotFoundError, UnreachableError, UsageError
 from llamacli.terminal import debugging
