@@ -43,6 +43,9 @@ def worker(
     remote_program: Annotated[
         str, typer.Option(help="With --ssh: how llamacli is called there.")
     ] = "llamacli",
+    remote_port: Annotated[
+        int, typer.Option(help="With --ssh: the port on that machine's loopback.")
+    ] = 50052,
     until_eof: Annotated[
         bool, typer.Option("--until-eof", hidden=True, help="End when stdin does.")
     ] = False,
@@ -54,8 +57,8 @@ def worker(
     """
     from llamacli import workers
 
-    if not 0 <= port <= 65535:
-        raise UsageError(f"--port is {port}; give 0 to 65535")
+    if not (0 <= port <= 65535 and 1 <= remote_port <= 65535):
+        raise UsageError("ports are numbers up to 65535")
     nbytes = None if memory is None else _bytes(memory)
     tell = (lambda _: None) if quiet else notice
     if until_eof:
@@ -68,7 +71,7 @@ def worker(
         workers.host_by_ssh(
             ssh,
             address,
-            port or workers.PORT,
+            remote_port,
             remote_program,
             given,
             lambda: tell(f"{ssh} lends what it has: use it by --workers {address}"),

@@ -85,10 +85,10 @@ def _tell_memory(device: Device, limit: int | None) -> Any:
     """
     size = ctypes.POINTER(ctypes.c_size_t)
 
-    @ctypes.CFUNCTYPE(None, ctypes.c_void_p, size, size)
-    def tell(_: int, free: Any, total: Any) -> None:
+    def fill(_: int, free: Any, total: Any) -> None:
         free[0], total[0] = lendable(device, limit)
 
+    tell = ctypes.CFUNCTYPE(None, ctypes.c_void_p, size, size)(fill)
     assert device.pointer is not None
     functions = (ctypes.c_void_p * 3).from_address(device.pointer)
     functions[2] = ctypes.cast(tell, ctypes.c_void_p).value

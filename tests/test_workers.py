@@ -1,0 +1,491 @@
+"""Several machines: a model's layers on workers, and workers that go, stall or lie."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from convert import convert
+from llamacli.engine import Engine, EngineSettings
+from llamacli.errors import DoesNotFitError, UnreachableError, UsageError
+from llamacli.workers import Address, greet, greeting, measure, parse_split, parse_workers
+from tests.conftest import Made
+from tests.standins import tiny
+from tests.standins.checkpoint import shape_config, write_checkpoint
+from tests.standins.server import serving
+from tests.standins.tiny import write_model
+from tests.standins.workers import Between, Started, free_port, garbling, speaking, worker
+from tests.terminal import PROGRAM, Terminal
+from tests.waiting import PATIENCE, wait_until
+
+PLAIN = EngineSettings(context=512, threads=1, repack=False)
+HELLO = bytes([28, *[0] * 7])  # the length of HELLO's answer
+COUNT = 12  # tokens of an answer
+
+
+@pytest.fixture(scope="module")
+def lender() -> Iterator[Started]:
+    """A worker that no test takes away."""
+    with worker() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def second() -> Iterator[Started]:
+    with worker() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def large(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """70B's shape with eight layers, an eighth as wide, as Q4_K_M."""
+    few = {"hidden_size": 1024, "intermediate_size": 3584, "num_hidden_layers": 8}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 1, "vocab_size": 1024}
+
+    def make(path: Path) -> None:
+        folder = tmp_path_factory.mktemp("large")
+        write_checkpoint(folder, shape_config("70b", **few, **heads))
+        convert(folder, path, "Q4_K_M")
+
+    return made("large.gguf", make)
+
+
+def lent(*addresses: Address, split: str = "", **changes: object) -> EngineSettings:
+    parts = parse_split(split) if split else ()
+    return replace(PLAIN, workers=addresses, split=parts, **changes)  # type: ignore[arg-type]
+
+
+def answer(engine: Engine, count: int = COUNT) -> list[int]:
+    """The likeliest tokens after a prompt."""
+    engine.prefill(engine.vocabulary.tokenize("What is GGUF? It is a file"))
+    tokens = []
+    for _ in range(count):
+        tokens.append(int(engine.logits().argmax()))
+        engine.decode(tokens[-1])
+    return tokens
+
+
+def answer_by(path: Path, settings: EngineSettings) -> list[int]:
+    with Engine(path, settings) as engine:
+        return answer(engine)
+
+
+@pytest.mark.parametrize("split", ["", "0,1,1", "1,1,1", "6,1,2"])
+def test_two_workers_answer_as_one_machine(
+    demo: Path, lender: Started, second: Started, split: str
+) -> None:
+    with Engine(demo, lent(lender.address, second.address, split=split)) as engine:
+        assert [gpu.machine for gpu in engine.gpus] == [str(lender.address), str(second.address)]
+        assert all(relay.sent > 10_000 for relay in engine.workers.relays)
+        assert answer(engine) == answer_by(demo, PLAIN)
+
+
+def test_a_cut_down_70b_answers_as_on_one_machine(
+    large: Path, lender: Started, second: Started
+) -> None:
+    with Engine(large, lent(lender.address, second.address, split="1,1,1")) as engine:
+        assert engine.settings.gpu_layers == 6  # of nine, the output among them
+        assert answer(engine) == answer_by(large, PLAIN)
+
+
+def test_layers_go_by_the_memory_that_is_free(large: Path) -> None:
+    with worker(memory=40 << 20) as small, worker(memory=400 << 20) as big:
+        with Engine(large, lent(small.address, big.address, split="0,1,1")) as engine:
+            assert engine.settings.gpu_layers == 9
+            halves = [relay.sent for relay in engine.workers.relays]
+        with Engine(large, lent(small.address, big.address, gpu_layers=9)) as engine:
+            shares = [relay.sent for relay in engine.workers.relays]
+        assert shares[0] < halves[0] < halves[1] < shares[1]
+        with pytest.raises(DoesNotFitError, match=f"on {small.address} .* is free there"):
+            Engine(large, lent(small.address, split="0,1"))
+
+
+@pytest.fixture(scope="module")
+def sizes(demo: Path, lender: Started) -> list[int]:
+    """How many bytes have gone to the worker once the demo is loaded, has read, has answered."""
+    between = Between(lender.address)
+    found = []
+    with Engine(demo, lent(between.address, split="0,1")) as engine:
+        found.append(between.passed)
+        answer(engine, 0)
+        found.append(between.passed)
+        answer(engine)
+        found.append(between.passed)
+    between.close()
+    return found
+
+
+MOMENTS = [(phase, part / 7) for phase in range(3) for part in range(7)]
+
+
+@pytest.mark.parametrize(("phase", "part"), MOMENTS)
+def test_a_worker_is_killed(demo: Path, sizes: list[int], phase: int, part: float) -> None:
+    """While it is sent weights, reads the prompt, decodes: an error, and the process goes on."""
+    begun = [0, *sizes][phase]
+    with worker() as victim:
+        between = Between(
+            victim.address, begun + part * (sizes[phase] - begun) + 1, reached=victim.kill
+        )
+        with pytest.raises(UnreachableError, match=f"worker {between.address} is lost"):
+            answer_by(demo, lent(between.address, split="0,1"))
+        between.close()
+
+
+def test_one_of_two_workers_is_killed_and_the_other_serves_on(demo: Path, lender: Started) -> None:
+    with worker() as victim, Engine(demo, lent(lender.address, victim.address)) as engine:
+        answer(engine, 3)
+        victim.kill()
+        with pytest.raises(UnreachableError, match=str(victim.address)):
+            answer(engine)
+        assert engine.lost
+    assert answer_by(demo, lent(lender.address)) == answer_by(demo, PLAIN)
+
+
+def test_a_worker_stalls(demo: Path, lender: Started, sizes: list[int]) -> None:
+    stalled: list[bool] = []
+    between = Between(
+        lender.address,
+        sizes[1] + 1000,
+        reached=lambda: stalled.append(True),
+        change=lambda data: None if stalled else data,
+    )
+    with pytest.raises(UnreachableError, match="has not answered for 2 seconds"):
+        answer_by(demo, lent(between.address, split="0,1", worker_timeout=2.0))
+    between.close()
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_worker_answers_garbage(
+    demo: Path, lender: Started, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Either it is found out, or it is only numbers that are wrong; llama.cpp gets through."""
+    monkeypatch.setattr(greeting, "PATIENCE", 2.0)
+    between = Between(lender.address, change=garbling(seed, 0.02 if seed % 2 else 0.3))
+    try:
+        tokens = answer_by(demo, lent(between.address, split="0,1", worker_timeout=2.0))
+        assert len(tokens) == COUNT
+    except UnreachableError as error:
+        assert str(between.address) in str(error)
+    between.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is no worker: it speaks HTTP"),
+        (b"SSH-2.0-OpenSSH_9.9\r\n", "is no worker: it says what no worker would"),
+        (HELLO + bytes([6, 1, 0, *[0] * 25]), "speaks RPC 6.1.0, this llama.cpp 7.0.0"),
+        (HELLO + bytes([7, 0, 1, *[0] * 25]), "speaks RPC 7.0.1, this llama.cpp 7.0.0"),
+        (b"", "doesn't answer; it may be serving another"),
+        (HELLO, "doesn't answer"),
+    ],
+)
+def test_a_port_that_is_no_worker(
+    demo: Path, said: bytes, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(greeting.greet, "__defaults__", (0.5,))
+    with speaking(said) as address, pytest.raises(UnreachableError) as caught:
+        Engine(demo, lent(address))
+    assert told in str(caught.value)
+
+
+def test_nobody_is_there(demo: Path) -> None:
+    address = Address("127.0.0.1", free_port())
+    with pytest.raises(UnreachableError, match=f"{address} can't be reached: Connection refused"):
+        Engine(demo, lent(address))
+
+
+def test_a_busy_worker_says_nothing(demo: Path, lender: Started) -> None:
+    with Engine(demo, lent(lender.address)), pytest.raises(UnreachableError, match="another"):
+        greet(lender.address, 0.5)
+
+
+def test_a_link_is_measured(lender: Started) -> None:
+    link = greet(lender.address)
+    speed = measure(link)
+    link.close()
+    assert speed.latency > 0
+    assert speed.bandwidth > 0
+
+
+def test_a_worker_that_has_the_weights_is_sent_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp keeps tensors of more than 10 MiB; a file that was cut short isn't believed."""
+    monkeypatch.setattr(tiny, "INNER", 43_008)
+    path = write_model(tmp_path / "wide.gguf")
+    whole, cache = path.stat().st_size, tmp_path / "cache"
+    cache.mkdir()
+    tokens = answer_by(path, PLAIN)
+
+    def sent() -> int:
+        with worker(cache=cache) as fresh, Engine(path, lent(fresh.address, split="0,1")) as engine:
+            loading = engine.workers.relays[0].sent
+            assert answer(engine) == tokens
+        return loading
+
+    assert sent() > 0.9 * whole
+    assert sent() < 0.02 * whole
+    kept = max(cache.iterdir(), key=lambda file: file.stat().st_size)
+    size = kept.stat().st_size
+    with kept.open("r+b") as file:
+        file.truncate(size - 4096)
+    assert size < sent() < size + 0.02 * whole
+    assert kept.stat().st_size == size
+
+
+def test_addresses_and_parts() -> None:
+    workers = parse_workers("a.example:1, 10.0.0.2,[fe80::1]:7")
+    assert workers == (("a.example", 1), ("10.0.0.2", 50052), ("fe80::1", 7))
+    assert parse_split("3,1") == (3.0, 1.0)
+    for wrong in ("a b", "a:0", "a:70000", "http://a:1", "a:1,a:1"):
+        with pytest.raises(UsageError):
+            parse_workers(wrong)
+    for wrong in ("", "a", "0,0", "-1,2", "nan,1"):
+        with pytest.raises(UsageError):
+            parse_split(wrong)
+    with pytest.raises(UsageError, match="give 2"):
+        lent(Address("a", 1), split="1,1,1")
+
+
+def llamacli(*arguments: object, **settings: object) -> "subprocess.CompletedProcess[str]":
+    command = [*PROGRAM, *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL,
+        env={**os.environ, **{name: str(value) for name, value in settings.items()}},
+    )  # fmt: skip
+
+
+ASK = ("run", "--temp", "0", "--threads", "1", "-n", "40", "What is GGUF?")
+
+
+def test_run_gives_what_was_answered_until_a_worker_was_lost(demo: Path) -> None:
+    whole = llamacli(*ASK, "-m", demo, "--split", "0,1", "--workers", "127.0.0.1:1")
+    assert whole.returncode == 4
+    assert whole.stdout == ""
+    with worker() as victim:
+        between = Between(victim.address)
+        address = between.address
+        whole = llamacli(*ASK, "-m", demo, "--split", "0,1", LLAMACLI_WORKERS=address)
+        assert whole.returncode == 0, whole.stderr
+        between.most, between.reached = 0.97 * between.passed, victim.kill
+        between.passed = 0
+        cut = llamacli(*ASK, "-m", demo, "--split", "0,1", LLAMACLI_WORKERS=address)
+        between.close()
+    assert cut.returncode == 4
+    assert cut.stdout.strip()
+    assert whole.stdout.startswith(cut.stdout.rstrip("\n"))
+    (line,) = cut.stderr.splitlines()
+    assert f"the worker {address} is lost: it closed the connection" in line
+
+
+def test_devices_tells_of_workers(lender: Started, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.mkdir()
+    (config / "models.toml").write_text(f'[defaults]\nworkers = "{lender.address}"\n')
+    told = json.loads(llamacli("devices", "--json").stdout)
+    (found,) = told["workers"]
+    assert found["address"] == str(lender.address)
+    assert found["devices"][0]["memory_free"] > 0
+    assert found["latency_seconds"] > 0
+    assert found["bytes_per_second"] > 0
+    assert "ms away" in llamacli("devices").stdout
+
+
+def test_a_chat_outlives_its_worker(demo: Path) -> None:
+    options = ["--temp", "0", "--threads", "1", "--split", "0,1", "-m", str(demo), "--workers"]
+    with worker() as victim:
+        port = victim.address.port
+        chat = Terminal([*PROGRAM, "chat", *options, str(victim.address)])
+        try:
+            chat.prompt()
+            chat.ask("What is GGUF?", "file format")
+            victim.kill()
+            chat.line("Hello")
+            chat.wait("is lost")
+            chat.prompt()
+            chat.line("Hello?")
+            chat.wait("can't be reached")
+            chat.prompt()
+            with worker(port):
+                chat.ask("/regenerate", "the worker is back")
+                chat.wait("What would you like")
+                chat.prompt()
+                chat.line("/exit")
+                assert chat.leave() == 0
+        finally:
+            chat.close()
+
+
+def test_a_server_answers_again_when_its_worker_is_back(demo: Path) -> None:
+    body = {"messages": [{"role": "user", "content": "What is GGUF?"}], "temperature": 0}
+    with worker() as victim:
+        options = ("-m", demo, "--split", "0,1", "--workers", str(victim.address))
+        with serving(*options) as server:
+
+            def ask() -> httpx2.Response:
+                url = f"{server.url}/v1/chat/completions"
+                return httpx2.post(url, json=body, timeout=PATIENCE)
+
+            before = ask()
+            assert before.status_code == 200
+            victim.kill()
+            for _ in range(2):
+                lost = ask()
+                assert lost.status_code == 503
+                assert "worker" in lost.json()["error"]["message"]
+                assert lost.headers["retry-after"]
+            with worker(victim.address.port):
+                after = ask()
+                assert after.status_code == 200
+                texts = [one.json()["choices"][0]["message"]["content"] for one in (before, after)]
+                assert texts[0] == texts[1]
+
+
+def test_a_worker_ends_by_a_signal_and_says_what_it_lends() -> None:
+    port = free_port()
+    child = subprocess.Popen(
+        [*PROGRAM, "worker", "--port", str(port), "--device", "cpu", "--memory", "1G"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr is not None
+    line = child.stderr.readline()
+    assert line.startswith("llamacli: lends CPU (")
+    assert line.endswith(f", 1.0 GiB free) at 127.0.0.1:{port}\n")
+    link = greet(Address("127.0.0.1", port))
+    assert [one.free for one in link.devices] == [1 << 30]
+    link.close()
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(PATIENCE) == 128 + signal.SIGTERM
+    with pytest.raises(UnreachableError):
+        greet(Address("127.0.0.1", port))
+
+
+def test_a_worker_lets_nobody_else_in_unasked() -> None:
+    refused = llamacli("worker", "--host", "0.0.0.0", "--port", "0")
+    assert refused.returncode == 2
+    assert "neither key nor encryption" in refused.stderr
+    assert "--listen-openly" in refused.stderr
+
+
+def test_a_worker_outlives_a_client_that_llama_cpp_cannot_take() -> None:
+    """A tensor beyond its buffer is an assertion in llama.cpp's server, which ends its process."""
+    port = free_port()
+    child = subprocess.Popen(
+        [*PROGRAM, "worker", "--port", str(port), "--device", "cpu"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr is not None
+    child.stderr.readline()
+    address = Address("127.0.0.1", port)
+    link = greet(address)
+    kill(link)
+    while "started again" not in child.stderr.readline():
+        assert child.poll() is None
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            greet(address).close()
+            break
+        except UnreachableError:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    child.terminate()
+    child.wait(PATIENCE)
+    child.stderr.close()
+
+
+def kill(link: greeting.Link) -> None:
+    from llamacli.workers.greeting import _tensor
+    from llamacli.workers.protocol import ALLOCATE, PAIR, U64, Command, Part
+
+    buffer, _ = PAIR.unpack(link.ask(Command.ALLOC_BUFFER, ALLOCATE.pack(0, 4096)))
+    (base,) = U64.unpack(link.ask(Command.BUFFER_GET_BASE, U64.pack(buffer)))
+    beyond = _tensor(buffer, base + 4096, 4096)
+    with pytest.raises(OSError, match=""):
+        link.ask(Command.GET_TENSOR, Part(beyond, 0, 1).body(), 1)
+    link.close()
+
+
+SSH = """#!{python}
+import socket, subprocess, sys, threading
+arguments = sys.argv[1:]
+_, here, _, there = arguments[arguments.index("-L") + 1].split(":")
+assert arguments[-3] == "--" and arguments[-2] == "laptop"
+child = subprocess.Popen(["sh", "-c", arguments[-1]], stdin=sys.stdin)
+listener = socket.create_server(("127.0.0.1", int(here)))
+
+def pump(a, b):
+    try:
+        while data := a.recv(65536):
+            b.sendall(data)
+    except OSError:
+        pass
+    for one in (a, b):
+        try:
+            one.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+def run():
+    while True:
+        client, _ = listener.accept()
+        try:
+            far = socket.create_connection(("127.0.0.1", int(there)))
+        except OSError:
+            client.close()
+            continue
+        threading.Thread(target=pump, args=(client, far), daemon=True).start()
+        threading.Thread(target=pump, args=(far, client), daemon=True).start()
+
+threading.Thread(target=run, daemon=True).start()
+sys.exit(child.wait())
+"""
+
+
+def test_a_worker_by_ssh(tmp_path: Path) -> None:
+    """By a program ssh that forwards a port on this machine."""
+    program = tmp_path / "bin" / "ssh"
+    program.parent.mkdir()
+    program.write_text(SSH.format(python=sys.executable))
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+    here = free_port()
+    child = subprocess.Popen(
+        [
+            *(*PROGRAM, "worker", "--ssh", "laptop", "--port", str(here), "--device", "cpu"),
+            *("--remote-program", f"{sys.executable} -m llamacli", "--remote-port"),
+            str(far := free_port()),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert child.stderr is not None
+    while "laptop lends" not in (line := child.stderr.readline()):
+        assert line, child.wait()
+    assert f"--workers 127.0.0.1:{here}" in line
+    link = greet(Address("127.0.0.1", here))
+    link.close()
+    child.send_signal(signal.SIGINT)
+    assert child.wait(PATIENCE) == 130
+    child.stderr.close()
+    wait_until(lambda: not _listens(far))
+
+
+def _listens(port: int) -> bool:
+    try:
+        greet(Address("127.0.0.1", port)).close()
+    except UnreachableError as error:
+        return "refused" not in str(error)
+    return True
