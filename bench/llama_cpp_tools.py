@@ -20,20 +20,22 @@ TARGETS = (
 )
 
 
-def tool(name: str) -> Path:
-    """The path of one of TARGETS, compiled now where it isn't there yet."""
-    folder = _cache() / "tools" / version("llama-cpp-python")
+def tool(name: str, *, rpc: bool = False) -> Path:
+    """The path of one of TARGETS, compiled now where it isn't there yet, with RPC apart."""
+    folder = _cache() / "tools" / (version("llama-cpp-python") + "-rpc" * rpc)
     program = folder / "build" / "bin" / name
     if not program.exists():
-        _build(folder)
+        _build(folder, *(["-DGGML_RPC=ON"] if rpc else []))
     return program
 
 
-def llama_bench(model: Path, *options: str | int, repeats: int = 1) -> list[float]:
+def llama_bench(
+    model: Path, *options: str | int, repeats: int = 1, rpc: bool = False
+) -> list[float]:
     """Tokens a second of each test that llama-bench makes of the options, the median of repeats."""
     from llamacli.machine.cores import physical_cores
 
-    command = [tool("llama-bench"), "-m", model, "-t", physical_cores(), "-r", repeats]
+    command = [tool("llama-bench", rpc=rpc), "-m", model, "-t", physical_cores(), "-r", repeats]
     output = subprocess.run(
         [*map(str, [*command, "-o", "json", *options])], check=True, capture_output=True
     ).stdout
@@ -46,7 +48,7 @@ def _cache() -> Path:
     return platformdirs.user_cache_path("llamacli")
 
 
-def _build(folder: Path) -> None:
+def _build(folder: Path, *more: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     package = f"llama-cpp-python=={version('llama-cpp-python')}"
     print(f"compiling llama.cpp's tools from {package}, this once", file=sys.stderr)
@@ -58,7 +60,8 @@ def _build(folder: Path) -> None:
     root = archive.with_name(archive.name.removesuffix(".tar.gz"))
     build = folder / "build"
     flags = ["-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_CURL=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF"]
-    _run(["cmake", "-S", str(root / "vendor" / "llama.cpp"), "-B", str(build), *flags])
+    source_folder = str(root / "vendor" / "llama.cpp")
+    _run(["cmake", "-S", source_folder, "-B", str(build), *flags, *more])
     jobs = str(os.cpu_count() or 1)
     _run(["cmake", "--build", str(build), "--parallel", jobs, "--target", *TARGETS])
 

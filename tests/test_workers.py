@@ -15,11 +15,20 @@ import pytest
 
 from convert import convert
 from llamacli.engine import Engine, EngineSettings
+from llamacli.engine.fit import Fitting
 from llamacli.errors import DoesNotFitError, UnreachableError, UsageError
+from llamacli.gguf import check_llama, read_gguf
+from llamacli.machine import Device, FreeMemory, this_processor
 from llamacli.workers import Address, greet, greeting, measure, parse_split, parse_workers
 from tests.conftest import Made
 from tests.standins import tiny
-from tests.standins.checkpoint import shape_config, write_checkpoint
+from tests.standins.checkpoint import (
+    shape_config,
+    write_checkpoint,
+    write_json,
+    write_small_files,
+)
+from tests.standins.hollow import without_weights, write_hollow
 from tests.standins.server import serving
 from tests.standins.tiny import write_model
 from tests.standins.workers import Between, Started, free_port, garbling, speaking, worker
@@ -97,7 +106,7 @@ def test_a_cut_down_70b_answers_as_on_one_machine(
 
 
 def test_layers_go_by_the_memory_that_is_free(large: Path) -> None:
-    with worker(memory=40 << 20) as small, worker(memory=400 << 20) as big:
+    with worker(memory=90 << 20) as small, worker(memory=900 << 20) as big:
         with Engine(large, lent(small.address, big.address, split="0,1,1")) as engine:
             assert engine.settings.gpu_layers == 9
             halves = [relay.sent for relay in engine.workers.relays]
@@ -106,6 +115,29 @@ def test_layers_go_by_the_memory_that_is_free(large: Path) -> None:
         assert shares[0] < halves[0] < halves[1] < shares[1]
         with pytest.raises(DoesNotFitError, match=f"on {small.address} .* is free there"):
             Engine(large, lent(small.address, split="0,1"))
+
+
+def test_where_a_whole_70b_goes(tmp_path: Path) -> None:
+    """By its header alone: every byte of its weights is here or on the worker, half of them each."""
+    config, room = shape_config("70b"), 24 << 30
+    write_json(tmp_path / "config.json", config)
+    write_small_files(tmp_path, config)
+    file = read_gguf(write_hollow(without_weights(tmp_path), tmp_path / "70b.gguf"))
+    shape, laptop = check_llama(file), Address("laptop", 50052)
+    lending = Device("laptop", "", "rpc", "gpu", room, room, machine=str(laptop))
+    fitting = Fitting(file, shape, this_processor(), [lending], FreeMemory(room))
+    asked = EngineSettings(context=8192, repack=False, workers=(laptop,))
+    settings = fitting.fit(asked)
+    assert settings.gpu_layers == 41  # of 81, the output among them
+    need = fitting.need(settings)
+    (there,) = need.gpus
+    weights = sum(tensor.nbytes for tensor in file.tensors)
+    assert need.host.weights + there.weights == weights > 42_500_000_000
+    assert 0.49 < there.weights / weights < 0.51
+    assert need.host.kv + there.kv == 80 * 2 * 8 * 128 * 2 * 8192
+    assert not fitting.fits(fitting.fit(replace(asked, split=(3.0, 1.0), overcommit=True)))
+    with pytest.raises(DoesNotFitError, match=r"free there"):
+        fitting.fit(replace(asked, split=(1.0, 3.0)))
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from llamacli.errors import LlamacliError, UnreachableError
+from llamacli.errors import LlamacliError, UnreachableError, UsageError
 from llamacli.gguf import GGUFFile
 from llamacli.machine import Device, ggml_function
 from llamacli.workers.addresses import Address
 from llamacli.workers.greeting import greet
 from llamacli.workers.relay import Length, Look, Relay
 
+MOST = 12  # devices of workers; llama.cpp has room for 16 with this machine's own
 TIMEOUT = 300.0  # seconds that a worker may take for its part of one step
 
 
@@ -30,6 +31,10 @@ class Workers:
                 relay = Relay(greet(address), timeout, length, look)
                 self.relays.append(relay)
                 self.devices += _devices(relay)
+            if len(self.devices) > MOST:
+                raise UsageError(
+                    f"the workers have {len(self.devices)} devices, llama.cpp has room for {MOST}"
+                )
             self.check()
         except BaseException:
             self.close()
