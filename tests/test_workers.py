@@ -2,13 +2,13 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 
 import httpx2
 import pytest
@@ -32,6 +32,7 @@ from tests.standins.hollow import without_weights, write_hollow
 from tests.standins.server import serving
 from tests.standins.tiny import write_model
 from tests.standins.workers import Between, Started, free_port, garbling, speaking, worker
+from tests.systems import needs_signals
 from tests.terminal import PROGRAM, Terminal
 from tests.waiting import PATIENCE, wait_until
 
@@ -112,13 +113,14 @@ def test_layers_go_by_the_memory_that_is_free(large: Path) -> None:
             halves = [relay.sent for relay in engine.workers.relays]
         with Engine(large, lent(small.address, big.address, gpu_layers=9)) as engine:
             shares = [relay.sent for relay in engine.workers.relays]
-        assert shares[0] < halves[0] < halves[1] < shares[1]
+        assert shares[0] < halves[0]
+        assert shares[1] > halves[1]
         with pytest.raises(DoesNotFitError, match=f"on {small.address} .* is free there"):
             Engine(large, lent(small.address, split="0,1"))
 
 
 def test_where_a_whole_70b_goes(tmp_path: Path) -> None:
-    """By its header alone: every byte of its weights is here or on the worker, half of them each."""
+    """By its header alone: every byte of its weights is here or on the worker, half of it each."""
     config, room = shape_config("70b"), 24 << 30
     write_json(tmp_path / "config.json", config)
     write_small_files(tmp_path, config)
@@ -155,7 +157,7 @@ def sizes(demo: Path, lender: Started) -> list[int]:
     return found
 
 
-MOMENTS = [(phase, part / 7) for phase in range(3) for part in range(7)]
+MOMENTS = [(phase, part / 8) for phase in range(3) for part in range(1, 8)]
 
 
 @pytest.mark.parametrize(("phase", "part"), MOMENTS)
@@ -333,28 +335,47 @@ def test_devices_tells_of_workers(lender: Started, tmp_path: Path) -> None:
 
 
 def test_a_chat_outlives_its_worker(demo: Path) -> None:
+    """It is lost over an answer; the chat goes on without, and with it when it is back."""
     options = ["--temp", "0", "--threads", "1", "--split", "0,1", "-m", str(demo), "--workers"]
     with worker() as victim:
-        port = victim.address.port
-        chat = Terminal([*PROGRAM, "chat", *options, str(victim.address)])
+        between = Between(victim.address)
+        chat = Terminal([*PROGRAM, "chat", *options, str(between.address)])
         try:
             chat.prompt()
             chat.ask("What is GGUF?", "file format")
-            victim.kill()
-            chat.line("Hello")
-            chat.wait("is lost")
-            chat.prompt()
-            chat.line("Hello?")
-            chat.wait("can't be reached")
-            chat.prompt()
-            with worker(port):
-                chat.ask("/regenerate", "the worker is back")
-                chat.wait("What would you like")
-                chat.prompt()
+            between.most, between.reached = between.passed + 60_000, victim.kill
+            chat.ask("Hello", "is lost")
+            chat.ask("/regenerate", "is no worker")
+            with worker(victim.address.port):
+                chat.ask("/regenerate", "What would you like")
+                assert "the worker is back" in chat.text
                 chat.line("/exit")
                 assert chat.leave() == 0
         finally:
             chat.close()
+            between.close()
+
+
+@needs_signals
+@pytest.mark.parametrize(("numbers", "code"), [([SIGTERM], 143), ([SIGINT, SIGINT], 130)])
+def test_a_signal_does_not_wait_for_a_worker(
+    demo: Path, lender: Started, sizes: list[int], numbers: list[int], code: int
+) -> None:
+    stalled: list[bool] = []
+    between = Between(
+        lender.address,
+        sizes[0] + 1000,
+        reached=lambda: stalled.append(True),
+        change=lambda data: None if stalled else data,
+    )
+    options = ("--split", "0,1", "--workers", str(between.address), "--worker-timeout", "1e6")
+    child = subprocess.Popen([*PROGRAM, *ASK, "-m", str(demo), *options], stdin=subprocess.DEVNULL)
+    wait_until(lambda: bool(stalled), child)
+    for number in numbers:
+        time.sleep(1.0)  # two at once are one
+        child.send_signal(number)
+    assert child.wait(PATIENCE) in (code, 4)
+    between.close()
 
 
 def test_a_server_answers_again_when_its_worker_is_back(demo: Path) -> None:
@@ -396,8 +417,8 @@ def test_a_worker_ends_by_a_signal_and_says_what_it_lends() -> None:
     link = greet(Address("127.0.0.1", port))
     assert [one.free for one in link.devices] == [1 << 30]
     link.close()
-    child.send_signal(signal.SIGTERM)
-    assert child.wait(PATIENCE) == 128 + signal.SIGTERM
+    child.send_signal(SIGTERM)
+    assert child.wait(PATIENCE) == 128 + SIGTERM
     with pytest.raises(UnreachableError):
         greet(Address("127.0.0.1", port))
 
@@ -444,7 +465,7 @@ def kill(link: greeting.Link) -> None:
     buffer, _ = PAIR.unpack(link.ask(Command.ALLOC_BUFFER, ALLOCATE.pack(0, 4096)))
     (base,) = U64.unpack(link.ask(Command.BUFFER_GET_BASE, U64.pack(buffer)))
     beyond = _tensor(buffer, base + 4096, 4096)
-    with pytest.raises(OSError, match=""):
+    with pytest.raises(OSError, match=r"closed|reset"):
         link.ask(Command.GET_TENSOR, Part(beyond, 0, 1).body(), 1)
     link.close()
 
@@ -509,7 +530,7 @@ def test_a_worker_by_ssh(tmp_path: Path) -> None:
     assert f"--workers 127.0.0.1:{here}" in line
     link = greet(Address("127.0.0.1", here))
     link.close()
-    child.send_signal(signal.SIGINT)
+    child.send_signal(SIGINT)
     assert child.wait(PATIENCE) == 130
     child.stderr.close()
     wait_until(lambda: not _listens(far))

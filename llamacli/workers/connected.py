@@ -11,6 +11,7 @@ from llamacli.machine import Device, ggml_function
 from llamacli.workers.addresses import Address
 from llamacli.workers.greeting import greet
 from llamacli.workers.relay import Length, Look, Relay
+from llamacli.workers.waiting import Signals
 
 MOST = 12  # devices of workers; llama.cpp has room for 16 with this machine's own
 TIMEOUT = 300.0  # seconds that a worker may take for its part of one step
@@ -25,10 +26,11 @@ class Workers:
         """Raises UnreachableError where one isn't there, or isn't as it should be."""
         self.relays: list[Relay] = []
         self.devices: list[Device] = []
+        self._signals = Signals() if addresses else None
         length, look = _of_file(file)
         try:
             for address in addresses:
-                relay = Relay(greet(address), timeout, length, look)
+                relay = Relay(greet(address), timeout, length, look, self._given_up)
                 self.relays.append(relay)
                 self.devices += _devices(relay)
             if len(self.devices) > MOST:
@@ -61,17 +63,31 @@ class Workers:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """What llama.cpp does here counts only where no worker was lost over it."""
-        try:
+        if self._signals is None:
             yield
+            return
+        try:
+            with self._signals.noted():
+                yield
         except LlamacliError:
             self.check()
             raise
         self.check()
 
+    def give_up(self) -> None:
+        """Wait for no worker any more: who does gets its error soon."""
+        if self._signals is not None:
+            self._signals.stop()
+
     def close(self) -> None:
         """To be called when llama.cpp has freed what it had there."""
         for relay in self.relays:
             relay.close()
+        if self._signals is not None:
+            self._signals.close()
+
+    def _given_up(self) -> bool:
+        return self._signals is not None and self._signals.given_up()
 
 
 def _devices(relay: Relay) -> Iterator[Device]:
@@ -84,7 +100,7 @@ def _devices(relay: Relay) -> Iterator[Device]:
     for number, lent in enumerate(relay.link.devices):
         yield Device(
             name=f"{machine}#{number}" if several else machine,
-            description=f"device {number} of a worker",
+            description=f"worker {machine}",
             kind="rpc",
             role="gpu",
             free=lent.free,

@@ -95,16 +95,15 @@ def send(sock: socket.socket, command: int, body: bytes = b"") -> None:
 
 def receive(sock: socket.socket, size: int) -> bytes:
     """An answer of that many bytes. Raises OSError, Broken where it has another length."""
-    expect(sock, size)
-    answer = bytearray(size)
+    head, answer = bytearray(SIZE.size), bytearray(size)
+    fill(sock, memoryview(head))
+    check_length(head, size)
     fill(sock, memoryview(answer))
     return bytes(answer)
 
 
-def expect(sock: socket.socket, size: int) -> None:
-    """The length in front of an answer. Raises OSError, Broken where it is another."""
-    head = bytearray(SIZE.size)
-    fill(sock, memoryview(head))
+def check_length(head: bytes | bytearray, size: int) -> None:
+    """What stands in front of an answer of that many bytes. Raises Broken where it is another."""
     (told,) = SIZE.unpack(head)
     if told != size:
         speaks = "speaks HTTP" if head.startswith(b"HTTP/") else "says what no worker would"

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from llamacli.workers.answers import hashed_tensor, problem, stand_in
 from llamacli.workers.greeting import Link
@@ -27,13 +28,14 @@ from llamacli.workers.protocol import (
     Broken,
     Command,
     Part,
-    expect,
+    check_length,
     fill,
     tensor_name,
 )
 
 WHOLE = 1 << 16  # bytes of a body that is passed on in one piece with its head
 CHUNK = 1 << 20
+SLICE = 0.5  # seconds, after which it is asked whether anybody still waits
 SAMPLE = 256  # bytes that are compared, at three places of a tensor
 MOST_ASKED = 1 << 40  # bytes; who asks for more isn't llama.cpp
 
@@ -46,15 +48,25 @@ Length = Callable[[str], int | None]
 class Relay:
     """lost says why the worker is lost, None while it isn't. sent and received count bytes."""
 
-    def __init__(self, link: Link, timeout: float, length: Length, look: Look) -> None:
-        self.link, self.lost = link, None  # type: tuple[Link, str | None]
+    def __init__(
+        self,
+        link: Link,
+        timeout: float,
+        length: Length,
+        look: Look,
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """timeout is in seconds; given_up is asked now and then while the worker is waited for."""
+        self.link = link
+        self.lost: str | None = None
+        self._timeout, self._given_up = timeout, given_up
         self.sent = self.received = 0
         self._length, self._look = length, look
         self._alignment = min(device.alignment for device in link.devices)
         self._buffers: dict[int, int] = {}
         self._chunk = memoryview(bytearray(CHUNK))
         self._closed = False
-        link.sock.settimeout(timeout)
+        link.sock.settimeout(min(SLICE, timeout))
         self._listener = socket.create_server(("127.0.0.1", 0))
         port = self._listener.getsockname()[1]
         # llama.cpp remembers devices by this text, and reads the port up to the first odd letter:
@@ -186,11 +198,11 @@ class Relay:
         """A tensor's bytes, zeros for those that don't come."""
         if size > MOST_ASKED:
             raise Broken("llama.cpp asks for too much")
-        self._try(lambda: expect(self.link.sock, size))
+        self._try(partial(self._expect, size))
         ahead = SIZE.pack(size)
         while size or ahead:
             part = self._chunk[: min(size, CHUNK)]
-            if not self._try(lambda part=part: fill(self.link.sock, part)):  # type: ignore[misc]
+            if not self._try(partial(self._fill, part)):
                 part[:] = bytes(len(part))
             self.received += len(part)
             client.sendall(ahead + part if ahead else part)
@@ -198,15 +210,45 @@ class Relay:
             size -= len(part)
 
     def _send(self, data: bytes | bytearray | memoryview) -> None:
-        if self._try(lambda: self.link.sock.sendall(data)):
+        if self._try(partial(self._push, memoryview(data))):
             self.sent += len(data)
 
     def _receive(self, size: int) -> bytes:
-        expect(self.link.sock, size)
+        self._expect(size)
         answer = bytearray(size)
-        fill(self.link.sock, memoryview(answer))
+        self._fill(memoryview(answer))
         self.received += SIZE.size + size
         return bytes(answer)
+
+    def _expect(self, size: int) -> None:
+        head = bytearray(SIZE.size)
+        self._fill(memoryview(head))
+        check_length(head, size)
+
+    def _fill(self, view: memoryview) -> None:
+        """As fill, of the worker, waited for as long as it may take."""
+        while view:
+            count = self._patiently(partial(self.link.sock.recv_into, view))
+            if not count:
+                raise Broken("it closed the connection")
+            view = view[count:]
+
+    def _push(self, view: memoryview) -> None:
+        while view:
+            view = view[self._patiently(partial(self.link.sock.send, view)) :]
+
+    def _patiently(self, work: Callable[[], int]) -> int:
+        """Try again until the worker's time is over, or nobody waits for it any more."""
+        end = time.monotonic() + self._timeout
+        while True:
+            try:
+                return work()
+            except TimeoutError:
+                if time.monotonic() >= end:
+                    told = f"it has not answered for {self._timeout:g} seconds"
+                    raise Broken(told) from None
+                if self._given_up():
+                    raise Broken("it wasn't waited for any longer") from None
 
     def _try(self, work: Callable[[], None]) -> bool:
         """Whether it could be done; False for good once the worker is lost."""
@@ -218,9 +260,5 @@ class Relay:
         return self.lost is None
 
     def _lose(self, error: OSError) -> None:
-        if isinstance(error, TimeoutError):
-            told = f"it has not answered for {self.link.sock.gettimeout():g} seconds"
-        else:
-            told = error.strerror or str(error) or type(error).__name__
-        self.lost = told
+        self.lost = error.strerror or str(error) or type(error).__name__
         self.link.close()
