@@ -19,7 +19,7 @@ from llamacli.engine.fit import Fitting, settled_context
 from llamacli.engine.loading import in_background, load_model, logged_reason
 from llamacli.engine.settings import EngineSettings
 from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
-from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
+from llamacli.errors import DoesNotFitError, LlamacliError, UnreachableError, UsageError
 from llamacli.gguf import GGUFFile, check_llama, file_identity, read_gguf, recall, remember
 from llamacli.machine import (
     deferred_signals,
@@ -393,10 +393,14 @@ class Engine:
         )
         if self._observer is not None:
             params.cb_eval = self._observer
-        pointer = self._library.llama_init_from_model(self._model, params)
-        if self.workers.lost and pointer:
-            self._library.llama_free(pointer)
-        self.workers.check()
+        pointer = None
+        try:
+            with self.workers.watched():
+                pointer = self._library.llama_init_from_model(self._model, params)
+        except UnreachableError:
+            if pointer:
+                self._library.llama_free(pointer)
+            raise
         if not pointer:
             raise DoesNotFitError(
                 f"a context of {self.context_size} tokens can't be made for {self.path}"

@@ -124,6 +124,7 @@ class Desk:
         """End every answer with an error: the server stops."""
         error = Ended("the server stops")
         for model in list(self.pool.loaded.values()):
+            model.engine.workers.give_up()
             await self.pool.worker.call(partial(model.lane.end_all, error))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llamacli.batch import Scheduler
 from llamacli.engine import Unusable, restore, saved_tokens, state_key
+from llamacli.errors import UnreachableError
 from llamacli.home import home
 from llamacli.prompt import cache
 from llamacli.terminal import notice
@@ -28,6 +29,8 @@ def put_away(scheduler: Scheduler) -> None:
             cache.store(engine, cache.cache_path(engine, cache.AUTO, tokens), tokens)
     except OSError as error:
         notice(f"the cache can't be written: {error.strerror}")
+    except UnreachableError as error:
+        notice(str(error))
     engine.tokens = []
 
 

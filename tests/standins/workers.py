@@ -83,9 +83,13 @@ class Between:
         while True:
             try:
                 client, _ = self.listener.accept()
-                there = socket.create_connection(self.target)
             except OSError:
                 return
+            try:
+                there = socket.create_connection(self.target)
+            except OSError:
+                client.close()
+                continue
             threading.Thread(target=self._up, args=(client, there), daemon=True).start()
             threading.Thread(target=self._down, args=(there, client), daemon=True).start()
 
