@@ -1,5 +1,5 @@
-from .addresses import PORT, Address, parse_split, parse_workers
-from .connected import TIMEOUT, Workers
+from .addresses import PORT, TIMEOUT, Address, parse_split, parse_workers
+from .connected import Workers
 from .greeting import Link, Speed, greet, measure
 from .hosting import Lending, address_of, host
 from .lend import described, lent_devices

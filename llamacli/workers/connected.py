@@ -4,17 +4,18 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llamacli.errors import LlamacliError, UnreachableError, UsageError
 from llamacli.gguf import GGUFFile
 from llamacli.machine import Device, ggml_function
-from llamacli.workers.addresses import Address
-from llamacli.workers.greeting import greet
-from llamacli.workers.relay import Length, Look, Relay
-from llamacli.workers.waiting import Signals
+from llamacli.workers.addresses import TIMEOUT, Address
+
+if TYPE_CHECKING:
+    from llamacli.workers.relay import Length, Look, Relay
+    from llamacli.workers.waiting import Signals
 
 MOST = 12  # devices of workers; llama.cpp has room for 16 with this machine's own
-TIMEOUT = 300.0  # seconds that a worker may take for its part of one step
 
 
 class Workers:
@@ -26,7 +27,16 @@ class Workers:
         """Raises UnreachableError where one isn't there, or isn't as it should be."""
         self.relays: list[Relay] = []
         self.devices: list[Device] = []
-        self._signals = Signals() if addresses else None
+        self._signals: Signals | None = None
+        if addresses:
+            self._connect(addresses, file, timeout)
+
+    def _connect(self, addresses: Sequence[Address], file: GGUFFile, timeout: float) -> None:
+        from llamacli.workers.greeting import greet  # sockets: 5 ms that few need
+        from llamacli.workers.relay import Relay
+        from llamacli.workers.waiting import Signals
+
+        self._signals = Signals()
         length, look = _of_file(file)
         try:
             for address in addresses:
@@ -57,6 +67,8 @@ class Workers:
 
     def greet(self) -> None:
         """Look whether all are there, by connections of their own. Raises UnreachableError."""
+        from llamacli.workers.greeting import greet
+
         for relay in self.relays:
             greet(relay.link.address).close()
 
@@ -90,7 +102,7 @@ class Workers:
         return self._signals is not None and self._signals.given_up()
 
 
-def _devices(relay: Relay) -> Iterator[Device]:
+def _devices(relay: "Relay") -> Iterator[Device]:
     """The worker's devices as llama.cpp knows them, which connects for that."""
     handle = ctypes.c_void_p
     add = ggml_function("ggml_backend_rpc_add_server", handle, ctypes.c_char_p)
@@ -110,7 +122,7 @@ def _devices(relay: Relay) -> Iterator[Device]:
         )
 
 
-def _of_file(file: GGUFFile) -> tuple[Length, Look]:
+def _of_file(file: GGUFFile) -> "tuple[Length, Look]":
     """How many bytes a tensor of the file has, and what some of them are."""
     known = {tensor.name: tensor for tensor in file.tensors}
 

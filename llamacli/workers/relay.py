@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from struct import error as StructError  # noqa: N812
 
 from llamacli.workers.answers import hashed_tensor, problem, stand_in
 from llamacli.workers.greeting import Link
@@ -96,7 +97,7 @@ class Relay:
                 if self._closed:
                     return
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                with suppress(OSError):  # it went
+                with suppress(OSError, StructError):  # it went, or isn't llama.cpp
                     self._serve(client)
 
     def _serve(self, client: socket.socket) -> None:
