@@ -5,13 +5,18 @@ at before it has it; and where none comes any more it is given made-up ones, for
 step, whose outcome is then thrown away.
 """
 
+from collections.abc import Sequence
+
+from llamacli.workers.greeting import Lent
 from llamacli.workers.protocol import (
     ALLOCATE,
     ANSWERS,
+    HELLO,
     PAIR,
     TENSOR,
     U32,
     U64,
+    VERSION,
     Broken,
     Command,
 )
@@ -47,19 +52,37 @@ def problem(
     return None
 
 
-def stand_in(command: Command, body: bytes, alignment: int) -> bytes:
+def known(command: Command, body: bytes, devices: Sequence[Lent]) -> bytes | None:
+    """What a worker has said when it was met, and need not be asked again; None for the rest."""
+    match command:
+        case Command.HELLO:
+            return HELLO.pack(*VERSION)
+        case Command.DEVICE_COUNT:
+            return U32.pack(len(devices))
+        case Command.GET_ALIGNMENT:
+            return U64.pack(_device(body, devices).alignment)
+        case Command.GET_MAX_SIZE:
+            return U64.pack(_device(body, devices).max_size)
+        case Command.GET_DEVICE_MEMORY:
+            device = _device(body, devices)
+            return PAIR.pack(device.free, device.total)
+    return None
+
+
+def _device(body: bytes, devices: Sequence[Lent]) -> Lent:
+    (number,) = U32.unpack(body)
+    if number >= len(devices):
+        raise Broken(f"llama.cpp asks for device {number}")
+    return devices[number]
+
+
+def stand_in(command: Command, body: bytes) -> bytes:
     """An answer that lets llama.cpp go on: everything is there, and nothing need be sent."""
     match command:
         case Command.ALLOC_BUFFER:
             return PAIR.pack(BASE, ALLOCATE.unpack(body)[1])
         case Command.BUFFER_GET_BASE:
             return U64.pack(BASE)
-        case Command.GET_ALIGNMENT:
-            return U64.pack(alignment)
-        case Command.GET_MAX_SIZE:
-            return U64.pack(HIGHEST)
-        case Command.DEVICE_COUNT:
-            return U32.pack(1)
         case Command.SET_TENSOR_HASH | Command.COPY_TENSOR:
             return b"\1"
     return bytes(ANSWERS[command])

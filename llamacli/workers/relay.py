@@ -15,17 +15,14 @@ from contextlib import suppress
 from functools import partial
 from struct import error as StructError  # noqa: N812
 
-from llamacli.workers.answers import hashed_tensor, problem, stand_in
+from llamacli.workers.answers import hashed_tensor, known, problem, stand_in
 from llamacli.workers.greeting import Link
 from llamacli.workers.protocol import (
     ANSWERS,
     HEAD,
-    HELLO,
     PAIR,
     SIZE,
-    U32,
     U64,
-    VERSION,
     Broken,
     Command,
     Part,
@@ -97,7 +94,7 @@ class Relay:
                 if self._closed:
                     return
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                with suppress(OSError, StructError):  # it went, or isn't llama.cpp
+                with suppress(OSError, ValueError, StructError):  # it went, or isn't llama.cpp
                     self._serve(client)
 
     def _serve(self, client: socket.socket) -> None:
@@ -128,21 +125,20 @@ class Relay:
             command = Command(number)
         except ValueError:
             raise Broken("llama.cpp asks for what isn't known") from None
-        body = b""
-        if size > WHOLE:
+        if size > WHOLE and command not in ANSWERS:
             self._send(head)
             self._pass_on(client, size)
-        else:
-            whole = head + bytearray(size)
-            fill(client, memoryview(whole)[HEAD.size :])
-            body = bytes(whole[HEAD.size :])
-            if command not in (Command.HELLO, Command.DEVICE_COUNT):  # known already
-                self._send(whole)
-        if command == Command.GET_TENSOR:
-            self._give_tensor(client, Part.of(body).nbytes)
-        elif command in ANSWERS:
-            answer = self._answer(command, body)
+            return
+        whole = head + bytearray(min(size, WHOLE))
+        fill(client, memoryview(whole)[HEAD.size :])
+        body = bytes(whole[HEAD.size :])
+        if (answer := known(command, body, self.link.devices)) is None:
+            self._send(whole)
+            answer = self._answer(command, body) if command in ANSWERS else None
+        if answer is not None:
             client.sendall(SIZE.pack(len(answer)) + answer)
+        elif command == Command.GET_TENSOR:
+            self._give_tensor(client, Part.of(body).nbytes)
         elif command == Command.FREE_BUFFER:
             self._buffers.pop(U64.unpack(body)[0], None)
 
@@ -157,16 +153,12 @@ class Relay:
 
     def _answer(self, command: Command, body: bytes) -> bytes:
         """The worker's, looked at, or what stands in for it."""
-        if command == Command.HELLO:
-            return HELLO.pack(*VERSION)
-        if command == Command.DEVICE_COUNT:
-            return U32.pack(len(self.link.devices))
         if self.lost is None:
             try:
                 return self._checked(command, body, self._receive(ANSWERS[command]))
             except OSError as error:
                 self._lose(error)
-        return stand_in(command, body, self._alignment)
+        return stand_in(command, body)
 
     def _checked(self, command: Command, body: bytes, answer: bytes) -> bytes:
         wrong = problem(command, body, answer, self._buffers, self._alignment)
