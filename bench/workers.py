@@ -3,42 +3,21 @@
     python -m bench.workers [--model FILE] [--runs 5]
 
 All layers lie on the workers, so that each token goes there and back. On one machine it is the
-protocol and what stands in between that is measured, not a network. Both have the same workers, of
-`llamacli worker`: they serve one client at a time.
+protocol and what stands in between that is measured, not a network. Both have the same workers,
+with a thread each.
 """
 
 import statistics
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from bench.compare import Outcome, Setup, Target, apart, figure, in_turn, ratio, run_alone
 from bench.llama_cpp_tools import llama_bench
 from llamacli.workers.addresses import Address
-from llamacli.workers.hosting import wait_to_greet
-from llamacli.workers.lend import command
+from tests.standins.workers import worker
 
 PROMPT, TOKENS, REPEATS = 512, 64, 3
-PORTS = (50071, 50072)
-START = 120.0
-
-
-@contextmanager
-def lent(port: int) -> Iterator[Address]:
-    """A worker of one thread, which leaves room for the other and for who asks."""
-    address = Address("127.0.0.1", port)
-    arguments = {"host": address.host, "port": port, "kind": "cpu", "memory": None, "cache": ""}
-    process = subprocess.Popen(
-        command(**arguments, threads=1), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
-    try:
-        wait_to_greet(address, lambda: process.poll() is not None, START)
-        yield address
-    finally:
-        process.kill()
-        process.wait()
 
 
 def by_llamacli(model: Path, addresses: list[Address], prompt: int, tokens: int) -> list[float]:
@@ -71,7 +50,7 @@ def measure(setup: Setup) -> Outcome:
     model = setup.model()
     prompt, tokens = (32, 8) if setup.quick else (PROMPT, TOKENS)
     with ExitStack() as stack:
-        addresses = [stack.enter_context(lent(port)) for port in PORTS]
+        addresses = [stack.enter_context(worker()).address for _ in range(2)]
         listed = ",".join(map(str, addresses))
         options = ("--rpc", listed, "-ngl", 99, "-fa", 1, "-p", prompt, "-n", tokens)
         ways = {

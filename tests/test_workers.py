@@ -31,7 +31,7 @@ from tests.standins.checkpoint import (
 from tests.standins.hollow import without_weights, write_hollow
 from tests.standins.server import serving
 from tests.standins.tiny import write_model
-from tests.standins.workers import Between, Started, free_port, garbling, speaking, worker
+from tests.standins.workers import Between, Started, free_port, garbling, speaking, stalling, worker
 from tests.systems import needs_signals
 from tests.terminal import PROGRAM, Terminal
 from tests.waiting import PATIENCE, wait_until
@@ -184,13 +184,7 @@ def test_one_of_two_workers_is_killed_and_the_other_serves_on(demo: Path, lender
 
 
 def test_a_worker_stalls(demo: Path, lender: Started, sizes: list[int]) -> None:
-    stalled: list[bool] = []
-    between = Between(
-        lender.address,
-        sizes[1] + 1000,
-        reached=lambda: stalled.append(True),
-        change=lambda data: None if stalled else data,
-    )
+    between = stalling(lender.address, sizes[1] + 1000, [])
     with pytest.raises(UnreachableError, match="has not answered for 2 seconds"):
         answer_by(demo, lent(between.address, split="0,1", worker_timeout=2.0))
     between.close()
@@ -362,12 +356,7 @@ def test_a_signal_does_not_wait_for_a_worker(
     demo: Path, lender: Started, sizes: list[int], numbers: list[int], code: int
 ) -> None:
     stalled: list[bool] = []
-    between = Between(
-        lender.address,
-        sizes[0] + 1000,
-        reached=lambda: stalled.append(True),
-        change=lambda data: None if stalled else data,
-    )
+    between = stalling(lender.address, sizes[0] + 1000, stalled)
     options = ("--split", "0,1", "--workers", str(between.address), "--worker-timeout", "1e6")
     child = subprocess.Popen([*PROGRAM, *ASK, "-m", str(demo), *options], stdin=subprocess.DEVNULL)
     wait_until(lambda: bool(stalled), child)

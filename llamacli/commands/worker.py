@@ -1,9 +1,6 @@
 """llamacli worker: lend this machine's devices to llamacli on another one."""
 
-import os
 import re
-import sys
-import threading
 from typing import Annotated
 
 import typer
@@ -62,7 +59,7 @@ def worker(
     nbytes = None if memory is None else _bytes(memory)
     tell = (lambda _: None) if quiet else notice
     if until_eof:
-        threading.Thread(target=_end_with_stdin, daemon=True).start()
+        workers.end_with_stdin()
     if ssh is not None:
         if host != "127.0.0.1" or listen_openly:
             raise UsageError("--ssh goes with no --host and no --listen-openly")
@@ -112,9 +109,3 @@ def _bytes(text: str) -> int:
     if matched is None or not int(matched[1]):
         raise UsageError(f"--memory is {text!r}; give 8G, 900M or bytes")
     return int(matched[1]) * UNITS[matched[2]]
-
-
-def _end_with_stdin() -> None:
-    """Whoever started it has gone."""
-    sys.stdin.buffer.read()
-    os._exit(0)

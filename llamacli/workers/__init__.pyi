@@ -2,7 +2,7 @@ from .addresses import PORT, TIMEOUT, Address, parse_split, parse_workers
 from .connected import Workers
 from .greeting import Link, Speed, greet, measure
 from .hosting import Lending, address_of, host
-from .lend import described, lent_devices
+from .lend import described, end_with_stdin, lent_devices
 from .ssh import host_by_ssh
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Workers",
     "address_of",
     "described",
+    "end_with_stdin",
     "greet",
     "host",
     "host_by_ssh",

@@ -62,7 +62,7 @@ def lendable(device: Device, limit: int | None) -> tuple[int, int]:
 def lend(host: str, port: int, kind: str, memory: int | None, threads: int, cache: str) -> None:
     """Serve until the process is killed, or stdin ends; exit FAILED where it can't listen."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to hosting, too
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    end_with_stdin()
     load_library()
     devices = lent_devices(kind)
     held = [_tell_memory(device, memory) for device in devices]
@@ -100,9 +100,14 @@ def _tell_memory(device: Device, limit: int | None) -> Any:
     return tell
 
 
-def _end_with_stdin() -> None:
-    sys.stdin.buffer.read()
-    os._exit(0)
+def end_with_stdin() -> None:
+    """Have the process end when its stdin does: whoever started it has gone."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def described(devices: Sequence[Device], limit: int | None) -> str:

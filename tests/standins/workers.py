@@ -132,6 +132,16 @@ def garbling(seed: int, share: float = 0.05) -> Callable[[bytes], bytes | None]:
     return change
 
 
+def stalling(target: Address, most: int, stalled: list[bool]) -> Between:
+    """A way whose answers end once so many bytes have gone there, when stalled gets an element."""
+    return Between(
+        target,
+        most,
+        reached=lambda: stalled.append(True),
+        change=lambda data: None if stalled else data,
+    )
+
+
 @contextmanager
 def speaking(answer: bytes) -> Iterator[Address]:
     """A port that gives one answer to whatever is said there, and then none."""
