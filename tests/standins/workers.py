@@ -12,7 +12,8 @@ from pathlib import Path
 from llamacli.workers import Address
 from llamacli.workers.hosting import wait_to_greet
 from llamacli.workers.lend import command
-from tests.waiting import PATIENCE
+
+PATIENCE = 600.0  # seconds, as tests/waiting.py has it
 
 
 def free_port() -> int:
