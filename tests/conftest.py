@@ -123,6 +123,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     runtime = tmp_path.with_name(f"{tmp_path.name}-run")  # where no server has its socket
     runtime.mkdir(mode=0o700, exist_ok=True)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.delenv("LLAMACLI_WORKERS", raising=False)
     return folder
 
 
