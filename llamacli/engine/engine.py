@@ -88,7 +88,6 @@ class Engine:
         self._model: Any = None
         self._held: Context | None = None
         self._rows: Any = None  # the batch of decode_rows
-        settings = settings or EngineSettings()
         self.workers = Workers(settings.workers, self.file, settings.worker_timeout)
         try:
             self._fit(settings)
@@ -106,7 +105,8 @@ class Engine:
                 )
             # The file that was checked is still there: it is what llama.cpp has read.
             self.identity = file_identity(self.path, self.file.status)
-            self.adapters = load_adapters(self._library, self._model, self._adapter_files)
+            with self.workers.watched():
+                self.adapters = load_adapters(self._library, self._model, self._adapter_files)
             self.vocabulary: Vocabulary = make_vocabulary(self._library, self._model, self.file)
             with deferred_signals([]):
                 self._change_context(self._first_room())
