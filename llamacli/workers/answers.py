@@ -70,7 +70,7 @@ def known(command: Command, body: bytes, devices: Sequence[Lent]) -> bytes | Non
 
 
 def _device(body: bytes, devices: Sequence[Lent]) -> Lent:
-    (number,) = U32.unpack(body)
+    number = int(U32.unpack(body)[0])
     if number >= len(devices):
         raise Broken(f"llama.cpp asks for device {number}")
     return devices[number]
