@@ -117,7 +117,7 @@ lock: ## Choose the newest dependencies and write the lock files (needs uv)
 	@echo "$(LLAMA_CPP)" | $(UV) --upgrade --no-deps --no-binary llama-cpp-python -o llama-cpp-python.lock -
 
 test-parity: $(VENV)/.tested ## Compare logits with transformers live (installs PyTorch's CPU build)
-	@$(BIN)/pip install --quiet --disable-pip-version-check "torch==2.13.0" "sentencepiece==0.2.3"
+	@$(BIN)/pip install --quiet --disable-pip-version-check "torch==2.13.0" "sentencepiece==0.2.3" "peft==0.21.2"
 	@$(BIN)/python -m pytest tests/parity
 
 lint: $(VENV)/.tested ## Check style, and types as each system has them

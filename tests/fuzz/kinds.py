@@ -1,7 +1,6 @@
 """The kinds of files that are bent, and the commands that read them."""
 
 import json
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -11,8 +10,8 @@ from random import Random
 from convert import convert
 from convert.checkpoint import INDEX
 from llamacli.prompt.template import LLAMA3_TEMPLATE
-from tests.fuzz import gguf_file, stored
-from tests.fuzz.mutate import EXTREMES, bend_bytes, bend_json
+from tests.fuzz import adapters, gguf_file, stored
+from tests.fuzz.mutate import bend_json, bend_safetensors
 from tests.fuzz.odd_model import write_odd_model
 from tests.fuzz.stored import ANSWER, Command
 from tests.standins.checkpoint import shape_config, write_checkpoint
@@ -120,17 +119,7 @@ def _bend_card(rng: Random, folder: Path) -> list[Command]:
 
 def _bend_safetensors(rng: Random, folder: Path) -> list[Command]:
     good = (folder / "good-model.safetensors").read_bytes()
-    (length,) = struct.unpack_from("<Q", good)
-    header, data = good[8 : 8 + length], good[8 + length :]
-    if rng.random() < 0.7:
-        header = bend_json(rng, json.loads(header), rng.choice((1, 1, 2, 4)))
-        length = len(header)
-    if rng.random() < 0.2:
-        length = rng.choice((*EXTREMES, length + 1, length - 1))
-    bad = struct.pack("<Q", length) + header + data
-    if rng.random() < 0.3:
-        bad = bend_bytes(rng, bad, rng.choice((1, 1, 5)), rng.choice((length + 8, None)))
-    (folder / "checkpoint" / "model.safetensors").write_bytes(bad)
+    (folder / "checkpoint" / "model.safetensors").write_bytes(bend_safetensors(rng, good))
     return _convert(rng, folder)
 
 
@@ -156,6 +145,8 @@ KINDS = {
     "tokenizer-config": Kind(_prepare_checkpoint, _bend_small("tokenizer_config.json")),
     "generation-config": Kind(_prepare_checkpoint, _bend_small("generation_config.json")),
     "card": Kind(_prepare_checkpoint, _bend_card),
+    "adapter": Kind(adapters.prepare, adapters.bend_file),
+    "adapter-folder": Kind(adapters.prepare, adapters.bend_folder),
     "cache": Kind(stored.prepare, stored.bend_cache),
     "session": Kind(stored.prepare, stored.bend_session),
     "tuned": Kind(stored.prepare, stored.bend_tuned),

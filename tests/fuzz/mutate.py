@@ -1,6 +1,7 @@
 """Bending bytes and JSON, by a seeded generator."""
 
 import json
+import struct
 from collections.abc import Callable
 from copy import deepcopy
 from random import Random
@@ -117,3 +118,18 @@ def _other(rng: Random, value: Any, raw: list[str]) -> Any:
         )
         return rng.choice(changes)(value)
     return deepcopy(rng.choice(VALUES))  # else a later bend would reach into it
+
+
+def bend_safetensors(rng: Random, good: bytes) -> bytes:
+    """A mutant of a sound safetensors file: of its header, of its length, or of its bytes."""
+    (length,) = struct.unpack_from("<Q", good)
+    header, data = good[8 : 8 + length], good[8 + length :]
+    if rng.random() < 0.7:
+        header = bend_json(rng, json.loads(header), rng.choice((1, 1, 2, 4)))
+        length = len(header)
+    if rng.random() < 0.2:
+        length = rng.choice((*EXTREMES, length + 1, length - 1))
+    bad = struct.pack("<Q", length) + header + data
+    if rng.random() < 0.3:
+        bad = bend_bytes(rng, bad, rng.choice((1, 1, 5)), rng.choice((length + 8, None)))
+    return bad

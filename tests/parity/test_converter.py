@@ -35,11 +35,15 @@ NAMES = re.compile(r"general\.(name|basename|finetune|version|size_label|organiz
 
 @pytest.fixture(scope="module")
 def converter() -> Path:
+    return unpacked()
+
+
+def unpacked() -> Path:
     """convert_hf_to_gguf.py with what it imports, unpacked once from the source package."""
     pinned = re.search(r'"llama-cpp-python==([^"]*)"', (ROOT / "pyproject.toml").read_text())
     assert pinned is not None
     place = platformdirs.user_cache_path("llamacli") / f"converter-{pinned[1]}"
-    if not place.is_dir():
+    if not (place / "convert_lora_to_gguf.py").exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
@@ -51,7 +55,9 @@ def converter() -> Path:
             parts = Path(scratch) / "parts"
             for name in ("conversion", "gguf-py"):
                 shutil.copytree(source / name, parts / name)
-            shutil.copy(source / "convert_hf_to_gguf.py", parts)
+            for name in ("convert_hf_to_gguf.py", "convert_lora_to_gguf.py"):
+                shutil.copy(source / name, parts)
+            shutil.rmtree(place, ignore_errors=True)
             parts.rename(place)
     return place / "convert_hf_to_gguf.py"
 
