@@ -20,7 +20,7 @@ from convert.quantization import quantization
 from llamacli.engine import AdapterChoice, Engine, EngineSettings
 from tests.parity.record_adapter import KINDS, PLAIN, RECORDED, sums, tokens, write_base, write_kind
 
-NOISE = 5e-3  # of the logits' deviation: what an F16 KV cache costs
+NOISE = 0.02  # of the logits' deviation: what an F16 KV cache costs, as without an adapter
 
 
 @pytest.fixture(scope="module")
