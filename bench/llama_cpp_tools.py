@@ -1,8 +1,9 @@
 """llama.cpp's own tools, built from llama-cpp-python's source package: the same commit.
 
 The package holds llama.cpp's whole source. `tool("llama-bench")` fetches it with pip, compiles the
-tools with CMake (about 6 minutes on 2 cores) once, and gives the path of the program:
-~/.cache/llamacli/tools/<version>/bin/llama-bench.
+program with CMake (about 6 minutes on 2 cores; CMAKE_BUILD_PARALLEL_LEVEL says how many jobs) once,
+with llama.cpp.cmake as the wheel is, and gives its path:
+~/.cache/llamacli/tools/<version>/build/bin/llama-bench.
 """
 
 import json
@@ -11,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tarfile
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,7 +27,7 @@ def tool(name: str, *, rpc: bool = False) -> Path:
     folder = _cache() / "tools" / (version("llama-cpp-python") + "-rpc" * rpc)
     program = folder / "build" / "bin" / name
     if not program.exists():
-        _build(folder, *(["-DGGML_RPC=ON"] if rpc else []))
+        _build(folder, name, *(["-DGGML_RPC=ON"] if rpc else []))
     return program
 
 
@@ -48,22 +50,33 @@ def _cache() -> Path:
     return platformdirs.user_cache_path("llamacli")
 
 
-def _build(folder: Path, *more: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _build(folder: Path, name: str, *more: str) -> None:
+    root, build = _source(folder), folder / "build"
+    ours = Path(__file__).parents[1] / "llama.cpp.cmake"  # the wheel leaves LLAMA_BUILD_COMMON out
+    include = folder / "tools.cmake"
+    include.write_text(f'include("{ours}")\nset(LLAMA_BUILD_COMMON ON)\n')
+    flags = ["-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={include}"]
+    flags += ["-DLLAMA_OPENSSL=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF"]
+    source = str(root / "vendor" / "llama.cpp")
+    _run(["cmake", "-S", source, "-B", str(build), *flags, *more])
+    jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(os.cpu_count() or 1)
+    _run(["cmake", "--build", str(build), "--parallel", jobs, "--target", name])
+
+
+def _source(folder: Path) -> Path:
+    """The package's unpacked source, fetched where it isn't there yet."""
     package = f"llama-cpp-python=={version('llama-cpp-python')}"
     print(f"compiling llama.cpp's tools from {package}, this once", file=sys.stderr)
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    _run([*pip, "--no-binary", ":all:", "--dest", str(folder), package])
-    archive = next(folder.glob("*.tar.gz"))
-    with tarfile.open(archive) as source:
-        source.extractall(folder, filter="data")
-    root = archive.with_name(archive.name.removesuffix(".tar.gz"))
-    build = folder / "build"
-    flags = ["-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_CURL=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF"]
-    source_folder = str(root / "vendor" / "llama.cpp")
-    _run(["cmake", "-S", source_folder, "-B", str(build), *flags, *more])
-    jobs = str(os.cpu_count() or 1)
-    _run(["cmake", "--build", str(build), "--parallel", jobs, "--target", *TARGETS])
+    root = folder / package.replace("==", "-").replace("llama-cpp-python", "llama_cpp_python")
+    if not root.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        _run([*pip, "--no-binary", ":all:", "--dest", str(folder), package])
+        with tempfile.TemporaryDirectory(dir=folder) as part:
+            with tarfile.open(root.with_name(f"{root.name}.tar.gz")) as source:
+                source.extractall(part, filter="data")
+            (Path(part) / root.name).rename(root)
+    return root
 
 
 def _run(command: list[str]) -> None:
