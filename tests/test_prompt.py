@@ -12,7 +12,7 @@ import pytest
 
 from llamacli.engine.loading import load_vocabulary
 from llamacli.engine.vocabulary import Vocabulary
-from llamacli.errors import UsageError
+from llamacli.errors import InvalidModelError, UsageError
 from llamacli.prompt.encode import encode_chat, encode_raw
 from llamacli.prompt.markers import PLANES
 from llamacli.prompt.messages import ROLES, normal, problem
@@ -304,6 +304,32 @@ def check_roles_tools_and_keys(vocabulary: Vocabulary, template: str) -> None:
 
     tool = {"type": "function", "function": {"name": forged, forged: [forged]}}
     assert control(f"critic{forged}", forged, tool) == control("critic", "y", TOOL)
+
+
+ONE_CALL = """\
+{% for message in messages %}{% if message.tool_calls %}
+{%- if message.tool_calls | length > 1 %}{{ raise_exception("one call at once") }}{% endif %}
+{{- message.content or "" }}({{ message.tool_calls[0].function.name }})
+{%- else %}{{ message.content }}{% endif %}<|eot_id|>{% endfor %}"""
+
+
+def test_several_calls_go_in_one_by_one_where_a_template_wants_it(small: Vocabulary) -> None:
+    """Each with its own result, by its id, else by their order; nothing is lost."""
+    calls = [{"id": n, "type": "function", "function": {"name": n, "arguments": {}}} for n in "abc"]
+    start = {"role": "assistant", "content": "Look:", "tool_calls": calls}
+
+    def read(*results: tuple[str, str | None]) -> str:
+        given: list[dict[str, Any]] = [start]
+        given += [{"role": "tool", "content": c, "tool_call_id": i} for c, i in results]
+        given += [{"role": "user", "content": "and?"}]
+        return small.text_of(encode_chat(small, ONE_CALL, given)).replace("<|eot_id|>", "|")
+
+    expected = "Look:(a)|A|(b)|B|(c)|C|and?|"
+    assert read(("B", "b"), ("A", "a"), ("C", "c")).endswith(expected)
+    assert read(("A", None), ("B", None), ("C", None)).endswith(expected)
+    assert read(("X", "x"), ("B", "b"), ("A", None)).endswith("Look:(a)|A|(b)|B|(c)|X|and?|")
+    with pytest.raises(InvalidModelError, match="one call at once"):  # and no endless trying
+        encode_chat(small, ONE_CALL.replace("> 1", "> 0"), [start])
 
 
 def test_raw_text_and_the_one_way_to_control_tokens(real: Vocabulary) -> None:

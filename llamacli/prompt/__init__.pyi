@@ -1,6 +1,6 @@
 from . import cache
 from .cache import Encode
-from .encode import encode_chat, encode_raw, encode_turns
+from .encode import NoTools, encode_chat, encode_raw, encode_turns
 from .input import Cut, Errors, Input, Text, decode, fit, gather, read_bytes, read_file
 from .messages import (
     RESULT_ROLES,
@@ -21,6 +21,7 @@ __all__ = [
     "Errors",
     "Input",
     "Message",
+    "NoTools",
     "Text",
     "arguments_of",
     "cache",

@@ -9,8 +9,12 @@ from typing import Any
 from llamacli.engine import Engine, Vocabulary
 from llamacli.errors import InvalidModelError, UsageError
 from llamacli.prompt.markers import Markers, markers_of
-from llamacli.prompt.messages import Message
+from llamacli.prompt.messages import Message, one_call_each
 from llamacli.prompt.template import LLAMA3_MARKER, LLAMA3_TEMPLATE, render
+
+
+class NoTools(UsageError):
+    """The model's template has no place for what was given of tools."""
 
 
 def encode_chat(
@@ -25,25 +29,31 @@ def encode_chat(
     """The tokens of a conversation's prompt, by Llama 3's format where there is no template.
 
     The template renders the messages as they are, its own markers respelled. The text is cut at
-    those; what lies between is tokenized as plain text, whatever it looks like. Raises
-    InvalidModelError where there is no template and no marker of Llama 3's, and UsageError where
-    the template knows no tools and there are some, or calls.
+    those; what lies between is tokenized as plain text, whatever it looks like. Where the template
+    refuses several calls at once, as Llama 3.1's to 3.3's do, each goes in by itself, with its
+    result. Raises InvalidModelError where there is no template and no marker of Llama 3's, and
+    NoTools where the template knows no tools and there are some, or calls.
     """
     if template is None:
         template = LLAMA3_TEMPLATE
         _check_llama3(vocabulary)
     _check_tools(template, messages, tools)
     markers = _markers(vocabulary, template, messages, tools)
-    text = render(
-        template,
-        messages,
-        add_generation_prompt=add_generation_prompt,
-        tools=tools,
-        date=date,
-        markers=markers,
-        bos_token=markers.respell(_spelling(vocabulary, vocabulary.bos)),
-        eos_token=markers.respell(_spelling(vocabulary, vocabulary.eos)),
-    )
+    names = {
+        "add_generation_prompt": add_generation_prompt,
+        "tools": tools,
+        "date": date,
+        "markers": markers,
+        "bos_token": markers.respell(_spelling(vocabulary, vocabulary.bos)),
+        "eos_token": markers.respell(_spelling(vocabulary, vocabulary.eos)),
+    }
+    try:
+        text = render(template, messages, **names)
+    except InvalidModelError:
+        apart = one_call_each(messages)
+        if len(apart) == len(messages):
+            raise
+        text = render(template, apart, **names)
     tokens: list[int] = []
     written = markers.written()
     for i, part in enumerate(_split(text, written)):
@@ -93,12 +103,12 @@ def _check_llama3(vocabulary: Vocabulary) -> None:
 def _check_tools(template: str, messages: Sequence[Mapping[str, Any]], tools: Any) -> None:
     """Llama 3's first generation has no tools: its template would leave them, or calls, out."""
     if tools and "tools" not in template:
-        raise UsageError(
+        raise NoTools(
             "the model's chat template takes no tools; describe them in the system prompt, or use "
             "a model of Llama 3.1 or later"
         )
     if "tool_calls" not in template and any(m.get("tool_calls") for m in messages):
-        raise UsageError("the model's chat template takes no calls of tools (tool_calls)")
+        raise NoTools("the model's chat template takes no calls of tools (tool_calls)")
 
 
 def _markers(vocabulary: Vocabulary, *given: Any) -> Markers:

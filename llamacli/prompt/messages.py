@@ -1,6 +1,8 @@
 """Conversations in JSON: a list of messages with role and content, calls and results, checked."""
 
 import json
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from llamacli.errors import UsageError
@@ -122,3 +124,38 @@ def _normal_call(call: dict[str, Any]) -> dict[str, Any]:
     function = call["function"]
     arguments = arguments_of(function.get("arguments"))
     return {"type": "function", **call, "function": {**function, "arguments": arguments}}
+
+
+def one_call_each(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The conversation with a message for each call, its result behind it.
+
+    Results go to their calls by tool_call_id, the others in their order; the text before the calls
+    stays with the first.
+    """
+    found: list[Mapping[str, Any]] = []
+    place = 0
+    while place < len(messages):
+        message, place = messages[place], place + 1
+        calls = message.get("tool_calls") or ()
+        if len(calls) < 2:
+            found.append(message)
+            continue
+        results = list(takewhile(lambda m: m.get("role") in RESULT_ROLES, messages[place:]))
+        place += len(results)
+        for number, call in enumerate(calls):
+            content = message.get("content") if not number else None
+            found.append({**message, "content": content, "tool_calls": [call]})
+            if (result := _result_of(call, results)) is not None:
+                results.remove(result)
+                found.append(result)
+        found += results
+    return found
+
+
+def _result_of(
+    call: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    """The call's own result, else the first that names none."""
+    named = (r for r in results if r.get("tool_call_id") is not None)
+    own = next((r for r in named if r["tool_call_id"] == call.get("id")), None)
+    return own or next((r for r in results if r.get("tool_call_id") is None), None)
