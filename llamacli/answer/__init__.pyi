@@ -1,4 +1,4 @@
-from .calling import Calling, answer_calling
+from .calling import Calling, Parting, answer_calling
 from .generation import Chunk, Result, generate
 from .output import result_fields, write_text
 from .signals import Interrupts, interrupts
@@ -12,6 +12,7 @@ __all__ = [
     "Chunk",
     "Interrupts",
     "OutputStyle",
+    "Parting",
     "Result",
     "answer",
     "answer_calling",

@@ -10,7 +10,6 @@ from llamacli.answer.telling import OutputStyle, progress, tell
 from llamacli.engine import Engine, SamplingSettings, Vocabulary
 from llamacli.terminal import as_json
 from llamacli.tools import (
-    DEFAULT_THRESHOLD,
     PYTHON_TAG,
     Call,
     Choice,
@@ -23,6 +22,36 @@ from llamacli.tools import (
 
 
 @dataclass
+class Parting:
+    """An answer as it comes, parted into text and calls, of which at most so many are taken."""
+
+    reader: Reader
+    most: int | None
+    given: str = ""
+
+    @property
+    def calls(self) -> list[Call]:
+        """Those that have come whole."""
+        return self.reader.calls[: self.most]
+
+    def feed(self, piece: str) -> str:
+        """The text that can go out now that piece has come."""
+        ready = self.reader.feed(piece)
+        self.given += ready
+        return ready
+
+    def finish(self, piece: str, result: Result) -> tuple[str, Result]:
+        """The last text, and the result of the text alone."""
+        ready = self.feed(piece)
+        rest = self.reader.finish(cut=result.finish_reason != "stop")
+        self.given += rest
+        result = replace(result, text=self.given)
+        if self.calls and result.finish_reason == "stop":
+            result = replace(result, finish_reason="tool_calls")
+        return ready + rest, result
+
+
+@dataclass
 class Calling:
     """The tools that one answer may call, how it chooses, and the calls that came.
 
@@ -32,7 +61,7 @@ class Calling:
     tools: Sequence[Tool]
     choice: Choice = "auto"
     parallel: bool = True
-    threshold: float = DEFAULT_THRESHOLD
+    threshold: float | None = None  # the default
     first: int = 0
     calls: list[Call] = field(default_factory=list)
 
@@ -56,24 +85,22 @@ class Calling:
 
     def parted(self, chunks: Iterator[Chunk], *, lines: bool) -> Iterator[Chunk]:
         """The answer's text alone; where lines is set, the calls stand below it, one a line."""
-        names = [tool.name for tool in self.tools] if self.choice != "none" else []
-        reader, given = Reader(names), ""
+        parting = self.parting()
         for chunk in chunks:
-            text = reader.feed(chunk.text)
             if chunk.result is None:
-                given += text
-                if text:
+                if text := parting.feed(chunk.text):
                     yield Chunk(text)
                 continue
-            text += reader.finish(cut=chunk.result.finish_reason != "stop")
-            given += text
-            self.calls = reader.calls if self.parallel else reader.calls[:1]
-            result = replace(chunk.result, text=given)
-            if self.calls and result.finish_reason == "stop":
-                result = replace(result, finish_reason="tool_calls")
+            text, result = parting.finish(chunk.text, chunk.result)
+            self.calls = parting.calls
             if lines and self.calls:
-                text += "\n" * bool(given.strip()) + "\n".join(map(_line, self.calls))
+                text += "\n" * bool(result.text.strip()) + "\n".join(map(_line, self.calls))
             yield Chunk(text, result)
+
+    def parting(self) -> "Parting":
+        """What parts one answer, fed with its pieces."""
+        names = [tool.name for tool in self.tools] if self.choice != "none" else []
+        return Parting(Reader(names), None if self.parallel else 1)
 
     def fields(self, text: str) -> dict[str, Any]:
         """What JSON has of the calls: as OpenAI writes them, their arguments a text."""

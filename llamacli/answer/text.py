@@ -41,6 +41,8 @@ class Answer:
         self.tokens.append(token)
         ready = ""
         if token not in self.vocabulary.control_tokens or token in self.spelled:
+            if self.constraint is not None and self.constraint.uncut:
+                self.text.stop = ()
             ready = self.text.add(self.vocabulary.piece(token))
         if self.text.stopped:
             self.reason = "stop"

@@ -1,6 +1,6 @@
 """A job of a batch, from its start to its result."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from llamacli.answer import Calling
     from llamacli.shape import Constraint, Grammar
+    from llamacli.tools import ToolConstraint
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Job:
     max_tokens: int | None = None
     stop: Sequence[str] = ()
     shape: "Grammar | None" = None
+    calling: "Calling | None" = None  # what it may call; the text is parted by whoever gets it
     logprobs: int | None = None
     exact: bool = False
     scales: Scales | None = None
@@ -59,7 +62,7 @@ class Running:
     answer: Answer
     chain: Any
     choose: Callable[[int], int]
-    constraint: "Constraint | None"
+    constraint: "Constraint | ToolConstraint | None"
     seed: int
     resources: ExitStack
     started: float
@@ -89,16 +92,12 @@ def prepare(engine: Engine, index: int, job: Job) -> Running:
     seed = choose_seed(job.sampling)
     resources = ExitStack()
     try:
-        constraint = None
-        if job.shape is not None:
-            from llamacli.shape import constrained
-
-            constraint = constrained(engine.vocabulary, job.shape, limit)
+        constraint, spelled = _constraint(engine, job, limit)
         chain = resources.enter_context(sampler_chain(engine, job.sampling, seed, job.prompt))
     except BaseException:
         resources.close()
         raise
-    answer = Answer(engine.vocabulary, limit, AnswerText(job.stop), constraint)
+    answer = Answer(engine.vocabulary, limit, AnswerText(job.stop), constraint, spelled)
     choose = chooser(engine, job.sampling, chain)
     started = perf_counter()
     scales = scales_of(engine, job)
@@ -112,6 +111,21 @@ def scales_of(engine: Engine, job: Job) -> Scales:
     if job.scales is not None:
         return job.scales
     return tuple(choice.scale for choice in engine.settings.adapters)
+
+
+def _constraint(
+    engine: Engine, job: Job, limit: int
+) -> "tuple[Constraint | ToolConstraint | None, Container[int]]":
+    """What holds the answer, and the control tokens that it spells."""
+    if job.calling is not None:
+        held = job.calling.constraint(engine, len(job.prompt), job.max_tokens)
+        if held is not None or job.shape is None:
+            return held, job.calling.spelled(engine.vocabulary)
+    if job.shape is None:
+        return None, ()
+    from llamacli.shape import constrained
+
+    return constrained(engine.vocabulary, job.shape, limit), ()
 
 
 def result(running: Running) -> Result:

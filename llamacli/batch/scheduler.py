@@ -168,7 +168,7 @@ class Scheduler:
     def _draw(self, running: Running, row: int) -> int | LlamacliError:
         engine, answer = self.engine, running.answer
         try:
-            if running.constraint is None:
+            if running.constraint is None or running.constraint.free:
                 token = running.choose(row)
             else:
                 token = running.constraint.choose(running.chain, engine.logits(row), answer.left)

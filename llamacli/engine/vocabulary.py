@@ -107,6 +107,20 @@ class Vocabulary:
         """Every token's bytes; 0.2 seconds for 128,256 of them, when they are first asked for."""
         return list(map(self.piece, range(self.size)))
 
+    def matching(self, pattern: re.Pattern[bytes]) -> list[int]:
+        """The tokens, control tokens aside, whose bytes begin by the pattern; looked for once."""
+        if pattern not in self._matching:
+            self._matching[pattern] = [
+                token
+                for token, piece in enumerate(self.pieces)
+                if pattern.match(piece) and token not in self.control_tokens
+            ]
+        return self._matching[pattern]
+
+    @cached_property
+    def _matching(self) -> dict[re.Pattern[bytes], list[int]]:
+        return {}
+
     @cached_property
     def trie(self) -> "LLTokenizer":
         """The tokens as llguidance has them: control tokens are no text, end tokens end it.

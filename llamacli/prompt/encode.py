@@ -39,7 +39,7 @@ def encode_chat(
         _check_llama3(vocabulary)
     _check_tools(template, messages, tools)
     markers = _markers(vocabulary, template, messages, tools)
-    names = {
+    names: dict[str, Any] = {
         "add_generation_prompt": add_generation_prompt,
         "tools": tools,
         "date": date,

@@ -132,24 +132,24 @@ def one_call_each(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, An
     Results go to their calls by tool_call_id, the others in their order; the text before the calls
     stays with the first.
     """
-    found: list[Mapping[str, Any]] = []
+    apart: list[Mapping[str, Any]] = []
     place = 0
     while place < len(messages):
         message, place = messages[place], place + 1
         calls = message.get("tool_calls") or ()
         if len(calls) < 2:
-            found.append(message)
+            apart.append(message)
             continue
         results = list(takewhile(lambda m: m.get("role") in RESULT_ROLES, messages[place:]))
         place += len(results)
         for number, call in enumerate(calls):
             content = message.get("content") if not number else None
-            found.append({**message, "content": content, "tool_calls": [call]})
+            apart.append({**message, "content": content, "tool_calls": [call]})
             if (result := _result_of(call, results)) is not None:
                 results.remove(result)
-                found.append(result)
-        found += results
-    return found
+                apart.append(result)
+        apart += results
+    return apart
 
 
 def _result_of(

@@ -6,14 +6,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from llamacli.answer import Result
+from llamacli.answer import Parting, Result
 from llamacli.batch import Job, TokenLogprob
 from llamacli.errors import LlamacliError
 from llamacli.serve.ask import Ask
 from llamacli.serve.faults import Ended, Fault, as_fault, too_long
 from llamacli.serve.lane import Task
 from llamacli.serve.pool import Loaded, Pool
-from llamacli.serve.stream import Stream
+from llamacli.serve.stream import Piece, Stream
+from llamacli.serve.tools import CallPart, parts_of
 
 
 @dataclass
@@ -22,6 +23,7 @@ class Whole:
 
     index: int
     pieces: list[str] = field(default_factory=list)
+    calls: list[CallPart] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     result: Result | None = None
 
@@ -29,14 +31,29 @@ class Whole:
     def text(self) -> str:
         return "".join(self.pieces)
 
+    def add(self, piece: Piece) -> None:
+        self.pieces.append(piece.text)
+        for part in piece.calls:
+            if part.name is not None:
+                self.calls.append(part)
+            else:
+                begun = self.calls[-1]
+                self.calls[-1] = replace(begun, arguments=begun.arguments + part.arguments)
+        self.logprobs += piece.logprobs
+        self.result = piece.result or self.result
+
 
 @dataclass
 class Answers:
-    """The stream of a request's answers by a loaded model; prompts in tokens, n answers to each."""
+    """The stream of a request's answers by a loaded model; prompts in tokens, n answers to each.
+
+    partings has what parts each answer into text and calls, where it may call.
+    """
 
     model: Loaded
     prompts: Sequence[Sequence[int]]
     stream: Stream
+    partings: Sequence[Parting] = ()
 
     @property
     def prompt_tokens(self) -> int:
@@ -45,14 +62,26 @@ class Answers:
     async def whole(self) -> list[Whole]:
         """All answers at their end. Raises Fault where one failed."""
         answers = [Whole(index) for index in range(self.stream.count)]
-        async for piece in self.stream:
+        async for piece in self.pieces():
             if piece.error is not None:
                 raise as_fault(piece.error)
-            answer = answers[piece.index]
-            answer.pieces.append(piece.text)
-            answer.logprobs += piece.logprobs
-            answer.result = piece.result or answer.result
+            answers[piece.index].add(piece)
         return answers
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """The stream's, their calls parted from their texts."""
+        async for piece in self.stream:
+            if not self.partings or piece.error is not None:
+                yield piece
+                continue
+            parting, result = self.partings[piece.index], piece.result
+            before = len(parting.calls)
+            if result is None:
+                text = parting.feed(piece.text)
+            else:
+                text, result = parting.finish(piece.text, result)
+            calls = parts_of(parting.calls[before:])
+            yield replace(piece, text=text, calls=calls, result=result)
 
 
 @dataclass
@@ -90,7 +119,9 @@ class Desk:
                 tasks = self._start(model, jobs, stream)
                 timer = self._limit(model, tasks)
                 try:
-                    yield Answers(model, [job.prompt for job in jobs[:: ask.n]], stream)
+                    partings = [ask.calling.parting() for _ in jobs] if ask.calling else []
+                    prompts = [job.prompt for job in jobs[:: ask.n]]
+                    yield Answers(model, prompts, stream, partings)
                 finally:
                     timer.cancel()
                     if stream.ended < count or stream.waiting:
@@ -139,10 +170,9 @@ def _jobs(model: Loaded, ask: Ask) -> list[Job]:
             if len(tokens) > engine.context_size:
                 raise too_long(len(tokens), engine.context_size)
             for _ in range(ask.n):
-                job = Job(tokens, sampling, ask.max_tokens, ask.stop, ask.shape, ask.logprobs)
-                jobs.append(
-                    replace(job, exact=ask.exact and sampling.temperature == 0, scales=scales)
-                )
+                exact = ask.exact and sampling.temperature == 0
+                job = Job(tokens, sampling, ask.max_tokens, ask.stop, ask.shape, ask.calling)
+                jobs.append(replace(job, logprobs=ask.logprobs, exact=exact, scales=scales))
                 if sampling.seed is not None:
                     sampling = replace(sampling, seed=(sampling.seed + 1) % ((1 << 32) - 1))
         return jobs

@@ -1,19 +1,26 @@
 """/v1/messages and its count_tokens: Anthropic's form of a conversation and its answer."""
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from llamacli.answer import Result
+from llamacli.prompt import Message
 from llamacli.serve.answers import Answers, Whole
 from llamacli.serve.ask import MAX_TOKENS, Ask, read_lora, read_sampling, read_stop, refuse
-from llamacli.serve.chat import content_text
-from llamacli.serve.faults import as_fault, invalid
-from llamacli.serve.fields import Fields, shown
+from llamacli.serve.faults import Fault, as_fault, invalid, unsupported
+from llamacli.serve.fields import Fields
+from llamacli.serve.messages import content_text, each, function_call, part_text
 from llamacli.serve.openai import check_shape, new_id, read_format
 from llamacli.serve.pool import Loaded
+from llamacli.serve.stream import Piece
+from llamacli.serve.tools import CallPart, read_block_calling
 from llamacli.shape import Grammar
 
-REFUSED = {"tools": " yet", "tool_choice": " yet", "mcp_servers": "", "container": ""}
+ROLES = ("user", "assistant", "system")
+
+REFUSED = {"mcp_servers": "", "container": ""}
 IGNORED = (
     "metadata", "service_tier", "context_management", "betas", "cache_control", "inference_geo",
     "speed", "diagnostics", "user_profile_id",
@@ -32,23 +39,23 @@ def read_message(fields: Fields) -> Ask:
         read_stop(fields, "stop_sequences"),
         shape=_read_format(fields.inside("output_config")),
         lora=read_lora(fields),
+        calling=read_block_calling(fields),
         stream=bool(fields.flag("stream")),
         ignored=tuple(fields.ignore(IGNORED)),
     )
-    _refuse_thinking(fields)
-    refuse(fields, REFUSED)
+    _refuse(fields)
     fields.end()
-    return check_shape(ask)
+    return check_shape(ask, "output_config")
 
 
 def count_tokens(model: Loaded, fields: Fields) -> dict[str, Any]:
     """How many tokens the conversation's prompt has."""
-    prompt = _conversation(fields)
+    prompt, calling = _conversation(fields), read_block_calling(fields)
     fields.ignore(IGNORED)
-    _refuse_thinking(fields)
-    refuse(fields, REFUSED)
+    _refuse(fields)
     fields.end()
-    return {"input_tokens": len(Ask(None, [prompt]).encode(model.engine, prompt))}
+    ask = Ask(None, [prompt], calling=calling)
+    return {"input_tokens": len(ask.encode(model.engine, prompt))}
 
 
 def _read_format(config: Fields | None) -> Grammar | None:
@@ -61,33 +68,64 @@ def _read_format(config: Fields | None) -> Grammar | None:
     return shape
 
 
-def _refuse_thinking(fields: Fields) -> None:
+def _refuse(fields: Fields) -> None:
     thinking = fields.inside("thinking")
     if thinking is not None and thinking.text("type") not in ("disabled", "adaptive"):
-        refuse(Fields({"thinking": True}, fields.path), {"thinking": ""})
+        raise unsupported("thinking")
+    if fields.take("thread"):  # the client's runner of tools goes on without, told in this way
+        told = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+        raise Fault(400, "thread is not supported: nothing is stored", "thread",
+                    "unsupported_parameter", details=told)  # fmt: skip
+    refuse(fields, REFUSED)
 
 
-def _conversation(fields: Fields) -> list[dict[str, str]]:
-    """The system's text first, then the messages' roles and texts."""
-    messages = []
+def _conversation(fields: Fields) -> list[Message]:
+    """The system's text first, then the messages' texts, calls and results."""
+    messages: list[Message] = []
     if "system" in fields.values:
         messages.append({"role": "system", "content": content_text(fields, "system")})
     given = fields.needed("messages", fields.items)
     if not given:
         raise invalid("messages", "is empty")
     for i, message in enumerate(given):
-        where = f"messages.{i}"
-        if not isinstance(message, dict):
-            raise invalid(where, f"is an object with role and content, not {shown(message)}")
-        inside = Fields(message, where)
-        role = inside.one_of("role", ("user", "assistant", "system"))
-        if role is None:
-            raise invalid(f"{where}.role", "is missing")
-        messages.append({"role": role, "content": content_text(inside, "content")})
-        inside.end()
+        messages += _read(each(message, f"messages.{i}"))
     if messages[-1]["role"] == "assistant":
         raise invalid(f"messages.{len(given) - 1}", "begins an answer, which is not supported")
     return messages
+
+
+def _read(fields: Fields) -> list[Message]:
+    """A message: its results, each as a message of its own, and its text with its calls."""
+    role = fields.needed("role", lambda name: fields.one_of(name, ROLES))
+    content, where = fields.values.get("content"), fields.where("content")
+    if not isinstance(content, list):
+        text = content_text(fields, "content")
+        fields.end()
+        return [{"role": role, "content": text}]
+    fields.take("content")
+    fields.end()
+    texts, calls, results = list[str](), list[Message](), list[Message]()
+    for i, value in enumerate(content):
+        block = each(value, f"{where}.{i}")
+        kind = block.values.get("type")
+        if kind == "tool_use" and role == "assistant":
+            calls.append(function_call(block, block.needed("id", block.text), "input"))
+        elif kind == "tool_result" and role == "user":
+            results.append(_result(block))
+        else:
+            texts.append(part_text(value, f"{where}.{i}"))
+    if calls:
+        return [{"role": role, "content": "".join(texts) or None, "tool_calls": calls}]
+    told = [{"role": role, "content": "".join(texts)}] if texts or not results else []
+    return [*results, *told]
+
+
+def _result(block: Fields) -> Message:
+    identity = block.needed("tool_use_id", block.text)
+    text = content_text(block, "content") if "content" in block.values else ""
+    if block.flag("is_error"):
+        text = f"Error: {text}"
+    return {"role": "tool", "tool_call_id": identity, "content": text}
 
 
 class MessageAnswer:
@@ -105,9 +143,12 @@ class MessageAnswer:
         }
 
     def whole(self, answers: list[Whole]) -> dict[str, Any]:
-        result = answers[0].result
+        result, content = answers[0].result, list[dict[str, Any]]()
         assert result is not None
-        content = [{"type": "text", "text": answers[0].text}]
+        if answers[0].text.strip() or not answers[0].calls:
+            content.append({"type": "text", "text": answers[0].text})
+        for call in answers[0].calls:
+            content.append({**_tool_use(call), "input": json.loads(call.arguments)})
         return {**self.head, "content": content, **_ending(result), "usage": self._usage(result)}
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
@@ -115,16 +156,18 @@ class MessageAnswer:
         start: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None}
         usage = self._usage(None)
         yield {"type": "message_start", "message": {**self.head, **start, "usage": usage}}
-        block = {"type": "text", "text": ""}
-        yield {"type": "content_block_start", "index": 0, "content_block": block}
-        async for piece in self.answers.stream:
+        blocks = _Blocks()
+        if self.ask.calling is None:
+            yield blocks.begin({"type": "text", "text": ""})
+        async for piece in self.answers.pieces():
             if piece.error is not None:
                 raise as_fault(piece.error)
-            if piece.text:
-                delta = {"type": "text_delta", "text": piece.text}
-                yield {"type": "content_block_delta", "index": 0, "delta": delta}
+            for event in blocks.events(piece):
+                yield event
             if piece.result is not None:
-                yield {"type": "content_block_stop", "index": 0}
+                if blocks.count == 0:
+                    yield blocks.begin({"type": "text", "text": ""})
+                yield blocks.end()
                 told = {"delta": _ending(piece.result), "usage": self._usage(piece.result)}
                 yield {"type": "message_delta", **told}
         yield {"type": "message_stop"}
@@ -140,7 +183,50 @@ class MessageAnswer:
         }
 
 
+@dataclass
+class _Blocks:
+    """A stream's blocks: how many have begun, and of what type the open one is."""
+
+    count: int = 0
+    open: str | None = None
+
+    def events(self, piece: Piece) -> Iterator[dict[str, Any]]:
+        """What a piece adds."""
+        if piece.text:
+            if self.open != "text":
+                yield from self._next({"type": "text", "text": ""})
+            yield self._delta({"type": "text_delta", "text": piece.text})
+        for part in piece.calls:
+            if part.name is not None:
+                yield from self._next(_tool_use(part))
+            if part.arguments:
+                yield self._delta({"type": "input_json_delta", "partial_json": part.arguments})
+
+    def begin(self, block: dict[str, Any]) -> dict[str, Any]:
+        self.count, self.open = self.count + 1, block["type"]
+        told = {"index": self.count - 1, "content_block": block}
+        return {"type": "content_block_start", **told}
+
+    def end(self) -> dict[str, Any]:
+        self.open = None
+        return {"type": "content_block_stop", "index": self.count - 1}
+
+    def _next(self, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if self.open is not None:
+            yield self.end()
+        yield self.begin(block)
+
+    def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "content_block_delta", "index": self.count - 1, "delta": delta}
+
+
+def _tool_use(call: CallPart) -> dict[str, Any]:
+    return {"type": "tool_use", "id": new_id("toolu"), "name": call.name, "input": {}}
+
+
 def _ending(result: Result) -> dict[str, Any]:
+    if result.finish_reason == "tool_calls":
+        return {"stop_reason": "tool_use", "stop_sequence": None}
     if result.finish_reason == "length":
         return {"stop_reason": "max_tokens", "stop_sequence": None}
     if result.stop_text is not None:

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llamacli.answer import Calling
 from llamacli.engine import MAX_ADAPTERS, MAX_SCALE, Engine, SamplingSettings, Scales
 from llamacli.errors import InvalidModelError
-from llamacli.prompt import Message, encode_raw, encode_turns
+from llamacli.prompt import Message, NoTools, encode_raw, encode_turns
 from llamacli.serve.faults import Fault, invalid, unsupported
 from llamacli.serve.fields import Fields, shown
 from llamacli.shape import Grammar
@@ -33,6 +34,7 @@ class Ask:
     stop: tuple[str, ...] = ()
     n: int = 1
     shape: Grammar | None = None
+    calling: Calling | None = None
     logprobs: int | None = None
     stream: bool = False
     include_usage: bool = False
@@ -49,7 +51,10 @@ class Ask:
             tokens = [_token(engine, token) for token in prompt]
         else:
             try:
-                tokens = encode_turns(engine, prompt)  # type: ignore[arg-type]
+                tools = [tool.given for tool in self.calling.tools] if self.calling else None
+                tokens = encode_turns(engine, prompt, tools=tools)  # type: ignore[arg-type]
+            except NoTools as error:
+                raise Fault(400, str(error), "tools", "template_takes_no_tools") from None
             except InvalidModelError as error:
                 raise Fault(400, str(error), "messages", "template_refuses") from None
         if not tokens:

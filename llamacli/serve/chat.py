@@ -1,15 +1,15 @@
 """/v1/chat/completions: a conversation in, the assistant's next message out."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from llamacli.serve.answers import Answers, Whole
 from llamacli.serve.ask import MAX_TOP, Ask, refuse
 from llamacli.serve.faults import as_fault, invalid
-from llamacli.serve.fields import Fields, shown
+from llamacli.serve.fields import Fields
+from llamacli.serve.messages import read_messages
 from llamacli.serve.openai import (
     check_shape,
     finish_reason,
@@ -20,10 +20,11 @@ from llamacli.serve.openai import (
     read_limit,
     usage,
 )
+from llamacli.serve.stream import Piece
+from llamacli.serve.tools import read_calling
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
 REFUSED = {
-    "tools": " yet", "tool_choice": " yet", "functions": " yet", "function_call": " yet",
+    "functions": "; give tools", "function_call": "; give tool_choice",
     "audio": "", "modalities": ": text alone is", "prediction": "", "web_search_options": "",
     "echo": "", "suffix": "", "best_of": "",
 }  # fmt: skip
@@ -32,7 +33,7 @@ REFUSED = {
 def read_chat(fields: Fields) -> Ask:
     """Raises Fault with the field's path."""
     prompt = read_messages(fields)
-    common = read_common(fields)
+    common, calling = read_common(fields), read_calling(fields)
     if fields.values.get("modalities") == ["text"]:
         fields.take("modalities")
     refuse(fields, REFUSED)
@@ -43,49 +44,8 @@ def read_chat(fields: Fields) -> Ask:
     shape = read_format(fields.inside("response_format"))
     limit = read_limit(fields, "max_tokens", "max_completion_tokens")
     fields.end()
-    ask = Ask(prompts=[prompt], max_tokens=limit, shape=shape, **common)
+    ask = Ask(prompts=[prompt], max_tokens=limit, shape=shape, calling=calling, **common)
     return check_shape(replace(ask, logprobs=(top or 0) if wanted else None))
-
-
-def read_messages(fields: Fields) -> list[dict[str, str]]:
-    """Roles and texts; parts of text are joined. Raises Fault for anything else."""
-    given = fields.needed("messages", fields.items)
-    if not given:
-        raise invalid("messages", "is empty")
-    messages = []
-    for i, message in enumerate(given):
-        where = f"messages.{i}"
-        if not isinstance(message, dict):
-            raise invalid(where, f"is an object with role and content, not {shown(message)}")
-        inside = Fields(message, where)
-        role = inside.needed("role", partial(inside.one_of, words=ROLES))
-        refuse(inside, {"tool_calls": " yet", "function_call": " yet", "audio": ""})
-        inside.ignore(["name", "refusal", "tool_call_id", "annotations", "reasoning_content"])
-        text = content_text(inside, "content")
-        inside.end()
-        messages.append({"role": "system" if role == "developer" else role, "content": text})
-    return messages
-
-
-def content_text(fields: Fields, name: str, kinds: tuple[str, ...] = ("text",)) -> str:
-    """A text, or a list of parts of those kinds, joined. Raises Fault."""
-    value, where = fields.take(name), fields.where(name)
-    if isinstance(value, str):
-        return value
-    if value is None:
-        raise invalid(where, "is missing")
-    if not isinstance(value, list):
-        raise invalid(where, f"is a text or a list of parts, not {shown(value)}")
-    texts = []
-    for i, part in enumerate(value):
-        if not isinstance(part, dict):
-            raise invalid(f"{where}.{i}", f"is a part with a type, not {shown(part)}")
-        inside = Fields(part, f"{where}.{i}")
-        kind = inside.needed("type", inside.text)
-        if kind not in kinds:
-            raise invalid(f"{where}.{i}.type", f"is {shown(kind)}; the model reads text alone")
-        texts.append(inside.needed("text", inside.text))
-    return "".join(texts)
 
 
 class ChatAnswer:
@@ -108,7 +68,7 @@ class ChatAnswer:
         choices = [
             {
                 "index": answer.index,
-                "message": {"role": "assistant", "content": answer.text, "refusal": None},
+                "message": _message(answer),
                 "logprobs": self._logprobs(answer.logprobs),
                 "finish_reason": finish_reason(result),
             }
@@ -121,15 +81,23 @@ class ChatAnswer:
         }
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
-        """The role first, then pieces of text, then why it ended. Raises Fault in mid-stream."""
+        """The role first, then pieces of text and calls, then why it ended.
+
+        Raises Fault in mid-stream.
+        """
+        start = None if self.ask.calling else ""  # content that isn't there where it calls
         for index in range(self.ask.n):
-            yield self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
-        results = []
-        async for piece in self.answers.stream:
+            yield self._chunk(index, {"role": "assistant", "content": start, "refusal": None})
+        results, calls = [], [-1] * self.ask.n
+        async for piece in self.answers.pieces():
             if piece.error is not None:
                 raise as_fault(piece.error)
-            if piece.text or piece.logprobs:
-                yield self._chunk(piece.index, {"content": piece.text}, piece.logprobs)
+            logprobs: Any = piece.logprobs
+            for delta in _deltas(piece, calls):
+                yield self._chunk(piece.index, delta, logprobs)
+                logprobs = ()
+            if logprobs:
+                yield self._chunk(piece.index, {}, logprobs)
             if piece.result is not None:
                 results.append(piece.result)
                 yield self._chunk(piece.index, {}, finish=finish_reason(piece.result))
@@ -154,3 +122,30 @@ class ChatAnswer:
             return None
         vocabulary = self.answers.model.engine.vocabulary
         return {"content": logprobs_content(vocabulary, logprobs), "refusal": None}
+
+
+def _message(answer: Whole) -> dict[str, Any]:
+    """The assistant's; content is null where there are calls alone."""
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    if answer.calls:
+        message["content"] = answer.text if answer.text.strip() else None
+        message["tool_calls"] = [
+            {"id": new_id("call"), "type": "function", "function": vars(call)}
+            for call in answer.calls
+        ]
+    return message
+
+
+def _deltas(piece: Piece, calls: list[int]) -> Iterator[dict[str, Any]]:
+    """What a piece adds; calls counts those of each answer, from -1 on. A name comes once."""
+    if piece.text:
+        yield {"content": piece.text}
+    for part in piece.calls:
+        if part.name is not None:
+            calls[piece.index] += 1
+            start = {"name": part.name, "arguments": ""}
+            head = {"id": new_id("call"), "type": "function", "function": start}
+            yield {"tool_calls": [{"index": calls[piece.index], **head}]}
+        if part.arguments:
+            more = {"function": {"arguments": part.arguments}}
+            yield {"tool_calls": [{"index": calls[piece.index], **more}]}

@@ -25,7 +25,8 @@ KINDS = {
 class Fault(Exception):
     """A request that ends without an answer: its status and what a client is told.
 
-    param is the field's path, as `messages.2.content`.
+    param is the field's path, as `messages.2.content`. details are for programs, where an API has
+    them.
     """
 
     status: int
@@ -33,6 +34,7 @@ class Fault(Exception):
     param: str | None = None
     code: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.message
@@ -43,7 +45,10 @@ class Fault(Exception):
 
     def body(self) -> dict[str, Any]:
         """OpenAI's error object, which with its type is Anthropic's, too."""
-        told = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        told: dict[str, Any] = {"message": self.message, "type": self.kind, "param": self.param,
+                                "code": self.code}  # fmt: skip
+        if self.details:
+            told["details"] = dict(self.details)
         return {"type": "error", "error": told}
 
 

@@ -32,12 +32,12 @@ class Task:
             return
         logprobs, self.told = tuple(running.logprobs[self.told :]), len(running.logprobs)
         if not last:
-            self.deliver(Piece(self.index, text, logprobs))
+            self.deliver(Piece(self.index, text, logprobs=logprobs))
         elif running.error is not None:
             self.deliver(Piece(self.index, error=running.error))
         else:
             rest = running.answer.text.finish()
-            self.deliver(Piece(self.index, rest, logprobs, result(running)))
+            self.deliver(Piece(self.index, rest, logprobs=logprobs, result=result(running)))
 
 
 class Lane:

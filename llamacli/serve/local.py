@@ -15,9 +15,9 @@ from llamacli.answer import Result
 from llamacli.engine import MAX_SCALE
 from llamacli.serve.answers import Answers
 from llamacli.serve.ask import MAX_TOKENS, Ask, read_sampling, read_stop
-from llamacli.serve.chat import read_messages
 from llamacli.serve.faults import Fault, invalid
 from llamacli.serve.fields import Fields
+from llamacli.serve.messages import read_messages
 from llamacli.serve.pool import Loaded, Pool, identity
 from llamacli.shape import Grammar, choice_grammar, read_gbnf, read_schema
 

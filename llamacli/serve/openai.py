@@ -16,7 +16,7 @@ from llamacli.shape import Grammar, read_schema
 
 # Fields that OpenAI's clients send and that change nothing here: told in a header.
 IGNORED = (
-    "user", "store", "metadata", "service_tier", "parallel_tool_calls", "prompt_cache_key",
+    "user", "store", "metadata", "service_tier", "prompt_cache_key",
     "prompt_cache_retention", "safety_identifier", "reasoning_effort", "verbosity", "moderation",
 )  # fmt: skip
 
@@ -81,10 +81,14 @@ def shape_of(schema: Any, where: str) -> Grammar:
         raise Fault(422, f"{where}: {error}", where, "unsupported_schema") from None
 
 
-def check_shape(ask: Ask) -> Ask:
-    """Raises Fault where a stop text would cut an answer that has a shape."""
+def check_shape(ask: Ask, name: str = "response_format") -> Ask:
+    """Raises Fault where a stop text would cut an answer that has a shape, and where the choice
+    between a call and an answer can't be made, as both begin with a brace."""
+    if ask.shape is not None and ask.calling is not None and ask.calling.choice == "auto":
+        told = "goes with tools only where tool_choice is none or asks for a call"
+        raise Fault(422, f"{name} {told}", name, "unsupported_parameter")
     if ask.shape is not None and ask.stop:
-        raise Fault(422, "stop would cut an answer that response_format keeps whole", "stop")
+        raise Fault(422, f"stop would cut an answer that {name} keeps whole", "stop")
     return ask
 
 
@@ -93,7 +97,8 @@ def new_id(prefix: str) -> str:
 
 
 def finish_reason(result: Result) -> str:
-    return "length" if result.finish_reason == "length" else "stop"
+    """interrupted is none that a client gets."""
+    return result.finish_reason
 
 
 def usage(prompt_tokens: int, results: Sequence[Result]) -> dict[str, Any]:

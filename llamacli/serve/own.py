@@ -3,10 +3,11 @@
 from typing import Any
 
 from llamacli.serve.ask import Ask
-from llamacli.serve.chat import read_messages
 from llamacli.serve.faults import invalid
 from llamacli.serve.fields import Fields, shown
+from llamacli.serve.messages import read_messages
 from llamacli.serve.pool import Loaded
+from llamacli.serve.tools import read_calling
 
 MAX_LISTED = 1 << 20  # tokens
 
@@ -39,7 +40,7 @@ def detokenize(model: Loaded, fields: Fields) -> dict[str, Any]:
 
 def apply_template(model: Loaded, fields: Fields) -> dict[str, Any]:
     """The prompt that the model reads for messages, and its tokens."""
-    messages = read_messages(fields)
+    messages, calling = read_messages(fields), read_calling(fields)
     fields.end()
-    tokens = Ask(None, [messages]).encode(model.engine, messages)
+    tokens = Ask(None, [messages], calling=calling).encode(model.engine, messages)
     return {"prompt": model.engine.vocabulary.text_of(tokens), "tokens": tokens}

@@ -2,25 +2,28 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from llamacli.answer import Result
 from llamacli.batch import TokenLogprob
 from llamacli.errors import LlamacliError
+from llamacli.serve.tools import CallPart
 
 MAX_WAITING = 4096  # pieces that a client hasn't taken; a reader that is slower loses its stream
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Text that can be shown of the answer with that index, and its tokens' probabilities.
+    """Text that can be shown of the answer with that index, parts of its calls where it is parted,
+    and its tokens' probabilities.
 
     The last piece of an answer has its result, or an error.
     """
 
     index: int
     text: str = ""
+    calls: Sequence[CallPart] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     result: Result | None = None
     error: LlamacliError | None = None

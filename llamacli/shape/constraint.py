@@ -30,6 +30,7 @@ class Constraint:
     """
 
     free: ClassVar[bool] = False  # whether a token may be drawn as without a constraint
+    uncut: ClassVar[bool] = False  # whether stop texts are no such, as within a call
     vocabulary: Vocabulary
     matcher: LLMatcher
     ending: Ending

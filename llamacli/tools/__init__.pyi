@@ -1,5 +1,5 @@
 from .constraint import DEFAULT_THRESHOLD, Choice, ToolConstraint, tool_constraint
-from .definitions import Tool, check_tools, chosen_tools, read_tools
+from .definitions import Tool, WrongTool, check_tools, chosen_tools, read_tools
 from .forms import PYTHON_TAG, Call, message_of
 from .reader import Reader, read_answer
 from .results import OUTPUT_LIMIT, bounded
@@ -13,6 +13,7 @@ __all__ = [
     "Reader",
     "Tool",
     "ToolConstraint",
+    "WrongTool",
     "bounded",
     "check_tools",
     "chosen_tools",

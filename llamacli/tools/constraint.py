@@ -48,6 +48,10 @@ class ToolConstraint:
         return self.calls is False
 
     @property
+    def uncut(self) -> bool:
+        return bool(self.calls)
+
+    @property
     def done(self) -> bool:
         return not self.free and self.held.done
 
@@ -87,13 +91,14 @@ def tool_constraint(
     *,
     choice: Choice = "auto",
     parallel: bool = True,
-    threshold: float = DEFAULT_THRESHOLD,
+    threshold: float | None = None,
 ) -> ToolConstraint | None:
     """What holds an answer of at most that many tokens to calls; None where it may not call.
 
     With auto it only answers where the shortest call doesn't fit. Raises UsageError for a choice
     that there isn't, and where a call is required that doesn't fit.
     """
+    threshold = DEFAULT_THRESHOLD if threshold is None else threshold
     if not 0 <= threshold <= 1:
         raise UsageError(f"the threshold of tools is {threshold:g}; give a number from 0 to 1")
     if choice == "none":
@@ -127,8 +132,5 @@ def calls_grammar(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
 
 def opening_tokens(vocabulary: Vocabulary) -> NDArray[np.int32]:
     """The tokens by which an answer begins as a call, in any form of the family's."""
-    pieces = vocabulary.pieces
-    opening = [token for token, piece in enumerate(pieces) if OPENING.match(piece)]
-    tag = vocabulary.special_tokens.get(PYTHON_TAG)
-    opening = [token for token in opening if token not in vocabulary.control_tokens]
+    opening, tag = vocabulary.matching(OPENING), vocabulary.special_tokens.get(PYTHON_TAG)
     return np.array(opening + ([] if tag is None else [tag]), np.int32)

@@ -9,9 +9,17 @@ from typing import Any
 from llamacli.errors import InvalidModelError, UsageError
 from llamacli.shape import read_schema
 
-NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")  # Anthropic's API allows that many
 MOST = 128  # tools, as OpenAI's API allows
 NO_PARAMETERS = {"type": "object", "properties": {}}
+
+
+class WrongTool(UsageError):
+    """index is the tool's place in the list; part says which of its fields is wrong, if one is."""
+
+    def __init__(self, index: int, text: str, part: str = "") -> None:
+        super().__init__(text)
+        self.index, self.part = index, part
 
 
 @dataclass(frozen=True)
@@ -38,16 +46,18 @@ def read_tools(text: str, name: str) -> list[Tool]:
 def check_tools(given: Any) -> list[Tool]:
     """Tools from a list of {type: function, function: {name, description, parameters}}.
 
-    Raises UsageError that says which is wrong, and how; also where parameters can't be honoured.
+    Raises UsageError, a WrongTool where one of them is wrong; also where its parameters can't be
+    honoured.
     """
     if not isinstance(given, list) or not given:
         raise UsageError("tools are a list of {type: function, function: {name, parameters}}")
     if len(given) > MOST:
         raise UsageError(f"there are {len(given)} tools; at most {MOST} are read")
-    tools = [_tool(number, one) for number, one in enumerate(given, 1)]
+    tools = list(map(_tool, range(len(given)), given))
     names = [tool.name for tool in tools]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UsageError(f"two tools are called {twice}")
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise WrongTool(index, f"two tools are called {name}", "name")
     return tools
 
 
@@ -61,23 +71,24 @@ def chosen_tools(tools: Sequence[Tool], name: str) -> list[Tool]:
     return chosen
 
 
-def _tool(number: int, given: Any) -> Tool:
+def _tool(index: int, given: Any) -> Tool:
+    number = index + 1
     if not isinstance(given, dict) or given.get("type", "function") != "function":
-        raise UsageError(f"tool {number} is no {{type: function, function: {{…}}}}")
+        raise WrongTool(index, f"tool {number} is no {{type: function, function: {{…}}}}", "type")
     function = given.get("function")
     if not isinstance(function, dict):
-        raise UsageError(f"tool {number} has no function")
+        raise WrongTool(index, f"tool {number} has no function", "function")
     name, parameters = function.get("name"), function.get("parameters", NO_PARAMETERS)
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise UsageError(
-            f"tool {number} has no name of at most 64 letters, digits, '_', '.' and '-'"
-        )
+        told = "has no name of at most 128 letters, digits, '_', '.' and '-'"
+        raise WrongTool(index, f"tool {number} {told}", "name")
     if not isinstance(function.get("description", ""), str):
-        raise UsageError(f"the description of {name} is not a text")
+        raise WrongTool(index, f"the description of {name} is not a text", "description")
     if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
-        raise UsageError(f"the parameters of {name} are no JSON Schema of an object")
+        told = f"the parameters of {name} are no JSON Schema of an object"
+        raise WrongTool(index, told, "parameters")
     try:
         read_schema(json.dumps({"type": "object", **parameters}))
     except (InvalidModelError, UsageError) as error:
-        raise UsageError(f"the parameters of {name}: {error}") from None
+        raise WrongTool(index, f"the parameters of {name}: {error}", "parameters") from None
     return Tool(name, {"type": "object", **parameters}, {"type": "function", **given})

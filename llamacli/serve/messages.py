@@ -1,0 +1,89 @@
+"""Conversations as OpenAI's chat completions have them, read into what templates take."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from llamacli.prompt import RESULT_ROLES, Message, arguments_of
+from llamacli.serve.ask import refuse
+from llamacli.serve.faults import invalid
+from llamacli.serve.fields import Fields, shown
+
+ROLES = ("system", "developer", "user", "assistant", *RESULT_ROLES)
+
+
+def read_messages(fields: Fields) -> list[Message]:
+    """Roles, texts, calls and results; parts of text are joined. Raises Fault for anything else."""
+    given = fields.needed("messages", fields.items)
+    if not given:
+        raise invalid("messages", "is empty")
+    return [_message(each(message, f"messages.{i}")) for i, message in enumerate(given)]
+
+
+def each(value: Any, where: str) -> Fields:
+    """A message, or an item of one. Raises Fault where it is no object."""
+    if not isinstance(value, dict):
+        raise invalid(where, f"is an object with role and content, not {shown(value)}")
+    return Fields(value, where)
+
+
+def _message(fields: Fields) -> Message:
+    role = fields.needed("role", partial(fields.one_of, words=ROLES))
+    refuse(fields, {"function_call": "; give tool_calls", "audio": ""})
+    fields.ignore(["refusal", "annotations", "reasoning_content"])
+    calls = fields.items("tool_calls")
+    if calls and role != "assistant":
+        raise invalid(fields.where("tool_calls"), f"stands in a message of the role {role}")
+    message: Message = {"role": "system" if role == "developer" else role}
+    none = bool(calls) and "content" not in fields.values
+    message["content"] = None if none else content_text(fields, "content")
+    for name in ("name", "tool_call_id"):
+        if (text := fields.text(name)) is not None:
+            message[name] = text
+    if calls:
+        where = fields.where("tool_calls")
+        message["tool_calls"] = [_call(each(c, f"{where}.{i}")) for i, c in enumerate(calls)]
+    fields.end()
+    return message
+
+
+def _call(fields: Fields) -> dict[str, Any]:
+    fields.needed("type", partial(fields.one_of, words=("function",)))
+    name, function = fields.text("id"), fields.needed("function", fields.inside)
+    fields.ignore(["index"])  # as a stream has it
+    fields.end()
+    call = function_call(function, name)
+    function.end()
+    return call
+
+
+def function_call(fields: Fields, identity: str | None, arguments: str = "arguments") -> Message:
+    """A call as templates read it, of an object with name and arguments."""
+    name, given = fields.needed("name", fields.text), fields.take(arguments)
+    if (read := arguments_of({} if given is None else given)) is None:
+        raise invalid(fields.where(arguments), f"is no JSON object, but {shown(given)}")
+    call = {"type": "function", "function": {"name": name, "arguments": read}}
+    return call if identity is None else {"id": identity, **call}
+
+
+def content_text(fields: Fields, name: str, kinds: Sequence[str] = ("text",)) -> str:
+    """A text, or a list of parts of those kinds, joined. Raises Fault."""
+    value, where = fields.take(name), fields.where(name)
+    if isinstance(value, str):
+        return value
+    if value is None:
+        raise invalid(where, "is missing")
+    if not isinstance(value, list):
+        raise invalid(where, f"is a text or a list of parts, not {shown(value)}")
+    return "".join(part_text(part, f"{where}.{i}", kinds) for i, part in enumerate(value))
+
+
+def part_text(part: Any, where: str, kinds: Sequence[str] = ("text",)) -> str:
+    """The text of a part of one of those kinds."""
+    if not isinstance(part, dict):
+        raise invalid(where, f"is a part with a type, not {shown(part)}")
+    inside = Fields(part, where)
+    kind = inside.needed("type", inside.text)
+    if kind not in kinds:
+        raise invalid(f"{where}.type", f"is {shown(kind)}; the model reads text alone")
+    return inside.needed("text", inside.text)
