@@ -202,7 +202,7 @@ def test_own_endpoints(server: Serving) -> None:
         ({"messages": HELLO, "stop": [""]}, 422, "stop.0"),
         ({"messages": HELLO, "n": 0}, 422, "n"),
         ({"messages": HELLO, "max_tokens": 0}, 422, "max_tokens"),
-        ({"messages": HELLO, "tools": [{"type": "function"}]}, 422, "tools"),
+        ({"messages": HELLO, "tools": [{"type": "function"}]}, 422, "tools.0.function"),
         ({"messages": HELLO, "echo": True}, 422, "echo"),
         ({"messages": HELLO, "suffix": "x"}, 422, "suffix"),
         ({"messages": HELLO, "temprature": 1}, 422, "temprature"),

@@ -69,10 +69,10 @@ def test_a_response_in_json(client: openai.OpenAI) -> None:
     ("body", "field"),
     [
         ({"input": []}, "input"),
-        ({"input": "Hi", "tools": [{"type": "web_search"}]}, "tools"),
+        ({"input": "Hi", "tools": [{"type": "web_search"}]}, r"tools\.0\.type"),
         ({"input": "Hi", "previous_response_id": "resp_1"}, "previous_response_id"),
         ({"input": "Hi", "truncation": "auto"}, "truncation"),
-        ({"input": [{"type": "function_call_output"}]}, r"input\.0\.type"),
+        ({"input": [{"type": "function_call_output"}]}, r"input\.0\.call_id"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
          r"input\.0\.content\.0\.type"),
         ({"input": "Hi", "include": ["reasoning.encrypted_content"]}, "include"),

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import anthropic
 import httpx2
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import openai
 import pydantic
 import pytest
@@ -73,7 +73,7 @@ def test_a_stream_of_calls_is_the_same_answer(client: Any, seed: int) -> None:
                   "seed": seed, "max_tokens": 200, "n": 2}  # fmt: skip
     whole = client.chat.completions.create(**asked)
     calls: dict[tuple[int, int], list[Any]] = {}
-    finish = {}
+    finish: dict[int, Any] = {}
     for chunk in client.chat.completions.create(**asked, stream=True):
         choice = chunk.choices[0]
         assert not choice.delta.content
