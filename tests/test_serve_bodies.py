@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from tests.standins.server import Serving, serving
+from tests.standins.tiny import write_model
+from tests.standins.vocabulary import TOOL_TEMPLATE
 
 EXAMPLES = int(os.environ.get("LLAMACLI_EXAMPLES", "300"))  # 10,000 were run before a release
 
@@ -64,6 +66,14 @@ MAX = some.fixed_dictionaries({"max_tokens": some.integers(1, 3)})
 def server(demo: Path) -> Iterator[Serving]:
     with serving("-m", demo, "-c", "1024", "--quiet") as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A model whose template takes tools."""
+    path = tmp_path_factory.mktemp("tools") / "demo.gguf"
+    with serving("-m", write_model(path, template=TOOL_TEMPLATE), "-c", "1024", "--quiet") as up:
+        yield up
 
 
 def check(server: Serving, client: httpx2.Client, path: str, body: Any) -> None:
@@ -128,6 +138,102 @@ def test_messages_and_responses_that_are_made_up(server: Serving) -> None:
     limit = some.fixed_dictionaries({"max_output_tokens": some.integers(1, 3)})
     drive(server, "/v1/responses", joined(given, limit, some.dictionaries(names, ANY, max_size=2)))
     drive(server, "/v1/batches", ANY | some.dictionaries(TEXT, ANY))
+
+
+# Tools: mostly sound ones, so that what lies behind their reading is reached, too.
+
+
+def often(sound: Any) -> Any:
+    return some.integers(0, 15).flatmap(lambda n: sound if n else ANY)
+
+
+def few(what: Any) -> Any:
+    return often(some.lists(often(what), min_size=1, max_size=2))
+
+
+def field(name: str, value: Any) -> Any:
+    return some.fixed_dictionaries({name: value})
+
+
+def kind(called: str, /, **fields: Any) -> Any:
+    return some.fixed_dictionaries({"type": some.just(called), **fields})
+
+
+def maybe(**fields: Any) -> Any:
+    return some.fixed_dictionaries({}, optional=fields)
+
+
+WORD = TEXT.filter(lambda text: "\ud800" not in text)
+TOOL = some.sampled_from([*"ffffffffgggg", "a b", "<|eot_id|>"])
+SIMPLE = some.sampled_from([{"type": "integer"}, {"enum": ["a", "<|eot_id|>"]}, {"type": "null"}])
+PROPERTIES = some.dictionaries(some.sampled_from(["x", "<|eot_id|>"]), SIMPLE | SCHEMA, max_size=2)
+PARAMETERS = joined(
+    kind("object"),
+    maybe(
+        properties=PROPERTIES,
+        required=some.lists(some.sampled_from(["x", "y"]), max_size=2),
+        additionalProperties=some.booleans() | ANY,
+    ),
+)
+FUNCTION = joined(
+    field("name", often(TOOL)), maybe(description=often(WORD), parameters=PARAMETERS, strict=ANY)
+)
+FLAG = some.booleans()
+FORCED = some.sampled_from(["none", "auto", "required", "x"])
+MORE = maybe(parallel_tool_calls=often(some.booleans()), tool_threshold=often(some.floats(0, 1)),
+             stream=FLAG, seed=some.integers(0, 9))  # fmt: skip
+TURN = joined(field("role", some.sampled_from(["user", "assistant"])), field("content", WORD))
+
+
+def test_chats_with_tools_that_are_made_up(caller: Serving) -> None:
+    arguments = often(some.sampled_from(["{}", '{"x": "<|eot_id|>"}', "[", ""]))
+    function = joined(field("name", WORD), field("arguments", arguments))
+    called = joined(
+        field("role", some.just("assistant")), maybe(content=WORD),
+        field("tool_calls", few(kind("function", id=WORD, function=function))),
+    )  # fmt: skip
+    result = joined(field("role", some.just("tool")), field("content", often(WORD)),
+                    maybe(tool_call_id=WORD, name=WORD))  # fmt: skip
+    messages = field("messages", some.lists(often(called | result | TURN), min_size=1, max_size=4))
+    choice = often(FORCED | kind("function", function=field("name", TOOL)))
+    tools = field("tools", few(kind("function", function=FUNCTION)))
+    more = joined(tools, maybe(tool_choice=choice))
+    limit = field("max_tokens", some.integers(1, 60))
+    drive(caller, "/v1/chat/completions", joined(messages, limit, more, MORE))
+
+
+def test_messages_with_tools_that_are_made_up(caller: Serving) -> None:
+    use = joined(kind("tool_use", id=WORD, input=often(some.just({}))), field("name", WORD))
+    text = kind("text", text=WORD)
+    result = joined(
+        kind("tool_result", tool_use_id=WORD),
+        maybe(content=often(WORD | some.lists(text, max_size=2)), is_error=some.booleans()),
+    )
+    calls = joined(field("role", some.just("assistant")), field("content", few(use | text)))
+    results = joined(field("role", some.just("user")), field("content", few(result | text)))
+    messages = some.lists(often(calls | results | TURN), max_size=3)
+    ended = some.tuples(messages, results).map(lambda pair: [*pair[0], pair[1]])
+    tool = joined(field("name", often(TOOL)), field("input_schema", often(PARAMETERS)),
+                  maybe(description=often(WORD), type=often(some.just("custom"))))  # fmt: skip
+    choice = joined(
+        field("type", some.sampled_from(["auto", "any", "tool", "none"])),
+        maybe(name=TOOL, disable_parallel_tool_use=often(some.booleans())),
+    )
+    more = joined(field("tools", few(tool)), maybe(tool_choice=often(choice), stream=FLAG))
+    limit = field("max_tokens", some.integers(1, 60))
+    drive(caller, "/v1/messages", joined(field("messages", ended), limit, more))
+
+
+def test_responses_with_tools_that_are_made_up(caller: Serving) -> None:
+    arguments = often(some.sampled_from(["{}", "[", ""]))
+    call = joined(kind("function_call", call_id=WORD, arguments=arguments), field("name", WORD))
+    output = kind("function_call_output", call_id=WORD, output=often(WORD))
+    given = field("input", some.lists(often(call | output | TURN), min_size=1, max_size=4))
+    choice = often(FORCED | joined(kind("function"), field("name", TOOL)))
+    tools = field("tools", few(joined(kind("function"), FUNCTION)))
+    more = joined(tools, maybe(tool_choice=choice))
+    limit = field("max_output_tokens", some.integers(1, 60))
+    drive(caller, "/v1/responses", joined(given, limit, more, MORE))
 
 
 @pytest.mark.parametrize("path", ["/tokenize", "/detokenize", "/apply-template"])

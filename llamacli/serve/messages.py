@@ -23,7 +23,7 @@ def read_messages(fields: Fields) -> list[Message]:
 def each(value: Any, where: str) -> Fields:
     """A message, or an item of one. Raises Fault where it is no object."""
     if not isinstance(value, dict):
-        raise invalid(where, f"is an object with role and content, not {shown(value)}")
+        raise invalid(where, f"is an object, not {shown(value)}")
     return Fields(value, where)
 
 
