@@ -180,7 +180,7 @@ FUNCTION = joined(
 )
 FLAG = some.booleans()
 ARGUMENTS = often(some.sampled_from([*["{}", '{"x": "<|eot_id|>"}', ""] * 5, "["]))
-FORCED = some.sampled_from(["none", "auto", "required", "x"])
+FORCED = some.sampled_from([*["required"] * 3, "none", "auto", "x"])
 MORE = maybe(parallel_tool_calls=often(some.booleans()), tool_threshold=often(some.floats(0, 1)),
              stream=FLAG, seed=some.integers(0, 9))  # fmt: skip
 TURN = joined(field("role", some.sampled_from(["user", "assistant"])), field("content", WORD))
@@ -198,7 +198,7 @@ def test_chats_with_tools_that_are_made_up(caller: Serving) -> None:
     choice = often(FORCED | kind("function", function=field("name", TOOL)))
     tools = field("tools", few(kind("function", function=FUNCTION)))
     more = joined(tools, maybe(tool_choice=choice))
-    limit = field("max_tokens", some.sampled_from([1, 30, 90]))
+    limit = field("max_tokens", some.sampled_from([1, 30, 90, 90, 90]))
     drive(caller, "/v1/chat/completions", joined(messages, limit, more, MORE))
 
 
@@ -215,12 +215,13 @@ def test_messages_with_tools_that_are_made_up(caller: Serving) -> None:
     ended = some.tuples(messages, results).map(lambda pair: [*pair[0], pair[1]])
     tool = joined(field("name", often(TOOL)), field("input_schema", often(PARAMETERS)),
                   maybe(description=often(WORD), type=often(some.just("custom"))))  # fmt: skip
+    kinds = some.sampled_from(["any"] * 3 + ["auto", "none"]).map(lambda name: {"type": name})
     choice = joined(
-        field("type", some.sampled_from(["auto", "any", "tool", "none"])),
-        maybe(name=TOOL, disable_parallel_tool_use=often(some.booleans())),
+        kinds | kind("tool") | joined(kind("tool"), field("name", TOOL)),
+        maybe(disable_parallel_tool_use=often(FLAG)),
     )
     more = joined(field("tools", few(tool)), maybe(tool_choice=often(choice), stream=FLAG))
-    limit = field("max_tokens", some.sampled_from([1, 30, 90]))
+    limit = field("max_tokens", some.sampled_from([1, 30, 90, 90, 90]))
     drive(caller, "/v1/messages", joined(field("messages", ended), limit, more))
 
 
@@ -231,7 +232,7 @@ def test_responses_with_tools_that_are_made_up(caller: Serving) -> None:
     choice = often(FORCED | joined(kind("function"), field("name", TOOL)))
     tools = field("tools", few(joined(kind("function"), FUNCTION)))
     more = joined(tools, maybe(tool_choice=choice))
-    limit = field("max_output_tokens", some.sampled_from([1, 30, 90]))
+    limit = field("max_output_tokens", some.sampled_from([1, 30, 90, 90, 90]))
     drive(caller, "/v1/responses", joined(given, limit, more, MORE))
 
 
