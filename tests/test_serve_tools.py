@@ -119,6 +119,16 @@ def test_the_threshold_decides(client: Any) -> None:
     assert client.chat.completions.create(**asked).choices[0].message == never.choices[0].message
 
 
+def test_the_servers_own_threshold(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "tiny.gguf", template=TOOL_TEMPLATE)
+    with serving("-m", model, "-c", "1024", "--tool-threshold", "0") as server:
+        body = {"messages": ASKED, "tools": TOOLS, "max_tokens": 200, "seed": 1}
+        answer = post(server, CHAT, body).json()["choices"][0]["message"]
+        assert answer["tool_calls"]
+        answer = post(server, CHAT, {**body, "tool_threshold": 1}).json()["choices"][0]["message"]
+        assert "tool_calls" not in answer
+
+
 def test_log_probabilities_of_every_token(client: Any) -> None:
     asked: Any = {"model": "tiny", "messages": ASKED, "tools": TOOLS, "tool_choice": "required",
                   "logprobs": True, "top_logprobs": 2, "seed": 3, "max_tokens": 200}  # fmt: skip

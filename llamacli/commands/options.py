@@ -107,6 +107,11 @@ Quiet = Annotated[
 ]
 
 
+ToolThreshold = Annotated[
+    float, typer.Option(help="Call where a call has at least this probability, 0 to 1.")
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How the next token is chosen; None leaves it to the model's own settings."""
@@ -188,9 +193,7 @@ class Tools:
     tool_choice: Annotated[
         str, typer.Option(metavar="auto|none|required|NAME", help="Whether a tool is called.")
     ] = "auto"
-    tool_threshold: Annotated[
-        float, typer.Option(help="Call where a call has at least this probability, 0 to 1.")
-    ] = 0.5
+    tool_threshold: ToolThreshold = 0.5
     tool_output_limit: Annotated[
         int, typer.Option(help="Characters of a result that the model is given.")
     ] = 32_768

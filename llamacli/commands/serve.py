@@ -63,6 +63,7 @@ def serve(
         bool,
         typer.Option("--cache", help="Keep what was read on disk while the model isn't loaded."),
     ] = False,
+    tool_threshold: options.ToolThreshold = 0.5,
     timeout: Annotated[str, typer.Option(help="The longest that an answer may take.")] = "1h",
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Log what requests say, on stderr.")
@@ -82,6 +83,8 @@ def serve(
     if slice_ is not None:
         _check(slice_, 1 << 16, "--slice")
     _check(port, 65535, "--port", least=0)
+    if not 0 <= tool_threshold <= 1:
+        raise UsageError(f"--tool-threshold is {tool_threshold:g}; give 0 to 1")
     keys = _read_keys(api_key_file) if api_key_file is not None else ()
     if host not in LOOPBACK and not keys and not no_key:
         raise UsageError(
@@ -116,6 +119,7 @@ def serve(
             origins=tuple(cors or ()),
             keep_alive=limits["--keep-alive"],
             cache=cache,
+            tool_threshold=tool_threshold,
             adapters=asked.adapters,
             timeout=limits["--timeout"] or 1e9,
             log_prompts=log_prompts,

@@ -94,6 +94,7 @@ class Desk:
     pending: int = 0
     seconds: float = 3600.0  # that a request may take
     draining: bool = False
+    tool_threshold: float | None = None  # where a request gives none
 
     @asynccontextmanager
     async def answer(self, ask: Ask, loaded: Loaded | None = None) -> AsyncIterator[Answers]:
@@ -101,6 +102,8 @@ class Desk:
 
         Those that aren't at their end when the block is left are cancelled. Raises Fault.
         """
+        if ask.calling is not None and ask.calling.threshold is None:
+            ask = replace(ask, calling=replace(ask.calling, threshold=self.tool_threshold))
         if self.draining:
             raise Fault(503, "the server stops")
         count = ask.n * len(ask.prompts)

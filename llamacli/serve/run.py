@@ -50,6 +50,7 @@ class Options:
     origins: tuple[str, ...] = ()
     keep_alive: float | None = 600.0
     cache: bool = False
+    tool_threshold: float | None = None  # where a request gives none
     adapters: tuple[AdapterChoice, ...] = ()
     timeout: float = 3600.0
     log_prompts: bool = False
@@ -144,7 +145,13 @@ class _Life:
             options.adapters,
             options.cache,
         )
-        desk = Desk(pool, options.parallel, options.queue, seconds=options.timeout)
+        desk = Desk(
+            pool,
+            options.parallel,
+            options.queue,
+            seconds=options.timeout,
+            tool_threshold=options.tool_threshold,
+        )
         self.server = Server(desk, asyncio.Event(), log_prompts=options.log_prompts)
         rules = Rules(
             own_hosts(options.host),
