@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.report import DOCS, with_figures
 from convert import QUANTIZATIONS
 from convert.config import LlamaConfig
-from convert.plan import plan
+from convert.plan import plan_tensors
 from convert.quantization import Origin, requires_importance
 from tests.standins.checkpoint import shape_config
 
@@ -27,13 +27,15 @@ def nbytes(name: str, config: LlamaConfig) -> int:
     quantization = QUANTIZATIONS[name]
     if requires_importance(quantization, "blk.0.attn_q.weight", quantization.base):
         quantization = replace(quantization, importance=Origin("", "", 0, 0))
-    return sum(tensor.nbytes for tensor in plan(config, quantization))
+    return sum(tensor.nbytes for tensor in plan_tensors(config, quantization))
 
 
 def sizes() -> dict[str, tuple[dict[str, int], float]]:
     """By quantization: each shape's bytes, and the bits a weight of 8B."""
     configs = {shape: LlamaConfig.from_dict(shape_config(shape)) for shape in SHAPES}
-    weights = sum(tensor.spec.parameters for tensor in plan(configs["8b"], QUANTIZATIONS["F16"]))
+    weights = sum(
+        tensor.spec.parameters for tensor in plan_tensors(configs["8b"], QUANTIZATIONS["F16"])
+    )
     every = {}
     for name in QUANTIZATIONS:
         by_shape = {shape: nbytes(name, config) for shape, config in configs.items()}

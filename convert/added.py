@@ -6,17 +6,23 @@ from typing import Any
 
 from convert.errors import CheckpointError
 
-# What llama.cpp's converter counts as control tokens whatever "special" says (conversion/base.py,
-# does_token_look_special), and what llama.cpp makes control tokens when it loads a vocabulary
-# (src/llama-vocab.cpp, llama_vocab::impl::load).
-MARKERS = frozenset(
-    (
-        *("<pad>", "<mask>", "<2mass>", "[@BOS@]", "</s>", "<eos>", "[EOS]", "[e~[", "<turn|>"),
-        *("<EOT>", "_<EOT>", "[EOT]", "<end_of_turn>", "<end_of_utterance>", "<|tool_response>"),
-        *("<fim-prefix>", "<fim_prefix>", "<PRE>", "\u2581<PRE>", "<fim-suffix>", "<fim_suffix>"),
-        *("<SUF>", "\u2581<SUF>", "<fim-middle>", "<fim_middle>", "<MID>", "\u2581<MID>"),
-        *("<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<fim-repo>", "<REPO>", "<reponame>"),
-    )
+# What llama.cpp takes for control tokens, or an answer's end, by their text, whatever their type
+# (src/llama-vocab.cpp, llama_vocab::impl::load), and what its converter types so, whatever
+# "special" says (conversion/base.py, does_token_look_special); some have a form of ENCLOSED, too.
+MARKERS = (
+    *("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>"),
+    *("<|end_of_text|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]"),
+    *("<\uff5cend\u2581of\u2581sentence\uff5c>", "</s>", "<end_of_utterance>"),
+    *("<|eom_id|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<eos>", "<turn|>"),
+    *("<|tool_response>", "[e~[", "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>"),
+    *("<\uff5cfim\u2581begin\uff5c>", "<PRE>", "\u2581<PRE>", "<|code_prefix|>"),
+    *("<|prefix|>", "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<SUF>"),
+    *("\u2581<SUF>", "<\uff5cfim\u2581hole\uff5c>", "<|code_suffix|>", "<|suffix|>"),
+    *("<|fim_middle|>", "<MID>", "<fim-middle>", "<fim_middle>"),
+    *("<\uff5cfim\u2581end\uff5c>", "\u2581<MID>", "<|middle|>", "<|code_middle|>"),
+    *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>"),
+    *("<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>", "<pad>"),
+    *("<mask>", "<2mass>", "[@BOS@]"),
 )
 ENCLOSED = (("<|", "|>"), ("<\uff5c", "\uff5c>"), ("<unused", ">"))
 FIRST = {text[0] for text in (*MARKERS, *(begin for begin, _ in ENCLOSED))}

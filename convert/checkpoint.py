@@ -64,10 +64,10 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError("it is not a folder with a Hugging Face checkpoint", file=str(folder))
     config = read_config(folder)
     files = [LocalFile(folder / name) for name in shard_names(folder)]
-    return describe(folder, folder.resolve().name, config, files)
+    return describe_checkpoint(folder, folder.resolve().name, config, files)
 
 
-def describe(
+def describe_checkpoint(
     folder: Path, name: str, config: LlamaConfig, files: Sequence[WeightFile]
 ) -> Checkpoint:
     """Put a checkpoint together from its small files in folder and its weight files anywhere."""

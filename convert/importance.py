@@ -50,7 +50,7 @@ class ImportanceMatrix:
         return Origin(self.file, dataset, len(self.entries), self.chunks)
 
 
-def merged(matrices: Iterable[ImportanceMatrix]) -> ImportanceMatrix:
+def merged_importances(matrices: Iterable[ImportanceMatrix]) -> ImportanceMatrix:
     """The matrix of all the activations together. Raises ImportanceError for different models."""
     first, *others = matrices
     size = max(matrix.chunk_size for matrix in (first, *others))

@@ -103,7 +103,7 @@ def partial_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial")
 
 
-def taken(target: Path) -> int:
+def space_taken(target: Path) -> int:
     """Bytes of disk that target's partial file takes already."""
     try:
         return system.disk_space(partial_path(target).lstat())

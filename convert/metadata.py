@@ -13,7 +13,7 @@ from convert.config import LlamaConfig
 from convert.errors import CheckpointError
 from convert.model_card import read_model_card
 from convert.quantization import Origin, Quantization
-from convert.special import NAMED_CONTROL_TOKENS, adds, end_tokens, special_ids
+from convert.special import NAMED_CONTROL_TOKENS, adds_special_tokens, end_tokens, special_ids
 
 # config.json and generation_config.json whole, as JSON strings, so that nothing of them is lost.
 CONFIG_KEY = "llamacli.llama_config"
@@ -142,7 +142,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, checkpoint: Checkpoint) -> None:
     for kind, text in NAMED_CONTROL_TOKENS.items():
         if (token := tokenizer.special.get(text)) is not None:
             getattr(writer, f"add_{kind}_token_id")(token)
-    for name, added in adds(checkpoint).items():
+    for name, added in adds_special_tokens(checkpoint).items():
         getattr(writer, f"add_add_{name}_token")(added)
     if isinstance(prefix := checkpoint.tokenizer_config.get("add_prefix_space"), bool):
         writer.add_add_space_prefix(prefix)

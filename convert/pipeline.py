@@ -24,11 +24,11 @@ from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.errors import ImportanceError
 from convert.header import header_bytes
 from convert.importance import ImportanceMatrix, importances_for
-from convert.journal import Journal, digest, resumable_file, taken
+from convert.journal import Journal, digest, resumable_file, space_taken
 from convert.kernels import Kernel, choose, ggml_kernel
 from convert.pieces import Piece, not_finite_error, pieces_of, quantize_piece, read_piece
-from convert.plan import PlannedTensor, plan
-from convert.quantization import Quantization, quantization, requires_importance
+from convert.plan import PlannedTensor, plan_tensors
+from convert.quantization import Quantization, named_quantization, requires_importance
 from convert.rope import frequency_factors
 from convert.target import allocate, check_space, check_target, whole_file, write_all
 
@@ -85,7 +85,7 @@ def convert(
     the file's size before the first weight is read, and may raise. importance weighs the errors of
     quantization. Raises ConvertError subclasses; target appears only whole.
     """
-    chosen = quantization(quant) if isinstance(quant, str) else quant
+    chosen = named_quantization(quant) if isinstance(quant, str) else quant
     check_target(Path(target), force)
     checkpoint = open_checkpoint(Path(source))
     return write_gguf(
@@ -122,10 +122,10 @@ def write_gguf(
     started = time.monotonic()
     if importance is not None:
         chosen = replace(chosen, importance=importance.origin)
-    tensors = plan(checkpoint.config, chosen)
+    tensors = plan_tensors(checkpoint.config, chosen)
     importances = _importances(chosen, tensors, importance)
     check_target(target, force)
-    there = 0 if origin is None else taken(target)
+    there = 0 if origin is None else space_taken(target)
     check_space(target, sum(tensor.nbytes for tensor in tensors) - there)
     if notice is not None:
         for note in checkpoint.notes:

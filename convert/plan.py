@@ -25,7 +25,7 @@ class PlannedTensor:
     nbytes: int
 
 
-def plan(config: LlamaConfig, quantization: Quantization) -> tuple[PlannedTensor, ...]:
+def plan_tensors(config: LlamaConfig, quantization: Quantization) -> tuple[PlannedTensor, ...]:
     """Every tensor's type and place; rope_freqs.weight, where there is one, comes last.
 
     Raises QuantizationError where a recipe isn't of this model.

@@ -91,7 +91,7 @@ NEED_IMPORTANCE = (
 ENDS = ("token_embd.weight", "output.weight")
 
 
-def quantization(name: str) -> Quantization:
+def named_quantization(name: str) -> Quantization:
     """The quantization of that name, in any case. Raises QuantizationError with the known names."""
     try:
         return QUANTIZATIONS[name.upper()]

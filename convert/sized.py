@@ -22,7 +22,7 @@ from convert.importance import ImportanceMatrix, importances_for
 from convert.kernels import dequantize
 from convert.measure import Measured, measure, sampled_nbytes
 from convert.pipeline import kernels_for, needs_importance
-from convert.plan import ALIGNMENT, plan
+from convert.plan import ALIGNMENT, plan_tensors
 from convert.quantization import (
     NEED_IMPORTANCE,
     QUANTIZATIONS,
@@ -179,7 +179,7 @@ def _padded(kind: GGMLQuantizationType, spec: TensorSpec) -> int:
 
 def _file_nbytes(checkpoint: Checkpoint, quantization: Quantization) -> int:
     """Of the whole file, the last tensor's padding included."""
-    tensors = plan(checkpoint.config, quantization)
+    tensors = plan_tensors(checkpoint.config, quantization)
     end = tensors[-1].offset + tensors[-1].nbytes
     return len(header_bytes(checkpoint, quantization, tensors)) + -(-end // ALIGNMENT) * ALIGNMENT
 

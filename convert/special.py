@@ -28,7 +28,7 @@ def end_tokens(checkpoint: Checkpoint) -> frozenset[int]:
     return frozenset({*_end_ids(checkpoint), *(() if eos is None else (eos,))})
 
 
-def adds(checkpoint: Checkpoint) -> dict[str, bool]:
+def adds_special_tokens(checkpoint: Checkpoint) -> dict[str, bool]:
     """Which of bos, eos and sep the tokenizer puts around a text; bos is always told.
 
     What the tokenizer leaves open is left out, but for bos: what llama.cpp would do. Follows

@@ -24,7 +24,7 @@ from convert import (
     write_gguf,
 )
 from convert.adapter_config import read_adapter_config
-from convert.quantization import quantization
+from convert.quantization import named_quantization
 from tests.standins import adapter as standin
 from tests.standins.adapter import LINEAR, adapter_config, read_safetensors
 from tests.standins.checkpoint import shape_config, write_checkpoint, write_json
@@ -150,7 +150,7 @@ def merge_into(
 ) -> Path:
     shape = read_config(base)
     checkpoint = merged(open_checkpoint(base), [(open_adapter(folder, shape), scale)])
-    write_gguf(checkpoint, target, quantization(quant), force=True, threads=1)
+    write_gguf(checkpoint, target, named_quantization(quant), force=True, threads=1)
     return target
 
 

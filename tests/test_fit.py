@@ -31,7 +31,7 @@ from convert.quantization import (
     QUANTIZATIONS,
     adapted,
     by_recipe,
-    quantization,
+    named_quantization,
 )
 from convert.sensitivity import costs
 from convert.tensors import TensorSpec, llama_tensors
@@ -174,7 +174,7 @@ def test_what_is_said_to_be_the_smallest_can_be_made(tiny: Path, tmp_path: Path)
 
 def test_what_is_asked_for_stays(tiny: Path) -> None:
     wishes = adapted(
-        quantization("Q4_K_M"), output="Q8_0", embedding="Q3_K", overrides=["attn_v=Q6_K"]
+        named_quantization("Q4_K_M"), output="Q8_0", embedding="Q3_K", overrides=["attn_v=Q6_K"]
     )
     made = fit(open_checkpoint(tiny), 900_000, "x", wishes=wishes)
     types = {one.spec.name: one.type for one in made.matrices}
@@ -182,7 +182,7 @@ def test_what_is_asked_for_stays(tiny: Path) -> None:
     assert {kind for name, kind in types.items() if "attn_v" in name} == {Type.Q6_K}
     assert len(set(types.values())) > 3
     with pytest.raises(ImportanceError, match="without an importance matrix"):
-        unfit = adapted(quantization("Q4_K_M"), overrides=["attn_v=IQ2_XXS"])
+        unfit = adapted(named_quantization("Q4_K_M"), overrides=["attn_v=IQ2_XXS"])
         fit(open_checkpoint(tiny), 900_000, "x", wishes=unfit)
 
 

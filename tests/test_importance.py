@@ -12,7 +12,7 @@ import pytest
 
 from convert import ImportanceError, convert, read_importance, write_importance
 from convert.config import LlamaConfig
-from convert.importance import Entry, ImportanceMatrix, importances_for, merged
+from convert.importance import Entry, ImportanceMatrix, importances_for, merged_importances
 from convert.importance_file import MAX_FILE
 from convert.tensors import TensorSpec, llama_tensors
 from tests.standins.checkpoint import shape_config, write_checkpoint
@@ -86,7 +86,7 @@ def test_the_older_kind_is_read(tmp_path: Path, end: bytes) -> None:
 
 def test_merging_adds_activations() -> None:
     one, other = matrix(1, 1024.0), matrix(2, 512.0)
-    both = merged([one, other])
+    both = merged_importances([one, other])
     for name, entry in both.entries.items():
         assert entry.count == 1536
         assert np.array_equal(entry.sums, one.entries[name].sums + other.entries[name].sums)
@@ -95,7 +95,7 @@ def test_merging_adds_activations() -> None:
 
 def test_the_older_kind_merges_by_chunks(tmp_path: Path) -> None:
     old = read_importance(write_dat(tmp_path / "m.dat", matrix(1)))
-    both = merged([old, matrix(2)])
+    both = merged_importances([old, matrix(2)])
     entry = both.entries["blk.0.attn_q.weight"]
     assert entry.count == 2048
     expected = matrix(1).entries["blk.0.attn_q.weight"].sums
@@ -107,10 +107,10 @@ def test_the_older_kind_merges_by_chunks(tmp_path: Path) -> None:
 def test_those_of_different_models_dont_merge() -> None:
     other = replace(matrix(), entries=dict(list(matrix().entries.items())[1:]))
     with pytest.raises(ImportanceError, match="it isn't of"):
-        merged([matrix(), other])
+        merged_importances([matrix(), other])
     narrow = {name: Entry(entry.sums[:1], 1.0) for name, entry in matrix().entries.items()}
     with pytest.raises(ImportanceError, match="isn't as wide"):
-        merged([matrix(), replace(matrix(), entries=narrow)])
+        merged_importances([matrix(), replace(matrix(), entries=narrow)])
 
 
 def test_importances_are_mean_squares() -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from convert import CheckpointError, Progress, SourceError, TargetError, TargetExistsError, pieces
 from convert.checkpoint import open_checkpoint
-from convert.journal import Journal, partial_path, resumable_file, taken
+from convert.journal import Journal, partial_path, resumable_file, space_taken
 from convert.pipeline import write_gguf
-from convert.quantization import quantization
+from convert.quantization import named_quantization
 
 MADE_OF = {"origin": "a/b@1", "files": {"x": "y"}}
 
@@ -62,7 +62,7 @@ def test_a_whole_file_gets_its_name_and_leaves_nothing_else(target: Path) -> Non
 def test_pieces_stay_where_the_source_fails(target: Path) -> None:
     cut_short(target)
     assert names(target) == {".out.gguf.partial", ".out.gguf.journal"}
-    assert taken(target) > 0
+    assert space_taken(target) > 0
     assert found(target) == ({0, 5}, False)
     write(target, {})
     assert target.read_bytes() == b"firstsecond"
@@ -147,7 +147,7 @@ def test_what_lies_under_a_name_that_can_be_guessed_is_not_written(
     with pytest.raises(TargetError, match="isn't one; remove it"):
         write(target, {0: b"first"})
     assert mine.read_text() == "mine" and not (target.parent / "new").exists()
-    assert taken(target) <= 1 << 16
+    assert space_taken(target) <= 1 << 16
 
 
 def test_a_target_that_came_meanwhile_is_kept(target: Path) -> None:
@@ -172,7 +172,9 @@ def test_values_that_are_no_numbers_are_met_again_after_an_interruption(
 
     def convert(progress: Callable[[Progress], None] | None) -> None:
         opened = open_checkpoint(folder)
-        write_gguf(opened, target, quantization("Q8_0"), origin="a@1", progress=progress, threads=1)
+        write_gguf(
+            opened, target, named_quantization("Q8_0"), origin="a@1", progress=progress, threads=1
+        )
 
     def interrupt(progress: Progress) -> None:
         if progress.parameters > 5 << 12:

@@ -11,12 +11,12 @@ from convert import QUANTIZATIONS, ImportanceError, QuantizationError, convert
 from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.header import write_header
 from convert.importance import Entry, ImportanceMatrix, importances_for
-from convert.plan import plan
+from convert.plan import plan_tensors
 from convert.quantization import (
     UNQUANTIZED,
     Quantization,
     adapted,
-    quantization,
+    named_quantization,
     requires_importance,
     tensor_type,
 )
@@ -66,8 +66,8 @@ def outline(request, tmp_path_factory) -> tuple[Checkpoint, Path, Importances]:
     folder = tmp_path_factory.mktemp("outline")
     write_checkpoint(folder / "checkpoint", SHAPES[request.param], sparse=True)
     checkpoint = open_checkpoint(folder / "checkpoint")
-    source, bf16 = folder / "bf16.gguf", quantization("BF16")
-    tensors = plan(checkpoint.config, bf16)
+    source, bf16 = folder / "bf16.gguf", named_quantization("BF16")
+    tensors = plan_tensors(checkpoint.config, bf16)
     start = write_header(source, checkpoint, bf16, tensors)
     os.truncate(source, start + tensors[-1].offset + tensors[-1].nbytes)
     return checkpoint, source, {"blk.0.attn_q.weight": np.ones(1, np.float32)}

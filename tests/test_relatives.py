@@ -16,7 +16,7 @@ from convert import CheckpointError, convert
 from convert.checkpoint import INDEX, open_checkpoint, shard_names
 from convert.config import LlamaConfig
 from convert.rope import frequency_factors
-from convert.special import adds, end_tokens, special_ids
+from convert.special import adds_special_tokens, end_tokens, special_ids
 from convert.tensors import permute_heads
 from llamacli.engine import load_vocabulary
 from llamacli.gguf import check_llama, read_gguf
@@ -251,7 +251,7 @@ def test_what_is_put_around_a_text(
     }
     edit(folder, "tokenizer.json", post_processor=kinds[post])
     edit(folder, "tokenizer_config.json", **config)
-    assert adds(open_checkpoint(folder)) == expected
+    assert adds_special_tokens(open_checkpoint(folder)) == expected
 
 
 def test_generation_config_says_what_ends_an_answer(checkpoint: Make) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from convert import convert
-from convert.quantization import quantization
+from convert.quantization import named_quantization
 from demo.evaluate import answer
 from llamacli.chat import ChatSession
 from llamacli.commands.verify import check_copy
@@ -87,7 +87,7 @@ def test_logits_are_those_of_transformers(file: Callable[[str], Path]) -> None:
 def test_bytes_are_those_of_llama_cpp(file: Callable[[str], Path], tmp_path: Path) -> None:
     """Rows of 576 and 1,536 values: of all K-quantized matrices most fall back."""
     for quant in ("Q4_K_M", "Q8_0"):
-        quantize_by_llama_cpp(file("BF16"), tmp_path / "theirs.gguf", quantization(quant))
+        quantize_by_llama_cpp(file("BF16"), tmp_path / "theirs.gguf", named_quantization(quant))
         assert_same_tensors(file(quant), tmp_path / "theirs.gguf")
 
 

@@ -44,10 +44,7 @@ def convert_adapter(
     force: bool,
 ) -> Path:
     """Write an adapter's GGUF file and give its path; its base's config alone is looked at."""
-    from convert import open_adapter, write_adapter
-    from convert.adapter_file import adapter_type
-    from convert.errors import QuantizationError
-    from convert.target import check_target
+    from convert import QuantizationError, adapter_type, check_target, open_adapter, write_adapter
 
     try:
         adapter_type(quant)
@@ -131,8 +128,7 @@ def base_config(named: str | None, folder: Path, token: str | None) -> "LlamaCon
 
 def _config_in(path: Path) -> "LlamaConfig | None":
     """The config.json that a GGUF file was made by; None where it holds none."""
-    from convert import LlamaConfig
-    from convert.metadata import CONFIG_KEY
+    from convert import CONFIG_KEY, LlamaConfig
     from llamacli.gguf import read_gguf
 
     text = read_gguf(path).metadata.get(CONFIG_KEY)

@@ -21,8 +21,7 @@ from llamacli.terminal import count, notice, printable, say, send_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from convert import Checkpoint, ImportanceMatrix, Report
-    from convert.quantization import Quantization
+    from convert import Checkpoint, ImportanceMatrix, Quantization, Report
     from llamacli.hub import Repo
 
 
@@ -91,8 +90,7 @@ def convert(
     Weights on the Hub are read as they are converted; what was cut short goes on from there.
     A LoRA adapter as PEFT saves it becomes a file for --adapter.
     """
-    from convert import open_checkpoint, read_importance
-    from convert.target import check_target
+    from convert import check_target, open_checkpoint, read_importance
 
     mixture.check()
     place = _find(source)

@@ -50,7 +50,7 @@ def tell_needs(repo: "Repo", needed: "Needs", target: Path) -> None:
 @contextmanager
 def kept_pieces(target: Path) -> Iterator[None]:
     """Where the block is cut short and has left pieces of target, its error or a line says so."""
-    from convert.journal import partial_path
+    from convert import partial_path
 
     try:
         yield

@@ -50,8 +50,7 @@ def imatrix(
 
     `convert --imatrix` quantizes by it. What was cut short goes on from there.
     """
-    from convert import read_importance
-    from convert.target import check_target
+    from convert import check_target, read_importance
     from llamacli.quality import measure_importance, write_matrix
 
     path = model_path(model, quiet=quiet)

@@ -10,8 +10,7 @@ from llamacli.commands.printing import steps_bar
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:
-    from convert import ImportanceMatrix, Report
-    from convert.quantization import Quantization
+    from convert import ImportanceMatrix, Quantization, Report
 
     Write = Callable[[Path, Quantization, ImportanceMatrix | None], Report]
 
@@ -29,14 +28,13 @@ def measured(write: "Write", target: Path, force: bool) -> "ImportanceMatrix":
 
     The Q8_0 file lies in a hidden folder beside target as long as it is needed.
     """
-    from convert import read_importance
-    from convert.quantization import quantization
+    from convert import named_quantization, read_importance
     from llamacli.quality import measure_importance, write_matrix
 
     kept = matrix_path(target)
     with tempfile.TemporaryDirectory(prefix=".llamacli-", dir=target.parent) as folder:
         precise = Path(folder) / "q8_0.gguf"
-        write(precise, quantization("Q8_0"), None)
+        write(precise, named_quantization("Q8_0"), None)
         with steps_bar() as show:
             matrix = measure_importance(precise, progress=partial(show, CHUNKS))
     write_matrix(kept, [matrix], force=force)

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from gguf import GGMLQuantizationType
 
-    from convert import Checkpoint, Fit, ImportanceMatrix
-    from convert.quantization import Quantization
+    from convert import Checkpoint, Fit, ImportanceMatrix, Quantization
 
 MEMORY = "memory"  # in place of a size
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]i?)?B?", re.IGNORECASE)
@@ -78,8 +77,7 @@ class Mixture:
 
     def check(self) -> None:
         """Raises UsageError for what can be told to be wrong before a model is looked for."""
-        from convert import QuantizationError
-        from convert.quantization import quantization
+        from convert import QuantizationError, named_quantization
 
         given = {"--q4": self.q4, "--q8": self.q8, "--quant": self.quant is not None}
         given |= {"--fit": self.fit is not None, "--recipe": self.recipe is not None}
@@ -91,7 +89,7 @@ class Mixture:
         if self.fit not in (None, MEMORY):
             parse_size(str(self.fit))
         try:
-            quantization(self.named or "Q4_K_M")
+            named_quantization(self.named or "Q4_K_M")
         except QuantizationError as error:
             raise UsageError(f"--quant: {error}") from None
 
@@ -100,13 +98,12 @@ class Mixture:
 
         default names the one where none is asked for. Raises UsageError, InvalidModelError.
         """
-        from convert import QuantizationError
-        from convert.quantization import adapted, by_recipe, quantization
+        from convert import QuantizationError, adapted, by_recipe, named_quantization
 
         types = None if self.recipe is None else read_recipe(expanded(self.recipe))
         try:
             wishes = adapted(
-                quantization(self.named or default),
+                named_quantization(self.named or default),
                 output=self.output_tensor_type,
                 embedding=self.token_embedding_type,
                 overrides=self.tensor_type or (),
@@ -154,8 +151,7 @@ def read_recipe(path: Path) -> "Mapping[str, GGMLQuantizationType]":
 
     Raises InvalidModelError and QuantizationError where it has none.
     """
-    from convert import parse_recipe
-    from convert.recipe import KEY
+    from convert import KEY, parse_recipe
     from llamacli.gguf import read_gguf
 
     with reading(path), path.open("rb") as file:
@@ -204,14 +200,12 @@ def fitted(
 
 def _free(checkpoint: "Checkpoint", context: int | None) -> int:
     """The largest file of this model that this machine has memory for now."""
-    from convert.header import header_bytes
-    from convert.plan import plan
-    from convert.quantization import quantization
+    from convert import header_bytes, named_quantization, plan_tensors
     from llamacli.engine import largest_file
     from llamacli.gguf import read_header
 
-    like = quantization("Q8_0")
-    tensors = plan(checkpoint.config, like)
+    like = named_quantization("Q8_0")
+    tensors = plan_tensors(checkpoint.config, like)
     header = header_bytes(checkpoint, like, tensors)
     size = len(header) + tensors[-1].offset + tensors[-1].nbytes
     largest = largest_file(*read_header(header, size, checkpoint.name), context)

@@ -32,7 +32,7 @@ def pull(
 
     It is checked before it gets its name. What was cut short goes on from there.
     """
-    from convert.target import check_target
+    from convert import check_target
     from llamacli.hub import check_disk, choose, look_up, parse_wanted
     from llamacli.hub import pull as fetch
 

@@ -51,7 +51,7 @@ def quality(
     its mean over tokens, what 99% of them are below, its largest. The last column is how often
     both find the same token likeliest.
     """
-    from convert.target import check_target
+    from convert import check_target
     from llamacli import quality as package
 
     if plot is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from convert import MARKERS, is_marker
 from llamacli.errors import LlamacliError, UsageError
 from llamacli.gguf import END_TOKENS, NORMAL, RECURSIVE_PRE_TOKENIZERS, GGUFFile
 
@@ -18,24 +19,6 @@ if TYPE_CHECKING:
 MAX_TEXT = (1 << 31) - 1  # bytes; llama.cpp takes lengths as int32
 # Characters that a pre-tokenizer gets at once which needs stack for each: 16,384 overflow 8 MiB.
 MAX_RECURSION = 2048
-
-# What llama.cpp takes for control tokens, or an answer's end, by their text, whatever their type
-# (src/llama-vocab.cpp, llama_vocab::impl::load), and what its converter types so by their form
-# (conversion/base.py, does_token_look_special).
-MARKERS = (
-    *("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>"),
-    *("<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<\uff5cend\u2581of\u2581sentence\uff5c>", "</s>"),
-    *("<end_of_utterance>", "<|eom_id|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>"),
-    *("<eos>", "<turn|>", "<|tool_response>", "[e~[", "<|fim_prefix|>", "<fim-prefix>"),
-    *("<fim_prefix>", "<\uff5cfim\u2581begin\uff5c>", "<PRE>", "\u2581<PRE>", "<|code_prefix|>"),
-    *("<|prefix|>", "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<SUF>", "\u2581<SUF>"),
-    *("<\uff5cfim\u2581hole\uff5c>", "<|code_suffix|>", "<|suffix|>", "<|fim_middle|>", "<MID>"),
-    *("<fim-middle>", "<fim_middle>", "<\uff5cfim\u2581end\uff5c>", "\u2581<MID>", "<|middle|>"),
-    *("<|code_middle|>", "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
-    *("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"),
-    *("<pad>", "<mask>", "<2mass>", "[@BOS@]"),
-)
-FORMS = re.compile(r"<\|.*\|>|<\uff5c.*\uff5c>|<unused.*>", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -169,7 +152,7 @@ def make_vocabulary(library: Any, model: Any, file: GGUFFile) -> Vocabulary:
         text = spelling(token)
         if attributes & library.LLAMA_TOKEN_ATTR_CONTROL:
             control[text] = token
-        elif library.llama_vocab_is_eog(pointer, token) or _looks_special(text):
+        elif library.llama_vocab_is_eog(pointer, token) or is_marker(text):
             control[text] = token
             plain.add(text)
     named = {
@@ -200,10 +183,6 @@ def _special_id(library: Any, pointer: Any, text: str) -> int:
     tokens = (library.llama_token * 2)()
     count = library.llama_tokenize(pointer, raw, len(raw), tokens, 2, False, True)
     return int(tokens[0]) if count == 1 else -1
-
-
-def _looks_special(text: str) -> bool:
-    return text in MARKERS or FORMS.fullmatch(text) is not None
 
 
 def _cut(text: str, spellings: Iterable[str]) -> list[str]:

@@ -103,7 +103,9 @@ def read_header(header: bytes, size: int, name: str) -> tuple[GGUFFile, LlamaSha
             contents = read_gguf(path)
             return contents, check_llama(contents)
         except InvalidModelError as error:
-            raise InvalidModelError(str(error).replace(str(path), name)) from None
+            if error.file == path:
+                error.file = name
+            raise
 
 
 def check_architecture(file: GGUFFile) -> None:

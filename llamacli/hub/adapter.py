@@ -10,16 +10,14 @@ from llamacli.terminal import count, notice, printable
 
 def has_adapter(repo: Repo) -> bool:
     """Whether a repo is an adapter's and no model's."""
-    from convert.adapter_config import CONFIG
-    from convert.checkpoint import INDEX, SINGLE
+    from convert import CONFIG, INDEX, SINGLE
 
     return CONFIG in repo.files and not {SINGLE, INDEX} & repo.files.keys()
 
 
 def fetch_adapter(repo: Repo) -> Path:
     """The folder with the adapter's files. Raises InvalidModelError, NotFoundError."""
-    from convert.adapter import ADAPTER_FILES, WEIGHTS
-    from convert.adapter_config import CONFIG
+    from convert import ADAPTER_FILES, CONFIG, WEIGHTS
 
     if WEIGHTS not in repo.files:
         raise InvalidModelError(f"{repo.id} has no {WEIGHTS}; pickles aren't read")

@@ -12,9 +12,7 @@ from llamacli.hub.repo import Repo, download, fetch_small, http_client, remote_f
 from llamacli.terminal import count
 
 if TYPE_CHECKING:
-    from convert.checkpoint import Checkpoint
-    from convert.config import LlamaConfig
-    from convert.quantization import Quantization
+    from convert import Checkpoint, LlamaConfig, Quantization
 
 CONTEXT = 8192  # tokens that the memory for running is told for
 KV_BYTES = 4  # of a key and a value in F16
@@ -41,7 +39,7 @@ def read_outline(repo: Repo) -> "tuple[LlamaConfig, list[str]]":
 
     Raises CheckpointError where the repo is no such checkpoint, NotFoundError.
     """
-    from convert.checkpoint import INDEX, read_config, require_safetensors, shard_names
+    from convert import INDEX, read_config, require_safetensors, shard_names
 
     require_safetensors(repo.id, repo.files)
     if "config.json" not in repo.files:
@@ -61,14 +59,13 @@ def needs(
 ) -> Needs:
     """What the conversion takes; keep tells that the weights stay in the Hub's cache, and size what
     the file is made to take."""
-    from convert.checkpoint import SMALL_FILES
-    from convert.plan import plan
+    from convert import SMALL_FILES, plan_tensors
 
     wanted = [name for name in (*SMALL_FILES, *shards) if name in repo.files]
     missing = [repo.files[name] for name in wanted if name not in repo.cached]
     fetched = sum(file.size for file in missing)
     small = sum(file.size for file in missing if file.name in SMALL_FILES)
-    target = size or sum(tensor.nbytes for tensor in plan(config, quantization))
+    target = size or sum(tensor.nbytes for tensor in plan_tensors(config, quantization))
     tokens = min(config.max_position_embeddings, CONTEXT)
     values = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     running = target + tokens * values * KV_BYTES
@@ -79,10 +76,10 @@ def check_disk(needed: Needs, target: Path) -> None:
     """Raises DoesNotFitError that says what is short, for the GGUF file or the Hub's cache."""
     from huggingface_hub import constants
 
-    from convert.journal import taken
+    from convert import space_taken
 
     cache = _existing(Path(constants.HF_HUB_CACHE))
-    places = {target.parent: needed.target - taken(target)}
+    places = {target.parent: needed.target - space_taken(target)}
     if cache.stat().st_dev == target.parent.stat().st_dev:
         places[target.parent] += needed.cached
     else:
@@ -105,8 +102,7 @@ def open_checkpoint(
 
     keep fetches them into the cache first. Raises CheckpointError, NotFoundError.
     """
-    from convert.checkpoint import SMALL_FILES, describe
-    from convert.weights import LocalFile, WeightFile
+    from convert import SMALL_FILES, LocalFile, WeightFile, describe_checkpoint
 
     folder = fetch_small(repo, SMALL_FILES)
     cached = dict(repo.cached)
@@ -118,7 +114,7 @@ def open_checkpoint(
             LocalFile(cached[name]) if name in cached else remote_file(repo, name, client)
             for name in shards
         ]
-        yield describe(folder, repo.name, config, files)
+        yield describe_checkpoint(folder, repo.name, config, files)
 
 
 def _existing(folder: Path) -> Path:

@@ -10,17 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convert import CheckpointError, Progress
-from convert.journal import Journal, digest, resumable_file
-from convert.system import read_all
-from convert.target import allocate
-from convert.weights import LocalFile, WeightFile
+from convert import (
+    CheckpointError,
+    Journal,
+    LocalFile,
+    Progress,
+    WeightFile,
+    allocate,
+    digest,
+    read_all,
+    resumable_file,
+)
 from llamacli.errors import InvalidModelError
 from llamacli.gguf import (
     GGUFFile,
     HeaderError,
     LlamaShape,
-    check_llama,
+    check_header,
     check_part,
     merged_header,
     padded,
@@ -81,7 +87,7 @@ def pull(
         header = _header(parts)
         pieces = list(_pieces(parts, len(header)))
         size = _end(parts, len(header))
-        tell(_needs(repo, names, _check(Path(folder) / "whole", header, size, target.name), size))
+        tell(_needs(repo, names, check_header(header, size, target.name), size))
         hashes = {name: repo.files[name].etag for name in names}
         made_of = {"origin": repo.origin, "header": digest(header), "files": hashes}
         with resumable_file(target, force, made_of) as (_, journal):
@@ -124,13 +130,6 @@ def _header(parts: Sequence[Part]) -> bytes:
         with _named(part.header.path, part.file.name):
             check_part(number, headers)
     return merged_header(headers)
-
-
-def _check(scratch: Path, header: bytes, size: int, name: str) -> LlamaShape:
-    """That the whole file will be a Llama model."""
-    _write_sparse(scratch, header, size)
-    with _named(scratch, name):
-        return check_llama(read_gguf(scratch))
 
 
 def _write_sparse(path: Path, data: bytes, size: int) -> None:

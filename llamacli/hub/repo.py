@@ -20,7 +20,7 @@ from llamacli.models import REVISION
 if TYPE_CHECKING:
     import httpx2
 
-    from convert.remote import Location, RemoteFile
+    from convert import Location, RemoteFile
 
 TOKEN = re.compile("[!-~]+")
 MAX_SMALL = 256 << 20  # bytes of a file that is not weights
@@ -118,7 +118,7 @@ def download(repo: Repo, names: list[str]) -> None:
 
 def remote_file(repo: Repo, name: str, client: "httpx2.Client") -> "RemoteFile":
     """A file of the repo, to be read by byte range. Raises NotFoundError where it isn't there."""
-    from convert.remote import RemoteFile
+    from convert import RemoteFile
 
     file = repo.files.get(name)
     if file is None:
@@ -143,8 +143,7 @@ def _locator(repo: Repo, file: HubFile) -> "Callable[[], Location]":
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import build_hf_headers
 
-    from convert.errors import CheckpointError, SourceError
-    from convert.remote import BUSY, Broken, Location
+    from convert import BUSY, Broken, CheckpointError, Location, SourceError
 
     url = hf_hub_url(repo.id, file.name, revision=repo.commit)
 
@@ -197,10 +196,7 @@ def _from_cache(repo: str, revision: str) -> Repo | None:
     """A checkpoint or an adapter in the Hub's cache, or None where it isn't there, or not whole."""
     from huggingface_hub import try_to_load_from_cache
 
-    from convert.adapter import WEIGHTS
-    from convert.adapter_config import CONFIG
-    from convert.checkpoint import shard_names
-    from convert.errors import CheckpointError
+    from convert import CONFIG, WEIGHTS, CheckpointError, shard_names
 
     paths = (try_to_load_from_cache(repo, n, revision=revision) for n in ("config.json", CONFIG))
     path = next((path for path in paths if isinstance(path, str)), None)

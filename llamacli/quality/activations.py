@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convert import ImportanceMatrix
-from convert.importance import Entry
+from convert import Entry, ImportanceMatrix
 from llamacli.engine import Engine
 from llamacli.errors import InvalidModelError
 from llamacli.machine import deferred_signals

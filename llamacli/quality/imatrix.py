@@ -13,8 +13,13 @@ from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
-from convert import ConvertError, ImportanceMatrix, read_importance, write_importance
-from convert.importance import merged
+from convert import (
+    ConvertError,
+    ImportanceMatrix,
+    merged_importances,
+    read_importance,
+    write_importance,
+)
 from llamacli.engine import Engine, Vocabulary
 from llamacli.errors import LlamacliError, UsageError
 from llamacli.gguf import check_llama, read_gguf
@@ -77,7 +82,7 @@ def write_matrix(
 
     Raises ImportanceError where they are of different models, TargetError.
     """
-    write_importance(target, merged(measured), force=force)
+    write_importance(target, merged_importances(measured), force=force)
     for path in _kept_files(target):
         with suppress(OSError):
             path.unlink()

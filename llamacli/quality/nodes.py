@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.kernels import library_path
+from convert import library_path
 from llamacli.errors import LlamacliError
 
 F32 = 0

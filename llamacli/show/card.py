@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from convert.errors import CheckpointError
-from convert.metadata import CONFIG_KEY
-from convert.tensors import llama_tensors
+from convert import CONFIG_KEY, CheckpointError, llama_tensors
 from llamacli.errors import InvalidModelError
 from llamacli.gguf import Array, GGUFFile, check_llama
 from llamacli.models import Model

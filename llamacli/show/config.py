@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.checkpoint import read_config
-from convert.config import LlamaConfig
-from convert.errors import CheckpointError
-from convert.metadata import CONFIG_KEY
-from convert.plan import ROPE_FACTORS
-from convert.rope import frequency_factors
+from convert import (
+    CONFIG_KEY,
+    ROPE_FACTORS,
+    CheckpointError,
+    LlamaConfig,
+    frequency_factors,
+    read_config,
+)
 from llamacli.gguf import Array, GGUFFile, check_architecture
 
 Source = GGUFFile | Path  # a Path is a checkpoint's folder

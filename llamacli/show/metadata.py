@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from convert.checkpoint import read_config
-from convert.small_files import read_json
+from convert import read_config, read_json
 from llamacli.gguf import STRING, Array, GGUFFile
 from llamacli.show.config import Source
 from llamacli.terminal import columns, shortened

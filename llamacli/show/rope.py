@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.checkpoint import read_config
-from convert.config import LlamaConfig, RopeScaling
-from convert.plan import ROPE_FACTORS
-from convert.rope import frequency_factors, inverse_frequencies
+from convert import (
+    ROPE_FACTORS,
+    LlamaConfig,
+    RopeScaling,
+    frequency_factors,
+    inverse_frequencies,
+    read_config,
+)
 from llamacli.errors import InvalidModelError
 from llamacli.gguf import check_architecture
 from llamacli.show.config import (

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from convert.config import LlamaConfig
+from convert import LlamaConfig
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from convert.small_files import optional_json, read_chat_template
+from convert import optional_json, read_chat_template
 from llamacli.gguf import GGUFFile
 from llamacli.show.config import Source
 

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.checkpoint import shard_names
-from convert.safetensors import read_header
-from convert.weights import LocalFile
+from convert import LocalFile, read_header, shard_names
 from llamacli.show.config import Source
 from llamacli.terminal import columns
 

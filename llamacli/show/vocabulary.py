@@ -78,8 +78,7 @@ def _pattern(wanted: str) -> Callable[[Token], bool]:
 
 
 def _read_folder(folder: Path) -> Sequence[str]:
-    from convert.small_files import read_json
-    from convert.tokenizer import parse_vocabulary
+    from convert import parse_vocabulary, read_json
 
     return parse_vocabulary(read_json(folder / "tokenizer.json")).tokens
 
@@ -108,11 +107,15 @@ def vocabulary_file(folder: Path) -> Iterator[Path]:
     """A GGUF file with the vocabulary of a checkpoint alone, for as long as the block runs."""
     import tempfile
 
-    from convert.checkpoint import Checkpoint, read_config
-    from convert.header import write_header
-    from convert.quantization import quantization
-    from convert.small_files import optional_json, read_json
-    from convert.tokenizer import parse_tokenizer
+    from convert import (
+        Checkpoint,
+        named_quantization,
+        optional_json,
+        parse_tokenizer,
+        read_config,
+        read_json,
+        write_header,
+    )
 
     checkpoint = Checkpoint(
         name=folder.resolve().name,
@@ -126,5 +129,5 @@ def vocabulary_file(folder: Path) -> Iterator[Path]:
     )
     with tempfile.TemporaryDirectory(prefix="llamacli-") as place:
         path = Path(place) / "vocabulary.gguf"
-        write_header(path, checkpoint, quantization("F32"), ())
+        write_header(path, checkpoint, named_quantization("F32"), ())
         yield path

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.tensors import TensorSpec, permute_heads
+from convert import TensorSpec, permute_heads
 from llamacli.verify.limits import Limits
 from llamacli.verify.measure import PLAIN_BLOCK, measure
 from llamacli.verify.pairs import Compared, Pair, read_rows

@@ -5,10 +5,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from convert.checkpoint import Checkpoint
-from convert.config import LlamaConfig
-from convert.metadata import CONFIG_KEY, GENERATION_KEY
-from convert.plan import ROPE_FACTORS
+from convert import CONFIG_KEY, GENERATION_KEY, ROPE_FACTORS, Checkpoint, LlamaConfig
 from llamacli.gguf import Array, GGUFFile
 from llamacli.show import find_rope, rope_of
 from llamacli.verify.rows import Row, judged

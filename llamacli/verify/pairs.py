@@ -7,10 +7,15 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from convert.kernels import as_float32, dequantize
-from convert.safetensors import ITEM_SIZES, StoredTensor
-from convert.tensors import TensorSpec, permute_heads
-from convert.weights import WeightFile
+from convert import (
+    ITEM_SIZES,
+    StoredTensor,
+    TensorSpec,
+    WeightFile,
+    as_float32,
+    dequantize,
+    permute_heads,
+)
 from llamacli.gguf import TensorInfo
 from llamacli.verify.limits import Limits, limits
 from llamacli.verify.measure import Sums

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from convert.checkpoint import open_checkpoint
+from convert import open_checkpoint
 from llamacli.engine import Vocabulary, load_vocabulary
 from llamacli.errors import InvalidModelError
 from llamacli.gguf import GGUFFile, check_architecture, check_llama, read_gguf

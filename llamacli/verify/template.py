@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from convert.checkpoint import Checkpoint
+from convert import Checkpoint
 from llamacli.errors import InvalidModelError
 from llamacli.gguf import GGUFFile
 from llamacli.prompt import render

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from convert.checkpoint import Checkpoint
-from convert.plan import ROPE_FACTORS
-from convert.weights import LocalFile
+from convert import ROPE_FACTORS, Checkpoint, LocalFile
 from llamacli.engine import ProgressCallback
 from llamacli.gguf import GGUFFile
 from llamacli.machine import physical_cores

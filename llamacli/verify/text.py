@@ -6,8 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from convert import TargetError, convert
-from convert.checkpoint import Checkpoint
+from convert import Checkpoint, TargetError, convert
 from llamacli.engine import ProgressCallback, Vocabulary
 from llamacli.errors import OutputError
 from llamacli.gguf import GGUFFile

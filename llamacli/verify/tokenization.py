@@ -12,8 +12,7 @@ from pathlib import Path
 
 from gguf import TokenType
 
-from convert.checkpoint import Checkpoint
-from convert.tokenizer import Tokenizer
+from convert import Checkpoint, Tokenizer
 from llamacli.engine import Vocabulary
 from llamacli.verify.corpus import TEXTS, special_texts
 from llamacli.verify.rows import Row, judged, skipped

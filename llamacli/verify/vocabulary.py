@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from gguf import TokenType
 
-from convert.checkpoint import Checkpoint
-from convert.special import NAMED_CONTROL_TOKENS, adds, end_tokens, special_ids
+from convert import NAMED_CONTROL_TOKENS, Checkpoint, adds_special_tokens, end_tokens, special_ids
 from llamacli.engine import Vocabulary
 from llamacli.gguf import GGUFFile
 from llamacli.verify.rows import Row, judged
@@ -60,7 +59,7 @@ def merges_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
 def special_tokens_row(file: GGUFFile, checkpoint: Checkpoint, vocabulary: Vocabulary) -> Row:
     """The ids of named tokens, and whether every token that ends an answer does."""
     problems = _named(file, checkpoint)
-    wants_bos = adds(checkpoint)["bos"]
+    wants_bos = adds_special_tokens(checkpoint)["bos"]
     if vocabulary.add_bos != wants_bos:
         problems.append(f"{PREFIX}add_bos_token is {vocabulary.add_bos}, expected {wants_bos}")
     expected = end_tokens(checkpoint)

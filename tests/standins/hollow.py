@@ -5,8 +5,8 @@ from pathlib import Path
 from convert.checkpoint import Checkpoint, read_config
 from convert.config import LlamaConfig
 from convert.header import write_header
-from convert.plan import plan
-from convert.quantization import quantization
+from convert.plan import plan_tensors
+from convert.quantization import named_quantization
 from convert.rope import frequency_factors
 from convert.small_files import optional_json, read_chat_template, read_json
 from convert.tensors import llama_tensors
@@ -31,8 +31,8 @@ def without_weights(folder: Path, config: LlamaConfig | None = None) -> Checkpoi
 
 def write_hollow(checkpoint: Checkpoint, path: Path, quant: str = "Q4_K_M") -> Path:
     """What a conversion writes, with zeros for weights; rope_freqs.weight has its values."""
-    chosen = quantization(quant)
-    tensors = plan(checkpoint.config, chosen)
+    chosen = named_quantization(quant)
+    tensors = plan_tensors(checkpoint.config, chosen)
     start = write_header(path, checkpoint, chosen, tensors)
     factors = frequency_factors(checkpoint.config)
     with path.open("r+b") as file:
