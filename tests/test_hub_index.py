@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import constants
 
 from llamacli.errors import InvalidModelError, LlamacliError, NotFoundError
-from llamacli.hub import index as hub_index
+from llamacli.hub import client
 from llamacli.hub.index import HubFile, fetch_index
 from tests.standins.hub import Hub, HubRepo, git_hash, serve, sha256
 
@@ -42,7 +42,7 @@ def test_a_busy_hub_is_waited_for(hub: Hub) -> None:
 
 def test_pauses_are_those_asked_for_or_grow(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(hub_index.time, "sleep", waits.append)
+    monkeypatch.setattr(client.time, "sleep", waits.append)
     hub.api_answers += [(429, {"Retry-After": "9"}, b""), (500, {}, b""), (502, {}, b"")]
     fetch()
     assert waits == [9.0, 2.0, 4.0]
@@ -87,12 +87,14 @@ def body(raw: bytes) -> Callable[[Hub], None]:
         (body(b"<html>"), "no JSON"),
         (body(b"\xff\xfe"), "no JSON"),
         (body(b"[" * 100_000), "no JSON"),
-        (body(b"[]"), "no commit"),
-        (body(b" " * (hub_index.MAX_INDEX + 1)), "absurdly large"),
+        (body(b"[]"), "makes no sense"),
+        (body(b"{}"), "makes no sense"),
+        (body(b" " * (client.MAX_ANSWER + 1)), "absurdly large"),
         (index(sha="../../etc"), "no commit"),
         (index(sha=None), "no commit"),
         (index(siblings={}), "lists no files"),
-        (index(siblings=["config.json"]), "name None"),
+        (index(siblings=["config.json"]), "makes no sense"),
+        (file_entry(rfilename=None), "name None"),
         (file_entry(rfilename="../../.bashrc"), r"'\.\./\.\./\.bashrc'"),
         (file_entry(rfilename="a/../b"), "'a/../b'"),
         (file_entry(rfilename="/etc/passwd"), "'/etc/passwd'"),
@@ -105,8 +107,8 @@ def body(raw: bytes) -> Callable[[Hub], None]:
         (file_entry(size="5"), "'5'"),
         (file_entry(size=1 << 60), "size"),
         (file_entry(blobId="../x"), "'../x'"),
-        (file_entry(lfs={"sha256": "x", "size": 3}), "'x'"),
-        (file_entry(lfs={"sha256": "a" * 64}), "size None"),
+        (file_entry(lfs={"sha256": "x", "size": 3, "pointerSize": 9}), "'x'"),
+        (file_entry(lfs={"sha256": "a" * 64}), "makes no sense"),
     ],
 )
 def test_an_index_that_makes_no_sense_is_refused(
