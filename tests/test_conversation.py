@@ -13,7 +13,7 @@ from convert import convert
 from llamacli.answer.generation import Chunk, Result
 from llamacli.chat.conversation import Conversation, Step, assistant, replay, step_problem, user
 from llamacli.chat.turns import ANSWER_SHARE, KEPT_SHARE, ChatSession
-from llamacli.engine.engine import Engine, common_prefix
+from llamacli.engine import Engine, common_prefix
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError, UsageError

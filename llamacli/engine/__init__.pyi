@@ -1,13 +1,15 @@
 from .adapters import MAX_ADAPTERS, LoadedAdapter, Scales
 from .asked import Asked, Profile, chosen_settings, defaults
 from .context import KEPT_SEQUENCES
-from .engine import ABORTED, Engine, ProgressCallback, common_prefix
+from .engine import Engine, ProgressCallback
+from .evaluation import ABORTED
 from .fit import DEFAULT_CONTEXT
 from .kv_state import Unusable, restore, save, saved_tokens, state_key
 from .largest import LargestFile, largest_file
 from .loading import load_vocabulary, logged_reason
 from .sampling import SamplingSettings, choose_seed, chooser, is_sound, sampler_chain
 from .settings import MAX_SCALE, AdapterChoice, EngineSettings, kv_types
+from .tokens import common_prefix
 from .vocabulary import Vocabulary
 
 __all__ = [

@@ -15,9 +15,11 @@ from llamacli.engine.adapters import (
     read_adapters,
 )
 from llamacli.engine.context import Context, context_parameters, plan_context
+from llamacli.engine.evaluation import decode_error, evaluate
 from llamacli.engine.fit import Fitting, settled_context
 from llamacli.engine.loading import in_background, load_model, logged_reason
 from llamacli.engine.settings import EngineSettings
+from llamacli.engine.tokens import common_prefix
 from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
 from llamacli.errors import DoesNotFitError, LlamacliError, UnreachableError, UsageError
 from llamacli.gguf import GGUFFile, check_llama, file_identity, read_gguf, recall, remember
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-ABORTED, NO_MEMORY = 2, -2  # llama_decode's codes
 # Tokens of KV cache to begin with. Zeroing all of 8,192 takes 0.1 s for a 1B model and 0.4 s for
 # 8B, which short prompts can do without.
 FIRST_ROOM = 1024
@@ -243,10 +244,14 @@ class Engine:
         self.make_room(len(tokens))
         step = self.settings.batch
         signals: list[int] = []
+
+        def stopped() -> bool:
+            return bool(signals) or interrupted()
+
         with deferred_signals(signals):
             for start in range(kept, len(tokens), step):
                 part = tokens[start : start + step]
-                if not self._evaluate(part, lambda: bool(signals) or interrupted()):
+                if not evaluate(self._library, self._decode, self.context_pointer, part, stopped):
                     break
                 self.tokens.extend(part)
                 if on_progress is not None:
@@ -286,7 +291,7 @@ class Engine:
         self.make_room(len(self.tokens) + 1)
         self._token[0] = token
         if code := self._decode(self._context.pointer, self._one):
-            raise _decode_error(code)
+            raise decode_error(code)
         self.tokens.append(token)
 
     def decode_rows(self, tokens: Sequence[int]) -> None:
@@ -307,7 +312,7 @@ class Engine:
             batch.token[i], batch.pos[i], batch.logits[i] = token, held + i, True
             batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
         if code := self._decode(self._context.pointer, batch):
-            raise _decode_error(code)
+            raise decode_error(code)
         self.tokens.extend(tokens)
 
     def logit(self, token: int, row: int = -1) -> float:
@@ -349,22 +354,6 @@ class Engine:
             code = int(self._library.llama_decode(context, batch))
             self._library.llama_synchronize(context)
         return code
-
-    def _evaluate(self, tokens: Sequence[int], stopped: Callable[[], bool]) -> bool:
-        """Evaluate a batch; False where it was stopped, and the cache may hold a part of it."""
-        ids = (self._library.llama_token * len(tokens))(*tokens)  # the batch only points to it
-        callback = self._library.ggml_abort_callback(lambda _: stopped())
-        set_callback = self._library.llama_set_abort_callback
-        context = self.context_pointer
-        set_callback(context, callback, None)
-        try:
-            batch = self._library.llama_batch_get_one(ids, len(tokens))
-            code = self._decode(context, batch)
-        finally:  # decode() goes without: a call an operation would slow it down
-            set_callback(context, self._library.ggml_abort_callback(0), None)
-        if code not in (0, ABORTED):
-            raise _decode_error(code)
-        return bool(code == 0)
 
     def _first_room(self) -> int:
         """All of the context where it costs nothing or llama.cpp chooses rope factors by it."""
@@ -411,23 +400,3 @@ class Engine:
         set_state = self._library.llama_state_seq_set_data
         if state is not None and self.tokens and not set_state(pointer, state, len(state), 0):
             raise LlamacliError(f"llama.cpp can't move its KV cache{logged_reason()}")
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens a and b have in common from the start, by comparing whole stretches."""
-    if type(a) is not type(b):
-        a, b = list(a), list(b)
-    same, differs = 0, min(len(a), len(b)) + 1
-    step = differs - 1
-    while same + 1 < differs:
-        if a[same : same + step] == b[same : same + step]:
-            same += step
-        else:
-            differs = same + step
-        step = max((differs - same) // 2, 1)
-    return same
-
-
-def _decode_error(code: int) -> LlamacliError:
-    kind = DoesNotFitError if code == NO_MEMORY else LlamacliError
-    return kind(f"llama.cpp failed to evaluate (code {code}){logged_reason()}")

@@ -12,7 +12,8 @@ from .check import (
     read_header,
 )
 from .contents import STRING, Array, FileStatus, GGUFFile, TensorInfo, file_identity
-from .file import HeaderError, padded, read_gguf
+from .cursor import HeaderError
+from .file import padded, read_gguf
 from .merge import check_part, merged_header
 from .remembered import recall, remember
 from .types import TENSOR_TYPES, TensorType

@@ -8,10 +8,8 @@ import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from struct import Struct
-from struct import error as StructError  # noqa: N812
-from typing import Any, NoReturn
+from typing import Any
 
-from llamacli.errors import InvalidModelError
 from llamacli.gguf.contents import (
     ARRAY,
     FORMATS,
@@ -24,6 +22,7 @@ from llamacli.gguf.contents import (
     TensorInfo,
     mapped,
 )
+from llamacli.gguf.cursor import Cursor
 from llamacli.gguf.known import KnownStrings, recognized_end
 from llamacli.gguf.types import TENSOR_TYPES, TensorType
 
@@ -35,18 +34,9 @@ MAX_KEY = 65535  # bytes, by the specification
 # Far above what any model has; together they keep what is made of a file, here and in llama.cpp,
 # which reads all of it, within 1 GiB.
 MAX_KEYS = MAX_TENSORS = 1 << 16
-MAX_TEXT = 64 << 20  # bytes of keys and of values that are texts
 MAX_STRINGS = 1 << 22  # in arrays
 MAX_ARRAYS = 256 << 20  # bytes
 LEAST_PAIR, LEAST_RECORD = 14, 33  # bytes in the file
-
-
-class HeaderError(InvalidModelError):
-    """A fault of a header; position is how far it had been read, in bytes."""
-
-    def __init__(self, fault: str, path: Path, position: int) -> None:
-        super().__init__(fault, file=path)
-        self.position = position
 
 
 def read_gguf(path: Path, known: Sequence[KnownStrings] = ()) -> GGUFFile:
@@ -60,20 +50,20 @@ def read_gguf(path: Path, known: Sequence[KnownStrings] = ()) -> GGUFFile:
         return _Reader(path, data, status, known).read()
 
 
-class _Reader:
-    """A position in the mapped file; every step is checked against the file's end."""
+class _Reader(Cursor):
+    """Reads what a file has in order."""
 
     def __init__(
         self, path: Path, data: mmap.mmap, status: FileStatus, known: Sequence[KnownStrings]
     ) -> None:
-        self.path, self.data, self.size, self.position = path, data, len(data), 0
+        super().__init__(path, data)
         self.status = status
         self.known, self.recognized = known, set[str]()
-        self.text = self.strings = self.arrays = 0  # how much of what is capped has been read
+        self.strings = self.arrays = 0  # how much of what is capped has been read
 
     def read(self) -> GGUFFile:
         version = self.header()
-        tensors, pairs = self.number(U64, "tensor count"), self.number(U64, "key count")
+        tensors, pairs = self.unpack(U64, "tensor count"), self.unpack(U64, "key count")
         self.check_count(tensors, MAX_TENSORS, LEAST_RECORD, "tensors")
         self.check_count(pairs, MAX_KEYS, LEAST_PAIR, "keys")
         metadata: dict[str, Any] = {}
@@ -83,7 +73,7 @@ class _Reader:
             key = self.string(f"key {i}", MAX_KEY)
             if not key or "\0" in key or key in metadata:
                 self.fail(f"key {i}, {key!r}, is empty, twice there or has a zero in it")
-            metadata[key] = self.value(self.number(U32, key), key)
+            metadata[key] = self.value(self.unpack(U32, key), key)
             spans[key] = slice(start, self.position)
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if alignment not in {1 << i for i in range(3, MAX_ALIGNMENT.bit_length())}:
@@ -103,51 +93,16 @@ class _Reader:
             spans=spans,
         )
 
-    def check_count(self, count: int, most: int, nbytes: int, what: str) -> None:
-        """Refuse more than that of what takes nbytes or more each in the rest of the file."""
-        if count > (self.size - self.position) // nbytes:
-            self.fail(f"it claims {count} {what}, more than the file can hold")
-        if count > most:
-            self.fail(f"it has {count} {what}; {most} can be read")
-
     def header(self) -> int:
         magic = self.data[:4]
         if magic != b"GGUF":
             self.fail(f"it is not a GGUF file: it starts with {magic!r}")
         self.position = 4
-        version: int = self.number(U32, "version")
+        version: int = self.unpack(U32, "version")
         if version not in (2, 3):
             kind = "big-endian" if version and not version & 0xFFFF else f"version {version}"
             self.fail(f"it is {kind} GGUF; version 2 and 3, little-endian, are read")
         return version
-
-    def fail(self, what: str) -> NoReturn:
-        raise HeaderError(what, self.path, self.position)
-
-    def take(self, nbytes: int, what: str) -> int:
-        """Step over nbytes and give where they start."""
-        start = self.position
-        if nbytes > self.size - start:
-            self.position = self.size
-            self.fail(f"the file ends within {what} ({nbytes} bytes at {start} of {self.size})")
-        self.position = start + nbytes
-        return start
-
-    def number(self, form: Struct, what: str) -> Any:
-        return form.unpack_from(self.data, self.take(form.size, what))[0]
-
-    def string(self, what: str, limit: int | None = None) -> str:
-        length = self.number(U64, what)
-        if limit is not None and length > limit:
-            self.fail(f"{what} is {length} bytes long; {limit} are allowed")
-        start = self.take(length, what)
-        self.text += length
-        if self.text > MAX_TEXT:
-            self.fail(f"{what} is too long: at most {MAX_TEXT} bytes of text can be read")
-        try:
-            return str(self.data[start : self.position], "utf-8")
-        except UnicodeDecodeError as error:
-            self.fail(f"{what} is not UTF-8 (byte {start + error.start})")
 
     def value(self, kind: int, key: str) -> Any:
         if kind == STRING:
@@ -156,10 +111,10 @@ class _Reader:
             return self.array(key)
         if kind not in FORMATS:
             self.fail(f"{key} has the unknown value type {kind}")
-        return self.number(Struct("<" + FORMATS[kind]), key)
+        return self.unpack(Struct("<" + FORMATS[kind]), key)
 
     def array(self, key: str) -> Array:
-        kind, length = self.number(U32, key), self.number(U64, key)
+        kind, length = self.unpack(U32, key), self.unpack(U64, key)
         start = self.position
         if kind == STRING:
             self.strings += length
@@ -181,26 +136,15 @@ class _Reader:
             self.fail(f"{key} is too long: at most {MAX_ARRAYS} bytes of arrays can be read")
         return Array(kind, length, start, self.position - start)
 
-    def skip_strings(self, count: int, key: str) -> None:
-        unpack, data, position = U64.unpack_from, self.data, self.position
-        try:
-            for _ in range(count):
-                position += unpack(data, position)[0] + 8
-        except (StructError, OverflowError, IndexError):
-            position = self.size + 1
-        self.position = position
-        if position > self.size:
-            self.fail(f"the file ends within {key}")
-
     def tensor_record(self, index: int) -> tuple[str, tuple[int, ...], TensorType, int]:
         name = self.string(f"the name of tensor {index}", MAX_NAME)
         if not name or "\0" in name:
             self.fail(f"tensor {index} has the name {name!r}")
-        dimensions = self.number(U32, name)
+        dimensions = self.unpack(U32, name)
         if not 1 <= dimensions <= MAX_DIMENSIONS:
             self.fail(f"{name} has {dimensions} dimensions")
-        shape = tuple(self.number(U64, name) for _ in range(dimensions))
-        kind, offset = self.number(U32, name), self.number(U64, name)
+        shape = tuple(self.unpack(U64, name) for _ in range(dimensions))
+        kind, offset = self.unpack(U32, name), self.unpack(U64, name)
         if kind not in TENSOR_TYPES:
             self.fail(f"{name} has the unknown type {kind}")
         return name, shape, TENSOR_TYPES[kind], offset

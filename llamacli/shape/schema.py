@@ -8,7 +8,7 @@ is written on one line with a blank behind commas and colons.
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -18,13 +18,13 @@ from llguidance import LLMatcher
 
 from llamacli.errors import InvalidModelError
 from llamacli.shape.grammar import Grammar, Refused, checked, fault
+from llamacli.shape.schema_values import DIGITS, NUMBER, TYPES, check_values, kinds_of, refusal
 
 MAX_TEXT = 1 << 20
 MAX_NESTING = 64
 MAX_SCHEMAS = 10_000
 MAX_TARGETS = 500  # of references: llguidance follows them by recursion
 MAX_BLAMED = 200  # parts that are tried for what is wrong
-DIGITS = 15  # that a double keeps exactly
 FRACTION = 6  # digits behind those that a number's bounds have, so that none is rounded onto them
 MOST_FRACTION = 9  # that llguidance takes
 WRITTEN: Any = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
@@ -33,17 +33,6 @@ WRITTEN: Any = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexi
 REMARKS = {
     *("$schema", "$id", "$comment", "$anchor", "$defs", "definitions", "title", "description"),
     *("default", "examples", "deprecated", "readOnly", "writeOnly"),
-}
-NUMBER = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
-COUNTS = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties"))
-TYPES: dict[str, set[str]] = {
-    "object": {"properties", "required", "additionalProperties", "patternProperties", *COUNTS[2]},
-    "array": {"items", "prefixItems", *COUNTS[1]},
-    "string": {"pattern", "format", *COUNTS[0]},
-    "number": NUMBER,
-    "integer": NUMBER,
-    "boolean": set(),
-    "null": set(),
 }
 LISTS = {"anyOf", "oneOf", "allOf", "prefixItems"}
 MAPPINGS = {"properties", "patternProperties", "$defs", "definitions"}
@@ -151,7 +140,7 @@ class _Reader:
         if "$id" in schema and at != "#":
             raise refusal(f"{at}/$id", "not supported here")
         self.merges |= bool(combined - {"enum", "const"}) and len(words) > 1
-        kinds = _kinds(schema.get("type", []), at)
+        kinds = kinds_of(schema.get("type", []), at)
         if "type" in schema:
             allowed = {"type", *COMBINING}.union(*(TYPES[kind] for kind in kinds))
             if extra := sorted(words - allowed):
@@ -165,7 +154,7 @@ class _Reader:
                 raise refusal(f"{at}/{word}", "not supported here")
         if "$ref" in schema:
             self.references[at] = _target(schema["$ref"], at)
-        _check_values(schema, kinds, at)
+        check_values(schema, kinds, at)
         if (form := schema.get("format")) is not None:
             if form not in FORMATS:
                 raise refusal(f"{at}/format", f"only {', '.join(sorted(FORMATS))} are supported")
@@ -176,13 +165,6 @@ class _Reader:
                 del self.schemas[at]["format"]
 
 
-def _kinds(named: Any, at: str) -> list[str]:
-    kinds = named if isinstance(named, list) else [named]
-    if not all(isinstance(kind, str) and kind in TYPES for kind in kinds):
-        raise refusal(f"{at}/type", f"not one of {', '.join(TYPES)}")
-    return kinds
-
-
 def _target(reference: Any, at: str) -> str:
     """The pointer of a reference inside the schema."""
     if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
@@ -190,40 +172,9 @@ def _target(reference: Any, at: str) -> str:
     return unquote(reference)
 
 
-def _check_values(schema: Mapping[str, Any], kinds: Sequence[str], at: str) -> None:
-    """What stands behind the words of one schema."""
-    for word in NUMBER & set(schema):
-        if not _is_number(schema[word]) or not abs(schema[word]) < 10**DIGITS:
-            raise refusal(f"{at}/{word}", f"not a number of at most {DIGITS} digits")
-    if schema.get("multipleOf", 1) <= 0:
-        raise refusal(f"{at}/multipleOf", "not above 0")
-    for low, high in COUNTS:
-        for word in {low, high} & set(schema):
-            if type(schema[word]) is not int or not 0 <= schema[word] < 1 << 20:
-                raise refusal(f"{at}/{word}", "not a count")
-        if schema.get(high, math.inf) < schema.get(low, 0):
-            raise refusal(f"{at}/{high}", f"less than {low}")
-    for word in {"pattern", "format"} & set(schema):
-        if not isinstance(schema[word], str):
-            raise refusal(f"{at}/{word}", "not a text")
-    values = schema.get("enum", [schema.get("const")])
-    if not isinstance(values, list) or not values:
-        raise refusal(f"{at}/enum", "not a list of values")
-    listed = next((word for word in ("enum", "const") if word in schema), None)
-    if listed and kinds and not any(_is_kind(v, kind) for v in values for kind in kinds):
-        raise refusal(f"{at}/{listed}", "no value of it is of that type")
-    names = schema.get("required", [])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise refusal(f"{at}/required", "not a list of names")
-    closed = schema.get("additionalProperties") is False and "patternProperties" not in schema
-    missing = [name for name in names if closed and name not in schema.get("properties", {})]
-    if missing:
-        raise refusal(f"{at}/required", f"{missing[0]} is required and not allowed")
-
-
 def _narrow(schema: dict[str, Any]) -> None:
     """Leave out numbers that a double can't tell apart, or that a model would never end."""
-    kinds = _kinds(schema.get("type", []), "")
+    kinds = kinds_of(schema.get("type", []), "")
     if not {"integer", "number"} & set(kinds) or {"enum", "const", "multipleOf"} & set(schema):
         return
     bounds = [schema[word] for word in NUMBER & set(schema)]
@@ -264,27 +215,12 @@ def _close(schema: dict[str, Any]) -> None:
         schema["additionalProperties"] = False
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_kind(value: Any, kind: str) -> bool:
-    if kind in ("integer", "number"):
-        return _is_number(value) and (kind == "number" or float(value).is_integer())
-    types = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
-    return isinstance(value, types[kind])
-
-
 def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number that JSON has")
-
-
-def refusal(at: str, why: str) -> InvalidModelError:
-    return InvalidModelError(f"the schema's {at} can't be honoured: {why}")
 
 
 def _blame(reader: _Reader, problem: str) -> InvalidModelError:

@@ -1,0 +1,38 @@
+"""A batch of tokens evaluated by llama.cpp, which can be stopped, and what it fails with."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llamacli.engine.loading import logged_reason
+from llamacli.errors import DoesNotFitError, LlamacliError
+
+ABORTED, NO_MEMORY = 2, -2  # llama_decode's codes
+
+
+def evaluate(
+    library: Any,
+    decode: Callable[[Any, Any], int],
+    context: Any,
+    tokens: Sequence[int],
+    stopped: Callable[[], bool],
+) -> bool:
+    """Evaluate a batch in the context, a llama_context pointer, asking stopped now and then.
+
+    decode is llama_decode, or what stands for it. False where it was stopped; the cache may hold a part of it then.
+    """
+    ids = (library.llama_token * len(tokens))(*tokens)  # the batch only points to it
+    callback = library.ggml_abort_callback(lambda _: stopped())
+    library.llama_set_abort_callback(context, callback, None)
+    try:
+        code = decode(context, library.llama_batch_get_one(ids, len(tokens)))
+    finally:  # one token goes without: a call an operation would slow it down
+        library.llama_set_abort_callback(context, library.ggml_abort_callback(0), None)
+    if code not in (0, ABORTED):
+        raise decode_error(code)
+    return bool(code == 0)
+
+
+def decode_error(code: int) -> LlamacliError:
+    """What a code of llama_decode other than 0 means."""
+    kind = DoesNotFitError if code == NO_MEMORY else LlamacliError
+    return kind(f"llama.cpp failed to evaluate (code {code}){logged_reason()}")
