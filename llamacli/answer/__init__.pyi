@@ -1,8 +1,7 @@
 from .calling import Calling, Parting, answer_calling
 from .generation import Chunk, Result, generate
-from .output import result_fields, write_text
+from .output import OutputStyle, answer, progress, result_fields, summary, tell, write_text
 from .signals import Interrupts, interrupts
-from .telling import OutputStyle, answer, progress, summary, tell
 from .text import Answer, AnswerText
 
 __all__ = [

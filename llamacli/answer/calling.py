@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llamacli.answer.generation import Chunk, Result, generate
-from llamacli.answer.telling import OutputStyle, progress, tell
+from llamacli.answer.output import OutputStyle, progress, tell
 from llamacli.engine import Engine, SamplingSettings, Vocabulary
 from llamacli.terminal import as_json
 from llamacli.tools import (

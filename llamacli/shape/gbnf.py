@@ -38,7 +38,6 @@ UNEXPECTED = {
     "{": "a count like {2}, {2,} or {2,5} is expected",
     **dict.fromkeys("<!", "tokens by name or number are not supported; write characters"),
 }
-SIGNS = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
 Parts = list[str | int]  # Lark; a number is a rule's
 
