@@ -18,7 +18,8 @@ def evaluate(
 ) -> bool:
     """Evaluate a batch in the context, a llama_context pointer, asking stopped now and then.
 
-    decode is llama_decode, or what stands for it. False where it was stopped; the cache may hold a part of it then.
+    decode is llama_decode, or what stands for it. False where it was stopped; the cache may hold a
+    part of it then.
     """
     ids = (library.llama_token * len(tokens))(*tokens)  # the batch only points to it
     callback = library.ggml_abort_callback(lambda _: stopped())
