@@ -24,6 +24,8 @@ from llamacli.engine.engine import Engine, EngineSettings
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.prompt.encode import encode_chat
 
+ROWS = 64  # tokens whose logits are computed at once
+
 
 def answer(engine: Engine, question: str) -> str:
     """The greedy answer to one question in a fresh conversation."""
@@ -54,7 +56,7 @@ def accuracy(path: Path, show: bool = False) -> float:
 def perplexity(path: Path, count: int = 60) -> float:
     """exp of the mean negative log-likelihood, in nats, of what the assistant writes."""
     total, tokens = 0.0, 0
-    with Engine(path, EngineSettings(context=2048)) as engine:
+    with Engine(path, EngineSettings(context=2048, outputs=ROWS)) as engine:
         for messages in conversations(random.Random(1), count):
             for i, message in enumerate(messages):
                 if message["role"] == "assistant":
@@ -69,13 +71,15 @@ def _losses(engine: Engine, before: list[dict[str, str]], text: str) -> Sequence
     template = engine.file.metadata["tokenizer.chat_template"]
     prompt = encode_chat(engine.vocabulary, template, before)
     answer_ids = [*engine.vocabulary.tokenize(text), engine.vocabulary.eos]
-    engine.prefill(prompt)
+    engine.prefill(prompt[:-1])
     losses = []
-    for token in answer_ids:
-        logits = engine.logits().astype(np.float64)
-        highest = logits.max()
-        losses.append(highest + math.log(np.exp(logits - highest).sum()) - logits[token])
-        engine.decode(token)
+    for start in range(0, len(answer_ids), ROWS):
+        wanted = answer_ids[start : start + ROWS]
+        engine.decode_rows([*prompt[-1:], *answer_ids][start : start + len(wanted)])
+        for row, token in enumerate(wanted):
+            logits = engine.logits(row).astype(np.float64)
+            highest = logits.max()
+            losses.append(highest + math.log(np.exp(logits - highest).sum()) - logits[token])
     return losses
 
 

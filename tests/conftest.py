@@ -1,7 +1,7 @@
 """What the tests share. The real Llama 3 files lie beside the repository where they are at hand.
 
 `make test` runs them in as many workers as there are cores, by pytest-xdist: a file in one worker,
-but for those of LONG. Any part of them runs in one process, by pytest alone.
+but for those of LONG and TABLES. Any part of them runs in one process, by pytest alone.
 """
 
 import os
@@ -20,8 +20,9 @@ from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.hollow import without_weights, write_hollow
 from tests.standins.tiny import write_model
 
-# Several tests run at once: one thread a program, and none that spins while it waits for others.
+# Several tests run at once: one thread a program, whatever it asks for, and none that spins.
 os.environ.setdefault("LLAMACLI_THREADS", "1")
+os.environ.setdefault("OMP_THREAD_LIMIT", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 pytest_plugins = ("tests.promises",)
@@ -29,6 +30,9 @@ pytest_plugins = ("tests.promises",)
 # Files that take longest come first, and their tests go to whichever worker is free; those of the
 # same first parameter, which a fixture may be of, stay together.
 LONG = ("test_quantized_bytes", "test_fuzz", "test_bad_days")
+
+# Files whose tests need ggml's tables of the IQ types share a worker: a process makes them in 14 s.
+TABLES = ("test_mixtures", "test_verify", "test_verify_foreign")
 
 # A shell has its background jobs ignore Ctrl-C, and so would the programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -42,7 +46,7 @@ Made = Callable[[str, Callable[[Path], Any]], Path]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: item.path.stem not in LONG)
+        items.sort(key=lambda item: item.path.stem not in LONG + TABLES)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -52,7 +56,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return nodeid.partition("-")[0] if Path(file).stem in LONG else file
+            stem = Path(file).stem
+            if stem in TABLES:
+                return "tables"
+            return nodeid.partition("-")[0] if stem in LONG else file
 
     return ByFile(config, log)
 

@@ -5,12 +5,12 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import gguf
 import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
 from convert.quantization import TYPES, Quantization
+from llamacli.gguf import TensorInfo, read_gguf
 
 Importances = Mapping[str, NDArray[np.float32]]
 
@@ -62,12 +62,17 @@ def types_by_llama_cpp(
 
 
 def assert_same_tensors(ours: Path, theirs: Path) -> None:
-    found = {tensor.name: tensor for tensor in gguf.GGUFReader(ours).tensors}
-    expected = {tensor.name: tensor for tensor in gguf.GGUFReader(theirs).tensors}
-    assert found.keys() == expected.keys()
+    read, expected = (
+        {tensor.name: tensor for tensor in read_gguf(path).tensors} for path in (ours, theirs)
+    )
+    assert read.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].tensor_type == tensor.tensor_type, name
-        assert np.array_equal(found[name].data, tensor.data), name
+        assert read[name].type == tensor.type and read[name].shape == tensor.shape, name
+        assert np.array_equal(_bytes(ours, read[name]), _bytes(theirs, tensor)), name
+
+
+def _bytes(path: Path, tensor: TensorInfo) -> NDArray[np.uint8]:
+    return np.memmap(path, np.uint8, "r", tensor.offset, (tensor.nbytes,))
 
 
 def _parameters(

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from tests.standins.checkpoint import tokenizer
-from tests.standins.server import Serving, serving, wait_for
+from tests.standins.server import WEB, Serving, serving, wait_for
 from tests.standins.tiny import VOCABULARY
 
 HELLO: Any = [{"role": "user", "content": "Hi"}]
@@ -36,7 +36,7 @@ def client(server: Serving) -> openai.OpenAI:
 
 def post(server: Serving, path: str, body: Any, **headers: str) -> httpx2.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx2.post(f"{server.url}{path}", content=content, headers=headers, timeout=60)
+    return WEB.post(f"{server.url}{path}", content=content, headers=headers, timeout=60)
 
 
 def test_an_answer(client: openai.OpenAI) -> None:
@@ -176,8 +176,8 @@ def test_own_endpoints(server: Serving) -> None:
     assert pieces[0]["piece"] and pieces[0]["id"]
     prompt = post(server, "/apply-template", {"messages": HELLO}).json()
     assert prompt["prompt"].endswith("<|end_header_id|>\n\n") and len(prompt["tokens"]) == 14
-    assert httpx2.get(f"{server.url}/health").json() == {"status": "ok"}
-    metrics = httpx2.get(f"{server.url}/metrics").text
+    assert WEB.get(f"{server.url}/health").json() == {"status": "ok"}
+    metrics = WEB.get(f"{server.url}/metrics").text
     assert "llamacli_tokens_predicted_total" in metrics and "time_between_tokens" in metrics
 
 
@@ -244,7 +244,7 @@ def test_fields_that_change_nothing_are_named(server: Serving) -> None:
 
 def test_other_paths_and_methods(server: Serving) -> None:
     assert post(server, "/v1/nothing", {}).json()["error"]["code"] == "unknown_url"
-    answer = httpx2.get(f"{server.url}/v1/chat/completions")
+    answer = WEB.get(f"{server.url}/v1/chat/completions")
     assert answer.status_code == 405 and answer.headers["allow"] == "POST"
 
 
@@ -297,7 +297,7 @@ def test_a_full_queue_says_when_to_come_back(babbling: Serving) -> None:
 
 
 def _idle(server: Serving) -> bool:
-    text = httpx2.get(f"{server.url}/metrics").text
+    text = WEB.get(f"{server.url}/metrics").text
     return "\nllamacli_requests_processing 0.0" in text
 
 

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 
-from tests.standins.server import Serving, serving, wait_for
+from tests.standins.server import WEB, Serving, serving, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +89,11 @@ def test_uploads_that_are_broken(server: Serving) -> None:
 
     url = f"{server.url}/v1/files"
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
-    assert httpx2.post(url, content=chunks(), headers=kind).status_code == 411
+    assert WEB.post(url, content=chunks(), headers=kind).status_code == 411
     for body in (b"--x\r\nnonsense", b"--x--", b"", b"\xff" * 100):
-        answer = httpx2.post(url, content=body, headers=kind)
+        answer = WEB.post(url, content=body, headers=kind)
         assert 400 <= answer.status_code < 500 and answer.json()["error"]["message"]
-    assert httpx2.post(url, content=b"{}").status_code == 422
+    assert WEB.post(url, content=b"{}").status_code == 422
 
 
 def test_a_server_stops_in_the_middle_of_a_batch(demo: Path) -> None:

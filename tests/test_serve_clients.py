@@ -7,12 +7,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from llamacli.answer import Chunk
 from llamacli.serve import ask_server
-from tests.standins.server import Serving, serving, wait_for
+from tests.standins.server import WEB, Serving, serving, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def test_nobody_listens(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_port_does_not_answer_so(server: Serving, demo: Path) -> None:
     body = {"file": str(demo), "identity": [], "prompt": "x"}
-    assert httpx2.post(f"{server.url}/own/answer", content=json.dumps(body)).status_code == 404
+    assert WEB.post(f"{server.url}/own/answer", content=json.dumps(body)).status_code == 404
 
 
 def llamacli(*arguments: str | Path, stdin: str = "", check: int = 0) -> tuple[str, str]:
@@ -152,7 +151,7 @@ def test_ctrl_c_ends_the_answer_and_frees_the_server(
         out, _ = child.communicate(timeout=60)
         assert child.returncode == 130 and out.endswith(b"\n")
         url = f"{server.url}/metrics"
-        wait_for(lambda: "processing 0.0" in httpx2.get(url).text)
+        wait_for(lambda: "processing 0.0" in WEB.get(url).text)
 
 
 def test_batch_asks_it_too(server: Serving, demo: Path, tmp_path: Path) -> None:

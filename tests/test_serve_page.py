@@ -5,11 +5,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from tests.standins.browser import Browser, browser
-from tests.standins.server import Serving, serving, wait_for
+from tests.standins.server import WEB, Serving, serving, wait_for
 
 PICTURES = os.environ.get("LLAMACLI_PICTURES")  # a folder for screenshots, to be looked at
 
@@ -78,15 +77,15 @@ def ask(page: Browser, text: str) -> None:
 
 
 def test_the_files_and_their_policy(server: Serving) -> None:
-    answer = httpx2.get(f"{server.url}/")
+    answer = WEB.get(f"{server.url}/")
     policy = answer.headers["content-security-policy"]
     assert "script-src 'self';" in policy and "unsafe" not in policy
     assert "<script>" not in answer.text and "style=" not in answer.text
     for name in ("main.js", "page.css", "vendor/marked.js", "vendor/LICENSE-purify"):
-        found = httpx2.get(f"{server.url}/page/{name}")
+        found = WEB.get(f"{server.url}/page/{name}")
         assert found.status_code == 200 and found.headers["x-content-type-options"] == "nosniff"
     for name in ("../app.py", "..%2fapp.py", "nothing", "/etc/passwd", "%2e%2e/page.py"):
-        assert httpx2.get(f"{server.url}/page/{name}").status_code == 404
+        assert WEB.get(f"{server.url}/page/{name}").status_code == 404
 
 
 def test_a_conversation(page: Browser) -> None:
@@ -141,7 +140,7 @@ def test_stop(endless: Path, chromium: Browser) -> None:
         wait_for(lambda: len(messages(chromium)) == 2 and len(messages(chromium)[1]) > 50)
         chromium.type("#text", "\ue00c")  # Escape
         wait_for(lambda: idle(chromium))
-        wait_for(lambda: "processing 0.0" in httpx2.get(f"{server.url}/metrics").text)
+        wait_for(lambda: "processing 0.0" in WEB.get(f"{server.url}/metrics").text)
         assert "stopped" in chromium.text("#messages li:last-child .told")
 
 

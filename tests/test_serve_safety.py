@@ -17,7 +17,7 @@ import pytest
 
 from llamacli.serve.guard import Rules, check, own_hosts
 from llamacli.serve.listen import listen_on_port
-from tests.standins.server import Serving, serving, wait_for
+from tests.standins.server import WEB, Serving, serving, wait_for
 
 HELLO: Any = [{"role": "user", "content": "Hi"}]
 CHAT = "/v1/chat/completions"
@@ -47,18 +47,18 @@ def test_a_name_that_is_not_the_servers_is_refused(server: Serving, host: str) -
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:99", "[::1]:8080", "192.168.7.7"])
 def test_addresses_and_own_names_are_known(server: Serving, host: str) -> None:
-    answer = httpx2.get(f"{server.url}/v1/models", headers={"Host": host})
+    answer = WEB.get(f"{server.url}/v1/models", headers={"Host": host})
     assert answer.status_code == 200
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1", "http://["])
 def test_pages_of_others_are_refused(server: Serving, origin: str) -> None:
-    answer = httpx2.post(f"{server.url}{CHAT}", json={}, headers={"Origin": origin})
+    answer = WEB.post(f"{server.url}{CHAT}", json={}, headers={"Origin": origin})
     assert answer.status_code == 403 and "access-control-allow-origin" not in answer.headers
 
 
 def test_the_servers_own_page_may_ask(server: Serving) -> None:
-    answer = httpx2.get(f"{server.url}/v1/models", headers={"Origin": server.url})
+    answer = WEB.get(f"{server.url}/v1/models", headers={"Origin": server.url})
     assert answer.status_code == 200
 
 
@@ -66,16 +66,14 @@ def test_cors_lets_in_what_was_named(locked: Serving) -> None:
     origin = {"Origin": "https://good.example"}
     asked = {**origin, "Access-Control-Request-Method": "POST",
              "Access-Control-Request-Headers": "authorization, content-type"}  # fmt: skip
-    before = httpx2.options(f"{locked.url}{CHAT}", headers=asked)
+    before = WEB.options(f"{locked.url}{CHAT}", headers=asked)
     assert before.status_code == 200
     assert before.headers["access-control-allow-origin"] == "https://good.example"
     assert "authorization" in before.headers["access-control-allow-headers"].lower()
     key = {"Authorization": "Bearer first-key"}
-    answer = httpx2.get(f"{locked.url}/v1/models", headers={**origin, **key})
+    answer = WEB.get(f"{locked.url}/v1/models", headers={**origin, **key})
     assert answer.headers["access-control-allow-origin"] == "https://good.example"
-    other = httpx2.options(
-        f"{locked.url}{CHAT}", headers={**asked, "Origin": "https://bad.example"}
-    )
+    other = WEB.options(f"{locked.url}{CHAT}", headers={**asked, "Origin": "https://bad.example"})
     assert other.status_code == 403
 
 
@@ -92,9 +90,9 @@ def test_cors_lets_in_what_was_named(locked: Serving) -> None:
     ],
 )
 def test_keys(locked: Serving, headers: dict[str, str], status: int) -> None:
-    answer = httpx2.get(f"{locked.url}/v1/models", headers=headers)
+    answer = WEB.get(f"{locked.url}/v1/models", headers=headers)
     assert answer.status_code == status
-    assert httpx2.get(f"{locked.url}/health").status_code == 200
+    assert WEB.get(f"{locked.url}/health").status_code == 200
     assert not any("key" in line and "GET" in line for line in locked.log)
 
 
@@ -136,7 +134,7 @@ def test_bodies_that_are_too_large(server: Serving) -> None:
         for _ in range(40):
             yield b" " * (1 << 20)
 
-    answer = httpx2.post(f"{server.url}{CHAT}", content=endless(), timeout=60)
+    answer = WEB.post(f"{server.url}{CHAT}", content=endless(), timeout=60)
     assert answer.status_code == 413
 
 
@@ -150,7 +148,7 @@ def test_half_open_connections_stop_nobody(server: Serving) -> None:
     held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(100)]
     for raw in held[::2]:
         raw.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Le".encode())
-    assert httpx2.get(f"{server.url}/health", timeout=20).status_code == 200
+    assert WEB.get(f"{server.url}/health", timeout=20).status_code == 200
     for raw in held:
         raw.close()
 
@@ -166,7 +164,7 @@ def test_a_slow_reader_loses_its_stream_not_the_servers_memory(server: Serving) 
     client = server.client()
     answer = client.chat.completions.create(model="endless", messages=HELLO, max_tokens=50)
     assert answer.choices[0].finish_reason == "length"
-    wait_for(lambda: "processing 0.0" in httpx2.get(f"{server.url}/metrics").text, 120)
+    wait_for(lambda: "processing 0.0" in WEB.get(f"{server.url}/metrics").text, 120)
     assert server.memory() < before + (64 << 20)
     raw.close()
 
@@ -181,17 +179,17 @@ def test_a_client_that_is_killed_frees_its_sequence(server: Serving) -> None:
     assert child.stdout is not None and child.stdout.readline()
     child.kill()
     child.communicate()
-    wait_for(lambda: "processing 0.0" in httpx2.get(f"{server.url}/metrics").text)
+    wait_for(lambda: "processing 0.0" in WEB.get(f"{server.url}/metrics").text)
 
 
 def test_a_line_a_request_and_no_prompt_in_it(server: Serving) -> None:
     before = len(server.log)
     body = {"messages": [{"role": "user", "content": "a secret"}], "max_tokens": 1}
-    httpx2.post(f"{server.url}{CHAT}?q=secret", json=body, timeout=60)
+    WEB.post(f"{server.url}{CHAT}?q=secret", json=body, timeout=60)
     wait_for(lambda: len(server.log) > before)
     assert re.search(r"127\.0\.0\.1 POST /v1/chat/completions 200 \d+ ms", server.log[-1])
     assert not any("secret" in line for line in server.log[before:])
-    httpx2.get(f"{server.url}/%1b[31m%0aforged", timeout=60)
+    WEB.get(f"{server.url}/%1b[31m%0aforged", timeout=60)
     wait_for(lambda: "404" in server.log[-1])
     assert "\x1b" not in server.log[-1] and "forged" in server.log[-1]
 
@@ -215,7 +213,7 @@ def test_sigterm_lets_running_answers_end(endless: Path) -> None:
 def test_after_ten_seconds_running_answers_end_with_an_error(endless: Path) -> None:
     with serving("-m", endless, "-c", "100000") as server:
         body = {"messages": HELLO, "stream": True}
-        with httpx2.stream("POST", f"{server.url}{CHAT}", json=body, timeout=60) as answer:
+        with WEB.stream("POST", f"{server.url}{CHAT}", json=body, timeout=60) as answer:
             lines = answer.iter_lines()
             next(lines)
             began = time.monotonic()
@@ -246,9 +244,9 @@ def test_sigint_when_idle(demo: Path) -> None:
 
 def test_an_answer_that_takes_too_long_is_ended(endless: Path) -> None:
     with serving("-m", endless, "-c", "100000", "--timeout", "1s") as server:
-        answer = httpx2.post(f"{server.url}{CHAT}", json={"messages": HELLO}, timeout=60)
+        answer = WEB.post(f"{server.url}{CHAT}", json={"messages": HELLO}, timeout=60)
         assert answer.status_code == 503 and "more than 1 seconds" in answer.text
-        streamed = httpx2.post(
+        streamed = WEB.post(
             f"{server.url}{CHAT}", json={"messages": HELLO, "stream": True}, timeout=60
         )
         assert streamed.status_code == 200 and '"code": "ended"' in streamed.text
@@ -306,16 +304,16 @@ def test_models_are_loaded_when_they_are_asked_for(demo: Path, endless: Path, st
         assert client.chat.completions.create(model="other", **asked).model == "other"
         wait_for(lambda: not any(_loaded(server).values()))
         (store / "other.gguf").unlink()
-        answer = httpx2.post(f"{server.url}{CHAT}", json={"model": "other", "messages": HELLO})
+        answer = WEB.post(f"{server.url}{CHAT}", json={"model": "other", "messages": HELLO})
         assert answer.status_code == 404
         (store / "other.gguf").write_bytes(b"GGUF\x03\0\0\0 nonsense")
-        answer = httpx2.post(f"{server.url}{CHAT}", json={"model": "other", "messages": HELLO})
+        answer = WEB.post(f"{server.url}{CHAT}", json={"model": "other", "messages": HELLO})
         assert answer.status_code == 400
         assert client.chat.completions.create(model="small", **asked).choices
 
 
 def _loaded(server: Serving) -> dict[str, bool]:
-    listed = httpx2.get(f"{server.url}/v1/models").json()["data"]
+    listed = WEB.get(f"{server.url}/v1/models").json()["data"]
     return {model["id"]: model["loaded"] for model in listed}
 
 

@@ -13,7 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx2
 from openai import OpenAI
+
+# One client for all: making one reads the certificates of the machine. Connections are not shared.
+WEB = httpx2.Client(verify=False, timeout=60, limits=httpx2.Limits(max_keepalive_connections=0))
 
 
 @dataclass
