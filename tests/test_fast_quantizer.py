@@ -1,5 +1,6 @@
 """The compiled quantizers give ggml's bytes, and ggml's own kernel is used where they would not."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -37,9 +38,11 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def kernels() -> dict[GGMLQuantizationType, Kernel]:
-    """The compiled kernels as they are, unchecked."""
-    return {kind: compiled.compiled_kernel(kind) for kind in compiled.KINDS}
+def kernels(pytestconfig: pytest.Config) -> dict[GGMLQuantizationType, Kernel]:
+    """The compiled kernels as they are, unchecked; kept from one run to the next."""
+    key = hashlib.sha256(json.dumps(choice._key()).encode()).hexdigest()[:16]
+    folder = pytestconfig.cache.mkdir(f"kernels-{key}")
+    return {kind: compiled.compiled_kernel(kind, folder) for kind in compiled.KINDS}
 
 
 @KINDS
@@ -214,7 +217,7 @@ import sys
 from pathlib import Path
 from gguf import GGMLQuantizationType
 from convert.kernels.choice import choose
-print(choose(GGMLQuantizationType.Q6_K, folder=Path(sys.argv[1])).reason)
+print(choose(GGMLQuantizationType.IQ4_NL, folder=Path(sys.argv[1])).reason)
 """
 
 
