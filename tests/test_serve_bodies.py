@@ -51,6 +51,12 @@ SOUND: dict[str, Any] = {
     "logit_bias": some.dictionaries(some.integers(0, 2000).map(str), some.floats(-100, 100)),
     "stream_options": some.fixed_dictionaries({"include_usage": some.booleans()}),
     "response_format": FORMAT,
+    "lora": some.lists(
+        some.fixed_dictionaries(
+            {"id": some.integers(-1, 2)}, optional={"scale": some.floats(-2, 2)}
+        ),
+        max_size=2,
+    ),
     "user": TEXT,
     "tools": some.just([]) | ANY,
     "model": some.just("demo") | TEXT,
