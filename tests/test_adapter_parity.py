@@ -10,13 +10,13 @@ import pytest
 from convert import (
     convert,
     merged,
+    named_quantization,
     open_adapter,
     open_checkpoint,
     read_config,
     write_adapter,
     write_gguf,
 )
-from convert.quantization import quantization
 from llamacli.engine import AdapterChoice, Engine, EngineSettings
 from tests.parity.record_adapter import KINDS, PLAIN, RECORDED, sums, tokens, write_base, write_kind
 
@@ -46,7 +46,7 @@ def adapted_logits(base: Path, adapter: Path, folder: Path, how: str) -> np.ndar
         choices = (AdapterChoice(folder / "lora.gguf"),)
     else:
         checkpoint = merged(open_checkpoint(base), [(open_adapter(adapter, config), 1.0)])
-        write_gguf(checkpoint, target, quantization("F32"), force=True)
+        write_gguf(checkpoint, target, named_quantization("F32"), force=True)
     settings = EngineSettings(context=64, threads=1, device="cpu", adapters=choices)
     ids = tokens().tolist()
     with Engine(target, replace(settings, outputs=len(ids))) as engine:
