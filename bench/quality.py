@@ -1,6 +1,6 @@
 """What each quantization costs trained models, and what a mixture made for the same size does.
 
-    python -m bench.quality [--only demo|smollm2] [--again] [--plot FILE.png]
+    python -m bench.quality [--only demo|smollm2] [--again] [--threads N] [--plot FILE.png]
 
 Two models: the built-in demo, on conversations that it was never trained on, and SmolLM2-135M, on
 this project's pages. Each named mixture is held against the unquantized file, without an
@@ -70,10 +70,10 @@ def demo(scratch: Path) -> Model:  # noqa: ARG001
     return Model(
         "The built-in demo, 3.5 M parameters",
         Path(str(files("llamacli") / "demo")),
-        joined(conversations(random.Random(1), 100_000), 3000),
-        [Text("corpus", joined(dialogues(random.Random(5)), 16_000))],
-        40,
-        tuple(name for name in QUANTIZATIONS if name != "F32"),
+        joined(conversations(random.Random(1), 100_000), 1500),
+        [Text("corpus", joined(dialogues(random.Random(5)), 8000))],
+        20,
+        tuple(name for name in QUANTIZATIONS if name not in ("F32", "BF16", "F16")),
     )
 
 
@@ -81,7 +81,7 @@ def smollm2_135m(scratch: Path) -> Model:
     checkpoint = scratch / "smollm2"
     moved(smollm2.folder(), checkpoint)
     text = "\n\n".join((DOCS / f"{page}.md").read_text(encoding="utf-8") for page in PAGES)
-    return Model("SmolLM2-135M-Instruct", checkpoint, text[:9000], None, 20, COMMON)
+    return Model("SmolLM2-135M-Instruct", checkpoint, text[:7000], None, 20, COMMON)
 
 
 MODELS = {"demo": demo, "smollm2": smollm2_135m}
@@ -122,7 +122,9 @@ def moved(source: Path, target: Path) -> None:
     path.write_bytes(raw)
 
 
-def measured(model: Model, scratch: Path, kept: Mapping[str, Any]) -> Iterator[Quality]:
+def measured(
+    model: Model, scratch: Path, kept: Mapping[str, Any], threads: int | None = None
+) -> Iterator[Quality]:
     """What isn't kept yet, as it comes: files called as their type, with + where a matrix was
     taken, and with =, beside the type of whose size they are, where they were made for it."""
     checkpoint = open_checkpoint(model.checkpoint)
@@ -136,7 +138,7 @@ def measured(model: Model, scratch: Path, kept: Mapping[str, Any]) -> Iterator[Q
     }
     if all(name in kept for name in wanted):
         return
-    matrix = measure_importance(reference, model.calibration, chunks=model.chunks)
+    matrix = measure_importance(reference, model.calibration, chunks=model.chunks, threads=threads)
     for label, (name, made, mark) in wanted.items():
         importance: ImportanceMatrix | None = matrix if mark else None
         path = scratch / f"{label}.gguf"
@@ -149,7 +151,7 @@ def measured(model: Model, scratch: Path, kept: Mapping[str, Any]) -> Iterator[Q
         if made:
             mixture = fit(checkpoint, size, name, importance=importance).quantization
             write_gguf(checkpoint, path, mixture, force=True, importance=importance)
-        yield from compare([path], reference, model.text)
+        yield from compare([path], reference, model.text, threads=threads)
         path.unlink()
 
 
@@ -189,26 +191,35 @@ def figures(data: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def read() -> dict[str, Any]:
+    """What is kept, of other models too, which another call may be measuring."""
+    kept: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
+    return kept
+
+
+def write(data: Mapping[str, Any]) -> None:
+    DATA.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    page = with_figures(PAGE.read_text(encoding="utf-8"), figures(data), NAME)
+    PAGE.write_text(page, encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", choices=MODELS)
     parser.add_argument("--again", action="store_true", help="measure what is kept anew")
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--plot", type=Path, help="of the files measured by this call")
     arguments = parser.parse_args()
-    data = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
     measured_now: list[Quality] = []
     for name in [arguments.only] if arguments.only else MODELS:
         with tempfile.TemporaryDirectory(prefix="llamacli-bench-") as folder:
             model = MODELS[name](Path(folder))
-            kept = {} if arguments.again else data.get(name, {}).get("files", {})
-            data[name] = {"title": model.title, "files": kept}
-            for one in measured(model, Path(folder), dict(kept)):
+            kept = {} if arguments.again else read().get(name, {}).get("files", {})
+            for one in measured(model, Path(folder), dict(kept), arguments.threads):
                 kept[one.path.stem] = fields(one)
                 measured_now.append(one)
                 print(f"{name} {one.path.stem}: {one.prediction.divergence:.4f}", flush=True)
-                DATA.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-                page = with_figures(PAGE.read_text(encoding="utf-8"), figures(data), NAME)
-                PAGE.write_text(page, encoding="utf-8")
+                write(read() | {name: {"title": model.title, "files": kept}})
     if arguments.plot is not None and measured_now:
         arguments.plot.write_bytes(plot(measured_now))
 
