@@ -108,7 +108,7 @@ def fit(
         )
     left = limit - least + sum(_padded(kind, spec) for spec, kind in smallest.items())
     tried = _worth_trying(tried, left)
-    measured = _measure(checkpoint, tried, given, threads, progress, notice)
+    measured = measure_all(checkpoint, tried, given, threads, progress, notice)
     by_unit = costs(measured, checkpoint.config.num_hidden_layers, known=bool(given))
     options = [
         [
@@ -184,15 +184,18 @@ def _file_nbytes(checkpoint: Checkpoint, quantization: Quantization) -> int:
     return len(header_bytes(checkpoint, quantization, tensors)) + -(-end // ALIGNMENT) * ALIGNMENT
 
 
-def _measure(
+def measure_all(
     checkpoint: Checkpoint,
     tried: Tried,
     given: Mapping[str, NDArray[np.float32]],
-    threads: int | None,
-    progress: Progress,
-    notice: Callable[[str], None] | None,
+    threads: int | None = None,
+    progress: Progress = lambda *_: None,
+    notice: Callable[[str], None] | None = None,
 ) -> dict[str, Measured]:
-    """Every matrix, by its GGUF name; the types of one that has no choice aren't tried."""
+    """Every matrix, by its GGUF name; the types of one that has no choice aren't tried.
+
+    given are the importances of those that have some.
+    """
     wanted = {spec: kinds if len(kinds) > 1 else [] for spec, kinds in tried.items()}
     parameters = sum(spec.parameters for spec in tried)
     needed = {kind for kinds in wanted.values() for kind in kinds}

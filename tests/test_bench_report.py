@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 
-from bench import sizes
+from bench import quality, sizes
 from bench.compare import Outcome, Target, figure, in_turn, ratio, table
 from bench.report import markers, read_report, with_figures, write_report
-from convert import convert
+from convert import convert, open_checkpoint
 from convert.config import LlamaConfig
+from convert.kernels import as_float32
+from llamacli.prompt import Text
 from tests.standins.checkpoint import shape_config, write_checkpoint
 
 START, END = markers()
@@ -85,3 +88,40 @@ def test_a_file_is_as_large_as_its_plan(name: str, tmp_path: Path) -> None:
     assert planned == sum(int(tensor.n_bytes) for tensor in reader.tensors)
     rest = (tmp_path / "out.gguf").stat().st_size - reader.data_offset - planned
     assert 0 <= rest < 32 * len(reader.tensors)
+
+
+def test_what_is_kept_of_the_quality_is_not_measured_again(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "c", shape_config("tiny", num_hidden_layers=1))
+    text = "ab cd, efgh ij! " * 20
+    model = quality.Model(
+        "tiny", tmp_path / "c", text, [Text("a", text * 15)], 1, ("Q8_0", "IQ2_XXS")
+    )
+    first = {one.path.stem: quality.fields(one) for one in quality.measured(model, tmp_path, {}, 1)}
+    assert list(first) == ["Q8_0", "=Q8_0", "Q8_0+", "=Q8_0+", "IQ2_XXS+", "=IQ2_XXS+"]
+    assert first["=Q8_0"]["bytes"] <= first["Q8_0"]["bytes"]
+    kept = {name: first[name] for name in first if name != "=Q8_0"}
+    again = [one.path.stem for one in quality.measured(model, tmp_path, kept, 1)]
+    assert again == ["=Q8_0"]
+    lines = quality.figures({"tiny": {"title": "tiny", "files": first}}).splitlines()
+    assert lines[0] == "tiny:" and [line.split()[1] for line in lines[4:]] == ["Q8_0", "IQ2_XXS"]
+
+
+def test_weights_are_moved_within_their_steps(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "c", shape_config("tiny", num_hidden_layers=1), shards=1)
+    quality.moved(tmp_path / "c", tmp_path / "moved")
+    before, after = (
+        {spec.name: (spec, stored) for spec, stored in open_checkpoint(folder).weights.items()}
+        for folder in (tmp_path / "c", tmp_path / "moved")
+    )
+    for name, (spec, stored) in before.items():
+        old, new = (
+            as_float32(np.frombuffer(s.file.read(s.offset, s.nbytes), np.uint16))
+            for s in (stored, after[name][1])
+        )
+        if len(spec.shape) == 1:
+            assert np.array_equal(old, new)
+            continue
+        steps = np.ptp(old.reshape(-1, 32), axis=1, keepdims=True) / 15
+        moved = np.abs(new - old).reshape(-1, 32)
+        assert (moved <= 0.6 * steps + 0.01 * np.abs(old).reshape(-1, 32)).all()
+        assert (moved > 0).mean() > 0.5
