@@ -13,8 +13,8 @@ from signal import SIGINT, SIGTERM
 import httpx2
 import pytest
 
-from convert import convert
-from llamacli.engine import Engine, EngineSettings
+from convert import convert, open_adapter, read_config, write_adapter
+from llamacli.engine import AdapterChoice, Engine, EngineSettings
 from llamacli.engine.fit import Fitting
 from llamacli.errors import DoesNotFitError, UnreachableError, UsageError
 from llamacli.gguf import check_llama, read_gguf
@@ -22,6 +22,7 @@ from llamacli.machine import Device, FreeMemory, this_processor
 from llamacli.workers import Address, greet, greeting, measure, parse_split, parse_workers
 from tests.conftest import Made
 from tests.standins import tiny
+from tests.standins.adapter import write_adapter as write_lora
 from tests.standins.checkpoint import (
     shape_config,
     write_checkpoint,
@@ -104,6 +105,22 @@ def test_a_cut_down_70b_answers_as_on_one_machine(
     with Engine(large, lent(lender.address, second.address, split="1,1,1")) as engine:
         assert engine.settings.gpu_layers == 6  # of nine, the output among them
         assert answer(engine) == answer_by(large, PLAIN)
+
+
+def test_an_adapter_lies_on_workers_with_its_matrices(
+    tmp_path: Path, lender: Started, second: Started
+) -> None:
+    config = shape_config("tiny", max_position_embeddings=1024, initializer_range=0.2)
+    write_checkpoint(tmp_path / "base", config, dtype="F32")
+    base = tmp_path / "base.gguf"
+    convert(tmp_path / "base", base, "F32")
+    shape = read_config(tmp_path / "base")
+    source = write_lora(tmp_path / "lora", config)
+    write_adapter(open_adapter(source, shape), shape, tmp_path / "lora.gguf")
+    adapters = (AdapterChoice(tmp_path / "lora.gguf"),)
+    alone = answer_by(base, replace(PLAIN, adapters=adapters))
+    together = lent(lender.address, second.address, split="0,1,1", adapters=adapters)
+    assert answer_by(base, together) == alone != answer_by(base, PLAIN)
 
 
 def test_layers_go_by_the_memory_that_is_free(large: Path) -> None:

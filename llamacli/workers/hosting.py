@@ -18,6 +18,7 @@ from llamacli.workers.lend import FAILED, command
 
 START = 120.0  # seconds that the process may take to begin
 AGAIN = 1.0  # seconds before another one is started
+TRIES, SOON = 5, 10.0  # so many that end within so many seconds, one after the other, are enough
 CAME, WENT = b"Accepted client connection", b"Client connection closed"
 
 
@@ -72,11 +73,17 @@ def host(
         _wait_for(process, address)
         ready()
         _wait(process)
-    while True:
+    vain = 0
+    while vain < TRIES:
         tell("llama.cpp's server ended over a client's message; it is started again")
         time.sleep(AGAIN)
+        begun = time.monotonic()
         with _process(lending, address, tell) as process:
             _wait(process)
+        vain = vain + 1 if time.monotonic() - begun < SOON else 0
+    raise LlamacliError(
+        "llama.cpp's server ends again and again", hint="--debug shows what it says"
+    )
 
 
 def wait_to_greet(address: Address, ended: Callable[[], bool], seconds: float) -> None:
