@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -16,10 +17,19 @@ import pytest
 from convert import convert, open_adapter, read_config, write_adapter
 from llamacli.engine import AdapterChoice, Engine, EngineSettings
 from llamacli.engine.fit import Fitting
-from llamacli.errors import DoesNotFitError, UnreachableError, UsageError
+from llamacli.errors import DoesNotFitError, NotFoundError, UnreachableError, UsageError
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.machine import Device, FreeMemory, this_processor
-from llamacli.workers import Address, greet, greeting, measure, parse_split, parse_workers
+from llamacli.workers import (
+    Address,
+    Lending,
+    address_of,
+    greet,
+    greeting,
+    measure,
+    parse_split,
+    parse_workers,
+)
 from tests.conftest import Made
 from tests.standins import tiny
 from tests.standins.adapter import write_adapter as write_lora
@@ -212,7 +222,7 @@ def test_a_worker_answers_garbage(
     demo: Path, lender: Started, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Either it is found out, or it is only numbers that are wrong; llama.cpp gets through."""
-    monkeypatch.setattr(greeting, "PATIENCE", 2.0)
+    monkeypatch.setattr(greeting.greet, "__defaults__", (2.0,))
     between = Between(lender.address, change=garbling(seed, 0.02 if seed % 2 else 0.3))
     try:
         tokens = answer_by(demo, lent(between.address, split="0,1", worker_timeout=2.0))
@@ -434,6 +444,13 @@ def test_a_worker_lets_nobody_else_in_unasked() -> None:
     assert refused.returncode == 2
     assert "neither key nor encryption" in refused.stderr
     assert "--listen-openly" in refused.stderr
+    assert address_of(Lending(host="0.0.0.0", port=0, openly=True)).host == "0.0.0.0"
+    for name in ("127.0.0.1", "localhost"):
+        assert address_of(Lending(host=name, port=0)).host == "127.0.0.1"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(NotFoundError, match="can't be had: Address already in use"):
+            address_of(Lending(port=port))
 
 
 def test_a_worker_outlives_a_client_that_llama_cpp_cannot_take() -> None:

@@ -90,7 +90,7 @@ def worker(
     load_library()
     lent = workers.described(workers.lent_devices(device), nbytes)
     if listen_openly:
-        tell("the port has neither key nor encryption: whoever reaches it has this machine")
+        notice("the port has neither key nor encryption: whoever reaches it has this machine")
     workers.host(lending, address, lambda: tell(f"lends {lent} at {address}"), tell)
 
 
