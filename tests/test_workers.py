@@ -17,7 +17,13 @@ import pytest
 from convert import convert, open_adapter, read_config, write_adapter
 from llamacli.engine import AdapterChoice, Engine, EngineSettings
 from llamacli.engine.fit import Fitting
-from llamacli.errors import DoesNotFitError, NotFoundError, UnreachableError, UsageError
+from llamacli.errors import (
+    DoesNotFitError,
+    InvalidModelError,
+    NotFoundError,
+    UnreachableError,
+    UsageError,
+)
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.machine import Device, FreeMemory, this_processor
 from llamacli.workers import (
@@ -217,19 +223,33 @@ def test_a_worker_stalls(demo: Path, lender: Started, sizes: list[int]) -> None:
     between.close()
 
 
-@pytest.mark.parametrize("seed", range(25))
-def test_a_worker_answers_garbage(
-    demo: Path, lender: Started, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Either it is found out, or it is only numbers that are wrong; llama.cpp gets through."""
-    monkeypatch.setattr(greeting.greet, "__defaults__", (2.0,))
-    between = Between(lender.address, change=garbling(seed, 0.02 if seed % 2 else 0.3))
-    try:
-        tokens = answer_by(demo, lent(between.address, split="0,1", worker_timeout=2.0))
-        assert len(tokens) == COUNT
-    except UnreachableError as error:
-        assert str(between.address) in str(error)
+def test_logits_that_are_no_numbers_reach_no_sampler(demo: Path, lender: Started) -> None:
+    between = Between(
+        lender.address,
+        change=lambda data: data if len(data) < 4096 else data[:-1024] + b"\xff" * 1024,
+    )
+    with pytest.raises(InvalidModelError, match="no numbers"):
+        answer_by(demo, lent(between.address, split="0,1"))
     between.close()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_worker_answers_garbage(demo: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either it is found out, or it is only numbers that are wrong; llama.cpp gets through.
+
+    What llama.cpp makes of it may end the worker, which is one for each test therefore.
+    """
+    monkeypatch.setattr(greeting.greet, "__defaults__", (2.0,))
+    with worker() as liar:
+        between = Between(liar.address, change=garbling(seed, (0.003, 0.01, 0.05, 0.3)[seed % 4]))
+        try:
+            tokens = answer_by(demo, lent(between.address, split="0,1", worker_timeout=2.0))
+            assert len(tokens) == COUNT
+        except InvalidModelError as error:
+            assert "no numbers" in str(error)
+        except UnreachableError as error:
+            assert str(between.address) in str(error)
+        between.close()
 
 
 @pytest.mark.parametrize(

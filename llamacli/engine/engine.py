@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from ctypes import Array, c_uint8
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -15,7 +16,7 @@ from llamacli.engine.adapters import (
     read_adapters,
 )
 from llamacli.engine.context import Context, context_parameters, plan_context
-from llamacli.engine.evaluation import decode_error, evaluate
+from llamacli.engine.evaluation import decode_error, decode_together, evaluate
 from llamacli.engine.fit import Fitting, settled_context
 from llamacli.engine.loading import in_background, load_model, logged_reason
 from llamacli.engine.settings import EngineSettings
@@ -116,7 +117,10 @@ class Engine:
             raise
         self._token = (self._library.llama_token * 1)()
         self._one = self._library.llama_batch_get_one(self._token, 1)
-        self._decode = self._decode_together if settings.workers else self._library.llama_decode
+        self._decode = self._library.llama_decode
+        if settings.workers:
+            size = self.vocabulary.size
+            self._decode = partial(decode_together, self._library, self.workers, size)
 
     def __enter__(self) -> Self:
         return self
@@ -347,13 +351,6 @@ class Engine:
         if not self.settings.gpu_layers:
             self.gpus = []
         self.context_size = settled_context(self.settings.context)
-
-    def _decode_together(self, context: Any, batch: Any) -> int:
-        """llama_decode, waited for, of which nothing counts where a worker was lost over it."""
-        with self.workers.watched():
-            code = int(self._library.llama_decode(context, batch))
-            self._library.llama_synchronize(context)
-        return code
 
     def _first_room(self) -> int:
         """All of the context where it costs nothing or llama.cpp chooses rope factors by it."""

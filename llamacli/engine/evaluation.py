@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from llamacli.engine.loading import logged_reason
-from llamacli.errors import DoesNotFitError, LlamacliError
+from llamacli.errors import DoesNotFitError, InvalidModelError, LlamacliError
+from llamacli.workers import Workers
 
 ABORTED, NO_MEMORY = 2, -2  # llama_decode's codes
 
@@ -31,6 +32,25 @@ def evaluate(
     if code not in (0, ABORTED):
         raise decode_error(code)
     return bool(code == 0)
+
+
+def decode_together(library: Any, workers: Workers, width: int, context: Any, batch: Any) -> int:
+    """llama_decode, waited for: its code. width is that of a row of logits.
+
+    Raises UnreachableError where a worker was lost over it, and InvalidModelError where logits
+    are no numbers, which llama.cpp's samplers would sort beyond their ends: they came from others.
+    """
+    with workers.watched():
+        code = int(library.llama_decode(context, batch))
+        library.llama_synchronize(context)
+    rows = sum(batch.logits[i] != 0 for i in range(batch.n_tokens)) if batch.logits else 1
+    if code == 0 and rows:
+        import numpy as np
+
+        logits = np.ctypeslib.as_array(library.llama_get_logits(context), (rows, width))
+        if not np.isfinite(logits).all():
+            raise InvalidModelError("the model computes no numbers on these workers")
+    return code
 
 
 def decode_error(code: int) -> LlamacliError:
