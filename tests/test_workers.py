@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -245,8 +246,8 @@ def test_a_worker_answers_garbage(demo: Path, seed: int, monkeypatch: pytest.Mon
         try:
             tokens = answer_by(demo, lent(between.address, split="0,1", worker_timeout=2.0))
             assert len(tokens) == COUNT
-        except InvalidModelError as error:
-            assert "no numbers" in str(error)
+        except (InvalidModelError, DoesNotFitError) as error:  # so says a full worker, too
+            assert re.search("no numbers|can't be made|could not load", str(error))
         except UnreachableError as error:
             assert str(between.address) in str(error)
         between.close()
