@@ -7,8 +7,11 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +183,36 @@ def test_a_client_that_is_killed_frees_its_sequence(server: Serving) -> None:
     child.kill()
     child.communicate()
     wait_for(lambda: "processing 0.0" in WEB.get(f"{server.url}/metrics").text)
+
+
+def test_health_answers_throughout_a_storm(server: Serving) -> None:
+    """Streams and whole answers from 24 threads, all of which hang up, until it has answered 60
+    times; then nothing runs any more."""
+    enough, hung_up = threading.Event(), list[int]()
+
+    def storm(number: int) -> None:
+        body = {"messages": HELLO, "stream": number % 2 == 0, "max_tokens": 500}
+        while not enough.is_set():
+            wait = 0.2 + number / 50
+            with (
+                suppress(httpx2.TimeoutException),
+                httpx2.stream("POST", f"{server.url}{CHAT}", json=body, timeout=wait) as answer,
+            ):
+                next(answer.iter_bytes(), b"")
+            hung_up.append(number)
+
+    with ThreadPoolExecutor(24) as pool:
+        storms = [pool.submit(storm, number) for number in range(24)]
+        try:
+            answers = []
+            while len(answers) < 60 or len(set(hung_up)) < 24:
+                answers.append(httpx2.get(f"{server.url}/health", timeout=60).status_code)
+        finally:
+            enough.set()
+        for one in storms:
+            one.result()
+    assert set(answers) == {200}
+    wait_for(lambda: "processing 0.0" in httpx2.get(f"{server.url}/metrics").text)
 
 
 def test_a_line_a_request_and_no_prompt_in_it(server: Serving) -> None:
@@ -366,3 +399,45 @@ def test_a_cache_that_can_not_be_written_costs_a_notice(demo: Path, store: Path)
         _cached(server, START)
         assert server.stop() == 143
     assert any("the cache can't be written" in line for line in server.log)
+
+
+# Read when the server's Python starts: while the file $FULL is there, the disk is.
+FULL_DISK = """
+import errno, io, os
+
+class File(io.FileIO):
+    def write(self, data):
+        if os.path.exists(os.environ["FULL"]):
+            super().write(bytes(data)[:10])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+def fdopen(number, mode="r", *more, usual=os.fdopen, **named):
+    return File(number, mode) if mode == "wb" else usual(number, mode, *more, **named)
+
+os.fdopen = fdopen
+"""
+
+
+def test_a_disk_that_fills_up_in_the_middle_stops_nobody(
+    demo: Path, store: Path, tmp_path: Path
+) -> None:
+    """The model is freed, and what it had read can't be saved; later it can."""
+    store.mkdir()
+    (store / "demo.gguf").symlink_to(demo)
+    (tmp_path / "sitecustomize.py").write_text(FULL_DISK)
+    full = tmp_path / "full"
+    full.touch()
+    disk = {"PYTHONPATH": str(tmp_path), "FULL": str(full)}
+    with serving("--keep-alive", "1s", "--cache", home=store, **disk) as server:
+        _cached(server, START)
+        wait_for(lambda: not any(_loaded(server).values()))
+        told = [line for line in server.log if "the cache can't be written" in line]
+        assert len(told) == 1 and "No space left" in told[0]
+        assert not any((store / "cache").iterdir())  # no half of a file
+        assert _cached(server, START) == 0  # it answers, and reads it again
+        full.unlink()
+        wait_for(lambda: not any(_loaded(server).values()))
+        assert _cached(server, f"{START}b") > 50
+        assert server.stop() == 143
+    assert sum("the cache can't be written" in line for line in server.log) == 1

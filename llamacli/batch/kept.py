@@ -91,6 +91,10 @@ class Kept:
         if not running.answer.tokens:
             running.cached = shared
 
+    def to_save(self, most: int) -> list[int]:
+        """The numbers of those used last, the first one, whose place to_first takes, before all."""
+        return sorted(list(self.tokens)[-most:], key=lambda number: number != FIRST)
+
     def to_first(self, number: int) -> None:
         """Have the first sequence hold what that one holds, to be saved from there.
 

@@ -21,7 +21,7 @@ def put_away(scheduler: Scheduler) -> None:
     """
     engine, kept = scheduler.engine, scheduler.kept
     try:
-        for number in list(kept.tokens)[-MOST:]:
+        for number in kept.to_save(MOST):
             tokens = kept.tokens[number]
             kept.to_first(number)
             engine.use_adapters(kept.scales[number])  # they are in the file's key

@@ -54,11 +54,12 @@ class Serving:
 
 @contextmanager
 def serving(
-    *arguments: str | Path, home: Path | None = None, wait: bool = True
+    *arguments: str | Path, home: Path | None = None, wait: bool = True, **variables: str
 ) -> Iterator[Serving]:
-    """Started at a free port with one thread, and stopped at the end."""
+    """Started at a free port with one thread, and stopped at the end; variables are its
+    environment's."""
     with tempfile.TemporaryDirectory(prefix="llamacli-") as runtime:
-        environment = {**os.environ, "XDG_RUNTIME_DIR": runtime}
+        environment = {**os.environ, **variables, "XDG_RUNTIME_DIR": runtime}
         if home is not None:
             environment["LLAMACLI_HOME"] = str(home)
         command = [sys.executable, "-m", "llamacli", "serve", "--port", "0", "--threads", "1"]
