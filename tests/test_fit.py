@@ -22,6 +22,7 @@ from convert import (
     open_checkpoint,
     parse_recipe,
     write_gguf,
+    write_importance,
 )
 from convert.choice import Option, choose
 from convert.kernels import ggml_kernel
@@ -141,7 +142,9 @@ def test_the_same_whatever_the_threads(made: Fit) -> None:
     assert again == made
 
 
-def test_types_that_need_a_matrix_are_taken_with_one_alone(tmp_path: Path) -> None:
+def test_types_that_need_a_matrix_are_taken_with_one_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     write_checkpoint(tmp_path / "c", shape_config("tiny", num_hidden_layers=1))
     checkpoint = open_checkpoint(tmp_path / "c")
     least = smallest(lambda size: fit(checkpoint, size, "x"))
@@ -151,8 +154,20 @@ def test_types_that_need_a_matrix_are_taken_with_one_alone(tmp_path: Path) -> No
     with pytest.raises(SizeError) as told:
         fit(checkpoint, 1000, "x", importance=matrix)
     assert told.value.hint == ""
-    with_one = fit(checkpoint, least - 4096, "x", importance=matrix)
-    assert {one.type for one in with_one.matrices} & set(NEED_IMPORTANCE)
+    file, made, again = (tmp_path / name for name in ("m.imatrix", "made.gguf", "again.gguf"))
+    write_importance(file, matrix)
+    words = ("convert", tmp_path / "c", "-o", made, "--fit", str(least - 4096))
+    assert run(*words, "--imatrix", file) == 0
+    assert set(types_of(made).values()) & {kind.name for kind in NEED_IMPORTANCE}
+    assert made.stat().st_size <= least - 4096
+    words = ("convert", tmp_path / "c", "--recipe", made, "-o", again)
+    assert run(*words, "--imatrix", file) == 0
+    assert again.read_bytes() == made.read_bytes()
+    capfd.readouterr()
+    assert run(*words, "--force") == 3
+    err = capfd.readouterr().err
+    assert "made by the importance matrix m.imatrix" in err
+    assert "without an importance matrix" in err
 
 
 def smallest(try_size: Callable[[int], Fit]) -> int:
