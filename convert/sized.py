@@ -8,6 +8,7 @@ quantized count, so that the file is never larger.
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -202,6 +203,11 @@ def measure_all(
     kernels = kernels_for(needed, parameters, notice)
     vectors = {spec.name: spec for spec in checkpoint.weights if len(spec.shape) == 1}
 
+    @cache
+    def vector(name: str) -> NDArray[np.float32]:
+        stored = checkpoint.weights[vectors[name]]
+        return dequantize(Type[stored.dtype], stored.file.read(stored.offset, stored.nbytes))
+
     def inputs(spec: TensorSpec) -> NDArray[np.float32]:
         """Mean squares of a matrix' inputs: the matrix', or what the norm before it makes."""
         if spec.name in given:
@@ -210,7 +216,7 @@ def measure_all(
         norm = "output_norm" if spec.name == "output.weight" else NORMS.get(part)
         if norm is None:
             return np.ones(spec.columns, np.float32)
-        return _vector(checkpoint, vectors[".".join((*layer, norm, "weight"))]) ** 2
+        return vector(".".join((*layer, norm, "weight"))) ** 2
 
     def one(spec: TensorSpec) -> Measured:
         own = {kind: kernels[kind] for kind in wanted[spec]}
@@ -240,9 +246,3 @@ def measure_all(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return by_name
-
-
-def _vector(checkpoint: Checkpoint, spec: TensorSpec) -> NDArray[np.float32]:
-    stored = checkpoint.weights[spec]
-    raw = stored.file.read(stored.offset, stored.nbytes)
-    return dequantize(GGMLQuantizationType[stored.dtype], raw)

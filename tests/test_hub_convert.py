@@ -169,6 +169,24 @@ def test_what_another_matrix_made_is_not_gone_on_with(
     assert streamed.read_bytes() == (tmp_path / "out.gguf").read_bytes()
 
 
+def test_a_mixture_for_a_size_is_gone_on_with(hub: Hub, store: Path, tmp_path: Path) -> None:
+    """It is found again, the same one, so that the pieces that are there serve."""
+    whole = tmp_path / "whole.gguf"
+    llamacli("convert", REPO, "--fit", "2MB", "-o", whole)
+    requests = len(hub.cdn_requests())
+    busy = Cut(status=503, headers=(("Retry-After", "9999"),))
+    last = 2 * requests - 20
+    hub.cuts = lambda number, asked: busy if len(hub.cdn_requests()) > last else None
+    target = store / f"{NAME}-2MB.gguf"
+    assert "goes on from what is done" in llamacli("convert", REPO, "--fit", "2MB", check=4).stderr
+    hub.cuts = lambda number, asked: None
+    assert (
+        "going on from what the last call has done"
+        in llamacli("convert", REPO, "--fit", "2MB").stderr
+    )
+    assert target.read_bytes() == whole.read_bytes()
+
+
 def test_offline_without_a_copy_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     llamacli("convert", REPO)  # leaves the small files alone in the cache
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
