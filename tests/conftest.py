@@ -32,7 +32,9 @@ pytest_plugins = ("tests.promises",)
 LONG = ("test_quantized_bytes", "test_fuzz", "test_bad_days")
 
 # Files whose tests need ggml's tables of the IQ types share a worker: a process makes them in 14 s.
-TABLES = ("test_mixtures", "test_verify", "test_verify_foreign")
+TABLES = (
+    *("test_mixtures", "test_verify", "test_verify_foreign", "test_fit", "test_bench_report"),
+)
 
 # A shell has its background jobs ignore Ctrl-C, and so would the programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

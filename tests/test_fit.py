@@ -160,11 +160,11 @@ def test_types_that_need_a_matrix_are_taken_with_one_alone(
     assert run(*words, "--imatrix", file) == 0
     assert set(types_of(made).values()) & {kind.name for kind in NEED_IMPORTANCE}
     assert made.stat().st_size <= least - 4096
-    words = ("convert", tmp_path / "c", "--recipe", made, "-o", again)
-    assert run(*words, "--imatrix", file) == 0
+    words_again = ("convert", tmp_path / "c", "--recipe", made, "-o", again)
+    assert run(*words_again, "--imatrix", file) == 0
     assert again.read_bytes() == made.read_bytes()
     capfd.readouterr()
-    assert run(*words, "--force") == 3
+    assert run(*words_again, "--force") == 3
     err = capfd.readouterr().err
     assert "made by the importance matrix m.imatrix" in err
     assert "without an importance matrix" in err
