@@ -206,7 +206,9 @@ def measure_all(
     @cache
     def vector(name: str) -> NDArray[np.float32]:
         stored = checkpoint.weights[vectors[name]]
-        return dequantize(Type[stored.dtype], stored.file.read(stored.offset, stored.nbytes))
+        return dequantize(
+            GGMLQuantizationType[stored.dtype], stored.file.read(stored.offset, stored.nbytes)
+        )
 
     def inputs(spec: TensorSpec) -> NDArray[np.float32]:
         """Mean squares of a matrix' inputs: the matrix', or what the norm before it makes."""
