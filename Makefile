@@ -71,7 +71,7 @@ LOCKED := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --req
 UV := uvx uv pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: replace help install demo test fuzz audit lock test-parity lint bench clean
+.PHONY: replace help install demo test test-systems fuzz audit lock test-parity lint bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -103,6 +103,10 @@ demo: $(VENV)/.installed ## Convert the built-in demo checkpoint, ask it, and pi
 
 test: $(VENV)/.tested ## Run the tests, as many at once as there are cores (WORKERS=1: one by one)
 	@$(BIN)/python -m pytest --numprocesses $(or $(WORKERS),auto) --dist loadscope --no-loadscope-reorder
+
+test-systems: $(VENV)/.tested ## Run the tests as macOS and as Windows would have them, stood in for on Linux
+	@for system in macos windows; do echo "$$system" >&2; LLAMACLI_SYSTEM=$$system PYTHONPATH=tests/standins/systems \
+	  PYTHONIOENCODING=utf-8 $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),auto) --dist loadscope --no-loadscope-reorder || exit 1; done
 
 fuzz: $(VENV)/.tested ## Read 10,000 hostile files of each kind (COUNT=…, KINDS="gguf session …")
 	@$(BIN)/python -m tests.fuzz --count $(or $(COUNT),10000) $(KINDS)

@@ -4,11 +4,12 @@ On Linux; other systems lack what some of them need.
 """
 
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
+
+from tests.systems import PLATFORM
 
 NAMED = re.compile(r"`(tests/[\w/]+\.py::\w+)`")
 
@@ -37,7 +38,7 @@ def _is_whole(config: pytest.Config) -> bool:
     narrowed = option.keyword or option.markexpr or option.collectonly or option.lf
     everywhere = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     worker = hasattr(config, "workerinput")
-    return sys.platform == "linux" and everywhere and not narrowed and not worker
+    return PLATFORM == "linux" and everywhere and not narrowed and not worker
 
 
 @pytest.hookimpl(trylast=True)

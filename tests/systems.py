@@ -7,19 +7,24 @@ from importlib.util import find_spec
 
 import pytest
 
+# As `make test-systems` has it, the system that is stood in for (tests/standins/systems).
+PLATFORM = {"macos": "darwin", "windows": "win32"}.get(
+    os.environ.get("LLAMACLI_SYSTEM", ""), sys.platform
+)
+WINDOWS = PLATFORM == "win32"
+
 needs_linux = pytest.mark.skipif(
-    sys.platform != "linux", reason="needs Linux: what it looks at is in /proc"
+    PLATFORM != "linux", reason="needs Linux: what it looks at is in /proc"
 )
 needs_limits = pytest.mark.skipif(
-    find_spec("resource") is None, reason="needs a system with limits of resources"
+    WINDOWS or find_spec("resource") is None, reason="needs a system with limits of resources"
 )
 needs_signals = pytest.mark.skipif(
-    sys.platform == "win32", reason="needs a system whose processes are sent signals"
+    WINDOWS, reason="needs a system whose processes are sent signals"
 )
-needs_pipes = pytest.mark.skipif(
-    sys.platform == "win32", reason="needs a system with named pipes and device files"
-)
+needs_pipes = pytest.mark.skipif(WINDOWS, reason="needs a system with named pipes and device files")
 needs_owners = pytest.mark.skipif(
-    not hasattr(os, "geteuid"), reason="needs a system whose files can't be written by everybody"
+    WINDOWS or not hasattr(os, "geteuid"),
+    reason="needs a system whose files can't be written by everybody",
 )
 needs_shell = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

@@ -30,6 +30,7 @@ from llamacli.repl.saved import begin_log
 from llamacli.repl.state import Repl
 from tests.saved import HEAD, refuse
 from tests.standins.tiny import write_model
+from tests.systems import WINDOWS
 from tests.terminal import PROGRAM, Terminal
 from tests.test_cli import llamacli
 
@@ -292,7 +293,7 @@ def test_a_terminal_that_goes_ends_the_chat(demo: Path, store: Path) -> None:
     assert "Traceback" not in chat.text
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
+@pytest.mark.skipif(WINDOWS, reason="Windows has no SIGHUP")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 129), (signal.SIGTERM, 143)])
 def test_a_hangup_ends_an_answer(number: signal.Signals, code: int, endless: Path) -> None:
     child = subprocess.Popen(

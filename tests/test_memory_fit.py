@@ -26,6 +26,7 @@ from llamacli.machine.devices import Device
 from llamacli.machine.memory import FreeMemory, cgroup_free
 from tests.standins.sparse import Shape, write_sparse
 from tests.standins.tiny import write_model
+from tests.systems import PLATFORM
 
 MIB = 1 << 20
 PLENTY = 1 << 50
@@ -121,7 +122,7 @@ with Engine(Path(sys.argv[1]), settings) as engine:
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from Linux's /proc")
+@pytest.mark.skipif(PLATFORM != "linux", reason="peak memory is read from Linux's /proc")
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
@@ -310,7 +311,7 @@ def test_control_groups_limits(tmp_path: Path) -> None:
     assert cgroup_free([none, tmp_path / "missing"]) is None
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v is Linux's")
+@pytest.mark.skipif(PLATFORM != "linux", reason="ulimit -v is Linux's")
 @pytest.mark.parametrize("options", [[], ["--overcommit"]], ids=["before loading", "while loading"])
 def test_too_small_a_limit_is_exit_code_5(
     paths: dict[str, Path], options: list[str], tmp_path: Path

@@ -3,13 +3,13 @@
 import base64
 import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llamacli.repl.commands import COMMANDS
+from tests.systems import PLATFORM
 from tests.terminal import Terminal
 from tests.test_repl import CHAT, CTRL_C, CTRL_D, PASTE, questions, said
 
@@ -123,7 +123,7 @@ def ask_and_copy(chat: Terminal, how: str) -> None:
     chat.ask("/copy", how)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="others have a clipboard in any case")
+@pytest.mark.skipif(PLATFORM != "linux", reason="others have a clipboard in any case")
 def test_an_answer_is_copied_by_what_there_is(demo: Path, store: Path, tmp_path: Path) -> None:
     command = [*CHAT, str(demo), "--session", "first"]
     chat = Terminal(command, DISPLAY="", WAYLAND_DISPLAY="")
