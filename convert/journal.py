@@ -69,7 +69,8 @@ def resumable_file(target: Path, force: bool, made_of: Any) -> Iterator[tuple[Pa
     part, notes = partial_path(target), _journal_path(target)
     descriptor, useless = -1, False
     try:
-        descriptor = _open_locked(part, target)
+        with system.alone(target):
+            descriptor = _open_locked(part, target)
         try:
             with _open_journal(notes, descriptor, made_of) as journal:
                 try:
@@ -85,12 +86,13 @@ def resumable_file(target: Path, force: bool, made_of: Any) -> Iterator[tuple[Pa
         # From its renaming on, part may be another process's, and so may a journal.
         _remove(notes)
         own = os.fstat(descriptor)
-        descriptor = system.let_go(descriptor)
-        try:
-            publish(part, target, force)
-        finally:
-            if _is_at(own, part):
-                _remove(part)
+        with system.alone(target):
+            descriptor = system.let_go(descriptor)
+            try:
+                publish(part, target, force)
+            finally:
+                if _is_at(own, part):
+                    _remove(part)
     except OSError as error:
         raise unwritable(target, error) from error
     finally:

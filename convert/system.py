@@ -4,9 +4,13 @@ Nothing else in this package asks which of them it is.
 """
 
 import contextlib
+import hashlib
 import os
 import sys
+import tempfile
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 WINDOWS = sys.platform == "win32"
@@ -84,6 +88,25 @@ if sys.platform == "win32":
             os.close(descriptor)
         return -1
 
+    @contextlib.contextmanager
+    def alone(target: Path) -> Iterator[None]:
+        """Wait until no other process is in here for the same target.
+
+        A part is closed, so without its lock, when it is renamed: none may take it for abandoned.
+        """
+        name = hashlib.sha256(os.path.normcase(target.absolute()).encode()).hexdigest()[:16]
+        place = Path(tempfile.gettempdir()) / f"llamacli-{name}.lock"
+        descriptor = os.open(place, os.O_CREAT | os.O_RDWR | OWN, 0o666)
+        try:
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    lock(descriptor)
+                    break
+                time.sleep(0.01)
+            yield
+        finally:
+            os.close(descriptor)
+
     def name_new(path: Path, new: Path) -> None:
         """Give a file a name that none has yet. Raises FileExistsError where one has."""
         path.rename(new)
@@ -128,6 +151,11 @@ else:
     def let_go(descriptor: int) -> int:
         """Close what is open, if it is, where no open file is renamed or removed: -1 then."""
         return descriptor
+
+    @contextlib.contextmanager
+    def alone(_: Path) -> Iterator[None]:
+        """A part is renamed with its lock, so that none takes it for abandoned."""
+        yield
 
     def name_new(path: Path, new: Path) -> None:
         """Give a file a name that none has yet; it may keep its old one as well.

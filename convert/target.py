@@ -94,8 +94,9 @@ def whole_file(target: Path, force: bool) -> Iterator[Path]:
             part = _part_of(target)
         yield part
         system.sync(lock)
-        lock = system.let_go(lock)
-        publish(part, target, force)
+        with system.alone(target):
+            lock = system.let_go(lock)
+            publish(part, target, force)
     except OSError as error:
         raise unwritable(target, error) from error
     finally:
@@ -147,7 +148,7 @@ def _rename_new(part: Path, target: Path) -> None:
 def _clear_abandoned(target: Path) -> None:
     """Remove parts of this target that no living process holds a lock on."""
     for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), system.alone(target):
             descriptor = os.open(part, os.O_RDWR | system.NO_FOLLOW)
             try:
                 system.lock(descriptor)

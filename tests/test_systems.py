@@ -103,6 +103,36 @@ def test_parts_that_were_left_are_cleared(run: Command, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"out.gguf"}
 
 
+def test_a_part_that_is_about_to_be_renamed_is_not_taken_for_abandoned(tmp_path: Path) -> None:
+    """Windows renames no open file, and a closed one has no lock."""
+    script = f"""
+import threading
+from pathlib import Path
+from convert import system, target
+out = Path({str(tmp_path / "out.gguf")!r})
+part = out.with_name(".out.gguf.00000000.part")
+part.write_text("whole", encoding="utf-8")
+lock, refused = system.lock, threading.Event()
+def noted(descriptor):
+    try:
+        lock(descriptor)
+    except BlockingIOError:
+        refused.set()
+        raise
+system.lock = noted
+other = threading.Thread(target=target._clear_abandoned, args=(out,))
+with system.alone(out):
+    other.start()
+    while not refused.wait(0.01) and other.is_alive():
+        pass
+    print(part.exists())
+other.join()
+print(part.exists())
+"""
+    told = answer({**os.environ, **environment("windows")}, script)
+    assert told.splitlines() == ["True", "False"]
+
+
 @pytest.mark.parametrize("case", ["error", "link"])
 def test_a_conversion_in_pieces_leaves_nothing_and_follows_nothing(
     case: str, system: dict[str, str], tmp_path: Path
