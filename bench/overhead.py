@@ -59,10 +59,11 @@ from llamacli.machine.native import load_library
 library = load_library()
 spent["library"] = time.perf_counter() - start
 import llamacli.engine.engine
+import llamacli.engine.model
 for name in names:
     timed(library, name)
 for name in ("read_gguf", "check_llama", "make_vocabulary"):
-    timed(llamacli.engine.engine, name)
+    timed(llamacli.engine.model, name)
 timed(llamacli.engine.engine.Engine, "_fit")
 timed(llamacli.commands.run, "encode_input")
 leave = os._exit

@@ -94,7 +94,7 @@ def test_existing_target_needs_force(checkpoint: Make, tmp_path: Path) -> None:
     [
         (["convert", "nowhere"], 4, "nowhere"),
         (["convert", "{folder}", "--quant", "Q3"], 2, "choose one of F32"),
-        (["convert", "{folder}", "--q4", "--q8"], 2, "one of"),
+        (["convert", "{folder}", "--q4", "--q8"], 2, "exclude each other"),
         (["convert"], 2, "'source'"),
         (["convert", "{empty}"], 3, "config.json"),
         (["run", "hi", "-m", "nothing"], 4, "no model nothing"),

@@ -5,34 +5,23 @@ from ctypes import Array, c_uint8
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from llamacli.engine.adapters import (
-    LoadedAdapter,
     Scales,
     apply_adapters,
-    load_adapters,
-    read_adapters,
 )
 from llamacli.engine.context import Context, context_parameters, plan_context
 from llamacli.engine.evaluation import decode_error, decode_together, evaluate
-from llamacli.engine.fit import Fitting, settled_context
-from llamacli.engine.loading import in_background, load_model, logged_reason
+from llamacli.engine.loading import logged_reason
+from llamacli.engine.model import LoadedModel
 from llamacli.engine.settings import EngineSettings
 from llamacli.engine.tokens import common_prefix
-from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
 from llamacli.errors import DoesNotFitError, LlamacliError, UnreachableError, UsageError
-from llamacli.gguf import GGUFFile, check_llama, file_identity, read_gguf, recall, remember
+from llamacli.gguf import GGUFFile
 from llamacli.machine import (
     deferred_signals,
-    find_devices,
-    free_memory,
-    load_library,
-    this_processor,
-    use_devices,
 )
-from llamacli.workers import Workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,12 +34,10 @@ FIRST_ROOM = 1024
 ProgressCallback = Callable[[int, int], None]
 
 
-class Engine:
+class Engine(LoadedModel):
     """A model in memory and one sequence of tokens in its KV cache. Close it, or use `with`.
 
-    identity tells the file that was loaded from others, whatever is at path since. adapters are
-    the LoRA adapters loaded with it, scales those that it computes with. tokens holds the ids that
-    are in the cache, in order. After an exception in prefill or decode
+    tokens holds the ids that are in the cache, in order. After an exception in prefill or decode
     (an interrupt, say) the cache may hold more than that; the next prefill drops the rest.
     """
 
@@ -65,51 +52,20 @@ class Engine:
         held: int = 0,
         observer: Any = None,
     ) -> None:
-        """Check the file, load it, make its context; on_load gets the share loaded, 0 to 1.
+        """Load the model and make its context.
 
-        meanwhile is done with the checked file, in a thread of its own, while llama.cpp loads.
-        held are bytes of this process that must stay in memory, though they look free.
         With parallel the context has room for so many sequences and one more. observer is
-        llama.cpp's cb_eval, a ctypes callback that gets each node of the graph. Raises
-        NotFoundError, InvalidModelError, UsageError (a context beyond the model's, a device that
-        isn't there), and DoesNotFitError where memory is short.
+        llama.cpp's cb_eval, a ctypes callback that gets each node of the graph. The rest, and what
+        is raised, is LoadedModel's; DoesNotFitError also where the context can't be made.
         """
-        self.path = Path(path)
-        self.parallel = parallel
         self._observer = observer
-        self.file = read_gguf(self.path, recall())
-        self.shape = check_llama(self.file)
-        settings = settings or EngineSettings()
-        self._adapter_files = read_adapters(settings.adapters, self.file)
-        self.adapters: list[LoadedAdapter] = []
-        self.scales: Scales = tuple(choice.scale for choice in settings.adapters)
         self.tokens: list[int] = []
-        self._library = load_library()
-        self._processor = this_processor()
-        self._others = held
-        self._model: Any = None
         self._held: Context | None = None
         self._rows: Any = None  # the batch of decode_rows
-        self.workers = Workers(settings.workers, self.file, settings.worker_timeout)
+        super().__init__(
+            path, settings, parallel=parallel, on_load=on_load, meanwhile=meanwhile, held=held
+        )
         try:
-            self._fit(settings)
-            with (
-                in_background(lambda: meanwhile(self.file), lambda: remember(self.file)),
-                self.workers.watched(),
-            ):
-                self._model = load_model(
-                    self._library,
-                    self.path,
-                    self.settings,
-                    on_load,
-                    gpus=self.gpus,
-                    given_up=lambda: self.workers.lost,
-                )
-            # The file that was checked is still there: it is what llama.cpp has read.
-            self.identity = file_identity(self.path, self.file.status)
-            with self.workers.watched():
-                self.adapters = load_adapters(self._library, self._model, self._adapter_files)
-            self.vocabulary: Vocabulary = make_vocabulary(self._library, self._model, self.file)
             with deferred_signals([]):
                 self._change_context(self._first_room())
         except BaseException:
@@ -118,34 +74,21 @@ class Engine:
         self._token = (self._library.llama_token * 1)()
         self._one = self._library.llama_batch_get_one(self._token, 1)
         self._decode = self._library.llama_decode
-        if settings.workers:
+        if self.settings.workers:
             size = self.vocabulary.size
             self._decode = partial(decode_together, self._library, self.workers, size)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Free the context and the model; may be called twice."""
-        held, model, rows = self._held, self._model, self._rows
-        self._held = self._model = self._rows = None
-        self.tokens, self.adapters, self.scales = [], [], ()
+        held, rows = self._held, self._rows
+        self._held = self._rows = None
+        self.tokens = []
         with deferred_signals([]):  # llama.cpp logs here, too
             if rows is not None:
                 self._library.llama_batch_free(rows)
             if held is not None:
                 self._library.llama_free(held.pointer)
-            if model is not None:
-                self._library.llama_model_free(model)
-            self.workers.close()
+            super().close()
 
     def reconfigure(self, settings: EngineSettings) -> None:
         """Make the context anew, empty; settings for the loading of weights must be the same.
@@ -197,33 +140,9 @@ class Engine:
         return (c_uint8 * used).from_buffer(state)
 
     @property
-    def name(self) -> str:
-        """The model's own name, else its file's."""
-        return str(self.file.metadata.get("general.name") or self.path.stem)
-
-    @property
-    def quantization(self) -> str:
-        """The file type in llama.cpp's words without its remarks, as Q4_K_M or BF16."""
-        return self.file.quantization
-
-    @property
-    def closed(self) -> bool:
-        return self._model is None
-
-    @property
-    def lost(self) -> bool:
-        """Whether a worker is lost: nothing is to be had of this engine any more."""
-        return self.workers.lost
-
-    @property
     def context_pointer(self) -> Any:
         """The llama_context, for samplers and saved states. Raises LlamacliError once closed."""
         return self._context.pointer
-
-    @property
-    def library(self) -> Any:
-        """The low-level module llama_cpp.llama_cpp."""
-        return self._library
 
     def prefill(
         self,
@@ -332,25 +251,6 @@ class Engine:
 
         values = self._library.llama_get_logits_ith(self.context_pointer, row)
         return np.ctypeslib.as_array(values, (self.vocabulary.size,))
-
-    def _fit(self, settings: EngineSettings) -> None:
-        """Settle what settings leave open, by the devices and the memory that is free."""
-        self.gpus = [*self.workers.devices, *use_devices(find_devices(), settings.device)]
-        free = free_memory()
-        free = replace(free, resident=max(free.resident - self._others, 0))
-        fitting = Fitting(
-            self.file,
-            self.shape,
-            self._processor,
-            self.gpus,
-            free,
-            self.parallel,
-            self._adapter_files,
-        )
-        self.settings = fitting.fit(settings)
-        if not self.settings.gpu_layers:
-            self.gpus = []
-        self.context_size = settled_context(self.settings.context)
 
     def _first_room(self) -> int:
         """All of the context where it costs nothing or llama.cpp chooses rope factors by it."""

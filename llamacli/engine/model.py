@@ -1,0 +1,148 @@
+"""A model in llama.cpp's memory: its file checked, its settings settled, its weights loaded."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from llamacli.engine.adapters import LoadedAdapter, Scales, load_adapters, read_adapters
+from llamacli.engine.fit import Fitting, settled_context
+from llamacli.engine.loading import in_background, load_model
+from llamacli.engine.settings import EngineSettings
+from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
+from llamacli.gguf import GGUFFile, check_llama, file_identity, read_gguf, recall, remember
+from llamacli.machine import (
+    deferred_signals,
+    find_devices,
+    free_memory,
+    load_library,
+    this_processor,
+    use_devices,
+)
+from llamacli.workers import Workers
+
+
+class LoadedModel:
+    """The weights, and what they were loaded with.
+
+    identity tells the file that was loaded from others, whatever is at path since. adapters are
+    the LoRA adapters loaded with it, scales those that it computes with.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: EngineSettings | None = None,
+        *,
+        parallel: int | None = None,
+        on_load: Callable[[float], None] | None = None,
+        meanwhile: Callable[[GGUFFile], None] = lambda _: None,
+        held: int = 0,
+    ) -> None:
+        """Check the file, and load it; on_load gets the share loaded, 0 to 1.
+
+        meanwhile is done with the checked file, in a thread of its own, while llama.cpp loads.
+        held are bytes of this process that must stay in memory, though they look free. parallel is
+        how many sequences its context is to have room for beside one. Raises
+        NotFoundError, InvalidModelError, UsageError (a context beyond the model's, a device that
+        isn't there), and DoesNotFitError where memory is short.
+        """
+        self.path = Path(path)
+        self.parallel = parallel
+        self.file = read_gguf(self.path, recall())
+        self.shape = check_llama(self.file)
+        settings = settings or EngineSettings()
+        self._adapter_files = read_adapters(settings.adapters, self.file)
+        self.adapters: list[LoadedAdapter] = []
+        self.scales: Scales = tuple(choice.scale for choice in settings.adapters)
+        self._library = load_library()
+        self._processor = this_processor()
+        self._others = held
+        self._model: Any = None
+        self.workers = Workers(settings.workers, self.file, settings.worker_timeout)
+        try:
+            self._fit(settings)
+            with (
+                in_background(lambda: meanwhile(self.file), lambda: remember(self.file)),
+                self.workers.watched(),
+            ):
+                self._model = load_model(
+                    self._library,
+                    self.path,
+                    self.settings,
+                    on_load,
+                    gpus=self.gpus,
+                    given_up=lambda: self.workers.lost,
+                )
+            # The file that was checked is still there: it is what llama.cpp has read.
+            self.identity = file_identity(self.path, self.file.status)
+            with self.workers.watched():
+                self.adapters = load_adapters(self._library, self._model, self._adapter_files)
+            self.vocabulary: Vocabulary = make_vocabulary(self._library, self._model, self.file)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model; may be called twice."""
+        model, self._model = self._model, None
+        self.adapters, self.scales = [], ()
+        with deferred_signals([]):  # llama.cpp logs here, too
+            if model is not None:
+                self._library.llama_model_free(model)
+            self.workers.close()
+
+    @property
+    def name(self) -> str:
+        """The model's own name, else its file's."""
+        return str(self.file.metadata.get("general.name") or self.path.stem)
+
+    @property
+    def quantization(self) -> str:
+        """The file type in llama.cpp's words without its remarks, as Q4_K_M or BF16."""
+        return self.file.quantization
+
+    @property
+    def closed(self) -> bool:
+        return self._model is None
+
+    @property
+    def lost(self) -> bool:
+        """Whether a worker is lost: nothing is to be had of this engine any more."""
+        return self.workers.lost
+
+    @property
+    def library(self) -> Any:
+        """The low-level module llama_cpp.llama_cpp."""
+        return self._library
+
+    def _fit(self, settings: EngineSettings) -> None:
+        """Settle what settings leave open, by the devices and the memory that is free."""
+        self.gpus = [*self.workers.devices, *use_devices(find_devices(), settings.device)]
+        free = free_memory()
+        free = replace(free, resident=max(free.resident - self._others, 0))
+        fitting = Fitting(
+            self.file,
+            self.shape,
+            self._processor,
+            self.gpus,
+            free,
+            self.parallel,
+            self._adapter_files,
+        )
+        self.settings = fitting.fit(settings)
+        if not self.settings.gpu_layers:
+            self.gpus = []
+        self.context_size = settled_context(self.settings.context)
