@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llamacli.commands import options
+from llamacli.commands import groups, options
 from llamacli.commands.batch_output import Answers, check_output, open_output
 from llamacli.commands.by_server import adapter_fields, answer_lines, may_ask, request_fields
 from llamacli.errors import LlamacliError, UsageError
@@ -50,12 +50,12 @@ def batch(
         typer.Option("--exact", help="Give the answers that run gives, one after the other."),
     ] = False,
     system: options.System = None,
-    ending: options.Ending,
-    sampling: options.Sampling,
-    shape: options.Shape,
+    ending: groups.Ending,
+    sampling: groups.Sampling,
+    shape: groups.Shape,
     context: options.Context = None,
     adapter: options.Adapter = None,
-    machine: options.Machine,
+    machine: groups.Machine,
     errors: Annotated[
         Literal["strict", "replace"],
         typer.Option(help="Report lines that aren't UTF-8, or replace their bytes by U+FFFD."),
@@ -135,8 +135,8 @@ def batch(
 class _Common:
     """What holds for each line that doesn't say otherwise."""
 
-    sampling: options.Sampling
-    ending: options.Ending
+    sampling: groups.Sampling
+    ending: groups.Ending
     grammar: "Grammar | None"
     choices: list[str]
 

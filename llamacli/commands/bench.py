@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llamacli.commands import options
+from llamacli.commands import groups, options
 from llamacli.commands.printing import print_json, print_table, print_text
 from llamacli.errors import UsageError
 from llamacli.models import engine_settings, model_path
@@ -30,7 +30,7 @@ def bench(
         Literal["short", "long"], typer.Option(help="Use the settings of run, or of chat.")
     ] = "long",
     adapter: options.Adapter = None,
-    machine: options.Machine,
+    machine: groups.Machine,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamacli.commands import options
+from llamacli.commands import groups
 from llamacli.errors import LlamacliError, NotFoundError
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 def answer_by_server(
     path: Path,
-    machine: options.Machine,
+    machine: groups.Machine,
     context: Any,
     prompt: dict[str, Any],
-    sampling: options.Sampling,
-    ending: options.Ending,
+    sampling: groups.Sampling,
+    ending: groups.Ending,
     style: "OutputStyle",
-    shape: options.Shape | None = None,
+    shape: groups.Shape | None = None,
 ) -> "Result | None":
     """The answer, told in that manner; None where no server has the model as it is asked for.
 
@@ -45,7 +45,7 @@ def answer_by_server(
     return tell(answer.chunks, answer.head, style)
 
 
-def may_ask(machine: options.Machine, context: Any) -> bool:
+def may_ask(machine: groups.Machine, context: Any) -> bool:
     """Whether a server of the user's is there, and nothing is asked that it may have otherwise.
 
     Its workers are as good as others.
@@ -53,7 +53,7 @@ def may_ask(machine: options.Machine, context: Any) -> bool:
     from llamacli.serve import own_socket  # without HTTP, whose import takes 10 ms
 
     left = replace(machine, threads=None, workers=None, split=None, worker_timeout=None)
-    plain = context is None and left == options.Machine()
+    plain = context is None and left == groups.Machine()
     return plain and own_socket() is not None
 
 
@@ -70,7 +70,7 @@ def adapter_fields(given: "Sequence[str] | None") -> dict[str, Any]:
 
 
 def request_fields(
-    sampling: options.Sampling, ending: options.Ending, shape: options.Shape | None
+    sampling: groups.Sampling, ending: groups.Ending, shape: groups.Shape | None
 ) -> dict[str, Any]:
     """The options' fields of a request to the server."""
     settings = {name: value for name, value in vars(sampling).items() if value is not None}
@@ -122,7 +122,7 @@ def answer_lines(
             yield from map(outcome, wait(running, return_when=FIRST_COMPLETED).done)
 
 
-def _shape_text(shape: options.Shape) -> dict[str, Any] | None:
+def _shape_text(shape: groups.Shape) -> dict[str, Any] | None:
     from llamacli.prompt import read_file
 
     if shape.schema is not None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llamacli.commands import options
+from llamacli.commands import groups, options
 from llamacli.commands.by_server import adapter_fields, answer_by_server
 from llamacli.commands.run import answer_piped, turns
 from llamacli.errors import UsageError
@@ -25,12 +25,12 @@ def chat(
     ] = False,
     model: options.Model = None,
     system: options.System = None,
-    ending: options.Ending,
-    sampling: options.Sampling,
+    ending: groups.Ending,
+    sampling: groups.Sampling,
     context: options.Context = None,
     adapter: options.Adapter = None,
-    machine: options.Machine,
-    drafts: options.Drafts,
+    machine: groups.Machine,
+    drafts: groups.Drafts,
     session: Annotated[
         str | None, typer.Option(help="Save the new chat under this name.  [default: the time]")
     ] = None,

@@ -1,23 +1,8 @@
-"""The options that commands share, each written once: single ones, and groups of them.
+"""The options that commands share, each written once; those that go together are in groups."""
 
-A group is a dataclass whose fields are options. A command takes one as a keyword parameter,
-`sampling: options.Sampling`; commands/spread gives typer the fields in its place.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
-
-from llamacli.errors import UsageError
-
-if TYPE_CHECKING:
-    from llamacli.answer import Calling, OutputStyle
-    from llamacli.engine import Asked, Engine, Profile, SamplingSettings
-    from llamacli.prompt import Message
-    from llamacli.shape import Grammar
 
 
 def complete_models(incomplete: str) -> list[str]:
@@ -26,7 +11,7 @@ def complete_models(incomplete: str) -> list[str]:
     return complete_models(incomplete)
 
 
-def _count_or_auto(value: Any) -> Any:
+def count_or_auto(value: Any) -> Any:
     """A number or the word auto, for an option that takes both."""
     try:
         return value if value == "auto" else int(value)
@@ -64,7 +49,7 @@ Context = Annotated[
     typer.Option(
         "--context",
         "-c",
-        parser=_count_or_auto,
+        parser=count_or_auto,
         metavar="N|auto",
         help="Tokens of context; auto is all that fits.  [default: the model's, at most 8192]",
     ),
@@ -110,240 +95,3 @@ Quiet = Annotated[
 ToolThreshold = Annotated[
     float, typer.Option(help="Call where a call has at least this probability, 0 to 1.")
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the next token is chosen; None leaves it to the model's own settings."""
-
-    temperature: Annotated[
-        float | None,
-        typer.Option("--temp", help="0 is greedy and reproducible.  [default: the model's own]"),
-    ] = None
-    top_k: Annotated[
-        int | None, typer.Option(help="Choose among the K likeliest tokens; 0 is all.")
-    ] = None
-    top_p: Annotated[
-        float | None, typer.Option(help="Choose among tokens that make up this share.")
-    ] = None
-    min_p: Annotated[
-        float | None, typer.Option(help="Leave out tokens below this share of the likeliest.")
-    ] = None
-    repeat_penalty: Annotated[
-        float | None, typer.Option(help="Weigh against the last 64 tokens; 1 is off.")
-    ] = None
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None
-
-    def settings(self, engine: "Engine", **own: Any) -> "SamplingSettings":
-        """What was asked for, with own values before it, else what the model's file says."""
-        from llamacli.engine import SamplingSettings
-
-        return SamplingSettings.from_metadata(engine.file.metadata, **{**vars(self), **own})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ending:
-    """Where an answer ends."""
-
-    max_tokens: Annotated[
-        int | None,
-        typer.Option("--max-tokens", "-n", help="End an answer after that many tokens."),
-    ] = None
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(help="End an answer before this text; may be given again."),
-    ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What an answer is held to."""
-
-    schema: Annotated[
-        Path | None, typer.Option(help="Answer in JSON that this file's JSON Schema accepts.")
-    ] = None
-    grammar: Annotated[
-        Path | None, typer.Option(help="Answer in text that this GBNF file's grammar has.")
-    ] = None
-    choice: Annotated[
-        list[str] | None, typer.Option(help="Answer with one of these words; give it for each.")
-    ] = None
-
-    def read(self, ending: Ending) -> "Grammar | None":
-        """The grammar of the one that is given. Raises as read_shape does."""
-        if not (self.schema or self.grammar or self.choice):
-            return None
-        from llamacli.shape import read_shape
-
-        return read_shape(self.schema, self.grammar, self.choice or (), ending.stop or ())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tools:
-    """The tools that an answer may call."""
-
-    tools: Annotated[
-        Path | None,
-        typer.Option(help="Let the model call the functions of this file, OpenAI's list of tools."),
-    ] = None
-    results: Annotated[
-        Path | None,
-        typer.Option(help="Go on with this file's messages, with calls and their results."),
-    ] = None
-    tool_choice: Annotated[
-        str, typer.Option(metavar="auto|none|required|NAME", help="Whether a tool is called.")
-    ] = "auto"
-    tool_threshold: ToolThreshold = 0.5
-    tool_output_limit: Annotated[
-        int, typer.Option(help="Characters of a result that the model is given.")
-    ] = 32_768
-    no_parallel_calls: Annotated[
-        bool, typer.Option("--no-parallel-calls", help="At most one call an answer.")
-    ] = False
-
-    @property
-    def used(self) -> bool:
-        return self.tools is not None or self.results is not None
-
-    def messages(self) -> "list[Message]":
-        """Those of --results, or none. Raises UsageError and NotFoundError."""
-        if self.results is None:
-            return []
-        from llamacli.prompt import decode, read_bytes, read_messages
-        from llamacli.tools import bounded
-
-        name = "stdin" if self.results == Path("-") else str(self.results)
-        read = read_messages(decode(read_bytes(self.results), name), name)
-        return bounded(read, self.tool_output_limit)
-
-    def calling(self, messages: "Sequence[Message]") -> "Calling | None":
-        """What an answer to messages may call. Raises UsageError and NotFoundError."""
-        if self.tools is None:
-            return None
-        from llamacli.answer import Calling
-        from llamacli.prompt import read_file
-        from llamacli.tools import read_tools
-
-        tools = read_tools(read_file(self.tools).text, str(self.tools))
-        before = sum(len(message.get("tool_calls") or ()) for message in messages)
-        parallel = not self.no_parallel_calls
-        return Calling(tools, self.tool_choice, parallel, self.tool_threshold, before)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """How the machine is used; None leaves it to what was tuned, and then to the defaults."""
-
-    threads: Threads = None
-    device: Device = None
-    gpu_layers: Annotated[
-        Any,
-        typer.Option(
-            parser=_count_or_auto,
-            metavar="N|auto",
-            help="Layers on the GPU.  [default: auto, all that fit]",
-        ),
-    ] = None
-    kv_type: Annotated[
-        str | None,
-        typer.Option("--kv-type", help="The KV cache's: f16, q8_0 or q4_0.  [default: f16]"),
-    ] = None
-    flash_attention: Annotated[
-        str | None, typer.Option(help="auto, on or off.  [default: auto]")
-    ] = None
-    no_tune: Annotated[
-        bool, typer.Option("--no-tune", help="Leave aside what `llamacli tune` found.")
-    ] = False
-    overcommit: Annotated[
-        bool, typer.Option("--overcommit", help="Load it though the memory seems too small.")
-    ] = False
-    workers: Workers = None
-    split: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,N…",
-            help="The parts of this machine and of each worker: 3,1.  [default: by free memory]",
-        ),
-    ] = None
-    worker_timeout: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            help="A worker that takes longer for a step is lost.  [default: 300]",
-        ),
-    ] = None
-
-    def asked(
-        self,
-        context: Any,
-        profile: "Profile",
-        drafts: "Drafts | None" = None,
-        adapter: "Sequence[str] | None" = None,
-    ) -> "Asked":
-        """What is asked of the engine; a field here is one of Asked's, but for no_tune."""
-        from llamacli.engine import Asked
-        from llamacli.models import adapter_choices
-
-        chosen = {name: value for name, value in vars(self).items() if name != "no_tune"}
-        chosen |= self._together()
-        chosen |= vars(drafts) if drafts is not None else {}
-        chosen |= {"adapters": adapter_choices(adapter)}
-        return Asked(**chosen, context=context, tune=not self.no_tune, profile=profile)
-
-    def _together(self) -> dict[str, Any]:
-        """The workers and their parts as Asked has them."""
-        if not self.workers:
-            if self.split is not None:
-                raise UsageError("--split goes with --workers")
-            return {"workers": None}
-        from llamacli.workers import parse_split, parse_workers
-
-        split = None if self.split is None else parse_split(self.split)
-        return {"workers": parse_workers(self.workers), "split": split}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drafts:
-    """Whether several tokens are checked at once, and a model that drafts them; Asked's fields."""
-
-    speculate: Annotated[
-        Literal["auto", "off"],
-        typer.Option(help="Check drafted tokens several at once where that pays."),
-    ] = "auto"
-    draft: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL|auto",
-            autocompletion=complete_models,
-            help="A small model of the same vocabulary that drafts; auto as models.toml names it.",
-        ),
-    ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Output:
-    """How an answer is given, and what stderr hears."""
-
-    json_object: Annotated[
-        bool, typer.Option("--json", help="Give one JSON object: text, counts, rates, seed.")
-    ] = False
-    json_events: Annotated[
-        bool, typer.Option("--jsonl", help="Stream JSON lines: start, text…, end.")
-    ] = False
-    no_stream: Annotated[
-        bool, typer.Option("--no-stream", help="Write the answer once, at its end.")
-    ] = False
-    quiet: Quiet = False
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Tell counts and rates on stderr at the end.")
-    ] = False
-
-    def style(self) -> "OutputStyle":
-        """Raises UsageError where two forms are asked for."""
-        from llamacli.answer import OutputStyle
-
-        if self.json_object and self.json_events:
-            raise UsageError("--json and --jsonl exclude each other")
-        form: Literal["text", "json", "jsonl"]
-        form = "json" if self.json_object else "jsonl" if self.json_events else "text"
-        return OutputStyle(form, not self.no_stream, self.quiet, self.verbose)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from llamacli.answer import OutputStyle, answer
-from llamacli.commands import options
+from llamacli.commands import groups, options
 from llamacli.commands.by_server import adapter_fields, answer_by_server
 from llamacli.commands.printing import print_text
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
@@ -42,14 +42,14 @@ def run(
         bool,
         typer.Option("--special", help="With --raw: spellings of control tokens become them."),
     ] = False,
-    ending: options.Ending,
-    sampling: options.Sampling,
-    shape: options.Shape,
-    tools: options.Tools,
+    ending: groups.Ending,
+    sampling: groups.Sampling,
+    shape: groups.Shape,
+    tools: groups.Tools,
     context: options.Context = None,
     adapter: options.Adapter = None,
-    machine: options.Machine,
-    drafts: options.Drafts,
+    machine: groups.Machine,
+    drafts: groups.Drafts,
     truncate: Annotated[
         Literal["head", "middle", "tail"] | None,
         typer.Option(help="Cut this part off a text that is longer than the context."),
@@ -68,7 +68,7 @@ def run(
         bool, typer.Option("--fail-on-length", help="Exit code 1 where the answer was cut.")
     ] = False,
     no_server: options.NoServer = False,
-    output: options.Output,
+    output: groups.Output,
 ) -> None:
     """Answer one prompt, given as an argument, on stdin, in files, or all of them.
 
@@ -156,9 +156,9 @@ def run(
 def _call(
     engine: "Engine",
     messages: "list[Message]",
-    tools: options.Tools,
-    sampling: options.Sampling,
-    ending: options.Ending,
+    tools: groups.Tools,
+    sampling: groups.Sampling,
+    ending: groups.Ending,
     style: OutputStyle,
     show_prompt: bool,
 ) -> "Result | None":
@@ -192,7 +192,7 @@ def answer_piped(
     engine: "Engine",
     given: "Input",
     sampling: "SamplingSettings",
-    ending: options.Ending,
+    ending: groups.Ending,
     *,
     system: str | None = None,
     date: "datetime | None" = None,

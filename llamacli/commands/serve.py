@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llamacli.commands import options
+from llamacli.commands import groups, options
 from llamacli.errors import NotFoundError, UsageError
 from llamacli.models import engine_settings, locate, mark_used
 
@@ -69,7 +69,7 @@ def serve(
         bool, typer.Option("--log-prompts", help="Log what requests say, on stderr.")
     ] = False,
     adapter: options.Adapter = None,
-    machine: options.Machine,
+    machine: groups.Machine,
     quiet: options.Quiet = False,
 ) -> None:
     """Answer over HTTP as OpenAI's API does, until a signal comes.
