@@ -25,8 +25,11 @@ ADAPTER_FILES = (
 )
 PREFIX = "base_model.model."
 SIDE = re.compile(r"(.+)\.lora_(?:([AB])\.weight|(embedding)_([AB]))")
-# Whole tensors of the base by the names that PEFT gives them where it saves them, too.
-SAVED = re.compile(r"(.+?)(?:\.modules_to_save)?(\.base_layer)?\.(weight|bias)")
+# Whole tensors of the base by the names that PEFT gives them where it saves them, too. Of a resized
+# vocabulary it saves what was there before, and what it is now under two names.
+SAVED = re.compile(
+    r"(.+?)(?:\.(?:(modules_to_save)|(original_module)|(base_layer)))?\.(weight|bias)"
+)
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 
 
@@ -80,6 +83,8 @@ def open_adapter(folder: Path, base: LlamaConfig, name: str | None = None) -> Ad
     specs = {spec.source: spec for spec in llama_tensors(untied)}
     sides: dict[str, dict[str, StoredTensor]] = {}
     saved: dict[str, StoredTensor] = {}
+    again: dict[str, StoredTensor] = {}
+    originals: dict[str, StoredTensor] = {}
     copies: set[str] = set()
     for stored_name, tensor in read_header(LocalFile(folder / WEIGHTS)).items():
         bare = stored_name.removeprefix(PREFIX)
@@ -87,15 +92,18 @@ def open_adapter(folder: Path, base: LlamaConfig, name: str | None = None) -> Ad
             module, side = match[1], match[2] or match[3] + match[4]
             sides.setdefault(module, {})[side] = tensor
         elif match := SAVED.fullmatch(bare):
-            source = f"{match[1]}.{match[3]}"
-            if source in saved:
-                raise _error(f"{source} is there twice")
+            source = f"{match[1]}.{match[5]}"
             _check_saved(source, tensor, specs)
-            saved[source] = tensor
-            if match[2]:
+            (originals if match[3] else again if match[2] else saved)[source] = tensor
+            if match[4]:
                 copies.add(source)
         else:
             raise _error(f"{stored_name[:200]} is no part of a LoRA adapter")
+    saved = {**again, **saved}
+    if alone := originals.keys() - saved.keys():
+        raise _error(f"{min(alone)} is there as it was before alone")
+    if differ := [source for source in again if again[source].shape != saved[source].shape]:
+        raise _error(f"{differ[0]} is there twice, in different shapes")
     pairs = {module: _pair(module, parts, specs, config) for module, parts in sides.items()}
     if not pairs and not saved:
         raise _error("it has no tensors")

@@ -212,7 +212,9 @@ def test_whole_tensors_and_a_new_vocabulary_are_merged_and_not_held(
     rows = 608
     saved = {
         "model.embed_tokens.weight": (rows, 64),
-        "lm_head.modules_to_save.weight": (rows, 64),
+        "lm_head.modules_to_save.weight": (rows, 64),  # of one matrix PEFT writes all three
+        "lm_head.original_module.weight": (rows, 64),
+        "lm_head.weight": (rows, 64),
         "model.norm.weight": (64,),
     }
     folder = standin.write_adapter(tmp_path / "lora", config(), saved=saved)
@@ -232,6 +234,8 @@ def test_whole_tensors_and_a_new_vocabulary_are_merged_and_not_held(
     given = read_safetensors(folder / "adapter_model.safetensors")
     embedding = given["base_model.model.model.embed_tokens.weight"]
     assert np.array_equal(tensors["token_embd.weight"].data, embedding)
+    head = given["base_model.model.lm_head.weight"]
+    assert np.array_equal(tensors["output.weight"].data, head)
     assert np.array_equal(
         tensors["output_norm.weight"].data, given["base_model.model.model.norm.weight"]
     )
@@ -320,6 +324,10 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
         ),
         (lambda t: t.update({f"{Q}.bias": np.zeros(64)}), "q_proj.bias, which the base doesn't"),
         (lambda t: t.update({"base_model.model.model.norm.weight": np.zeros(64)}), "of its own"),
+        (
+            lambda t: t.update({"base_model.model.model.norm.original_module.weight": np.ones(64)}),
+            "as it was before alone",
+        ),
         (lambda t: t.clear(), "no tensors"),
         (lambda t: t[f"{Q}.lora_A.weight"].fill(np.nan), "NaN, infinite or beyond"),
     ],
