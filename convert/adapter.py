@@ -85,7 +85,7 @@ def open_adapter(folder: Path, base: LlamaConfig, name: str | None = None) -> Ad
     saved: dict[str, StoredTensor] = {}
     again: dict[str, StoredTensor] = {}
     originals: dict[str, StoredTensor] = {}
-    copies: set[str] = set()
+    copies: dict[str, StoredTensor] = {}
     for stored_name, tensor in read_header(LocalFile(folder / WEIGHTS)).items():
         bare = stored_name.removeprefix(PREFIX)
         if match := SIDE.fullmatch(bare):
@@ -94,12 +94,14 @@ def open_adapter(folder: Path, base: LlamaConfig, name: str | None = None) -> Ad
         elif match := SAVED.fullmatch(bare):
             source = f"{match[1]}.{match[5]}"
             _check_saved(source, tensor, specs)
-            (originals if match[3] else again if match[2] else saved)[source] = tensor
-            if match[4]:
-                copies.add(source)
+            kind = again if match[2] else originals if match[3] else copies if match[4] else saved
+            kind[source] = tensor
         else:
             raise _error(f"{stored_name[:200]} is no part of a LoRA adapter")
     saved = {**again, **saved}
+    if both := saved.keys() & copies.keys():
+        raise _error(f"{min(both)} is there as the base has it and otherwise")
+    saved |= copies
     if alone := originals.keys() - saved.keys():
         raise _error(f"{min(alone)} is there as it was before alone")
     if differ := [source for source in again if again[source].shape != saved[source].shape]:
