@@ -187,8 +187,24 @@ def figures(data: Mapping[str, Any]) -> str:
             rows.append(
                 f"| {name} | {last['bits']:.2f} | {' | '.join(cells)} | {last['agreement']:.1%} |"
             )
-        parts.append(f"{kept['title']}:\n\n" + "\n".join(rows))
+        parts += [f"{kept['title']}:\n\n" + "\n".join(rows), summary(known)]
     return "\n\n".join(parts)
+
+
+def summary(known: Mapping[str, Any]) -> str:
+    """What part of the named mixtures' divergence those made for their sizes have."""
+    parts = []
+    for mark, how in (("", "without a matrix"), ("+", "with one")):
+        ratios = sorted(
+            known[f"={name}{mark}"]["divergence"] / known[f"{name}{mark}"]["divergence"]
+            for name in QUANTIZATIONS
+            if f"={name}{mark}" in known and known[f"{name}{mark}"]["divergence"] > 0
+        )
+        if ratios:
+            median, most = ratios[len(ratios) // 2], ratios[-1]
+            parts.append(f"{median:.2f} in the median and {most:.2f} at most {how}")
+    intro = "A file that was made for a named mixture's size has, of the divergence of that one"
+    return f"{intro}, {'; '.join(parts)}." if parts else ""
 
 
 def read() -> dict[str, Any]:
