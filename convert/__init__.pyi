@@ -31,7 +31,7 @@ from .journal import Journal, digest, partial_path, resumable_file, space_taken
 from .kernels import as_float32, dequantize, library_path
 from .merge import merged, merged_config
 from .metadata import CONFIG_KEY, GENERATION_KEY
-from .pipeline import Progress, Report, convert, write_gguf
+from .pipeline import Report, convert, write_gguf
 from .plan import ROPE_FACTORS, plan_tensors
 from .quantization import QUANTIZATIONS, Quantization, adapted, by_recipe, named_quantization
 from .recipe import KEY, parse_recipe
@@ -43,6 +43,7 @@ from .small_files import optional_json, read_chat_template, read_json
 from .special import NAMED_CONTROL_TOKENS, adds_special_tokens, end_tokens, special_ids
 from .system import read_all
 from .target import allocate, check_target
+from .tensor_writer import Progress
 from .tensors import TensorSpec, llama_tensors, permute_heads
 from .tokenizer import Tokenizer, parse_tokenizer, parse_vocabulary
 from .weights import LocalFile, WeightFile
