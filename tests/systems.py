@@ -28,3 +28,9 @@ needs_owners = pytest.mark.skipif(
     reason="needs a system whose files can't be written by everybody",
 )
 needs_shell = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+needs_space_beforehand = pytest.mark.skipif(
+    WINDOWS, reason="needs a system that takes a file's space before it is written"
+)
+needs_peak = pytest.mark.skipif(
+    WINDOWS and sys.platform != "win32", reason="needs the peak of memory as Windows itself says it"
+)

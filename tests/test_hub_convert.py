@@ -24,6 +24,7 @@ from llamacli.errors import DoesNotFitError
 from llamacli.hub.checkpoint import Needs, check_disk
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.hub import TOKEN, Cut, Hub, HubRepo, read_repo, serve
+from tests.systems import needs_peak
 from tests.test_cli import llamacli, one_line
 from tests.test_mixtures import some_importances
 from tests.waiting import PATIENCE, wait_until
@@ -464,6 +465,7 @@ def test_hub_options_go_with_the_hub(checkpoint_folder: Path) -> None:
     )
 
 
+@needs_peak
 def test_memory_stays_bounded(hub: Hub, tmp_path: Path) -> None:
     """Peak resident memory of streaming 0.4 GB of weights, in a process of its own."""
     config = shape_config("8b", num_hidden_layers=1, vocab_size=1024, intermediate_size=8192)

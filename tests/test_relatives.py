@@ -23,6 +23,7 @@ from llamacli.gguf import check_llama, read_gguf
 from llamacli.verify.report import verify
 from llamacli.verify.tokenization import reference
 from tests.standins.checkpoint import shape_config, tokenizer, write_checkpoint, write_json
+from tests.systems import needs_peak
 from tests.test_checkpoint import edit_json, refusal
 
 Make = Callable[..., Path]
@@ -335,6 +336,7 @@ def test_a_git_lfs_pointer_is_called_what_it_is(name: str, checkpoint: Make) -> 
     assert f"{name}: it is a Git LFS pointer" in refusal(folder)
 
 
+@needs_peak
 def test_headers_take_little_memory_however_many_they_are(tmp_path: Path) -> None:
     """Forty shards, each with a header of 16 MB that JSON makes ten to twenty times as much of."""
     folder = tmp_path / "many"

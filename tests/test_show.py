@@ -23,6 +23,7 @@ from tests import terminal
 from tests.standins.checkpoint import TEMPLATE, shape_config, write_json, write_small_files
 from tests.standins.hollow import without_weights, write_hollow
 from tests.standins.tiny import BLOCKS, CONTEXT, HEAD_SIZE, VOCABULARY, WIDTH, write_model
+from tests.systems import needs_peak
 from tests.waiting import PATIENCE
 
 Make = Callable[..., Path]
@@ -439,6 +440,7 @@ def test_pure_functions_print_nothing_that_moves_lines(hostile: Path) -> None:
     assert len(tensors.table(tensors.find_tensors(file)).splitlines()) == len(file.tensors) + 2
 
 
+@needs_peak
 def test_no_weight_is_read(real_models: Path) -> None:
     """Reading 42 GB, holes or not, would show in the resident memory."""
     script = (

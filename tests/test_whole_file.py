@@ -13,7 +13,7 @@ import pytest
 from convert import TargetError, TargetExistsError, convert
 from convert.pipeline import Progress
 from convert.target import allocate
-from tests.systems import needs_limits
+from tests.systems import needs_limits, needs_peak, needs_space_beforehand
 
 Make = Callable[..., Path]
 
@@ -60,6 +60,7 @@ def test_a_link_to_nothing_is_told_before_the_work(checkpoint: Make, tmp_path: P
     assert not target.is_symlink() and files_in(tmp_path) == {"out.gguf"}
 
 
+@needs_space_beforehand
 @pytest.mark.parametrize(
     ("number", "words"),
     [
@@ -187,6 +188,7 @@ def test_source_cut_while_it_is_read(checkpoint: Make, tmp_path: Path) -> None:
     assert files_in(tmp_path) == set()
 
 
+@needs_peak
 def test_memory_stays_bounded(tmp_path: Path) -> None:
     """Peak resident memory of a conversion of 1.2 GB of weights, in a process of its own."""
     from tests.standins.checkpoint import shape_config, write_checkpoint
