@@ -109,6 +109,21 @@ if sys.platform == "win32":
         """The number of the user, as the owner of files has it."""
         return 0
 
+    def end_group(leader: int, *, at_once: bool = False) -> None:  # noqa: ARG001
+        """End a process that was started as its group's leader, and its children."""
+        import psutil
+
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(leader)
+            for one in (*process.children(recursive=True), process):
+                with contextlib.suppress(psutil.Error):
+                    one.kill()
+
+    def drop_keys() -> None:
+        """Forget what was typed and isn't read yet."""
+        while msvcrt.kbhit():
+            msvcrt.getwch()
+
     def unix_socket() -> "socket.socket":
         """Raises OSError where the system has no Unix sockets."""
         raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
@@ -215,6 +230,21 @@ else:
     def user() -> int:
         """The number of the user, as the owner of files has it."""
         return os.getuid()
+
+    def end_group(leader: int, *, at_once: bool = False) -> None:
+        """End a process that was started as its group's leader, and who else is in the group.
+
+        They are asked by SIGTERM, or killed where at_once is set.
+        """
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader, signal.SIGKILL if at_once else signal.SIGTERM)
+
+    def drop_keys() -> None:
+        """Forget what was typed and isn't read yet."""
+        import termios
+
+        with contextlib.suppress(termios.error, OSError, ValueError):
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)
 
     def unix_socket() -> "socket.socket":
         """Raises OSError where the system has no Unix sockets."""

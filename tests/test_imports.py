@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     *("errors", "system", "home", "terminal", "machine", "gguf", "workers", "engine", "speculate"),
-    *("prompt", "tune", "shape", "tools", "answer", "chat", "batch", "models", "hub"),
+    *("prompt", "tune", "shape", "tools", "mcp_client", "answer", "chat", "batch", "models", "hub"),
     *("serve", "show", "repl", "verify", "quality", "commands", "cli"),
 )
 PACKAGES = [name for name in ORDER if (ROOT / "llamacli" / name).is_dir()]

@@ -10,7 +10,7 @@ from llamacli.errors import InvalidModelError, UsageError
 from llamacli.shape import read_schema
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")  # Anthropic's API allows that many
-MOST = 128  # tools, as OpenAI's API allows
+MOST_TOOLS = 128  # as OpenAI's API allows
 NO_PARAMETERS = {"type": "object", "properties": {}}
 
 
@@ -51,8 +51,8 @@ def check_tools(given: Any) -> list[Tool]:
     """
     if not isinstance(given, list) or not given:
         raise UsageError("tools are a list of {type: function, function: {name, parameters}}")
-    if len(given) > MOST:
-        raise UsageError(f"there are {len(given)} tools; at most {MOST} are read")
+    if len(given) > MOST_TOOLS:
+        raise UsageError(f"there are {len(given)} tools; at most {MOST_TOOLS} are read")
     tools = list(map(_tool, range(len(given)), given))
     names = [tool.name for tool in tools]
     for index, name in enumerate(names):

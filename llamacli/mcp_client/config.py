@@ -1,0 +1,148 @@
+"""Which servers there are: commands, addresses, and the files of `mcpServers` other programs have."""
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llamacli.errors import UsageError
+from llamacli.home import expanded
+from llamacli.prompt import read_file
+
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
+LISTS = ("mcpServers", "servers")  # the second is VS Code's
+HTTP = ("http", "streamable-http", "streamableHttp", "streamable_http")
+VARIABLE = re.compile(r"\$\{(?:env:)?([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """A server to start by a command, or to reach at a URL.
+
+    env is added to the few variables that every server gets. Values of env and headers may be
+    secrets.
+    """
+
+    name: str
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    cwd: Path | None = None
+    url: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def read_servers(given: Sequence[str]) -> list[ServerConfig]:
+    """The servers that --mcp names: by files, addresses or commands, in that order of trial.
+
+    Raises UsageError that says what is wrong, and NotFoundError for a file that isn't there.
+    """
+    found: list[ServerConfig] = []
+    for text in given:
+        found += _read(text.strip())
+    names = [server.name for server in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"two MCP servers are called {twice}; give them other names in a file")
+    return found
+
+
+def _read(text: str) -> list[ServerConfig]:
+    if re.match(r"https?://", text):
+        return [ServerConfig(_name_of(re.split(r"[/:?#]+", text)[1]), url=text)]
+    path = expanded(text) if text else Path()
+    if text.endswith(".json") or (path.is_file() and not os.access(path, os.X_OK)):
+        return read_config(read_file(path).text, text)
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"--mcp {text!r} is no command: {error}") from None
+    if not words:
+        raise UsageError("--mcp is empty; name a file of mcpServers, a URL, or a command")
+    return [ServerConfig(_name_of(Path(words[0]).stem), tuple(words))]
+
+
+def read_config(text: str, name: str) -> list[ServerConfig]:
+    """The servers of a file's text: {"mcpServers": {NAME: {command, args, env, cwd}}}, or {url,
+    headers}. Those that are disabled are left out, and what else other programs keep there.
+    """
+    try:
+        given = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{name} is not JSON: {error}") from None
+    lists = [given[key] for key in LISTS if key in given] if isinstance(given, dict) else []
+    if not lists or not isinstance(lists[0], dict) or not lists[0]:
+        raise UsageError(f'{name} has no {{"mcpServers": {{NAME: {{"command": …}}}}}}')
+    servers = []
+    for key, entry in lists[0].items():
+        try:
+            if server := _server(key, entry):
+                servers.append(server)
+        except UsageError as error:
+            raise UsageError(f"{name}: the server {key}: {error}") from None
+    return servers
+
+
+def _server(name: str, entry: Any) -> ServerConfig | None:
+    if not NAME.fullmatch(name):
+        raise UsageError("its name has other than letters, digits, '_', '.' and '-', or over 32")
+    if not isinstance(entry, dict):
+        raise UsageError("it is no object with a command or a url")
+    if entry.get("disabled") is True:
+        return None
+    kind = entry.get("type", "")
+    url = _text(entry, "url")
+    if url:
+        if kind and kind not in HTTP:
+            raise UsageError(f"its type is {kind!r}; streamable HTTP is spoken (type http)")
+        if not re.match(r"https?://", url):
+            raise UsageError(f"its url {url!r} isn't one of http or https")
+        return ServerConfig(name, url=url, headers=_texts(entry, "headers"))
+    command, args = _text(entry, "command"), entry.get("args", [])
+    if not command:
+        raise UsageError("it has no command and no url")
+    if not isinstance(args, list) or not all(isinstance(one, str) for one in args):
+        raise UsageError("its args are no list of texts")
+    cwd = _text(entry, "cwd")
+    return ServerConfig(
+        name,
+        (command, *map(_filled, args)),
+        env=_texts(entry, "env"),
+        cwd=expanded(cwd) if cwd else None,
+    )
+
+
+def _text(entry: Mapping[str, Any], key: str) -> str:
+    value = entry.get(key) or ""
+    if not isinstance(value, str):
+        raise UsageError(f"its {key} is not a text")
+    return _filled(value)
+
+
+def _texts(entry: Mapping[str, Any], key: str) -> dict[str, str]:
+    given = entry.get(key) or {}
+    if not isinstance(given, dict) or not all(isinstance(one, str) for one in given.values()):
+        raise UsageError(f"its {key} has values that are no texts")
+    return {name: _filled(value) for name, value in given.items()}
+
+
+def _filled(text: str) -> str:
+    """The text with ${NAME}, ${env:NAME} and ${NAME:-default} as the environment has them."""
+
+    def value(found: re.Match[str]) -> str:
+        name, default = found.groups()
+        known = os.environ.get(name, default)
+        if known is None:
+            raise UsageError(f"{found.group()} isn't set in the environment")
+        return known
+
+    if "\0" in text:
+        raise UsageError("it has a text with a NUL byte")
+    return VARIABLE.sub(value, text)
+
+
+def _name_of(text: str) -> str:
+    """A name like text."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-")[:32] or "server"

@@ -1,0 +1,95 @@
+"""The tools of all servers under names of one list, checked; what can't be offered is told."""
+
+import fnmatch
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llamacli.errors import UsageError
+from llamacli.terminal import shortened
+from llamacli.tools import MOST_TOOLS, Tool, check_tools
+
+MOST_DESCRIPTION = 2000  # characters of it that the model is given
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A server's tool: tool is what the model is told, own its name with that server."""
+
+    server: str
+    own: str
+    tool: Tool
+
+
+def offer(listed: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Offered], list[str]]:
+    """Tools by the names that the model calls, from servers' lists of them, and what is left out.
+
+    A name that several servers have gets its server's in front. Raises UsageError where there are
+    more than a prompt takes.
+    """
+    found: dict[str, Offered] = {}
+    problems: list[str] = []
+    shared = _twice(name for tools in listed.values() for name in {tool.name for tool in tools})
+    for server, tools in listed.items():
+        twice = _twice(tool.name for tool in tools)
+        for name in sorted(twice):
+            problems.append(f"{server} has two tools called {name}; both are left out")
+        for tool in tools:
+            if tool.name in twice:
+                continue
+            name = f"{server}.{tool.name}" if tool.name in shared else tool.name
+            try:
+                (checked,) = check_tools([_definition(name, tool)])
+            except UsageError as error:
+                problems.append(f"{server}'s tool {shortened(tool.name)} is left out: {error}")
+                continue
+            found[name] = Offered(server, tool.name, checked)
+    if len(found) > MOST_TOOLS:
+        raise UsageError(f"the MCP servers have {len(found)} tools; at most {MOST_TOOLS} are read")
+    return found, problems
+
+
+def _definition(name: str, tool: Any) -> dict[str, Any]:
+    parameters = {key: value for key, value in tool.input_schema.items() if key != "$schema"}
+    described = (tool.description or "").strip()
+    if len(described) > MOST_DESCRIPTION:
+        described = described[:MOST_DESCRIPTION] + "…"
+    function = {"name": name, "description": described, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def _twice(names: Iterable[str]) -> set[str]:
+    given = list(names)
+    return {name for name in given if given.count(name) > 1}
+
+
+def allowed_names(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
+    """The names that --allow's patterns, as a shell's for files, say. Raises UsageError for one
+    that is no tool's."""
+    known, found = list(names), set[str]()
+    for pattern in patterns:
+        matched = fnmatch.filter(known, pattern)
+        if not matched:
+            raise UsageError(
+                f"--allow {pattern}: no tool is called so; there are {', '.join(known) or 'none'}"
+            )
+        found.update(matched)
+    return found
+
+
+def differences(before: Mapping[str, Offered], now: Mapping[str, Offered]) -> list[str]:
+    """What a server that changed its tools did, a line for each server; nothing where none did."""
+    changes: dict[str, list[str]] = {}
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if _meaning(old) == _meaning(new):
+            continue
+        sign = "new" if old is None else "gone" if new is None else "changed"
+        server = (new or old).server  # type: ignore[union-attr]  # it is in one of them
+        changes.setdefault(server, []).append(f"{name} ({sign})")
+    return [f"{server} has other tools now: {', '.join(one)}" for server, one in changes.items()]
+
+
+def _meaning(offered: Offered | None) -> str:
+    return "" if offered is None else json.dumps(offered.tool.given, sort_keys=True)

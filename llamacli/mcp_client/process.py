@@ -1,0 +1,166 @@
+"""A server as a child process that speaks over its stdin and stdout: bounded, and ended for sure.
+
+The package's own client of that kind takes lines of any length, and gives stderr to the terminal.
+"""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from subprocess import PIPE
+from typing import Any
+
+import anyio
+from anyio.abc import Process
+from mcp.client.stdio import get_default_environment
+from mcp.shared.message import SessionMessage
+from mcp_types import jsonrpc_message_adapter
+
+from llamacli.errors import NotFoundError
+from llamacli.mcp_client.config import ServerConfig
+from llamacli.mcp_client.trace import MOST_IN_ALL, MOST_MESSAGE, MOST_NOISE, Trace
+from llamacli.system import end_group
+
+# Beside those of the package: language, time zone, where temporary files go. None is a secret.
+HANDED_ON = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+CLOSING = 1.0  # seconds to leave after stdin was closed
+ENDING = 1.0  # seconds to leave after SIGTERM
+DYING = 2.0  # seconds for the system to have killed it
+BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
+
+
+def environment(config: ServerConfig) -> dict[str, str]:
+    """What a server's process gets: what it needs to run, and what its user names; no tokens."""
+    kept = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
+    return {**get_default_environment(), **kept, **config.env}
+
+
+@asynccontextmanager
+async def run_server(config: ServerConfig, trace: Trace) -> AsyncIterator[Any]:
+    """The server's process, as the streams that mcp's Client takes.
+
+    It has a session of its own, so that Ctrl-C isn't its. At the end it, and all of its children
+    that are still in its group, have ended. Raises NotFoundError where it can't be started.
+    """
+    process = await _start(config)
+    incoming, received = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+    outgoing, sent = anyio.create_memory_object_stream[SessionMessage](0)
+    async with anyio.create_task_group() as group:
+        group.start_soon(_read, process, incoming, trace)
+        group.start_soon(_hear, process, trace)
+        group.start_soon(_write, process, sent)
+        try:
+            yield received, outgoing
+        finally:
+            with anyio.CancelScope(shield=True):
+                for stream in (received, outgoing):
+                    await stream.aclose()
+                await _stop(process)
+            group.cancel_scope.cancel()
+
+
+async def _start(config: ServerConfig) -> Process:
+    env = environment(config)
+    program = shutil.which(config.command[0], path=env.get("PATH"))
+    if program is None:
+        raise NotFoundError(f"there is no program {config.command[0]}")
+    if config.cwd is not None and not config.cwd.is_dir():
+        raise NotFoundError(f"there is no folder {config.cwd}")
+    return await anyio.open_process(
+        [program, *config.command[1:]],
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        env=env,
+        cwd=config.cwd,
+        start_new_session=True,
+    )
+
+
+async def _read(process: Process, incoming: Any, trace: Trace) -> None:
+    """Hand the messages on, line by line, until stdout ends or a limit is overstepped."""
+    assert process.stdout is not None
+    held = bytearray()
+    async with incoming:
+        with suppress(*BROKEN):
+            async for chunk in process.stdout:
+                trace.received += len(chunk)
+                held += chunk
+                if b"\n" in chunk:
+                    *lines, rest = bytes(held).split(b"\n")
+                    held = bytearray(rest)
+                    for line in filter(bytes.strip, lines):
+                        await _hand_on(line, incoming, trace)
+                if trace.fault or (fault := _fault(trace, len(held))):
+                    trace.fault = trace.fault or fault
+                    end_group(process.pid, at_once=True)
+                    return
+        trace.fault = trace.fault or await _end_of(process)
+
+
+async def _hand_on(line: bytes, incoming: Any, trace: Trace) -> None:
+    if len(line) > MOST_MESSAGE:
+        trace.fault = _fault(trace, len(line))
+        return
+    try:
+        message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+    except ValueError:
+        trace.ignore(line)
+        return
+    await incoming.send(SessionMessage(message))
+
+
+def _fault(trace: Trace, length: int) -> str:
+    if length > MOST_MESSAGE:
+        return f"it sent a message of more than {MOST_MESSAGE >> 20} MiB"
+    if trace.noisy > MOST_NOISE:
+        return f"it wrote more than {MOST_NOISE >> 20} MiB on stdout that are no messages"
+    if trace.received > MOST_IN_ALL:
+        return f"it sent more than {MOST_IN_ALL >> 30} GiB"
+    return ""
+
+
+async def _end_of(process: Process) -> str:
+    if not await _ended(process, CLOSING):
+        return "it closed its stdout"
+    code = process.returncode or 0
+    return f"it was killed by signal {-code}" if code < 0 else f"it ended with exit code {code}"
+
+
+async def _hear(process: Process, trace: Trace) -> None:
+    assert process.stderr is not None
+    with suppress(*BROKEN):
+        async for chunk in process.stderr:
+            trace.hear(chunk)
+
+
+async def _write(process: Process, sent: Any) -> None:
+    assert process.stdin is not None
+    async with sent:
+        with suppress(*BROKEN):
+            async for message in sent:
+                text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
+                await process.stdin.send(text.encode(errors="replace") + b"\n")
+
+
+async def _stop(process: Process) -> None:
+    """Close stdin, then ask, then kill; the whole group, in any case, as its leader may be gone."""
+    assert process.stdin is not None
+    with suppress(*BROKEN):
+        await process.stdin.aclose()
+    if not await _ended(process, CLOSING):
+        end_group(process.pid)
+        await _ended(process, ENDING)
+    end_group(process.pid, at_once=True)
+    await _ended(process, DYING)
+    transport = getattr(getattr(process, "_process", None), "_transport", None)
+    if transport is not None:  # a child that left the group may hold a pipe open for ever
+        transport.close()
+
+
+async def _ended(process: Process, seconds: float) -> bool:
+    """Whether it has ended within that time; wait() would wait for the pipes of its children."""
+    with anyio.move_on_after(seconds):
+        while process.returncode is None:
+            await anyio.sleep(0.01)
+    return process.returncode is not None
