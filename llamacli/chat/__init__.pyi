@@ -1,6 +1,15 @@
 from . import saved
 from .file import SAMPLING, SessionHead
 from .log import SessionLog
+from .loop import final_answer, perform_calls
 from .turns import ChatSession
 
-__all__ = ["SAMPLING", "ChatSession", "SessionHead", "SessionLog", "saved"]
+__all__ = [
+    "SAMPLING",
+    "ChatSession",
+    "SessionHead",
+    "SessionLog",
+    "final_answer",
+    "perform_calls",
+    "saved",
+]

@@ -3,7 +3,8 @@
 A step is a JSON object: a message, {"role", "content"}, which comes last or, a system's, stands in
 for the system prompt; or one of
 {"event": "edit", "content"}: the last turn goes, this question comes;
-{"event": "regenerate", "content"}: what follows the last question goes, this answer comes;
+{"event": "regenerate", "content"}: what follows the last question goes, this answer comes, which
+may have tool_calls;
 {"event": "undo"}: the last turn goes;
 {"event": "reset"}: all but the system prompt goes;
 {"event": "system", "content"}: another system prompt, or none where content is null;
@@ -16,9 +17,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from llamacli.prompt import Message, problem
+from llamacli.prompt import RESULT_ROLES, Message, problem
 
 Step = dict[str, Any]
+ANSWER = ("content", "tool_calls")  # what an answer's message, or step, may have
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,20 @@ class Conversation:
         """What the model is given where so many messages are forgotten."""
         return [*self.system, *self.body[forgotten:]]
 
+    @property
+    def called(self) -> int:
+        """How many calls there are in it."""
+        return sum(len(calls_of(message)) for message in self.messages)
+
+    def pending(self) -> list[dict[str, Any]]:
+        """The calls of the last answer that have no result yet, as its message has them."""
+        for place in range(len(self.body) - 1, -1, -1):
+            message = self.body[place]
+            if message["role"] not in RESULT_ROLES:
+                given = {result.get("tool_call_id") for result in self.body[place + 1 :]}
+                return [call for call in calls_of(message) if call.get("id") not in given]
+        return []
+
     def turns(self) -> list[int]:
         """Where turns begin in body."""
         return [i for i, message in enumerate(self.body) if message["role"] == "user"]
@@ -62,6 +78,10 @@ def user(text: str) -> Message:
 
 def assistant(text: str) -> Message:
     return {"role": "assistant", "content": text}
+
+
+def calls_of(message: Message) -> list[dict[str, Any]]:
+    return message.get("tool_calls") or []
 
 
 def replay(steps: Iterable[Step], start: Conversation = Conversation()) -> Conversation:
@@ -96,7 +116,7 @@ def _message(step: Step) -> Message | None:
         case "edit":
             return user(step["content"])
         case "regenerate":
-            return assistant(step["content"])
+            return {"role": "assistant", **{key: step[key] for key in ANSWER if key in step}}
         case None if step["role"] != "system":
             return step
     return None
@@ -107,7 +127,9 @@ def step_problem(step: Any) -> str | None:
     if not isinstance(step, dict) or "event" not in step:
         return problem(step)
     event, content = step["event"], step.get("content", ...)
-    if event in ("edit", "regenerate", "system"):
+    if event == "regenerate":
+        return problem({"role": "assistant", **{key: step[key] for key in ANSWER if key in step}})
+    if event in ("edit", "system"):
         is_text = isinstance(content, str) or (event == "system" and content is None)
         return None if is_text else "has no content that is a text"
     if event == "forget":

@@ -7,15 +7,16 @@ once in three eighths of a context of talk, not every turn.
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
-from llamacli.answer import Chunk, Result, generate
+from llamacli.answer import Calling, Chunk, Result, generate
 from llamacli.chat.conversation import Conversation, Step, assistant, user
 from llamacli.engine import Engine, ProgressCallback, SamplingSettings
-from llamacli.errors import DoesNotFitError, UsageError
+from llamacli.errors import DoesNotFitError, InvalidModelError, UsageError
 from llamacli.prompt import Message, encode_turns
+from llamacli.tools import OUTPUT_LIMIT, Call, bounded, message_of
 
 ANSWER_SHARE = 1 / 8  # of the context, left for an answer; less where max_tokens is less
 KEPT_SHARE = 1 / 2  # of the context, that a prompt takes at most after turns were let go
@@ -40,6 +41,10 @@ class ChatSession:
     the engine keeps what the cache has of it and evaluates the rest. record gets each step of the
     conversation as it happens. date is what a date-aware template sees, today where it is None.
     last is the last answer's result, None where it was closed before its end.
+
+    offer has the tools that answers may call, if any; its choice is that of a turn's first answer,
+    and after most_calls of a turn none is called. Of a result the model reads output_limit
+    characters.
     """
 
     engine: Engine
@@ -50,6 +55,9 @@ class ChatSession:
     date: datetime | None = None
     record: Callable[[Step], None] = lambda _: None
     last: Result | None = None
+    offer: Calling | None = None
+    most_calls: int = 16
+    output_limit: int = OUTPUT_LIMIT
 
     @property
     def messages(self) -> list[Message]:
@@ -68,20 +76,45 @@ class ChatSession:
         it, the question alone. Raises DoesNotFitError, and nothing has changed, where the question
         doesn't fit beside the system prompt.
         """
-        return self._answer(user(text), **hooks)
+        question = user(text)
+        return self._answer(self.conversation.after(question), question, **hooks)
 
     def edit(self, text: str, **hooks: Unpack[Hooks]) -> Iterator[Chunk]:
         """Ask this instead of the last question; the rest is as with send."""
         self._last_question()
-        return self._answer({"event": "edit", "content": text}, **hooks)
+        question = {"event": "edit", "content": text}
+        return self._answer(self.conversation.after(question), question, **hooks)
 
     def regenerate(self, **hooks: Unpack[Hooks]) -> Iterator[Chunk]:
         """Answer the last question anew; the old answer stays until a word of the new one came.
 
         Without a seed in the settings another one is drawn.
         """
-        self._last_question()
-        return self._answer(None, **hooks)
+        messages = self.conversation.messages
+        end = len(self.conversation.system) + self._last_question() + 1
+        return self._answer(Conversation(messages[:end], self.forgotten), None, anew=True, **hooks)
+
+    def go_on(self, **hooks: Unpack[Hooks]) -> Iterator[Chunk]:
+        """Answer from the results that give put below the last answer's calls."""
+        return self._answer(self.conversation, None, **hooks)
+
+    def pending(self) -> list[dict[str, Any]]:
+        """The last answer's calls that have no result yet, as messages have them."""
+        return self.conversation.pending()
+
+    def calls_left(self) -> int:
+        """How many more calls this turn may have."""
+        return self.most_calls - self._results()
+
+    def give(self, call: dict[str, Any], text: str) -> None:
+        """A call's result."""
+        message = {
+            "role": "tool",
+            "name": call["function"]["name"],
+            "tool_call_id": call.get("id", ""),
+            "content": text,
+        }
+        self._step(bounded([message], self.output_limit)[0])
 
     def undo(self) -> Message | None:
         """Take the last turn back; gives its question, or None where there is no turn."""
@@ -111,47 +144,73 @@ class ChatSession:
 
     def _answer(
         self,
+        asked: Conversation,
         question: Step | None,
         *,
+        anew: bool = False,
         interrupted: Callable[[], bool] = lambda: False,
         on_progress: ProgressCallback | None = None,
         on_forget: Callable[[list[Message]], None] = lambda _: None,
     ) -> Iterator[Chunk]:
-        """Answer the question, or the last one anew."""
+        """Answer asked, to which question leads where it isn't None; anew in an answer's place."""
         self.last = None
-        asked = self._asked(question)
         tokens, forgotten = self._fit(asked)
+        calling = self._calling(asked)
         if question is not None:
             self._step(question)
         if forgotten != asked.forgotten:
             self._step({"event": "forget", "messages": forgotten})
             on_forget(list(asked.body[asked.forgotten : forgotten]))
         said = ""
+        constraint = calling and calling.constraint(self.engine, len(tokens), self.max_tokens)
+        chunks = generate(
+            self.engine,
+            tokens,
+            self.sampling,
+            max_tokens=self.max_tokens,
+            stop=self.stop,
+            constraint=constraint,
+            spelled=calling.spelled(self.engine.vocabulary) if calling else (),
+            interrupted=interrupted,
+            on_progress=on_progress,
+        )
         try:
-            for chunk in generate(
-                self.engine,
-                tokens,
-                self.sampling,
-                max_tokens=self.max_tokens,
-                stop=self.stop,
-                interrupted=interrupted,
-                on_progress=on_progress,
-            ):
+            for chunk in calling.parted(chunks, lines=False) if calling else chunks:
                 said += chunk.text
                 self.last = chunk.result
                 yield chunk
         finally:
-            if said or (self.last is not None and self.last.finish_reason != "interrupted"):
-                anew = {"event": "regenerate", "content": said}
-                self._step(anew if question is None else assistant(said))
+            ended = self.last is not None and self.last.finish_reason != "interrupted"
+            calls = calling.calls if calling and ended else []
+            if said or ended:
+                answer = message_of(calls, said, calling.first) if calling and calls else None
+                step = answer or assistant(said)
+                self._step({"event": "regenerate", **_told(step)} if anew else step)
 
-    def _asked(self, question: Step | None) -> Conversation:
-        """The conversation that ends with the question to answer."""
-        if question is not None:
-            return self.conversation.after(question)
-        messages = self.conversation.messages
-        end = len(self.conversation.system) + self._last_question() + 1
-        return Conversation(messages[:end], self.forgotten)
+    def _calling(self, asked: Conversation) -> Calling | None:
+        """What an answer to asked may call, and whether several at once, as its template has it."""
+        if self.offer is None:
+            return None
+        choice = self.offer.choice
+        if asked.body[-1]["role"] != "user":
+            choice = "auto" if choice != "none" and self.calls_left() > 0 else "none"
+        parallel = self.offer.parallel and self._takes_several()
+        return replace(self.offer, choice=choice, parallel=parallel, first=asked.called, calls=[])
+
+    def _takes_several(self) -> bool:
+        """Whether the template takes several calls in a message, which Llama 3.1's refuses."""
+        assert self.offer is not None
+        calls = [Call(tool.name, {}) for tool in self.offer.tools[:1]] * 2
+        try:
+            self._encode(Conversation((user("x"), message_of(calls))), 0)
+        except InvalidModelError:
+            return False
+        return True
+
+    def _results(self) -> int:
+        """How many results this turn has."""
+        roles = [message["role"] for message in self.conversation.body]
+        return roles[self._last_question() :].count("tool")
 
     def _last_question(self) -> int:
         turns = self.conversation.turns()
@@ -164,7 +223,8 @@ class ChatSession:
         self.record(step)
 
     def _encode(self, conversation: Conversation, forgotten: int) -> list[int]:
-        return encode_turns(self.engine, conversation.given(forgotten), date=self.date)
+        tools = [tool.given for tool in self.offer.tools] if self.offer else None
+        return encode_turns(self.engine, conversation.given(forgotten), tools=tools, date=self.date)
 
     def _fit(self, asked: Conversation) -> tuple[list[int], int]:
         """The prompt's tokens, and how many messages had to be forgotten for it."""
@@ -186,3 +246,7 @@ class ChatSession:
                 "be used beside an answer: shorten it, or raise the context with -c"
             )
         return tokens, forgotten
+
+
+def _told(message: Message) -> dict[str, Any]:
+    return {key: value for key, value in message.items() if key != "role"}

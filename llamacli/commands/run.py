@@ -8,6 +8,7 @@ import typer
 from llamacli.answer import OutputStyle, answer
 from llamacli.commands import groups, options
 from llamacli.commands.by_server import adapter_fields, answer_by_server
+from llamacli.commands.mcp import Mcp, answer_with_servers
 from llamacli.commands.printing import print_text
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
 from llamacli.models import engine_for, model_path
@@ -46,6 +47,7 @@ def run(
     sampling: groups.Sampling,
     shape: groups.Shape,
     tools: groups.Tools,
+    mcp: Mcp,
     context: options.Context = None,
     adapter: options.Adapter = None,
     machine: groups.Machine,
@@ -85,7 +87,19 @@ def run(
     grammar = shape.read(ending)
     if tools.used and (raw or truncate or cache or grammar):
         raise UsageError("--tools and --results go with no --raw, --truncate, --cache or shape")
+    if (mcp.allow or mcp.mcp is not None) and (not mcp.mcp or tools.used or show_prompt):
+        raise UsageError("--mcp and --allow go together, without --tools and --show-prompt")
+    if mcp.mcp and (raw or truncate or cache or grammar):
+        raise UsageError("--mcp goes with no --raw, --truncate, --cache or shape")
     path = model_path(model, quiet=output.quiet)
+    if mcp.mcp:
+        asked = gather(prompt, file or (), errors).joined()
+        with engine_for(
+            path, machine.asked(context, "short", drafts, adapter), quiet=output.quiet
+        ) as engine:
+            result = _with_servers(engine, asked, system, mcp, tools, sampling, ending, style)
+        _check_whole(result, fail_on_length)
+        return
     if tools.used:
         messages = tools.messages()
         if not messages or prompt or file:
@@ -151,6 +165,39 @@ def run(
         if saver is not None:
             saver()
     _check_whole(result, fail_on_length or grammar is not None)
+
+
+def _with_servers(
+    engine: "Engine",
+    question: str,
+    system: str | None,
+    mcp: Mcp,
+    tools: groups.Tools,
+    sampling: groups.Sampling,
+    ending: groups.Ending,
+    style: OutputStyle,
+) -> "Result":
+    """Answer with the tools of MCP servers, which run meanwhile."""
+    from llamacli.answer import Calling
+    from llamacli.chat import ChatSession
+    from llamacli.mcp_client import open_servers, read_servers
+
+    session = ChatSession(
+        engine,
+        sampling.settings(engine),
+        max_tokens=ending.max_tokens,
+        stop=tuple(ending.stop or ()),
+        most_calls=mcp.max_calls,
+        output_limit=tools.tool_output_limit,
+    )
+    if system is not None:
+        session.set_system(system)
+    with open_servers(read_servers(mcp.mcp or ()), mcp.mcp_timeout, mcp.allow or ()) as servers:
+        for problem in servers.problems:
+            notice(problem)
+        parallel = not tools.no_parallel_calls
+        calling = Calling(servers.tools, tools.tool_choice, parallel, tools.tool_threshold)
+        return answer_with_servers(session, servers, calling, question, style)
 
 
 def _call(

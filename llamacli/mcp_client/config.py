@@ -1,4 +1,4 @@
-"""Which servers there are: commands, addresses, and the files of `mcpServers` other programs have."""
+"""Which servers there are: commands, addresses, and files of `mcpServers` as others have them."""
 
 import json
 import os

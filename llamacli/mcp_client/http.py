@@ -18,10 +18,9 @@ EVENTS = "text/event-stream"
 async def reach_server(config: ServerConfig, trace: Trace, seconds: float) -> AsyncIterator[Any]:
     """The connection, as the streams that mcp's Client takes; seconds are those of an answer."""
     limits = httpx2.Timeout(CONNECTING, read=seconds)
-    transport = _Bounded(trace)
     async with (
         httpx2.AsyncClient(
-            headers=dict(config.headers), timeout=limits, transport=transport
+            headers=dict(config.headers), timeout=limits, transport=_Bounded(trace)
         ) as http,
         streamable_http_client(
             config.url, http_client=http, max_sse_event_size=MOST_MESSAGE

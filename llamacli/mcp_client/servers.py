@@ -82,7 +82,7 @@ class Servers:
         if len(as_json(arguments)) > MOST_ARGUMENTS:
             return Outcome("Error: the arguments are too long", failed=True)
         connection = self.connections[one.server]
-        future = self.portal.start_task_soon(connection.call, one.own, arguments)
+        future: Future[Outcome] = self.portal.start_task_soon(connection.call, one.own, arguments)
         try:
             while not interrupted():
                 with suppress(TimeoutError):
@@ -152,7 +152,7 @@ def _ready(config: ServerConfig, ready: "Future[Any]", seconds: float) -> Any:
 
 
 async def _hold(config: ServerConfig, seconds: float, ready: "Future[Any]", leave: Any) -> None:
-    """Keep a server connected until leave is set; ready gets the connection, or why there is none."""
+    """Keep a server connected until leave is set; ready gets it, or why it can't be had."""
     from llamacli.mcp_client.connection import connected, first_of
 
     try:

@@ -91,6 +91,8 @@ def main(how: str, *, mark: str = "") -> None:
         sys.stdout.write("Welcome to my server!\n{}\n[1, 2]\n\xff\n" + "[" * 10_000 + "\n")
     if how == "flood_stderr":
         sys.stderr.write(f"{HOSTILE}\n" * 20_000)
+    if how == "few":
+        tools = TOOLS[:1]
     if how == "twice":
         tools += [tool("echo")]
     if how == "bad_schemas":

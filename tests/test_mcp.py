@@ -1,0 +1,199 @@
+"""MCP servers that behave and that don't: their tools called, none of them left behind."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llamacli.errors import LlamacliError, NotFoundError, UsageError
+from llamacli.mcp_client import ServerConfig, open_servers, read_servers
+from llamacli.system import WINDOWS
+from tests.standins import mcp_server
+from tests.standins.tiny import write_model
+from tests.standins.vocabulary import TOOL_TEMPLATE, small_tokenizer
+from tests.waiting import PATIENCE, wait_until
+
+SERVER = mcp_server.__file__
+
+
+def config(how: str, *more: str, name: str = "it") -> ServerConfig:
+    return ServerConfig(name, (sys.executable, str(SERVER), how, *more))
+
+
+def called(how: str, tool: str = "echo", seconds: float = PATIENCE) -> str:
+    with open_servers([config(how)], seconds) as servers:
+        return servers.call(tool, {"text": "hi"}, lambda: False).text
+
+
+@pytest.mark.parametrize("how", ["good", "banner", "flood_stderr"])
+def test_a_tool_is_called(how: str) -> None:
+    assert called(how) == "echo: hi"
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("die_start", "exit code 3.*no configuration found"),
+        ("flood_start", "more than 16 MiB"),
+        ("noise_start", "this is a log line on stdout"),
+        ("no_list", "isn't as MCP has it"),
+    ],
+)
+def test_a_server_that_does_not_start_is_told(how: str, told: str) -> None:
+    with pytest.raises(NotFoundError, match=f"(?s){told}"), open_servers([config(how)], PATIENCE):
+        pass
+
+
+def test_a_server_that_hangs_is_given_up() -> None:
+    with pytest.raises(NotFoundError, match="within 2 s"), open_servers([config("hang_start")], 2):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("die_call", "exit code 7.*out of luck"),
+        ("flood_call", "more than 16 MiB"),
+        ("garbage_call", "isn't as MCP has it"),
+        ("error_call", "refused"),
+    ],
+)
+def test_what_goes_wrong_with_a_call_is_its_result(how: str, told: str) -> None:
+    with open_servers([config(how)], PATIENCE) as servers:
+        outcome = servers.call("echo", {"text": "hi"}, lambda: False)
+    assert outcome.failed and outcome.text.startswith("Error: echo failed")
+    assert all(word in outcome.text for word in told.split(".*"))
+
+
+def test_a_tool_fails_stops_and_gives_no_text() -> None:
+    with open_servers([config("good")], PATIENCE) as servers:
+        assert servers.call("fail", {}, lambda: False).text == "Error: the disk is on fire"
+        assert "left out" in servers.call("picture", {}, lambda: False).text
+        started = time.monotonic()
+        stopped = servers.call("wait", {}, lambda: time.monotonic() > started + 0.3)
+        assert stopped.stopped
+
+
+def test_tools_that_can_not_be_offered_are_told() -> None:
+    with open_servers([config("bad_schemas")], PATIENCE) as servers:
+        assert list(servers.offered) == ["echo"] and len(servers.problems) == 4
+    with open_servers([config("twice")], PATIENCE) as servers:
+        assert "echo" not in servers.offered and "two tools called echo" in servers.problems[0]
+
+
+def test_two_servers_tools_of_one_name_get_the_servers() -> None:
+    two = [config("few", name="a"), config("few", name="b")]
+    with open_servers(two, PATIENCE) as servers:
+        assert list(servers.offered) == ["a.echo", "b.echo"]
+        assert servers.call("b.echo", {"text": "x"}, lambda: False).text == "echo: x"
+
+
+def test_changed_tools_are_told_and_no_longer_allowed() -> None:
+    with open_servers([config("changes")], PATIENCE, ["*"]) as servers:
+        assert "echo" in servers.allowed
+        servers.call("echo", {"text": "hi"}, lambda: False)
+        (told,) = servers.refresh()
+        assert "echo (changed)" in told and "fresh (new)" in told
+        assert not servers.allowed & {"echo", "fresh"}
+
+
+def test_a_server_gets_no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "secret-value")
+    assert "secret-value" not in called("good", "environment")
+
+
+@pytest.mark.skipif(WINDOWS, reason="process groups")
+def test_no_process_stays_behind(tmp_path: Path) -> None:
+    mark = tmp_path / "pids"
+    with (
+        pytest.raises(LlamacliError, match="stop"),
+        open_servers([config("children", str(mark))], PATIENCE),
+    ):
+        raise LlamacliError("stop")
+    pids = list(map(int, mark.read_text().split()))
+    assert len(pids) == 2
+    wait_until(lambda: not any(map(runs, pids)))
+
+
+def runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def test_configurations_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHO", "me")
+    servers = {
+        "a": {"command": "x", "args": ["${WHO}", "${NONE:-y}"], "env": {"K": "${env:WHO}"}},
+        "b": {"type": "http", "url": "https://x.y/mcp", "headers": {"A": "b"}},
+        "c": {"command": "z", "disabled": True},
+    }
+    path = tmp_path / "mcp.json"
+    path.write_text(json.dumps({"mcpServers": servers}))
+    a, b, c, d = read_servers([str(path), "uvx 'a b'", "http://localhost:1/mcp"])
+    assert (a.command, a.env) == (("x", "me", "y"), {"K": "me"})
+    assert (b.url, b.headers) == ("https://x.y/mcp", {"A": "b"})
+    assert c.command == ("uvx", "a b") and d.url == "http://localhost:1/mcp"
+    assert "me" not in repr(ServerConfig("n", env={"K": "me"}))
+    for wrong in ({}, {"mcpServers": {"a": {}}}, {"mcpServers": {"a": {"command": "${NONE}"}}}):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(UsageError):
+            read_servers([str(path)])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mcp") / "tiny.gguf"
+    return write_model(path, tokenizer=small_tokenizer(), template=TOOL_TEMPLATE)
+
+
+def command(model: Path, how: str, *options: str) -> list[str]:
+    server = shlex.join([sys.executable, str(SERVER), how])
+    given = ["-m", str(model), "--threads", "1", "--seed", "1", "-n", "60", "--mcp", server]
+    return [sys.executable, "-m", "llamacli", "run", "x", *given, *options]
+
+
+def test_run_calls_until_an_answer_calls_nothing(model: Path) -> None:
+    options = ("--allow", "echo", "--tool-choice", "echo", "--tool-threshold", "1", "--json")
+    child = subprocess.run(command(model, "few", *options), capture_output=True, stdin=-3)
+    assert child.returncode == 0, child.stderr
+    found = json.loads(child.stdout)
+    assert found["calls"] and all(call["name"] == "echo" for call in found["calls"])
+    first = found["calls"][0]
+    assert first["result"] == f"echo: {first['arguments']['text']}"
+    assert b"calls echo" in child.stderr
+
+
+def test_run_calls_nothing_that_is_not_allowed(model: Path) -> None:
+    options = ("--tool-choice", "echo")
+    child = subprocess.run(command(model, "few", *options), capture_output=True, stdin=-3)
+    assert child.returncode == 2 and b"--allow echo" in child.stderr and not child.stdout
+
+
+def test_nothing_of_a_server_reaches_the_terminal_raw(model: Path) -> None:
+    child = subprocess.run(command(model, "die_start"), capture_output=True, stdin=-3)
+    assert child.returncode == 4 and b"exit code 3" in child.stderr
+    assert b"\x1b" not in child.stderr and b"\x07" not in child.stderr
+
+
+@pytest.mark.skipif(WINDOWS, reason="process groups")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_no_server_behind(model: Path, tmp_path: Path, number: int) -> None:
+    mark = tmp_path / "pids"
+    line = command(model, "hang_start")
+    line[line.index("--mcp") + 1] += f" {shlex.quote(str(mark))}"
+    child = subprocess.Popen(line, stdin=-3, stderr=subprocess.DEVNULL)
+    wait_until(mark.exists)
+    child.send_signal(number)
+    assert child.wait(PATIENCE) == 128 + number
+    wait_until(lambda: not any(runs(int(pid)) for pid in mark.read_text().split()))
