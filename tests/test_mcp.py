@@ -144,7 +144,7 @@ def test_configurations_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (a.command, a.env) == (("x", "me", "y"), {"K": "me"})
     assert (b.url, b.headers) == ("https://x.y/mcp", {"A": "b"})
     assert c.command == ("uvx", "a b") and d.url == "http://localhost:1/mcp"
-    assert "me" not in repr(ServerConfig("n", env={"K": "me"}))
+    assert "secret" not in repr(ServerConfig("n", env={"K": "secret"}))
     for wrong in ({}, {"mcpServers": {"a": {}}}, {"mcpServers": {"a": {"command": "${NONE}"}}}):
         path.write_text(json.dumps(wrong))
         with pytest.raises(UsageError):

@@ -162,7 +162,9 @@ class ChatSession:
             self._step({"event": "forget", "messages": forgotten})
             on_forget(list(asked.body[asked.forgotten : forgotten]))
         said = ""
-        constraint = calling and calling.constraint(self.engine, len(tokens), self.max_tokens)
+        constraint = None
+        if calling is not None:
+            constraint = calling.constraint(self.engine, len(tokens), self.max_tokens)
         chunks = generate(
             self.engine,
             tokens,

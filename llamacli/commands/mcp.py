@@ -73,7 +73,5 @@ def answer_with_servers(
         return final_answer(session, question, perform, interrupted=interrupted)
 
     engine = session.engine
-    start = {"model": engine.name, "quantization": engine.quantization}
-    prompt = session.prompt_tokens() if session.messages else []
-    start |= {"prompt_tokens": len(prompt)}
+    start = {"model": engine.name, "quantization": engine.quantization, "prompt_tokens": None}
     return tell(chunks, start, style, lambda _: {"calls": calls})

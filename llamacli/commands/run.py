@@ -93,12 +93,12 @@ def run(
         raise UsageError("--mcp goes with no --raw, --truncate, --cache or shape")
     path = model_path(model, quiet=output.quiet)
     if mcp.mcp:
-        asked = gather(prompt, file or (), errors).joined()
+        question = gather(prompt, file or (), errors).joined()
         with engine_for(
             path, machine.asked(context, "short", drafts, adapter), quiet=output.quiet
         ) as engine:
-            result = _with_servers(engine, asked, system, mcp, tools, sampling, ending, style)
-        _check_whole(result, fail_on_length)
+            last = _with_servers(engine, question, system, mcp, tools, sampling, ending, style)
+        _check_whole(last, fail_on_length)
         return
     if tools.used:
         messages = tools.messages()
