@@ -73,5 +73,5 @@ def answer_with_servers(
         return final_answer(session, question, perform, interrupted=interrupted)
 
     engine = session.engine
-    start = {"model": engine.name, "quantization": engine.quantization, "prompt_tokens": None}
+    start = {"model": engine.name, "quantization": engine.quantization}
     return tell(chunks, start, style, lambda _: {"calls": calls})
