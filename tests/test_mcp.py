@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,9 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from llamacli.answer import Calling
+from llamacli.chat import ChatSession, final_answer
+from llamacli.chat.conversation import replay, step_problem
+from llamacli.chat.saved import SessionHead, export_markdown
+from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.errors import LlamacliError, NotFoundError, UsageError
 from llamacli.mcp_client import ServerConfig, open_servers, read_servers
 from llamacli.system import WINDOWS
+from llamacli.tools import check_tools
 from tests.standins import mcp_server
 from tests.standins.tiny import write_model
 from tests.standins.vocabulary import TOOL_TEMPLATE, small_tokenizer
@@ -197,3 +204,71 @@ def test_a_signal_leaves_no_server_behind(model: Path, tmp_path: Path, number: i
     child.send_signal(number)
     assert child.wait(PATIENCE) == 128 + number
     wait_until(lambda: not any(runs(int(pid)) for pid in mark.read_text().split()))
+
+
+def test_a_turn_with_calls_is_kept_read_once_and_shown(model: Path) -> None:
+    """Results are text, whatever they hold; the session's steps lead to the same conversation."""
+    given = {"type": "function", "function": {"name": "echo"}}
+    calling = Calling(check_tools([given]), choice="required", parallel=False, threshold=1.0)
+    steps: list[dict[str, object]] = []
+    with Engine(model, EngineSettings(threads=1)) as engine:
+        chat = ChatSession(engine, SamplingSettings(seed=1), max_tokens=40, offer=calling)
+        chat.record = steps.append
+        first = chat.prompt_tokens() if chat.messages else []
+        (last,) = final_answer(chat, "x", lambda name, arguments: f"{mcp_server.HOSTILE}```\n")
+        assert last.result is not None and last.text == chat.messages[-1]["content"]
+        assert [m["role"] for m in chat.messages] == ["user", "assistant", "tool", "assistant"]
+        assert last.result.cached_tokens > len(first)  # the question's, at least
+        assert not any(step_problem(step) for step in steps)
+        assert replay(steps) == chat.conversation
+        controls = engine.vocabulary.control_tokens
+        hostile = sum(token in controls for token in chat.prompt_tokens())
+        plain = [{**m, "content": "x"} if m["role"] == "tool" else m for m in chat.messages]
+        chat.conversation = replay(plain)
+        assert sum(token in controls for token in chat.prompt_tokens()) == hostile
+    shown = export_markdown(SessionHead(), replay(steps).messages)
+    assert "Calls `echo`" in shown and "## Result of echo\n\n````\n" in shown
+
+
+def test_after_most_calls_it_answers(model: Path) -> None:
+    given = {"type": "function", "function": {"name": "echo"}}
+    calling = Calling(check_tools([given]), choice="required", parallel=False, threshold=0.0)
+    with Engine(model, EngineSettings(threads=1)) as engine:
+        chat = ChatSession(engine, SamplingSettings(seed=1), max_tokens=40, offer=calling)
+        chat.most_calls = 3
+        (last,) = final_answer(chat, "x", lambda name, arguments: "y")
+        assert last.result is not None and last.result.finish_reason != "tool_calls"
+        assert sum(message["role"] == "tool" for message in chat.messages) == 3
+
+
+HTTP = """
+import sys
+from mcp.server.mcpserver import MCPServer
+server = MCPServer("sums")
+@server.tool()
+def add(a: int, b: int) -> int:
+    return a + b
+server.run(transport="streamable-http", port=int(sys.argv[1]))
+"""
+
+
+def test_a_server_of_the_mcp_package_over_http() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    child = subprocess.Popen([sys.executable, "-c", HTTP, str(port)], stderr=subprocess.DEVNULL)
+
+    def listens() -> bool:
+        with socket.socket() as one:
+            return one.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        wait_until(listens)
+        with open_servers(read_servers([f"http://127.0.0.1:{port}/mcp"]), PATIENCE) as servers:
+            assert servers.call("add", {"a": 1, "b": 2}, lambda: False).text == "3"
+        missing = read_servers([f"http://127.0.0.1:{port}/other"])
+        with pytest.raises(NotFoundError, match="404"), open_servers(missing, PATIENCE):
+            pass
+    finally:
+        child.kill()
+        child.wait()

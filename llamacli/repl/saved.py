@@ -84,7 +84,7 @@ def show_end(repl: Repl) -> None:
     turns = repl.session.conversation.turns()
     for message in repl.session.conversation.body[turns[-1] :] if turns else ():
         mark = PROMPT if message["role"] == "user" else ""
-        say(mark + beginning(message["content"], 200))
+        say(mark + beginning(message["content"] or "", 200))
 
 
 def use_settings(session: ChatSession, settings: Mapping[str, Any]) -> None:
