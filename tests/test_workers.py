@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGINT, SIGTERM
@@ -438,6 +439,25 @@ def test_a_server_answers_again_when_its_worker_is_back(demo: Path) -> None:
                 assert after.status_code == 200
                 texts = [one.json()["choices"][0]["message"]["content"] for one in (before, after)]
                 assert texts[0] == texts[1]
+
+
+@needs_signals
+def test_a_server_ends_though_its_worker_stalls(demo: Path, lender: Started) -> None:
+    """After the time that answers get to end in, the worker is waited for no longer."""
+    stalled: list[bool] = []
+    between = stalling(lender.address, sys.maxsize, stalled)
+    options = ("--split", "0,1", "--workers", str(between.address), "--worker-timeout", "1e6")
+    body = {"messages": [{"role": "user", "content": "What is GGUF?"}], "temperature": 0}
+    with serving("-m", demo, *options) as server:
+        between.most = between.passed + 1000
+        url = f"{server.url}/v1/chat/completions"
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(httpx2.post, url, json=body, timeout=PATIENCE)
+            wait_until(lambda: bool(stalled), server.child)
+            server.child.send_signal(SIGTERM)
+            assert server.child.wait(PATIENCE) == 128 + SIGTERM
+            assert asked.exception() or asked.result().status_code == 503
+    between.close()
 
 
 def test_a_worker_ends_by_a_signal_and_says_what_it_lends() -> None:
