@@ -156,8 +156,13 @@ def show_status(text: str) -> None:
 
 def ask(question: str) -> bool:
     """Whether the user says yes, on a terminal."""
-    writer(sys.stderr)(f"{printable(question)} [y/N] ")
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return asked(f"{question} [y/N]") in ("y", "yes")
+
+
+def asked(question: str) -> str:
+    """What the user types, in small letters."""
+    writer(sys.stderr)(f"{printable(question)} ")
+    return sys.stdin.readline().strip().lower()
 
 
 def lively(stream: TextIO) -> bool:

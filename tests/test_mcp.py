@@ -24,6 +24,7 @@ from llamacli.tools import check_tools
 from tests.standins import mcp_server
 from tests.standins.tiny import write_model
 from tests.standins.vocabulary import TOOL_TEMPLATE, small_tokenizer
+from tests.terminal import PROGRAM, Terminal
 from tests.waiting import PATIENCE, wait_until
 
 SERVER = mcp_server.__file__
@@ -272,3 +273,32 @@ def test_a_server_of_the_mcp_package_over_http() -> None:
     finally:
         child.kill()
         child.wait()
+
+
+@pytest.mark.skipif(WINDOWS, reason="there are no pseudo-terminals")
+def test_chat_asks_before_a_call_and_goes_on(model: Path, store: Path) -> None:
+    server = shlex.join([sys.executable, str(SERVER), "few"])
+    given = ["-m", str(model), "--threads", "1", "--seed", "1", "-n", "60", "--mcp", server]
+    choice = ("--tool-choice", "echo", "--tool-threshold", "1")
+    chat = Terminal([*PROGRAM, "chat", *given, *choice, "--session", "tools"])
+    try:
+        chat.prompt()
+        chat.ask("/tools", "asks")
+        chat.line("one")
+        chat.wait("call echo? [y]es")
+        chat.line("n")
+        chat.wait("the user declined this call")
+        chat.prompt()
+        chat.line("two")
+        chat.until(lambda: chat.text.count("call echo? [y]es") == 2, "the second question")
+        chat.line("a")
+        chat.wait("← echo: ")
+        chat.prompt()
+        chat.ask("/tools", "allowed")
+        chat.line("/exit")
+        assert chat.leave() == 0
+    finally:
+        chat.close()
+    lines = (store / "sessions" / "tools.jsonl").read_text().splitlines()
+    roles = [json.loads(line).get("role") for line in lines]
+    assert [role for role in roles if role] == ["user", "assistant", "tool", "assistant"] * 2

@@ -1,6 +1,7 @@
 """llamacli chat: a conversation on the terminal."""
 
 import sys
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated
 
@@ -8,9 +9,11 @@ import typer
 
 from llamacli.commands import groups, options
 from llamacli.commands.by_server import adapter_fields, answer_by_server
+from llamacli.commands.mcp import Mcp
 from llamacli.commands.run import answer_piped, turns
 from llamacli.errors import UsageError
 from llamacli.models import engine_for, model_path
+from llamacli.terminal import notice
 
 
 def chat(
@@ -27,6 +30,8 @@ def chat(
     system: options.System = None,
     ending: groups.Ending,
     sampling: groups.Sampling,
+    mcp: Mcp,
+    calls: groups.Calls,
     context: options.Context = None,
     adapter: options.Adapter = None,
     machine: groups.Machine,
@@ -56,6 +61,8 @@ def chat(
     if session is not None and (resume or no_save):
         raise UsageError("--session names a new chat to save: not with --resume or --no-save")
     asked = machine.asked(context, "long", drafts, adapter)
+    if mcp.mcp and not terminal:
+        raise UsageError("chat --mcp needs a terminal; in scripts use run --mcp")
     if not terminal:
         from llamacli.answer import OutputStyle
         from llamacli.prompt import gather
@@ -86,4 +93,24 @@ def chat(
         save=not no_save,
         name=session,
     )
-    start_repl(wanted, resume=resume, session=name)
+    if not mcp.mcp:
+        start_repl(wanted, resume=resume, session=name)
+        return
+    from llamacli.answer import Calling
+    from llamacli.mcp_client import open_servers, read_servers
+
+    with open_servers(read_servers(mcp.mcp), mcp.mcp_timeout, mcp.allow or ()) as servers:
+        for problem in servers.problems:
+            notice(problem)
+        offer = None
+        if servers.tools:
+            parallel = not calls.no_parallel_calls
+            offer = Calling(servers.tools, calls.tool_choice, parallel, calls.tool_threshold)
+        wanted = replace(
+            wanted,
+            servers=servers,
+            offer=offer,
+            most_calls=mcp.max_calls,
+            output_limit=calls.tool_output_limit,
+        )
+        start_repl(wanted, resume=resume, session=name)

@@ -97,17 +97,9 @@ class Shape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tools:
-    """The tools that an answer may call."""
+class Calls:
+    """How tools are called."""
 
-    tools: Annotated[
-        Path | None,
-        typer.Option(help="Let the model call the functions of this file, OpenAI's list of tools."),
-    ] = None
-    results: Annotated[
-        Path | None,
-        typer.Option(help="Go on with this file's messages, with calls and their results."),
-    ] = None
     tool_choice: Annotated[
         str, typer.Option(metavar="auto|none|required|NAME", help="Whether a tool is called.")
     ] = "auto"
@@ -118,6 +110,20 @@ class Tools:
     no_parallel_calls: Annotated[
         bool, typer.Option("--no-parallel-calls", help="At most one call an answer.")
     ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools(Calls):
+    """The tools that an answer may call."""
+
+    tools: Annotated[
+        Path | None,
+        typer.Option(help="Let the model call the functions of this file, OpenAI's list of tools."),
+    ] = None
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Go on with this file's messages, with calls and their results."),
+    ] = None
 
     @property
     def used(self) -> bool:

@@ -10,7 +10,7 @@ from prompt_toolkit.document import Document
 
 from llamacli.chat import saved as sessions
 from llamacli.errors import UsageError
-from llamacli.repl import actions, saved
+from llamacli.repl import actions, saved, tools
 from llamacli.repl.editor import unquoted
 from llamacli.repl.settings import SETTINGS
 from llamacli.repl.state import Ask, Repl
@@ -68,6 +68,7 @@ COMMANDS = {
     "tokens": Command("[TEXT]", "count the conversation's tokens, or a text's", actions.tokens),
     "stats": Command("", "show counts and rates of this chat", actions.stats),
     "export": Command("[PATH]", "write the chat as Markdown", saved.export, paths=True),
+    "tools": Command("", "list the tools of MCP servers", tools.show_tools),
     "exit": Command("", "leave; also Ctrl-D, /quit, /bye", actions.leave),
 }
 ALIASES = {"quit": "exit", "bye": "exit", "?": "help", "clear": "reset", "regenerate": "regen"}

@@ -10,6 +10,7 @@ from llamacli.repl.commands import complete, interpret
 from llamacli.repl.editor import Interrupted, Read, make_editor
 from llamacli.repl.saved import keep_cache, reopen
 from llamacli.repl.state import PROMPT, Ask, Repl, beginning, status_line
+from llamacli.repl.tools import make_calls, refresh
 from llamacli.system import held_keys
 from llamacli.terminal import complain, say, send, show_status, writer
 
@@ -53,7 +54,10 @@ def turn(repl: Repl, line: str) -> None:
         if repl.begin is begin:  # /edit alone lets the next line replace a question
             repl.begin = None
         if ask is not None:
+            refresh(repl)
             show_answer(repl, ask)
+            while make_calls(repl):
+                show_answer(repl, repl.session.go_on)
             say("")
     except KeyboardInterrupt:
         show_status("")  # a progress line may stand there

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from llamacli.answer import Calling
 from llamacli.chat import ChatSession
 from llamacli.engine import AdapterChoice, Asked, Engine, SamplingSettings
 from llamacli.errors import LlamacliError, OutputError
@@ -21,6 +22,10 @@ from llamacli.repl.saved import begin_log, continue_log, show_end, use_settings
 from llamacli.repl.saved import resume as resume_saved
 from llamacli.repl.state import Repl, heading
 from llamacli.terminal import lively, notice, say, show_status, writer
+from llamacli.tools import OUTPUT_LIMIT
+
+if TYPE_CHECKING:
+    from llamacli.mcp_client import Servers
 
 UNTOLD = 0.5  # seconds of loading before it is counted
 
@@ -41,6 +46,10 @@ class Wanted:
     plain: bool = False
     save: bool = True
     name: str | None = None
+    servers: "Servers | None" = None
+    offer: Calling | None = None
+    most_calls: int = 16
+    output_limit: int = OUTPUT_LIMIT
 
 
 def start_repl(wanted: Wanted, *, resume: bool, session: str | None = None) -> None:
@@ -59,9 +68,12 @@ def start_repl(wanted: Wanted, *, resume: bool, session: str | None = None) -> N
     path = model_path(model)
     engine = _open(path, replace(wanted.asked, context=context))
     chat = ChatSession(engine, SamplingSettings(), date=wanted.date)
+    chat.offer, chat.most_calls = wanted.offer, wanted.most_calls
+    chat.output_limit = wanted.output_limit
     name = model or str(engine.path)
     plain = wanted.plain or not _has_colours()
     repl = Repl(chat, name, _opener(wanted, path), keeps=wanted.save, plain=plain)
+    repl.servers = wanted.servers
     try:
         use_settings(chat, settings)
         if saved is not None:

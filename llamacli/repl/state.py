@@ -13,6 +13,7 @@ from llamacli.terminal import printable
 
 if TYPE_CHECKING:
     from llamacli.chat import SessionLog
+    from llamacli.mcp_client import Servers
 
 PROMPT = ">>> "
 
@@ -56,6 +57,7 @@ class Repl:
     attached: list[Text] = field(default_factory=list)
     begin: str | None = None
     leaving: bool = False
+    servers: "Servers | None" = None
     totals: Totals = field(default_factory=Totals)
 
     @property

@@ -1,0 +1,76 @@
+"""Calls of tools in a chat: each is asked for, made where the user says so, and shown folded."""
+
+from functools import partial
+from typing import Any
+
+from llamacli.answer import interrupts
+from llamacli.chat import perform_calls
+from llamacli.errors import UsageError
+from llamacli.repl.state import Repl, beginning
+from llamacli.system import drop_keys, held_keys
+from llamacli.terminal import as_json, asked, columns, notice, say
+
+DECLINED = "Error: the user declined this call."
+FOLDED = 200  # characters
+
+
+def make_calls(repl: Repl) -> bool:
+    """Give each call of the last answer its result; whether the model is to go on from them."""
+    if repl.servers is None or not repl.session.pending():
+        return False
+    stopped: list[str] = []
+    perform_calls(repl.session, partial(_perform, repl, stopped))
+    if stopped:
+        say(f"({', '.join(stopped)} stopped)")
+    return not stopped
+
+
+def _perform(repl: Repl, stopped: list[str], name: str, arguments: dict[str, Any]) -> str:
+    """One call's result; the calls after one that was stopped aren't made."""
+    assert repl.servers is not None
+    say(f"→ {name} {beginning(as_json(arguments), FOLDED)}")
+    text = DECLINED
+    try:
+        if not stopped and (name in repl.servers.allowed or _is_wanted(repl, name)):
+            with held_keys(), interrupts() as arrived:
+                text = repl.servers.call(name, arguments, lambda: bool(arrived)).text
+    except KeyboardInterrupt:
+        stopped.append(name)
+    say(f"← {beginning(text, FOLDED)}" + f" ({len(text)} characters)" * (len(text) > FOLDED))
+    return text
+
+
+def _is_wanted(repl: Repl, name: str) -> bool:
+    assert repl.servers is not None
+    drop_keys()  # what was typed before the question isn't its answer
+    reply = asked(f"call {name}? [y]es, [n]o, [a]lways")
+    if reply in ("a", "always"):
+        repl.servers.allowed.add(name)
+    return reply in ("y", "yes", "a", "always")
+
+
+def refresh(repl: Repl) -> None:
+    """Before a question: take the servers' tools as they are now, and tell what is different."""
+    if repl.servers is None or repl.session.offer is None:
+        return
+    if repl.servers.changed():
+        for line in repl.servers.refresh():
+            notice(line)
+        repl.session.offer.tools = repl.servers.tools
+
+
+def show_tools(repl: Repl, argument: str) -> None:  # noqa: ARG001
+    if repl.servers is None:
+        raise UsageError("there are no tools: begin the chat with --mcp")
+    rows = [
+        (
+            name,
+            one.server,
+            "allowed" if name in repl.servers.allowed else "asks",
+            beginning(one.tool.given["function"].get("description", "")),
+        )
+        for name, one in repl.servers.offered.items()
+    ]
+    say(columns(rows, "llll") if rows else "the servers have no tools")
+    for problem in repl.servers.problems:
+        notice(problem)
