@@ -302,3 +302,25 @@ def test_chat_asks_before_a_call_and_goes_on(model: Path, store: Path) -> None:
     lines = (store / "sessions" / "tools.jsonl").read_text().splitlines()
     roles = [json.loads(line).get("role") for line in lines]
     assert [role for role in roles if role] == ["user", "assistant", "tool", "assistant"] * 2
+
+
+@pytest.mark.skipif(WINDOWS, reason="there are no pseudo-terminals")
+def test_ctrl_c_ends_a_tool_and_not_the_chat(model: Path, tmp_path: Path) -> None:
+    server = shlex.join([sys.executable, str(SERVER), "slow"])
+    given = ["-m", str(model), "--threads", "1", "--seed", "1", "-n", "60", "--mcp", server]
+    choice = ("--allow", "wait", "--tool-choice", "wait", "--tool-threshold", "1")
+    chat = Terminal([*PROGRAM, "chat", *given, *choice, "--no-save"])
+    try:
+        chat.prompt()
+        chat.line("one")
+        chat.wait("→ wait")
+        chat.type("\x03")
+        chat.wait("(wait stopped)")
+        chat.prompt()
+        chat.ask(f"/export {tmp_path / 'chat.md'}", "(written to")
+        chat.line("/exit")
+        assert chat.leave() == 0
+    finally:
+        chat.close()
+    text = (tmp_path / "chat.md").read_text()
+    assert "Calls `wait`" in text and "the user stopped this call" in text

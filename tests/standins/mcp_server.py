@@ -93,6 +93,8 @@ def main(how: str, *, mark: str = "") -> None:
         sys.stderr.write(f"{HOSTILE}\n" * 20_000)
     if how == "few":
         tools = TOOLS[:1]
+    if how == "slow":
+        tools = TOOLS[-1:]
     if how == "twice":
         tools += [tool("echo")]
     if how == "bad_schemas":
