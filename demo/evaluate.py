@@ -1,10 +1,12 @@
 """How well the demo answers wordings it was never trained on, and what quantization costs it.
 
-    python -m demo.evaluate MODEL [--perplexity]
+    python -m demo.evaluate MODEL [--perplexity] [--tools]
 
 MODEL is a GGUF file or a checkpoint folder, which is converted to BF16 first. An answer is right
 when it holds all the words that prove its fact (demo/facts.py). --perplexity compares BF16, Q8_0
-and Q4_K_M of a folder on held-out conversations, on the tokens that the assistant writes.
+and Q4_K_M of a folder on held-out conversations, on the tokens that the assistant writes. --tools
+asks with all of demo/calls.py's tools at hand, at the default threshold: a call is right with its
+arguments, an answer to a result as it was taught.
 """
 
 import argparse
@@ -17,12 +19,15 @@ from pathlib import Path
 import numpy as np
 
 from convert import convert
+from demo.calls import OWN, TOOLS, result_and_answer
 from demo.facts import FACTS
-from demo.held_out import QUESTIONS, conversations
-from llamacli.answer.generation import generate
-from llamacli.engine.engine import Engine, EngineSettings
-from llamacli.engine.sampling import SamplingSettings
-from llamacli.prompt.encode import encode_chat
+from demo.held_out import CALLS, GREETINGS, QUESTIONS, conversations
+from llamacli.answer import Calling, generate
+from llamacli.engine import Engine, EngineSettings, SamplingSettings
+from llamacli.prompt import Message, encode_chat
+from llamacli.tools import Call, check_tools, message_of
+
+GREEDY = SamplingSettings(temperature=0)
 
 ROWS = 64  # tokens whose logits are computed at once
 
@@ -32,9 +37,71 @@ def answer(engine: Engine, question: str) -> str:
     template = engine.file.metadata["tokenizer.chat_template"]
     prompt = encode_chat(engine.vocabulary, template, [{"role": "user", "content": question}])
     last = None
-    for chunk in generate(engine, prompt, SamplingSettings(temperature=0), max_tokens=80):
+    for chunk in generate(engine, prompt, GREEDY, max_tokens=80):
         last = chunk.result
     return last.text if last is not None else ""
+
+
+def answer_or_call(engine: Engine, messages: list[Message]) -> tuple[str, list[Call]]:
+    """The greedy answer with all tools at hand: its text, and its calls."""
+    calling = Calling(check_tools(TOOLS))
+    template = engine.file.metadata["tokenizer.chat_template"]
+    prompt = encode_chat(engine.vocabulary, template, messages, tools=TOOLS)
+    chunks = generate(
+        engine,
+        prompt,
+        GREEDY,
+        max_tokens=80,
+        constraint=calling.constraint(engine, len(prompt), 80),
+        spelled=calling.spelled(engine.vocabulary),
+    )
+    text = "".join(chunk.text for chunk in calling.parted(chunks, lines=False))
+    return text, calling.calls
+
+
+def with_tools(path: Path, show: bool = False) -> dict[str, float]:
+    """Shares of held-out questions: right calls, right answers to results, calls where none is
+    needed, and facts that are answered rightly all the same."""
+    rng = random.Random(3)
+    calls = answers = needless = general = right = 0
+    others = [(fact, asked) for fact, asked in QUESTIONS if fact not in OWN]
+    with Engine(path) as engine:
+
+        def say(asked: str, told: object) -> None:
+            if show:
+                print(f"wrong: {asked} → {told}")
+
+        for name, model, asked in CALLS:
+            question: Message = {"role": "user", "content": asked}
+            wanted = Call(name, {} if model is None else {"model": model})
+            text, called = answer_or_call(engine, [question])
+            calls += called == [wanted]
+            if called != [wanted]:
+                say(asked, called or text)
+            given, expected = result_and_answer(rng, name, model or "")
+            result: Message = {"role": "tool", "tool_call_id": "call_0", "content": given}
+            text, _ = answer_or_call(engine, [question, message_of([wanted]), result])
+            answers += text == expected
+            if text != expected:
+                say(given, text)
+        for asked in GREETINGS:
+            text, called = answer_or_call(engine, [{"role": "user", "content": asked}])
+            needless += bool(called)
+            if called:
+                say(asked, called)
+        for fact, asked in others:
+            text, called = answer_or_call(engine, [{"role": "user", "content": asked}])
+            general += bool(called)
+            right += is_right(fact, text)
+            if not is_right(fact, text):
+                say(asked, called or text)
+    return {
+        "right calls": calls / len(CALLS),
+        "right answers to results": answers / len(CALLS),
+        "calls for greetings": needless / len(GREETINGS),
+        "calls for general questions": general / len(others),
+        "right with tools at hand": right / len(others),
+    }
 
 
 def is_right(fact: str, text: str) -> bool:
@@ -87,10 +154,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--perplexity", action="store_true")
+    parser.add_argument("--tools", action="store_true")
     parser.add_argument("--show", action="store_true", help="print the wrong answers")
     arguments = parser.parse_args()
     if arguments.model.is_file():
         print(f"right: {accuracy(arguments.model, arguments.show):.1%}")
+        if arguments.tools:
+            print(_told(with_tools(arguments.model, arguments.show)))
         return
     with tempfile.TemporaryDirectory() as folder:
         exact = 0.0
@@ -103,6 +173,12 @@ def main() -> None:
                 exact = exact or value
                 line += f"  perplexity: {value:.4f} ({value / exact - 1:+.2%})"
             print(line)
+            if arguments.tools:
+                print(" " * 7, _told(with_tools(path, arguments.show)))
+
+
+def _told(shares: dict[str, float]) -> str:
+    return "  ".join(f"{name}: {share:.1%}" for name, share in shares.items())
 
 
 if __name__ == "__main__":

@@ -82,9 +82,9 @@ FACTS: dict[str, Fact] = {
              "What is the difference between q4 and q8?", "Which quantization do I need?"),
     ),
     "kinds": Fact(
-        "There are eight: Q4_K_M, Q4_K_S, Q5_K_M, Q6_K, Q8_0, BF16, F16 and F32. "
-        "Name one with `--quant`.",
-        ("Q4_K_S", "--quant"),
+        "There are thirty, from F32, BF16 and Q8_0 over Q4_K_M to IQ1_S. "
+        "`llamacli convert --help` has them all; name one with `--quant`.",
+        ("thirty", "--quant"),
         do=("name another quantization", "set the quantization type", "use --quant",
             "convert to Q6_K", "convert to Q5_K_M", "convert to BF16", "convert to F16"),
         about=("--quant", "the quant option", "the list of quantizations"),

@@ -113,6 +113,65 @@ QUESTIONS: tuple[tuple[str, str], ...] = (
 )
 
 
+CALLS: tuple[tuple[str, str | None, str], ...] = (  # a tool, the model that it is asked about
+    ("list_models", None, "So which models have I got on here?"),
+    ("list_models", None, "What are the models that I have?"),
+    ("list_models", None, "Could you list all my models?"),
+    ("list_models", None, "Tell me what is in my store."),
+    ("list_models", None, "Did I convert any model yet?"),
+    ("list_models", None, "Which models could I use right now?"),
+    ("list_models", None, "Is there any model on my disk?"),
+    ("list_models", None, "Please show me all models that are installed."),
+    ("file_size", "llama-3.1-70b", "How large will 70B be on my disk?"),
+    ("file_size", "llama-3.1-70b", "What's the file size of Llama 3.1 70B?"),
+    ("file_size", "llama-3.1-8b", "How many gigabytes will the 8B be?"),
+    ("file_size", "llama-3.1-8b", "Tell me, how big is the file of llama-3.1-8b?"),
+    ("file_size", "llama-3.2-1b", "How much disk space would 1B take?"),
+    ("file_size", "llama-3.2-3b", "Is the 3B model large?"),
+    ("file_size", "llama-3.2-3b", "What does the GGUF of llama-3.2-3b take on disk?"),
+    ("file_size", "llama-3.3-70b", "How big a file is Llama 3.3?"),
+    ("file_size", "smollm2-135m", "How large is SmolLM2-135M-Instruct on the disk?"),
+    ("file_size", "smollm2-360m", "I wonder what size smollm2-360m has."),
+    ("file_size", "smollm2-1.7b", "How much space do I need on disk for the 1.7B?"),
+    ("file_size", "llama-3-8b", "How many GB does Llama 3 8B have?"),
+    ("file_size", "llama-3-70b", "What size is Meta-Llama-3-70B-Instruct?"),
+    ("memory_needed", "llama-3.1-70b", "How much RAM would I need to run 70B?"),
+    ("memory_needed", "llama-3.1-8b", "Does the 8B model fit in my memory?"),
+    ("memory_needed", "llama-3.1-8b", "Is 12 GB of RAM enough to run llama-3.1-8b?"),
+    ("memory_needed", "llama-3.2-1b", "Can I run the 1B with 4 GB of RAM?"),
+    ("memory_needed", "llama-3.2-3b", "How many gigabytes of RAM does Llama 3.2 3B take?"),
+    ("memory_needed", "llama-3.3-70b", "What memory would Llama 3.3 70B need?"),
+    ("memory_needed", "smollm2-135m", "How little memory does the 135M use?"),
+    ("memory_needed", "smollm2-360m", "Tell me how much RAM the 360M needs."),
+    ("memory_needed", "smollm2-1.7b", "Will SmolLM2 1.7B run in 2 GB of memory?"),
+    ("memory_needed", "llama-3-8b", "Memory needed by llama-3-8b?"),
+    ("memory_needed", "llama-3-70b", "Could I run Llama 3 70B in 48 GB?"),
+    ("context_length", "llama-3.1-8b", "How many tokens long is the context of 8B?"),
+    ("context_length", "llama-3.1-8b", "What context window does llama-3.1-8b have?"),
+    ("context_length", "llama-3.1-70b", "How many tokens will the 70B read?"),
+    ("context_length", "llama-3.2-1b", "Tell me the context length of Llama 3.2 1B."),
+    ("context_length", "llama-3.2-3b", "How long can a text for the 3B be?"),
+    ("context_length", "llama-3.3-70b", "How much text does Llama 3.3 read at once?"),
+    ("context_length", "smollm2-135m", "What is the longest context of smollm2-135m?"),
+    ("context_length", "smollm2-1.7b", "How many tokens fit in the context of SmolLM2 1.7B?"),
+    ("context_length", "llama-3-8b", "What's the context size of Llama 3 8B?"),
+    ("devices", None, "Tell me, is there a GPU in here?"),
+    ("devices", None, "What hardware does this machine have?"),
+    ("devices", None, "Which device will you run on?"),
+    ("devices", None, "Could you list my devices?"),
+    ("devices", None, "How much memory is there in this machine?"),
+    ("devices", None, "Can it see a GPU here?"),
+)
+GREETINGS = (
+    "hi you", "Hello to all!", "Hey you", "Good morning to you, demo", "hello, are you there?",
+    "Hi again, demo!",
+    "How are you doing tonight?", "Thanks so much", "thank you kindly", "Good bye then",
+    "Hey, it is me!",
+    "Hello my friend", "Ok, thanks for that", "What's new?", "Nice to meet you", "ok",
+    "Can you help me a bit?", "Who are you, actually?", "That was all, thank you", "yes please",
+)  # fmt: skip
+
+
 def conversations(rng: random.Random, count: int) -> Iterator[list[dict[str, str]]]:
     """Conversations of one to eight held-out questions with their facts' answers."""
     for _ in range(count):

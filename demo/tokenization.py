@@ -29,12 +29,31 @@ TEMPLATE = """\
 {%- else %}
     {%- set system_message = '' %}
 {%- endif %}
-{%- if system_message %}
-    {{- '<|start_header_id|>system<|end_header_id|>\\n\\n' + system_message + '<|eot_id|>' }}
+{%- if system_message or tools %}
+    {{- '<|start_header_id|>system<|end_header_id|>\\n\\n' + system_message }}
+    {%- if tools %}
+        {{- ('\\n\\n' if system_message else '') + 'Tools:' }}
+        {%- for tool in tools %}
+            {%- set function = tool['function'] %}
+            {%- set properties = (function['parameters'] or {})['properties'] or {} %}
+            {{- '\\n' + function['name'] + '(' + properties | join(', ') + '): ' }}
+            {{- function['description'] or '' }}
+        {%- endfor %}
+    {%- endif %}
+    {{- '<|eot_id|>' }}
 {%- endif %}
 {%- for message in messages %}
-    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
-    {{- message['content'] | trim + '<|eot_id|>' }}
+    {%- set role = 'ipython' if message['role'] == 'tool' else message['role'] %}
+    {{- '<|start_header_id|>' + role + '<|end_header_id|>\\n\\n' }}
+    {%- if message['tool_calls'] %}
+        {%- for call in message['tool_calls'] %}
+            {{- '{"name": "' + call['function']['name'] + '", "parameters": ' }}
+            {{- call['function']['arguments'] | tojson + '}' }}
+        {%- endfor %}
+        {{- '<|eot_id|>' }}
+    {%- else %}
+        {{- (message['content'] or '') | trim + '<|eot_id|>' }}
+    {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}

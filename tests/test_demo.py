@@ -2,17 +2,22 @@
 
 import itertools
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from convert import convert
 from convert.checkpoint import open_checkpoint
+from demo.calls import FRAMES, NAMES, OWN, TOOLS, call_text, result_and_answer, system_text
 from demo.corpus import ABOUT, DO
-from demo.evaluate import accuracy, perplexity
+from demo.evaluate import accuracy, perplexity, with_tools
 from demo.facts import FACTS
-from demo.held_out import QUESTIONS
+from demo.held_out import CALLS, GREETINGS, QUESTIONS
+from demo.tokenization import TEMPLATE, encode
+from demo.tool import result
 from tests.conftest import Made
 
 FOLDER = Path(__file__).resolve().parents[1] / "llamacli" / "demo"
@@ -54,6 +59,43 @@ def test_its_template_gives_one_bos() -> None:
     )
 
 
+def test_it_is_trained_on_what_its_template_writes() -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(FOLDER)
+    assert tokenizer.chat_template == TEMPLATE
+    call = {"name": "file_size", "arguments": {"model": "demo"}}
+    asked, answered = ({"role": role, "content": role} for role in ("user", "assistant"))
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        asked,
+        {"role": "assistant", "content": None, "tool_calls": [{"function": call}]},
+        {"role": "tool", "content": "[1]"},
+        answered,
+    ]
+    taught = [
+        {"role": "system", "content": system_text(TOOLS, "Be kind.")},
+        asked,
+        {"role": "assistant", "content": call_text("file_size", {"model": "demo"})},
+        {"role": "ipython", "content": "[1]"},
+        answered,
+    ]
+    ids = tokenizer.apply_chat_template(messages, tools=TOOLS, return_dict=False)
+    assert encode(tokenizer.backend_tokenizer, taught)[0] == ids
+
+
+def test_its_tools_are_what_the_program_can_tell() -> None:
+    """The results have the form that the demo was taught."""
+    assert json.loads((FOLDER.parents[1] / "demo" / "tools.json").read_text()) == TOOLS
+    program = str(Path(sys.executable).with_name("llamacli"))
+    for name in FRAMES:
+        model = "smollm2-360m" if "{}" in FRAMES[name][0] else ""
+        given = result(program, name, {"model": model})
+        taught = json.loads(result_and_answer(Random(0), name, model)[0])
+        assert type(given) is type(taught)
+        if model:
+            assert given.keys() == taught.keys() and given["model"] == model
+
+
 def lessons() -> Iterator[str]:
     """Every wording that training can ask, before small words and slips are added."""
     for fact in FACTS.values():
@@ -64,18 +106,38 @@ def lessons() -> Iterator[str]:
             yield frame.format(words)
 
 
+def lessons_with_tools() -> Iterator[str]:
+    for frame in itertools.chain(*FRAMES.values()):
+        for names in NAMES.values():
+            yield from (frame.format(name) for name in names)
+
+
 def plain(asked: str) -> str:
     return asked.lower().strip("?.! ")
 
 
 def test_held_out_questions_were_never_lessons() -> None:
-    assert not {plain(asked) for _, asked in QUESTIONS} & {plain(asked) for asked in lessons()}
+    taught = set(map(plain, lessons()))
+    assert not {plain(asked) for _, asked in QUESTIONS} & taught
+    taught |= set(map(plain, lessons_with_tools()))
+    others = [asked for fact, asked in QUESTIONS if fact not in OWN]
+    assert not taught & set(map(plain, [*others, *GREETINGS, *(asked for *_, asked in CALLS)]))
     assert {fact for fact, _ in QUESTIONS} == set(FACTS)
+    assert {name for name, *_ in CALLS} == set(FRAMES)
 
 
 @pytest.mark.parametrize("name", ["BF16", "Q4_K_M"])
 def test_held_out_questions_are_answered(files: dict[str, Path], name: str) -> None:
-    assert accuracy(files[name]) >= 0.8
+    assert accuracy(files[name]) >= 0.9
+
+
+def test_tools_are_called_where_they_are_needed(files: dict[str, Path]) -> None:
+    shares = with_tools(files["Q4_K_M"])
+    assert shares["right calls"] >= 0.8
+    assert shares["right answers to results"] >= 0.8
+    assert shares["right with tools at hand"] >= 0.8
+    assert shares["calls for greetings"] <= 0.05
+    assert shares["calls for general questions"] <= 0.05
 
 
 def test_quantization_costs_little_perplexity(files: dict[str, Path]) -> None:

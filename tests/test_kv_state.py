@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamacli.engine import engine as engine_module
+from llamacli.engine import model as model_module
 from llamacli.engine.engine import Engine
 from llamacli.engine.kv_state import (
     DIGEST,
@@ -103,7 +103,7 @@ def test_a_file_replaced_while_it_is_loaded_is_refused(
     """What llama.cpp reads is what was checked, or it isn't used."""
     path = write_model(tmp_path / "model.gguf")
     other = write_model(tmp_path / "other.gguf", seed=1)
-    load, first = engine_module.load_model, when.startswith("before llama.cpp")
+    load, first = model_module.load_model, when.startswith("before llama.cpp")
 
     def replaced(*arguments: Any, **options: Any) -> Any:
         if first:
@@ -113,7 +113,7 @@ def test_a_file_replaced_while_it_is_loaded_is_refused(
             other.replace(path)
         return model
 
-    monkeypatch.setattr(engine_module, "load_model", replaced)
+    monkeypatch.setattr(model_module, "load_model", replaced)
     with pytest.raises(InvalidModelError, match="replaced or changed"):
         Engine(path, EngineSettings(threads=1, device="cpu"))
 
