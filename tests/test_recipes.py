@@ -80,7 +80,7 @@ def says(pattern: str) -> Callable[[Path, str], None]:
 CHECKS: dict[str, Callable[[Path, str], None]] = {
     "": lambda folder, out: None,
     "A commit message": check_commit,
-    "Summarize a log": says(r"\w+"),
+    "Summarize a log": says(r"\S+"),
     "Yes or no, for an if": says(r"^(look into it|all is well)\n$"),
     "Classify the lines of a CSV file": check_csv,
     "Extract JSON from text": check_json,

@@ -121,7 +121,7 @@ def test_answers_in_json(client: openai.OpenAI) -> None:
 
 
 def test_completions(client: openai.OpenAI) -> None:
-    asked: Any = {"model": "demo", "prompt": ["Hi", "llamacli"], "temperature": 0, "n": 2,
+    asked: Any = {"model": "demo", "prompt": ["What is", "Name the"], "temperature": 0, "n": 2,
                   "max_tokens": 2}  # fmt: skip
     answer = client.completions.create(**asked, logprobs=2)
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]

@@ -79,8 +79,8 @@ def test_what_is_wrong_is_named(client: anthropic.Anthropic) -> None:
     image = [{"role": "user", "content": [{"type": "image", "source": {}}]}]
     with pytest.raises(anthropic.UnprocessableEntityError, match=r"messages\.0\.content\.0\.type"):
         client.messages.create(**asked, messages=image)
-    with pytest.raises(anthropic.BadRequestError, match="takes no tools"):
-        client.messages.create(**asked, messages=HELLO, tools=[{"name": "x", "input_schema": {}}])
+    with pytest.raises(anthropic.UnprocessableEntityError, match="tools"):
+        client.messages.create(**asked, messages=HELLO, tools=[{"name": "x y", "input_schema": {}}])
     with pytest.raises(anthropic.NotFoundError, match="there are demo"):
         client.messages.create(model="claude", max_tokens=5, messages=HELLO)
     long: Any = [{"role": "user", "content": "word " * 9000}]

@@ -28,9 +28,9 @@ def make_calls(repl: Repl) -> bool:
 def _perform(repl: Repl, stopped: list[str], name: str, arguments: dict[str, Any]) -> str:
     """One call's result; the calls after one that was stopped aren't made."""
     assert repl.servers is not None
-    say(f"→ {name} {beginning(as_json(arguments), FOLDED)}")
     text = DECLINED
     try:
+        say(f"→ {name} {beginning(as_json(arguments), FOLDED)}")  # Ctrl-C may follow at once
         if not stopped and (name in repl.servers.allowed or _is_wanted(repl, name)):
             with held_keys(), interrupts() as arrived:
                 text = repl.servers.call(name, arguments, lambda: bool(arrived)).text
