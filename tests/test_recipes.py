@@ -93,6 +93,7 @@ CHECKS: dict[str, Callable[[Path, str], None]] = {
     "Text as it arrives, for a program": check_events,
     "Know what went wrong": says(r"^cut, or failed: llamacli: the answer was cut after 5 tokens"),
     "A long instruction, a hundred times": check_tickets,
+    "Tools, call after call": says(r"^You have demo-Q4_K_M\.\n$"),
 }
 
 
