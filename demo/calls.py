@@ -207,9 +207,9 @@ def _called(rng: random.Random, name: str, with_result: float = 0.8) -> list[Mes
     spelled = rng.choice(NAMES[model])
     asked = rng.choice(FRAMES[name]).format(spelled)
     varied = vary(rng, asked)
-    if "{}" in "".join(FRAMES[name]) and spelled.lower() not in varied.lower():
-        varied = asked  # a slip in a name would ask for another model
     parameters = {"model": model} if "{}" in FRAMES[name][0] else {}
+    if parameters and spelled.lower() not in varied.lower():
+        varied = asked  # a slip in a name would ask for another model
     messages = _turn(varied, call_text(name, parameters))
     if rng.random() < with_result:
         result, answer = result_and_answer(rng, name, model)

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from typing import Any
 
+from llamacli.prompt import Message
 from llamacli.terminal import count
+from llamacli.tools import Call, message_of
 
 
 def result(llamacli: str, name: str, arguments: dict[str, str]) -> Any:
@@ -34,21 +36,12 @@ def _asked(llamacli: str, *command: str) -> Any:
 
 def main() -> None:
     llamacli, question = sys.argv[1:]
-    calls = [json.loads(line) for line in sys.stdin]
-    messages: list[dict[str, Any]] = [
-        {"role": "user", "content": question},
-        {
-            "role": "assistant",
-            "content": None,
-            "tool_calls": [
-                {"id": f"call_{number}", "type": "function", "function": call}
-                for number, call in enumerate(calls)
-            ],
-        },
-    ]
-    for number, call in enumerate(calls):
-        given = json.dumps(result(llamacli, call["name"], call["arguments"]))
-        messages.append({"role": "tool", "tool_call_id": f"call_{number}", "content": given})
+    calls = [Call(**json.loads(line)) for line in sys.stdin]
+    asked = message_of(calls)
+    messages: list[Message] = [{"role": "user", "content": question}, asked]
+    for call, told in zip(calls, asked["tool_calls"], strict=True):
+        given = json.dumps(result(llamacli, call.name, call.arguments))
+        messages.append({"role": "tool", "tool_call_id": told["id"], "content": given})
     print(json.dumps(messages, indent=1))
 
 
