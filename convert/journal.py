@@ -46,7 +46,7 @@ class Journal:
         self.file.write(json.dumps([offset, length, hashed]) + "\n")
         self.file.flush()
 
-    def keep_whole(self, ranges: Iterable[tuple[int, int]], threads: int) -> set[int]:
+    def offsets_kept(self, ranges: Iterable[tuple[int, int]], threads: int) -> set[int]:
         """Of some (offset, length), the offsets of those whose bytes are there and whole."""
         noted = [(o, n) for o, n in ranges if self.pieces.get(o, (0, ""))[0] == n]
         with ThreadPoolExecutor(threads) as pool:
@@ -81,13 +81,13 @@ def resumable_file(target: Path, force: bool, made_of: Any) -> Iterator[tuple[Pa
                     raise
         finally:
             if useless:
-                descriptor = system.let_go(descriptor)
+                descriptor = system.close_before_renaming(descriptor)
                 _remove(part, notes)
         # From its renaming on, part may be another process's, and so may a journal.
         _remove(notes)
         own = os.fstat(descriptor)
         with system.alone(target):
-            descriptor = system.let_go(descriptor)
+            descriptor = system.close_before_renaming(descriptor)
             try:
                 publish(part, target, force)
             finally:

@@ -28,19 +28,19 @@ class Position:
     importance: bool
 
     @property
-    def early(self) -> bool:
+    def in_first_eighth(self) -> bool:
         """In the first eighth of the layers."""
         return self.index < self.layers // 8
 
     @property
-    def middle(self) -> bool:
+    def in_middle(self) -> bool:
         """In neither the first nor the last eighth."""
         return self.layers // 8 <= self.index < 7 * self.layers // 8
 
     @property
-    def favoured(self) -> bool:
+    def more_bits(self) -> bool:
         """In the first or last eighth, or every third between them."""
-        return not self.middle or (self.index - self.layers // 8) % 3 == 2
+        return not self.in_middle or (self.index - self.layers // 8) % 3 == 2
 
 
 LOWEST = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M")
@@ -104,7 +104,7 @@ def _plain_value_type(name: str, base: Type, at: Position) -> Type:
             return Type.Q5_K
         case "IQ4_NL" | "IQ4_XS" if at.grouped:
             return Type.Q5_K
-        case "Q4_K_M" | "Q5_K_M" if at.favoured:
+        case "Q4_K_M" | "Q5_K_M" if at.more_bits:
             return Type.Q6_K
         case "Q4_K_S" if at.index < 4:
             return Type.Q5_K
@@ -114,24 +114,24 @@ def _plain_value_type(name: str, base: Type, at: Position) -> Type:
 def _down_type(name: str, base: Type, at: Position) -> Type:
     match name:
         case _ if name in LOWEST:
-            return _exception(name) if at.early else base
+            return _exception(name) if at.in_first_eighth else base
         case "Q2_K":
             return Type.Q3_K
-        case "Q2_K_S" | "IQ3_M" if at.early:
+        case "Q2_K_S" | "IQ3_M" if at.in_first_eighth:
             return Type.Q4_K
         case "IQ3_XXS" if not at.importance:
-            return Type.Q4_K if at.early else Type.Q3_K
+            return Type.Q4_K if at.in_first_eighth else Type.Q3_K
         case "Q3_K_M":
             return Type.Q5_K if at.index < at.layers // 16 else Type.Q4_K
         case "Q3_K_L":
             return Type.Q5_K
-        case "Q4_K_M" | "Q5_K_M" if at.favoured:
+        case "Q4_K_M" | "Q5_K_M" if at.more_bits:
             return Type.Q6_K
-        case "IQ4_NL" | "IQ4_XS" if at.early and not at.importance:
+        case "IQ4_NL" | "IQ4_XS" if at.in_first_eighth and not at.importance:
             return Type.Q5_K
-        case "Q4_K_S" if at.early:
+        case "Q4_K_S" if at.in_first_eighth:
             return Type.Q5_K
-        case "Q4_0" | "Q5_0" if at.early and at.importance:
+        case "Q4_0" | "Q5_0" if at.in_first_eighth and at.importance:
             return Type.Q4_1 if name == "Q4_0" else Type.Q5_1
     return base
 
@@ -141,7 +141,7 @@ def _exception(name: str) -> Type:
 
 
 def _gate_or_up_type(name: str, base: Type, at: Position) -> Type:
-    return Type.IQ3_XXS if name == "IQ3_XS" and at.middle else base
+    return Type.IQ3_XXS if name == "IQ3_XS" and at.in_middle else base
 
 
 RULES: dict[str, Callable[[str, Type, Position], Type]] = {

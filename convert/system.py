@@ -82,7 +82,7 @@ if sys.platform == "win32":
         """Have a file's bytes on the disk before this returns."""
         os.fsync(descriptor)
 
-    def let_go(descriptor: int) -> int:
+    def close_before_renaming(descriptor: int) -> int:
         """Close what is open, if it is, where no open file is renamed or removed: -1 then."""
         if descriptor >= 0:
             os.close(descriptor)
@@ -148,7 +148,7 @@ else:
                 return
         os.fsync(descriptor)
 
-    def let_go(descriptor: int) -> int:
+    def close_before_renaming(descriptor: int) -> int:
         """Close what is open, if it is, where no open file is renamed or removed: -1 then."""
         return descriptor
 

@@ -95,12 +95,12 @@ def whole_file(target: Path, force: bool) -> Iterator[Path]:
         yield part
         system.sync(lock)
         with system.alone(target):
-            lock = system.let_go(lock)
+            lock = system.close_before_renaming(lock)
             publish(part, target, force)
     except OSError as error:
         raise unwritable(target, error) from error
     finally:
-        lock = system.let_go(lock)
+        lock = system.close_before_renaming(lock)
         try:  # noqa: SIM105 - an interrupt could come in between, as within Path.unlink
             os.unlink(part)  # noqa: PTH108
         except FileNotFoundError:
@@ -152,7 +152,7 @@ def _clear_abandoned(target: Path) -> None:
             descriptor = os.open(part, os.O_RDWR | system.NO_FOLLOW)
             try:
                 system.lock(descriptor)
-                descriptor = system.let_go(descriptor)
+                descriptor = system.close_before_renaming(descriptor)
                 part.unlink(missing_ok=True)
             finally:
                 if descriptor >= 0:

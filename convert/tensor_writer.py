@@ -117,7 +117,7 @@ class TensorWriter:
         if self.journal is None:
             return pieces
         places = [(self.start + piece.offset, piece.nbytes) for piece in pieces]
-        there = self.journal.keep_whole(places, threads)
+        there = self.journal.offsets_kept(places, threads)
         missing = []
         for piece in pieces:
             if self.start + piece.offset in there:

@@ -32,7 +32,7 @@ def write(
 def found(target: Path, made_of: Any = MADE_OF) -> tuple[set[int], bool]:
     """What the next call finds of two pieces, and whether it began anew; it ends as it began."""
     with pytest.raises(KeyboardInterrupt), resumable_file(target, False, made_of) as (_, journal):
-        there = journal.keep_whole([(0, 5), (5, 6)], 2), journal.renewed
+        there = journal.offsets_kept([(0, 5), (5, 6)], 2), journal.renewed
         raise KeyboardInterrupt
     return there
 

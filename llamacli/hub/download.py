@@ -181,7 +181,7 @@ def _fetch(
     progress: Callable[[Progress], None] | None,
 ) -> None:
     """Fetch and write the pieces that aren't there yet, in order, some ahead in parallel."""
-    there = journal.keep_whole([(piece.place, piece.length) for piece in pieces], CHECKERS)
+    there = journal.offsets_kept([(piece.place, piece.length) for piece in pieces], CHECKERS)
     total = sum(piece.length for piece in pieces)
     done = sum(piece.length for piece in pieces if piece.place in there)
     waiting: deque[tuple[Piece, Future[bytearray]]] = deque()

@@ -14,7 +14,7 @@ from llamacli.models import stored_model, stored_models
 from llamacli.serve.faults import Fault, as_fault
 from llamacli.serve.lane import Lane
 from llamacli.serve.metrics import Metrics
-from llamacli.serve.shelf import put_away, take_out
+from llamacli.serve.saved_states import restore_states, save_states
 from llamacli.serve.worker import Worker
 
 Open = Callable[[Path], BatchEngine]
@@ -132,7 +132,7 @@ class Pool:
 
         def begin() -> None:
             if self.shelved:
-                take_out(lane.scheduler)
+                restore_states(lane.scheduler)
             self.worker.lanes.append(lane)
 
         await self.worker.call(begin)
@@ -158,7 +158,7 @@ class Pool:
         def end() -> None:
             self.worker.lanes.remove(model.lane)
             if self.shelved and not model.engine.lost:
-                put_away(model.lane.scheduler)
+                save_states(model.lane.scheduler)
             model.engine.close()
 
         await self.worker.call(end)

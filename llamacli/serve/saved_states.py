@@ -14,7 +14,7 @@ from llamacli.terminal import notice
 MOST = 8  # sequences of a model, those used last
 
 
-def put_away(scheduler: Scheduler) -> None:
+def save_states(scheduler: Scheduler) -> None:
     """Save what finished answers left, in the files that `run --cache auto` has.
 
     Nothing may run any more. A disk that is full costs no more than a notice.
@@ -34,7 +34,7 @@ def put_away(scheduler: Scheduler) -> None:
     engine.tokens = []
 
 
-def take_out(scheduler: Scheduler) -> None:
+def restore_states(scheduler: Scheduler) -> None:
     """Fill the cache of a model that was just loaded with what the disk has of it, half at most."""
     engine, kept = scheduler.engine, scheduler.kept
     for path in _newest():
