@@ -1,11 +1,14 @@
 """The compiled quantizers give ggml's bytes, and ggml's own kernel is used where they would not."""
 
 import hashlib
+import importlib
+import inspect
 import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,6 +222,33 @@ from gguf import GGMLQuantizationType
 from convert.kernels.choice import choose
 print(choose(GGMLQuantizationType.IQ4_NL, folder=Path(sys.argv[1])).reason)
 """
+
+
+def test_no_two_compiled_functions_have_one_name() -> None:
+    """By their names they are linked, even where two processes compiled them and numbered them
+    alike: Q5_0's code was taken for Q4_0's.
+    """
+
+    def name(value: Any) -> str:
+        function = getattr(value, "py_func", value)
+        if not inspect.isfunction(function):
+            return repr(function)
+        return f"{function.__module__}.{function.__qualname__}"
+
+    found: dict[str, list[str]] = {}
+    waiting = list(importlib.import_module("convert.kernels.by_type").BY_TYPE.values())
+    while waiting:
+        used = inspect.getclosurevars((one := waiting.pop()).py_func)
+        contents = [one.py_func.__code__.co_code.hex(), *map(name, used.nonlocals.values())]
+        if name(one) in found:
+            assert found[name(one)] == contents, name(one)
+            continue
+        found[name(one)] = contents
+        values = [*used.nonlocals.values(), *used.globals.values()]
+        modules = [value for value in values if inspect.ismodule(value)]
+        values += [getattr(m, attribute, None) for m in modules for attribute in used.unbound]
+        waiting += [value for value in values if hasattr(value, "py_func")]
+    assert len(found) > 30
 
 
 def test_damaged_compiled_code_is_thrown_away(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ stack, and that no index can be negative, which numba would count from the end.
 
 # ruff: noqa: ARG001 - the functions of every type take what those of one need
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -46,13 +47,30 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def compiled(function: Function) -> Function:
     """Compile on the first call: no fused multiply-add, no reordering, no Python lock held."""
     compiler: Any = numba.njit(nogil=True, fastmath=False, error_model="numpy")
-    return compiler(function)  # type: ignore[no-any-return]
+    return compiler(_named_by_contents(function))  # type: ignore[no-any-return]
 
 
 def inlined(function: Function) -> Function:
     """The same, as a part of the function that calls it, which sees the arrays' shapes."""
     compiler: Any = numba.njit(inline="always", error_model="numpy")
-    return compiler(function)  # type: ignore[no-any-return]
+    return compiler(_named_by_contents(function))  # type: ignore[no-any-return]
+
+
+def _named_by_contents(function: Function) -> Function:
+    """The function, called by what it closes over as well.
+
+    Compiled functions are linked by name, type of arguments and a number that begins anew in each
+    process. Of two that one factory made, which two processes kept in the cache, a third would take
+    the code of one for both.
+    """
+    if contents := [cell.cell_contents for cell in function.__closure__ or ()]:
+        named = (
+            f"{one.__module__}.{one.__qualname__}" if hasattr(one, "__qualname__") else repr(one)
+            for one in contents
+        )
+        digest = hashlib.sha256("\n".join(named).encode()).hexdigest()[:16]
+        function.__qualname__ = f"{function.__qualname__}_{digest}"
+    return function
 
 
 def _stack(_context: Any, count: Any) -> Any:
