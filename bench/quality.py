@@ -1,13 +1,13 @@
 """What each quantization costs trained models, and what a mixture made for the same size does.
 
-    python -m bench.quality [--only demo|smollm2] [--again] [--threads N] [--plot FILE.png]
+    python -m bench.quality [--only demo|smollm2] [--again all|fit] [--threads N] [--plot FILE.png]
 
 Two models: the built-in demo, on conversations that it was never trained on, and SmolLM2-135M, on
-this project's pages. Each named mixture is held against the unquantized file, without an
-importance matrix and with one, and so is what `convert --fit` makes for the same size. What is
-measured is kept in docs/quantization.json as it comes, so that a call which was cut short can be
-gone on with, and docs/quantization.md is filled from that. Nothing in it hangs on the machine's
-speed.
+a part of the text that ships beyond what its matrix is measured on. Each named mixture is held
+against the unquantized file, without an importance matrix and with one, and so is what
+`convert --fit` makes for the same size. What is measured is kept in docs/quantization.json as it
+comes, so that a call which was cut short can be gone on with, and docs/quantization.md is filled
+from that. Nothing in it hangs on the machine's speed.
 
 SmolLM2's weights are had from a Q4_1 file. They lie on its steps, which one quantizer would find
 again and others not, so each is moved at random within its step first.
@@ -44,7 +44,8 @@ from tests.standins import smollm2
 
 DATA, PAGE = DOCS / "quantization.json", DOCS / "quantization.md"
 NAME = "quality"
-PAGES = ("chat", "models", "serve", "devices", "verify")  # of docs, to be predicted
+MADE = "="  # before a type's name: a file made for the size that it takes
+BEYOND = 120_000  # characters of the text that ships, of which a matrix takes the first 40,000
 COMMON = (
     *("Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_0", "IQ4_XS", "Q3_K_M", "IQ3_M"),
     *("Q2_K", "IQ2_M"),
@@ -80,8 +81,10 @@ def demo(scratch: Path) -> Model:  # noqa: ARG001
 def smollm2_135m(scratch: Path) -> Model:
     checkpoint = scratch / "smollm2"
     moved(smollm2.folder(), checkpoint)
-    text = "\n\n".join((DOCS / f"{page}.md").read_text(encoding="utf-8") for page in PAGES)
-    return Model("SmolLM2-135M-Instruct", checkpoint, text[:7000], None, 20, COMMON)
+    text = files("llamacli").joinpath("quality", "calibration.txt").read_text(encoding="utf-8")
+    return Model(
+        "SmolLM2-135M-Instruct", checkpoint, text[BEYOND : BEYOND + 7000], None, 20, COMMON
+    )
 
 
 MODELS = {"demo": demo, "smollm2": smollm2_135m}
@@ -130,11 +133,11 @@ def measured(
     checkpoint = open_checkpoint(model.checkpoint)
     reference = scratch / "reference.gguf"
     convert(model.checkpoint, reference, "BF16", force=True)
-    wanted = {
+    wanted = {  # the named ones first, as changing --fit leaves them as they are
         f"{made}{name}{mark}": (name, made, mark)
+        for made in ("", MADE)
         for mark in ("", "+")
         for name in model.mixtures
-        for made in ("", "=")
     }
     if all(name in kept for name in wanted):
         return
@@ -177,7 +180,7 @@ def figures(data: Mapping[str, Any]) -> str:
         ]
         known = kept["files"]
         for name in QUANTIZATIONS:
-            labels = (name, f"={name}", f"{name}+", f"={name}+")
+            labels = (name, f"{MADE}{name}", f"{name}+", f"{MADE}{name}+")
             if not any(label in known for label in labels):
                 continue
             cells = [
@@ -196,9 +199,9 @@ def summary(known: Mapping[str, Any]) -> str:
     parts = []
     for mark, how in (("", "without a matrix"), ("+", "with one")):
         ratios = sorted(
-            known[f"={name}{mark}"]["divergence"] / known[f"{name}{mark}"]["divergence"]
+            known[f"{MADE}{name}{mark}"]["divergence"] / known[f"{name}{mark}"]["divergence"]
             for name in QUANTIZATIONS
-            if f"={name}{mark}" in known and known[f"{name}{mark}"]["divergence"] > 0
+            if f"{MADE}{name}{mark}" in known and known[f"{name}{mark}"]["divergence"] > 0
         )
         if ratios:
             median, most = ratios[len(ratios) // 2], ratios[-1]
@@ -219,10 +222,15 @@ def write(data: Mapping[str, Any]) -> None:
     PAGE.write_text(page, encoding="utf-8")
 
 
+def again(label: str, which: str | None) -> bool:
+    """Whether what is kept of a file is to be measured anew."""
+    return which == "all" or (which == "fit" and label.startswith(MADE))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", choices=MODELS)
-    parser.add_argument("--again", action="store_true", help="measure what is kept anew")
+    parser.add_argument("--again", choices=("all", "fit"), help="measure what is kept anew")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--plot", type=Path, help="of the files measured by this call")
     arguments = parser.parse_args()
@@ -230,7 +238,9 @@ def main() -> None:
     for name in [arguments.only] if arguments.only else MODELS:
         with tempfile.TemporaryDirectory(prefix="llamacli-bench-") as folder:
             model = MODELS[name](Path(folder))
-            kept = {} if arguments.again else read().get(name, {}).get("files", {})
+            kept = dict(read().get(name, {}).get("files", {}))
+            for label in [label for label in kept if again(label, arguments.again)]:
+                del kept[label]
             for one in measured(model, Path(folder), dict(kept), arguments.threads):
                 kept[one.path.stem] = fields(one)
                 measured_now.append(one)
