@@ -37,7 +37,8 @@ class Job:
 
     logprobs asks for probabilities, and for those of so many of the likeliest tokens. exact
     evaluates it alone, in the shapes that a single run has, so that no other job changes its
-    answer; only where its cells lie in the cache can change the last bits of a sum. scales are of
+    answer; only where its cells lie in the cache can change the last bits of a sum. chat names the
+    conversation that it belongs to, which exact ones go on from as an engine would. scales are of
     the engine's LoRA adapters; None is as they were asked for.
     """
 
@@ -49,6 +50,7 @@ class Job:
     calling: "Calling | None" = None  # what it may call; the text is parted by whoever gets it
     logprobs: int | None = None
     exact: bool = False
+    chat: str | None = None
     scales: Scales | None = None
 
 

@@ -96,9 +96,8 @@ class Scheduler:
             if not self._evaluate(self._share(group), step, interrupted):
                 return step
         for running in [one for one in self.running if one.job.exact]:
-            left = running.length - running.evaluated
-            aligned = self.engine.rows - running.evaluated % self.engine.rows
-            if not self._evaluate([(running, min(left, aligned))], step, interrupted):
+            count = min(running.length - running.evaluated, self.engine.rows)
+            if not self._evaluate([(running, count)], step, interrupted):
                 return step
         return step
 

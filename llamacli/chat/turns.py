@@ -9,10 +9,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
+from secrets import token_hex
 from typing import Any, TypedDict, Unpack
 
 from llamacli.answer import Calling, Chunk, Result, generate
 from llamacli.chat.conversation import Conversation, Step, assistant, user
+from llamacli.chat.served import ChatEngine
 from llamacli.engine import Engine, ProgressCallback, SamplingSettings
 from llamacli.errors import DoesNotFitError, InvalidModelError, UsageError
 from llamacli.prompt import Message, encode_turns
@@ -35,11 +38,12 @@ class Hooks(TypedDict, total=False):
 
 @dataclass
 class ChatSession:
-    """A conversation with the engine's model, whose KV cache holds its prompt.
+    """A conversation with the engine's model, whose KV cache holds its prompt, or a server's.
 
-    Each turn's prompt is that of the conversation, token for token what its template makes of it;
-    the engine keeps what the cache has of it and evaluates the rest. record gets each step of the
-    conversation as it happens. date is what a date-aware template sees, today where it is None.
+    name is that of the session, or another that tells the chat from others. Each turn's prompt is
+    that of the conversation, token for token what its template makes of it; the engine keeps what
+    the cache has of it and evaluates the rest. record gets each step of the conversation as it
+    happens. date is what a date-aware template sees, today where it is None.
     last is the last answer's result, None where it was closed before its end.
 
     offer has the tools that answers may call, if any; its choice is that of a turn's first answer,
@@ -47,7 +51,7 @@ class ChatSession:
     characters.
     """
 
-    engine: Engine
+    engine: ChatEngine
     sampling: SamplingSettings
     conversation: Conversation = field(default_factory=Conversation)
     max_tokens: int | None = None
@@ -58,6 +62,7 @@ class ChatSession:
     offer: Calling | None = None
     most_calls: int = 16
     output_limit: int = OUTPUT_LIMIT
+    name: str = field(default_factory=partial(token_hex, 16))
 
     @property
     def messages(self) -> list[Message]:
@@ -133,7 +138,7 @@ class ChatSession:
         """Another system prompt from the next turn on, or none."""
         self._step({"event": "system", "content": text})
 
-    def use_engine(self, engine: Engine) -> None:
+    def use_engine(self, engine: ChatEngine) -> None:
         """Go on with another model or context; what was let go comes back where it fits."""
         self.engine = engine
         self._step({"event": "forget", "messages": 0})
@@ -162,20 +167,7 @@ class ChatSession:
             self._step({"event": "forget", "messages": forgotten})
             on_forget(list(asked.body[asked.forgotten : forgotten]))
         said = ""
-        constraint = None
-        if calling is not None:
-            constraint = calling.constraint(self.engine, len(tokens), self.max_tokens)
-        chunks = generate(
-            self.engine,
-            tokens,
-            self.sampling,
-            max_tokens=self.max_tokens,
-            stop=self.stop,
-            constraint=constraint,
-            spelled=calling.spelled(self.engine.vocabulary) if calling else (),
-            interrupted=interrupted,
-            on_progress=on_progress,
-        )
+        chunks = self._chunks(tokens, calling, interrupted, on_progress)
         try:
             for chunk in calling.parted(chunks, lines=False) if calling else chunks:
                 said += chunk.text
@@ -188,6 +180,41 @@ class ChatSession:
                 answer = message_of(calls, said, calling.first) if calling and calls else None
                 step = answer or assistant(said)
                 self._step({"event": "regenerate", **_told(step)} if anew else step)
+
+    def _chunks(
+        self,
+        tokens: list[int],
+        calling: Calling | None,
+        interrupted: Callable[[], bool],
+        on_progress: ProgressCallback | None,
+    ) -> Iterator[Chunk]:
+        """An answer with its calls in its text: by the engine that is here, else by the server."""
+        engine = self.engine
+        if not isinstance(engine, Engine):
+            return engine.answer(
+                tokens,
+                self.sampling,
+                chat=self.name,
+                max_tokens=self.max_tokens,
+                stop=self.stop,
+                calling=calling,
+                interrupted=interrupted,
+                on_progress=on_progress,
+            )
+        constraint = None
+        if calling is not None:
+            constraint = calling.constraint(engine, len(tokens), self.max_tokens)
+        return generate(
+            engine,
+            tokens,
+            self.sampling,
+            max_tokens=self.max_tokens,
+            stop=self.stop,
+            constraint=constraint,
+            spelled=calling.spelled(engine.vocabulary) if calling else (),
+            interrupted=interrupted,
+            on_progress=on_progress,
+        )
 
     def _calling(self, asked: Conversation) -> Calling | None:
         """What an answer to asked may call, and whether several at once, as its template has it."""

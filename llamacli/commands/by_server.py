@@ -38,35 +38,37 @@ def answer_by_server(
     if answer is None:
         return None
     from llamacli.answer import tell
+    from llamacli.serve import BY_SERVER
     from llamacli.terminal import notice
 
     if style.verbose:
-        notice("a server that has the model loaded answers; --no-server goes without it")
+        notice(BY_SERVER)
     return tell(answer.chunks, answer.head, style)
 
 
 def may_ask(machine: groups.Machine, context: Any) -> bool:
-    """Whether a server of the user's is there, and nothing is asked that it may have otherwise.
+    """Whether a server of the user's is there, and nothing is asked that it may have otherwise."""
+    return context is None and why_not(machine) is None
 
-    Its workers are as good as others.
-    """
+
+def why_not(machine: groups.Machine) -> str | None:
+    """Why no server is to be asked; its workers are as good as others."""
     from llamacli.serve import own_socket  # without HTTP, whose import takes 10 ms
 
     left = replace(machine, threads=None, workers=None, split=None, worker_timeout=None)
-    plain = context is None and left == groups.Machine()
-    return plain and own_socket() is not None
+    if left != groups.Machine():
+        return "options say how"
+    return "no server is there" if own_socket() is None else None
 
 
 def adapter_fields(given: "Sequence[str] | None") -> dict[str, Any]:
     """The field of a request that names adapters: a server that hasn't loaded them won't answer."""
     if not given:
         return {}
-    from llamacli.gguf import file_identity
     from llamacli.models import adapter_choices
+    from llamacli.serve import adapters_field
 
-    choices = adapter_choices(given)
-    named = [{"identity": file_identity(one.path), "scale": one.scale} for one in choices]
-    return {"adapters": named}
+    return adapters_field(adapter_choices(given))
 
 
 def request_fields(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from llamacli.commands import groups, options
-from llamacli.commands.by_server import adapter_fields, answer_by_server
+from llamacli.commands.by_server import adapter_fields, answer_by_server, why_not
 from llamacli.commands.mcp import Mcp
 from llamacli.commands.run import answer_piped, turns
 from llamacli.errors import UsageError
@@ -44,6 +44,9 @@ def chat(
         bool, typer.Option("--plain", help="Show answers as they come, not as Markdown.")
     ] = False,
     no_server: options.NoServer = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Tell whether a server answers, or why not.")
+    ] = False,
     date: Annotated[
         datetime | None,
         typer.Option(formats=["%Y-%m-%d"], help="The template's today.  [default: today]"),
@@ -67,16 +70,16 @@ def chat(
         from llamacli.answer import OutputStyle
         from llamacli.prompt import gather
 
-        path = model_path(model)
+        path, style = model_path(model), OutputStyle(verbose=verbose)
         given = gather(None, (), "strict")
         prompt = {"messages": turns(given, system), **adapter_fields(adapter)}
         if not (no_server or date) and answer_by_server(
-            path, machine, context, prompt, sampling, ending, OutputStyle()
+            path, machine, context, prompt, sampling, ending, style
         ):
             return
         with engine_for(path, asked) as engine:
             settings = sampling.settings(engine)
-            answer_piped(engine, given, settings, ending, system=system, date=date)
+            answer_piped(engine, given, settings, ending, style, system=system, date=date)
         return
 
     from llamacli.repl import Wanted, start_repl
@@ -92,6 +95,8 @@ def chat(
         plain=plain,
         save=not no_save,
         name=session,
+        no_server="--no-server" if no_server else why_not(machine),
+        verbose=verbose,
     )
     if not mcp.mcp:
         start_repl(wanted, resume=resume, session=name)

@@ -240,6 +240,7 @@ def answer_piped(
     given: "Input",
     sampling: "SamplingSettings",
     ending: groups.Ending,
+    style: OutputStyle,
     *,
     system: str | None = None,
     date: "datetime | None" = None,
@@ -250,7 +251,7 @@ def answer_piped(
         engine,
         tokens,
         sampling,
-        OutputStyle(),
+        style,
         max_tokens=ending.max_tokens,
         stop=ending.stop or (),
     )

@@ -6,8 +6,8 @@ from .evaluation import ABORTED
 from .fit import DEFAULT_CONTEXT
 from .kv_state import Unusable, restore, save, saved_tokens, state_key
 from .largest import LargestFile, largest_file
-from .loading import load_vocabulary, logged_reason
-from .sampling import SamplingSettings, choose_seed, chooser, is_sound, sampler_chain
+from .loading import load_file, load_vocabulary, logged_reason
+from .sampling import MAX_LAST_N, SamplingSettings, choose_seed, chooser, is_sound, sampler_chain
 from .settings import MAX_SCALE, AdapterChoice, EngineSettings, kv_types
 from .tokens import common_prefix
 from .vocabulary import Vocabulary
@@ -17,6 +17,7 @@ __all__ = [
     "DEFAULT_CONTEXT",
     "KEPT_SEQUENCES",
     "MAX_ADAPTERS",
+    "MAX_LAST_N",
     "MAX_SCALE",
     "AdapterChoice",
     "Asked",
@@ -38,6 +39,7 @@ __all__ = [
     "is_sound",
     "kv_types",
     "largest_file",
+    "load_file",
     "load_vocabulary",
     "logged_reason",
     "restore",

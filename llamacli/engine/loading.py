@@ -13,6 +13,7 @@ from llamacli.engine.settings import EngineSettings
 from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
 from llamacli.errors import DoesNotFitError, InvalidModelError
 from llamacli.gguf import (
+    GGUFFile,
     check_architecture,
     check_vocabulary,
     file_identity,
@@ -72,6 +73,11 @@ def load_model(
 
 def load_vocabulary(path: Path) -> Vocabulary:
     """The vocabulary alone of a GGUF file, whose weights aren't touched. It lives to the end."""
+    return load_file(path)[1]
+
+
+def load_file(path: Path) -> tuple[GGUFFile, Vocabulary]:
+    """A checked GGUF file, and its vocabulary as load_vocabulary gives it."""
     file = read_gguf(path, recall())
     check_architecture(file)
     check_vocabulary(file)
@@ -79,7 +85,7 @@ def load_vocabulary(path: Path) -> Vocabulary:
     with in_background(lambda: remember(file)):
         model = load_model(library, path, EngineSettings(), vocabulary_only=True)
     file_identity(path, file.status)
-    return make_vocabulary(library, model, file)
+    return file, make_vocabulary(library, model, file)
 
 
 @contextlib.contextmanager

@@ -4,13 +4,24 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
-from llamacli.engine import Engine, Vocabulary
+from llamacli.engine import Vocabulary
 from llamacli.errors import InvalidModelError, UsageError
+from llamacli.gguf import GGUFFile
 from llamacli.prompt.markers import Markers, markers_of
 from llamacli.prompt.messages import Message, one_call_each
 from llamacli.prompt.template import LLAMA3_MARKER, LLAMA3_TEMPLATE, render
+
+
+class Spelled(Protocol):
+    """A model as far as its prompts go: what tells its template, and its tokens."""
+
+    @property
+    def file(self) -> GGUFFile: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
 
 
 class NoTools(UsageError):
@@ -68,15 +79,15 @@ def encode_chat(
 
 
 def encode_turns(
-    engine: Engine,
+    model: Spelled,
     messages: Sequence[Message],
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     date: datetime | None = None,
 ) -> list[int]:
     """The prompt's tokens by the model's own template, else by Llama 3's."""
-    template = engine.file.metadata.get("tokenizer.chat_template") or None
-    return encode_chat(engine.vocabulary, template, messages, tools=tools, date=date)
+    template = model.file.metadata.get("tokenizer.chat_template") or None
+    return encode_chat(model.vocabulary, template, messages, tools=tools, date=date)
 
 
 def encode_raw(vocabulary: Vocabulary, text: str, *, special: bool = False) -> list[int]:

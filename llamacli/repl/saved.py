@@ -10,7 +10,7 @@ from typing import Any
 
 from llamacli.chat import SAMPLING, ChatSession, SessionHead
 from llamacli.chat import saved as sessions
-from llamacli.engine import DEFAULT_CONTEXT, SamplingSettings
+from llamacli.engine import DEFAULT_CONTEXT, Engine, SamplingSettings
 from llamacli.errors import UsageError, told, writing
 from llamacli.home import expanded
 from llamacli.repl.state import PROMPT, Repl, beginning, heading
@@ -45,14 +45,17 @@ def begin_log(repl: Repl, name: str | None) -> None:
         log.record(message)
     if conversation.forgotten:
         log.record({"event": "forget", "messages": conversation.forgotten})
+    if repl.log is None:
+        repl.session.name = log.name
     repl.log, repl.session.record = log, log.record
 
 
 def keep_cache(repl: Repl) -> None:
-    """Save the KV cache beside the session."""
+    """Save the KV cache beside the session, where it is here."""
     engine = repl.engine
     if (
-        repl.log is not None
+        isinstance(engine, Engine)
+        and repl.log is not None
         and repl.session.conversation.body
         and engine.tokens
         and not engine.lost
@@ -66,15 +69,15 @@ def continue_log(repl: Repl, saved: sessions.Session) -> None:
     """Go on with a saved chat, let go of the one before it, and find the KV cache."""
     before, repl.log = repl.log, saved.log
     repl.session.record = saved.log.record if saved.log is not None else lambda _: None
-    repl.session.conversation = saved.conversation
+    repl.session.conversation, repl.session.name = saved.conversation, saved.name
     if before is not None:
         before.close()
     if repl.engine.context_size > (saved.head.settings.get("context") or DEFAULT_CONTEXT):
         repl.session.use_engine(repl.engine)  # what was let go may fit now
     for text in saved.notices:
         notice(f"session {saved.name}: {text}")
-    if repl.session.conversation.body:
-        problem = sessions.restore_cache(repl.engine, saved.name, repl.session.prompt_tokens())
+    if repl.session.conversation.body and isinstance(engine := repl.engine, Engine):
+        problem = sessions.restore_cache(engine, saved.name, repl.session.prompt_tokens())
         if problem:
             notice(problem)
 
@@ -194,14 +197,17 @@ def change_model(repl: Repl, name: str) -> None:
 
 
 def reopen(repl: Repl) -> None:
-    """Load the model anew, a worker of which was lost.
+    """Load the model anew, a worker of which was lost, or that the server has no longer.
 
-    Raises UnreachableError while it isn't back; the chat stays as it is. Should it be lost again
-    over the loading, there is no model to go on with, and the chat ends.
+    Raises UnreachableError while the worker isn't back; the chat stays as it is. Should it be lost
+    again over the loading, there is no model to go on with, and the chat ends.
     """
     before = repl.engine
-    before.workers.greet()
-    notice("the worker is back; the model is loaded anew")
+    if isinstance(before, Engine):
+        before.workers.greet()
+        notice("the worker is back; the model is loaded anew")
+    else:
+        notice("the server is gone, or has the model no longer: it is loaded here")
     try:
         repl.session.engine = repl.open_model(repl.model, before.close)
     except BaseException:

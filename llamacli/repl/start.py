@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamacli.answer import Calling
-from llamacli.chat import ChatSession
+from llamacli.chat import ChatEngine, ChatSession
 from llamacli.engine import AdapterChoice, Asked, Engine, SamplingSettings
 from llamacli.errors import LlamacliError, OutputError
 from llamacli.gguf import check_llama, read_gguf
@@ -35,6 +35,7 @@ class Wanted:
     """What the command line says; None among settings leaves it to the session, or the model.
 
     named tells that the model is from the command line itself, and so wins over the session's.
+    no_server says why no server is to be asked; None where one may be.
     """
 
     model: str | None
@@ -46,6 +47,8 @@ class Wanted:
     plain: bool = False
     save: bool = True
     name: str | None = None
+    no_server: str | None = None
+    verbose: bool = False
     servers: "Servers | None" = None
     offer: Calling | None = None
     most_calls: int = 16
@@ -66,13 +69,14 @@ def start_repl(wanted: Wanted, *, resume: bool, session: str | None = None) -> N
     if saved is not None and not (wanted.named or wanted.asked.adapters):
         wanted = replace(wanted, asked=replace(wanted.asked, adapters=_adapters(settings)))
     path = model_path(model)
-    engine = _open(path, replace(wanted.asked, context=context))
+    asked = replace(wanted.asked, context=context)
+    engine = _open(path, asked, wanted)
     chat = ChatSession(engine, SamplingSettings(), date=wanted.date)
     chat.offer, chat.most_calls = wanted.offer, wanted.most_calls
     chat.output_limit = wanted.output_limit
-    name = model or str(engine.path)
+    name = model or str(path)
     plain = wanted.plain or not _has_colours()
-    repl = Repl(chat, name, _opener(wanted, path), keeps=wanted.save, plain=plain)
+    repl = Repl(chat, name, _opener(wanted, path, asked), keeps=wanted.save, plain=plain)
     repl.servers = wanted.servers
     try:
         use_settings(chat, settings)
@@ -91,7 +95,8 @@ def start_repl(wanted: Wanted, *, resume: bool, session: str | None = None) -> N
     finally:
         if repl.log is not None:
             repl.log.close()
-        close_in_background(repl.engine)
+        if isinstance(repl.engine, Engine):
+            close_in_background(repl.engine)
 
 
 def _adapters(settings: Mapping[str, Any]) -> tuple[AdapterChoice, ...]:
@@ -115,26 +120,38 @@ def _begin_log(repl: Repl, name: str | None) -> None:
         notice(f"{error}; this chat isn't saved")
 
 
-def _opener(wanted: Wanted, first: Path) -> Callable[[str, Callable[[], None]], Engine]:
-    """What loads another model: in the context that was asked for, where it can have that.
-
-    Adapters are those of the first model, and of no other.
+def _opener(
+    wanted: Wanted, first: Path, asked: Asked
+) -> Callable[[str, Callable[[], None]], ChatEngine]:
+    """What loads the first model again, or another one: in the context of the command line, where
+    it can have that, and without the first one's adapters.
     """
 
-    def open_model(name: str, ready: Callable[[], None]) -> Engine:
+    def open_model(name: str, ready: Callable[[], None]) -> ChatEngine:
         path = model_path(name)
         trained = check_llama(read_gguf(path)).context
         context = wanted.asked.context
         if isinstance(context, int) and context > trained:
             context = None
         ready()
-        asked = replace(wanted.asked, context=context)
-        return _open(path, asked if path == first else replace(asked, adapters=()))
+        if path == first:
+            return _open(path, asked, wanted)
+        return _open(path, replace(wanted.asked, context=context, adapters=()), wanted)
 
     return open_model
 
 
-def _open(path: Path, asked: Asked) -> Engine:
+def _open(path: Path, asked: Asked, wanted: Wanted) -> ChatEngine:
+    """The model by a server of the user's that has it, else loaded here."""
+    from llamacli.serve import BY_SERVER, served_model
+
+    served = wanted.no_server or served_model(path, asked.context, asked.adapters)
+    if wanted.verbose:
+        notice(f"the model is loaded here: {served}" if isinstance(served, str) else BY_SERVER)
+    return _load(path, asked) if isinstance(served, str) else served
+
+
+def _load(path: Path, asked: Asked) -> Engine:
     """The engine; loading that takes long is counted on a line of stderr, which then goes."""
     begun = time.monotonic()
     drawn = False

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llamacli.answer import Chunk, Result
-from llamacli.chat import ChatSession
+from llamacli.chat import ChatEngine, ChatSession
 from llamacli.engine import Engine
 from llamacli.machine import physical_cores
 from llamacli.prompt import Text
@@ -50,7 +50,7 @@ class Repl:
 
     session: ChatSession
     model: str
-    open_model: Callable[[str, Callable[[], None]], Engine]
+    open_model: Callable[[str, Callable[[], None]], ChatEngine]
     log: "SessionLog | None" = None
     keeps: bool = True
     plain: bool = False
@@ -61,29 +61,31 @@ class Repl:
     totals: Totals = field(default_factory=Totals)
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> ChatEngine:
         return self.session.engine
 
 
-def device(engine: Engine) -> str:
-    """What computes: GPUs by their names, else the CPU."""
+def device(engine: ChatEngine) -> str:
+    """What computes: GPUs by their names, else the CPU; or a server."""
+    if not isinstance(engine, Engine):
+        return "by llamacli serve"
     if engine.gpus:
         return ", ".join(printable(gpu.description) for gpu in engine.gpus)
     threads = engine.settings.threads or physical_cores()
     return f"CPU, {threads} thread{'s' * (threads != 1)}"
 
 
-def model_line(engine: Engine) -> str:
+def model_line(engine: ChatEngine) -> str:
     return (
         f"{printable(engine.name)}, {engine.quantization}, "
         f"{engine.context_size} tokens of context, {device(engine)}{_adapters(engine)}"
     )
 
 
-def _adapters(engine: Engine) -> str:
+def _adapters(engine: ChatEngine) -> str:
     """The LoRA adapters that it computes with, and their scales."""
-    used = zip(engine.adapters, engine.scales, strict=True)
-    return "".join(f", with {printable(a.path.stem)}:{scale:g}" for a, scale in used if scale)
+    used = [one for one in engine.settings.adapters if one.scale]
+    return "".join(f", with {printable(one.path.stem)}:{one.scale:g}" for one in used)
 
 
 def heading(repl: Repl) -> str:

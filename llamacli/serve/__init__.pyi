@@ -1,14 +1,27 @@
-from .client import LocalAnswer, Refused, answer_whole, ask_server, has_loaded
+from .client import (
+    BY_SERVER,
+    LocalAnswer,
+    Refused,
+    adapters_field,
+    answer_whole,
+    ask_server,
+    has_loaded,
+)
 from .listen import own_socket
 from .run import Options, serve
+from .served import ServedModel, served_model
 
 __all__ = [
+    "BY_SERVER",
     "LocalAnswer",
     "Options",
     "Refused",
+    "ServedModel",
+    "adapters_field",
     "answer_whole",
     "ask_server",
     "has_loaded",
     "own_socket",
     "serve",
+    "served_model",
 ]

@@ -119,7 +119,7 @@ class Desk:
             async with self.pool.use(loaded or ask.model) as model:
                 jobs = await asyncio.to_thread(_jobs, model, ask)
                 stream = Stream(count)
-                tasks = self._start(model, jobs, stream)
+                tasks = self._start(model, jobs, stream, ask.progress)
                 timer = self._limit(model, tasks)
                 try:
                     partings = [ask.calling.parting() for _ in jobs] if ask.calling else []
@@ -132,10 +132,12 @@ class Desk:
         finally:
             self.pending -= count
 
-    def _start(self, model: Loaded, jobs: Sequence[Job], stream: Stream) -> list[Task]:
+    def _start(
+        self, model: Loaded, jobs: Sequence[Job], stream: Stream, progress: bool
+    ) -> list[Task]:
         worker = self.pool.worker
         tasks = [
-            Task(index, job, lambda piece: worker.deliver(stream, piece))
+            Task(index, job, lambda piece: worker.deliver(stream, piece), progress)
             for index, job in enumerate(jobs)
         ]
         stream.on_overflow = lambda: worker.do(lambda: model.lane.cancel(tasks))
@@ -175,7 +177,9 @@ def _jobs(model: Loaded, ask: Ask) -> list[Job]:
             for _ in range(ask.n):
                 exact = ask.exact and sampling.temperature == 0
                 job = Job(tokens, sampling, ask.max_tokens, ask.stop, ask.shape, ask.calling)
-                jobs.append(replace(job, logprobs=ask.logprobs, exact=exact, scales=scales))
+                jobs.append(
+                    replace(job, logprobs=ask.logprobs, exact=exact, scales=scales, chat=ask.chat)
+                )
                 if sampling.seed is not None:
                     sampling = replace(sampling, seed=(sampling.seed + 1) % ((1 << 32) - 1))
         return jobs

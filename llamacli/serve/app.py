@@ -196,7 +196,7 @@ def _local(server: Server) -> Endpoint:
         model = local.find_loaded(server.desk.pool, fields)
         lora = local.find_adapters(model, fields)
         if fields.flag("probe"):
-            return json_response({"model": model.name})
+            return json_response(local.model_object(model))
         ask = await asyncio.to_thread(local.read_local, fields, lora)
         async with AsyncExitStack() as stack:
             answers = await stack.enter_async_context(server.desk.answer(ask, model))

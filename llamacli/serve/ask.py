@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llamacli.answer import Calling
-from llamacli.engine import MAX_ADAPTERS, MAX_SCALE, Engine, SamplingSettings, Scales
+from llamacli.engine import MAX_ADAPTERS, MAX_LAST_N, MAX_SCALE, Engine, SamplingSettings, Scales
 from llamacli.errors import InvalidModelError
 from llamacli.prompt import Message, NoTools, encode_raw, encode_turns
 from llamacli.serve.faults import Fault, invalid, unsupported
@@ -24,7 +24,8 @@ class Ask:
     """Prompts (one of them, unless it is a completion's list), and how they are answered.
 
     A prompt is a conversation, a text, or tokens. n answers are given to each. lora has scales by
-    the adapters' numbers, the others being out of use; None leaves it to the server's own.
+    the adapters' numbers, the others being out of use; None leaves it to the server's own. chat is
+    a job's; progress asks for what is read of the prompt.
     """
 
     model: str | None
@@ -41,6 +42,8 @@ class Ask:
     ignored: tuple[str, ...] = ()
     special: bool = False
     exact: bool = False
+    chat: str | None = None
+    progress: bool = False
     lora: Mapping[int, float] | None = None
 
     def encode(self, engine: Engine, prompt: Sequence[Message] | str | list[int]) -> list[int]:
@@ -94,6 +97,7 @@ def read_sampling(fields: Fields) -> dict[str, Any]:
         "top_k": fields.whole("top_k", 0, MAX_TOKENS - 1),
         "min_p": fields.number("min_p", 0, 1),
         "repeat_penalty": fields.number("repeat_penalty", 0.01, 100),
+        "repeat_last_n": fields.whole("repeat_last_n", 0, MAX_LAST_N),
         "presence_penalty": fields.number("presence_penalty", -2, 2),
         "frequency_penalty": fields.number("frequency_penalty", -2, 2),
         "seed": _seed(fields),

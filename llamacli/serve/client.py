@@ -3,21 +3,26 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from queue import Empty, Queue
+from socket import SHUT_RDWR
 from threading import Thread
 from typing import Any
 
 from llamacli import system
 from llamacli.answer import Chunk, Result
+from llamacli.engine import AdapterChoice, ProgressCallback
 from llamacli.errors import LlamacliError, NotFoundError
+from llamacli.gguf import file_identity
 from llamacli.serve.listen import own_socket
 
 Line = dict[str, Any]
+
+BY_SERVER = "a server that has the model loaded answers; --no-server goes without it"
 
 GLANCE = 0.05  # seconds between looks for a signal
 PAUSE = 0.2  # seconds before a full queue is asked again
@@ -27,22 +32,30 @@ PATIENCE = 2.0  # seconds for a server to take a request; one that hangs is as i
 class LocalAnswer:
     """An answer by a server: head says of what model, and the prompt's tokens."""
 
-    def __init__(self, connection: HTTPConnection, response: HTTPResponse) -> None:
+    def __init__(self, connection: "_Unix", response: HTTPResponse) -> None:
         self._connection, self._response = connection, response
         self.head: dict[str, Any] = self._line()["head"]
 
-    def chunks(self, interrupted: Callable[[], bool] = lambda: False) -> Iterator[Chunk]:
+    def chunks(
+        self,
+        interrupted: Callable[[], bool] = lambda: False,
+        on_progress: ProgressCallback | None = None,
+    ) -> Iterator[Chunk]:
         """Pieces of text, as generate gives them; hanging up ends it where interrupted says so.
 
-        Raises LlamacliError where the server says so, NotFoundError where it is gone.
+        on_progress gets (tokens read, all) of the prompt where the request asks for that. Raises
+        LlamacliError where the server says so, NotFoundError where it is gone.
         """
         texts: list[str] = []
+        reading = False
+        begun = time.perf_counter()
         lines = _beside(self._line)
-        with closing(self._connection):
+        try:
             while True:
                 line = _next(lines, interrupted)
                 if line is None:
-                    yield Chunk("", self._cut("".join(texts), len(texts)))
+                    seconds = time.perf_counter() - begun
+                    yield Chunk("", self._cut("".join(texts), len(texts), seconds))
                     return
                 if isinstance(line, LlamacliError):
                     raise line
@@ -50,18 +63,24 @@ class LocalAnswer:
                     fault = LlamacliError(error)
                     fault.exit_code = line["exit_code"]
                     raise fault
+                if on_progress is not None and (reading or "read" in line):
+                    all_of_it = self.head["prompt_tokens"]
+                    on_progress(line.get("read", all_of_it), all_of_it)
+                    reading = "read" in line
                 if (text := line.get("text")) is not None:
+                    begun = begun if texts else time.perf_counter()
                     texts.append(text)
                     yield Chunk(text)
                 if (result := line.get("result")) is not None:
                     result["tokens"] = tuple(result["tokens"])
                     yield Chunk("", Result(**result))
                     return
+        finally:
+            self._connection.hang_up()
 
-    def _cut(self, text: str, pieces: int) -> Result:
+    def _cut(self, text: str, pieces: int, seconds: float) -> Result:
         """What was said until a signal came; the tokens' number is at least that of the pieces."""
-        prompt = self.head["prompt_tokens"]
-        return Result(text, (0,) * pieces, "interrupted", prompt, 0, 0.0, 0.0, 0)
+        return interrupted_result(self.head["prompt_tokens"], text, pieces, seconds)
 
     def _line(self) -> Line:
         try:
@@ -71,6 +90,11 @@ class LocalAnswer:
             raise NotFoundError(
                 "the server is gone in the middle of the answer; --no-server goes without it"
             ) from None
+
+
+def interrupted_result(prompt: int, text: str = "", tokens: int = 0, seconds: float = 0) -> Result:
+    """Of an answer that a signal ended: whose tokens they were isn't known, only how many."""
+    return Result(text, (0,) * tokens, "interrupted", prompt, 0, 0.0, seconds if tokens else 0.0, 0)
 
 
 def _beside(read: Callable[[], Line]) -> "Queue[Line | LlamacliError]":
@@ -101,17 +125,35 @@ def _next(
     return None
 
 
+def adapters_field(choices: Sequence[AdapterChoice]) -> dict[str, Any]:
+    """The field of a request that names adapters: a server that hasn't loaded them won't answer."""
+    named = [{"identity": file_identity(one.path), "scale": one.scale} for one in choices]
+    return {"adapters": named} if named else {}
+
+
 class Refused(LlamacliError):
     """A server has the model and won't answer this."""
 
 
 def has_loaded(path: Path, adapters: dict[str, Any]) -> bool:
     """Whether a server of the user's has the file at path loaded, and adapters, a request's."""
+    return loaded(path, adapters) is not None
+
+
+def loaded(path: Path, adapters: dict[str, Any]) -> dict[str, Any] | None:
+    """A loaded model's name, quantization and context; None where no server has it so."""
     reply = _request(path, {"probe": True, **adapters})
     if reply is None:
-        return False
-    reply[0].close()
-    return reply[1].status == HTTPStatus.OK
+        return None
+    connection, response = reply
+    with closing(connection):
+        if response.status != HTTPStatus.OK:
+            return None
+        try:
+            about: dict[str, Any] = json.loads(response.read())
+        except (OSError, HTTPException, ValueError):
+            return None
+    return about if isinstance(about.get("context"), int) else None
 
 
 def ask_server(path: Path, body: dict[str, Any]) -> LocalAnswer | None:
@@ -131,7 +173,14 @@ def ask_server(path: Path, body: dict[str, Any]) -> LocalAnswer | None:
 
 
 def answer_whole(path: Path, body: dict[str, Any], interrupted: Callable[[], bool]) -> Result:
-    """The result of an answer, waiting while the server's queue is full.
+    """The result of an answer, waiting while the server's queue is full. Raises as begin does."""
+    result = list(begin(path, body, interrupted).chunks(interrupted))[-1].result
+    assert result is not None
+    return result
+
+
+def begin(path: Path, body: dict[str, Any], interrupted: Callable[[], bool]) -> LocalAnswer:
+    """An answer that has begun, waiting while the server's queue is full.
 
     Raises Refused, NotFoundError where the server is gone, and what the answer ended with.
     """
@@ -141,9 +190,7 @@ def answer_whole(path: Path, body: dict[str, Any], interrupted: Callable[[], boo
             raise NotFoundError("the server is gone; --no-server goes without it")
         connection, response = reply
         if response.status == HTTPStatus.OK:
-            result = list(LocalAnswer(connection, response).chunks(interrupted))[-1].result
-            assert result is not None
-            return result
+            return LocalAnswer(connection, response)
         told = response.read()
         connection.close()
         if response.status != HTTPStatus.TOO_MANY_REQUESTS or interrupted():
@@ -151,7 +198,7 @@ def answer_whole(path: Path, body: dict[str, Any], interrupted: Callable[[], boo
         time.sleep(PAUSE)
 
 
-def _request(path: Path, body: dict[str, Any]) -> "tuple[HTTPConnection, HTTPResponse] | None":
+def _request(path: Path, body: dict[str, Any]) -> "tuple[_Unix, HTTPResponse] | None":
     """The response to a request about a file; None where no server is there."""
     where = own_socket()
     if where is None:
@@ -178,6 +225,12 @@ class _Unix(HTTPConnection):
         self.path = path
 
     def connect(self) -> None:
-        self.sock = system.unix_socket()
+        self.sock = self.line = system.unix_socket()
         self.sock.settimeout(PATIENCE)
         self.sock.connect(os.fspath(self.path))
+
+    def hang_up(self) -> None:
+        """Close it though a thread may be reading: closing alone would wait for what that reads."""
+        with suppress(OSError):
+            self.line.shutdown(SHUT_RDWR)
+        self.close()

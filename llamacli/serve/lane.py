@@ -20,6 +20,7 @@ class Task:
     index: int
     job: Job
     deliver: Deliver
+    progress: bool = False  # whether it gets how much of the prompt is read, too
     asked: float = field(default_factory=perf_counter)
     running: Running | None = None
     told: int = 0  # of its tokens' probabilities
@@ -103,6 +104,9 @@ class Lane:
             task.last = now
             if running.answer.reason is None or text:
                 task.tell(text)
+        for task in self.tasks.values():
+            if task.progress and task.running is not None and task.running.prefilled is None:
+                task.deliver(Piece(task.index, read=task.running.evaluated))
         for running in step.finished:
             self.tasks.pop(running.index).tell(last=True)
         self._count()

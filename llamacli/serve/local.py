@@ -19,7 +19,10 @@ from llamacli.serve.faults import Fault, invalid
 from llamacli.serve.fields import Fields
 from llamacli.serve.messages import read_messages
 from llamacli.serve.pool import Loaded, Pool, identity
+from llamacli.serve.tools import read_calling
 from llamacli.shape import Grammar, choice_grammar, read_gbnf, read_schema
+
+MAX_NAME = 1000  # characters of what tells a chat from others
 
 
 def find_loaded(pool: Pool, fields: Fields) -> Loaded:
@@ -53,9 +56,16 @@ def find_adapters(model: Loaded, fields: Fields) -> dict[int, float]:
 
 
 def read_local(fields: Fields, lora: dict[int, float]) -> Ask:
-    """What is to be answered: messages, or a text as it stands."""
-    text = fields.text("prompt")
-    prompt: Any = text if text is not None else read_messages(fields)
+    """What is to be answered: messages, a text as it stands, or the tokens of a chat's prompt."""
+    prompt: Any = fields.text("prompt")
+    if prompt is None and (prompt := fields.items("tokens")) is not None:
+        if not prompt or not all(isinstance(token, int) for token in prompt):
+            raise invalid("tokens", "is a list of whole numbers, at least one")
+    elif prompt is None:
+        prompt = read_messages(fields)
+    chat = fields.text("chat")
+    if chat is not None and len(chat) > MAX_NAME:
+        raise invalid("chat", f"has more than {MAX_NAME} characters")
     ask = Ask(
         None,
         [prompt],
@@ -64,7 +74,10 @@ def read_local(fields: Fields, lora: dict[int, float]) -> Ask:
         read_stop(fields),
         shape=_read_shape(fields.inside("shape")),
         special=bool(fields.flag("special")),
+        calling=read_calling(fields),
         exact=bool(fields.flag("exact")),
+        chat=chat,
+        progress=bool(fields.flag("progress")),
         lora=lora,
     )
     fields.end()
@@ -85,6 +98,13 @@ def _read_shape(given: Fields | None) -> Grammar | None:
     return choice_grammar(words)
 
 
+def model_object(model: Loaded) -> dict[str, Any]:
+    """What a client learns of a loaded model."""
+    engine = model.engine
+    about = {"model": engine.name, "quantization": engine.quantization}
+    return {**about, "context": engine.context_size}
+
+
 def result_object(result: Result) -> dict[str, Any]:
     kept = {name: value for name, value in vars(result).items() if name != "drafted"}
     return {**kept, "tokens": list(result.tokens)}
@@ -96,6 +116,8 @@ async def lines(answers: Answers) -> AsyncIterator[bytes]:
     head = {"model": engine.name, "quantization": engine.quantization}
     yield _line({"head": {**head, "prompt_tokens": answers.prompt_tokens}})
     async for piece in answers.stream:
+        if piece.read is not None:
+            yield _line({"read": piece.read})
         if piece.text:
             yield _line({"text": piece.text})
         if piece.error is not None:

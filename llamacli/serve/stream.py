@@ -16,7 +16,7 @@ MAX_WAITING = 4096  # pieces that a client hasn't taken; a reader that is slower
 @dataclass(frozen=True)
 class Piece:
     """Text that can be shown of the answer with that index, parts of its calls where it is parted,
-    and its tokens' probabilities.
+    and its tokens' probabilities; or how many tokens of its prompt are read.
 
     The last piece of an answer has its result, or an error.
     """
@@ -27,6 +27,7 @@ class Piece:
     logprobs: tuple[TokenLogprob, ...] = ()
     result: Result | None = None
     error: LlamacliError | None = None
+    read: int | None = None
 
     @property
     def last(self) -> bool:

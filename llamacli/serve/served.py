@@ -1,0 +1,145 @@
+"""A chat's model where a server of the same user has it loaded: prompts are encoded here."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any, TypeVar
+
+from llamacli.answer import Calling, Chunk
+from llamacli.engine import (
+    AdapterChoice,
+    EngineSettings,
+    ProgressCallback,
+    SamplingSettings,
+    Vocabulary,
+    load_file,
+)
+from llamacli.errors import NotFoundError, UnreachableError
+from llamacli.gguf import GGUFFile
+from llamacli.serve.client import GLANCE, adapters_field, begin, interrupted_result, loaded
+from llamacli.tools import DEFAULT_THRESHOLD
+
+T = TypeVar("T")
+WORDS = ("none", "auto", "required")
+
+
+@dataclass
+class ServedModel:
+    """Named as an Engine's are; see chat's Served. settings has the context that was asked for, and
+    the adapters."""
+
+    path: Path
+    name: str
+    quantization: str
+    context_size: int
+    settings: EngineSettings
+    file: GGUFFile
+    vocabulary: Vocabulary
+    tokens: Sequence[int] = ()
+    closed: bool = False
+
+    @property
+    def lost(self) -> bool:
+        about = loaded(self.path, adapters_field(self.settings.adapters))
+        return about is None or about["context"] < self.context_size
+
+    def close(self) -> None:
+        """There is nothing to free."""
+
+    def answer(
+        self,
+        prompt: Sequence[int],
+        sampling: SamplingSettings,
+        *,
+        chat: str,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        calling: Calling | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+        on_progress: ProgressCallback | None = None,
+    ) -> Iterator[Chunk]:
+        """As Served says. Raises UnreachableError where the server is gone, Refused, and what the
+        answer ended with there."""
+        room = self.context_size - len(prompt) + 1
+        settings = {
+            name: value for name, value in vars(sampling).items() if value not in (None, ())
+        }
+        body = {
+            **settings,
+            **_tools(calling),
+            **adapters_field(self.settings.adapters),
+            "tokens": list(prompt),
+            "max_tokens": room if max_tokens is None else min(room, max_tokens),
+            "stop": list(stop),
+            "exact": True,
+            "chat": chat,
+            "progress": on_progress is not None,
+        }
+        try:
+            begun = _unless(interrupted, lambda: begin(self.path, body, interrupted))
+            if begun is None:
+                yield Chunk("", interrupted_result(len(prompt)))
+                return
+            for chunk in begun.chunks(interrupted, on_progress):
+                if chunk.result is not None:
+                    self.tokens = [*prompt, *chunk.result.tokens]
+                yield chunk
+        except NotFoundError:
+            raise UnreachableError(
+                "the server is gone; /regen answers anew, by the model loaded here"
+            ) from None
+
+
+def served_model(
+    path: Path, context: Any, adapters: tuple[AdapterChoice, ...]
+) -> ServedModel | str:
+    """The model of the file at path by a server of the user's; where there is none, why not.
+
+    A context that was asked for is kept to, in a larger one of the server's.
+    """
+    about = loaded(path, adapters_field(adapters))
+    if about is None:
+        return "no server has it loaded" + " with the adapters" * bool(adapters)
+    size: int = about["context"]
+    if context == "auto" or (context is not None and context > size):
+        return f"a server has it in a context of {size} tokens"
+    settings = EngineSettings(context=context, adapters=adapters)
+    file, vocabulary = load_file(path)
+    name, quantization = about["model"], about["quantization"]
+    return ServedModel(path, name, quantization, context or size, settings, file, vocabulary)
+
+
+def _tools(calling: Calling | None) -> dict[str, Any]:
+    """The fields of a request with tools, which are in the prompt already."""
+    if calling is None:
+        return {}
+    choice: Any = calling.choice
+    if choice not in WORDS:
+        choice = {"type": "function", "function": {"name": choice}}
+    threshold = DEFAULT_THRESHOLD if calling.threshold is None else calling.threshold
+    return {
+        "tools": [tool.given for tool in calling.tools],
+        "tool_choice": choice,
+        "parallel_tool_calls": calling.parallel,
+        "tool_threshold": threshold,
+    }
+
+
+def _unless(interrupted: Callable[[], bool], work: Callable[[], T]) -> T | None:
+    """What work gives, done in a thread; None where a signal comes first."""
+    future: Future[T] = Future()
+
+    def do() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=do, daemon=True).start()
+    while not interrupted():
+        with suppress(TimeoutError):
+            return future.result(GLANCE)
+    return None
