@@ -124,3 +124,26 @@ def test_probabilities_are_the_models_own(scheduler: Scheduler) -> None:
     for one in running.logprobs:
         assert len(one.top) == 5 and one.logprob <= one.top[0][1] <= 0
         assert sorted((p for _, p in one.top), reverse=True) == [p for _, p in one.top]
+
+
+def test_an_exact_chat_goes_on_from_its_own_turns_alone(path: Path) -> None:
+    settings = EngineSettings(threads=1, batch=64, ubatch=64)
+    with BatchEngine(path, settings, 4) as engine:
+        scheduler = Scheduler(engine)
+        first = Job(prompt(90), GREEDY, 6, exact=True, chat="a")
+        finish(scheduler, begin(scheduler, Job(prompt(90), GREEDY, 6)))  # another's, the same
+        answer = finish(scheduler, begin(scheduler, first))
+        longer = [*prompt(90), *answer, *prompt(70, 1)]
+        for chat, cached in (("b", 0), (None, 0), ("a", 90 + len(answer) - 1)):
+            job = Job(longer, GREEDY, 2, exact=True, chat=chat)
+            running = begin(scheduler, job)
+            assert running.cached == cached
+            finish(scheduler, running)
+        finish(scheduler, begin(scheduler, Job(longer, GREEDY, 2)))  # takes none of the chat's
+        again = begin(scheduler, Job(longer, GREEDY, 2, exact=True, chat="a"))
+        assert again.cached == len(longer) - 1
+        finish(scheduler, again)
+        back = begin(scheduler, Job([*prompt(90), *prompt(9, 2)], GREEDY, 2, exact=True, chat="a"))
+        assert back.cached == 90
+        finish(scheduler, back)
+        assert [scheduler.kept.chats[n] for n in scheduler.kept.tokens].count("a") == 1
