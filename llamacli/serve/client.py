@@ -26,6 +26,7 @@ BY_SERVER = "a server that has the model loaded answers; --no-server goes withou
 
 GLANCE = 0.05  # seconds between looks for a signal
 PAUSE = 0.2  # seconds before a full queue is asked again
+GLIMPSE = 5.0  # seconds for a server to say what it has loaded
 PATIENCE = 2.0  # seconds for a server to take a request; one that hangs is as if it weren't there
 
 
@@ -142,7 +143,7 @@ def has_loaded(path: Path, adapters: dict[str, Any]) -> bool:
 
 def loaded(path: Path, adapters: dict[str, Any]) -> dict[str, Any] | None:
     """A loaded model's name, quantization and context; None where no server has it so."""
-    reply = _request(path, {"probe": True, **adapters})
+    reply = _request(path, {"probe": True, **adapters}, GLIMPSE)
     if reply is None:
         return None
     connection, response = reply
@@ -198,8 +199,11 @@ def begin(path: Path, body: dict[str, Any], interrupted: Callable[[], bool]) -> 
         time.sleep(PAUSE)
 
 
-def _request(path: Path, body: dict[str, Any]) -> "tuple[_Unix, HTTPResponse] | None":
-    """The response to a request about a file; None where no server is there."""
+def _request(
+    path: Path, body: dict[str, Any], seconds: float | None = None
+) -> "tuple[_Unix, HTTPResponse] | None":
+    """The response to a request about a file; None where no server is there, or where it hasn't
+    come after so many seconds."""
     where = own_socket()
     if where is None:
         return None
@@ -212,7 +216,7 @@ def _request(path: Path, body: dict[str, Any]) -> "tuple[_Unix, HTTPResponse] | 
         asked = json.dumps({"file": str(file), "identity": seen, **body}).encode()
         connection.request("POST", "/own/answer", asked, {"Host": "localhost"})
         assert connection.sock is not None
-        connection.sock.settimeout(None)
+        connection.sock.settimeout(seconds)
         return connection, connection.getresponse()
     except (OSError, HTTPException):
         connection.close()
