@@ -3,11 +3,15 @@
 import os
 import re
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from llamacli.errors import NotFoundError, UsageError
+from llamacli.system import WINDOWS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# What no file of Windows is called: characters, and devices, whatever follows their dot.
+FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
+DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.I | re.S)
 NOWHERE = Path(os.devnull, "llamacli")  # below what is no folder: not even root can make it
 
 
@@ -36,13 +40,35 @@ def config_folder() -> Path:
         return NOWHERE
 
 
-def check_name(name: str, whose: str) -> str:
+def check_name(name: str, whose: str, *, windows: bool = WINDOWS) -> str:
     """A name that a file of ours can have. Raises UsageError for another."""
     if not NAME.fullmatch(name):
         raise UsageError(
             f"{whose} name has letters, digits, '.', '_' and '-', at most 64; not {name!r}"
         )
+    if possible_name(name, windows=windows) != name:
+        raise UsageError(f"Windows has no files that are called {name}; take another name")
     return name
+
+
+def possible_name(name: str, *, windows: bool = WINDOWS) -> str:
+    """What a file is called that should be called name: on Windows it can't always be.
+
+    It has neither some characters nor a dot or a blank at the end, and con.txt is a device there.
+    """
+    if not windows:
+        return name
+    name = FORBIDDEN.sub("_", name).rstrip(". ")
+    return f"_{name}" if not name or DEVICE.fullmatch(name) else name
+
+
+def is_elsewhere(path: str, *, windows: bool = WINDOWS) -> bool:
+    """Whether a look at a path asks another machine, which learns who this user is.
+
+    On Windows that is what begins with two slashes of either kind, or a device: a path that a
+    stranger's file names is not to be looked at then.
+    """
+    return windows and PureWindowsPath(path).drive.startswith("\\\\")
 
 
 def expanded(path: str | Path) -> Path:

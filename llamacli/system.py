@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LOCKED_BYTE = 1 << 40  # Windows locks bytes; one that no file has keeps none from being read
 
 # For os.open: a link isn't followed, and programs that are started don't get the file.
-NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+NO_FOLLOW = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 WINDOWS = sys.platform == "win32"
 MACOS = sys.platform == "darwin"
@@ -49,6 +49,8 @@ if sys.platform == "win32":
 
     SHARED_LIBRARY = "{}.dll"
     ENDING = (signal.SIGTERM,)  # signals that ask the program to leave
+    # For a child that Ctrl-C isn't for: CREATE_NEW_PROCESS_GROUP.
+    APART: dict[str, Any] = {"creationflags": 0x200}
 
     def lock(file: IO[Any]) -> None:
         """Lock a file until it is closed.
@@ -110,19 +112,32 @@ if sys.platform == "win32":
         return 0
 
     def end_group(leader: int, *, at_once: bool = False) -> None:  # noqa: ARG001
-        """End a process that was started as its group's leader, and its children."""
+        """End a process that was started APART, and its children.
+
+        Theirs stay known as such when it has ended, as long as who started it keeps its handle:
+        until then no other process gets its number.
+        """
         import psutil
 
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(leader)
-            for one in (*process.children(recursive=True), process):
-                with contextlib.suppress(psutil.Error):
-                    one.kill()
+        ending, below = [leader], {}
+        for process in psutil.process_iter(["ppid"]):
+            below.setdefault(process.info["ppid"], []).append(process.pid)
+        for one in ending:
+            ending += [child for child in below.get(one, ()) if child not in ending]
+        for one in reversed(ending):
+            with contextlib.suppress(psutil.Error):
+                psutil.Process(one).kill()
 
     def drop_keys() -> None:
         """Forget what was typed and isn't read yet."""
         while msvcrt.kbhit():
             msvcrt.getwch()
+
+    def claim_port(listening: "socket.socket") -> None:
+        """Before it is bound: no other program can listen at the same port."""
+        import socket
+
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
 
     def unix_socket() -> "socket.socket":
         """Raises OSError where the system has no Unix sockets."""
@@ -142,6 +157,7 @@ else:
     import fcntl
     import resource
 
+    APART: dict[str, Any] = {"start_new_session": True}  # for a child that Ctrl-C isn't for
     FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
     ENDING = (signal.SIGTERM, signal.SIGHUP)  # a terminal that goes sends the second
     SHARED_LIBRARY = "lib{}.dylib" if sys.platform == "darwin" else "lib{}.so"
@@ -245,6 +261,12 @@ else:
 
         with contextlib.suppress(termios.error, OSError, ValueError):
             termios.tcflush(sys.stdin, termios.TCIFLUSH)
+
+    def claim_port(listening: "socket.socket") -> None:
+        """Before it is bound: a port whose last connections linger can be had at once."""
+        import socket
+
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
     def unix_socket() -> "socket.socket":
         """Raises OSError where the system has no Unix sockets."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError, writing
-from llamacli.home import expanded
+from llamacli.home import expanded, is_elsewhere
 from llamacli.models import (
     adapter_target,
     find,
@@ -99,6 +99,10 @@ def base_config(named: str | None, folder: Path, token: str | None) -> "LlamaCon
     wanted = named or read_adapter_config(folder).base
     if wanted is None:
         raise UsageError("the adapter doesn't say what its base is; name it with --base")
+    if named is None and is_elsewhere(wanted):
+        raise UsageError(
+            f"the adapter's base is {printable(wanted)!r}, on another machine; name it with --base"
+        )
     path = expanded(wanted)
     if path.is_dir():
         return read_base_config(path)

@@ -8,6 +8,7 @@ import typer
 from llamacli.commands import fetching
 from llamacli.commands.printing import bytes_bar
 from llamacli.errors import writing
+from llamacli.home import possible_name
 from llamacli.models import target_folder
 from llamacli.terminal import notice, send_path
 
@@ -39,7 +40,7 @@ def pull(
     wanted = parse_wanted(source)
     repo = look_up(wanted.repo, revision, token)
     name, parts = choose(repo, wanted)
-    target = output or target_folder() / name
+    target = output or target_folder() / possible_name(name)
     with writing(target):
         check_target(target, force)
 

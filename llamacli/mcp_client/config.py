@@ -12,6 +12,7 @@ from typing import Any
 from llamacli.errors import UsageError
 from llamacli.home import expanded
 from llamacli.prompt import read_file
+from llamacli.system import WINDOWS
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 LISTS = ("mcpServers", "servers")  # the second is VS Code's
@@ -56,12 +57,24 @@ def _read(text: str) -> list[ServerConfig]:
     if text.endswith(".json") or (path.is_file() and not os.access(path, os.X_OK)):
         return read_config(read_file(path).text, text)
     try:
-        words = shlex.split(text)
+        words = words_of(text)
     except ValueError as error:
         raise UsageError(f"--mcp {text!r} is no command: {error}") from None
     if not words:
         raise UsageError("--mcp is empty; name a file of mcpServers, a URL, or a command")
     return [ServerConfig(_name_of(Path(words[0]).stem), tuple(words))]
+
+
+def words_of(command: str, *, windows: bool = WINDOWS) -> list[str]:
+    """A command's words, as the system's shell would have them. Raises ValueError.
+
+    Windows' backslashes part folders and escape nothing, and its words are quoted by " alone.
+    """
+    words = shlex.shlex(command, posix=True)
+    words.whitespace_split, words.commenters = True, ""
+    if windows:
+        words.escape, words.quotes = "", '"'
+    return list(words)
 
 
 def read_config(text: str, name: str) -> list[ServerConfig]:

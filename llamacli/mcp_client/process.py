@@ -19,7 +19,7 @@ from mcp_types import jsonrpc_message_adapter
 from llamacli.errors import NotFoundError
 from llamacli.mcp_client.config import ServerConfig
 from llamacli.mcp_client.trace import MOST_IN_ALL, MOST_MESSAGE, MOST_NOISE, Trace
-from llamacli.system import end_group
+from llamacli.system import APART, end_group
 
 # Beside those of the package: language, time zone, where temporary files go. None is a secret.
 HANDED_ON = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -73,7 +73,7 @@ async def _start(config: ServerConfig) -> Process:
         stderr=PIPE,
         env=env,
         cwd=config.cwd,
-        start_new_session=True,
+        **APART,
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamacli.errors import NotFoundError, UsageError, writing
-from llamacli.home import expanded, home
+from llamacli.home import expanded, home, possible_name
 
 if TYPE_CHECKING:
     from llamacli.engine import AdapterChoice
@@ -62,4 +62,4 @@ def adapter_target(name: str) -> Path:
     folder = home(FOLDER)
     with writing(f"the folder {folder}", "made", "set LLAMACLI_HOME"):
         folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{name}{SUFFIX}"
+    return folder / possible_name(f"{name}{SUFFIX}")

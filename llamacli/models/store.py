@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from llamacli.errors import NotFoundError, writing
-from llamacli.home import home
+from llamacli.home import home, possible_name
 
 DEMO = "demo"
 USED = ".used"  # a folder of empty files, named as the models: their times are those of last use
@@ -21,7 +21,7 @@ def stored_models() -> list[Path]:
 
 def target_path(name: str, quantization: str) -> Path:
     """Where a conversion goes that was given no -o; makes the folder."""
-    return target_folder() / f"{name}-{quantization}.gguf"
+    return target_folder() / possible_name(f"{name}-{quantization}.gguf")
 
 
 def folder_name(folder: Path) -> str:

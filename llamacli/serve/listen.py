@@ -1,5 +1,6 @@
 """Where the server listens: a port, and a Unix socket for the user's own programs."""
 
+import errno
 import os
 import socket
 import stat
@@ -54,13 +55,13 @@ def listen_on_port(host: str, port: int) -> socket.socket:
         raise UsageError(f"the host {host!r} is not known: {error}") from None
     # Where the protocol isn't named, asyncio leaves Nagle's algorithm on: 40 ms an answer.
     listening = socket.socket(family, kind, protocol)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    system.claim_port(listening)
     try:
         listening.bind(address)
         listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
-        if error.errno in (98, 48):  # EADDRINUSE of Linux and macOS
+        if error.errno == errno.EADDRINUSE:
             raise Taken(f"port {port} is taken by another program; give another --port") from None
         raise UsageError(f"can't listen on {host}:{port}: {error.strerror}") from None
     return listening

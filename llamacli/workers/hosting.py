@@ -8,9 +8,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from socket import AF_INET, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, gaierror, getaddrinfo, socket
+from socket import AF_INET, SOCK_STREAM, gaierror, getaddrinfo, socket
 
 from llamacli.errors import LlamacliError, NotFoundError, UnreachableError, UsageError
+from llamacli.system import claim_port
 from llamacli.terminal import debugging
 from llamacli.workers.addresses import Address
 from llamacli.workers.greeting import greet
@@ -48,7 +49,7 @@ def address_of(lending: Lending) -> Address:
             hint="go through ssh or WireGuard (docs/several-machines.md), or add --listen-openly",
         )
     with socket(AF_INET, SOCK_STREAM) as taken:
-        taken.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        claim_port(taken)
         try:
             taken.bind((host, lending.port))
         except OSError as error:
