@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # What the system says where it is out of memory, threads or open files, and where of disk.
 NO_ROOM = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
@@ -127,13 +128,18 @@ def _system_error(error: OSError) -> LlamacliError:
         return DoesNotFitError(f"{reason(error)}; raise the limit (ulimit -n), or end others")
     if error.errno in NO_DISK:
         return OutputError(f"{where or 'the output'} can't be written: {reason(error)}")
-    if error.errno == errno.EISDIR:
+    if error.errno == errno.EISDIR or (error.errno == errno.EACCES and _is_folder(where)):
         return UsageError(f"{where or 'what is named'} is a folder, not a file")
     if where is None:
         return NotFoundError(f"what is needed can't be read: {reason(error)}")
     if error.errno == errno.ENOENT:
         return NotFoundError(f"there is no file {where}")
     return NotFoundError(f"{where} can't be read: {reason(error)}")
+
+
+def _is_folder(path: str | None) -> bool:
+    """Windows says of a folder that it is opened as a file only that it may not be."""
+    return path is not None and Path(path).is_dir()
 
 
 def _converter_error(error: BaseException) -> BaseException:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.standins.systems.lacking import LACKING
+
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     *("errors", "system", "home", "terminal", "machine", "gguf", "workers", "engine", "speculate"),
@@ -152,4 +154,30 @@ def test_only_system_asks_which_system_it_is() -> None:
         for name, path in MODULES.items()
         if asked.search(path.read_text(encoding="utf-8")) and not name.endswith(".system")
     ]
+    assert not wrong
+
+
+def test_only_system_uses_what_macos_or_windows_lacks() -> None:
+    """Wherever it is, whether a test gets there or not; st_blocks no stand-in could take away."""
+    lacking = {
+        name: set().union(*(lacks.get(name, "").split() for lacks in LACKING.values()))
+        for name in {name for lacks in LACKING.values() for name in lacks}
+    }
+    wrong = []
+    for module, path in MODULES.items():
+        if module.endswith(".system"):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        used = [
+            (node.value.id, node.attr)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        ]
+        for package, names in imports(path):
+            used += [("modules", package), *((package, name) for name in names)]
+        wrong += [
+            (module, *pair)
+            for pair in used
+            if pair[1] == "st_blocks" or pair[1] in lacking.get(pair[0], ())
+        ]
     assert not wrong

@@ -195,7 +195,7 @@ def _store(path: Path, content: dict[str, Any]) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(content, indent=1))
+        part.write_text(json.dumps(content, indent=1), "utf-8")
         part.replace(path)
     except OSError:
         with contextlib.suppress(OSError):

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from llamacli import __version__
 from llamacli.errors import InvalidModelError, NotFoundError
+from llamacli.home import possible_name
 from llamacli.hub.errors import hub_errors
 from llamacli.models import registry
+from llamacli.system import WINDOWS
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
@@ -72,14 +74,17 @@ def _near(repo: str) -> list[str]:
 
 
 def _parse(info: "ModelInfo", repo: str) -> tuple[str, dict[str, HubFile]]:
-    """The commit and the files of an index. Raises InvalidModelError where it makes no sense."""
+    """The commit and the files of an index, but for those that the system can't have.
+
+    Raises InvalidModelError where it makes no sense.
+    """
     commit: Any = info.sha
     if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
         raise _fault(repo, "names no commit")
     if not info.siblings:
         raise _fault(repo, "lists no files")
     files = [_file(entry, repo) for entry in info.siblings]
-    return commit, {file.name: file for file in files}
+    return commit, {file.name: file for file in files if can_be_here(file.name)}
 
 
 def _file(entry: Any, repo: str) -> HubFile:
@@ -92,6 +97,11 @@ def _file(entry: Any, repo: str) -> HubFile:
     if not isinstance(etag, str) or not HASH.fullmatch(etag):
         raise _fault(repo, f"gives {name!r} the hash {etag!r}")
     return HubFile(name, size, etag)
+
+
+def can_be_here(name: str, *, windows: bool = WINDOWS) -> bool:
+    """Whether the system has files of that path: on Windows C: in it leads out of every folder."""
+    return all(possible_name(part, windows=windows) == part for part in name.split("/"))
 
 
 def _is_harmless(name: str) -> bool:

@@ -76,9 +76,11 @@ def _fast_cores(devices: Path = Path("/sys/devices")) -> int:
     try:
         listed = devices / "cpu_core" / "cpus"
         if listed.exists():
-            names = [f"cpu{number}" for number in _numbers(listed.read_text())]
-            return len({(folder / n / "topology" / "core_id").read_text() for n in names})
-        capacities = [int(file.read_text()) for file in folder.glob("cpu[0-9]*/cpu_capacity")]
+            names = [f"cpu{number}" for number in _numbers(listed.read_text("ascii"))]
+            return len({(folder / n / "topology" / "core_id").read_text("ascii") for n in names})
+        capacities = [
+            int(file.read_text("ascii")) for file in folder.glob("cpu[0-9]*/cpu_capacity")
+        ]
     except (OSError, ValueError):
         return 0
     return capacities.count(max(capacities)) if len(set(capacities)) > 1 else 0

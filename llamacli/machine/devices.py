@@ -60,6 +60,7 @@ class Machine:
     renderer: bool = False  # a GPU that draws, of whatever make
     checkout: Path | None = None  # the source tree whose Makefile installed llamacli
     pip: bool = True
+    windows: bool = False
 
 
 def find_devices() -> list[Device]:
@@ -108,13 +109,17 @@ def unused_hardware(devices: Sequence[Device], machine: Machine) -> list[tuple[s
 
 
 def rebuild_command(kind: str, machine: Machine) -> str:
-    """The shell command that compiles llama.cpp for a kind of GPU and installs it."""
+    """The command that compiles llama.cpp for a kind of GPU and installs it, for the system's
+    shell: PowerShell on Windows."""
     if machine.checkout is not None:
         folder = shlex.quote(str(machine.checkout))
         return f"make -C {folder} install ACCEL={kind}"
     version = _installed_version()
+    flags = f'CMAKE_ARGS="-DGGML_RPC=on -DGGML_{kind.upper()}=on"'
     python = shlex.quote(sys.executable)
-    flags = f'CMAKE_ARGS="-DGGML_{kind.upper()}=on"'
+    if machine.windows:
+        python = "'" + sys.executable.replace("'", "''") + "'"
+        flags = f"$env:{flags};" + " &" * machine.pip
     if machine.pip:
         return (
             f"{flags} {python} -m pip install --force-reinstall --no-deps --no-cache-dir "
@@ -130,12 +135,14 @@ def this_machine() -> Machine:
     """Looked up in the system's folders; no driver is started."""
     source = Path(__file__).resolve().parents[2]
     made = (source / "Makefile").is_file() and Path(sys.prefix) == source / ".venv"
+    made = made and not system.WINDOWS  # the README's lines made it, without make
     return Machine(
         apple_silicon=system.MACOS and platform.machine() == "arm64",
         nvidia=_has_nvidia(),
         renderer=any(Path("/dev/dri").glob("renderD*")),
         checkout=source if made else None,
         pip=importlib.util.find_spec("pip") is not None,
+        windows=system.WINDOWS,
     )
 
 

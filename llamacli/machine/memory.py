@@ -52,9 +52,9 @@ def cgroup_free(folders: list[Path]) -> int | None:
 
 def _group_free(folder: Path, limit: str, used: str, reclaimable: tuple[str, ...]) -> int | None:
     try:
-        most = int((folder / limit).read_text())
-        taken = int((folder / used).read_text())
-        lines = (folder / "memory.stat").read_text().splitlines()
+        most = int((folder / limit).read_text("ascii"))
+        taken = int((folder / used).read_text("ascii"))
+        lines = (folder / "memory.stat").read_text("ascii").splitlines()
     except (OSError, ValueError):  # no such group, or "max"
         return None
     counts = dict(line.split(maxsplit=1) for line in lines)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from llamacli.errors import LlamacliError, NotFoundError, UsageError, reason
 from llamacli.home import expanded, home
@@ -26,7 +26,7 @@ def find_model(name: str) -> Path:
     path = existing_path(name)
     if path is not None and path.is_file():
         return path
-    if path is None and name.endswith(".gguf") and len(Path(name).parts) > 1:
+    if path is None and is_path(name):
         raise NotFoundError(f"there is no file {name}")
     stored = stored_models()
     paths = matching(name, stored)
@@ -35,6 +35,11 @@ def find_model(name: str) -> Path:
     if path is not None and path.is_dir():
         raise UsageError(f"{name} is a folder; convert it first: llamacli convert {name}")
     raise NotFoundError(_not_found(name, stored))
+
+
+def is_path(name: str, kind: type[PurePath] = Path) -> bool:
+    """Whether what isn't there can only have been meant as a file's path, of the system's kind."""
+    return name.lower().endswith(".gguf") and len(kind(name).parts) > 1
 
 
 def existing_path(name: str) -> Path | None:

@@ -2,6 +2,7 @@
 
 import stat
 import sys
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from os import fstat
@@ -99,12 +100,16 @@ def _read(file: BinaryIO, name: str) -> bytes:
 
 
 def decode(data: bytes, name: str, errors: Errors = "strict") -> str:
-    """UTF-8 as text, without the byte order mark that some programs put in front."""
+    """UTF-8 as text, without the byte order mark that some programs put in front.
+
+    By another such mark UTF-16 is known, which PowerShell writes. Raises UsageError.
+    """
+    encoding = "UTF-16" if data[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "UTF-8"
     try:
-        return data.decode("utf-8", errors).removeprefix("\ufeff")
+        return data.decode(encoding, errors).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"{name} is not UTF-8 at byte {error.start}; convert it, or let it through with "
+            f"{name} is not {encoding} at byte {error.start}; convert it, or let it through with "
             "--errors replace"
         ) from None
 

@@ -87,6 +87,7 @@ def listen_on_socket(path: Path) -> OwnSocket:
     if len(os.fsencode(path)) > MAX_PATH:
         raise UsageError(f"the socket's path has more than {MAX_PATH} bytes; give --socket")
     try:
+        system.unix_socket().close()  # where there are none, nothing is made
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = path.parent.stat()
         if folder.st_uid not in (system.user(), 0) or (

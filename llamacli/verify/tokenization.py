@@ -28,7 +28,7 @@ def tokenization_row(checkpoint: Checkpoint, vocabulary: Vocabulary) -> Row:
         texts = TEXTS + special_texts(checkpoint.tokenizer.special)
         problems = _differences(vocabulary, ((text, library(text)) for text in texts))
         return judged("tokenization", problems, f"{len(texts)} texts as tokenizers has them")
-    recorded = json.loads(RECORDED.read_text())
+    recorded = json.loads(RECORDED.read_text("utf-8"))
     as_recorded = recorded["vocabulary"] == fingerprint(checkpoint.tokenizer)
     if not as_recorded or checkpoint.tokenizer.pre.name != "llama-bpe":
         return skipped(

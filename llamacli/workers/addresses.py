@@ -8,7 +8,7 @@ from llamacli.errors import UsageError
 
 PORT = 50052  # llama.cpp's rpc-server has it, too
 TIMEOUT = 300.0  # seconds that a worker may take for its part of one step
-FORM = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+)(?::(\d{1,5}))?")
+FORM = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\\\[\]]+)(?::(\d{1,5}))?")
 
 
 class Address(NamedTuple):

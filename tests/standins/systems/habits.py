@@ -1,8 +1,8 @@
 """Windows' habits on Linux, where our packages meet them.
 
-Files are opened as text unless O_BINARY is given, and text is neither UTF-8 unless that is named nor
-ends its lines as elsewhere; a folder isn't opened at all. No file is removed or replaced while this
-process has it open, or mapped, and no renaming replaces one. Processes know no signals: to ask
+Files are opened as text unless O_BINARY is given, and text is neither UTF-8 unless that is named
+nor ends its lines as elsewhere; a folder isn't opened at all. No file is removed or replaced while
+this process has it open, or mapped, and no renaming replaces one. Processes know no signals: to ask
 one is to kill it. There are no Unix sockets.
 """
 

@@ -3,7 +3,16 @@
 import sys
 
 OURS = ("llamacli", "convert")
-PYTHONS = ("pathlib", "importlib", "os", "contextlib", "shutil", "tempfile", "subprocess", "weakref")
+PYTHONS = (
+    "pathlib",
+    "importlib",
+    "os",
+    "contextlib",
+    "shutil",
+    "tempfile",
+    "subprocess",
+    "weakref",
+)
 
 LACKING = {
     "macos": {
@@ -22,8 +31,8 @@ LACKING = {
         "nice openpty pathconf pidfd_open pipe2 posix_fadvise posix_fallocate posix_spawn pread "
         "preadv preadv2 pwrite pwritev pwritev2 register_at_fork sched_getaffinity "
         "sched_setaffinity sched_yield sendfile setpgid setpriority setsid splice statvfs sync "
-        "sysconf uname wait wait3 wait4 waitid O_CLOEXEC O_DIRECT O_DIRECTORY O_NOFOLLOW O_NONBLOCK "
-        "O_PATH O_SYNC O_TMPFILE",
+        "sysconf uname wait wait3 wait4 waitid O_CLOEXEC O_DIRECT O_DIRECTORY O_NOFOLLOW "
+        "O_NONBLOCK O_PATH O_SYNC O_TMPFILE",
         "signal": "ITIMER_REAL SIGALRM SIGCHLD SIGCONT SIGHUP SIGKILL SIGPIPE SIGQUIT SIGSTOP "
         "SIGTSTP SIGTTIN SIGTTOU SIGUSR1 SIGUSR2 SIGWINCH alarm getitimer pause pthread_kill "
         "pthread_sigmask setitimer siginterrupt sigpending sigwait sigwaitinfo",
@@ -37,7 +46,7 @@ LACKING = {
 
 
 def is_ours(depth: int, but: tuple[str, ...] = PYTHONS) -> bool:
-    """Whether the nearest frame, but for those of some of Python's own files, is of our packages."""
+    """Whether the nearest frame, but for some of Python's own files', is of our packages."""
     frame = sys._getframe(depth)
     while frame is not None:
         name = frame.f_globals.get("__name__", "").partition(".")[0]

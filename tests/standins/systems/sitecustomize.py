@@ -12,7 +12,6 @@ st_blocks, which no module can hide, tests/test_systems.py looks for in the sour
 import builtins
 import importlib.machinery
 import os
-import signal
 import sys
 import types
 from collections.abc import Callable
