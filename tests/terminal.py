@@ -161,8 +161,8 @@ class Terminal:
             os.close(self.file)
         return self.status
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        os.kill(self.pid, number)
+    def kill(self, number: int | None = None) -> None:
+        os.kill(self.pid, signal.SIGKILL if number is None else number)
 
     def close(self) -> None:
         if self.status is None:

@@ -1,9 +1,9 @@
 """A batch that runs for long: memory stays flat, descriptors don't leak, answers stay right."""
 
 import json
-import os
 import subprocess
 import sys
+from mmap import PAGESIZE
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,6 @@ from llamacli.models.demo import demo_model
 
 QUESTIONS = [(question, fact.proof) for fact in FACTS.values() for question in fact.ask]
 WARM = 800  # answers after which memory no longer grows: every cell of the KV cache was used
-PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="it reads /proc")
@@ -48,7 +47,7 @@ def test_a_batch_of_two_thousand_prompts(store: Path, tmp_path: Path) -> None:
             wrong.append((question, answer))
         if child.poll() is None:  # the last lines may outlive it
             statm = Path(f"/proc/{child.pid}/statm").read_text().split()
-            resident.append(int(statm[1]) * PAGE)
+            resident.append(int(statm[1]) * PAGESIZE)
             descriptors.append(len([*Path(f"/proc/{child.pid}/fd").iterdir()]))
     assert child.wait() == 0
     assert len(wrong) < 40, wrong
