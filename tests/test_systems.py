@@ -17,11 +17,11 @@ from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.hub import Cut, Hub, read_repo, serve
 from tests.standins.systems import SYSTEMS, environment
 from tests.systems import needs_linux
+from tests.terminal import PROGRAM, on_terminal
 from tests.waiting import PATIENCE, wait_until
 
 pytestmark = needs_linux
 
-PROGRAM = (sys.executable, "-m", "llamacli")
 SHORT = ("-n", "8", "--temp", "0", "--threads", "1", "-c", "256")
 
 Command = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -93,6 +93,17 @@ def test_a_checkpoint_is_converted_shown_and_verified(run: Command, tmp_path: Pa
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"out.gguf"}
     assert b"quantization" in run("show", target).stdout
     assert json.loads(run("verify", target, "--against", folder, "--json").stdout)["faithful"]
+
+
+def test_a_terminal_that_knows_few_characters(tmp_path: Path) -> None:
+    """Tables, boxes and arrows in Windows' old code page, which has none of them."""
+    folder, target = tmp_path / "checkpoint", tmp_path / "out.gguf"
+    write_checkpoint(folder, shape_config("tiny"))
+    with_few = environment("windows")
+    shown, child = on_terminal([*PROGRAM, "convert", folder, "-o", target], **with_few)
+    assert child.returncode == 0 and b"parameters" in shown and b" ? " in shown, shown
+    shown, child = on_terminal([*PROGRAM, "show", target], **with_few)
+    assert child.returncode == 0 and b"+-" in shown and b"Traceback" not in shown, shown
 
 
 def test_parts_that_were_left_are_cleared(run: Command, tmp_path: Path) -> None:

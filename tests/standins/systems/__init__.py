@@ -14,5 +14,4 @@ def environment(system: str) -> dict[str, str]:
         "LLAMACLI_SYSTEM": system,
         "PYTHONPATH": f"{here}{os.pathsep}{path}" if path else here,
         "PYTHONIOENCODING": "cp1252" if system == "windows" else "utf-8",
-        "PYTHONWARNDEFAULTENCODING": "1" if system == "windows" else "",
     }
