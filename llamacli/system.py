@@ -119,7 +119,8 @@ if sys.platform == "win32":
         """
         import psutil
 
-        ending, below = [leader], {}
+        ending = [leader]
+        below: dict[int, list[int]] = {}
         for process in psutil.process_iter(["ppid"]):
             below.setdefault(process.info["ppid"], []).append(process.pid)
         for one in ending:

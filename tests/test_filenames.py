@@ -136,7 +136,7 @@ def test_no_path_of_windows_is_taken_for_a_worker(text: str) -> None:
     [
         ("C:\\Python\\python.exe -m server", ["C:\\Python\\python.exe", "-m", "server"]),
         ('"C:\\Program Files\\node.exe" s.js', ["C:\\Program Files\\node.exe", "s.js"]),
-        ("npx it's # here", ["npx", "it's", "#", "here"]),
+        ("npx 'a b' # here", ["npx", "a b", "#", "here"]),
         ('x "" \\\\h\\s', ["x", "", "\\\\h\\s"]),
     ],
 )

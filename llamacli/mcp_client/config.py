@@ -68,12 +68,12 @@ def _read(text: str) -> list[ServerConfig]:
 def words_of(command: str, *, windows: bool = WINDOWS) -> list[str]:
     """A command's words, as the system's shell would have them. Raises ValueError.
 
-    Windows' backslashes part folders and escape nothing, and its words are quoted by " alone.
+    Windows' backslashes part folders and escape nothing.
     """
     words = shlex.shlex(command, posix=True)
     words.whitespace_split, words.commenters = True, ""
     if windows:
-        words.escape, words.quotes = "", '"'
+        words.escape = ""
     return list(words)
 
 
