@@ -105,8 +105,9 @@ test: $(VENV)/.tested ## Run the tests, as many at once as there are cores (WORK
 	@$(BIN)/python -m pytest --numprocesses $(or $(WORKERS),auto) --dist loadscope --no-loadscope-reorder
 
 test-systems: $(VENV)/.tested ## Run the tests as macOS and as Windows would have them, stood in for on Linux
-	@for system in macos windows; do echo "$$system" >&2; LLAMACLI_SYSTEM=$$system PYTHONPATH=tests/standins/systems \
-	  PYTHONIOENCODING=utf-8 $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),auto) --dist loadscope --no-loadscope-reorder || exit 1; done
+	@for system in macos:utf-8 windows:cp1252; do echo "$${system%:*}" >&2; LLAMACLI_SYSTEM=$${system%:*} \
+	  PYTHONPATH="$(CURDIR)/tests/standins/systems" PYTHONIOENCODING=$${system#*:} $(BIN)/python -m pytest \
+	  --numprocesses $(or $(WORKERS),auto) --dist loadscope --no-loadscope-reorder $(TESTS) || exit 1; done
 
 fuzz: $(VENV)/.tested ## Read 10,000 hostile files of each kind (COUNT=…, KINDS="gguf session …")
 	@$(BIN)/python -m tests.fuzz --count $(or $(COUNT),10000) $(KINDS)
