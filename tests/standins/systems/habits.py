@@ -120,6 +120,9 @@ class Process(subprocess.Popen):  # type: ignore[type-arg]
             raise ValueError(f"Unsupported signal: {number}")
         super().send_signal(number)
 
+    def kill(self) -> None:
+        super().send_signal(signal.SIGKILL)
+
     def terminate(self) -> None:
         if is_ours(2):
             self.kill()
