@@ -2,7 +2,7 @@
 
 To be read in this order: faults, fields, ask, messages, tools, listen, metrics, guard, openai,
 stream, http, batches, batch_routes, lane, worker, saved_states, pool, answers, chat, completions,
-page, responses, own, anthropic, local, app, run, client, served.
+page, responses, own, anthropic, local, forms, app, run, client, served.
 Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 

@@ -2,22 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
-from llamacli.errors import LlamacliError
 from llamacli.serve import local, own
-from llamacli.serve.answers import Answers, Desk, Whole
+from llamacli.serve.answers import Desk
 from llamacli.serve.anthropic import MessageAnswer, count_tokens, read_message
 from llamacli.serve.ask import Ask
 from llamacli.serve.batch_routes import batch_routes
@@ -26,30 +23,13 @@ from llamacli.serve.chat import ChatAnswer, read_chat
 from llamacli.serve.completions import CompletionAnswer, read_completion
 from llamacli.serve.faults import Fault, as_fault
 from llamacli.serve.fields import Fields
+from llamacli.serve.forms import EventStream, Form, LineStream, unless_gone
 from llamacli.serve.guard import fault_response, json_response
 from llamacli.serve.http import Endpoint, guarded, read_body
 from llamacli.serve.page import page_routes
 from llamacli.serve.pool import Loaded
 from llamacli.serve.responses import ResponseAnswer, read_response
 from llamacli.terminal import notice
-
-SEND_SECONDS = 30.0  # that a client may take to read a piece of a stream
-
-
-class Form(Protocol):
-    """An API's answers: one object, or the events of a stream, and what is said at its end.
-
-    Without such an end, events are named by their type.
-    """
-
-    @property
-    def done(self) -> str | None: ...
-
-    def __init__(self, ask: Ask, answers: Answers) -> None: ...
-
-    def whole(self, answers: list[Whole]) -> dict[str, Any]: ...
-
-    def chunks(self) -> AsyncIterator[dict[str, Any]]: ...
 
 
 @dataclass
@@ -129,63 +109,13 @@ def _generating(server: Server, read: Callable[[Fields], Ask], form: type[Form])
             told.append(f"{answers.model.name} {answers.prompt_tokens} in")
             shaped = form(ask, answers)
             if ask.stream:
-                return _Streamed(shaped, stack.pop_all(), headers)
-            completed = await _unless_gone(request, answers.whole())
+                return EventStream(shaped, stack.pop_all(), headers)
+            completed = await unless_gone(request, answers.whole())
             made = sum(one.result.answer_tokens for one in completed if one.result is not None)
             told.append(f"{made} out")
             return json_response(shaped.whole(completed), headers=headers)
 
     return guarded(answer)
-
-
-class _Streamed(EventSourceResponse):
-    """Events of answers, which are cancelled when the response ends, however it does."""
-
-    def __init__(self, form: Form, answers: AsyncExitStack, headers: dict[str, str]) -> None:
-        super().__init__(
-            _events(form), headers=headers, sep="\n", ping=15, send_timeout=SEND_SECONDS
-        )
-        self.answers = answers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            with suppress(TimeoutError):  # a reader that stalls loses its stream
-                await super().__call__(scope, receive, send)
-        finally:
-            await self.answers.aclose()
-
-
-async def _events(form: Form) -> AsyncIterator[ServerSentEvent]:
-    try:
-        async for chunk in form.chunks():
-            yield _event(form, chunk)
-    except (Fault, LlamacliError) as error:
-        yield _event(form, as_fault(error).body())
-    if form.done is not None:
-        yield ServerSentEvent(form.done, sep="\n")
-
-
-def _event(form: Form, chunk: dict[str, Any]) -> ServerSentEvent:
-    name = chunk["type"] if form.done is None else None
-    return ServerSentEvent(json.dumps(chunk), event=name, sep="\n")
-
-
-async def _unless_gone(request: Request, work: Awaitable[list[Whole]]) -> list[Whole]:
-    """What work gives, unless the client hangs up first. Raises ClientDisconnect, Fault."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
-    finally:
-        working.cancel()
-        watching.cancel()
 
 
 def _local(server: Server) -> Endpoint:
@@ -201,24 +131,10 @@ def _local(server: Server) -> Endpoint:
         async with AsyncExitStack() as stack:
             answers = await stack.enter_async_context(server.desk.answer(ask, model))
             request.scope["told"].append(f"{model.name} {answers.prompt_tokens} in")
-            return _Lines(local.lines(answers), stack.pop_all())
+            return LineStream(local.lines(answers), stack.pop_all())
         raise AssertionError
 
     return guarded(answer)
-
-
-class _Lines(StreamingResponse):
-    """Lines of an answer, which is cancelled when the response ends."""
-
-    def __init__(self, body: AsyncIterator[bytes], answers: AsyncExitStack) -> None:
-        super().__init__(body, media_type="application/x-ndjson")
-        self.answers = answers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self.answers.aclose()
 
 
 def _on_model(server: Server, work: Callable[[Loaded, Fields], dict[str, Any]]) -> Endpoint:
