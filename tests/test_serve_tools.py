@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import anthropic
@@ -12,6 +13,13 @@ import openai
 import pydantic
 import pytest
 
+import llamacli.tools.constraint as tools_constraint
+from llamacli.answer import Calling
+from llamacli.batch import BatchEngine, Scheduler, prepare
+from llamacli.engine import EngineSettings
+from llamacli.serve.answers import _jobs
+from llamacli.serve.ask import Ask
+from llamacli.tools import check_tools, read_answer
 from tests.standins.server import Serving, serving
 from tests.standins.tiny import VOCABULARY, made_up_tokenizer, write_model
 from tests.standins.vocabulary import TOOL_TEMPLATE
@@ -61,6 +69,39 @@ def post(server: Serving, path: str, body: Any) -> httpx2.Response:
 def held(name: str, arguments: Any) -> None:
     jsonschema.validate(json.loads(arguments) if isinstance(arguments, str) else arguments,
                         SCHEMAS[name])  # fmt: skip
+
+
+# Grammars
+
+
+def test_a_grammar_is_made_once_a_request_and_never_as_an_answer_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine's thread prepares answers; making the calls' grammar there would stall all."""
+    made = []
+    read = tools_constraint.read_schema
+
+    def counted(text: str) -> Any:
+        made.append(text)
+        return read(text)
+
+    monkeypatch.setattr(tools_constraint, "read_schema", counted)
+    model = write_model(tmp_path / "tiny.gguf", template=TOOL_TEMPLATE)
+    with BatchEngine(model, EngineSettings(threads=1), 2) as engine:
+        ask = Ask(None, ["x"], n=3, max_tokens=200, calling=Calling(check_tools(TOOLS), "required"))
+        jobs = _jobs(SimpleNamespace(engine=engine), ask)  # type: ignore[arg-type]
+        assert len(made) == 1
+        scheduler = Scheduler(engine)
+        for index, job in enumerate(jobs[:2]):
+            scheduler.start(prepare(engine, index, job))
+        one, other = scheduler.running
+        assert len(made) == 1
+        while scheduler.running:
+            scheduler.step()
+        for running in (one, other):  # each is held to its own place in the grammar
+            calls = read_answer(running.answer.text.given, [*SCHEMAS])[1]
+            assert calls and running.answer.reason == "stop"
+        assert prepare(engine, 2, jobs[2]).constraint is jobs[2].constraint
 
 
 # Chat completions

@@ -1,7 +1,7 @@
 from .alone import answer_each
 from .answering import answer_all
 from .engine import MAX_PARALLEL, BatchEngine
-from .job import Job, Running, TokenLogprob, prepare, result
+from .job import Job, Running, TokenLogprob, constraint_of, prepare, result
 from .lines import BadLine, Request, key_of, read_lines, read_output
 from .pace import Pace
 from .scheduler import Scheduler, Step
@@ -19,6 +19,7 @@ __all__ = [
     "TokenLogprob",
     "answer_all",
     "answer_each",
+    "constraint_of",
     "key_of",
     "prepare",
     "read_lines",

@@ -1,6 +1,6 @@
 """A job of a batch, from its start to its result."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -39,7 +39,8 @@ class Job:
     evaluates it alone, in the shapes that a single run has, so that no other job changes its
     answer; only where its cells lie in the cache can change the last bits of a sum. chat names the
     conversation that it belongs to, which exact ones go on from as an engine would. scales are of
-    the engine's LoRA adapters; None is as they were asked for.
+    the engine's LoRA adapters; None is as they were asked for. constraint is what holds this
+    answer and no other; without one it is made as the job starts.
     """
 
     prompt: Sequence[int]
@@ -52,6 +53,7 @@ class Job:
     exact: bool = False
     chat: str | None = None
     scales: Scales | None = None
+    constraint: "Constraint | ToolConstraint | None" = None
 
 
 @dataclass
@@ -94,11 +96,12 @@ def prepare(engine: Engine, index: int, job: Job) -> Running:
     seed = choose_seed(job.sampling)
     resources = ExitStack()
     try:
-        constraint, spelled = _constraint(engine, job, limit)
+        constraint = job.constraint or constraint_of(engine, job)
         chain = resources.enter_context(sampler_chain(engine, job.sampling, seed, job.prompt))
     except BaseException:
         resources.close()
         raise
+    spelled = job.calling.spelled(engine.vocabulary) if job.calling is not None else ()
     answer = Answer(engine.vocabulary, limit, AnswerText(job.stop), constraint, spelled)
     choose = chooser(engine, job.sampling, chain)
     started = perf_counter()
@@ -115,19 +118,21 @@ def scales_of(engine: Engine, job: Job) -> Scales:
     return tuple(choice.scale for choice in engine.settings.adapters)
 
 
-def _constraint(
-    engine: Engine, job: Job, limit: int
-) -> "tuple[Constraint | ToolConstraint | None, Container[int]]":
-    """What holds the answer, and the control tokens that it spells."""
+def constraint_of(engine: Engine, job: Job) -> "Constraint | ToolConstraint | None":
+    """What holds the answer, made anew: over a second's work where there are many tools.
+
+    It takes no more of the engine than its vocabulary. Raises UsageError and DoesNotFitError.
+    """
     if job.calling is not None:
         held = job.calling.constraint(engine, len(job.prompt), job.max_tokens)
-        if held is not None or job.shape is None:
-            return held, job.calling.spelled(engine.vocabulary)
+        if held is not None:
+            return held
     if job.shape is None:
-        return None, ()
+        return None
     from llamacli.shape import constrained
 
-    return constrained(engine.vocabulary, job.shape, limit), ()
+    limit = engine.most_tokens(len(job.prompt), job.max_tokens)
+    return constrained(engine.vocabulary, job.shape, limit)
 
 
 def result(running: Running) -> Result:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from llamacli.answer import Parting, Result
-from llamacli.batch import Job, TokenLogprob
+from llamacli.batch import Job, TokenLogprob, constraint_of
 from llamacli.errors import LlamacliError
 from llamacli.serve.ask import Ask
 from llamacli.serve.faults import Ended, Fault, as_fault, too_long
@@ -165,7 +165,11 @@ class Desk:
 
 
 def _jobs(model: Loaded, ask: Ask) -> list[Job]:
-    """n jobs for each prompt; their seeds follow one another. Raises Fault."""
+    """n jobs for each prompt; their seeds follow one another. Raises Fault.
+
+    What holds an answer to its shape or to calls is made here, once for the n: it may take a
+    second, which the engine's thread doesn't have.
+    """
     engine = model.engine
     try:
         sampling, scales = ask.settings(engine), ask.scales(engine)
@@ -174,12 +178,13 @@ def _jobs(model: Loaded, ask: Ask) -> list[Job]:
             tokens = ask.encode(engine, prompt)
             if len(tokens) > engine.context_size:
                 raise too_long(len(tokens), engine.context_size)
-            for _ in range(ask.n):
-                exact = ask.exact and sampling.temperature == 0
-                job = Job(tokens, sampling, ask.max_tokens, ask.stop, ask.shape, ask.calling)
-                jobs.append(
-                    replace(job, logprobs=ask.logprobs, exact=exact, scales=scales, chat=ask.chat)
-                )
+            exact = ask.exact and sampling.temperature == 0
+            job = Job(tokens, sampling, ask.max_tokens, ask.stop, ask.shape, ask.calling,
+                      logprobs=ask.logprobs, exact=exact, chat=ask.chat, scales=scales)  # fmt: skip
+            held = constraint_of(engine, job)
+            for i in range(ask.n):
+                own = held.copy() if held is not None and i else held
+                jobs.append(replace(job, sampling=sampling, constraint=own))
                 if sampling.seed is not None:
                     sampling = replace(sampling, seed=(sampling.seed + 1) % ((1 << 32) - 1))
         return jobs

@@ -3,8 +3,8 @@ choose among them, and before the last token the answer is brought to its end.""
 
 from collections.abc import Sequence
 from ctypes import POINTER, byref, cast
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from llguidance import LLMatcher
@@ -37,6 +37,14 @@ class Constraint:
     cut: bool = False
     last: list[int] | None = None  # the tokens that end the answer, once it is cut
     taken: list[tuple[int, bytes | None]] = field(default_factory=list)  # bytes; the way before
+
+    def copy(self) -> Self:
+        """Another at the same place, for another answer; cheap beside making one of a grammar."""
+        ending = replace(self.ending, matcher=self.ending.matcher.deep_copy())
+        last = None if self.last is None else [*self.last]
+        return replace(
+            self, matcher=self.matcher.deep_copy(), ending=ending, last=last, taken=[*self.taken]
+        )
 
     @property
     def done(self) -> bool:

@@ -9,8 +9,8 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,10 @@ class ToolConstraint:
     threshold: float | None  # None: it calls in any case
     calls: bool | None = None
     probability: float | None = None
+
+    def copy(self) -> Self:
+        """Another at the same place, for another answer."""
+        return replace(self, held=self.held.copy())
 
     @property
     def free(self) -> bool:

@@ -1,0 +1,213 @@
+"""A server that is measured: streams of its answers, throughput, gaps between tokens, a soak."""
+
+import json
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from typing import Any
+
+import psutil
+
+PROMPT, ANSWER, SHARED, LONG = 128, 64, 1000, 4000
+CONNECTIONS = 64
+
+
+@dataclass
+class Served:
+    """A server at a port, the token that would end an answer, and how many prompts there were.
+
+    No two measurements have the same prompts, and each server has the same ones.
+    """
+
+    name: str
+    port: int
+    pid: int
+    end: int = 0
+    seeds: int = 0
+
+    def prompts(self, count: int, length: int, shared: int = 0) -> list[list[int]]:
+        self.seeds += 1
+        return prompts(count, length, shared, self.seeds)
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=600)
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        found = json.loads(response.read())
+        assert response.status == 200, found
+        return found
+
+    def memory(self) -> int:
+        return int(psutil.Process(self.pid).memory_info().rss)
+
+
+@dataclass
+class Times:
+    """Of one stream: when it was asked, and when each piece came."""
+
+    asked: float
+    pieces: list[float] = field(default_factory=list)
+
+    @property
+    def first(self) -> float:
+        return self.pieces[0] - self.asked
+
+    @property
+    def gaps(self) -> list[float]:
+        return [b - a for a, b in zip(self.pieces, self.pieces[1:], strict=False)]
+
+
+def stream(server: Served, prompt: list[int], most: int, leave: int | None = None) -> Times:
+    """An answer's times; with leave it hangs up after so many pieces."""
+    body = {"prompt": prompt, "max_tokens": most, "stream": True, "temperature": 0,
+            "logit_bias": {str(server.end): -100}}  # fmt: skip
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=600)
+    times = Times(time.perf_counter())
+    connection.request("POST", "/v1/completions", json.dumps(body),
+                       {"Content-Type": "application/json"})  # fmt: skip
+    response = connection.getresponse()
+    assert response.status == 200, response.read()
+    done = False
+    for line in response:
+        if line.startswith(b"data: [DONE]"):
+            done = True
+        elif line.startswith(b"data: "):
+            assert b'"error"' not in line, line
+            times.pieces.append(time.perf_counter())
+        if leave is not None and len(times.pieces) >= leave:
+            break
+    connection.close()
+    assert done or leave is not None, "the stream was cut"
+    return times
+
+
+def prompts(count: int, length: int, shared: int = 0, seed: int = 0) -> list[list[int]]:
+    generator = random.Random(seed)
+
+    def tokens(n: int) -> list[int]:
+        return [generator.randrange(100, 900) for _ in range(n)]
+
+    start = tokens(shared)
+    return [start + tokens(length) for _ in range(count)]
+
+
+def load(server: Served, clients: int, shared: int, each: int) -> dict[str, float]:
+    """Answers' tokens a second of so many clients with so many requests each, and seconds to the
+    first token; the shared start was read before."""
+    asked = server.prompts(clients * each, PROMPT, shared)
+    if shared:
+        stream(server, asked[0][:shared], 1)
+    started = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        found = list(pool.map(lambda prompt: stream(server, prompt, ANSWER), asked))
+    seconds = time.perf_counter() - started
+    firsts = sorted(times.first for times in found)
+    return {
+        "tokens/s": len(asked) * ANSWER / seconds,
+        "first p50": statistics.median(firsts),
+        "first p99": firsts[int(len(firsts) * 0.99)],
+    }
+
+
+def gaps(server: Served, length: int) -> dict[str, float]:
+    """Seconds between tokens of three streams while a prompt of that length is read."""
+    short, long = server.prompts(3, PROMPT), server.prompts(1, length)[0]
+    with ThreadPoolExecutor(4) as pool:
+        streams = [pool.submit(stream, server, prompt, 4 * ANSWER) for prompt in short]
+        time.sleep(0.5)
+        began = time.perf_counter()
+        pool.submit(stream, server, long, 2).result()
+        ended = time.perf_counter()
+        found = [times.result() for times in streams]
+    during = sorted(
+        gap
+        for times in found
+        for gap, at in zip(times.gaps, times.pieces[1:], strict=True)
+        if began < at < ended
+    )
+    return {"gap p99": during[int(len(during) * 0.99)] if during else float("nan")}
+
+
+def soak(server: Served, count: int) -> dict[str, float]:
+    """Requests, a third of which hang up: how many failed, what memory grew, health's slowest."""
+    asked, generator = server.prompts(count, 40), random.Random(1)
+    leaving = [generator.randrange(1, 6) if i % 3 == 0 else None for i in range(count)]
+    slowest, stopped, failed = [0.0], threading.Event(), list[str]()
+
+    def watch() -> None:
+        while not stopped.wait(0.2):
+            began = time.perf_counter()
+            connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
+            connection.request("GET", "/health")
+            connection.getresponse().read()
+            connection.close()
+            slowest[0] = max(slowest[0], time.perf_counter() - began)
+
+    def ask(job: tuple[list[int], int | None]) -> None:
+        try:
+            stream(server, job[0], 24, job[1])
+        except Exception as error:
+            failed.append(repr(error))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    jobs = list(zip(asked, leaving, strict=True))
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        list(pool.map(ask, jobs[: count // 4]))
+        warm = server.memory()
+        list(pool.map(ask, jobs[count // 4 :]))
+    stopped.set()
+    watcher.join()
+    if failed:
+        print(f"failed: {failed[:3]}", file=sys.stderr)
+    return {
+        "failed": len(failed),
+        "grown MiB": (server.memory() - warm) / (1 << 20),
+        "health s": slowest[0],
+    }
+
+
+@contextmanager
+def started(name: str, command: Callable[[int], list[str]]) -> Iterator[Served]:
+    """A server that was waited for."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as runtime:
+        environment = {**os.environ, "XDG_RUNTIME_DIR": runtime}
+        child = subprocess.Popen(
+            command(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        )
+        try:
+            server = Served(name, port, child.pid)
+            _wait(server, child)
+            asked = {"content": "<|eot_id|>", "parse_special": True}
+            server.end = server.post("/tokenize", asked)["tokens"][0]
+            yield server
+        finally:
+            child.terminate()
+            child.wait(60)
+
+
+def _wait(server: Served, child: subprocess.Popen[bytes]) -> None:
+    while child.poll() is None:
+        try:
+            connection = HTTPConnection("127.0.0.1", server.port, timeout=5)
+            connection.request("GET", "/health")
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise SystemExit(f"{server.name} ended with code {child.returncode}")
