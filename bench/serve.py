@@ -81,8 +81,9 @@ def measured(
         for clients in options.clients:
             for shared in (0, SHARED):
                 what = f"{clients} client{'s' * (clients > 1)}, {shared or 'nothing'} shared"
-                work = partial(load, clients=clients, shared=shared, each=options.each)
-                works["load", what] = work
+                works["load", what] = partial(
+                    load, clients=clients, shared=shared, each=options.each
+                )
     if "gaps" in options.parts:
         works["gaps", f"3 streams while {long:,} tokens come in"] = partial(gaps, length=long)
     if "soak" in options.parts:

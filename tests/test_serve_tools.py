@@ -13,12 +13,12 @@ import openai
 import pydantic
 import pytest
 
-import llamacli.tools.constraint as tools_constraint
 from llamacli.answer import Calling
 from llamacli.batch import BatchEngine, Scheduler, prepare
 from llamacli.engine import EngineSettings
 from llamacli.serve.answers import _jobs
 from llamacli.serve.ask import Ask
+from llamacli.shape import Grammar, read_schema
 from llamacli.tools import check_tools, read_answer
 from tests.standins.server import Serving, serving
 from tests.standins.tiny import VOCABULARY, made_up_tokenizer, write_model
@@ -79,13 +79,12 @@ def test_a_grammar_is_made_once_a_request_and_never_as_an_answer_starts(
 ) -> None:
     """The engine's thread prepares answers; making the calls' grammar there would stall all."""
     made = []
-    read = tools_constraint.read_schema
 
-    def counted(text: str) -> Any:
+    def counted(text: str) -> Grammar:
         made.append(text)
-        return read(text)
+        return read_schema(text)
 
-    monkeypatch.setattr(tools_constraint, "read_schema", counted)
+    monkeypatch.setattr("llamacli.tools.constraint.read_schema", counted)
     model = write_model(tmp_path / "tiny.gguf", template=TOOL_TEMPLATE)
     with BatchEngine(model, EngineSettings(threads=1), 2) as engine:
         ask = Ask(None, ["x"], n=3, max_tokens=200, calling=Calling(check_tools(TOOLS), "required"))
