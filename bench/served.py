@@ -48,6 +48,11 @@ class Served:
         assert response.status == 200, found
         return found
 
+    def processor(self) -> float:
+        """Seconds that its threads have computed."""
+        times = psutil.Process(self.pid).cpu_times()
+        return float(times.user + times.system)
+
     def memory(self) -> int:
         return int(psutil.Process(self.pid).memory_info().rss)
 
@@ -108,6 +113,7 @@ def load(server: Served, clients: int, shared: int, each: int) -> dict[str, floa
     asked = server.prompts(clients * each, PROMPT, shared)
     if shared:
         stream(server, asked[0][:shared], 1)
+    computed = server.processor()
     started = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
         found = list(pool.map(lambda prompt: stream(server, prompt, ANSWER), asked))
@@ -117,6 +123,7 @@ def load(server: Served, clients: int, shared: int, each: int) -> dict[str, floa
         "tokens/s": len(asked) * ANSWER / seconds,
         "first p50": statistics.median(firsts),
         "first p99": firsts[int(len(firsts) * 0.99)],
+        "CPU ms a token": 1000 * (server.processor() - computed) / (len(asked) * ANSWER),
     }
 
 

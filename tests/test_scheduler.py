@@ -91,6 +91,28 @@ def test_a_long_prompt_is_read_in_slices_beside_an_answer(path: Path) -> None:
             assert long.evaluated == 50 * step and len(answering.answer.tokens) == before + 1
 
 
+@pytest.mark.parametrize(
+    ("one", "tiled", "slowest", "read"),
+    [
+        (0.009, 0.004, 0.3, 61),  # far in a context attention decides: few tokens cost the triple
+        (0.002, 0.002, 0.21, 90),  # at its start, a small model
+        (0.05, 0.05, 0.85, 16),  # a large model: 64 tokens would take seconds
+    ],
+)
+def test_a_slice_is_what_fits_but_no_less_than_pays(
+    one: float, tiled: float, slowest: float, read: int
+) -> None:
+    """Seconds a token in steps of less than 64 tokens, and of more, as a CPU's attention has them,
+    beside three answers whose step alone takes 20 ms."""
+    pace, slices, steps = Pace(), [], []
+    for _ in range(40):
+        pace.measured(0, 3, 0.02)
+        slices.append(pace.most(3))
+        steps.append(0.02 + slices[-1] * (one if slices[-1] + 3 < 64 else tiled))
+        pace.measured(slices[-1], 3, steps[-1])
+    assert max(steps[20:]) <= slowest and min(slices[20:]) >= read
+
+
 def test_an_exact_one_answers_as_a_run_does_whatever_is_beside_it(path: Path) -> None:
     """Also where a part of it was read before, in another shape."""
     settings = EngineSettings(threads=1, batch=64, ubatch=64)

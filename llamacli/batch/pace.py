@@ -3,29 +3,43 @@
 from dataclasses import dataclass
 
 LEAST = 16  # tokens; fewer cost a step nearly the same
+# Tokens of a batch from which on llama.cpp's attention on a CPU goes by tiles, at a third of the
+# cost a token: of fewer, a step takes as long for less.
+TILE = 64
 GAP = 0.2  # seconds that a step may take while others wait, or twice a step without a prompt
-SMOOTH = 0.2  # the weight of what was measured last
+SMOOTH = 0.4  # the weight of what was measured last
 
 
 @dataclass
 class Pace:
-    """Measures steps: seconds for a token of a prompt, and for a step of answers alone.
+    """Measures steps: seconds of one of answers alone, and for a token of a prompt in batches of
+    less than TILE tokens (few) and of more (many).
 
     slice is a number of tokens that was asked for; None chooses it by the gap.
     """
 
     slice: int | None = None
-    prompt_token: float | None = None
+    few: float | None = None
+    many: float | None = None
     answers: float | None = None
 
-    def most(self) -> int:
-        """Tokens of prompts for a step that others wait for."""
+    def most(self, beside: int = 0) -> int:
+        """Tokens of prompts for a step that so many answers wait for.
+
+        Where a tile's worth doesn't fit into the gap, it is read all the same if it fits into
+        two: a long prompt's end would else come at a third of the speed.
+        """
         if self.slice is not None:
             return self.slice
-        if self.prompt_token is None:
-            return 4 * LEAST
-        gap = max(GAP, 2 * (self.answers or 0.0)) - (self.answers or 0.0)
-        return max(LEAST, int(gap / self.prompt_token))
+        tile = max(LEAST, TILE - beside)
+        if self.many is None:
+            return tile
+        alone = self.answers or 0.0
+        gap = max(GAP, 2 * alone) - alone
+        if tile * self.many <= 2 * gap:
+            return max(tile, int(gap / self.many))
+        few = self.few if self.few is not None else self.many
+        return min(tile, max(LEAST, int(gap / few)))
 
     def measured(self, prompt: int, answers: int, seconds: float) -> None:
         """A step with so many tokens of prompts and of answers took that long."""
@@ -33,7 +47,11 @@ class Pace:
             self.answers = _mean(self.answers, seconds)
         elif prompt >= LEAST:
             rest = seconds - (self.answers or 0.0) if answers else seconds
-            self.prompt_token = _mean(self.prompt_token, max(rest, seconds / 8) / prompt)
+            cost = max(rest, seconds / 8) / prompt
+            if prompt + answers < TILE:
+                self.few = _mean(self.few, cost)
+            else:
+                self.many = _mean(self.many, cost)
 
 
 def _mean(before: float | None, now: float) -> float:

@@ -108,7 +108,7 @@ class Scheduler:
         prompts = [one for one in together if one.length - one.evaluated > 1]
         room = self.engine.rows - len(answers)
         if self.pace is not None and answers:
-            room = min(room, self.pace.most())
+            room = min(room, self.pace.most(len(answers)))
         parts = {id(one): (one, 1) for one in answers}
         if len(prompts) > 1:
             first = prompts[0]
@@ -137,6 +137,7 @@ class Scheduler:
         if code:
             raise LlamacliError(f"llama.cpp failed to evaluate (code {code}){logged_reason()}")
         read = sum(count for running, count in parts if running.prefilled is None)
+        beside = sum(running.prefilled is not None for running, _ in parts)
         step.read += read
         for running, count in parts:
             running.evaluated += count
@@ -144,7 +145,7 @@ class Scheduler:
         for (running, row), token in zip(ready, self._choose(ready), strict=True):
             self._take(running, row, token, step)
         if self.pace is not None:
-            self.pace.measured(read, len(parts) - (read > 0), perf_counter() - started)
+            self.pace.measured(read, beside, perf_counter() - started)
         return True
 
     def _choose(self, ready: list[tuple[Running, int]]) -> list[int | LlamacliError]:
