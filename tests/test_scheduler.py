@@ -113,6 +113,17 @@ def test_a_slice_is_what_fits_but_no_less_than_pays(
     assert max(steps[20:]) <= slowest and min(slices[20:]) >= read
 
 
+def test_the_end_of_a_prompt_is_read_with_what_comes_before_it() -> None:
+    """128 tokens beside three answers in two steps, not 61, 61 and 6."""
+    pace, left, slices = Pace(), 128, []
+    pace.measured(0, 3, 0.02)
+    pace.measured(61, 3, 0.02 + 61 * 0.003)
+    while left:
+        slices.append(min(left, pace.most(3, left)))
+        left -= slices[-1]
+    assert slices == [61, 67]
+
+
 def test_an_exact_one_answers_as_a_run_does_whatever_is_beside_it(path: Path) -> None:
     """Also where a part of it was read before, in another shape."""
     settings = EngineSettings(threads=1, batch=64, ubatch=64)

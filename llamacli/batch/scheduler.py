@@ -108,7 +108,8 @@ class Scheduler:
         prompts = [one for one in together if one.length - one.evaluated > 1]
         room = self.engine.rows - len(answers)
         if self.pace is not None and answers:
-            room = min(room, self.pace.most(len(answers)))
+            pending = sum(one.length - one.evaluated for one in prompts)
+            room = min(room, self.pace.most(len(answers), pending))
         parts = {id(one): (one, 1) for one in answers}
         if len(prompts) > 1:
             first = prompts[0]
