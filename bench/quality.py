@@ -39,7 +39,7 @@ from convert import (
 from demo.corpus import dialogues
 from demo.held_out import conversations
 from llamacli.prompt import Text
-from llamacli.quality import Quality, compare, measure_importance, plot
+from llamacli.quality import Quality, compare, measure_importance, plot, sample_tokens
 from tests.standins import smollm2
 
 DATA, PAGE = DOCS / "quantization.json", DOCS / "quantization.md"
@@ -141,6 +141,7 @@ def measured(
     }
     if all(name in kept for name in wanted):
         return
+    tokens = sample_tokens(checkpoint)
     matrix = measure_importance(reference, model.calibration, chunks=model.chunks, threads=threads)
     for label, (name, made, mark) in wanted.items():
         importance: ImportanceMatrix | None = matrix if mark else None
@@ -152,8 +153,8 @@ def measured(
         except ImportanceError:
             continue
         if made:
-            mixture = fit(checkpoint, size, name, importance=importance).quantization
-            write_gguf(checkpoint, path, mixture, force=True, importance=importance)
+            found = fit(checkpoint, size, name, importance=importance, tokens=tokens)
+            write_gguf(checkpoint, path, found.quantization, force=True, importance=importance)
         yield from compare([path], reference, model.text, threads=threads)
         path.unlink()
 

@@ -1,11 +1,12 @@
 """A mixture made for a size: which type each matrix gets, so that the model loses the least.
 
-Each matrix' error at each type is measured (measure), weighed by what it costs the model
-(sensitivity), and types are chosen under the limit (choice). The header and all that isn't
-quantized count, so that the file is never larger.
+Each matrix' error at each type is measured (measure), weighed by what it costs the model, and types
+are chosen under the limit (choice). What it costs is told by the model's own gradients (fisher); of
+weights that would have to be fetched for that, by what a part of them tells (sensitivity). The
+header and all that isn't quantized count, so that the file is never larger.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,6 +19,7 @@ from convert import system
 from convert.checkpoint import Checkpoint
 from convert.choice import Option, choose
 from convert.errors import SizeError
+from convert.fisher import fisher_information
 from convert.header import header_bytes
 from convert.importance import ImportanceMatrix, importances_for
 from convert.kernels import dequantize
@@ -65,13 +67,17 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Fit:
-    """The mixture, its file's bytes, and each matrix' part; read of the weights' bytes were read
-    to find it."""
+    """The mixture, its file's bytes, and each matrix' part.
+
+    divergence is what all errors cost, in nats a token, to second order; None where the gradients
+    weren't computed. sampled of the weights' bytes were quantized to find it.
+    """
 
     quantization: Quantization
     nbytes: int
     matrices: tuple[Chosen, ...]
-    read: int
+    divergence: float | None
+    sampled: int
 
 
 def fit(
@@ -81,6 +87,7 @@ def fit(
     *,
     wishes: Quantization | None = None,
     importance: ImportanceMatrix | None = None,
+    tokens: Sequence[int] = (),
     threads: int | None = None,
     progress: Progress = lambda *_: None,
     notice: Callable[[str], None] | None = None,
@@ -88,8 +95,8 @@ def fit(
     """The mixture, of that name, whose file takes limit bytes at most.
 
     The types that wishes asks for tensors are kept. Types that need an importance matrix are taken
-    only with one. Raises SizeError where no file is so small, saying how small one can be,
-    CheckpointError, ImportanceError.
+    only with one. tokens are of a text that the model is run on (see fisher). Raises SizeError
+    where no file is so small, saying how small one can be, CheckpointError, ImportanceError.
     """
     matrices = [spec for spec in checkpoint.weights if len(spec.shape) == 2]
     given = {} if importance is None else importances_for(importance, matrices)
@@ -109,18 +116,23 @@ def fit(
         )
     left = limit - least + sum(_padded(kind, spec) for spec, kind in smallest.items())
     tried = _worth_trying(tried, left)
-    measured = measure_all(checkpoint, tried, given, threads, progress, notice)
-    by_unit = costs(measured, checkpoint.config.num_hidden_layers, known=bool(given))
+    information: Mapping[str, NDArray[np.float32]] = {}
+    if not any(stored.file.waits for stored in checkpoint.weights.values()):
+        information = fisher_information(checkpoint, tokens, progress)
+    measured = measure_all(checkpoint, tried, information, given, threads, progress, notice)
+    layers, known = checkpoint.config.num_hidden_layers, bool(given)
+    by_unit = {} if information else costs(measured, layers, known=known)
+
+    def cost(spec: TensorSpec, kind: GGMLQuantizationType) -> float:
+        return by_unit.get(spec.name, 1.0) * measured[spec.name].error(kind)
+
     options = [
-        [
-            Option(kind, _padded(kind, spec), by_unit[spec.name] * measured[spec.name].error(kind))
-            for kind in kinds
-        ]
+        [Option(kind, _padded(kind, spec), cost(spec, kind)) for kind in kinds]
         for spec, kinds in tried.items()
     ]
     best = dict(zip(tried, choose(options, left), strict=True))
     chosen = mixture({spec: option.type for spec, option in best.items()})
-    lost = sum(option.cost for option in best.values()) or 1.0
+    lost = sum(option.cost for option in best.values())
     return Fit(
         chosen,
         _file_nbytes(checkpoint, chosen),
@@ -130,10 +142,11 @@ def fit(
                 option.type,
                 tensor_nbytes(option.type, spec.parameters),
                 measured[spec.name].relative_error(option.type),
-                option.cost / lost,
+                option.cost / lost if lost else 0.0,
             )
             for spec, option in best.items()
         ),
+        lost if information else None,
         sampled_nbytes([(spec, checkpoint.weights[spec]) for spec in matrices]),
     )
 
@@ -188,6 +201,7 @@ def _file_nbytes(checkpoint: Checkpoint, quantization: Quantization) -> int:
 def measure_all(
     checkpoint: Checkpoint,
     tried: Tried,
+    information: Mapping[str, NDArray[np.float32]],
     given: Mapping[str, NDArray[np.float32]],
     threads: int | None = None,
     progress: Progress = lambda *_: None,
@@ -195,7 +209,8 @@ def measure_all(
 ) -> dict[str, Measured]:
     """Every matrix, by its GGUF name; the types of one that has no choice aren't tried.
 
-    given are the importances of those that have some.
+    information is the Fisher information of all columns, by which errors are nats; without it they
+    are weighed by the columns' inputs. given are the importances of the matrices that have some.
     """
     wanted = {spec: kinds if len(kinds) > 1 else [] for spec, kinds in tried.items()}
     parameters = sum(spec.parameters for spec in tried)
@@ -211,7 +226,10 @@ def measure_all(
         )
 
     def inputs(spec: TensorSpec) -> NDArray[np.float32]:
-        """Mean squares of a matrix' inputs: the matrix', or what the norm before it makes."""
+        """What errors in a matrix' columns count: their information, or the mean squares of their
+        inputs, from the importance matrix or as the norm before it makes them."""
+        if spec.name in information:
+            return information[spec.name]
         if spec.name in given:
             return given[spec.name]
         *layer, part, _ = spec.name.split(".")

@@ -180,6 +180,7 @@ def fitted(
     Raises DoesNotFitError where no file is as small, and what convert.fit raises.
     """
     from convert import fit
+    from llamacli.quality import sample_tokens
 
     asked = str(mixture.fit)
     limit = _free(checkpoint, mixture.context) if asked == MEMORY else parse_size(asked)
@@ -190,6 +191,7 @@ def fitted(
             str(mixture.label),
             wishes=wishes,
             importance=importance,
+            tokens=sample_tokens(checkpoint),
             threads=threads,
             progress=lambda name, done, total: show(f"measuring {name}", done, total),
             notice=notice,
@@ -235,7 +237,7 @@ def _show(made: "Fit", limit: int) -> None:
             )
         )
     print_table(("matrices", "types", "bits", "size", "of the loss"), rows, "llrrr", sys.stderr)
-    say(
-        f"a mixture for {count(limit, 'B')}: {count(made.nbytes, 'B')}, "
-        f"found by errors on {count(made.read, 'B')} of the weights"
-    )
+    tried = f"found by errors on {count(made.sampled, 'B')} of the weights"
+    if made.divergence is not None:
+        tried += f", which should cost a divergence of {made.divergence:.2g}"
+    say(f"a mixture for {count(limit, 'B')}: {count(made.nbytes, 'B')}, {tried}")

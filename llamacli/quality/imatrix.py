@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from importlib.resources import files
 from pathlib import Path
 
 from convert import (
@@ -21,16 +20,16 @@ from convert import (
     write_importance,
 )
 from llamacli.engine import Engine, Vocabulary
-from llamacli.errors import LlamacliError, UsageError
+from llamacli.errors import UsageError
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.machine import load_library
-from llamacli.prompt import Text, encode_turns
+from llamacli.prompt import Text
 from llamacli.quality.activations import Activations
+from llamacli.quality.calibration import calibration
 from llamacli.verify import WINDOW, open_evaluator
 
 STEP = 128  # tokens evaluated at once; room for their logits takes 66 MB with Meta's vocabulary
 KEEP_EVERY = 10.0  # seconds
-CALIBRATION, DIALOGUES = "calibration.txt", "dialogues.json"
 
 Progress = Callable[[int, int], None]  # chunks done so far, and all
 
@@ -57,7 +56,11 @@ def measure_importance(
     observer = activations.observer(load_library())
     with open_evaluator(path, size, threads, step=STEP, observer=observer, device=device) as engine:
         activations.last = f"blk.{engine.shape.blocks - 1}.ffn_down.weight"
-        sources = list(_calibration(engine) if texts is None else _tokenized(engine, texts))
+        if texts is None:
+            template = engine.file.metadata.get("tokenizer.chat_template") or None
+            sources = list(calibration(engine.vocabulary, template))
+        else:
+            sources = list(_tokenized(engine, texts))
         parts = list(_chunks(engine.vocabulary, sources, size))[:chunks]
         names = [name for name, _ in sources]
         kept = None if target is None else _Kept(target, engine.identity, parts)
@@ -91,18 +94,6 @@ def write_matrix(
 def _tokenized(engine: Engine, texts: Sequence[Text]) -> Iterator[tuple[str, list[int]]]:
     bos = engine.vocabulary.add_bos
     return ((text.name, engine.vocabulary.tokenize(text.text, bos=bos)) for text in texts)
-
-
-def _calibration(engine: Engine) -> Iterator[tuple[str, list[int]]]:
-    """The texts that ship, dialogues by the model's own template."""
-    folder = files(__package__)
-    tokens: list[int] = []
-    for messages in json.loads(folder.joinpath(DIALOGUES).read_text("utf-8")):
-        with suppress(LlamacliError):  # a template may refuse what it doesn't foresee
-            tokens += encode_turns(engine, messages)
-    yield DIALOGUES, tokens
-    text = folder.joinpath(CALIBRATION).read_text("utf-8")
-    yield from _tokenized(engine, [Text(CALIBRATION, text)])
 
 
 def _chunks(
