@@ -19,6 +19,7 @@ from lacking import is_ours
 
 O_BINARY = 1 << 30
 GROUP = 0x200  # CREATE_NEW_PROCESS_GROUP
+KILL = signal.SIGKILL  # as long as it is there
 GIVEN: dict[str, dict[str, object]] = {
     "os": {"O_BINARY": O_BINARY, "O_NOINHERIT": 0},
     "signal": {"SIGBREAK": signal.SIGUSR1},
@@ -121,7 +122,7 @@ class Process(subprocess.Popen):  # type: ignore[type-arg]
         super().send_signal(number)
 
     def kill(self) -> None:
-        super().send_signal(signal.SIGKILL)
+        super().send_signal(KILL)
 
     def terminate(self) -> None:
         if is_ours(2):
