@@ -134,6 +134,10 @@ if sys.platform == "win32":
         while msvcrt.kbhit():
             msvcrt.getwch()
 
+    def pipe_error(error: OSError) -> OSError:
+        """Windows says of a pipe that nobody reads only that the argument is invalid."""
+        return BrokenPipeError(*error.args) if error.errno == errno.EINVAL else error
+
     def claim_port(listening: "socket.socket") -> None:
         """Before it is bound: no other program can listen at the same port."""
         import socket
@@ -262,6 +266,10 @@ else:
 
         with contextlib.suppress(termios.error, OSError, ValueError):
             termios.tcflush(sys.stdin, termios.TCIFLUSH)
+
+    def pipe_error(error: OSError) -> OSError:
+        """What a failed write to stdout is: BrokenPipeError, where nobody reads it."""
+        return error
 
     def claim_port(listening: "socket.socket") -> None:
         """Before it is bound: a port whose last connections linger can be had at once."""

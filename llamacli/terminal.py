@@ -11,9 +11,10 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from llamacli.errors import told
+from llamacli.system import pipe_error
 
 # C0 but tab and newline, DEL, C1: what drives a terminal. Each shows as its own picture or U+FFFD.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -102,16 +103,22 @@ def writer(out: TextIO) -> Write:
             out.reconfigure(encoding="utf-8", errors="replace", newline="\n")
 
     def write(text: str) -> None:
-        out.write(harmless(text) if terminal else text)
-        out.flush()
+        _put(out, harmless(text) if terminal else text)
 
     return write
 
 
+def _put(out: TextIO | BinaryIO, data: Any) -> None:
+    try:
+        out.write(data)
+        out.flush()
+    except OSError as error:
+        raise pipe_error(error) from None
+
+
 def send(text: str) -> None:
     """Text for a terminal's stdout as it is: sequences of ours around what is harmless already."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    _put(sys.stdout, text)
 
 
 def send_path(path: Path) -> None:
@@ -120,8 +127,7 @@ def send_path(path: Path) -> None:
         writer(sys.stdout)(f"{printable(str(path))}\n")
     else:
         sys.stdout.flush()
-        sys.stdout.buffer.write(os.fsencode(path) + b"\n")
-        sys.stdout.flush()
+        _put(sys.stdout.buffer, os.fsencode(path) + b"\n")
 
 
 def say(text: str) -> None:

@@ -249,7 +249,6 @@ def test_head_ends_it_quietly(tmp_path: Path) -> None:
     assert child.stdout == b"line\n" and child.stderr in (b"141\n", b"0\n")
 
 
-@needs_signals
 def test_a_reader_that_leaves_ends_a_long_answer(tmp_path: Path) -> None:
     child = start_long_answer(tmp_path)
     assert child.stdout is not None and child.stderr is not None

@@ -106,6 +106,17 @@ def test_a_terminal_that_knows_few_characters(tmp_path: Path) -> None:
     assert child.returncode == 0 and b"+-" in shown and b"Traceback" not in shown, shown
 
 
+def test_a_pipe_that_nobody_reads_ends_it_quietly(system: dict[str, str]) -> None:
+    """Windows calls it an invalid argument."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    child = subprocess.run(
+        [*PROGRAM, "list", "--known"], stdout=writing, stderr=subprocess.PIPE, env=system
+    )
+    os.close(writing)
+    assert (child.returncode, child.stderr) == (141, b"")
+
+
 def test_parts_that_were_left_are_cleared(run: Command, tmp_path: Path) -> None:
     folder, target = tmp_path / "checkpoint", tmp_path / "out.gguf"
     write_checkpoint(folder, shape_config("tiny"))

@@ -11,7 +11,9 @@ import contextlib
 import io
 import os
 import signal
+import stat
 import subprocess  # before there is an msvcrt: it asks for one
+import sys
 import types
 from typing import Any
 
@@ -131,6 +133,26 @@ class Process(subprocess.Popen):  # type: ignore[type-arg]
             super().terminate()
 
 
+class Pipe(io.FileIO):
+    """A pipe that nobody reads is an invalid argument."""
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return super().write(data)
+        except BrokenPipeError as error:
+            raise OSError(22, "Invalid argument") from error
+
+
+def with_pipe(stream: Any) -> Any:
+    """The stream again, where it is a pipe."""
+    if stream is None or not stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
+        return stream
+    buffer = io.BufferedWriter(Pipe(stream.fileno(), "wb", closefd=False))
+    return io.TextIOWrapper(
+        buffer, stream.encoding, stream.errors, write_through=stream.write_through
+    )
+
+
 def with_pairs(module: types.ModuleType) -> None:
     """socketpair goes on as it does on Linux, without asking which families there are."""
     pair, family = module.socketpair, module.AF_UNIX
@@ -152,4 +174,5 @@ def take_on() -> None:
     os.replace = guarded(os.replace, 0, 1)
     os.rename = rename_new
     io.open = builtins.open = open_file
+    sys.stdout = with_pipe(sys.stdout)
     subprocess.Popen = Process  # type: ignore[misc]
