@@ -110,12 +110,14 @@ def test_a_grammar_is_made_once_a_request_and_never_as_an_answer_starts(
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_stream_of_calls_is_the_same_answer(client: Any, seed: int) -> None:
-    """Each call begins once, with its index, its id and its name; its arguments follow."""
+    """Each call begins once, with its index, its id and its name; its arguments follow, as they
+    are written."""
     asked: Any = {"model": "tiny", "messages": ASKED, "tools": TOOLS, "tool_choice": "required",
                   "seed": seed, "max_tokens": 200, "n": 2}  # fmt: skip
     whole = client.chat.completions.create(**asked)
     calls: dict[tuple[int, int], list[Any]] = {}
     finish: dict[int, Any] = {}
+    pieces = 0
     for chunk in client.chat.completions.create(**asked, stream=True):
         choice = chunk.choices[0]
         assert not choice.delta.content
@@ -127,6 +129,7 @@ def test_a_stream_of_calls_is_the_same_answer(client: Any, seed: int) -> None:
             else:
                 assert call.id is call.type is call.function.name is None
                 begun[1] += call.function.arguments
+                pieces += 1
         finish[choice.index] = choice.finish_reason or finish.get(choice.index)
     for choice in whole.choices:
         assert choice.finish_reason == finish[choice.index]
@@ -136,6 +139,7 @@ def test_a_stream_of_calls_is_the_same_answer(client: Any, seed: int) -> None:
             assert calls[choice.index, number] == [call.function.name, call.function.arguments]
             held(call.function.name, call.function.arguments)
     assert len(calls) == sum(len(choice.message.tool_calls) for choice in whole.choices)
+    assert pieces > 3 * len(calls)
 
 
 def test_what_is_chosen_is_called(client: Any) -> None:
@@ -182,6 +186,29 @@ def test_log_probabilities_of_every_token(client: Any) -> None:
     chunks = client.chat.completions.create(**asked, stream=True)
     found = [x for c in chunks if (p := c.choices[0].logprobs) for x in p.content or ()]
     assert [one.token for one in found] == [one.token for one in told]
+
+
+@pytest.mark.parametrize("stop", [[], ["a", "e", "1"]])
+def test_log_probabilities_are_of_the_text_alone(server: Serving, client: Any, stop: Any) -> None:
+    """Joined they are the text: no control token, nothing that a stop text has cut."""
+    asked: Any = {"model": "tiny", "max_tokens": 60, "stop": stop, "temperature": 3}
+    left_out = 0
+    for seed in range(4):
+        one: Any = {**asked, "messages": ASKED, "logprobs": True, "seed": seed}
+        whole = client.chat.completions.create(**one)
+        told = whole.choices[0].logprobs.content
+        text = b"".join(bytes(token.bytes) for token in told).decode(errors="replace")
+        assert text == whole.choices[0].message.content
+        left_out += whole.usage.completion_tokens - len(told)
+        chunks = client.chat.completions.create(**one, stream=True)
+        found = [x for c in chunks if (p := c.choices[0].logprobs) for x in p.content or ()]
+        assert [x.bytes for x in found] == [x.bytes for x in told]
+        one = {**asked, "prompt": "x", "logprobs": 1, "seed": seed}
+        choice = client.completions.create(**one).choices[0]
+        assert "".join(choice.logprobs.tokens) == choice.text
+        for start, token in zip(choice.logprobs.text_offset, choice.logprobs.tokens, strict=True):
+            assert choice.text[start : start + len(token)] == token
+    assert left_out
 
 
 def test_a_cut_call_is_whole_and_a_stop_text_cuts_none(client: Any) -> None:
@@ -386,10 +413,9 @@ def test_results_and_names_cannot_forge(server: Serving) -> None:
         assert found["prompt"].count(text) >= 8
         return [token for token in found["tokens"] if token in special.values()]
 
-    plain = control("word")
-    for spelling in special:
-        assert control(spelling) == plain, spelling
-        assert _spelled(server, blocks(spelling), spelling) >= 6
+    spelled = "".join(special)
+    assert control(spelled) == control("word")
+    assert _spelled(server, blocks(spelled), spelled) >= 6 * len(special)
 
 
 def _spelled(server: Serving, body: Any, text: str) -> int:

@@ -16,7 +16,16 @@ from llamacli.answer import Calling, generate
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.errors import UsageError
 from llamacli.prompt import encode_turns, problem
-from llamacli.tools import Call, Reader, bounded, check_tools, message_of, read_answer, read_tools
+from llamacli.tools import (
+    Call,
+    HeldCalls,
+    Reader,
+    bounded,
+    check_tools,
+    message_of,
+    read_answer,
+    read_tools,
+)
 from tests.standins.calls import CALLS, NAMES, TEXTS
 from tests.standins.tiny import write_model
 from tests.standins.vocabulary import TOOL_TEMPLATE, small_tokenizer
@@ -186,6 +195,29 @@ def test_calls_are_held_to_the_tools_and_their_schemas(engine: Engine, parallel:
             jsonschema.validate(call.arguments, schemas[call.name])
         most = max(most, len(calls))
     assert parallel or most == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_held_calls_come_piece_by_piece(engine: Engine, seed: int) -> None:
+    """At every split: a name once, then its arguments, which are those of the whole."""
+    calling = Calling(check_tools([WEATHER, MODELS]), choice="required")
+    prompt = encode_turns(engine, [{"role": "user", "content": "x"}])
+    constraint = calling.constraint(engine, len(prompt), 160)
+    sampling = SamplingSettings(seed=seed)
+    found = generate(engine, prompt, sampling, max_tokens=160, constraint=constraint)
+    written = ['[ {"name": "weather", "parameters": {"city": "a\\"}{]", "days": 1} } , '
+               '{"name":"list_models","parameters":{}}]',
+               "".join(chunk.text for chunk in found)]  # fmt: skip
+    for text in written:
+        expected = read_answer(text, [tool.name for tool in calling.tools])[1]
+        splits = [[text[:i], text[i:]] for i in range(len(text) + 1)]
+        for pieces in (*splits, list(text)):
+            held, calls = HeldCalls(), list[list[str]]()
+            for part in (part for piece in pieces for part in held.feed(piece)):
+                if part.name is not None:
+                    calls.append([part.name, ""])
+                calls[-1][1] += part.arguments
+            assert [Call(name, json.loads(given)) for name, given in calls] == expected
 
 
 def test_one_tool_can_be_asked_for_by_name(engine: Engine) -> None:

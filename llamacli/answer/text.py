@@ -40,7 +40,7 @@ class Answer:
             return ""
         self.tokens.append(token)
         ready = ""
-        if token not in self.vocabulary.control_tokens or token in self.spelled:
+        if self.says(token):
             if self.constraint is not None and self.constraint.uncut:
                 self.text.stop = ()
             ready = self.text.add(self.vocabulary.piece(token))
@@ -51,6 +51,10 @@ class Answer:
         elif not self.left:
             self.reason = "length"
         return ready
+
+    def says(self, token: int) -> bool:
+        """Whether a token is text: a control token isn't, but where an answer spells it."""
+        return token not in self.vocabulary.control_tokens or token in self.spelled
 
     def _is_stop(self, token: int) -> bool:
         """Whether a control token, which is no text, has the spelling of a stop text."""

@@ -82,6 +82,11 @@ class Running:
         return [*self.job.prompt, *self.answer.tokens]
 
     @property
+    def held(self) -> bool:
+        """Whether it is a call, and held to that."""
+        return self.job.calling is not None and bool(self.constraint and self.constraint.uncut)
+
+    @property
     def length(self) -> int:
         return len(self.job.prompt) + len(self.answer.tokens)
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from llamacli.answer import Parting, Result
-from llamacli.batch import Job, TokenLogprob, constraint_of
+from llamacli.batch import Job, constraint_of
 from llamacli.errors import LlamacliError
 from llamacli.serve.ask import Ask
 from llamacli.serve.faults import Ended, Fault, as_fault, too_long
 from llamacli.serve.lane import Task
+from llamacli.serve.logprobs import Said
 from llamacli.serve.pool import Loaded, Pool
 from llamacli.serve.stream import Piece, Stream
-from llamacli.serve.tools import CallPart, parts_of
+from llamacli.tools import CallPart, parts_of
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Whole:
     index: int
     pieces: list[str] = field(default_factory=list)
     calls: list[CallPart] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    logprobs: list[Said] = field(default_factory=list)
     result: Result | None = None
 
     @property
@@ -69,7 +70,10 @@ class Answers:
         return answers
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """The stream's, their calls parted from their texts."""
+        """The stream's, their calls parted from their texts.
+
+        Of an answer that is held to calls they go out as they are written, of another one whole.
+        """
         async for piece in self.stream:
             if not self.partings or piece.error is not None:
                 yield piece
@@ -80,8 +84,11 @@ class Answers:
                 text = parting.feed(piece.text)
             else:
                 text, result = parting.finish(piece.text, result)
-            calls = parts_of(parting.calls[before:])
-            yield replace(piece, text=text, calls=calls, result=result)
+            if piece.held:
+                parts = parting.held.feed(piece.text)
+            else:
+                parts = parts_of(parting.calls[before:])
+            yield replace(piece, text=text, calls=parts, result=result)
 
 
 @dataclass

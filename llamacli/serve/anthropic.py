@@ -15,8 +15,9 @@ from llamacli.serve.messages import content_text, each, function_call, part_text
 from llamacli.serve.openai import check_shape, new_id, read_format
 from llamacli.serve.pool import Loaded
 from llamacli.serve.stream import Piece
-from llamacli.serve.tools import CallPart, read_block_calling
+from llamacli.serve.tools import read_block_calling
 from llamacli.shape import Grammar
+from llamacli.tools import CallPart
 
 ROLES = ("user", "assistant", "system")
 

@@ -4,11 +4,11 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from llamacli.batch import TokenLogprob
 from llamacli.serve.answers import Answers, Whole
 from llamacli.serve.ask import MAX_CHOICES, MAX_TOP, Ask, refuse
 from llamacli.serve.faults import as_fault, invalid, unsupported
 from llamacli.serve.fields import Fields, shown
+from llamacli.serve.logprobs import Said
 from llamacli.serve.openai import (
     bounded,
     check_shape,
@@ -64,7 +64,6 @@ class CompletionAnswer:
 
     def __init__(self, ask: Ask, answers: Answers) -> None:
         self.ask, self.answers = ask, answers
-        self.offsets = [0] * answers.stream.count
         self.head = {
             "id": new_id("cmpl"),
             "object": "text_completion",
@@ -100,21 +99,18 @@ class CompletionAnswer:
             yield {**self.head, "choices": [], "usage": told}
 
     def _choice(
-        self, index: int, text: str, logprobs: Sequence[TokenLogprob], finish: str | None
+        self, index: int, text: str, logprobs: Sequence[Said], finish: str | None
     ) -> dict[str, Any]:
-        told = self._logprobs(index, logprobs) if self.ask.logprobs is not None else None
+        told = self._logprobs(logprobs) if self.ask.logprobs is not None else None
         return {"index": index, "text": text, "logprobs": told, "finish_reason": finish}
 
-    def _logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    def _logprobs(self, logprobs: Sequence[Said]) -> dict[str, Any]:
+        """A character that several tokens make is the last one's."""
         text_of = self.answers.model.engine.vocabulary.text_of
-        tokens = [text_of([one.token]) for one in logprobs]
-        offsets = []
-        for text in tokens:
-            offsets.append(self.offsets[index])
-            self.offsets[index] += len(text)
+        chosen = [one.chosen for one in logprobs]
         return {
-            "tokens": tokens,
-            "token_logprobs": [bounded(one.logprob) for one in logprobs],
-            "top_logprobs": [{text_of([t]): bounded(p) for t, p in one.top} for one in logprobs],
-            "text_offset": offsets,
+            "tokens": [one.text for one in logprobs],
+            "token_logprobs": [bounded(one.logprob) for one in chosen],
+            "top_logprobs": [{text_of([t]): bounded(p) for t, p in one.top} for one in chosen],
+            "text_offset": [one.start for one in logprobs],
         }

@@ -7,6 +7,7 @@ from time import perf_counter
 
 from llamacli.batch import BatchEngine, Job, Pace, Running, Scheduler, prepare, result
 from llamacli.errors import LlamacliError
+from llamacli.serve.logprobs import Telling
 from llamacli.serve.metrics import Metrics
 from llamacli.serve.stream import Piece
 
@@ -23,7 +24,7 @@ class Task:
     progress: bool = False  # whether it gets how much of the prompt is read, too
     asked: float = field(default_factory=perf_counter)
     running: Running | None = None
-    told: int = 0  # of its tokens' probabilities
+    telling: Telling = field(default_factory=Telling)
     last: float = 0.0  # when its last token came
 
     def tell(self, text: str = "", *, last: bool = False) -> None:
@@ -31,14 +32,14 @@ class Task:
         running = self.running
         if running is None or not (text or last):
             return
-        logprobs, self.told = tuple(running.logprobs[self.told :]), len(running.logprobs)
-        if not last:
-            self.deliver(Piece(self.index, text, logprobs=logprobs))
-        elif running.error is not None:
+        if last and running.error is not None:
             self.deliver(Piece(self.index, error=running.error))
-        else:
-            rest = running.answer.text.finish()
-            self.deliver(Piece(self.index, rest, logprobs=logprobs, result=result(running)))
+            return
+        if last:
+            text = running.answer.text.finish()
+        logprobs = self.telling.ready(running.answer, running.logprobs, text, last=last)
+        ended = result(running) if last else None
+        self.deliver(Piece(self.index, text, logprobs=logprobs, result=ended, held=running.held))
 
 
 class Lane:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from llamacli.answer import Result
-from llamacli.batch import TokenLogprob
 from llamacli.engine import Vocabulary
 from llamacli.errors import LlamacliError
 from llamacli.serve.ask import MAX_CHOICES, MAX_TOKENS, Ask, read_lora, read_sampling, read_stop
 from llamacli.serve.faults import Fault, invalid
 from llamacli.serve.fields import Fields
+from llamacli.serve.logprobs import Said
 from llamacli.shape import Grammar, read_schema
 
 # Fields that OpenAI's clients send and that change nothing here: told in a header.
@@ -113,13 +113,10 @@ def usage(prompt_tokens: int, results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def logprobs_content(
-    vocabulary: Vocabulary, logprobs: Sequence[TokenLogprob]
-) -> list[dict[str, Any]]:
+def logprobs_content(vocabulary: Vocabulary, logprobs: Sequence[Said]) -> list[dict[str, Any]]:
     """As chat completions have them: text, bytes, the likeliest beside."""
 
-    def told(token: int, logprob: float) -> dict[str, Any]:
-        piece = vocabulary.piece(token)
+    def told(piece: bytes, logprob: float) -> dict[str, Any]:
         return {
             "token": piece.decode(errors="replace"),
             "logprob": bounded(logprob),
@@ -127,7 +124,10 @@ def logprobs_content(
         }
 
     return [
-        {**told(one.token, one.logprob), "top_logprobs": [told(t, p) for t, p in one.top]}
+        {
+            **told(one.piece, one.chosen.logprob),
+            "top_logprobs": [told(vocabulary.piece(t), p) for t, p in one.chosen.top],
+        }
         for one in logprobs
     ]
 

@@ -8,12 +8,12 @@ from itertools import count
 from typing import Any
 
 from llamacli.answer import Calling, Result
-from llamacli.batch import TokenLogprob
 from llamacli.prompt import Message
 from llamacli.serve.answers import Answers, Whole
 from llamacli.serve.ask import MAX_TOKENS, MAX_TOP, Ask, read_lora, read_sampling, refuse
 from llamacli.serve.faults import as_fault, invalid, unsupported
 from llamacli.serve.fields import Fields, shown
+from llamacli.serve.logprobs import Said
 from llamacli.serve.messages import content_text, each, function_call
 from llamacli.serve.openai import IGNORED, check_shape, logprobs_content, new_id, read_format
 from llamacli.serve.stream import Piece
@@ -137,7 +137,8 @@ class ResponseAnswer:
         answer = answers[0]
         assert answer.result is not None
         text = answer.text if answer.text.strip() or not answer.calls else ""
-        list(self._grow(Piece(0, text, answer.calls, tuple(answer.logprobs))))
+        told = [one for one in answer.logprobs if one.end <= len(text)]  # none of calls
+        list(self._grow(Piece(0, text, answer.calls, tuple(told))))
         list(self._end(answer.result))
         return self._ended(answer.result)
 
@@ -234,7 +235,7 @@ class ResponseAnswer:
             },
         }
 
-    def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    def _logprobs(self, logprobs: Sequence[Said]) -> list[dict[str, Any]]:
         return logprobs_content(self.answers.model.engine.vocabulary, logprobs)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from llamacli.answer import Result
-from llamacli.batch import TokenLogprob
 from llamacli.errors import LlamacliError
-from llamacli.serve.tools import CallPart
+from llamacli.serve.logprobs import Said
+from llamacli.tools import CallPart
 
 MAX_WAITING = 4096  # pieces that a client hasn't taken; a reader that is slower loses its stream
 
@@ -16,7 +16,8 @@ MAX_WAITING = 4096  # pieces that a client hasn't taken; a reader that is slower
 @dataclass(frozen=True)
 class Piece:
     """Text that can be shown of the answer with that index, parts of its calls where it is parted,
-    and its tokens' probabilities; or how many tokens of its prompt are read.
+    and its tokens' probabilities; or how many tokens of its prompt are read. held says that the answer
+    is held to calls, of which the text is.
 
     The last piece of an answer has its result, or an error.
     """
@@ -24,10 +25,11 @@ class Piece:
     index: int
     text: str = ""
     calls: Sequence[CallPart] = ()
-    logprobs: tuple[TokenLogprob, ...] = ()
+    logprobs: tuple[Said, ...] = ()
     result: Result | None = None
     error: LlamacliError | None = None
     read: int | None = None
+    held: bool = False
 
     @property
     def last(self) -> bool:

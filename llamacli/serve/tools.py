@@ -1,34 +1,19 @@
 """Tools as requests have them, in each API's form; templates read them in OpenAI's first one."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from llamacli.answer import Calling
 from llamacli.errors import UsageError
 from llamacli.serve.faults import Fault, invalid, unsupported
 from llamacli.serve.fields import Fields, shown
-from llamacli.tools import Call, Choice, Tool, WrongTool, check_tools
+from llamacli.tools import Choice, Tool, WrongTool, check_tools
 
 WORDS = ("none", "auto", "required")
 CHOICES = {"none": "none", "auto": "auto", "any": "required"}  # Anthropic's
 # What a function may have besides, and changes nothing: every call is held to its schema.
 ASIDE = ("strict", "cache_control", "input_examples", "eager_input_streaming", "allowed_callers",
          "defer_loading")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class CallPart:
-    """A piece of a call: its name where it begins, and more of its arguments' JSON."""
-
-    name: str | None = None
-    arguments: str = ""
-
-
-def parts_of(calls: Sequence[Call]) -> list[CallPart]:
-    """Calls that have come whole."""
-    return [CallPart(c.name, json.dumps(c.arguments, ensure_ascii=False)) for c in calls]
 
 
 def read_calling(fields: Fields) -> Calling | None:

@@ -6,6 +6,8 @@ from llamacli.errors import UsageError
 from llamacli.prompt import RESULT_ROLES, Message
 
 OUTPUT_LIMIT = 32_768  # characters of a tool's result that are read without --tool-output-limit
+NOTHING = "(the tool gave nothing)"
+STOPPED = "Error: the user stopped this call."
 
 
 def bounded(messages: Sequence[Message], limit: int = OUTPUT_LIMIT) -> list[Message]:
