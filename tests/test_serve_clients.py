@@ -96,6 +96,31 @@ def test_the_answer_is_the_one_without_it(
     assert {n: found[n] for n in names} == {n: expected[n] for n in names}
 
 
+def test_calls_are_those_without_it(server: Serving, demo: Path, tmp_path: Path) -> None:
+    """The prompt has the tools as their file has them, also what an API's client couldn't send."""
+    tools = json.loads((Path(__file__).parents[1] / "demo" / "tools.json").read_text())
+    tools[0]["function"]["strict"] = True
+    (tmp_path / "tools.json").write_text(json.dumps(tools))
+    called = tmp_path / "called.json"
+    options = ("-m", demo, "--temp", "0", "--tools", tmp_path / "tools.json", "--verbose")
+
+    def both(*arguments: str | Path) -> str:
+        by_server, told = llamacli("run", *arguments, *options)
+        assert "a server that has the model loaded answers" in told
+        alone, told = llamacli("run", *arguments, *options, "--no-server")
+        assert "a server" not in told and by_server == alone
+        return by_server
+
+    question = "How large will 70B be on my disk?"
+    assert json.loads(both(question))["name"] == "file_size"
+    whole, _ = llamacli("run", question, *options, "--json")
+    message = {"role": "assistant", "content": None, "tool_calls": json.loads(whole)["tool_calls"]}
+    result = {"role": "tool", "tool_call_id": "call_0", "content": "42.5 GB"}
+    called.write_text(json.dumps([{"role": "user", "content": question}, message, result]))
+    assert both("--results", called)
+    llamacli("run", "Hi", *options, "--tool-choice", "none_such", check=2)
+
+
 def test_other_clients_beside_it_change_nothing(server: Serving, demo: Path) -> None:
     client = server.client()
     streams = [

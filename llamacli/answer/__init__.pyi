@@ -1,4 +1,4 @@
-from .calling import Calling, Parting, answer_calling
+from .calling import Calling, Parting, answer_calling, tell_calling
 from .generation import Chunk, Result, generate
 from .output import OutputStyle, answer, progress, result_fields, summary, tell, write_text
 from .signals import Interrupts, interrupts
@@ -21,5 +21,6 @@ __all__ = [
     "result_fields",
     "summary",
     "tell",
+    "tell_calling",
     "write_text",
 ]

@@ -1,18 +1,20 @@
 """Answers that may call tools: what holds them to it, and what of them is text."""
 
-import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from llamacli.answer.generation import Chunk, Result, generate
 from llamacli.answer.output import OutputStyle, progress, tell
 from llamacli.engine import Engine, SamplingSettings, Vocabulary
+from llamacli.prompt import as_openai
 from llamacli.terminal import as_json
 from llamacli.tools import (
     PYTHON_TAG,
     Call,
     Choice,
+    HeldCalls,
     Reader,
     Tool,
     ToolConstraint,
@@ -23,10 +25,14 @@ from llamacli.tools import (
 
 @dataclass
 class Parting:
-    """An answer as it comes, parted into text and calls, of which at most so many are taken."""
+    """An answer as it comes, parted into text and calls, of which at most so many are taken.
+
+    held gives the calls piece by piece where the answer is held to them.
+    """
 
     reader: Reader
     most: int | None
+    held: HeldCalls = field(default_factory=HeldCalls)
     given: str = ""
 
     @property
@@ -106,11 +112,8 @@ class Calling:
         """What JSON has of the calls: as OpenAI writes them, their arguments a text."""
         if not self.calls:
             return {}
-        calls = message_of(self.calls, text, self.first)["tool_calls"]
-        for call in calls:
-            arguments = call["function"]["arguments"]
-            call["function"]["arguments"] = json.dumps(arguments, ensure_ascii=False)
-        return {"tool_calls": calls}
+        message = as_openai(message_of(self.calls, text, self.first))
+        return {"tool_calls": message["tool_calls"]}
 
 
 def answer_calling(
@@ -125,25 +128,36 @@ def answer_calling(
 ) -> Result:
     """Answer as answer does; calls stand in the JSON, else below the text, a line each."""
     constraint = calling.constraint(engine, len(tokens), max_tokens)
-
-    def chunks(interrupted: Callable[[], bool]) -> Iterator[Chunk]:
-        generated = generate(
-            engine,
-            tokens,
-            sampling,
-            on_progress=progress(style.quiet),
-            max_tokens=max_tokens,
-            constraint=constraint,
-            spelled=calling.spelled(engine.vocabulary),
-            interrupted=interrupted,
-            stop=stop,
-        )
-        return calling.parted(generated, lines=style.form == "text")
-
+    chunks = partial(
+        generate,
+        engine,
+        tokens,
+        sampling,
+        on_progress=progress(style.quiet),
+        max_tokens=max_tokens,
+        constraint=constraint,
+        spelled=calling.spelled(engine.vocabulary),
+        stop=stop,
+    )
     start = {"model": engine.name, "quantization": engine.quantization}
-    return tell(
-        chunks,
+    return tell_calling(
+        lambda interrupted: chunks(interrupted=interrupted),
         {**start, "prompt_tokens": len(tokens)},
+        style,
+        calling,
+    )
+
+
+def tell_calling(
+    chunks_until: Callable[[Callable[[], bool]], Iterator[Chunk]],
+    start: dict[str, Any],
+    style: OutputStyle,
+    calling: Calling,
+) -> Result:
+    """Tell an answer whose chunks have its calls as they are written; the rest is tell's."""
+    return tell(
+        lambda interrupted: calling.parted(chunks_until(interrupted), lines=style.form == "text"),
+        start,
         style,
         lambda result: calling.fields(result.text),
     )

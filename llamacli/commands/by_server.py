@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
-    from llamacli.answer import OutputStyle, Result
+    from llamacli.answer import Calling, OutputStyle, Result
 
 
 def answer_by_server(
@@ -23,26 +23,30 @@ def answer_by_server(
     ending: groups.Ending,
     style: "OutputStyle",
     shape: groups.Shape | None = None,
+    calling: "Calling | None" = None,
 ) -> "Result | None":
     """The answer, told in that manner; None where no server has the model as it is asked for.
 
-    prompt has the messages, or a text and whether it is special, and adapters. Whoever asks for
-    something of the machine other than threads gets an engine of their own.
+    prompt has the messages, or a text and whether it is special, and adapters; calling what it may
+    call. Whoever asks for something of the machine other than threads gets an engine of their own.
     """
     if not may_ask(machine, context):
         return None
     from llamacli.serve import ask_server
 
     body = {**prompt, **request_fields(sampling, ending, shape), "exact": True}
+    body |= _calling_fields(calling)
     answer = ask_server(path, body)
     if answer is None:
         return None
-    from llamacli.answer import tell
+    from llamacli.answer import tell, tell_calling
     from llamacli.serve import BY_SERVER
     from llamacli.terminal import notice
 
     if style.verbose:
         notice(BY_SERVER)
+    if calling is not None:
+        return tell_calling(answer.chunks, answer.head, style, calling)
     return tell(answer.chunks, answer.head, style)
 
 
@@ -82,6 +86,19 @@ def request_fields(
         "stop": ending.stop or [],
         "shape": _shape_text(shape) if shape is not None else None,
     }
+
+
+def _calling_fields(calling: "Calling | None") -> dict[str, Any]:
+    """The fields of a request that say what may be called."""
+    if calling is None:
+        return {}
+    fields = {
+        "tools": [tool.given for tool in calling.tools],
+        "choice": calling.choice,
+        "parallel": calling.parallel,
+        "threshold": calling.threshold,
+    }
+    return {"calling": fields}
 
 
 def answer_lines(

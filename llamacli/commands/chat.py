@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,8 +11,10 @@ import typer
 from llamacli.commands import groups, options
 from llamacli.commands.by_server import adapter_fields, answer_by_server, why_not
 from llamacli.commands.mcp import Mcp
-from llamacli.commands.run import answer_piped, turns
+from llamacli.commands.printing import print_text
+from llamacli.commands.run import answer_tokens, encode_messages, turns
 from llamacli.errors import UsageError
+from llamacli.home import expanded
 from llamacli.models import engine_for, model_path
 from llamacli.terminal import notice
 
@@ -40,6 +43,13 @@ def chat(
         str | None, typer.Option(help="Save the new chat under this name.  [default: the time]")
     ] = None,
     no_save: Annotated[bool, typer.Option("--no-save", help="Save nothing.")] = False,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --resume: write the saved chat to this file, JSON by its name, else "
+            "Markdown, and leave; - is stdout."
+        ),
+    ] = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="Show answers as they come, not as Markdown.")
     ] = False,
@@ -59,6 +69,11 @@ def chat(
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if name is not None and not resume:
         raise UsageError(f"a model is named by -m; a saved chat is gone on with by --resume {name}")
+    if export is not None:
+        if not resume:
+            raise UsageError("--export writes a saved chat: name it by --resume [SESSION]")
+        _export(name, export)
+        return
     if resume and not terminal:
         raise UsageError("--resume needs a terminal, as stdin and stdout; in scripts use run")
     if session is not None and (resume or no_save):
@@ -66,20 +81,23 @@ def chat(
     asked = machine.asked(context, "long", drafts, adapter)
     if mcp.mcp and not terminal:
         raise UsageError("chat --mcp needs a terminal; in scripts use run --mcp")
+    if mcp.mcp and calls.tools:
+        raise UsageError("--mcp and --tools exclude each other")
+    offer = calls.calling()
     if not terminal:
         from llamacli.answer import OutputStyle
         from llamacli.prompt import gather
 
         path, style = model_path(model), OutputStyle(verbose=verbose)
-        given = gather(None, (), "strict")
-        prompt = {"messages": turns(given, system), **adapter_fields(adapter)}
+        messages = turns(gather(None, (), "strict"), system)
+        prompt = {"messages": messages, **adapter_fields(adapter)}
         if not (no_server or date) and answer_by_server(
-            path, machine, context, prompt, sampling, ending, style
+            path, machine, context, prompt, sampling, ending, style, calling=offer
         ):
             return
         with engine_for(path, asked) as engine:
-            settings = sampling.settings(engine)
-            answer_piped(engine, given, settings, ending, style, system=system, date=date)
+            tokens = encode_messages(engine, messages, offer, date)
+            answer_tokens(engine, tokens, sampling.settings(engine), ending, style, offer)
         return
 
     from llamacli.repl import Wanted, start_repl
@@ -95,27 +113,33 @@ def chat(
         plain=plain,
         save=not no_save,
         name=session,
+        offer=offer,
+        output_limit=calls.tool_output_limit,
         no_server="--no-server" if no_server else why_not(machine),
         verbose=verbose,
     )
     if not mcp.mcp:
         start_repl(wanted, resume=resume, session=name)
         return
-    from llamacli.answer import Calling
     from llamacli.mcp_client import open_servers, read_servers
 
     with open_servers(read_servers(mcp.mcp), mcp.mcp_timeout, mcp.allow or ()) as servers:
         for problem in servers.problems:
             notice(problem)
-        offer = None
-        if servers.tools:
-            parallel = not calls.no_parallel_calls
-            offer = Calling(servers.tools, calls.tool_choice, parallel, calls.tool_threshold)
-        wanted = replace(
-            wanted,
-            servers=servers,
-            offer=offer,
-            most_calls=mcp.max_calls,
-            output_limit=calls.tool_output_limit,
-        )
+        offer = calls.calling(servers.tools)
+        wanted = replace(wanted, servers=servers, offer=offer, most_calls=mcp.max_calls)
         start_repl(wanted, resume=resume, session=name)
+
+
+def _export(name: str | None, path: Path) -> None:
+    from llamacli.chat import export_chat, export_text
+    from llamacli.chat import saved as sessions
+
+    name, saved = sessions.look(name)
+    for problem in saved.notices:
+        notice(f"session {name}: {problem}")
+    messages = saved.conversation.messages
+    if path == Path("-"):
+        print_text(export_text(path, saved.head, messages))
+    else:
+        export_chat(expanded(str(path)), saved.head, messages)

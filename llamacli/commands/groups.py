@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from llamacli.engine import Asked, Engine, Profile, SamplingSettings
     from llamacli.prompt import Message
     from llamacli.shape import Grammar
+    from llamacli.tools import Tool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +99,12 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Calls:
-    """How tools are called."""
+    """The tools that an answer may call, and how."""
 
+    tools: Annotated[
+        Path | None,
+        typer.Option(help="Let the model call the functions of this file, OpenAI's list of tools."),
+    ] = None
     tool_choice: Annotated[
         str, typer.Option(metavar="auto|none|required|NAME", help="Whether a tool is called.")
     ] = "auto"
@@ -111,15 +116,28 @@ class Calls:
         bool, typer.Option("--no-parallel-calls", help="At most one call an answer.")
     ] = False
 
+    def calling(self, tools: "Sequence[Tool] | None" = None, first: int = 0) -> "Calling | None":
+        """What an answer may call: those tools, or the file's; None where there are none.
+
+        first numbers the ids of its calls. Raises UsageError and NotFoundError.
+        """
+        from llamacli.answer import Calling
+
+        if tools is None and self.tools is not None:
+            from llamacli.prompt import read_file
+            from llamacli.tools import read_tools
+
+            tools = read_tools(read_file(self.tools).text, str(self.tools))
+        if not tools:
+            return None
+        parallel = not self.no_parallel_calls
+        return Calling(tools, self.tool_choice, parallel, self.tool_threshold, first)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tools(Calls):
-    """The tools that an answer may call."""
+    """With a conversation whose calls have their results."""
 
-    tools: Annotated[
-        Path | None,
-        typer.Option(help="Let the model call the functions of this file, OpenAI's list of tools."),
-    ] = None
     results: Annotated[
         Path | None,
         typer.Option(help="Go on with this file's messages, with calls and their results."),
@@ -139,19 +157,6 @@ class Tools(Calls):
         name = "stdin" if self.results == Path("-") else str(self.results)
         read = read_messages(decode(read_bytes(self.results), name), name)
         return bounded(read, self.tool_output_limit)
-
-    def calling(self, messages: "Sequence[Message]") -> "Calling | None":
-        """What an answer to messages may call. Raises UsageError and NotFoundError."""
-        if self.tools is None:
-            return None
-        from llamacli.answer import Calling
-        from llamacli.prompt import read_file
-        from llamacli.tools import read_tools
-
-        tools = read_tools(read_file(self.tools).text, str(self.tools))
-        before = sum(len(message.get("tool_calls") or ()) for message in messages)
-        parallel = not self.no_parallel_calls
-        return Calling(tools, self.tool_choice, parallel, self.tool_threshold, before)
 
 
 @dataclass(frozen=True, kw_only=True)

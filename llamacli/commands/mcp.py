@@ -10,7 +10,7 @@ from llamacli.errors import UsageError
 from llamacli.terminal import as_json, notice, shortened
 
 if TYPE_CHECKING:
-    from llamacli.answer import Calling, Chunk, OutputStyle, Result
+    from llamacli.answer import Chunk, OutputStyle, Result
     from llamacli.chat import ChatSession
     from llamacli.mcp_client import Servers
 
@@ -41,7 +41,6 @@ class Mcp:
 def answer_with_servers(
     session: "ChatSession",
     servers: "Servers",
-    calling: "Calling",
     question: str,
     style: "OutputStyle",
 ) -> "Result":
@@ -52,7 +51,6 @@ def answer_with_servers(
     from llamacli.answer import tell
     from llamacli.chat import final_answer
 
-    session.offer = calling if calling.tools else None
     calls: list[dict[str, Any]] = []
 
     def chunks(interrupted: Callable[[], bool]) -> "Iterator[Chunk]":

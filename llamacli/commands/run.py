@@ -1,7 +1,7 @@
 """llamacli run: one prompt, one answer on stdout."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from llamacli.answer import Result
+    from llamacli.answer import Calling, Result
     from llamacli.engine import Engine, SamplingSettings
     from llamacli.prompt import Cut, Encode, Input, Message
 
@@ -106,12 +106,27 @@ def run(
             messages += turns(gather(prompt, file or (), errors, stdin=not messages), None)
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
+        calling = tools.calling(first=sum(len(m.get("tool_calls") or ()) for m in messages))
+        if not (no_server or show_prompt or drafts.draft):
+            asked = {"messages": messages, **adapter_fields(adapter)}
+            result = answer_by_server(
+                path, machine, context, asked, sampling, ending, style, calling=calling
+            )
+            if result is not None:
+                _check_whole(result, fail_on_length)
+                return
         with engine_for(
             path, machine.asked(context, "short", drafts, adapter), quiet=output.quiet
         ) as engine:
-            result = _call(engine, messages, tools, sampling, ending, style, show_prompt)
-        if result is not None:
-            _check_whole(result, fail_on_length)
+            tokens = encode_messages(engine, messages, calling)
+            if show_prompt:
+                engine.most_tokens(len(tokens), ending.max_tokens)  # raises where they don't fit
+                print_text(engine.vocabulary.text_of(tokens) + "\n")
+                return
+            settings = sampling.settings(engine)
+            _check_whole(
+                answer_tokens(engine, tokens, settings, ending, style, calling), fail_on_length
+            )
         return
     given = gather(prompt, file or (), errors)
     if not (no_server or truncate or cache or show_prompt or drafts.draft):
@@ -178,7 +193,6 @@ def _with_servers(
     style: OutputStyle,
 ) -> "Result":
     """Answer with the tools of MCP servers, which run meanwhile."""
-    from llamacli.answer import Calling
     from llamacli.chat import ChatSession
     from llamacli.mcp_client import open_servers, read_servers
 
@@ -195,37 +209,8 @@ def _with_servers(
     with open_servers(read_servers(mcp.mcp or ()), mcp.mcp_timeout, mcp.allow or ()) as servers:
         for problem in servers.problems:
             notice(problem)
-        parallel = not tools.no_parallel_calls
-        calling = Calling(servers.tools, tools.tool_choice, parallel, tools.tool_threshold)
-        return answer_with_servers(session, servers, calling, question, style)
-
-
-def _call(
-    engine: "Engine",
-    messages: "list[Message]",
-    tools: groups.Tools,
-    sampling: groups.Sampling,
-    ending: groups.Ending,
-    style: OutputStyle,
-    show_prompt: bool,
-) -> "Result | None":
-    """Answer a conversation whose model may call tools, or print its prompt."""
-    from llamacli.answer import answer_calling
-    from llamacli.prompt import encode_turns
-
-    calling = tools.calling(messages)
-    definitions = [tool.given for tool in calling.tools] if calling else None
-    tokens = encode_turns(engine, messages, tools=definitions)
-    engine.most_tokens(len(tokens), ending.max_tokens)  # raises where they don't fit
-    if show_prompt:
-        print_text(engine.vocabulary.text_of(tokens) + "\n")
-        return None
-    settings, stop = sampling.settings(engine), ending.stop or ()
-    if calling is None:
-        return answer(engine, tokens, settings, style, max_tokens=ending.max_tokens, stop=stop)
-    return answer_calling(
-        engine, tokens, settings, style, calling, max_tokens=ending.max_tokens, stop=stop
-    )
+        session.offer = tools.calling(servers.tools)
+        return answer_with_servers(session, servers, question, style)
 
 
 def _check_whole(result: "Result", wanted: bool) -> None:
@@ -235,26 +220,35 @@ def _check_whole(result: "Result", wanted: bool) -> None:
         )
 
 
-def answer_piped(
+def encode_messages(
     engine: "Engine",
-    given: "Input",
+    messages: "list[Message]",
+    calling: "Calling | None" = None,
+    date: "datetime | None" = None,
+) -> list[int]:
+    """The prompt's tokens by the model's template, with the tools that there are."""
+    from llamacli.prompt import encode_turns
+
+    definitions = [tool.given for tool in calling.tools] if calling else None
+    return encode_turns(engine, messages, tools=definitions, date=date)
+
+
+def answer_tokens(
+    engine: "Engine",
+    tokens: list[int],
     sampling: "SamplingSettings",
     ending: groups.Ending,
     style: OutputStyle,
-    *,
-    system: str | None = None,
-    date: "datetime | None" = None,
+    calling: "Calling | None" = None,
 ) -> "Result":
-    """What chat does where stdin or stdout isn't a terminal: run on what is piped in."""
-    tokens = encode_input(engine, given, system=system, date=date)
-    return answer(
-        engine,
-        tokens,
-        sampling,
-        style,
-        max_tokens=ending.max_tokens,
-        stop=ending.stop or (),
-    )
+    """Answer a prompt, whose model may call tools. Raises where they don't fit."""
+    engine.most_tokens(len(tokens), ending.max_tokens)
+    limits: dict[str, Any] = {"max_tokens": ending.max_tokens, "stop": ending.stop or ()}
+    if calling is None:
+        return answer(engine, tokens, sampling, style, **limits)
+    from llamacli.answer import answer_calling
+
+    return answer_calling(engine, tokens, sampling, style, calling, **limits)
 
 
 def encode_input(
@@ -264,14 +258,13 @@ def encode_input(
     system: str | None = None,
     raw: bool = False,
     special: bool = False,
-    date: "datetime | None" = None,
 ) -> list[int]:
     """The prompt's tokens: by the model's template, or as the text stands."""
-    from llamacli.prompt import encode_raw, encode_turns
+    from llamacli.prompt import encode_raw
 
     if raw:
         return encode_raw(engine.vocabulary, given.joined(), special=special)
-    return encode_turns(engine, turns(given, system), date=date)
+    return encode_messages(engine, turns(given, system))
 
 
 def turns(given: "Input", system: str | None) -> "list[Message]":

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llamacli.tools import NOTHING
+
 if TYPE_CHECKING:
     from mcp_types import CallToolResult, ContentBlock
 
@@ -25,7 +27,7 @@ def outcome_of(result: "CallToolResult") -> Outcome:
         text = json.dumps(result.structured_content, ensure_ascii=False)
     if result.is_error:
         return Outcome(f"Error: {text.strip() or 'the tool failed and said nothing'}", failed=True)
-    return Outcome(text if text.strip() else "(the tool gave nothing)")
+    return Outcome(text if text.strip() else NOTHING)
 
 
 def _text_of(block: "ContentBlock") -> str:

@@ -13,7 +13,7 @@ from llamacli.mcp_client.config import ServerConfig
 from llamacli.mcp_client.offer import Offered, allowed_names, differences, offer
 from llamacli.mcp_client.results import Outcome
 from llamacli.terminal import as_json
-from llamacli.tools import Tool
+from llamacli.tools import STOPPED, Tool
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 POLL = 0.05  # seconds between two looks at whether the user ends a call
 LEAVING = 10.0  # seconds in which every server has been killed
 MOST_ARGUMENTS = 1 << 20  # characters
-
-STOPPED = Outcome("Error: the user stopped this call.", failed=True, stopped=True)
 
 
 @dataclass
@@ -89,7 +87,7 @@ class Servers:
                     return future.result(POLL)
         finally:
             future.cancel()
-        return STOPPED
+        return Outcome(STOPPED, failed=True, stopped=True)
 
 
 @contextmanager

@@ -67,8 +67,8 @@ COMMANDS = {
     "file": Command("PATH", "put a file's text below your next message", actions.file, paths=True),
     "tokens": Command("[TEXT]", "count the conversation's tokens, or a text's", actions.tokens),
     "stats": Command("", "show counts and rates of this chat", actions.stats),
-    "export": Command("[PATH]", "write the chat as Markdown", saved.export, paths=True),
-    "tools": Command("", "list the tools of MCP servers", tools.show_tools),
+    "export": Command("[PATH]", "write the chat as Markdown, or as JSON", saved.export, paths=True),
+    "tools": Command("", "list the tools that there are", tools.show_tools),
     "exit": Command("", "leave; also Ctrl-D, /quit, /bye", actions.leave),
 }
 ALIASES = {"quit": "exit", "bye": "exit", "?": "help", "clear": "reset", "regenerate": "regen"}

@@ -7,7 +7,7 @@ from llamacli.answer import Chunk, Interrupts, interrupts, progress, write_text
 from llamacli.home import home
 from llamacli.prompt import Message
 from llamacli.repl.commands import complete, interpret
-from llamacli.repl.editor import Interrupted, Read, make_editor
+from llamacli.repl.editor import Interrupted, make_editor
 from llamacli.repl.saved import keep_cache, reopen
 from llamacli.repl.state import PROMPT, Ask, Repl, beginning, status_line
 from llamacli.repl.tools import make_calls, refresh
@@ -20,22 +20,22 @@ EDIT_PROMPT = "edit> "
 def talk(repl: Repl) -> None:
     """Chat until the user leaves; the session is then saved and closed."""
     history = home("history")
-    read = make_editor(history, complete, lambda: status_line(repl), keep=repl.keeps)
+    repl.read = make_editor(history, complete, lambda: status_line(repl), keep=repl.keeps)
     while not repl.leaving:
-        line = read_line(repl, read)
+        line = read_line(repl)
         if line is None:
             break
         turn(repl, line)
     keep_cache(repl)
 
 
-def read_line(repl: Repl, read: Read) -> str | None:
+def read_line(repl: Repl) -> str | None:
     """What the user enters; None at Ctrl-D, or at Ctrl-C twice on an empty line."""
     warned = False
     while True:
         prompt = PROMPT if repl.begin is None else EDIT_PROMPT
         try:
-            return read(prompt, repl.begin or "")
+            return repl.read(prompt, repl.begin or "")
         except EOFError:
             return None
         except Interrupted:

@@ -1,17 +1,15 @@
-"""What a chat keeps: its session, with model and settings, its KV cache, its text as Markdown."""
+"""What a chat keeps: its session, with model and settings, its KV cache, its text as a file."""
 
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from llamacli.chat import SAMPLING, ChatSession, SessionHead
+from llamacli.chat import SAMPLING, ChatSession, SessionHead, export_chat
 from llamacli.chat import saved as sessions
 from llamacli.engine import DEFAULT_CONTEXT, Engine, SamplingSettings
-from llamacli.errors import UsageError, told, writing
+from llamacli.errors import UsageError, told
 from llamacli.home import expanded
 from llamacli.repl.state import PROMPT, Repl, beginning, heading
 from llamacli.terminal import columns, notice, printable, say
@@ -171,22 +169,8 @@ def show_sessions(repl: Repl, argument: str) -> None:  # noqa: ARG001
 def export(repl: Repl, argument: str) -> None:
     name = repl.log.name if repl.log is not None else "chat"
     path = expanded(argument.strip("\"'") or f"{name}.md")
-    head = head_of(repl.session, repl.engine.name)
-    write_new(path, sessions.export_markdown(head, repl.session.messages))
+    export_chat(path, head_of(repl.session, repl.engine.name), repl.session.messages)
     say(f"(written to {printable(str(path))})")
-
-
-def write_new(path: Path, text: str) -> None:
-    """Write a file that isn't there yet, whole or not; raises UsageError or OutputError."""
-    with writing(path):
-        if path.exists():
-            raise UsageError(f"{path} is there already; name another file")
-        part = path.with_name(f".{secrets.token_hex(8)}")
-        try:
-            part.write_text(text, encoding="utf-8", errors="replace")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def change_model(repl: Repl, name: str) -> None:

@@ -45,7 +45,7 @@ class Repl:
 
     log is None where the chat isn't saved; keeps is False where nothing at all is to be. attached
     are files that go with the next message. That message begins as begin, where it isn't None, and
-    replaces the last question.
+    replaces the last question. read has the user type, below a prompt, a text that begins so.
     """
 
     session: ChatSession
@@ -58,6 +58,7 @@ class Repl:
     begin: str | None = None
     leaving: bool = False
     servers: "Servers | None" = None
+    read: Callable[[str, str], str] = lambda prompt, begin: begin  # noqa: ARG005
     totals: Totals = field(default_factory=Totals)
 
     @property

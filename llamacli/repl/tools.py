@@ -1,4 +1,4 @@
-"""Calls of tools in a chat: each is asked for, made where the user says so, and shown folded."""
+"""Calls of tools in a chat: made by a server where the user says so, or by the user, and shown."""
 
 from functools import partial
 from typing import Any
@@ -6,9 +6,11 @@ from typing import Any
 from llamacli.answer import interrupts
 from llamacli.chat import perform_calls
 from llamacli.errors import UsageError
+from llamacli.repl.editor import Interrupted, unquoted
 from llamacli.repl.state import Repl, beginning
 from llamacli.system import drop_keys, held_keys
 from llamacli.terminal import as_json, asked, columns, notice, say
+from llamacli.tools import NOTHING, STOPPED, Tool
 
 DECLINED = "Error: the user declined this call."
 FOLDED = 200  # characters
@@ -16,7 +18,7 @@ FOLDED = 200  # characters
 
 def make_calls(repl: Repl) -> bool:
     """Give each call of the last answer its result; whether the model is to go on from them."""
-    if repl.servers is None or not repl.session.pending():
+    if not repl.session.pending():
         return False
     stopped: list[str] = []
     perform_calls(repl.session, partial(_perform, repl, stopped))
@@ -27,17 +29,31 @@ def make_calls(repl: Repl) -> bool:
 
 def _perform(repl: Repl, stopped: list[str], name: str, arguments: dict[str, Any]) -> str:
     """One call's result; the calls after one that was stopped aren't made."""
-    assert repl.servers is not None
-    text = DECLINED
+    text, servers = DECLINED, repl.servers
     try:
         say(f"→ {name} {beginning(as_json(arguments), FOLDED)}")  # Ctrl-C may follow at once
-        if not stopped and (name in repl.servers.allowed or _is_wanted(repl, name)):
+        if servers is None and not stopped:
+            return _typed(repl, stopped, name)
+        if servers and not stopped and (name in servers.allowed or _is_wanted(repl, name)):
             with held_keys(), interrupts() as arrived:
-                text = repl.servers.call(name, arguments, lambda: bool(arrived)).text
+                text = servers.call(name, arguments, lambda: bool(arrived)).text
     except KeyboardInterrupt:
         stopped.append(name)
     say(f"← {beginning(text, FOLDED)}" + f" ({len(text)} characters)" * (len(text) > FOLDED))
     return text
+
+
+def _typed(repl: Repl, stopped: list[str], name: str) -> str:
+    """The result that the user types: many lines as in a message, none for nothing."""
+    try:
+        text = repl.read(f"result of {name}> ", "")
+    except EOFError:
+        return DECLINED
+    except Interrupted:
+        stopped.append(name)
+        return STOPPED
+    inside = unquoted(text)
+    return (text if inside is None else inside) or NOTHING
 
 
 def _is_wanted(repl: Repl, name: str) -> bool:
@@ -61,16 +77,24 @@ def refresh(repl: Repl) -> None:
 
 def show_tools(repl: Repl, argument: str) -> None:  # noqa: ARG001
     if repl.servers is None:
-        raise UsageError("there are no tools: begin the chat with --mcp")
+        if repl.session.offer is None:
+            raise UsageError("there are no tools: begin the chat with --mcp or --tools")
+        tools = repl.session.offer.tools
+        say(columns([(tool.name, "you answer", _about(tool)) for tool in tools], "lll"))
+        return
     rows = [
         (
             name,
             one.server,
             "allowed" if name in repl.servers.allowed else "asks",
-            beginning(one.tool.given["function"].get("description", "")),
+            _about(one.tool),
         )
         for name, one in repl.servers.offered.items()
     ]
     say(columns(rows, "llll") if rows else "the servers have no tools")
     for problem in repl.servers.problems:
         notice(problem)
+
+
+def _about(tool: Tool) -> str:
+    return beginning(tool.given["function"].get("description", ""))

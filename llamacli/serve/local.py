@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from llamacli.answer import Result
+from llamacli.answer import Calling, Result
 from llamacli.engine import MAX_SCALE
 from llamacli.serve.answers import Answers
 from llamacli.serve.ask import MAX_TOKENS, Ask, read_sampling, read_stop
@@ -21,6 +21,7 @@ from llamacli.serve.messages import read_messages
 from llamacli.serve.pool import Loaded, Pool, identity
 from llamacli.serve.tools import read_calling
 from llamacli.shape import Grammar, choice_grammar, read_gbnf, read_schema
+from llamacli.tools import check_tools
 
 MAX_NAME = 1000  # characters of what tells a chat from others
 
@@ -79,9 +80,22 @@ def read_local(fields: Fields, lora: dict[int, float]) -> Ask:
         chat=chat,
         progress=bool(fields.flag("progress")),
         lora=lora,
+        calling=_read_calling(fields.inside("calling")),
     )
     fields.end()
     return ask
+
+
+def _read_calling(given: Fields | None) -> Calling | None:
+    """What the program read from its options, whose prompt has the tools as they were given."""
+    if given is None:
+        return None
+    return Calling(
+        check_tools(given.items("tools")),
+        given.needed("choice", given.text),
+        given.flag("parallel") is not False,
+        given.number("threshold", 0, 1),
+    )
 
 
 def _read_shape(given: Fields | None) -> Grammar | None:
@@ -111,7 +125,7 @@ def result_object(result: Result) -> dict[str, Any]:
 
 
 async def lines(answers: Answers) -> AsyncIterator[bytes]:
-    """The answer's lines."""
+    """The answer's lines; calls stand in its texts as they are written."""
     engine = answers.model.engine
     head = {"model": engine.name, "quantization": engine.quantization}
     yield _line({"head": {**head, "prompt_tokens": answers.prompt_tokens}})
