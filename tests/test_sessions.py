@@ -1,5 +1,6 @@
 """Saved chats: what comes back, whose they are, which is the latest, where nothing can be saved."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from llamacli.chat.conversation import assistant, replay, user
-from llamacli.chat.saved import SessionHead, create, export_markdown, list_sessions, names, resume
+from llamacli.chat.conversation import Step, assistant, replay, user
+from llamacli.chat.export import export_json, export_markdown
+from llamacli.chat.saved import SessionHead, create, list_sessions, names, resume
+from llamacli.cli import main
 from llamacli.errors import LlamacliError, NotFoundError, OutputError, UsageError
+from llamacli.prompt import read_messages
 from tests.saved import HEAD, STEPS, file_of, refuse, reopened, saved, write
 from tests.systems import needs_limits, needs_owners, needs_pipes
 
@@ -220,3 +224,60 @@ def test_export_is_markdown() -> None:
         "## User\n\n```\ny\n```\n"
     )
     assert "unknown model" in export_markdown(SessionHead(), [])
+
+
+CALLED: list[Step] = [
+    user("Wie spät ist es?"),
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {
+                "id": "call_0",
+                "type": "function",
+                "function": {"name": "now", "arguments": {"zone": "Ötztal"}},
+            }
+        ],
+    },
+    {"role": "tool", "name": "now", "tool_call_id": "call_0", "content": "12:00 \u2028 ```"},
+    assistant("Zwölf."),
+]
+
+
+def test_export_as_json_is_openais_and_is_read_again() -> None:
+    """A call's arguments are a text there; --results makes the same conversation of it."""
+    text = export_json(CALLED)
+    listed = json.loads(text)
+    assert [message["role"] for message in listed] == ["user", "assistant", "tool", "assistant"]
+    (call,) = listed[1]["tool_calls"]
+    assert call["function"] == {"name": "now", "arguments": '{"zone": "Ötztal"}'}
+    assert listed[2]["tool_call_id"] == call["id"] == "call_0"
+    assert read_messages(text, "x") == CALLED
+
+
+def test_a_saved_chat_is_exported_by_the_command(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a model or a terminal, also while another chat has it open."""
+
+    def exported(*words: str | Path, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["chat", *map(str, words)])
+        assert (ended.value.code or 0) == code
+        return capsys.readouterr().out
+
+    saved("other")
+    saved("calls", CALLED)
+    session = resume("calls", refuse)
+    path = tmp_path / "calls.json"
+    assert not exported("--resume", "calls", "--export", path)
+    assert path.read_text(encoding="utf-8") == export_json(CALLED)
+    assert exported("--resume", "calls", "--export", "-") == export_markdown(HEAD, CALLED)
+    before = file_of(store, "calls").read_bytes()
+    assert session.log is not None
+    session.log.close()
+    exported("--resume", "calls", "--export", path, code=2)  # it is there already
+    exported("--resume", "none", "--export", tmp_path / "new", code=4)
+    exported("--export", tmp_path / "new", code=2)
+    assert path.read_text(encoding="utf-8") == export_json(CALLED)
+    assert file_of(store, "calls").read_bytes() == before

@@ -1,4 +1,5 @@
 from . import saved
+from .export import export_chat, export_text
 from .file import SAMPLING, SessionHead
 from .log import SessionLog
 from .loop import final_answer, perform_calls
@@ -12,6 +13,8 @@ __all__ = [
     "Served",
     "SessionHead",
     "SessionLog",
+    "export_chat",
+    "export_text",
     "final_answer",
     "perform_calls",
     "saved",

@@ -5,9 +5,7 @@ A session NAME is the store's sessions/NAME.jsonl (see session_file), its KV cac
 """
 
 import difflib
-import json
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,13 +14,12 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from llamacli.chat.conversation import Conversation, calls_of
-from llamacli.chat.file import SessionHead, read_session
+from llamacli.chat.conversation import Conversation
+from llamacli.chat.file import SessionHead, SessionText, read_session
 from llamacli.chat.log import SessionLog, latest, lock, mend
 from llamacli.engine import Unusable, saved_tokens, state_key
 from llamacli.errors import LlamacliError, NotFoundError, UsageError, reading, writing
 from llamacli.home import NAME, check_name, home
-from llamacli.prompt import RESULT_ROLES, Message
 from llamacli.prompt import cache as prompt_cache
 
 if TYPE_CHECKING:
@@ -100,6 +97,18 @@ def resume(name: str | None, on_failure: Notify) -> Session:
     return Session(name, read.head, read.conversation, log, notices)
 
 
+def look(name: str | None) -> tuple[str, SessionText]:
+    """A saved session, the latest where no name is given, as its file has it now: another chat may
+    have it open. Raises as resume does, but for that.
+    """
+    name = _latest() if name is None else check_name(name, "a session's")
+    path = _path(name)
+    if not path.is_file():
+        raise NotFoundError(_not_found(name))
+    with _open_to_read(path) as file:
+        return name, read_session(file, name)
+
+
 def names() -> list[str]:
     """The names of all sessions, the last changed first."""
     times = []
@@ -146,31 +155,6 @@ def restore_cache(engine: "Engine", name: str, tokens: Sequence[int]) -> str | N
     if problem is None and path.exists() and not engine.tokens:
         problem = "its tokens are not those of this conversation's prompt"
     return problem and f"the KV cache of {name} is not used: {problem}"
-
-
-def export_markdown(head: SessionHead, messages: Sequence[Message]) -> str:
-    """A conversation as Markdown, a heading for each message."""
-    model = ", ".join(part for part in (head.model, head.quantization) if part)
-    parts = [f"# A chat with {model or 'an unknown model'}"]
-    for message in messages:
-        text = (message["content"] or "").strip()
-        if message["role"] in RESULT_ROLES:
-            parts += [f"## Result of {message.get('name') or 'a tool'}", _fenced(text)]
-            continue
-        if text.count("```") % 2:  # an answer that was cut off in a block of code
-            text += "\n```"
-        parts += [f"## {message['role'].capitalize()}", *[text] * bool(text or message["content"])]
-        for call in calls_of(message):
-            arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False, indent=2)
-            parts += [f"Calls `{call['function']['name']}`:", _fenced(arguments, "json")]
-    return "\n\n".join(parts) + "\n"
-
-
-def _fenced(text: str, language: str = "") -> str:
-    """A block of code that nothing in it ends."""
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _path(name: str) -> Path:

@@ -75,6 +75,17 @@ def normal(message: Message) -> Message:
     return result
 
 
+def as_openai(message: Message) -> Message:
+    """A message that normal gave, as OpenAI's API has it: a call's arguments are a text."""
+    if not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+        calls.append({**call, "function": {**call["function"], "arguments": arguments}})
+    return {**message, "tool_calls": calls}
+
+
 def _content_problem(message: Message) -> str | None:
     content = message.get("content")
     if content is None:

@@ -18,6 +18,7 @@ from random import Random
 
 from llamacli import cli
 from llamacli.answer import write_text
+from llamacli.chat import export_text
 from llamacli.chat import saved as sessions
 from llamacli.chat.turns import ChatSession
 from llamacli.commands.printing import print_text
@@ -112,7 +113,7 @@ def resume_session(model: str, name: str) -> None:
         say(heading(repl))
         show_end(repl)
         write_text(chat.send("go on"), writer(sys.stdout))
-        print_text(sessions.export_markdown(saved.head, chat.messages))
+        print_text(export_text(Path(name), saved.head, chat.messages))
     if repl.log is not None:
         repl.log.close()
 
