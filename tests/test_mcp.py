@@ -8,19 +8,23 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
+import gguf
 import pytest
 
 from llamacli.answer import Calling
 from llamacli.chat import ChatSession, final_answer
 from llamacli.chat.conversation import replay, step_problem
-from llamacli.chat.saved import SessionHead, export_markdown
+from llamacli.chat.export import export_markdown
+from llamacli.chat.saved import SessionHead
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.errors import LlamacliError, NotFoundError, UsageError
 from llamacli.mcp_client import ServerConfig, open_servers, read_servers
 from llamacli.system import WINDOWS
-from llamacli.tools import check_tools
+from llamacli.tools import NOTHING, check_tools
 from tests.standins import mcp_server
 from tests.standins.tiny import write_model
 from tests.standins.vocabulary import TOOL_TEMPLATE, small_tokenizer
@@ -28,6 +32,7 @@ from tests.terminal import PROGRAM, Terminal
 from tests.waiting import PATIENCE, wait_until
 
 SERVER = mcp_server.__file__
+TOKENIZER = small_tokenizer()
 
 
 def config(how: str, *more: str, name: str = "it") -> ServerConfig:
@@ -77,6 +82,14 @@ def test_what_goes_wrong_with_a_call_is_its_result(how: str, told: str) -> None:
         outcome = servers.call("echo", {"text": "hi"}, lambda: False)
     assert outcome.failed and outcome.text.startswith("Error: echo failed")
     assert all(word in outcome.text for word in told.split(".*"))
+
+
+def test_a_tool_that_hangs_and_a_list_without_end() -> None:
+    with open_servers([config("hang_call")], 2) as servers:
+        outcome = servers.call("echo", {"text": "hi"}, lambda: False)
+    assert outcome.failed and "didn't answer within 2 s" in outcome.text
+    with open_servers([config("endless")], PATIENCE) as servers:
+        assert not servers.offered
 
 
 def test_a_tool_fails_stops_and_gives_no_text() -> None:
@@ -242,6 +255,51 @@ def test_after_most_calls_it_answers(model: Path) -> None:
         assert sum(message["role"] == "tool" for message in chat.messages) == 3
 
 
+def spelling(writer: gguf.GGUFWriter, text: str) -> None:
+    """Weights that say text over and over wherever they may, but for what a call is held to.
+
+    Its letters differ. Attention and feed-forward add nothing: a token's own embedding chooses.
+    """
+    weights = {name: info.tensor for shard in writer.tensors for name, info in shard.items()}
+    for name, values in weights.items():
+        if not name.endswith("norm.weight"):
+            values[:] = 0
+    tokens = [TOKENIZER["model"]["vocab"][letter] for letter in text]
+    weights["token_embd.weight"][:, 0] = 1
+    weights["output.weight"][tokens[0], 0] = 1
+    for place, (token, following) in enumerate(pairwise(tokens), 1):
+        weights["token_embd.weight"][token, place] = 9
+        weights["output.weight"][following, place] = 1
+
+
+def test_run_answers_with_the_time_server_of_the_registry(tmp_path: Path) -> None:
+    """A server that others wrote, as it is installed from PyPI."""
+    model = tmp_path / "utc.gguf"
+    write_model(
+        model,
+        tokenizer=TOKENIZER,
+        template=TOOL_TEMPLATE,
+        context=4096,
+        change=lambda writer: spelling(writer, 'UTC"'),
+    )
+    server = {"command": sys.executable, "args": ["-m", "mcp_server_time"]}
+    (tmp_path / "mcp.json").write_text(json.dumps({"mcpServers": {"time": server}}))
+    given = ["-m", str(model), "--threads", "1", "--temp", "0", "-n", "80", "--json"]
+    tools = ["--mcp", str(tmp_path / "mcp.json"), "--allow", "get_current_time"]
+    line = [sys.executable, "-m", "llamacli", "run", "What time is it?", *given, *tools]
+    line += ["--tool-choice", "get_current_time", "--no-parallel-calls"]
+    child = subprocess.run(line, capture_output=True, stdin=-3)
+    assert child.returncode == 0, child.stderr
+    found = json.loads(child.stdout)
+    (call,) = found["calls"]
+    assert (call["name"], call["arguments"]) == ("get_current_time", {"timezone": "UTC"})
+    result = json.loads(call["result"])
+    now = datetime.fromisoformat(result["datetime"])
+    assert result["timezone"] == "UTC" and now.utcoffset() == timedelta()
+    assert result["day_of_week"] == f"{now:%A}" and result["is_dst"] is False
+    assert found["text"].startswith("UTC")
+
+
 HTTP = """
 import sys
 from mcp.server.mcpserver import MCPServer
@@ -324,3 +382,44 @@ def test_ctrl_c_ends_a_tool_and_not_the_chat(model: Path, tmp_path: Path) -> Non
         chat.close()
     text = (tmp_path / "chat.md").read_text()
     assert "Calls `wait`" in text and "the user stopped this call" in text
+
+
+@pytest.mark.skipif(WINDOWS, reason="there are no pseudo-terminals")
+def test_the_user_gives_the_results_of_a_files_tools(
+    model: Path, tmp_path: Path, store: Path
+) -> None:
+    """Typed below the call; none where there is nothing, Ctrl-D declines, Ctrl-C ends the turn."""
+    (tmp_path / "tools.json").write_text(json.dumps(functions("now")))
+    given = ["-m", str(model), "--threads", "1", "--seed", "1", "-n", "60"]
+    tools = ("--tools", str(tmp_path / "tools.json"), "--tool-choice", "now")
+    chat = Terminal([*PROGRAM, "chat", *given, *tools, "--no-parallel-calls", "--session", "now"])
+    try:
+        chat.prompt()
+        chat.ask("/tools", "you answer")
+        for number, typed in enumerate(['"""\r12:00\rand a half\r"""\r', "\r", "\x04", "\x03"], 1):
+            chat.line("what time?")
+            chat.until(lambda n=number: chat.text.count("result of now>") >= n, "the question")
+            chat.type(typed)
+            chat.prompt()
+        chat.wait("(now stopped)")
+        chat.line("/exit")
+        assert chat.leave() == 0
+    finally:
+        chat.close()
+    lines = map(json.loads, (store / "sessions" / "now.jsonl").read_text().splitlines())
+    results = [line["content"] for line in lines if line.get("role") == "tool"]
+    assert results[0] == "12:00\nand a half" and results[1] == NOTHING
+    assert "declined" in results[2] and "stopped" in results[3]
+
+
+def functions(name: str) -> list[dict[str, object]]:
+    return [{"type": "function", "function": {"name": name}}]
+
+
+def test_a_piped_chat_prints_calls_as_run_does(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "tools.json").write_text(json.dumps(functions("now")))
+    given = ["-m", str(model), "--threads", "1", "--temp", "0", "--no-parallel-calls"]
+    tools = ["--tools", str(tmp_path / "tools.json"), "--tool-choice", "required"]
+    child = subprocess.run([*PROGRAM, "chat", *given, *tools], input=b"x", capture_output=True)
+    assert child.returncode == 0, child.stderr
+    assert json.loads(child.stdout)["name"] == "now"

@@ -24,6 +24,7 @@ def write_model(
     weights: bool = True,
     pre: str = "llama-bpe",
     seed: int = 0,
+    context: int = CONTEXT,
     change: Callable[[gguf.GGUFWriter], None] | None = None,
 ) -> Path:
     """A GGUF file with a made-up tokenizer of 1,024 tokens, or the given tokenizer.json's.
@@ -40,7 +41,7 @@ def write_model(
         writer.add_chat_template(template)
     if weights:
         size = len(raw["model"]["vocab"]) + len(raw["added_tokens"])
-        add_weights(writer, size, np.random.default_rng(seed))
+        add_weights(writer, size, np.random.default_rng(seed), context)
     if change is not None:
         change(writer)
     writer.write_header_to_file()
@@ -72,9 +73,11 @@ def add_tokenizer(writer: gguf.GGUFWriter, raw: Mapping[str, Any], pre: str = "l
     writer.add_add_bos_token(True)
 
 
-def add_weights(writer: gguf.GGUFWriter, vocabulary: int, rng: np.random.Generator) -> None:
+def add_weights(
+    writer: gguf.GGUFWriter, vocabulary: int, rng: np.random.Generator, context: int = CONTEXT
+) -> None:
     writer.add_block_count(BLOCKS)
-    writer.add_context_length(CONTEXT)
+    writer.add_context_length(context)
     writer.add_embedding_length(WIDTH)
     writer.add_feed_forward_length(INNER)
     writer.add_head_count(HEADS)
