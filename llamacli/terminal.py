@@ -130,9 +130,14 @@ def send_path(path: Path) -> None:
         _put(sys.stdout.buffer, os.fsencode(path) + b"\n")
 
 
-def say(text: str) -> None:
-    """Lines on stderr, beside what the model says."""
-    writer(sys.stderr)(text.rstrip("\n") + "\n")
+def say(text: str, *, dim: bool = False) -> None:
+    """Lines on stderr, beside what the model says; dim where that is a terminal with colours."""
+    write, text = writer(sys.stderr), text.rstrip("\n")
+    if dim and lively(sys.stderr) and not os.environ.get("NO_COLOR"):
+        sys.stderr.write(f"\x1b[2m{harmless(text)}\x1b[22m\n")
+        sys.stderr.flush()
+    else:
+        write(f"{text}\n")
 
 
 def notice(text: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from llamacli import cli
 from llamacli.chat.conversation import user
 from llamacli.chat.saved import SessionHead, create
-from llamacli.terminal import as_json
+from llamacli.terminal import as_json, say
 from tests.standins.tiny import write_model
 from tests.terminal import PROGRAM, Screen, Terminal
 
@@ -47,6 +47,23 @@ def outward(path: Path) -> Iterator[str]:
             drawn = any(keyword.arg == "file" for keyword in node.keywords)
             if not (drawn and ast.unparse(node.func) == "Console"):  # a StringIO's, in markdown
                 yield f"{path}:{node.lineno}: {ast.unparse(node.func)}"
+
+
+def test_dim_lines_are_dim_where_there_are_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(**env: str) -> str:
+        with monkeypatch.context() as there:
+            for name, value in {"NO_COLOR": "", "TERM": "xterm", **env}.items():
+                there.setenv(name, value)
+            there.setattr(sys, "stderr", Screen())
+            say(f"x{HOSTILE}", dim=True)
+            assert isinstance(sys.stderr, Screen)
+            return sys.stderr.text()
+
+    shown = said()
+    assert shown.startswith("\x1b[2mx") and shown.endswith("\x1b[22m\n")
+    assert not any(driving in shown for driving in DRIVING)
+    for plain in (said(NO_COLOR="1"), said(TERM="dumb")):
+        assert "\x1b" not in plain and plain == shown[len("\x1b[2m") : -len("\x1b[22m\n")] + "\n"
 
 
 def test_there_is_one_door() -> None:

@@ -31,7 +31,7 @@ def _perform(repl: Repl, stopped: list[str], name: str, arguments: dict[str, Any
     """One call's result; the calls after one that was stopped aren't made."""
     text, servers = DECLINED, repl.servers
     try:
-        say(f"→ {name} {beginning(as_json(arguments), FOLDED)}")  # Ctrl-C may follow at once
+        say(f"→ {name} {beginning(as_json(arguments), FOLDED)}", dim=True)  # Ctrl-C may follow
         if servers is None and not stopped:
             return _typed(repl, stopped, name)
         if servers and not stopped and (name in servers.allowed or _is_wanted(repl, name)):
@@ -39,7 +39,8 @@ def _perform(repl: Repl, stopped: list[str], name: str, arguments: dict[str, Any
                 text = servers.call(name, arguments, lambda: bool(arrived)).text
     except KeyboardInterrupt:
         stopped.append(name)
-    say(f"← {beginning(text, FOLDED)}" + f" ({len(text)} characters)" * (len(text) > FOLDED))
+    more = f" ({len(text)} characters)" * (len(text) > FOLDED)
+    say(f"← {beginning(text, FOLDED)}{more}", dim=True)
     return text
 
 
@@ -59,7 +60,7 @@ def _typed(repl: Repl, stopped: list[str], name: str) -> str:
 def _is_wanted(repl: Repl, name: str) -> bool:
     assert repl.servers is not None
     drop_keys()  # what was typed before the question isn't its answer
-    reply = asked(f"call {name}? [y]es, [n]o, [a]lways")
+    reply = asked(f"call {name}? [y]es, [N]o, [a]lways")
     if reply in ("a", "always"):
         repl.servers.allowed.add(name)
     return reply in ("y", "yes", "a", "always")
