@@ -32,10 +32,10 @@ def answer_by_server(
     """
     if not may_ask(machine, context):
         return None
-    from llamacli.serve import ask_server
+    from llamacli.serve import ask_server, calling_field
 
     body = {**prompt, **request_fields(sampling, ending, shape), "exact": True}
-    body |= _calling_fields(calling)
+    body |= calling_field(calling)
     answer = ask_server(path, body)
     if answer is None:
         return None
@@ -86,19 +86,6 @@ def request_fields(
         "stop": ending.stop or [],
         "shape": _shape_text(shape) if shape is not None else None,
     }
-
-
-def _calling_fields(calling: "Calling | None") -> dict[str, Any]:
-    """The fields of a request that say what may be called."""
-    if calling is None:
-        return {}
-    fields = {
-        "tools": [tool.given for tool in calling.tools],
-        "choice": calling.choice,
-        "parallel": calling.parallel,
-        "threshold": calling.threshold,
-    }
-    return {"calling": fields}
 
 
 def answer_lines(

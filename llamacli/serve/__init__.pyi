@@ -5,6 +5,7 @@ from .client import (
     adapters_field,
     answer_whole,
     ask_server,
+    calling_field,
     has_loaded,
 )
 from .listen import own_socket
@@ -20,6 +21,7 @@ __all__ = [
     "adapters_field",
     "answer_whole",
     "ask_server",
+    "calling_field",
     "has_loaded",
     "own_socket",
     "serve",

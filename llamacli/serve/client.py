@@ -14,11 +14,12 @@ from threading import Thread
 from typing import Any
 
 from llamacli import system
-from llamacli.answer import Chunk, Result
+from llamacli.answer import Calling, Chunk, Result
 from llamacli.engine import AdapterChoice, ProgressCallback
 from llamacli.errors import LlamacliError, NotFoundError
 from llamacli.gguf import file_identity
 from llamacli.serve.listen import own_socket
+from llamacli.tools import DEFAULT_THRESHOLD
 
 Line = dict[str, Any]
 
@@ -124,6 +125,20 @@ def _next(
         with suppress(Empty):
             return lines.get(timeout=GLANCE)
     return None
+
+
+def calling_field(calling: Calling | None) -> dict[str, Any]:
+    """The field of a request that says what may be called."""
+    if calling is None:
+        return {}
+    threshold = DEFAULT_THRESHOLD if calling.threshold is None else calling.threshold
+    fields = {
+        "tools": [tool.given for tool in calling.tools],
+        "choice": calling.choice,
+        "parallel": calling.parallel,
+        "threshold": threshold,
+    }
+    return {"calling": fields}
 
 
 def adapters_field(choices: Sequence[AdapterChoice]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from llamacli.serve.faults import Fault, invalid
 from llamacli.serve.fields import Fields
 from llamacli.serve.messages import read_messages
 from llamacli.serve.pool import Loaded, Pool, identity
-from llamacli.serve.tools import read_calling
 from llamacli.shape import Grammar, choice_grammar, read_gbnf, read_schema
 from llamacli.tools import check_tools
 
@@ -75,7 +74,6 @@ def read_local(fields: Fields, lora: dict[int, float]) -> Ask:
         read_stop(fields),
         shape=_read_shape(fields.inside("shape")),
         special=bool(fields.flag("special")),
-        calling=read_calling(fields),
         exact=bool(fields.flag("exact")),
         chat=chat,
         progress=bool(fields.flag("progress")),
@@ -87,7 +85,7 @@ def read_local(fields: Fields, lora: dict[int, float]) -> Ask:
 
 
 def _read_calling(given: Fields | None) -> Calling | None:
-    """What the program read from its options, whose prompt has the tools as they were given."""
+    """What the program read from its options; tools are in prompts as they were given."""
     if given is None:
         return None
     return Calling(

@@ -19,11 +19,16 @@ from llamacli.engine import (
 )
 from llamacli.errors import NotFoundError, UnreachableError
 from llamacli.gguf import GGUFFile
-from llamacli.serve.client import GLANCE, adapters_field, begin, interrupted_result, loaded
-from llamacli.tools import DEFAULT_THRESHOLD
+from llamacli.serve.client import (
+    GLANCE,
+    adapters_field,
+    begin,
+    calling_field,
+    interrupted_result,
+    loaded,
+)
 
 T = TypeVar("T")
-WORDS = ("none", "auto", "required")
 
 
 @dataclass
@@ -69,7 +74,7 @@ class ServedModel:
         }
         body = {
             **settings,
-            **_tools(calling),
+            **calling_field(calling),
             **adapters_field(self.settings.adapters),
             "tokens": list(prompt),
             "max_tokens": room if max_tokens is None else min(room, max_tokens),
@@ -110,22 +115,6 @@ def served_model(
     file, vocabulary = load_file(path)
     name, quantization = about["model"], about["quantization"]
     return ServedModel(path, name, quantization, context or size, settings, file, vocabulary)
-
-
-def _tools(calling: Calling | None) -> dict[str, Any]:
-    """The fields of a request with tools, which are in the prompt already."""
-    if calling is None:
-        return {}
-    choice: Any = calling.choice
-    if choice not in WORDS:
-        choice = {"type": "function", "function": {"name": choice}}
-    threshold = DEFAULT_THRESHOLD if calling.threshold is None else calling.threshold
-    return {
-        "tools": [tool.given for tool in calling.tools],
-        "tool_choice": choice,
-        "parallel_tool_calls": calling.parallel,
-        "tool_threshold": threshold,
-    }
 
 
 def _unless(interrupted: Callable[[], bool], work: Callable[[], T]) -> T | None:

@@ -16,8 +16,8 @@ MAX_WAITING = 4096  # pieces that a client hasn't taken; a reader that is slower
 @dataclass(frozen=True)
 class Piece:
     """Text that can be shown of the answer with that index, parts of its calls where it is parted,
-    and its tokens' probabilities; or how many tokens of its prompt are read. held says that the answer
-    is held to calls, of which the text is.
+    and its tokens' probabilities; or how many tokens of its prompt are read. held says that the
+    answer is held to calls, of which the text is.
 
     The last piece of an answer has its result, or an error.
     """
