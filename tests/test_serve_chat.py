@@ -198,7 +198,7 @@ def test_ctrl_c_ends_an_answer_and_a_dead_server_does_not_end_the_chat(
         ({"tokens": [5], "chat": "x" * 1001}, "more than 1000 characters"),
         ({"tokens": [5], "chat": 7}, "chat is a text"),
         ({"tokens": [5], "progress": 1}, "progress is true or false"),
-        ({"tokens": [5], "tools": [7]}, "tools.0"),
+        ({"tokens": [5], "calling": {"tools": [7]}}, "calling.tools"),
         ({"tokens": [5], "repeat_last_n": -1}, "repeat_last_n is 0 to"),
         ({"tokens": [5], "prompt": "x"}, "tokens is not known"),
     ],

@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from llamacli.answer import Calling, Result
 from llamacli.engine import MAX_SCALE
+from llamacli.errors import UsageError
 from llamacli.serve.answers import Answers
 from llamacli.serve.ask import MAX_TOKENS, Ask, read_sampling, read_stop
 from llamacli.serve.faults import Fault, invalid
@@ -88,12 +89,14 @@ def _read_calling(given: Fields | None) -> Calling | None:
     """What the program read from its options; tools are in prompts as they were given."""
     if given is None:
         return None
-    return Calling(
-        check_tools(given.items("tools")),
-        given.needed("choice", given.text),
-        given.flag("parallel") is not False,
-        given.number("threshold", 0, 1),
-    )
+    try:
+        tools = check_tools(given.items("tools"))
+    except UsageError as error:
+        raise invalid(given.where("tools"), f"can't be used: {error}") from None
+    choice, parallel = given.needed("choice", given.text), given.flag("parallel") is not False
+    threshold = given.number("threshold", 0, 1)
+    given.end()
+    return Calling(tools, choice, parallel, threshold)
 
 
 def _read_shape(given: Fields | None) -> Grammar | None:
