@@ -31,7 +31,9 @@ def result(llamacli: str, name: str, arguments: dict[str, str]) -> Any:
 
 
 def _asked(llamacli: str, *command: str) -> Any:
-    return json.loads(subprocess.check_output([llamacli, *command, "--json"]))
+    return json.loads(
+        subprocess.check_output([llamacli, *command, "--json"], stdin=subprocess.DEVNULL)
+    )
 
 
 def main() -> None:

@@ -300,6 +300,16 @@ def test_run_answers_with_the_time_server_of_the_registry(tmp_path: Path) -> Non
     assert found["text"].startswith("UTC")
 
 
+def test_the_demos_tools_as_a_server() -> None:
+    root = Path(__file__).parents[1]
+    server = ServerConfig("demo", (sys.executable, "-m", "demo.server"), cwd=root)
+    with open_servers([server], PATIENCE) as servers:
+        defined = json.loads((root / "demo" / "tools.json").read_text(encoding="utf-8"))
+        assert [tool.given for tool in servers.tools] == defined
+        told = servers.call("context_length", {"model": "llama-3.1-8b"}, lambda: False)
+    assert json.loads(told.text) == {"model": "llama-3.1-8b", "context": 131_072}
+
+
 HTTP = """
 import sys
 from mcp.server.mcpserver import MCPServer

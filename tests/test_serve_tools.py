@@ -318,7 +318,7 @@ def test_openais_helpers_parse_responses(client: Any) -> None:
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", **NAMED}])
 def test_messages_have_calls_as_blocks(claude: Any, choice: Any) -> None:
     asked: Any = {"model": "tiny", "messages": ASKED, "tools": BLOCKS, "max_tokens": 200,
-                  "tool_choice": choice, "temperature": 0}  # fmt: skip
+                  "tool_choice": choice, "extra_body": {"temperature": 0}}  # fmt: skip
     whole = claude.messages.create(**asked)
     assert whole.stop_reason in ("tool_use", "max_tokens")  # many calls are cut behind one
     assert {block.type for block in whole.content} == {"tool_use"}
