@@ -133,11 +133,11 @@ def measured(
     checkpoint = open_checkpoint(model.checkpoint)
     reference = scratch / "reference.gguf"
     convert(model.checkpoint, reference, "BF16", force=True)
-    wanted = {  # the named ones first, as changing --fit leaves them as they are
+    wanted = {
         f"{made}{name}{mark}": (name, made, mark)
-        for made in ("", MADE)
         for mark in ("", "+")
         for name in model.mixtures
+        for made in ("", MADE)
     }
     if all(name in kept for name in wanted):
         return

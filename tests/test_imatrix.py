@@ -143,8 +143,8 @@ def test_converting_measures_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One command: a Q8_0 file, a matrix, the target; the first leaves nothing behind."""
-    calibration = module._calibration
-    monkeypatch.setattr(module, "_calibration", lambda engine: list(calibration(engine))[:1])
+    calibration = module.calibration
+    monkeypatch.setattr(module, "calibration", lambda *words: list(calibration(*words))[:1])
     folder = tmp_path / "made"
     write_checkpoint(
         folder / "checkpoint", shape_config("tiny", num_hidden_layers=1, vocab_size=1024)
