@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 
@@ -33,9 +34,14 @@ def modules(package: str) -> dict[str, Path]:
 MODULES = modules("llamacli") | modules("convert")
 
 
+@cache
+def parsed(path: Path) -> ast.AST:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path) -> Iterator[tuple[str, list[str]]]:
     """(module, names from it) of every import, those within functions and for types too."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from ((name.name, []) for name in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -184,10 +190,6 @@ def at_import(node: ast.AST) -> Iterator[ast.AST]:
         for child in () if name in body else value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST):
                 yield from at_import(child)
-
-
-def parsed(path: Path) -> ast.AST:
-    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def test_only_system_uses_what_macos_or_windows_lacks() -> None:
