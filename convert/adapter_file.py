@@ -7,7 +7,7 @@ others' B is multiplied by the rest.
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,14 +82,13 @@ def write_adapter(
             writer.add_tensor_info(name, (shape[0], last), dtype, size, raw_dtype=kind)
             nbytes += size
     check_space(target, nbytes)
-    with whole_file(target, force) as part:
+    with whole_file(target, force) as part, closing(writer):
         writer.write_header_to_file(part)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for spec, pair in places:
             for values in gguf_matrices(pair, spec, alpha):
                 writer.write_tensor_data(packed(values, kind, pair))
-        writer.close()
     ranks = [pair.rank for pair in adapter.pairs.values()]
     size = target.stat().st_size
     return AdapterReport(target, len(places), (min(ranks), max(ranks)), alpha, size)

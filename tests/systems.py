@@ -23,6 +23,9 @@ needs_signals = pytest.mark.skipif(
     WINDOWS, reason="needs a system whose processes are sent signals"
 )
 needs_pipes = pytest.mark.skipif(WINDOWS, reason="needs a system with named pipes and device files")
+needs_unix_sockets = pytest.mark.skipif(
+    WINDOWS, reason="needs a system with Unix sockets, by which programs ask the user's server"
+)
 needs_owners = pytest.mark.skipif(
     WINDOWS or not hasattr(os, "geteuid"),
     reason="needs a system whose files can't be written by everybody",

@@ -120,7 +120,8 @@ def test_a_chat_remembers_its_adapters(
 
 def test_another_model_has_none_of_them(folder: Path) -> None:
     choice = AdapterChoice(folder / "lora.gguf")
-    open_model = _opener(wanted(folder, choice), folder / "base.gguf")
+    chat = wanted(folder, choice)
+    open_model = _opener(chat, folder / "base.gguf", chat.asked)
     with open_model(str(folder / "wide.gguf"), lambda: None) as engine:
         assert engine.adapters == []
     with open_model(str(folder / "base.gguf"), lambda: None) as engine:

@@ -20,6 +20,7 @@ from llamacli.serve import ask_server
 from tests.standins import adapter as standin
 from tests.standins.checkpoint import write_checkpoint
 from tests.standins.server import Serving, serving
+from tests.systems import needs_unix_sockets
 from tests.test_adapter_run import CONFIG
 from tests.test_cli import llamacli, one_line
 
@@ -180,6 +181,7 @@ def test_every_api_takes_the_field(path: str, fields: dict[str, Any], server: Se
     assert texts[0] != texts[1]
 
 
+@needs_unix_sockets
 def test_the_users_programs_get_what_they_asked_for(
     server: Serving, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from llamacli.errors import LlamacliError
 from llamacli.shape.read import choice_grammar
 from llamacli.speculate import DraftingEngine
 from tests.standins.tiny import VOCABULARY, write_model
+from tests.systems import needs_signals
 from tests.waiting import PATIENCE, wait_until
 
 TIE = 1e-2  # the cache is F16, and logits here are some units apart
@@ -318,6 +319,7 @@ def test_resume_goes_on_where_it_was_cut(path: Path, tmp_path: Path) -> None:
     assert out.read_text() == "something else\n"
 
 
+@needs_signals
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_whole_lines(
     path: Path, tmp_path: Path, number: signal.Signals, code: int

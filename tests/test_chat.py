@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.standins.tiny import write_model
+from tests.systems import needs_signals
 from tests.terminal import PROGRAM, Terminal
 from tests.waiting import PATIENCE
 
@@ -57,6 +58,7 @@ def test_only_stdout_piped_is_still_a_pipe(model: Path) -> None:
     terminal.close()
 
 
+@needs_signals
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_keeps_what_was_said(endless: Path, number: signal.Signals, code: int) -> None:
     child = subprocess.Popen(

@@ -24,7 +24,7 @@ from llamacli.errors import DoesNotFitError
 from llamacli.hub.checkpoint import Needs, check_disk
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.hub import TOKEN, Cut, Hub, HubRepo, read_repo, serve
-from tests.systems import needs_peak
+from tests.systems import needs_peak, needs_signals
 from tests.test_cli import llamacli, one_line
 from tests.test_mixtures import some_importances
 from tests.waiting import PATIENCE, wait_until
@@ -279,6 +279,7 @@ def test_pieces_that_were_damaged_meanwhile_are_made_anew(
     assert target.read_bytes() == local
 
 
+@needs_signals
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_the_pieces_and_says_so(
     hub: Hub, local: bytes, store: Path, number: int, code: int

@@ -1,6 +1,5 @@
 """Fetching ready GGUF files, end to end: the real program against a stand-in on local ports."""
 
-import signal
 import subprocess
 import sys
 import threading
@@ -148,7 +147,7 @@ def test_a_killed_pull_goes_on(hub: Hub, store: Path, tmp_path: Path) -> None:
     )
     journal = store / ".Tiny-F32.gguf.journal"
     wait_until(lambda: journal.exists() and journal.read_text().count("\n") >= 1 + 1 + 3, child)
-    child.send_signal(signal.SIGKILL)
+    child.kill()
     child.communicate()
     gate.set()
     hub.cuts = lambda number, asked: None

@@ -19,6 +19,7 @@ from llamacli.serve.client import begin
 from llamacli.tools import check_tools
 from tests.standins.server import WEB, Serving, serving, wait_for
 from tests.standins.tiny import write_model
+from tests.systems import needs_unix_sockets
 from tests.terminal import Terminal
 from tests.test_mcp import TOOL_TEMPLATE, small_tokenizer
 from tests.test_repl import CHAT, CTRL_C, CTRL_D, babble, said
@@ -26,6 +27,9 @@ from tests.test_repl import CHAT, CTRL_C, CTRL_D, babble, said
 GREEDY = SamplingSettings(temperature=0)
 ASKED = Asked(threads=1, profile="long")
 HERE = "CPU, 1 thread"
+
+
+pytestmark = needs_unix_sockets
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,9 @@ import pytest
 from llamacli.answer import Chunk
 from llamacli.serve import ask_server
 from tests.standins.server import WEB, Serving, serving, wait_for
+from tests.systems import needs_unix_sockets
+
+pytestmark = needs_unix_sockets
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ import pytest
 from llamacli.serve.guard import Rules, check, own_hosts
 from llamacli.serve.listen import listen_on_port
 from tests.standins.server import WEB, Serving, serving, wait_for
+from tests.systems import needs_signals, needs_unix_sockets
 
 HELLO: Any = [{"role": "user", "content": "Hi"}]
 CHAT = "/v1/chat/completions"
@@ -99,6 +100,7 @@ def test_keys(locked: Serving, headers: dict[str, str], status: int) -> None:
     assert not any("key" in line and "GET" in line for line in locked.log)
 
 
+@needs_unix_sockets
 def test_the_socket_is_the_users_alone_and_needs_no_key(locked: Serving) -> None:
     assert stat.S_IMODE(locked.socket.stat().st_mode) == 0o600
     transport = httpx2.HTTPTransport(uds=str(locked.socket))
@@ -230,6 +232,7 @@ def test_a_line_a_request_and_no_prompt_in_it(server: Serving) -> None:
 # How it ends
 
 
+@needs_signals
 def test_sigterm_lets_running_answers_end(endless: Path) -> None:
     with serving("-m", endless, "-c", "2048") as server:
         stream = server.client().chat.completions.create(
@@ -243,6 +246,7 @@ def test_sigterm_lets_running_answers_end(endless: Path) -> None:
         assert not server.socket.exists()
 
 
+@needs_signals
 def test_after_ten_seconds_running_answers_end_with_an_error(endless: Path) -> None:
     with serving("-m", endless, "-c", "100000") as server:
         body = {"messages": HELLO, "stream": True}
@@ -257,6 +261,7 @@ def test_after_ten_seconds_running_answers_end_with_an_error(endless: Path) -> N
         assert server.child.wait(30) == 143
 
 
+@needs_signals
 def test_sigint_twice_ends_at_once(endless: Path) -> None:
     with serving("-m", endless, "-c", "100000") as server:
         stream = server.client().chat.completions.create(
@@ -293,19 +298,25 @@ def test_nothing_waits_for_the_other_sides_acknowledgement() -> None:
         assert listening.proto == socket.IPPROTO_TCP  # else asyncio leaves Nagle's algorithm on
 
 
-def test_two_servers(demo: Path, tmp_path: Path) -> None:
+def test_two_servers(demo: Path) -> None:
     with serving("-m", demo) as server:
         again = ["--port", str(server.port)]
         with serving("-m", demo, *again, wait=False) as other:
             assert other.child.wait(60) == 1
             wait_for(lambda: bool(other.log))
         assert "taken" in other.log[-1] and "--port" in other.log[-1]
+
+
+@needs_unix_sockets
+def test_two_servers_of_one_socket(demo: Path) -> None:
+    with serving("-m", demo) as server:
         with serving("-m", demo, "--socket", server.socket, wait=False) as other:
             assert other.child.wait(60) == 1
         assert "another server has the socket" in other.log[-1]
         assert server.socket.exists()
 
 
+@needs_unix_sockets
 def test_what_a_dead_server_left_is_replaced(demo: Path, tmp_path: Path) -> None:
     path = tmp_path / "own.sock"
     with serving("-m", demo, "--socket", path) as server:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -65,7 +64,7 @@ def test_killed_chat_can_be_gone_on_with(store: Path) -> None:
         assert child.stdout.readline() == "ready\n"
         with pytest.raises(UsageError, match="another chat has the session one open"):
             resume("one", refuse)
-        child.send_signal(signal.SIGKILL)
+        child.kill()
         child.wait()
     assert reopened(None).conversation.messages == (user("hello"),)
 

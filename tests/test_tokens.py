@@ -14,6 +14,7 @@ from llamacli.gguf.file import read_gguf
 from llamacli.show.vocabulary import find_tokens, read_tokens
 from tests.standins.checkpoint import TEMPLATE
 from tests.standins.tiny import write_model
+from tests.systems import needs_signals
 from tests.waiting import PATIENCE
 
 PROGRAM = [sys.executable, "-m", "llamacli", "tokens"]
@@ -85,6 +86,7 @@ def test_what_is_printed_of_the_found(tiny: Path) -> None:
     assert nothing.returncode == 0 and nothing.stdout == b"" and b"no token" in nothing.stderr
 
 
+@needs_signals
 def test_a_pattern_without_end_is_stopped_by_ctrl_c() -> None:
     script = (
         "from llamacli.show.vocabulary import Token, find_tokens\n"

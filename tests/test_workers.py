@@ -460,6 +460,7 @@ def test_a_server_ends_though_its_worker_stalls(demo: Path, lender: Started) -> 
     between.close()
 
 
+@needs_signals
 def test_a_worker_ends_by_a_signal_and_says_what_it_lends() -> None:
     port = free_port()
     child = subprocess.Popen(
@@ -570,6 +571,7 @@ sys.exit(child.wait())
 """
 
 
+@needs_signals
 def test_a_worker_by_ssh(tmp_path: Path) -> None:
     """By a program ssh that forwards a port on this machine."""
     program = tmp_path / "bin" / "ssh"
