@@ -26,6 +26,9 @@ needs_pipes = pytest.mark.skipif(WINDOWS, reason="needs a system with named pipe
 needs_unix_sockets = pytest.mark.skipif(
     WINDOWS, reason="needs a system with Unix sockets, by which programs ask the user's server"
 )
+needs_replacing = pytest.mark.skipif(
+    WINDOWS, reason="needs a system where a file that a program has open can be replaced"
+)
 needs_owners = pytest.mark.skipif(
     WINDOWS or not hasattr(os, "geteuid"),
     reason="needs a system whose files can't be written by everybody",

@@ -28,7 +28,7 @@ from llamacli.engine.kv_state import (
 from llamacli.engine.settings import EngineSettings
 from llamacli.errors import InvalidModelError
 from tests.standins.tiny import write_model
-from tests.systems import needs_signals
+from tests.systems import needs_replacing, needs_signals
 
 TOKENS = list(range(3, 43))
 
@@ -82,6 +82,7 @@ def test_nothing_else_stays_in_the_folder(engine: Engine, tmp_path: Path) -> Non
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["state"]
 
 
+@needs_replacing
 def test_a_file_that_replaced_the_loaded_one_gets_none_of_its_states(tmp_path: Path) -> None:
     """A chat is open, its model's file is converted anew: what it saves is the old weights'."""
     path = write_model(tmp_path / "model.gguf")
@@ -96,6 +97,7 @@ def test_a_file_that_replaced_the_loaded_one_gets_none_of_its_states(tmp_path: P
         restore(new, tmp_path / "state")
 
 
+@needs_replacing
 @pytest.mark.parametrize("when", ["before llama.cpp reads it", "before its vocabulary is read"])
 def test_a_file_replaced_while_it_is_loaded_is_refused(
     when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
