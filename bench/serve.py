@@ -79,7 +79,7 @@ def measured(
     works: dict[tuple[str, str], Callable[[Served], dict[str, float]]] = {}
     if "load" in options.parts:
         for clients in options.clients:
-            for shared in (0, SHARED):
+            for shared in options.shared:
                 what = f"{clients} client{'s' * (clients > 1)}, {shared or 'nothing'} shared"
                 works["load", what] = partial(
                     load, clients=clients, shared=shared, each=options.each
@@ -181,6 +181,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--own", action="store_true", help="without llama-server")
     parser.add_argument("--runs", type=int, default=1, help="how often to measure each")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--shared", type=int, nargs="+", default=[0, SHARED], help="tokens")
     parser.add_argument("--each", type=int, default=4, help="requests of each client")
     parser.add_argument("--soak", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 1)
