@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 
-from bench import quality, sizes
+from bench import quality, serve, sizes
 from bench.compare import Outcome, Target, figure, in_turn, ratio, table
 from bench.report import markers, read_report, with_figures, write_report
 from convert import convert, open_checkpoint
@@ -70,6 +70,20 @@ def test_figures_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert read_report(tmp_path / "performance.json") == report
     for name in ("ratios.png", "growth.png"):
         assert (tmp_path / name).stat().st_size < 100_000
+
+
+def test_a_servers_figures_say_which_targets_are_met() -> None:
+    """The ratio is that of each run; a soak's figures have limits of their own."""
+    loads = {"tokens/s": [9.0, 22.0, 40.0], "first p50": [2.0, 4.0, 8.0]}
+    theirs = {"tokens/s": [10.0, 20.0, 32.0], "first p50": [1.0, 2.0, 4.0]}
+    data = {
+        "machine": "Measured on paper.",
+        "load": {"1 client": {serve.OURS: loads, serve.PEER: theirs}},
+        "soak": {"10 requests": {serve.OURS: {"failed": [0.0], "health s": [0.2]}}},
+    }
+    told = serve.figures(data)
+    assert "| 1 client | 22 | 20 | 1.10, ≥ 1, met | 4 | 2 | 2.00, ≤ 1, missed |" in told
+    assert "| 10 requests | 0 |  | ≤ 0, met | 0.2 |  | ≤ 0.1, missed |" in told
 
 
 @pytest.mark.parametrize("path", sizes.PAGES, ids=lambda path: path.name)
