@@ -13,7 +13,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -50,9 +50,7 @@ TARGETS = {
     "failed": Target(0, most=True),
     "health s": Target(0.1, most=True),
 }
-# By part, what was measured, server and quantity: the values of each run.
-Values = dict[str, list[float]]
-Data = dict[str, dict[str, dict[str, Values]]]
+Values = dict[str, list[float]]  # by quantity, those of each run
 
 
 def own(model: Path, options: argparse.Namespace, context: int, port: int) -> list[str]:
@@ -74,8 +72,8 @@ def peer(model: Path, options: argparse.Namespace, context: int, port: int) -> l
 
 def measured(
     servers: Sequence[Served], options: argparse.Namespace, long: int
-) -> dict[str, dict[str, dict[str, Values]]]:
-    """What was asked for, in turn, told as it comes."""
+) -> Iterator[tuple[str, str, dict[str, Values]]]:
+    """What was asked for, in turn, told as it comes: the part, what it was, servers' values."""
     works: dict[tuple[str, str], Callable[[Served], dict[str, float]]] = {}
     if "load" in options.parts:
         for clients in options.clients:
@@ -88,16 +86,25 @@ def measured(
         works["gaps", f"3 streams while {long:,} tokens come in"] = partial(gaps, length=long)
     if "soak" in options.parts:
         works["soak", f"{options.soak:,} requests"] = partial(soak, count=options.soak)
-    data: Data = {}
     for (part, what), work in works.items():
         ways = {server.name: partial(work, server) for server in servers}
         found = in_turn(ways, options.runs)
+        by_server: dict[str, Values] = {}
         for name, runs in found.items():
-            values = {key: [run[key] for run in runs] for key in runs[0]}
-            data.setdefault(part, {}).setdefault(what, {})[name] = values
+            values = by_server[name] = {key: [run[key] for run in runs] for key in runs[0]}
             told = ", ".join(f"{k} {statistics.median(v):.4g}" for k, v in values.items())
             print(f"{name}: {what}: {told}", flush=True)
-    return data
+        yield part, what, by_server
+
+
+def keep(part: str, what: str, by_server: Mapping[str, Values], using: str) -> None:
+    """Put figures beside those that are kept, and into the page."""
+    data = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
+    data["machine"] = f"{machine().split(';')[0]}; {using}."
+    data.setdefault(part, {})[what] = by_server
+    DATA.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    page = with_figures(PAGE.read_text(encoding="utf-8"), figures(data), NAME)
+    PAGE.write_text(page, encoding="utf-8")
 
 
 def figures(data: Mapping[str, Any]) -> str:
@@ -162,13 +169,9 @@ def main() -> None:
         ]
         for server in servers:
             stream(server, server.prompts(1, PROMPT)[0], 4)
-        found = measured(servers, options, min(LONG, context - 5 * ANSWER))
-    if options.write:
-        kept = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
-        data = {**kept, **found, "machine": f"{machine().split(';')[0]}; {model.stem}."}
-        DATA.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        page = with_figures(PAGE.read_text(encoding="utf-8"), figures(data), NAME)
-        PAGE.write_text(page, encoding="utf-8")
+        for one in measured(servers, options, min(LONG, context - 5 * ANSWER)):
+            if options.write:
+                keep(*one, f"{model.stem}, {options.threads} threads")
 
 
 def _options() -> argparse.Namespace:
