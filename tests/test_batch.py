@@ -24,6 +24,7 @@ from llamacli.engine.settings import EngineSettings
 from llamacli.errors import LlamacliError
 from llamacli.shape.read import choice_grammar
 from llamacli.speculate import DraftingEngine
+from tests.program import PROGRAM, run_program
 from tests.standins.tiny import VOCABULARY, write_model
 from tests.systems import needs_signals
 from tests.waiting import PATIENCE, wait_until
@@ -223,12 +224,7 @@ def test_noise_does_not_tie() -> None:
 
 
 def llamacli(*arguments: str | Path, stdin: bytes = b"", check: int = 0) -> list[dict[str, Any]]:
-    child = subprocess.run(
-        [sys.executable, "-m", "llamacli", *map(str, arguments), "--threads", "1"],
-        input=stdin,
-        capture_output=True,
-        timeout=PATIENCE,
-    )
+    child = run_program([*PROGRAM, *arguments, "--threads", "1"], input=stdin)
     assert child.returncode == check, child.stderr.decode()
     return [json.loads(line) for line in child.stdout.decode().splitlines()]
 

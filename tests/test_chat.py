@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.program import PROGRAM, run_program
 from tests.standins.tiny import write_model
 from tests.systems import needs_signals
-from tests.terminal import PROGRAM, Terminal
+from tests.terminal import Terminal
 from tests.waiting import PATIENCE
 
 
@@ -19,18 +20,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def chat(model: Path, *options: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     command = [*PROGRAM, "chat", "-m", str(model), "--threads", "1", "--temp", "0", *options]
-    return subprocess.run(command, input=stdin, capture_output=True, timeout=PATIENCE)
+    return run_program(command, input=stdin)
 
 
 def test_a_pipe_is_answered_as_run_answers_it(model: Path, store: Path) -> None:
     answered = chat(model, "-n", "9", "--system", "Be kind.", stdin=b"some text")
     command = [*PROGRAM, "run", "-m", str(model), "--threads", "1", "--temp", "0", "-n", "9"]
-    by_run = subprocess.run(
-        [*command, "--system", "Be kind."],
-        input=b"some text",
-        capture_output=True,
-        timeout=PATIENCE,
-    )
+    by_run = run_program([*command, "--system", "Be kind."], input=b"some text")
     assert answered.returncode == 0 and answered.stderr == b""
     assert answered.stdout == by_run.stdout and answered.stdout.endswith(b"\n")
     assert not (store / "sessions").exists()

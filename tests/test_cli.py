@@ -11,9 +11,10 @@ import pytest
 
 from convert import convert
 from llamacli import __version__
+from tests.program import PROGRAM, run_program
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.systems import needs_linux, needs_shell
-from tests.terminal import PROGRAM, on_terminal
+from tests.terminal import on_terminal
 from tests.waiting import PATIENCE
 
 Make = Callable[..., Path]
@@ -23,13 +24,7 @@ def llamacli(
     *arguments: str | Path, stdin: str = "", check: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """Run the program with pipes on all sides and expect that exit code."""
-    result = subprocess.run(
-        [sys.executable, "-m", "llamacli", *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    result = run_program([*PROGRAM, *arguments], input=stdin, text=True)
     assert result.returncode == check, result.stderr
     return result
 

@@ -26,6 +26,7 @@ from llamacli.machine.devices import (
     use_devices,
 )
 from llamacli.machine.native import build_features
+from tests.program import PROGRAM, run_program
 from tests.standins.tiny import write_model
 
 GIB = 1 << 30
@@ -117,8 +118,8 @@ def test_control_characters_of_a_driver_stay_out_of_the_terminal() -> None:
 
 def test_devices_of_this_machine() -> None:
     """The command tells ggml's devices, features and versions, on stdout alone."""
-    run = [sys.executable, "-m", "llamacli", "devices"]
-    result = subprocess.run([*run, "--json"], capture_output=True, text=True, check=True)
+    run = [*PROGRAM, "devices"]
+    result = run_program([*run, "--json"], text=True)
     told = json.loads(result.stdout)
     assert result.stderr == ""
     real = find_devices()
@@ -127,7 +128,7 @@ def test_devices_of_this_machine() -> None:
     ]
     assert told["built_for"] == build_features()
     assert 0 < told["devices"][-1]["memory_free"] <= told["devices"][-1]["memory_total"]
-    shown = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    shown = run_program(run, text=True).stdout
     assert all(device.name in shown for device in real)
 
 

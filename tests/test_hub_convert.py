@@ -22,6 +22,7 @@ from convert.checkpoint import open_checkpoint
 from convert.importance import Entry
 from llamacli.errors import DoesNotFitError
 from llamacli.hub.checkpoint import Needs, check_disk
+from tests.program import PROGRAM, run_program
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.hub import TOKEN, Cut, Hub, HubRepo, read_repo, serve
 from tests.systems import needs_peak, needs_signals
@@ -426,9 +427,7 @@ def test_a_wrong_name_meets_the_nearest(hub: Hub) -> None:
 
 @pytest.mark.parametrize("name", ["a/b/c", "../x", "x--y/z", "-/a", "owner/.git", "a/b\n"])
 def test_names_that_play_tricks_reach_no_server(hub: Hub, name: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "llamacli", "convert", "--", name], capture_output=True, text=True
-    )
+    result = run_program([*PROGRAM, "convert", "--", name], text=True)
     assert result.returncode == 4 and len(result.stderr.splitlines()) == 1
     assert not hub.requests
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Any
 import pytest
 
 from llamacli.prompt.cache import SUFFIX, prune
+from tests.program import PROGRAM, run_program
 from tests.standins.tiny import write_model
-from tests.waiting import PATIENCE
 
 INSTRUCTION = "sort the following lines by how they begin and say why " * 3
 
@@ -26,15 +24,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(
     model: Path, *arguments: str, stdin: str = "", check: int = 0, told: str = "", **env: str
 ) -> dict[str, Any]:
-    child = subprocess.run(
-        [sys.executable, "-m", "llamacli", "run", "-m", str(model), "--json", "--temp", "0", "-n",
-         "6", "--threads", "1", *arguments],
+    options = ("--json", "--temp", "0", "-n", "6", "--threads", "1")
+    child = run_program(
+        [*PROGRAM, "run", "-m", model, *options, *arguments],
         input=stdin,
-        capture_output=True,
         text=True,
-        timeout=PATIENCE,
         env={**os.environ, **env},
-    )  # fmt: skip
+    )
     assert child.returncode == check, child.stderr
     assert told in child.stderr and bool(told) == bool(child.stderr), child.stderr
     return dict(json.loads(child.stdout)) if child.stdout else {}

@@ -11,6 +11,7 @@ import pytest
 
 from llamacli.answer import Chunk
 from llamacli.serve import ask_server
+from tests.program import PROGRAM, run_program
 from tests.standins.server import WEB, Serving, serving, wait_for
 from tests.systems import needs_unix_sockets
 
@@ -61,13 +62,7 @@ def test_the_port_does_not_answer_so(server: Serving, demo: Path) -> None:
 
 
 def llamacli(*arguments: str | Path, stdin: str = "", check: int = 0) -> tuple[str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "llamacli", *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = run_program([*PROGRAM, *arguments], input=stdin, text=True)
     assert done.returncode == check, done.stderr
     return done.stdout, done.stderr
 

@@ -17,12 +17,11 @@ from llamacli.engine.loading import load_vocabulary
 from llamacli.engine.vocabulary import Vocabulary
 from llamacli.prompt.input import CUT, Input, Text, fit
 from llamacli.terminal import harmless
+from tests.program import PROGRAM, run_program
 from tests.standins.tiny import CONTEXT, write_model
 from tests.systems import needs_linux, needs_shell, needs_signals
 from tests.terminal import on_terminal
 from tests.waiting import PATIENCE, wait_until
-
-PROGRAM = [sys.executable, "-m", "llamacli"]
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +37,8 @@ def chosen(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(
     *arguments: str | Path, stdin: bytes = b"", check: int = 0, **env: str
 ) -> subprocess.CompletedProcess[bytes]:
-    child = subprocess.run(
-        [*PROGRAM, "run", *map(str, arguments), "--threads", "1"],
-        input=stdin,
-        capture_output=True,
-        timeout=PATIENCE,
-        env={**os.environ, **env},
+    child = run_program(
+        [*PROGRAM, "run", *arguments, "--threads", "1"], input=stdin, env={**os.environ, **env}
     )
     assert child.returncode == check, child.stderr.decode()
     return child

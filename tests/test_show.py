@@ -20,22 +20,20 @@ from llamacli.gguf.file import read_gguf
 from llamacli.show import card, metadata, rope, structure, tensors
 from llamacli.show.config import SAME, derive_config, find_config
 from tests import terminal
+from tests.program import PROGRAM, run_program
 from tests.standins.checkpoint import TEMPLATE, shape_config, write_json, write_small_files
 from tests.standins.hollow import without_weights, write_hollow
 from tests.standins.tiny import BLOCKS, CONTEXT, HEAD_SIZE, VOCABULARY, WIDTH, write_model
 from tests.systems import needs_peak
-from tests.waiting import PATIENCE
 
 Make = Callable[..., Path]
-PROGRAM = [sys.executable, "-m", "llamacli", "show"]
 REAL = ("Meta-Llama-3-8B-Instruct", "Meta-Llama-3-70B-Instruct", "Meta-Llama-3.1-8B-Instruct")
 PARTS = ("--config", "--structure", "--metadata", "--tensors", "--template", "--rope")
 TINY_FACTORS = shape_config("tiny")["rope_scaling"]
 
 
 def show(*arguments: str | Path, check: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [*PROGRAM, *map(str, arguments)]
-    child = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    child = run_program([*PROGRAM, "show", *arguments], text=True)
     assert child.returncode == check, child.stderr
     return child
 
@@ -403,7 +401,7 @@ def test_wrong_use_is_one_line(converted: Path, tmp_path: Path) -> None:
 
 def on_terminal(*arguments: str | Path, **env: str) -> str:
     told = {"TERM": "xterm-256color", "COLUMNS": "200", **env}
-    seen, child = terminal.on_terminal([*PROGRAM, *arguments], **told)
+    seen, child = terminal.on_terminal([*PROGRAM, "show", *arguments], **told)
     assert child.returncode == 0
     return seen.decode()
 

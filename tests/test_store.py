@@ -23,18 +23,16 @@ from llamacli.models.store import (
     stored_models,
     target_path,
 )
+from tests.program import PROGRAM, run_program
 from tests.standins.tiny import CONTEXT, write_model
 from tests.terminal import open_terminal
 from tests.waiting import PATIENCE
 
 Put = Callable[..., None]
-PROGRAM = [sys.executable, "-m", "llamacli"]
 
 
 def llamacli(*arguments: str, check: int = 0) -> subprocess.CompletedProcess[bytes]:
-    child = subprocess.run(
-        [*PROGRAM, *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE
-    )
+    child = run_program([*PROGRAM, *arguments])
     assert child.returncode == check, child.stderr.decode(errors="replace")
     return child
 

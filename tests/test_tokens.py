@@ -12,12 +12,12 @@ import pytest
 
 from llamacli.gguf.file import read_gguf
 from llamacli.show.vocabulary import find_tokens, read_tokens
+from tests.program import PROGRAM, run_program
 from tests.standins.checkpoint import TEMPLATE
 from tests.standins.tiny import write_model
 from tests.systems import needs_signals
 from tests.waiting import PATIENCE
 
-PROGRAM = [sys.executable, "-m", "llamacli", "tokens"]
 MODELS = ("Meta-Llama-3-8B-Instruct", "Meta-Llama-3.1-8B-Instruct")
 NAME = MODELS[1]
 TEXT = 'Hello  wörld\n\t"12345" \\ 👩‍👩‍👧 \u202eabc<|eot_id|>\x00'
@@ -31,8 +31,7 @@ MESSAGES = [
 
 def tokens(*arguments: str | Path, stdin: bytes = b"", check: int = 0) -> str:
     """Its stdout; on an expected error its one line on stderr."""
-    command = [*PROGRAM, *map(str, arguments)]
-    child = subprocess.run(command, input=stdin, capture_output=True, timeout=PATIENCE)
+    child = run_program([*PROGRAM, "tokens", *arguments], input=stdin)
     assert child.returncode == check, child.stderr
     if check:
         assert child.stdout == b"" and child.stderr.count(b"\n") == 1
@@ -82,7 +81,7 @@ def test_what_is_printed_of_the_found(tiny: Path) -> None:
     found = json.loads(tokens(tiny, "--find", "Ġ", "--json"))
     assert found[0] == {"id": 32, "token": "Ġ", "text": " "}
     assert json.loads(tokens(tiny, "--find", "Ġ", "--ids", "--json"))[0] == 32
-    nothing = subprocess.run([*PROGRAM, tiny, "--find", "zzzz"], capture_output=True)
+    nothing = run_program([*PROGRAM, "tokens", tiny, "--find", "zzzz"])
     assert nothing.returncode == 0 and nothing.stdout == b"" and b"no token" in nothing.stderr
 
 
@@ -176,11 +175,8 @@ def test_the_date_of_a_template_that_asks_for_it(tmp_path: Path) -> None:
 
 def test_a_model_without_a_template_gets_llama_3s(tmp_path: Path) -> None:
     path = write_model(tmp_path / "tiny.gguf", weights=False)
-    child = subprocess.run(
-        [*PROGRAM, path, "--messages", "-", "--json"],
-        input=json.dumps(MESSAGES).encode(),
-        capture_output=True,
-    )
+    asked = json.dumps(MESSAGES)
+    child = run_program([*PROGRAM, "tokens", path, "--messages", "-", "--json"], input=asked)
     assert b"Llama 3's is used" in child.stderr
     assert [r["piece"] for r in json.loads(child.stdout) if r["control"]].count("<|eot_id|>") == 4
 

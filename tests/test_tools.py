@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from llamacli.tools import (
     read_answer,
     read_tools,
 )
+from tests.program import PROGRAM, run_program
 from tests.standins.calls import CALLS, NAMES, TEXTS
 from tests.standins.tiny import write_model
 from tests.standins.vocabulary import TOOL_TEMPLATE, small_tokenizer
@@ -255,11 +254,7 @@ def test_without_choice_nothing_is_held(engine: Engine) -> None:
 
 
 def run(*arguments: str | Path, stdin: str = "", code: int = 0) -> str:
-    child = subprocess.run(
-        [sys.executable, "-m", "llamacli", "run", *map(str, arguments)],
-        input=stdin.encode(),
-        capture_output=True,
-    )
+    child = run_program([*PROGRAM, "run", *arguments], input=stdin)
     assert child.returncode == code, child.stderr.decode()
     return child.stdout.decode() if code == 0 else child.stderr.decode()
 

@@ -3,7 +3,6 @@
 import importlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from convert import convert
 from llamacli.cli import main
 from llamacli.engine.engine import Engine
 from llamacli.verify.report import Report, verify
+from tests.program import PROGRAM, run_program
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.rewritten import Tensors, rewrite
-from tests.terminal import PROGRAM, on_terminal
-from tests.waiting import PATIENCE
+from tests.terminal import on_terminal
 
 DEMO = Path(__file__).parents[1] / "llamacli" / "demo"
 DOWN = "blk.1.ffn_down.weight"
@@ -93,12 +92,7 @@ def test_a_broken_layer_shows_in_the_text(text: Path, tmp_path: Path) -> None:
 
 
 def llamacli(*arguments: str | Path, check: int = 0) -> subprocess.CompletedProcess[str]:
-    child = subprocess.run(
-        [sys.executable, "-m", "llamacli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    child = run_program([*PROGRAM, *arguments], text=True)
     assert child.returncode == check, child.stderr
     return child
 

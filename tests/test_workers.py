@@ -39,6 +39,7 @@ from llamacli.workers import (
     parse_workers,
 )
 from tests.conftest import Made
+from tests.program import PROGRAM, run_program
 from tests.standins import tiny
 from tests.standins.adapter import write_adapter as write_lora
 from tests.standins.checkpoint import (
@@ -52,7 +53,7 @@ from tests.standins.server import serving
 from tests.standins.tiny import write_model
 from tests.standins.workers import Between, Started, free_port, garbling, speaking, stalling, worker
 from tests.systems import needs_signals
-from tests.terminal import PROGRAM, Terminal
+from tests.terminal import Terminal
 from tests.waiting import PATIENCE, wait_until
 
 PLAIN = EngineSettings(context=512, threads=1, repack=False)
@@ -334,11 +335,11 @@ def test_addresses_and_parts() -> None:
 
 
 def llamacli(*arguments: object, **settings: object) -> "subprocess.CompletedProcess[str]":
-    command = [*PROGRAM, *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL,
+    return run_program(
+        [*PROGRAM, *map(str, arguments)],
+        text=True,
         env={**os.environ, **{name: str(value) for name, value in settings.items()}},
-    )  # fmt: skip
+    )
 
 
 ASK = ("run", "--temp", "0", "--threads", "1", "-n", "40", "What is GGUF?")

@@ -1,0 +1,18 @@
+"""What most commands import, for the process that tests/program.py forks the program from.
+
+Nothing of it reads the environment as it is imported, as huggingface_hub does.
+"""
+
+import importlib
+
+from llamacli.machine import load_library
+
+for name in (
+    *("answer.generation", "batch.scheduler", "chat.turns", "cli", "commands.spread"),
+    *("engine.engine", "models.opening", "models.registry", "prompt.template", "prompt.worker"),
+    *("shape.grammar", "speculate.drafting", "tools.constraint", "tune.profiles"),
+):
+    importlib.import_module(f"llamacli.{name}")
+for name in ("gguf", "numpy", "convert.pipeline", "convert.tokenizer"):
+    importlib.import_module(name)
+load_library()
