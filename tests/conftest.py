@@ -1,6 +1,6 @@
 """What the tests share. The real Llama 3 files lie beside the repository where they are at hand.
 
-`make test` runs them in as many workers as there are cores, by pytest-xdist: a file in one worker,
+`make test` runs them in one worker more than there are cores, by pytest-xdist: a file in one worker,
 but for those of LONG and TABLES. Any part of them runs in one process, by pytest alone.
 """
 
@@ -49,6 +49,12 @@ Made = Callable[[str, Callable[[Path], Any]], Path]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: item.path.stem not in LONG + TABLES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: some tests wait for time to pass."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(optionalhook=True)
