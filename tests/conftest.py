@@ -1,7 +1,7 @@
 """What the tests share. The real Llama 3 files lie beside the repository where they are at hand.
 
-`make test` runs them in one worker more than there are cores, by pytest-xdist: a file in one worker,
-but for those of LONG and TABLES. Any part of them runs in one process, by pytest alone.
+`make test` runs them in one worker more than there are cores, by pytest-xdist: a file in one of
+them, but for those of LONG and TABLES. Any part of them runs in one process, by pytest alone.
 """
 
 import os
