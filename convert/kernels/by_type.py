@@ -37,12 +37,16 @@ def to_q6_k(values: Floats, bits: Bits, weights: Floats, out: Bytes, left: Bytes
 
 @compiled
 def to_q4_0(values: Floats, bits: Bits, weights: Floats, out: Bytes, left: Bytes) -> np.uint32:
-    return q4_0.quantize_q4(values, bits, weights, out, left)  # type: ignore[no-any-return]
+    if weights.size:
+        return q4_0.quantize_q4_by_importance(values, bits, weights, out, left)  # type: ignore[no-any-return]
+    return q4_0.quantize_q4(values, bits, out, left)  # type: ignore[no-any-return]
 
 
 @compiled
 def to_q5_0(values: Floats, bits: Bits, weights: Floats, out: Bytes, left: Bytes) -> np.uint32:
-    return q4_0.quantize_q5(values, bits, weights, out, left)  # type: ignore[no-any-return]
+    if weights.size:
+        return q4_0.quantize_q5_by_importance(values, bits, weights, out, left)  # type: ignore[no-any-return]
+    return q4_0.quantize_q5(values, bits, out, left)  # type: ignore[no-any-return]
 
 
 @compiled

@@ -6,6 +6,7 @@ Import this only where numba is installed. See lanes for how it works.
 # ruff: noqa: ARG001 - the functions of every type take what those of one need
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,6 @@ from convert.kernels.lanes import (
     SCALE,
     UNSURE,
     ZERO,
-    Bits,
     Bytes,
     Floats,
     carray,
@@ -32,12 +32,15 @@ from convert.kernels.lanes import (
     weigh_by_block,
     write_half,
 )
-from convert.kernels.scales import extreme_scale, find_peaks
+from convert.kernels.scales import extreme_scale
+from convert.kernels.vectors import column, filled, load, select, store
 
 SUB = 32  # values a sub-block
 SUBS = BLOCK // SUB
 LANES = GROUP // SUB
 STEPS = 7
+WIDE = 16  # lanes that are searched together
+SIZE = SUB * WIDE
 LOWEST = np.float32(-127)
 # The 16 values that levels stand for, kvalues_iq4nl of ggml-common.h. A value's level is how many
 # of the midpoints between neighbours it reaches: ggml rounds those up.
@@ -49,106 +52,105 @@ S0, S1, S2, S3, S4, S5, S6, S7, S8, S9, S10, S11, S12, S13, S14 = STEPS_UP
 
 
 @compiled
-def _nearest(x: np.float32) -> np.float32:
-    """The one of LEVELS that a value is rounded to."""
-    q = LOWEST
-    q += S0 if x >= M0 else ZERO
-    q += S1 if x >= M1 else ZERO
-    q += S2 if x >= M2 else ZERO
-    q += S3 if x >= M3 else ZERO
-    q += S4 if x >= M4 else ZERO
-    q += S5 if x >= M5 else ZERO
-    q += S6 if x >= M6 else ZERO
-    q += S7 if x >= M7 else ZERO
-    q += S8 if x >= M8 else ZERO
-    q += S9 if x >= M9 else ZERO
-    q += S10 if x >= M10 else ZERO
-    q += S11 if x >= M11 else ZERO
-    q += S12 if x >= M12 else ZERO
-    q += S13 if x >= M13 else ZERO
-    q += S14 if x >= M14 else ZERO
+def _nearest(x: Any) -> Any:
+    """The one of LEVELS that each of a vector's values is rounded to."""
+    none = filled(ZERO, WIDE)
+    q = filled(LOWEST, WIDE)
+    q += select(x >= M0, filled(S0, WIDE), none)
+    q += select(x >= M1, filled(S1, WIDE), none)
+    q += select(x >= M2, filled(S2, WIDE), none)
+    q += select(x >= M3, filled(S3, WIDE), none)
+    q += select(x >= M4, filled(S4, WIDE), none)
+    q += select(x >= M5, filled(S5, WIDE), none)
+    q += select(x >= M6, filled(S6, WIDE), none)
+    q += select(x >= M7, filled(S7, WIDE), none)
+    q += select(x >= M8, filled(S8, WIDE), none)
+    q += select(x >= M9, filled(S9, WIDE), none)
+    q += select(x >= M10, filled(S10, WIDE), none)
+    q += select(x >= M11, filled(S11, WIDE), none)
+    q += select(x >= M12, filled(S12, WIDE), none)
+    q += select(x >= M13, filled(S13, WIDE), none)
+    q += select(x >= M14, filled(S14, WIDE), none)
     return q
 
 
 @compiled
-def _level(x: np.float32) -> int:
-    """Its index."""
-    n = 0
-    n += 1 if x >= M0 else 0
-    n += 1 if x >= M1 else 0
-    n += 1 if x >= M2 else 0
-    n += 1 if x >= M3 else 0
-    n += 1 if x >= M4 else 0
-    n += 1 if x >= M5 else 0
-    n += 1 if x >= M6 else 0
-    n += 1 if x >= M7 else 0
-    n += 1 if x >= M8 else 0
-    n += 1 if x >= M9 else 0
-    n += 1 if x >= M10 else 0
-    n += 1 if x >= M11 else 0
-    n += 1 if x >= M12 else 0
-    n += 1 if x >= M13 else 0
-    n += 1 if x >= M14 else 0
+def _levels(x: Any) -> Any:
+    """Their indices."""
+    none, one = filled(np.int32(0), WIDE), filled(np.int32(1), WIDE)
+    n = none
+    n += select(x >= M0, one, none)
+    n += select(x >= M1, one, none)
+    n += select(x >= M2, one, none)
+    n += select(x >= M3, one, none)
+    n += select(x >= M4, one, none)
+    n += select(x >= M5, one, none)
+    n += select(x >= M6, one, none)
+    n += select(x >= M7, one, none)
+    n += select(x >= M8, one, none)
+    n += select(x >= M9, one, none)
+    n += select(x >= M10, one, none)
+    n += select(x >= M11, one, none)
+    n += select(x >= M12, one, none)
+    n += select(x >= M13, one, none)
+    n += select(x >= M14, one, none)
     return n
 
 
 @compiled
 def _weigh_by_lane(
-    lanes: Floats, weights: Floats, values: Floats, bits: Bits, columns: int, first: int
+    lanes: Floats, weights: Floats, _squares: Floats, _columns: int, _first: int
 ) -> None:
     """Small values count less, beside twice the mean square of their block."""
-    squares = carray(stack(GROUP), (LANES,))
+    squares = carray(stack(LANES), (LANES,))
+    for lane in range(0, LANES, WIDE):
+        sums = filled(ZERO, WIDE)
+        for i in range(SUB):
+            v = column(lanes, lane * SUB + i, SUB, WIDE)
+            sums += v * v
+        store(squares, lane, sums * (np.float32(2) / np.float32(SUB)))
     for k in range(LANES):
-        squares[k] = ZERO
-    for i in range(SUB):
-        for k in range(LANES):
-            v = lanes[k, i]
-            squares[k] += v * v
-    for k in range(LANES):
-        squares[k] *= np.float32(2) / np.float32(SUB)
-    weigh_beside(lanes, squares, weights)
+        weigh_beside(lanes, weights, k, squares[k])
 
 
 @compiled
 def _search(lanes: Floats, weights: Floats, weighted: bool, fits: Floats) -> None:
     """The best scale for each lane; without importances the weights are the values' squares."""
-    x = carray(stack(GROUP), (SUB, LANES))
-    weight = carray(stack(GROUP), (SUB, LANES))
-    sums = carray(stack(GROUP), (7, LANES))
-    peak, extreme, factor, sum_qx, sum_q2 = sums[0], sums[1], sums[2], sums[3], sums[4]
-    scale, best = sums[5], sums[6]
-    for k in range(LANES):
+    x = carray(stack(SIZE), (SUB, WIDE))
+    weight = carray(stack(SIZE), (SUB, WIDE))
+    none = filled(ZERO, WIDE)
+    for lane in range(0, LANES, WIDE):
+        peak = extreme = none
         for i in range(SUB):
-            x[i, k] = lanes[k, i]
-            weight[i, k] = weights[k, i] if weighted else x[i, k] * x[i, k]
-    find_peaks(x, peak, extreme)
-    for step in range(-STEPS - 1, STEPS + 1):  # the first trial is another one than all that follow
-        for k in range(LANES):
+            v = column(lanes, lane * SUB + i, SUB, WIDE)
+            more = abs(v) > peak
+            extreme = select(more, v, extreme)
+            peak = select(more, abs(v), peak)
+            store(x, i * WIDE, v)
+            w = column(weights, lane * SUB + i, SUB, WIDE) if weighted else v * v
+            store(weight, i * WIDE, w)
+        scale = best = sure = none
+        for step in range(-STEPS - 1, STEPS + 1):  # the first trial is another than all that follow
+            factor = (LOWEST + np.float32(step)) / extreme
             if step < -STEPS:
-                factor[k] = ONE / (-extreme[k] / LOWEST)
-            else:
-                factor[k] = (LOWEST + np.float32(step)) / extreme[k]
-            sum_qx[k] = ZERO
-            sum_q2[k] = ZERO
-        for i in range(SUB):
-            for k in range(LANES):
-                q = _nearest(factor[k] * x[i, k])
-                wq = weight[i, k] * q
-                sum_qx[k] += wq * x[i, k]
-                sum_q2[k] += wq * q
-        for k in range(LANES):
-            d = sum_qx[k] / sum_q2[k]
+                factor = ONE / (-ONE * extreme / LOWEST)
+            sum_qx = sum_q2 = none
+            for i in range(SUB):
+                v = load(x, i * WIDE, WIDE)
+                q = _nearest(factor * v)
+                wq = load(weight, i * WIDE, WIDE) * q
+                sum_qx += wq * v
+                sum_q2 += wq * q
+            d = sum_qx / sum_q2
+            better = (sum_q2 > ZERO) & (sum_qx * sum_qx > best * sum_q2)
             if step < -STEPS:
-                sure = (sum_q2[k] <= LARGEST) & (peak[k] >= NOTHING) & (peak[k] <= LARGEST)
-                fits[UNSURE, k] = ZERO if sure else ONE
-                scale[k] = d if sum_q2[k] > ZERO else ZERO
-                best[k] = scale[k] * sum_qx[k]
-            else:
-                better = (sum_q2[k] > ZERO) & (sum_qx[k] * sum_qx[k] > best[k] * sum_q2[k])
-                scale[k] = d if better else scale[k]
-                best[k] = d * sum_qx[k] if better else best[k]
-    for k in range(LANES):
-        fits[SCALE, k] = scale[k]
+                better = sum_q2 > ZERO
+                sure = select(sum_q2 <= LARGEST, peak, none)
+            scale = select(better, d, scale)
+            best = select(better, d * sum_qx, best)
+        sure = (sure >= NOTHING) & (sure <= LARGEST)
+        store(fits, SCALE * LANES + lane, scale)
+        store(fits, UNSURE * LANES + lane, select(sure, none, filled(ONE, WIDE)))
 
 
 @compiled
@@ -194,8 +196,7 @@ def _pack_xs(row: Floats, fits: Floats, lane: int, weighted: bool, out: Bytes) -
 @compiled
 def _pack_levels(row: Floats, factor: np.float32, out: Bytes) -> None:
     """The levels of 32 values, two a byte."""
-    for i in range(16):
-        out[i] = _level(factor * row[i]) | (_level(factor * row[16 + i]) << 4)
+    store(out, 0, _levels(factor * load(row, 0, 16)) | (_levels(factor * load(row, 16, 16)) << 4))
 
 
 quantize_xs = quantizer(SUB, BLOCK, weigh_by_block(SUB, 2), _search, _pack_xs)

@@ -1,14 +1,10 @@
 """What the compiled quantizers share: scratch memory, reading a group of super-blocks, rounding.
 
 Import this only where numba is installed. Each sub-block of a super-block (256 values) takes one
-lane of a SIMD register, those of 8 super-blocks side by side, and each lane does the operations
-of ggml's scalar code (ggml-quants.c, the quantize_row_*_K_ref functions) in the same order in
-float32, so that the bytes come out the same. LLVM turns the lane loops into SIMD code as long as
-they are the innermost ones and it sees that their arrays are apart, as it does for memory on the
-stack, and that no index can be negative, which numba would count from the end.
+lane of a vector, some sub-blocks side by side, and each lane does the operations of ggml's scalar
+code (ggml-quants.c, the quantize_row_*_K_ref functions) in the same order in float32, so that the
+bytes come out the same.
 """
-
-# ruff: noqa: ARG001 - the functions of every type take what those of one need
 
 import hashlib
 from collections.abc import Callable
@@ -21,10 +17,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from convert.kernels.vectors import bits_of, column, filled, largest, load, roots, store
+
 types: Any = numba.types  # numba has type hints for a part only
 carray: Any = numba.carray  # type: ignore[attr-defined]
 
 BLOCK = 256  # values a super-block
+STEP = 32  # values that are copied at once; every type's blocks are whole ones of these
+ROWS = 8  # whose squares are summed together
 BLOCKS = 8  # super-blocks that are quantized together
 GROUP = BLOCK * BLOCKS
 ZERO = np.float32(0)
@@ -33,6 +33,7 @@ ROUND = np.float32(12582912)  # 1.5 * 2**23: added and subtracted, it rounds to 
 REACH = np.float32(4194303)  # the largest magnitude that ROUND rounds
 NOTHING = np.float32(1e-15)  # ggml's GROUP_MAX_EPS: values below it are all zeros
 TENTH = np.float32(0.1)  # the step of most searches for a scale
+MAGNITUDE = np.int32(0x7FFFFFFF)  # the bits of a float32 but its sign
 LARGEST = np.float32(3.4028234663852886e38)
 LARGEST_HALF = np.float32(65504)
 SMALLEST_HALF_EXPONENT = np.uint32(0x38800000)  # 2**-14, the smallest normal half
@@ -47,12 +48,6 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def compiled(function: Function) -> Function:
     """Compile on the first call: no fused multiply-add, no reordering, no Python lock held."""
     compiler: Any = numba.njit(nogil=True, fastmath=False, error_model="numpy")
-    return compiler(_named_by_contents(function))  # type: ignore[no-any-return]
-
-
-def inlined(function: Function) -> Function:
-    """The same, as a part of the function that calls it, which sees the arrays' shapes."""
-    compiler: Any = numba.njit(inline="always", error_model="numpy")
     return compiler(_named_by_contents(function))  # type: ignore[no-any-return]
 
 
@@ -89,23 +84,21 @@ stack: Any = intrinsic(prefer_literal=True)(_stack)
 
 
 @compiled
-def load(values: Floats, bits: Bits, row: Floats) -> np.uint32:
+def widen(values: Floats, bits: Bits, row: Floats) -> Any:
     """Copy values, or BF16 bits where values is empty, into row, with zeros behind them.
 
     The result is the largest magnitude among them, as the bits of a float32.
     """
-    largest = np.uint32(0)
-    for i in range(values.size):
-        row[i] = values[i]
-        wide = np.float32(values[i]).view(np.uint32)
-        largest = max(largest, np.uint32(wide & np.uint32(0x7FFFFFFF)))
-    for i in range(bits.size):
-        wide = np.uint32(np.uint32(bits[i]) << np.uint32(16))
-        row[i] = np.uint32(wide).view(np.float32)
-        largest = max(largest, np.uint32(wide & np.uint32(0x7FFFFFFF)))
-    for i in range(values.size + bits.size, row.size):
-        row[i] = ZERO
-    return largest
+    peak = filled(np.int32(0), STEP)
+    for i in range(0, row.size, STEP):
+        v = filled(ZERO, STEP)
+        if i < values.size:
+            v = load(values, i, STEP)
+        elif i < bits.size:
+            v = load(bits, i, STEP)
+        store(row, i, v)
+        peak = max(peak, bits_of(v) & MAGNITUDE)
+    return largest(peak)
 
 
 @compiled
@@ -132,9 +125,9 @@ def half(value: np.float32) -> tuple[np.uint32, np.float32]:
 def load_importances(importances: Floats, start: int, row: Floats) -> None:
     """Copy those of the values from the start-th on, counted over whole rows, into row."""
     place = start % importances.size
-    for i in range(row.size):
-        row[i] = importances[place]
-        place = place + 1 if place + 1 < importances.size else 0
+    for i in range(0, row.size, STEP):
+        store(row, i, load(importances, place, STEP))
+        place = place + STEP if place + STEP < importances.size else 0
 
 
 @compiled
@@ -151,6 +144,8 @@ def quantizer(
     weigh: Callable[..., Any],
     search: Callable[..., Any],
     pack: Callable[..., Any],
+    *,
+    by_row: bool = False,
 ) -> Callable[..., Any]:
     """A compiled function that quantizes to blocks of so many values, sub of them a lane.
 
@@ -161,11 +156,11 @@ def quantizer(
     float32.
 
     A group's values are lanes, of shape (GROUP // sub, sub), and so are its weights, which are its
-    importances until weigh(lanes, weights, values, bits, columns, first) makes the errors' weights
-    of them; first is the place of the group's first value. search(lanes, weights, weighted, fits)
-    finds what fits each lane; fits has a row for each name below and a column a lane.
-    pack(row, fits, lane, weighted, out) writes the block whose first lane that is; 1 where it is
-    left to ggml.
+    importances until weigh(lanes, weights, squares, columns, first) makes the errors' weights of
+    them; first is the place of the group's first value, and squares are the rows' mean squares
+    where by_row says so. search(lanes, weights, weighted, fits) finds what fits each lane; fits has
+    a row for each name below and a column a lane. pack(row, fits, lane, weighted, out) writes the
+    block whose first lane that is; 1 where it is left to ggml.
     """
     lanes_a_group, lanes_a_block, together = GROUP // sub, block // sub, GROUP // block
 
@@ -178,19 +173,20 @@ def quantizer(
         lanes = carray(space, (lanes_a_group, sub))
         weights = carray(important, (lanes_a_group, sub))
         fits = carray(stack(GROUP), (8, lanes_a_group))
-        largest = np.uint32(0)
+        squares = mean_squares(values, bits, importances.size if by_row else 0)
+        peak = np.int32(0)
         for start in range(0, out.shape[0], together):
             count = min(together, out.shape[0] - start)
             first, last = start * block, (start + count) * block
-            largest = max(largest, load(values[first:last], bits[first:last], flat))
+            peak = max(peak, widen(values[first:last], bits[first:last], flat))
             if weighted:
                 load_importances(importances, first, carray(important, (GROUP,)))
-                weigh(lanes, weights, values, bits, importances.size, first)
+                weigh(lanes, weights, squares, importances.size, first)
             search(lanes, weights, weighted, fits)
             for i in range(count):
                 at = start + i
                 left[at] = pack(rows[i], fits, i * lanes_a_block, weighted, out[at])
-        return largest
+        return np.uint32(peak)
 
     return quantize
 
@@ -208,30 +204,43 @@ def weigh_by_block(sub: int, times: int) -> Callable[..., Any]:
     count = BLOCK // sub
 
     @compiled
-    def weigh(
-        lanes: Floats, weights: Floats, values: Floats, bits: Bits, columns: int, first: int
-    ) -> None:
-        squares = carray(stack(GROUP), (BLOCKS * count,))
-        sums = carray(stack(BLOCKS), (BLOCKS,))
-        for block in range(BLOCKS):
-            sums[block] = ZERO
-        for j in range(count):
-            for i in range(sub):
-                for block in range(BLOCKS):
-                    v = lanes[block * count + j, i]
-                    sums[block] += v * v
-        for block in range(BLOCKS):
-            for j in range(count):
-                squares[block * count + j] = np.float32(times) * sums[block] / np.float32(BLOCK)
-        weigh_beside(lanes, squares, weights)
+    def weigh(lanes: Floats, weights: Floats, _squares: Floats, _columns: int, _first: int) -> None:
+        squares = carray(stack(BLOCKS), (BLOCKS,))
+        sums = filled(ZERO, BLOCKS)
+        for i in range(BLOCK):
+            v = column(lanes, i, BLOCK, BLOCKS)
+            sums += v * v
+        store(squares, 0, np.float32(times) * sums / np.float32(BLOCK))
+        for k in range(BLOCKS * count):
+            weigh_beside(lanes, weights, k, squares[k // count])
 
     return weigh
 
 
 @compiled
-def weigh_beside(lanes: Floats, squares: Floats, weights: Floats) -> None:
-    """Multiply each lane's weights by the root of its values' squares and a mean square."""
-    for k in range(lanes.shape[0]):
-        for i in range(lanes.shape[1]):
-            v = lanes[k, i]
-            weights[k, i] = weights[k, i] * np.sqrt(squares[k] + v * v)
+def weigh_beside(lanes: Floats, weights: Floats, k: int, square: np.float32) -> None:
+    """Multiply a lane's weights by the root of its values' squares and a mean square."""
+    for i in range(k * lanes.shape[1], (k + 1) * lanes.shape[1], 16):
+        v = load(lanes, i, 16)
+        store(weights, i, load(weights, i, 16) * roots(square + v * v))
+
+
+@compiled
+def mean_squares(values: Floats, bits: Bits, columns: int) -> Floats:
+    """Those of rows of so many columns, each summed in order; several rows at once."""
+    rows = (values.size + bits.size) // columns if columns else 0
+    result = np.empty(rows, np.float32)
+    wide, whole_rows = values.size > 0, rows - rows % ROWS
+    for row in range(0, whole_rows, ROWS):
+        sums = filled(ZERO, ROWS)
+        for i in range(row * columns, (row + 1) * columns):
+            v = column(values, i, columns, ROWS) if wide else column(bits, i, columns, ROWS)
+            sums += v * v
+        store(result, row, sums / np.float32(columns))
+    for row in range(whole_rows, rows):
+        one = filled(ZERO, 1)
+        for i in range(row * columns, (row + 1) * columns):
+            w = load(values, i, 1) if wide else load(bits, i, 1)
+            one += w * w
+        store(result, row, one / np.float32(columns))
+    return result

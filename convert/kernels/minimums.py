@@ -33,7 +33,9 @@ from convert.kernels.lanes import (
     stack,
     write_half,
 )
+from convert.kernels.vectors import column, filled, load, roots, select, store
 
+WIDE = 16  # lanes that are searched together
 SCALE_LEVEL, MINIMUM_LEVEL = PEAK, FACTOR  # rows of fits that these types have no other use for
 
 
@@ -43,7 +45,7 @@ def minimum_search(sub: int, top: np.float32, *, absolute: bool = False) -> Call
     The latter, with weights, where weighted says so. Levels go from 0 to top; a scale is tried for
     each of so many steps from the first on. absolute takes errors for their squares.
     """
-    count = GROUP // sub
+    count, size = GROUP // sub, sub * WIDE
 
     @compiled
     def search(
@@ -55,111 +57,70 @@ def minimum_search(sub: int, top: np.float32, *, absolute: bool = False) -> Call
         step: np.float32,
         steps: int,
     ) -> None:
-        x = carray(stack(GROUP), (sub, count))
-        weight = carray(stack(GROUP), (sub, count))
-        level = carray(stack(GROUP), (sub, count))
-        sums = carray(stack(GROUP), (16, count))
-        low, high, minimum, scale, unsure = sums[0], sums[1], sums[2], sums[3], sums[4]
-        sum_w, sum_x, sum_l, sum_l2, sum_xl = sums[5], sums[6], sums[7], sums[8], sums[9]
-        factor, error, best, trial, trial_min = sums[10], sums[11], sums[12], sums[13], sums[14]
-        determinant = sums[15]
-        for k in range(count):
+        x = carray(stack(size), (sub, WIDE))
+        weight = carray(stack(size), (sub, WIDE))
+        level = carray(stack(size), (sub, WIDE))
+        none = filled(ZERO, WIDE)
+        for lane in range(0, count, WIDE):
+            low = high = column(lanes, lane * sub, sub, WIDE)
+            squares = sum_w = sum_x = best = none
             for i in range(sub):
-                x[i, k] = lanes[k, i]
-        for k in range(count):
-            low[k] = x[0, k]
-            high[k] = x[0, k]
-            sum_l2[k] = ZERO
-            sum_w[k] = ZERO
-            sum_x[k] = ZERO
-        for i in range(sub):
-            for k in range(count):
-                v = x[i, k]
-                low[k] = v if v < low[k] else low[k]
-                high[k] = v if v > high[k] else high[k]
-                sum_l2[k] += v * v
-        for k in range(count):
-            unsure[k] = ZERO if sum_l2[k] <= LARGEST else ONE
-            sum_l2[k] = np.sqrt(sum_l2[k] / np.float32(sub))
-        if weighted:
-            for k in range(count):
+                v = column(lanes, lane * sub + i, sub, WIDE)
+                low, high = min(v, low), max(v, high)
+                squares += v * v
+                store(x, i * WIDE, v)
+            mean = roots(squares / np.float32(sub))
+            for i in range(sub):
+                v = load(x, i * WIDE, WIDE)
+                if weighted:
+                    w = column(weights, lane * sub + i, sub, WIDE)
+                else:
+                    w = abs(v) if absolute else mean + abs(v)
+                sum_w += w
+                sum_x += w * v
+                store(weight, i * WIDE, w)
+            minimum = select(low > ZERO, none, low)
+            factor = top / (high - minimum)
+            scale = ONE / factor
+            sure = squares <= LARGEST
+            sure &= abs(factor * (low - minimum)) <= REACH
+            sure &= abs(factor * (high - minimum)) <= REACH
+            for i in range(sub):
+                v = load(x, i * WIDE, WIDE)
+                q = max(ZERO, min(top, (factor * (v - minimum) + ROUND) - ROUND))
+                d = scale * q + minimum - v
+                best += load(weight, i * WIDE, WIDE) * (abs(d) if absolute else d * d)
+            for trials in range(steps):
+                factor = (first + step * np.float32(trials) + top) / (high - minimum)
+                sure &= abs(factor * (low - minimum)) <= REACH
+                sure &= abs(factor * (high - minimum)) <= REACH
+                sum_l = sum_l2 = sum_xl = error = none
                 for i in range(sub):
-                    weight[i, k] = weights[k, i]
-        elif absolute:
-            for i in range(sub):
-                for k in range(count):
-                    weight[i, k] = abs(x[i, k])
-        else:
-            for i in range(sub):
-                for k in range(count):
-                    weight[i, k] = sum_l2[k] + abs(x[i, k])
-        for i in range(sub):
-            for k in range(count):
-                w = weight[i, k]
-                sum_w[k] += w
-                sum_x[k] += w * x[i, k]
-        for k in range(count):
-            minimum[k] = ZERO if low[k] > ZERO else low[k]
-            factor[k] = top / (high[k] - minimum[k])
-            scale[k] = ONE / factor[k]
-            best[k] = ZERO
-            near = abs(factor[k] * (low[k] - minimum[k])) <= REACH
-            near &= abs(factor[k] * (high[k] - minimum[k])) <= REACH
-            unsure[k] = unsure[k] if near else ONE
-        for i in range(sub):
-            for k in range(count):
-                v = x[i, k]
-                q = (factor[k] * (v - minimum[k]) + ROUND) - ROUND
-                q = top if q > top else q
-                q = ZERO if q < ZERO else q
-                d = scale[k] * q + minimum[k] - v
-                best[k] += weight[i, k] * (abs(d) if absolute else d * d)
-        for i in range(steps):
-            numerator = first + step * np.float32(i) + top
-            for k in range(count):
-                factor[k] = numerator / (high[k] - minimum[k])
-                near = abs(factor[k] * (low[k] - minimum[k])) <= REACH
-                near &= abs(factor[k] * (high[k] - minimum[k])) <= REACH
-                unsure[k] = unsure[k] if near else ONE
-                sum_l[k] = ZERO
-                sum_l2[k] = ZERO
-                sum_xl[k] = ZERO
-                error[k] = ZERO
-            for i in range(sub):
-                for k in range(count):
-                    v = x[i, k]
-                    q = (factor[k] * (v - minimum[k]) + ROUND) - ROUND
-                    q = top if q > top else q
-                    q = ZERO if q < ZERO else q
-                    level[i, k] = q
-                    wq = weight[i, k] * q
-                    sum_l[k] += wq
-                    sum_l2[k] += wq * q
-                    sum_xl[k] += wq * v
-            for k in range(count):
-                d = sum_w[k] * sum_l2[k] - sum_l[k] * sum_l[k]
-                m = (sum_l2[k] * sum_x[k] - sum_l[k] * sum_xl[k]) / d
-                s = (sum_w[k] * sum_xl[k] - sum_x[k] * sum_l[k]) / d
-                alone = sum_xl[k] / sum_l2[k]
-                trial[k] = alone if m > ZERO else s
-                trial_min[k] = ZERO if m > ZERO else m
-                determinant[k] = d
-            for i in range(sub):
-                for k in range(count):
-                    d = trial[k] * level[i, k] + trial_min[k] - x[i, k]
-                    error[k] += weight[i, k] * (abs(d) if absolute else d * d)
-            for k in range(count):
-                better = (determinant[k] > ZERO) & (error[k] < best[k])
-                best[k] = error[k] if better else best[k]
-                scale[k] = trial[k] if better else scale[k]
-                minimum[k] = trial_min[k] if better else minimum[k]
-        for k in range(count):
-            fits[SCALE, k] = scale[k]
-            fits[MINIMUM, k] = -minimum[k]
-            fits[LOW, k] = low[k]
-            fits[HIGH, k] = high[k]
-            fits[UNSURE, k] = unsure[k]
-            fits[WEIGHTS, k] = sum_w[k]
+                    v = load(x, i * WIDE, WIDE)
+                    q = max(ZERO, min(top, (factor * (v - minimum) + ROUND) - ROUND))
+                    store(level, i * WIDE, q)
+                    wq = load(weight, i * WIDE, WIDE) * q
+                    sum_l += wq
+                    sum_l2 += wq * q
+                    sum_xl += wq * v
+                determinant = sum_w * sum_l2 - sum_l * sum_l
+                trial_min = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
+                trial = (sum_w * sum_xl - sum_x * sum_l) / determinant
+                trial = select(trial_min > ZERO, sum_xl / sum_l2, trial)
+                trial_min = select(trial_min > ZERO, none, trial_min)
+                for i in range(sub):
+                    d = trial * load(level, i * WIDE, WIDE) + trial_min - load(x, i * WIDE, WIDE)
+                    error += load(weight, i * WIDE, WIDE) * (abs(d) if absolute else d * d)
+                better = (determinant > ZERO) & (error < best)
+                best = select(better, error, best)
+                scale = select(better, trial, scale)
+                minimum = select(better, trial_min, minimum)
+            store(fits, SCALE * count + lane, scale)
+            store(fits, MINIMUM * count + lane, minimum * -ONE)
+            store(fits, LOW * count + lane, low)
+            store(fits, HIGH * count + lane, high)
+            store(fits, UNSURE * count + lane, select(sure, none, filled(ONE, WIDE)))
+            store(fits, WEIGHTS * count + lane, sum_w)
 
     return search
 
@@ -274,10 +235,9 @@ def minimum_levels(sub: int, count: int, largest: np.float32) -> Callable[..., A
                 and abs((fits[HIGH, lane + j] + shift) / d) <= REACH
             ):
                 return False
-            for i in range(sub):
-                q = ((row[j * sub + i] + shift) / d + ROUND) - ROUND
-                q = top if q > top else q
-                row[j * sub + i] = ZERO if q < ZERO else q
+            for i in range(j * sub, j * sub + sub, 16):
+                q = ((load(row, i, 16) + shift) / d + ROUND) - ROUND
+                store(row, i, max(ZERO, min(top, q)))
         return True
 
     return write

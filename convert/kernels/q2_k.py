@@ -7,6 +7,7 @@ import numpy as np
 
 from convert.kernels.lanes import BLOCK, Bytes, Floats, compiled, quantizer, weigh_by_block
 from convert.kernels.minimums import MINIMUM_LEVEL, SCALE_LEVEL, minimum_levels, minimum_search
+from convert.kernels.vectors import load, store, whole
 
 SUB = 16  # values a sub-block
 SUBS = BLOCK // SUB
@@ -39,14 +40,11 @@ def _pack(row: Floats, fits: Floats, lane: int, weighted: bool, out: Bytes) -> i
 @compiled
 def pack_twos(row: Floats, out: Bytes) -> None:
     """The lowest two bits of each of a super-block's 256 levels, four a byte, as ggml has them."""
-    three = np.int32(3)
-    for part in range(2):
-        for i in range(32):
-            low = np.int32(row[part * 128 + i]) & three
-            low |= (np.int32(row[part * 128 + 32 + i]) & three) << np.int32(2)
-            low |= (np.int32(row[part * 128 + 64 + i]) & three) << np.int32(4)
-            low |= (np.int32(row[part * 128 + 96 + i]) & three) << np.int32(6)
-            out[part * 32 + i] = low
+    for half in range(2):
+        low = whole(load(row, half * 128, 32)) & 3
+        for j in range(1, 4):
+            low |= (whole(load(row, half * 128 + j * 32, 32)) & 3) << (2 * j)
+        store(out, half * 32, low)
 
 
 quantize = quantizer(SUB, BLOCK, weigh_by_block(SUB, 1), _search, _pack)

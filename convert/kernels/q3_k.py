@@ -32,7 +32,8 @@ from convert.kernels.lanes import (
     write_half,
 )
 from convert.kernels.q2_k import pack_twos
-from convert.kernels.scales import extreme_scale, find_peaks, scale_search, signed_levels
+from convert.kernels.scales import extreme_scale, scale_search, signed_levels
+from convert.kernels.vectors import column, filled, flags, load, select, store, whole
 
 SUB = 16  # values a sub-block
 LANES = GROUP // SUB
@@ -41,6 +42,10 @@ TOP = np.float32(3)
 BOTTOM = np.float32(-4)
 TOP_SCALE = np.float32(31)
 BOTTOM_SCALE = np.float32(-32)
+WIDE = 16  # lanes that are searched together
+SIZE = SUB * WIDE
+EVERY = np.uint64((1 << WIDE) - 1)
+NEAR = np.float32(0.49)  # of a step: an ideal level so near to a whole one is rounded to it
 BLOCK_SCALE = LOW  # a row of fits that this type has no other use for
 
 _search_by_importance = scale_search(SUB, BOTTOM, TOP)
@@ -70,57 +75,60 @@ def _search(lanes: Floats, weights: Floats, weighted: bool, fits: Floats) -> Non
 @compiled
 def _search_alone(lanes: Floats, fits: Floats) -> None:
     """ggml's make_q3_quants for each lane: levels are changed one by one where that is better."""
-    x = carray(stack(GROUP), (SUB, LANES))
-    product = carray(stack(GROUP), (SUB, LANES))
-    level = carray(stack(GROUP), (SUB, LANES))
-    sums = carray(stack(GROUP), (5, LANES))
-    peak, extreme, sum_lx, sum_l2, unsure = sums[0], sums[1], sums[2], sums[3], sums[4]
-    for k in range(LANES):
+    x = carray(stack(SIZE), (SUB, WIDE))
+    product = carray(stack(SIZE), (SUB, WIDE))
+    level = carray(stack(SIZE), (SUB, WIDE))
+    term_lx = carray(stack(SIZE), (SUB, WIDE))
+    term_l2 = carray(stack(SIZE), (SUB, WIDE))
+    none = filled(ZERO, WIDE)
+    for lane in range(0, LANES, WIDE):
+        peak = extreme = sum_lx = sum_l2 = none
         for i in range(SUB):
-            x[i, k] = lanes[k, i]
-    find_peaks(x, peak, extreme)
-    for k in range(LANES):
-        sum_lx[k] = ZERO
-        sum_l2[k] = ZERO
-    for i in range(SUB):
-        for k in range(LANES):
-            v = x[i, k]
+            v = column(lanes, lane * SUB + i, SUB, WIDE)
+            more = abs(v) > peak
+            extreme = select(more, v, extreme)
+            peak = select(more, abs(v), peak)
+            store(x, i * WIDE, v)
+        factor = BOTTOM / extreme
+        for i in range(SUB):
+            v = load(x, i * WIDE, WIDE)
             w = v * v
-            q = (BOTTOM / extreme[k] * v + ROUND) - ROUND
-            q = TOP if q > TOP else q
-            q = BOTTOM if q < BOTTOM else q
-            level[i, k] = q
-            product[i, k] = w * v
-            sum_lx[k] += (w * v) * q
-            sum_l2[k] += (w * q) * q
-    for k in range(LANES):
-        sure = (sum_l2[k] <= LARGEST) & (peak[k] >= NOTHING) & (peak[k] <= LARGEST)
-        unsure[k] = ZERO if sure else ONE
-    for _ in range(5):  # ggml leaves when nothing changes, and nothing would change after that
-        for i in range(SUB):
-            for k in range(LANES):
-                v, q = x[i, k], level[i, k]
-                w = v * v
-                part_x = sum_lx[k] - product[i, k] * q
-                part_l2 = sum_l2[k] - (w * q) * q
+            q = max(BOTTOM, min(TOP, (factor * v + ROUND) - ROUND))
+            store(level, i * WIDE, q)
+            store(product, i * WIDE, w * v)
+            store(term_lx, i * WIDE, w * v * q)
+            store(term_l2, i * WIDE, w * q * q)
+            sum_lx += w * v * q
+            sum_l2 += w * q * q
+        sure = (sum_l2 <= LARGEST) & (peak >= NOTHING) & (peak <= LARGEST)
+        for _ in range(5):
+            changed = none > ZERO
+            for i in range(SUB):
+                v, q = load(x, i * WIDE, WIDE), load(level, i * WIDE, WIDE)
+                part_x = sum_lx - load(term_lx, i * WIDE, WIDE)
+                part_l2 = sum_l2 - load(term_l2, i * WIDE, WIDE)
+                near = abs(v * part_l2 - q * part_x) < NEAR * part_x
+                if flags(near | (part_x <= ZERO)) == EVERY:  # all levels stay, without a division
+                    continue
                 ideal = v * part_l2 / part_x
-                far = (part_x > ZERO) & (not abs(ideal) <= REACH)
-                unsure[k] = ONE if far else unsure[k]
-                n = (ideal + ROUND) - ROUND
-                n = TOP if n > TOP else n
-                n = BOTTOM if n < BOTTOM else n
-                new_x = part_x + product[i, k] * n
-                new_l2 = part_l2 + (w * n) * n
-                better = new_x * new_x * sum_l2[k] > sum_lx[k] * sum_lx[k] * new_l2
-                better &= (part_x > ZERO) & (n != q) & (new_l2 > ZERO)
-                level[i, k] = n if better else q
-                sum_lx[k] = new_x if better else sum_lx[k]
-                sum_l2[k] = new_l2 if better else sum_l2[k]
-    for k in range(LANES):
-        s = sum_lx[k] / sum_l2[k]
-        fits[SCALE, k] = s if sum_l2[k] > ZERO else ZERO
-        fits[PEAK, k] = peak[k]
-        fits[UNSURE, k] = unsure[k]
+                sure &= (part_x <= ZERO) | (abs(ideal) <= REACH)
+                n = max(BOTTOM, min(TOP, (ideal + ROUND) - ROUND))
+                new_lx = load(product, i * WIDE, WIDE) * n
+                new_l2 = v * v * n * n
+                trial_x, trial_l2 = part_x + new_lx, part_l2 + new_l2
+                better = trial_x * trial_x * sum_l2 > sum_lx * sum_lx * trial_l2
+                better &= (part_x > ZERO) & (n != q) & (trial_l2 > ZERO)
+                store(level, i * WIDE, select(better, n, q))
+                store(term_lx, i * WIDE, select(better, new_lx, load(term_lx, i * WIDE, WIDE)))
+                store(term_l2, i * WIDE, select(better, new_l2, load(term_l2, i * WIDE, WIDE)))
+                sum_lx = select(better, trial_x, sum_lx)
+                sum_l2 = select(better, trial_l2, sum_l2)
+                changed |= better
+            if flags(changed) == 0:
+                break
+        store(fits, SCALE * LANES + lane, select(sum_l2 > ZERO, sum_lx / sum_l2, none))
+        store(fits, PEAK * LANES + lane, peak)
+        store(fits, UNSURE * LANES + lane, select(sure, none, filled(ONE, WIDE)))
 
 
 @compiled
@@ -142,11 +150,10 @@ def _pack(row: Floats, fits: Floats, lane: int, weighted: bool, out: Bytes) -> i
         fits[SCALE, lane + j] = unit * level
     if not signed_levels(row, fits, lane, BOTTOM, TOP):
         return 1
-    for i in range(32):
-        high = np.int32(0)
-        for j in range(8):
-            high |= (np.int32(row[j * 32 + i]) >> np.int32(2)) << np.int32(j)
-        out[i] = high
+    high = whole(load(row, 0, 32)) >> 2
+    for j in range(1, 8):
+        high |= (whole(load(row, j * 32, 32)) >> 2) << j
+    store(out, 0, high)
     pack_twos(row, out[32:96])
     return 0
 

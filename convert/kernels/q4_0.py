@@ -4,6 +4,8 @@ and with importances its quantize_row_q4_0_impl and quantize_row_q5_0_impl.
 Import this only where numba is installed. See lanes for how it works.
 """
 
+# ruff: noqa: ARG001 - the functions of every type take what those of one need
+
 from collections.abc import Callable
 from typing import Any
 
@@ -24,107 +26,101 @@ from convert.kernels.lanes import (
     Bits,
     Bytes,
     Floats,
-    carray,
     compiled,
-    inlined,
     quantizer,
-    stack,
     weigh_beside,
     write_half,
 )
 from convert.kernels.scales import scale_search
+from convert.kernels.vectors import bits_of, flags, largest, load, part, store, whole
 
 SUB = 32  # values a block
 LANES = GROUP // SUB
+SIGN = np.int32(-(2**31))
 
 
 @compiled
 def _weigh_by_row(
-    lanes: Floats, weights: Floats, values: Floats, bits: Bits, columns: int, first: int
+    lanes: Floats, weights: Floats, squares: Floats, columns: int, first: int
 ) -> None:
     """Small values count less, beside the mean square of their whole row."""
-    squares = carray(stack(GROUP), (LANES,))
-    for k in range(min(LANES, (values.size + bits.size - first) // SUB)):
-        at = first + k * SUB
-        row = at - at % columns
-        if k == 0 or row == at:
-            squares[k] = _row_square(values[row : row + columns], bits[row : row + columns])
-        else:
-            squares[k] = squares[k - 1]
-    weigh_beside(lanes, squares, weights)
+    for k in range(LANES):
+        row = (first + k * SUB) // columns
+        weigh_beside(lanes, weights, k, squares[row] if row < squares.size else ZERO)
 
 
 @compiled
-def _row_square(values: Floats, bits: Bits) -> np.float32:
-    """The mean square of a row's values."""
-    total = ZERO
-    for i in range(values.size):
-        total += values[i] * values[i]
-    for i in range(bits.size):
-        v = np.uint32(np.uint32(bits[i]) << np.uint32(16)).view(np.float32)
-        total += v * v
-    return total / np.float32(values.size + bits.size)
+def _write_levels(level: Any, five: bool, out: Bytes, at: int) -> None:
+    """A block's levels, from 0 on: the fifth bits, if any, and the others, two values a byte."""
+    start = at + 2
+    if five:
+        high = flags((level & 16) != 0)
+        for j in range(4):
+            out[start + j] = np.uint8(high >> np.uint64(8 * j))
+        start += 4
+    store(out, start, (part(level, 0, 16) & 15) | (part(level, 16, 16) << 4))
 
 
-@inlined
-def _extreme(row: Floats) -> np.float32:
-    """The first of the values whose magnitude is the largest."""
-    bits = np.uint32(0)
-    for i in range(SUB):  # as integers, whose largest is found in any order
-        bits = max(bits, np.uint32(np.float32(row[i]).view(np.uint32) & np.uint32(0x7FFFFFFF)))
-    peak = np.uint32(bits).view(np.float32)
-    extreme = peak
-    for i in range(SUB):
-        if abs(row[i]) == peak:
-            extreme = row[i]
-            break
-    return extreme
+@compiled
+def _negative_first(row: Any, magnitude: np.float32) -> Any:
+    """Whether minus the magnitude comes before it among the values."""
+    above, below = flags(row == magnitude), flags(row == -magnitude)
+    return (above & (~above + np.uint64(1))) > (below & (~below + np.uint64(1)))
 
 
-def _kernel(five: bool) -> Callable[..., Any]:
-    """For levels of five bits, else four."""
+def _plain(five: bool) -> Callable[..., Any]:
+    """A compiled function that quantizes without importances, to levels of five bits, else four.
+
+    It takes and gives what lanes.quantizer's does. Nothing is searched for, so that each block is
+    done at once, its values side by side.
+    """
     bottom = np.float32(-16 if five else -8)
-    search_by_importance = scale_search(SUB, bottom, -bottom - ONE)
+    middle, top = ONE_HALF - bottom, np.int32(31 if five else 15)
+    nbytes = 22 if five else 18
 
     @compiled
-    def search(lanes: Floats, weights: Floats, weighted: bool, fits: Floats) -> None:
-        if weighted:
-            search_by_importance(lanes, weights, True, fits)
-
-    @inlined
-    def pack(row: Floats, fits: Floats, lane: int, weighted: bool, out: Bytes) -> int:
-        if weighted:
-            scale, factor = fits[SCALE, lane], fits[FACTOR, lane]
-            if not (fits[UNSURE, lane] == ZERO and abs(scale) <= LARGEST_HALF):
-                return 1
-            for i in range(SUB):
-                q = (factor * row[i] + ROUND) - ROUND
-                row[i] = max(min(q, -bottom - ONE), bottom) - bottom
-        else:
-            extreme = _extreme(row)
+    def quantize(values: Floats, bits: Bits, out: Bytes, left: Bytes) -> np.uint32:
+        flat = out.reshape(-1)
+        peak = np.int32(0)
+        for at in range(out.shape[0]):
+            row = load(values, at * SUB, SUB) if values.size else load(bits, at * SUB, SUB)
+            up, down = largest(bits_of(row)), largest(bits_of(row) ^ SIGN)
+            here = max(up, down)  # the largest magnitude, as bits
+            peak = max(peak, here)
+            extreme = np.int32(here).view(np.float32)
+            if down > up or (down == up and _negative_first(row, extreme)):
+                extreme = -extreme
             scale = extreme / bottom
             factor = ONE / scale
-            if not (NOTHING <= abs(extreme) <= LARGEST and abs(scale) <= LARGEST_HALF):
-                return 1
-            for i in range(SUB):
-                q = np.float32(np.int32(row[i] * factor + (ONE_HALF - bottom)))
-                row[i] = min(q, -bottom - bottom - ONE)
+            sure = NOTHING <= abs(extreme) <= LARGEST and abs(scale) <= LARGEST_HALF
+            left[at] = 0 if sure else 1
+            if sure:
+                write_half(scale, flat, at * nbytes)
+                level = min(whole(row * factor + middle), top)
+                _write_levels(level, five, flat, at * nbytes)
+        return np.uint32(peak)
+
+    return quantize
+
+
+def _by_importance(five: bool) -> Callable[..., Any]:
+    """The same with importances."""
+    bottom = np.float32(-16 if five else -8)
+
+    @compiled
+    def pack(row: Floats, fits: Floats, lane: int, weighted: bool, out: Bytes) -> int:
+        scale, factor = fits[SCALE, lane], fits[FACTOR, lane]
+        if not (fits[UNSURE, lane] == ZERO and abs(scale) <= LARGEST_HALF):
+            return 1
         write_half(scale, out, 0)
-        start = 2
-        if five:
-            for j in range(4):
-                high = np.int32(0)
-                for i in range(8):
-                    high |= (np.int32(row[8 * j + i]) >> np.int32(4)) << np.int32(i)
-                out[2 + j] = high
-            start = 6
-        for i in range(16):
-            low = np.int32(row[i]) & np.int32(15)
-            out[start + i] = low | ((np.int32(row[16 + i]) & np.int32(15)) << np.int32(4))
+        q = (load(row, 0, SUB) * factor + ROUND) - ROUND
+        level = whole(max(bottom, min(-bottom - ONE, q)) - bottom)
+        _write_levels(level, five, out, 0)
         return 0
 
-    return quantizer(SUB, SUB, _weigh_by_row, search, pack)
+    search = scale_search(SUB, bottom, -bottom - ONE)
+    return quantizer(SUB, SUB, _weigh_by_row, search, pack, by_row=True)
 
 
-quantize_q4 = _kernel(five=False)
-quantize_q5 = _kernel(five=True)
+quantize_q4, quantize_q4_by_importance = _plain(five=False), _by_importance(five=False)
+quantize_q5, quantize_q5_by_importance = _plain(five=True), _by_importance(five=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from convert.kernels.lanes import BLOCK, Bytes, Floats, compiled, quantizer, weigh_by_block
 from convert.kernels.minimums import MINIMUM_LEVEL, SCALE_LEVEL, minimum_levels, minimum_search
+from convert.kernels.vectors import load, store, whole
 
 SUB = 32  # values a sub-block
 SUBS = BLOCK // SUB
@@ -45,17 +46,14 @@ def _kernel(five: bool) -> Callable[..., Any]:
                 out[j] |= (s >> 4) << 6
                 out[4 + j] |= (m >> 4) << 6
         if five:
-            for i in range(SUB):
-                high = np.int32(0)
-                for j in range(SUBS):
-                    high |= (np.int32(row[j * SUB + i]) >> np.int32(4)) << np.int32(j)
-                out[16 + i] = high
+            high = whole(load(row, 0, SUB)) >> 4
+            for j in range(1, SUBS):
+                high |= (whole(load(row, j * SUB, SUB)) >> 4) << j
+            store(out, 16, high)
         start = 48 if five else 16
         for pair in range(4):
-            for i in range(SUB):
-                low = np.int32(row[pair * 64 + i]) & np.int32(15)
-                high = np.int32(row[pair * 64 + 32 + i]) & np.int32(15)
-                out[start + pair * 32 + i] = low | (high << np.int32(4))
+            low = whole(load(row, pair * 64, SUB)) & 15
+            store(out, start + pair * SUB, low | (whole(load(row, pair * 64 + SUB, SUB)) << 4))
         return 0
 
     return quantizer(SUB, BLOCK, weigh_by_block(SUB, 2), search, pack)

@@ -16,18 +16,19 @@ from convert.kernels.lanes import (
     ZERO,
     Bytes,
     Floats,
-    inlined,
+    compiled,
     quantizer,
     write_half,
 )
 from convert.kernels.scales import extreme_scale, scale_search, signed_levels, weigh_as_given
+from convert.kernels.vectors import load, store, whole
 
 SUB = 16  # values a sub-block
 TOP = np.float32(31)
 BOTTOM = np.float32(-32)
 
 
-@inlined
+@compiled
 def _pack(row: Floats, fits: Floats, lane: int, weighted: bool, out: Bytes) -> int:
     extreme = extreme_scale(fits, lane, 16)
     factor = np.float32(-128) / extreme
@@ -41,17 +42,13 @@ def _pack(row: Floats, fits: Floats, lane: int, weighted: bool, out: Bytes) -> i
         fits[SCALE, lane + j] = unit * level
     if not signed_levels(row, fits, lane, BOTTOM, TOP):
         return 1
-    low, two, four, six = np.int32(15), np.int32(2), np.int32(4), np.int32(6)
-    for part in range(2):
-        for i in range(32):
-            a = np.int32(row[part * 128 + i])
-            b = np.int32(row[part * 128 + 32 + i])
-            c = np.int32(row[part * 128 + 64 + i])
-            e = np.int32(row[part * 128 + 96 + i])
-            out[part * 64 + i] = (a & low) | ((c & low) << four)
-            out[part * 64 + 32 + i] = (b & low) | ((e & low) << four)
-            high = (a >> four) | ((b >> four) << two) | ((c >> four) << four)
-            out[128 + part * 32 + i] = high | ((e >> four) << six)
+    for half in range(2):
+        a, b = whole(load(row, half * 128, 32)), whole(load(row, half * 128 + 32, 32))
+        c, e = whole(load(row, half * 128 + 64, 32)), whole(load(row, half * 128 + 96, 32))
+        store(out, half * 64, (a & 15) | (c << 4))
+        store(out, half * 64 + 32, (b & 15) | (e << 4))
+        high = (a >> 4) | ((b >> 4) << 2) | ((c >> 4) << 4) | ((e >> 4) << 6)
+        store(out, 128 + half * 32, high)
     return 0
 
 

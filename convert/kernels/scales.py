@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from convert.kernels.lanes import (
-    BLOCK,
     FACTOR,
     GROUP,
     LARGEST,
@@ -22,32 +21,19 @@ from convert.kernels.lanes import (
     TENTH,
     UNSURE,
     ZERO,
-    Bits,
     Floats,
     carray,
     compiled,
-    inlined,
     stack,
 )
+from convert.kernels.vectors import column, filled, load, select, store
 
-
-@inlined
-def find_peaks(x: Floats, peak: Floats, extreme: Floats) -> None:
-    """For each lane of x, of shape (values, lanes), the largest magnitude, and its value."""
-    for k in range(x.shape[1]):
-        peak[k] = ZERO
-        extreme[k] = ZERO
-    for i in range(x.shape[0]):
-        for k in range(x.shape[1]):
-            v = x[i, k]
-            a = abs(v)
-            extreme[k] = v if a > peak[k] else extreme[k]
-            peak[k] = a if a > peak[k] else peak[k]
+WIDE = 16  # lanes that are searched together
 
 
 @compiled
 def weigh_as_given(
-    lanes: Floats, weights: Floats, values: Floats, bits: Bits, columns: int, first: int
+    _lanes: Floats, _weights: Floats, _squares: Floats, _columns: int, _first: int
 ) -> None:
     """Importances are the weights."""
 
@@ -61,70 +47,58 @@ def scale_search(
     else by the values' squares.
     """
     count = lanes or GROUP // sub
+    wide = min(WIDE, count)
+    size = sub * wide
 
     @compiled
     def search(lanes: Floats, weights: Floats, weighted: bool, fits: Floats) -> None:
-        x = carray(stack(GROUP), (sub, count))
-        weight = carray(stack(GROUP), (sub, count))
-        product = carray(stack(GROUP), (sub, count))
-        sums = carray(stack(GROUP), (8, count))
-        peak, extreme, factor, sum_lx = sums[0], sums[1], sums[2], sums[3]
-        sum_l2, scale, best, chosen = sums[4], sums[5], sums[6], sums[7]
-        for k in range(count):
+        x = carray(stack(size), (sub, wide))
+        weight = carray(stack(size), (sub, wide))
+        product = carray(stack(size), (sub, wide))
+        none = filled(ZERO, wide)
+        for lane in range(0, count, wide):
+            peak = extreme = none
             for i in range(sub):
-                x[i, k] = lanes[k, i]
-        if weighted:
-            for k in range(count):
+                v = column(lanes, lane * sub + i, sub, wide)
+                w = column(weights, lane * sub + i, sub, wide) if weighted else v * v
+                more = abs(v) > peak
+                extreme = select(more, v, extreme)
+                peak = select(more, abs(v), peak)
+                store(x, i * wide, v)
+                store(weight, i * wide, w)
+                store(product, i * wide, w * v)
+            scale = best = chosen = sure = none
+            for step in range(-10, 10):  # ggml's first trial, at -10 here, is the one for step 0
+                if step == 0:
+                    continue
+                shift = ZERO if step == -10 else TENTH * np.float32(step)
+                factor = (bottom - shift) / extreme
+                sum_lx = sum_l2 = none
                 for i in range(sub):
-                    weight[i, k] = weights[k, i]
-        else:
-            for i in range(sub):
-                for k in range(count):
-                    weight[i, k] = x[i, k] * x[i, k]
-        find_peaks(x, peak, extreme)
-        for i in range(sub):
-            for k in range(count):
-                product[i, k] = weight[i, k] * x[i, k]
-        for step in range(-10, 10):  # ggml's first trial, at -10 here, is the one for step 0
-            shift = ZERO if step == -10 else TENTH * np.float32(step)
-            numerator = bottom - shift
-            if step == 0:
-                continue
-            for k in range(count):
-                factor[k] = numerator / extreme[k]
-                sum_lx[k] = ZERO
-                sum_l2[k] = ZERO
-            for i in range(sub):
-                for k in range(count):
-                    q = (factor[k] * x[i, k] + ROUND) - ROUND
-                    q = top if q > top else q
-                    q = bottom if q < bottom else q
-                    sum_lx[k] += product[i, k] * q
-                    sum_l2[k] += (weight[i, k] * q) * q
-            if step == -10:
-                for k in range(count):
-                    s = sum_lx[k] / sum_l2[k]
-                    scale[k] = ZERO if sum_l2[k] == ZERO else s
-                    best[k] = scale[k] * sum_lx[k]
-                    chosen[k] = factor[k]
-                    sure = (sum_l2[k] <= LARGEST) & (peak[k] >= NOTHING) & (peak[k] <= LARGEST)
-                    fits[UNSURE, k] = ZERO if sure else ONE
-            else:
-                for k in range(count):
-                    s = sum_lx[k] / sum_l2[k]
-                    better = (sum_l2[k] > ZERO) & (sum_lx[k] * sum_lx[k] > best[k] * sum_l2[k])
-                    scale[k] = s if better else scale[k]
-                    best[k] = s * sum_lx[k] if better else best[k]
-                    chosen[k] = factor[k] if better else chosen[k]
-        for k in range(count):
-            fits[SCALE, k] = scale[k]
-            fits[PEAK, k] = peak[k]
-            fits[FACTOR, k] = chosen[k]
+                    q = (factor * load(x, i * wide, wide) + ROUND) - ROUND
+                    q = max(bottom, min(top, q))
+                    sum_lx += load(product, i * wide, wide) * q
+                    sum_l2 += load(weight, i * wide, wide) * q * q
+                s = sum_lx / sum_l2
+                if step == -10:
+                    better = sum_l2 != ZERO
+                    sure = select(sum_l2 <= LARGEST, peak, none)
+                    chosen = factor
+                else:
+                    better = (sum_l2 > ZERO) & (sum_lx * sum_lx > best * sum_l2)
+                scale = select(better, s, scale)
+                best = select(better, s * sum_lx, best)
+                chosen = select(better, factor, chosen)
+            sure = (sure >= NOTHING) & (sure <= LARGEST)
+            store(fits, SCALE * count + lane, scale)
+            store(fits, PEAK * count + lane, peak)
+            store(fits, FACTOR * count + lane, chosen)
+            store(fits, UNSURE * count + lane, select(sure, none, filled(ONE, wide)))
 
     return search
 
 
-@inlined
+@compiled
 def extreme_scale(fits: Floats, lane: int, count: int) -> np.float32:
     """The one of so many lanes' scales that is farthest from 0; 0 where one is ggml's to find."""
     extreme = peak = ZERO
@@ -138,7 +112,7 @@ def extreme_scale(fits: Floats, lane: int, count: int) -> np.float32:
     return extreme if peak >= NOTHING else ZERO
 
 
-@inlined
+@compiled
 def signed_levels(
     row: Floats, fits: Floats, lane: int, bottom: np.float32, top: np.float32
 ) -> bool:
@@ -146,15 +120,10 @@ def signed_levels(
 
     Its sub-blocks have 16 values.
     """
-    divisor = carray(stack(BLOCK), (BLOCK,))
     for j in range(16):
         d = fits[SCALE, lane + j]
         if d == ZERO or not fits[PEAK, lane + j] / abs(d) <= REACH:
             return False
-        for i in range(16):
-            divisor[j * 16 + i] = d
-    for i in range(BLOCK):
-        q = (row[i] / divisor[i] + ROUND) - ROUND
-        q = top if q > top else q
-        row[i] = (bottom if q < bottom else q) - bottom
+        q = (load(row, j * 16, 16) / d + ROUND) - ROUND
+        store(row, j * 16, max(bottom, min(top, q)) - bottom)
     return True
