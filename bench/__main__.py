@@ -15,7 +15,7 @@ from bench.report import read_report, write_report
 NAMES = (
     *("help", "overhead", "oneshot", "prefill", "decode", "growth", "memory_fit"),
     *("chat_turns", "resume", "prompt_cache", "batch", "vocabulary", "quantizers", "conversion"),
-    *("streaming", "imatrix", "workers"),
+    *("streaming", "imatrix"),
 )
 
 

