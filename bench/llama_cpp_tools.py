@@ -53,8 +53,8 @@ def _build(folder: Path, name: str) -> None:
     ours = Path(__file__).parents[1] / "llama.cpp.cmake"  # the wheel leaves LLAMA_BUILD_COMMON out
     include = folder / "tools.cmake"
     include.write_text(f'include("{ours}")\nset(LLAMA_BUILD_COMMON ON)\n')
-    flags = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_RPC=ON", f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={include}"]
-    flags += ["-DLLAMA_OPENSSL=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF"]
+    flags = ["-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={include}"]
+    flags += ["-DGGML_RPC=ON", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF"]
     source = str(root / "vendor" / "llama.cpp")
     _run(["cmake", "-S", source, "-B", str(build), *flags])
     jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(os.cpu_count() or 1)

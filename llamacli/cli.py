@@ -23,7 +23,9 @@ QUIET = {0, INTERRUPTED, CLOSED_PIPE, *(128 + number for number in ENDING)}  # n
 
 COMPLETION = ("--show-completion", "--install-completion")  # typer's: take a shell, or guess it
 WITH_DEFAULTS = ("run", "batch", "chat", "tune", "bench")  # take those of the user's models.toml
-WITH_WORKERS, TOGETHER = ("serve", "devices"), ("workers", "split")  # and these of them alone
+# These take those of other machines alone.
+WITH_WORKERS = ("serve", "devices", "verify", "quality", "imatrix")
+TOGETHER = ("workers", "split", "worker_timeout")
 
 EPILOG = (
     "Exit codes: 0 done; 1 unexpected failure; 2 wrong usage; 3 a model, checkpoint or file that "

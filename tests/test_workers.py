@@ -14,9 +14,12 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM
 
 import httpx2
+import numpy as np
 import pytest
 
+import llamacli as llamacli_package
 from convert import convert, open_adapter, read_config, write_adapter
+from llamacli.cli import main
 from llamacli.engine import AdapterChoice, Engine, EngineSettings
 from llamacli.engine.fit import Fitting
 from llamacli.errors import (
@@ -28,6 +31,8 @@ from llamacli.errors import (
 )
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.machine import Device, FreeMemory, this_processor
+from llamacli.prompt import Text
+from llamacli.quality import compare, measure_importance
 from llamacli.workers import (
     Address,
     Lending,
@@ -318,6 +323,149 @@ def test_a_worker_that_has_the_weights_is_sent_none(
         file.truncate(size - 4096)
     assert size < sent() < size + 0.02 * whole
     assert kept.stat().st_size == size
+
+
+def test_a_worker_that_has_a_small_models_weights_is_sent_none(demo: Path, tmp_path: Path) -> None:
+    """None of its tensors has 10 MiB."""
+    loading, tokens = [], []
+    for _ in range(2):
+        with (
+            worker(cache=tmp_path) as fresh,
+            Engine(demo, lent(fresh.address, split="0,1")) as engine,
+        ):
+            loading.append(engine.workers.relays[0].sent)
+            tokens.append(answer(engine))
+    assert loading[0] > 2_000_000
+    assert loading[1] < 0.1 * loading[0]
+    assert tokens[0] == tokens[1] == answer_by(demo, PLAIN)
+
+
+def test_small_tensors_are_asked_for_by_llama_cpps_hash() -> None:
+    from llamacli.workers import kept
+
+    data = bytes(range(256)) * 5 + b"end"
+    value = kept.START
+    for byte in data:
+        value = (value ^ byte) * kept.PRIME % (1 << 64)
+    assert kept._compiled()(bytearray(kept.HEADER) + data) == value
+
+
+def test_a_worker_without_a_cache_is_asked_for_nothing(lender: Started, tmp_path: Path) -> None:
+    from llamacli.workers.kept import hash_for
+
+    link = greet(lender.address)
+    assert hash_for(link) is None
+    link.close()
+    with worker(cache=tmp_path) as keeping:
+        link = greet(keeping.address)
+        assert hash_for(link) is not None
+        link.close()
+
+
+def test_two_models_share_a_worker(demo: Path, lender: Started, second: Started) -> None:
+    """As the two do whose predictions are compared: a worker serves one client at a time."""
+    together = lent(lender.address, second.address, split="0,1,1")
+    with Engine(demo, together) as first:
+        tokens = answer(first)
+        with Engine(demo, together, beside=first) as other:
+            free = [gpu.free for gpu in other.gpus]
+            assert all(now > 0 for now in free)
+            assert answer(other) == tokens
+            other.keep(0)
+            first.keep(0)
+            for token in tokens:  # in turn
+                first.decode(token)
+                other.decode(token)
+                assert first.logit(token) == other.logit(token)
+        assert answer(first) == tokens == answer_by(demo, PLAIN)
+
+
+TEXT = "The file begins with a header, and then come tensors. " * 12
+
+
+def test_a_text_is_compared_on_workers(demo: Path, lender: Started, second: Started) -> None:
+    together = lent(lender.address, second.address, split="0,1,1")
+    machine = {"workers": together.workers, "split": together.split}
+    here = list(compare([demo], demo, TEXT, threads=1))
+    there = list(compare([demo], demo, TEXT, threads=1, **machine))
+    assert there[0].prediction.divergence == 0
+    assert there[0].prediction.perplexity == pytest.approx(here[0].prediction.perplexity, rel=1e-4)
+
+
+def test_a_matrix_is_measured_on_workers(demo: Path, lender: Started, second: Started) -> None:
+    together = lent(lender.address, second.address, split="0,1,1")
+    machine = {"workers": together.workers, "split": together.split}
+    text = [Text("text", TEXT * 3)]
+    here = measure_importance(demo, text, chunks=1, threads=1)
+    there = measure_importance(demo, text, chunks=1, threads=1, **machine)
+    assert here.entries.keys() == there.entries.keys()
+    for name, entry in here.entries.items():
+        np.testing.assert_allclose(there.entries[name].sums, entry.sums, rtol=1e-3, atol=1e-5)
+
+
+def test_a_matrix_is_not_measured_on_a_lost_worker(demo: Path) -> None:
+    with worker() as victim:
+        between = Between(victim.address)
+        begun = time.monotonic()
+
+        def progress(done: int, _: int) -> None:
+            if done == 1:
+                victim.kill()
+
+        with pytest.raises(UnreachableError, match="is lost"):
+            measure_importance(
+                demo, [Text("text", TEXT * 9)], chunks=3, threads=1, progress=progress,
+                workers=(between.address,), split=(0.0, 1.0),
+            )  # fmt: skip
+        assert time.monotonic() - begun < PATIENCE
+        between.close()
+
+
+TAKING = ("run", "chat", "batch", "bench", "tune", "serve", "verify", "quality", "imatrix")
+
+
+@pytest.mark.parametrize("command", TAKING)
+def test_commands_take_workers_from_everywhere(
+    command: str, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """From options, the environment and models.toml: each names a port where nobody is."""
+    text = tmp_path / "text"
+    text.write_text(TEXT * 4)
+    questions = tmp_path / "questions"
+    questions.write_text("Hello\n")
+    arguments = {
+        "run": ["-m", demo, "hi"],
+        "chat": ["-m", demo],
+        "batch": ["-m", demo, questions],
+        "bench": [demo],
+        "tune": [demo],
+        "serve": ["-m", demo, "--port", "0"],
+        "verify": [demo, "--against", Path(llamacli_package.__file__).parent / "demo"],
+        "quality": [demo, "--against", demo],
+        "imatrix": [demo, "-o", tmp_path / "matrix"],
+    }[command]
+    if command in ("verify", "quality", "imatrix"):
+        arguments += ["--text", text]
+
+    def told(*options: str) -> str:
+        with pytest.raises(SystemExit) as caught:
+            main([command, *map(str, arguments), *options])
+        assert caught.value.code in (2, 4)
+        return capsys.readouterr().err
+
+    port = free_port()
+    options = ("--workers", f"127.0.0.1:{port}", "--split", "1,1", "--worker-timeout", "7")
+    assert f"127.0.0.1:{port} can't be reached" in told(*options)
+    config = tmp_path / "config"
+    config.mkdir()
+    lines = f'workers = "127.0.0.1:{port}"\nsplit = "1,1,1"\nworker_timeout = 7\n'
+    (config / "models.toml").write_text(f"[defaults]\n{lines}")
+    assert "--split has 3 parts" in told()
+    monkeypatch.setenv("LLAMACLI_SPLIT", "1,1")
+    assert f"127.0.0.1:{port} can't be reached" in told()
+    monkeypatch.setenv("LLAMACLI_WORKER_TIMEOUT", "-1")
+    assert "more than 0 seconds" in told()
 
 
 def test_addresses_and_parts() -> None:

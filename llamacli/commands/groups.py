@@ -15,9 +15,11 @@ import typer
 from llamacli.commands.options import (
     Device,
     Quiet,
+    Split,
     Threads,
     ToolThreshold,
     Workers,
+    WorkerTimeout,
     complete_models,
     count_or_auto,
 )
@@ -159,6 +161,30 @@ class Tools(Calls):
         return bounded(read, self.tool_output_limit)
 
 
+@dataclass(frozen=True)
+class Together:
+    """Other machines that hold a part of the model."""
+
+    workers: Workers = None
+    split: Split = None
+    worker_timeout: WorkerTimeout = None
+
+    def settings(self) -> dict[str, Any]:
+        """Those of EngineSettings' fields that are given. Raises UsageError."""
+        if not self.workers:
+            if self.split is not None:
+                raise UsageError("--split goes with --workers")
+            return {}
+        from llamacli.workers import parse_split, parse_workers
+
+        given: dict[str, Any] = {"workers": parse_workers(self.workers)}
+        if self.split is not None:
+            given["split"] = parse_split(self.split)
+        if self.worker_timeout is not None:
+            given["worker_timeout"] = self.worker_timeout
+        return given
+
+
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """How the machine is used; None leaves it to what was tuned, and then to the defaults."""
@@ -187,20 +213,8 @@ class Machine:
         bool, typer.Option("--overcommit", help="Load it though the memory seems too small.")
     ] = False
     workers: Workers = None
-    split: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,N…",
-            help="The parts of this machine and of each worker: 3,1.  [default: by free memory]",
-        ),
-    ] = None
-    worker_timeout: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            help="A worker that takes longer for a step is lost.  [default: 300]",
-        ),
-    ] = None
+    split: Split = None
+    worker_timeout: WorkerTimeout = None
 
     def asked(
         self,
@@ -214,21 +228,11 @@ class Machine:
         from llamacli.models import adapter_choices
 
         chosen = {name: value for name, value in vars(self).items() if name != "no_tune"}
-        chosen |= self._together()
+        together = Together(self.workers, self.split, self.worker_timeout)
+        chosen |= {"workers": None, "split": None, **together.settings()}
         chosen |= vars(drafts) if drafts is not None else {}
         chosen |= {"adapters": adapter_choices(adapter)}
         return Asked(**chosen, context=context, tune=not self.no_tune, profile=profile)
-
-    def _together(self) -> dict[str, Any]:
-        """The workers and their parts as Asked has them."""
-        if not self.workers:
-            if self.split is not None:
-                raise UsageError("--split goes with --workers")
-            return {"workers": None}
-        from llamacli.workers import parse_split, parse_workers
-
-        split = None if self.split is None else parse_split(self.split)
-        return {"workers": parse_workers(self.workers), "split": split}
 
 
 @dataclass(frozen=True, kw_only=True)

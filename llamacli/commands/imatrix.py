@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llamacli.commands import options
+from llamacli.commands import groups, options
 from llamacli.commands.measuring import CHUNKS
 from llamacli.commands.printing import print_text, steps_bar
 from llamacli.commands.reading import read_text
@@ -17,6 +17,7 @@ from llamacli.terminal import notice
 
 
 def imatrix(
+    *,
     model: options.ModelArgument = None,
     text: Annotated[
         list[Path] | None,
@@ -44,6 +45,7 @@ def imatrix(
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     threads: options.Threads = None,
     device: options.Device = None,
+    together: groups.Together,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure an importance matrix of a model and print its file's path.
@@ -72,6 +74,7 @@ def imatrix(
                     target=target,
                     progress=partial(show, CHUNKS),
                     notice=(lambda _: None) if quiet else notice,
+                    **together.settings(),
                 )
             ]
     elif not earlier:

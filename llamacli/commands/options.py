@@ -82,6 +82,24 @@ Workers = Annotated[
         help="Machines that hold layers, too, by `llamacli worker`.  [default: $LLAMACLI_WORKERS]",
     ),
 ]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        envvar="LLAMACLI_SPLIT",
+        show_envvar=False,
+        metavar="N,N…",
+        help="The parts of this machine and of each worker: 3,1.  [default: by free memory]",
+    ),
+]
+WorkerTimeout = Annotated[
+    float | None,
+    typer.Option(
+        envvar="LLAMACLI_WORKER_TIMEOUT",
+        show_envvar=False,
+        metavar="SECONDS",
+        help="A worker that takes longer for a step is lost.  [default: 300]",
+    ),
+]
 NoServer = Annotated[
     bool,
     typer.Option("--no-server", help="Load the model, also where `llamacli serve` has it loaded."),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamacli.commands import options
+from llamacli.commands import groups, options
 from llamacli.commands.printing import print_json, print_table, steps_bar
 from llamacli.commands.reading import read_text
 from llamacli.errors import writing
@@ -20,6 +20,7 @@ HEAD = ("file", "size", "bits", "perplexity", "KL mean", "KL 99%", "KL max", "sa
 
 
 def quality(
+    *,
     models: Annotated[
         list[str],
         typer.Argument(
@@ -43,6 +44,7 @@ def quality(
     force: Annotated[bool, typer.Option("--force", help="Replace the picture.")] = False,
     threads: options.Threads = None,
     device: options.Device = None,
+    together: groups.Together,
     as_json: options.AsJson = False,
 ) -> None:
     """Show what quantization costs: size, perplexity, and divergence from a precise file.
@@ -68,6 +70,7 @@ def quality(
                 threads=threads,
                 device=device or "auto",
                 progress=lambda path, done, total: show(path.name, done, total),
+                **together.settings(),
             )
         )
     if plot is not None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llamacli.commands import options
+from llamacli.commands import groups, options
 from llamacli.commands.printing import print_json, print_table, print_text
 from llamacli.errors import UsageError
 from llamacli.models import model_path
@@ -19,13 +19,14 @@ ALIGNED = "llrrrrl"
 
 
 def tune(
+    *,
     model: options.ModelArgument = None,
     profile: Annotated[
         Literal["short", "long"] | None,
         typer.Option(help="Tune for short answers (run) or long chats alone.  [default: both]"),
     ] = None,
     seconds: Annotated[float, typer.Option(help="About how long to measure.")] = 60.0,
-    workers: options.Workers = None,
+    together: groups.Together,
     forget: Annotated[bool, typer.Option("--forget", help="Drop what was kept.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -37,7 +38,6 @@ def tune(
     """
     from llamacli.tune import profiles
     from llamacli.tune import tune as measure
-    from llamacli.workers import parse_workers
 
     if not 0 < seconds <= 3600:
         raise UsageError(f"--seconds is {seconds:g}; give more than 0, at most 3600")
@@ -49,13 +49,14 @@ def tune(
         return
     chosen = profiles.PROFILES if profile is None else (profile,)
     tell = (lambda _: None) if quiet else (lambda title: notice(f"measuring: {title}"))
-    together = parse_workers(workers or "")
-    tuning = measure(path, seconds, chosen, workers=together, on_stage=tell)
+    shared = together.settings()
+    workers = shared.get("workers", ())
+    tuning = measure(path, seconds, chosen, on_stage=tell, **shared)
     others = {
-        name: profiles.tuned_settings(path, name, workers=together) for name in profiles.PROFILES
+        name: profiles.tuned_settings(path, name, workers=workers) for name in profiles.PROFILES
     }
     settings = {name: one for name, one in {**others, **tuning.profiles}.items() if one}
-    kept = profiles.kept_path(path, together)
+    kept = profiles.kept_path(path, workers)
     if as_json:
         print_json(_fields(path, kept, tuning))
     else:
@@ -66,7 +67,7 @@ def tune(
         words = ", ".join(f"{size} {cost:.2f}" for size, cost in tuning.costs.items())
         print_text(f"checking drafts, in evaluations of one token: {words}\n")
     about = {"seconds": round(tuning.seconds, 1), profiles.COSTS: tuning.costs}
-    profiles.keep(path, settings, about, together)
+    profiles.keep(path, settings, about, workers)
     if not quiet:
         notice(f"kept in {kept}")
 

@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from llamacli.commands import options
+from llamacli.commands import groups, options
 from llamacli.commands.printing import print_json, print_table, steps_bar
 from llamacli.commands.reading import read_text
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
@@ -24,6 +24,7 @@ STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 
 
 def verify(
+    *,
     model: Annotated[
         str,
         typer.Argument(
@@ -46,6 +47,7 @@ def verify(
         ),
     ] = None,
     threads: options.Threads = None,
+    together: groups.Together,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Compare a GGUF file with the checkpoint that it is from: metadata, vocabulary, weights.
@@ -67,6 +69,7 @@ def verify(
         reference=other,
         threads=threads,
         as_json=as_json,
+        **together.settings(),
     )
 
 
@@ -79,10 +82,11 @@ def check_copy(
     reference: Path | None = None,
     threads: int | None = None,
     as_json: bool = False,
+    **machine: Any,
 ) -> None:
     """Compare and write the rows to out. Raises InvalidModelError where one failed.
 
-    The file is left as it is.
+    The file is left as it is. machine are EngineSettings' fields for evaluating a text.
     """
     from llamacli.verify import report
 
@@ -94,6 +98,7 @@ def check_copy(
             reference=reference,
             threads=threads,
             progress=show,
+            **machine,
         )
     if as_json:
         print_json(report.as_json(result), out)

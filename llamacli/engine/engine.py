@@ -51,6 +51,7 @@ class Engine(LoadedModel):
         meanwhile: Callable[[GGUFFile], None] = lambda _: None,
         held: int = 0,
         observer: Any = None,
+        beside: LoadedModel | None = None,
     ) -> None:
         """Load the model and make its context.
 
@@ -63,7 +64,13 @@ class Engine(LoadedModel):
         self._held: Context | None = None
         self._rows: Any = None  # the batch of decode_rows
         super().__init__(
-            path, settings, parallel=parallel, on_load=on_load, meanwhile=meanwhile, held=held
+            path,
+            settings,
+            parallel=parallel,
+            on_load=on_load,
+            meanwhile=meanwhile,
+            held=held,
+            beside=beside,
         )
         try:
             with deferred_signals([]):
@@ -75,7 +82,7 @@ class Engine(LoadedModel):
         self._one = self._library.llama_batch_get_one(self._token, 1)
         self._decode = self._library.llama_decode
         if self.settings.workers:
-            size = self.vocabulary.size
+            size = self.vocabulary.size if observer is None else 0
             self._decode = partial(decode_together, self._library, self.workers, size)
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ def evaluate(
 
 
 def decode_together(library: Any, workers: Workers, width: int, context: Any, batch: Any) -> int:
-    """llama_decode, waited for: its code. width is that of a row of logits.
+    """llama_decode, waited for: its code. width is that of a row of logits, 0 where none is read.
 
     Raises UnreachableError where a worker was lost over it, and InvalidModelError where logits
     are no numbers, which llama.cpp's samplers would sort beyond their ends: they came from others.
@@ -44,7 +44,7 @@ def decode_together(library: Any, workers: Workers, width: int, context: Any, ba
         code = int(library.llama_decode(context, batch))
         library.llama_synchronize(context)
     rows = sum(batch.logits[i] != 0 for i in range(batch.n_tokens)) if batch.logits else 1
-    if code == 0 and rows:
+    if code == 0 and rows and width:
         import numpy as np
 
         logits = np.ctypeslib.as_array(library.llama_get_logits(context), (rows, width))

@@ -45,6 +45,7 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "top_p": (float, 0.0, 1.0),
     "min_p": (float, 0.0, 1.0),
     "repeat_penalty": (float, 0.0, 1e6),
+    "worker_timeout": (float, 0.001, 1e8),
 }
 TEXTS = ("model", "workers", "split")
 WORDS = {

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from llamacli.errors import InvalidModelError, UsageError
 from llamacli.gguf import check_llama, read_gguf
@@ -36,20 +37,21 @@ def compare(
     text: str,
     *,
     threads: int | None = None,
-    device: str = "auto",
     progress: Progress = lambda *_: None,
+    **machine: Any,
 ) -> Iterator[Quality]:
     """Each file next to the reference, on a text in windows of WINDOW tokens.
 
+    machine is open_evaluator's.
     Raises UsageError for a text too short to say anything, InvalidModelError where a file has
     another vocabulary, and what Engine raises.
     """
     files = [read_gguf(path) for path in (reference, *paths)]
     size = min(WINDOW, *(check_llama(file).context for file in files))
-    with open_evaluator(reference, size, threads, device=device) as precise:
+    with open_evaluator(reference, size, threads, **machine) as precise:
         parts = windows(precise.vocabulary, text, size)
         for path, file in zip(paths, files[1:], strict=True):
-            with open_evaluator(path, size, threads, device=device) as engine:
+            with open_evaluator(path, size, threads, beside=precise, **machine) as engine:
                 if windows(engine.vocabulary, text, size) != parts:
                     raise InvalidModelError(f"{path} reads text otherwise than {reference}")
                 prediction = predict(engine, precise, parts, partial(progress, path))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from convert import (
     ConvertError,
@@ -40,21 +41,22 @@ def measure_importance(
     *,
     chunks: int | None = None,
     threads: int | None = None,
-    device: str = "auto",
     target: Path | None = None,
     progress: Progress = lambda *_: None,
     notice: Callable[[str], None] = lambda _: None,
+    **machine: Any,
 ) -> ImportanceMatrix:
     """The matrix of a GGUF model over chunks of texts, WINDOW tokens each, at most so many.
 
     Without texts it is measured on those that ship: dialogues, prose, code, numbers. Where target
-    is named, what a call that was cut short has measured for it is gone on with. Raises UsageError
-    for a text that is shorter than a chunk, and what Engine raises.
+    is named, what a call that was cut short has measured for it is gone on with. machine is
+    open_evaluator's. Raises UsageError for a text that is shorter than a chunk, and what Engine
+    raises.
     """
     size = min(WINDOW, check_llama(read_gguf(path)).context)
     activations = Activations()
     observer = activations.observer(load_library())
-    with open_evaluator(path, size, threads, step=STEP, observer=observer, device=device) as engine:
+    with open_evaluator(path, size, threads, step=STEP, observer=observer, **machine) as engine:
         activations.last = f"blk.{engine.shape.blocks - 1}.ffn_down.weight"
         if texts is None:
             template = engine.file.metadata.get("tokenizer.chat_template") or None

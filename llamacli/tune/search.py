@@ -29,7 +29,6 @@ from llamacli.tune.stages import (
     weights_stage,
 )
 from llamacli.tune.trials import Trials, measure_stage, seconds_each, size_for
-from llamacli.workers import Address
 
 WEIGHTS_SHARE = 0.4  # of the time, for the stage that loads the model again and again
 COSTS_SHARE, DEPTH = 0.05, 128  # for what drafts cost, with so many tokens in the cache
@@ -73,21 +72,20 @@ def tune(
     seconds: float = 60.0,
     profiles: Sequence[Profile] = PROFILES,
     *,
-    workers: tuple[Address, ...] = (),
     on_stage: Callable[[str], None] = lambda _: None,
+    **machine: Any,
 ) -> Tuning:
     """Measure for about so many seconds; a model that loads slowly takes longer.
 
-    on_stage gets the title of each stage before it. Raises what Engine raises.
+    on_stage gets the title of each stage before it; machine are fields of EngineSettings that stay
+    as they are. Raises what Engine raises.
     """
     started = time.monotonic()
     processor = this_processor()
     shape = check_llama(read_gguf(path))
     longest = max(LEAST.prompt, min(MOST.prompt, shape.context - MOST.answer))
-    gpu = not workers and bool(use_devices(find_devices(), "auto"))
-    settings = {
-        name: EngineSettings(**defaults(processor, name), workers=workers) for name in profiles
-    }
+    gpu = not machine.get("workers") and bool(use_devices(find_devices(), "auto"))
+    settings = {name: EngineSettings(**defaults(processor, name), **machine) for name in profiles}
     rows: list[Row] = []
     with Trials(path) as trials:
         plain = replace(settings[profiles[0]], repack=False)

@@ -1,15 +1,13 @@
 """The logits after every token of a text, for measures of how well a model predicts it."""
 
 from collections.abc import Iterator, Sequence
-from ctypes import c_int8
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llamacli.engine import Engine, EngineSettings, defaults, logged_reason
-from llamacli.errors import LlamacliError
+from llamacli.engine import Engine, EngineSettings, defaults
 from llamacli.machine import this_processor
 
 STEP = 64  # tokens evaluated at once: their logits take 33 MB with Meta's vocabulary
@@ -20,49 +18,39 @@ def open_evaluator(
     context: int,
     threads: int | None = None,
     *,
-    device: str = "auto",
     step: int = STEP,
     observer: Any = None,
+    beside: Engine | None = None,
+    **machine: Any,
 ) -> Engine:
     """The model with room for context tokens and for all logits of step tokens. Close it.
 
-    observer is Engine's.
+    observer and beside are Engine's; machine are EngineSettings' fields that say where it runs.
     """
     asked: dict[str, Any] = {
         "context": context,
-        "device": device,
         "batch": step,
         "ubatch": step,
         "outputs": step,
+        **machine,
     }
     if threads is not None:
         asked["threads"] = threads
     settings = EngineSettings(**{**defaults(this_processor(), "short"), **asked})
-    return Engine(path, settings, observer=observer)
+    return Engine(path, settings, observer=observer, beside=beside)
 
 
 def all_logits(engine: Engine, tokens: Sequence[int]) -> Iterator[NDArray[np.float32]]:
     """The logits after each of tokens, a step at a time: float32 of shape (≤ step, vocabulary).
 
-    Each is a view of llama.cpp's memory, good until the next one. Raises LlamacliError where
-    llama.cpp fails.
+    Each is a view of llama.cpp's memory, good until the next one. Raises what Engine raises.
     """
     engine.keep(0)
     engine.make_room(len(tokens))
     step = engine.settings.outputs
     for start in range(0, len(tokens), step):
-        yield _evaluate(engine, tokens[start : start + step])
+        part = tokens[start : start + step]
+        engine.decode_rows(part)
+        values = engine.library.llama_get_logits(engine.context_pointer)
+        yield np.ctypeslib.as_array(values, (len(part), engine.vocabulary.size))
     engine.keep(0)
-
-
-def _evaluate(engine: Engine, tokens: Sequence[int]) -> NDArray[np.float32]:
-    library: Any = engine.library
-    count = len(tokens)
-    ids = (library.llama_token * count)(*tokens)
-    batch = library.llama_batch_get_one(ids, count)
-    wanted = (c_int8 * count)(*[1] * count)
-    batch.logits = wanted
-    if code := library.llama_decode(engine.context_pointer, batch):
-        raise LlamacliError(f"llama.cpp failed to evaluate (code {code}){logged_reason()}")
-    values = library.llama_get_logits(engine.context_pointer)
-    return np.ctypeslib.as_array(values, (count, engine.vocabulary.size))

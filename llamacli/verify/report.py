@@ -41,12 +41,14 @@ def verify(
     reference: Path | None = None,
     threads: int | None = None,
     progress: StepCallback = lambda *_: None,
+    **machine: Any,
 ) -> Report:
     """Compare a GGUF file with a checkpoint's folder.
 
     With a text it is also run, next to reference, a GGUF file of higher precision, or else next
-    to a temporary conversion of the checkpoint. Raises NotFoundError, InvalidModelError where path
-    is no GGUF file of a Llama model, CheckpointError, and UsageError for a text too short.
+    to a temporary conversion of the checkpoint, where EngineSettings' fields in machine say.
+    Raises NotFoundError, InvalidModelError where path is no GGUF file of a Llama model,
+    CheckpointError, and UsageError for a text too short.
     """
     file = read_gguf(path)
     check_architecture(file)
@@ -67,6 +69,7 @@ def verify(
             reference=reference,
             threads=threads,
             progress=lambda done, total: progress("evaluating the text", done, total),
+            **machine,
         )
 
     rows: dict[str, Callable[[], Row]] = {

@@ -5,6 +5,7 @@ import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from convert import Checkpoint, TargetError, convert
 from llamacli.engine import ProgressCallback, Vocabulary
@@ -30,18 +31,20 @@ def text_row(
     reference: Path | None = None,
     threads: int | None = None,
     progress: ProgressCallback | None = None,
+    **machine: Any,
 ) -> Row:
     """Perplexities, divergence and agreement.
 
     reference is a GGUF file of higher precision; without it the checkpoint is converted, as
-    precise as it is, to a temporary one. Raises UsageError for a text too short to say anything.
+    precise as it is, to a temporary one. machine is open_evaluator's. Raises UsageError for a text
+    too short to say anything.
     """
     size = min(WINDOW, checkpoint.config.max_position_embeddings)
     parts = windows(vocabulary, text, size)
     with contextlib.ExitStack() as held:
         precise = reference or held.enter_context(_converted(checkpoint))
-        ours = held.enter_context(open_evaluator(file.path, size, threads))
-        theirs = held.enter_context(open_evaluator(precise, size, threads))
+        ours = held.enter_context(open_evaluator(file.path, size, threads, **machine))
+        theirs = held.enter_context(open_evaluator(precise, size, threads, beside=ours, **machine))
         if ours.vocabulary.size != theirs.vocabulary.size:
             sizes = f"{ours.vocabulary.size} tokens, the reference {theirs.vocabulary.size}"
             return judged("text", [f"the file has {sizes}"], "")

@@ -7,7 +7,7 @@ step, whose outcome is then thrown away.
 
 from collections.abc import Sequence
 
-from llamacli.workers.greeting import Lent
+from llamacli.workers.greeting import MOST_MEMORY, Lent
 from llamacli.workers.protocol import (
     ALLOCATE,
     ANSWERS,
@@ -46,6 +46,9 @@ def problem(
         case Command.GET_ALLOC_SIZE:
             if U64.unpack(answer)[0] > MOST_EXTRA:
                 return "it tells of a tensor that is too large to be"
+        case Command.GET_DEVICE_MEMORY:
+            if max(PAIR.unpack(answer)) > MOST_MEMORY:
+                return "it tells of a memory that can't be"
         case Command.SET_TENSOR_HASH | Command.COPY_TENSOR:
             if answer[0] > 1:
                 return "it answers neither yes nor no"
@@ -63,9 +66,6 @@ def known(command: Command, body: bytes, devices: Sequence[Lent]) -> bytes | Non
             return U64.pack(_device(body, devices).alignment)
         case Command.GET_MAX_SIZE:
             return U64.pack(_device(body, devices).max_size)
-        case Command.GET_DEVICE_MEMORY:
-            device = _device(body, devices)
-            return PAIR.pack(device.free, device.total)
     return None
 
 

@@ -3,8 +3,8 @@
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
 
 from llamacli.errors import LlamacliError, UnreachableError, UsageError
 from llamacli.gguf import GGUFFile
@@ -12,7 +12,8 @@ from llamacli.machine import Device, ggml_function
 from llamacli.workers.addresses import TIMEOUT, Address
 
 if TYPE_CHECKING:
-    from llamacli.workers.relay import Length, Look, Relay
+    from llamacli.workers.kept import Weights
+    from llamacli.workers.relay import Relay
     from llamacli.workers.waiting import Signals
 
 MOST = 12  # devices of workers; llama.cpp has room for 16 with this machine's own
@@ -21,36 +22,73 @@ MOST = 12  # devices of workers; llama.cpp has room for 16 with this machine's o
 class Workers:
     """devices are what they lend, in the order of their addresses. None at all is fine, too."""
 
-    def __init__(
-        self, addresses: Sequence[Address], file: GGUFFile, timeout: float = TIMEOUT
-    ) -> None:
-        """Raises UnreachableError where one isn't there, or isn't as it should be."""
+    def __init__(self) -> None:
         self.relays: list[Relay] = []
         self.devices: list[Device] = []
         self._signals: Signals | None = None
-        if addresses:
-            self._connect(addresses, file, timeout)
+        self._weights: Weights | None = None
+        self._guest = False  # of another engine's connections
 
-    def _connect(self, addresses: Sequence[Address], file: GGUFFile, timeout: float) -> None:
+    @classmethod
+    def of(
+        cls,
+        addresses: Sequence[Address],
+        file: GGUFFile,
+        timeout: float = TIMEOUT,
+        beside: "Workers | None" = None,
+    ) -> Self:
+        """Connected for a file's weights; beside are those of an engine that stays until this one
+        has gone, whose connections serve both: a worker takes one client at a time.
+
+        Raises UnreachableError where one isn't there, or isn't as it should be.
+        """
+        workers = cls()
+        if addresses:
+            try:
+                if beside is None:
+                    workers._connect(addresses, timeout)
+                else:
+                    workers._join(beside)
+                workers._add(file)
+                workers.check()
+            except BaseException:
+                workers.close()
+                raise
+        return workers
+
+    def _connect(self, addresses: Sequence[Address], timeout: float) -> None:
         from llamacli.workers.greeting import greet  # sockets: 5 ms that few need
+        from llamacli.workers.kept import hash_for
         from llamacli.workers.relay import Relay
         from llamacli.workers.waiting import Signals
 
         self._signals = Signals()
-        length, look = _of_file(file)
-        try:
-            for address in addresses:
-                relay = Relay(greet(address), timeout, length, look, self._given_up)
-                self.relays.append(relay)
-                self.devices += _devices(relay)
-            if len(self.devices) > MOST:
-                raise UsageError(
-                    f"the workers have {len(self.devices)} devices, llama.cpp has room for {MOST}"
-                )
-            self.check()
-        except BaseException:
-            self.close()
-            raise
+        for address in addresses:
+            link = greet(address)
+            try:
+                hashed = hash_for(link)
+            except OSError as error:
+                link.close()
+                raise UnreachableError(f"the worker {address} is lost: {error}") from error
+            relay = Relay(link, timeout, hashed, self._given_up)
+            self.relays.append(relay)
+            self.devices += _devices(relay)
+        if len(self.devices) > MOST:
+            raise UsageError(
+                f"the workers have {len(self.devices)} devices, llama.cpp has room for {MOST}"
+            )
+
+    def _join(self, other: "Workers") -> None:
+        self._guest, self._signals, self.relays = True, other._signals, other.relays
+        with self.watched():
+            self.devices = [_as_free_now(device) for device in other.devices]
+
+    def _add(self, file: GGUFFile) -> None:
+        from llamacli.workers.kept import Weights
+
+        self._weights = Weights(file)
+        for relay in self.relays:
+            relay.weights.append(self._weights)
 
     @property
     def lost(self) -> bool:
@@ -93,6 +131,11 @@ class Workers:
 
     def close(self) -> None:
         """To be called when llama.cpp has freed what it had there."""
+        if self._guest:
+            for relay in self.relays:
+                if self._weights in relay.weights:
+                    relay.weights.remove(self._weights)
+            return
         for relay in self.relays:
             relay.close()
         if self._signals is not None:
@@ -122,16 +165,9 @@ def _devices(relay: "Relay") -> Iterator[Device]:
         )
 
 
-def _of_file(file: GGUFFile) -> "tuple[Length, Look]":
-    """How many bytes a tensor of the file has, and what some of them are."""
-    known = {tensor.name: tensor for tensor in file.tensors}
-
-    def length(name: str) -> int | None:
-        return known[name].nbytes if name in known else None
-
-    def look(name: str, offset: int, nbytes: int) -> bytes:
-        with Path(file.path).open("rb") as source:
-            source.seek(known[name].offset + offset)
-            return source.read(nbytes)
-
-    return length, look
+def _as_free_now(device: Device) -> Device:
+    size = ctypes.POINTER(ctypes.c_size_t)
+    ask = ggml_function("ggml_backend_dev_memory", None, ctypes.c_void_p, size, size)
+    free, total = ctypes.c_size_t(0), ctypes.c_size_t(0)
+    ask(device.pointer, ctypes.byref(free), ctypes.byref(total))
+    return replace(device, free=free.value, total=total.value)

@@ -1,7 +1,8 @@
 """Meeting a worker before llama.cpp does, with time limits: its version, its devices, its link."""
 
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -31,7 +32,7 @@ ROUNDS = 9
 # A machine that lost its power says nothing: its link is tried after so many seconds of silence,
 # so often, so many times.
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
-MOST = 1 << 50  # bytes; who tells of more memory isn't to be trusted
+MOST_MEMORY = 1 << 50  # bytes; who tells of more memory isn't to be trusted
 
 
 @dataclass(frozen=True)
@@ -108,17 +109,26 @@ def measure(link: Link) -> Speed:
         link.ask(Command.DEVICE_COUNT)
         times.append(perf_counter() - begun)
     latency = sorted(times)[ROUNDS // 2]
-    buffer, _ = PAIR.unpack(link.ask(Command.ALLOC_BUFFER, ALLOCATE.pack(0, PROBE)))
-    if not buffer:
-        return Speed(latency, 0.0)
-    (base,) = U64.unpack(link.ask(Command.BUFFER_GET_BASE, U64.pack(buffer)))
-    tensor = _tensor(buffer, base, PROBE)
-    begun = perf_counter()
-    send(link.sock, Command.SET_TENSOR, tensor + bytes(1 + U64.size) + bytes(PROBE))
-    link.ask(Command.GET_TENSOR, Part(tensor, 0, 1).body(), 1)
-    taken = max(perf_counter() - begun - latency, 1e-9)
-    send(link.sock, Command.FREE_BUFFER, U64.pack(buffer))
+    with tensor_on(link, PROBE) as tensor:
+        if tensor is None:
+            return Speed(latency, 0.0)
+        begun = perf_counter()
+        send(link.sock, Command.SET_TENSOR, tensor + bytes(1 + U64.size) + bytes(PROBE))
+        link.ask(Command.GET_TENSOR, Part(tensor, 0, 1).body(), 1)
+        taken = max(perf_counter() - begun - latency, 1e-9)
     return Speed(latency, PROBE / taken)
+
+
+@contextmanager
+def tensor_on(link: Link, nbytes: int) -> Iterator[bytes | None]:
+    """An rpc_tensor on the worker's first device; None where that has no room. Raises OSError."""
+    buffer, _ = PAIR.unpack(link.ask(Command.ALLOC_BUFFER, ALLOCATE.pack(0, nbytes)))
+    if not buffer:
+        yield None
+        return
+    (base,) = U64.unpack(link.ask(Command.BUFFER_GET_BASE, U64.pack(buffer)))
+    yield _tensor(buffer, base, nbytes)
+    send(link.sock, Command.FREE_BUFFER, U64.pack(buffer))
 
 
 def _compare(link: Link) -> None:
@@ -143,7 +153,7 @@ def _device(link: Link, number: bytes) -> Lent:
     (alignment,) = U64.unpack(link.ask(Command.GET_ALIGNMENT, number))
     (max_size,) = U64.unpack(link.ask(Command.GET_MAX_SIZE, number))
     plausible = 1 <= alignment <= 1 << 16 and alignment & (alignment - 1) == 0
-    if not plausible or max_size < 1 << 24 or max(free, total) > MOST:
+    if not plausible or max_size < 1 << 24 or max(free, total) > MOST_MEMORY:
         raise Broken("it tells of a memory that can't be")
     return Lent(free, total, alignment, max_size)
 

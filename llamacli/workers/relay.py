@@ -17,11 +17,13 @@ from struct import error as StructError  # noqa: N812
 
 from llamacli.workers.answers import hashed_tensor, known, problem, stand_in
 from llamacli.workers.greeting import Link
+from llamacli.workers.kept import FLAG, HEADER, MOST, SAMPLE, Hash, Weights
 from llamacli.workers.protocol import (
     ANSWERS,
     HEAD,
     PAIR,
     SIZE,
+    TENSOR,
     U64,
     Broken,
     Command,
@@ -34,32 +36,32 @@ from llamacli.workers.protocol import (
 WHOLE = 1 << 16  # bytes of a body that is passed on in one piece with its head
 CHUNK = 1 << 20
 SLICE = 0.5  # seconds, after which it is asked whether anybody still waits
-SAMPLE = 256  # bytes that are compared, at three places of a tensor
 MOST_ASKED = 1 << 40  # bytes; who asks for more isn't llama.cpp
-
-# (a tensor's name, an offset, a number of bytes) -> those bytes of the model's file, and how many
-# the tensor has; None for one that isn't the file's.
-Look = Callable[[str, int, int], bytes | None]
-Length = Callable[[str], int | None]
 
 
 class Relay:
-    """lost says why the worker is lost, None while it isn't. sent and received count bytes."""
+    """lost says why the worker is lost, None while it isn't. sent and received count bytes.
+
+    weights are those of the models that are computed there.
+    """
 
     def __init__(
         self,
         link: Link,
         timeout: float,
-        length: Length,
-        look: Look,
+        hashed: Hash | None = None,
         given_up: Callable[[], bool] = lambda: False,
     ) -> None:
-        """timeout is in seconds; given_up is asked now and then while the worker is waited for."""
+        """timeout is in seconds; given_up is asked now and then while the worker is waited for.
+
+        hashed finds small tensors among what the worker has kept, None asks for none.
+        """
         self.link = link
         self.lost: str | None = None
         self._timeout, self._given_up = timeout, given_up
         self.sent = self.received = 0
-        self._length, self._look = length, look
+        self.weights: list[Weights] = []
+        self._hashed = hashed
         self._alignment = min(device.alignment for device in link.devices)
         self._buffers: dict[int, int] = {}
         self._chunk = memoryview(bytearray(CHUNK))
@@ -126,8 +128,11 @@ class Relay:
         except ValueError:
             raise Broken("llama.cpp asks for what isn't known") from None
         if size > WHOLE and command not in ANSWERS:
-            self._send(head)
-            self._pass_on(client, size)
+            if self._hashed is None or command != Command.SET_TENSOR or size > HEADER + MOST:
+                self._send(head)
+                self._pass_on(client, size)
+            else:
+                self._give_weights(client, head, size, self._hashed)
             return
         whole = head + bytearray(min(size, WHOLE))
         fill(client, memoryview(whole)[HEAD.size :])
@@ -150,6 +155,22 @@ class Relay:
                 raise Broken("llama.cpp closed the connection")
             size -= count
             self._send(self._chunk[:count])
+
+    def _give_weights(
+        self, client: socket.socket, head: bytearray, size: int, hashed: Hash
+    ) -> None:
+        """A SET_TENSOR that the worker need not be sent where it has kept the bytes."""
+        body = bytearray(size)
+        fill(client, memoryview(body))
+        name = tensor_name(body)
+        if any(weights.has(name, size - HEADER) for weights in self.weights):
+            asked = bytes(body[: TENSOR.size]) + PAIR.pack(0, hashed(body))
+            self._send(HEAD.pack(Command.SET_TENSOR_HASH, len(asked)) + asked)
+            if self._answer(Command.SET_TENSOR_HASH, asked)[0]:
+                return
+            body[FLAG] = 1
+        self._send(head)
+        self._send(body)
 
     def _answer(self, command: Command, body: bytes) -> bytes:
         """The worker's, looked at, or what stands in for it."""
@@ -177,15 +198,17 @@ class Relay:
         A cache's file may have been cut short by a full disk or a killed worker.
         """
         name, tensor = tensor_name(body), hashed_tensor(body)
-        nbytes = self._length(name)
-        if nbytes is None or nbytes < SAMPLE:
-            return False
-        for offset in (0, (nbytes - SAMPLE) // 2, nbytes - SAMPLE):
+        return any(self._holds(tensor, weights.samples(name)) for weights in self.weights)
+
+    def _holds(self, tensor: bytes, samples: list[tuple[int, bytes]]) -> bool:
+        """Whether the worker's tensor has these bytes at these offsets; False where none are."""
+        for offset, _ in samples:
             asked = Part(tensor, offset, SAMPLE).body()
             self._send(HEAD.pack(Command.GET_TENSOR, len(asked)) + asked)
-            if self.lost is not None or self._receive(SAMPLE) != self._look(name, offset, SAMPLE):
-                return False
-        return True
+        if self.lost is not None:
+            return False
+        found = [self._receive(SAMPLE) for _ in samples]
+        return bool(samples) and found == [data for _, data in samples]
 
     def _give_tensor(self, client: socket.socket, size: int) -> None:
         """A tensor's bytes, zeros for those that don't come."""
