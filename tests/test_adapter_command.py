@@ -1,5 +1,7 @@
 """llamacli convert with adapters, as a user meets it: PEFT's folders, the Hub, and bad input."""
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +46,28 @@ def test_a_folder_becomes_a_file_in_the_store(base: Path, lora: Path, store: Pat
     assert done.stdout == f"{store / 'adapters' / 'lora.gguf'}\n"
     assert "14 matrices adapted, rank 4, alpha 8" in done.stderr
     assert not [*store.glob("*.gguf")]  # it is no model
+
+
+def test_list_show_and_rm_know_an_adapter(base: Path, lora: Path, store: Path) -> None:
+    assert llamacli("convert", str(lora), "--base", str(base)).returncode == 0
+    assert llamacli("list").stdout.splitlines()[1].split()[:2] == ["lora", "F32"]
+    assert f"an adapter of {BASE}" in llamacli("list").stdout
+    (found,) = json.loads(llamacli("list", "--json").stdout)
+    path = store / "adapters" / "lora.gguf"
+    assert (found["path"], found["adapter_of"]) == (str(path), BASE)
+    for name in ("lora", str(path)):
+        shown = json.loads(llamacli("show", name, "--json").stdout)
+        assert shown["base"] == BASE
+        assert (shown["matrices"], shown["ranks"], shown["alpha"]) == (14, [4, 4], 8)
+    told = llamacli("show", "lora").stdout
+    assert re.search(r"^rank +4$", told, re.MULTILINE)
+    assert re.search(rf"^base +{BASE}$", told, re.MULTILINE)
+    assert "blk.0.attn_q.weight.lora_a" in llamacli("show", "lora", "--tensors").stdout
+    for part in ("--config", "--structure", "--rope"):
+        assert llamacli("show", "lora", part).returncode == 3
+    assert llamacli("rm", "lora", "--yes").stderr.startswith("llamacli: removed lora (")
+    assert not path.exists()
+    assert llamacli("show", "lora").returncode == llamacli("rm", "lora", "--yes").returncode == 4
 
 
 def test_the_config_is_that_of_a_file_in_the_store(base: Path, lora: Path, store: Path) -> None:

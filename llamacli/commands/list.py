@@ -20,7 +20,7 @@ def list_models(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON array.")] = False,
 ) -> None:
-    """List the models in the store: name, quantization, size, context, last use."""
+    """List the models in the store: name, quantization, size, context, last use; adapters, too."""
     if known:
         _known(as_json)
         return
@@ -46,6 +46,9 @@ def _row(model: "Stored") -> tuple[str, ...]:
     name, size, used = model.path.stem, count(model.bytes, "B"), _when(model.used)
     if model.problem is not None:
         return name, "damaged", size, "-", f"{used}; {shortened(model.problem)}"
+    if model.adapts is not None:
+        base = f" of {shortened(model.adapts)}" if model.adapts else ""
+        return name, model.quantization or "unknown", size, "-", f"an adapter{base}"
     context = "-" if model.context is None else str(model.context)
     return name, model.quantization or "unknown", size, context, used
 
@@ -64,6 +67,7 @@ def _as_object(model: "Stored") -> dict[str, Any]:
         "context": model.context,
         "last_used": model.used and model.used.isoformat(timespec="seconds"),
         "problem": model.problem,
+        "adapter_of": model.adapts,
     }
 
 

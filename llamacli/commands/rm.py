@@ -20,7 +20,7 @@ def rm(
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
 ) -> None:
-    """Remove models from the store, after asking; files elsewhere are never touched."""
+    """Remove models and adapters from the store, after asking; no files elsewhere."""
     from llamacli.models import find_stored, remove_model
 
     paths = list(dict.fromkeys(map(find_stored, models)))

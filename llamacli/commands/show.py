@@ -61,12 +61,22 @@ def show(
 
 
 def open_source(model: str) -> "Source":
-    """A checkpoint's folder as it is, anything else as the GGUF file it names, read."""
+    """A checkpoint's folder as it is, anything else as the GGUF file it names, read.
+
+    A name that is no model's may be an adapter's.
+    """
     from llamacli.gguf import read_gguf
-    from llamacli.models import existing_path
+    from llamacli.models import existing_path, stored_adapter
 
     path = existing_path(model) if model and model != DEMO else None
-    return path if path is not None and path.is_dir() else read_gguf(locate(model))
+    if path is not None and path.is_dir():
+        return path
+    try:
+        return read_gguf(locate(model))
+    except NotFoundError:
+        if (adapter := stored_adapter(model)) is None:
+            raise
+        return read_gguf(adapter)
 
 
 def _config(source: "Source", as_json: bool) -> None:  # noqa: ARG001

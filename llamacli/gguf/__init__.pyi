@@ -1,4 +1,4 @@
-from .adapter import AdapterShape, check_adapter
+from .adapter import AdapterShape, base_name, check_adapter, is_adapter, stated_shape
 from .check import (
     CONTROL,
     END_TOKENS,
@@ -33,6 +33,7 @@ __all__ = [
     "LlamaShape",
     "TensorInfo",
     "TensorType",
+    "base_name",
     "check_adapter",
     "check_architecture",
     "check_header",
@@ -40,10 +41,12 @@ __all__ = [
     "check_part",
     "check_vocabulary",
     "file_identity",
+    "is_adapter",
     "merged_header",
     "padded",
     "read_gguf",
     "read_header",
     "recall",
     "remember",
+    "stated_shape",
 ]

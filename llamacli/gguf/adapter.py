@@ -68,6 +68,25 @@ def check_adapter(file: GGUFFile, base: GGUFFile) -> AdapterShape:
     return AdapterShape(len(pairs), (min(ranks), max(ranks)), alpha)
 
 
+def is_adapter(file: GGUFFile) -> bool:
+    return file.metadata.get("general.type") == "adapter"
+
+
+def base_name(file: GGUFFile) -> str | None:
+    """The model that an adapter is for, as it says itself."""
+    name = file.metadata.get("general.base_model.0.name")
+    return name if isinstance(name, str) and name else None
+
+
+def stated_shape(file: GGUFFile) -> AdapterShape:
+    """What an adapter says that it adds, which only check_adapter holds against its base."""
+    alpha = file.metadata.get(ALPHA)
+    ranks = [one.shape[0] for one in file.tensors if one.name.endswith(".lora_b")] or [0]
+    known = isinstance(alpha, float) and math.isfinite(alpha)
+    pairs = sum(one.name.endswith(".lora_a") for one in file.tensors)
+    return AdapterShape(pairs, (min(ranks), max(ranks)), alpha if known else 0.0)
+
+
 def _alpha(file: GGUFFile) -> float:
     """llama.cpp takes the key's type for granted; without the key it takes the rank for alpha."""
     if ALPHA not in file.metadata:

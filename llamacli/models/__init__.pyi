@@ -1,5 +1,11 @@
 from . import registry
-from .adapters import adapter_choices, adapter_path, adapter_target, split_scale
+from .adapters import (
+    adapter_choices,
+    adapter_path,
+    adapter_target,
+    split_scale,
+    stored_adapter,
+)
 from .listing import Stored, inventory
 from .names import complete_models, existing_path, find_stored, matching, near_names, stored_model
 from .opening import (
@@ -52,6 +58,7 @@ __all__ = [
     "remove_model",
     "split_name",
     "split_scale",
+    "stored_adapter",
     "stored_model",
     "stored_models",
     "target_folder",

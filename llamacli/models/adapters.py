@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from llamacli.errors import NotFoundError, UsageError, writing
 from llamacli.home import expanded, home, possible_name
+from llamacli.models.store import ADAPTERS, stored_adapters
 
 if TYPE_CHECKING:
     from llamacli.engine import AdapterChoice
 
-FOLDER = "adapters"  # in the store, so that no adapter is taken for a model
 SUFFIX = ".gguf"
 
 
@@ -36,15 +36,19 @@ def adapter_path(name: str) -> Path:
     path = expanded(name)
     if path.is_file():
         return path
-    stored = sorted(home(FOLDER).glob(f"[!.]*{SUFFIX}"))
-    for one in stored:
-        if name in (one.stem, one.name):
-            return one
+    if (found := stored_adapter(name)) is not None:
+        return found
     if path.is_dir():
         raise UsageError(f"{name} is a folder; convert it first: llamacli convert {name}")
+    stored = stored_adapters()
     names = ", ".join(one.stem for one in stored)
     there = f"the store has {names}" if stored else "`llamacli convert FOLDER` makes one of PEFT's"
     raise NotFoundError(f"there is no adapter {name}; {there}")
+
+
+def stored_adapter(name: str) -> Path | None:
+    """The adapter in the store that is called so, with or without .gguf."""
+    return next((one for one in stored_adapters() if name in (one.stem, one.name)), None)
 
 
 def adapter_choices(given: Sequence[str] | None) -> "tuple[AdapterChoice, ...]":
@@ -59,7 +63,7 @@ def adapter_choices(given: Sequence[str] | None) -> "tuple[AdapterChoice, ...]":
 
 def adapter_target(name: str) -> Path:
     """Where an adapter's file goes that was given no -o; makes the folder."""
-    folder = home(FOLDER)
+    folder = home(ADAPTERS)
     with writing(f"the folder {folder}", "made", "set LLAMACLI_HOME"):
         folder.mkdir(parents=True, exist_ok=True)
     return folder / possible_name(f"{name}{SUFFIX}")

@@ -1,21 +1,23 @@
 """What is in the store, a row a file: read from each file's header, no weights."""
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from llamacli.errors import LlamacliError
-from llamacli.gguf import read_gguf
+from llamacli.gguf import base_name, read_gguf
 from llamacli.models.names import short_names
-from llamacli.models.store import last_used, stored_models
+from llamacli.models.store import last_used, stored_adapters, stored_models
 
 
 @dataclass(frozen=True)
 class Stored:
     """A file of the store; used is None where it never was.
 
-    Where the file can't be read, problem says why, and quantization and context are None.
+    adapts is the name of the base where it is a LoRA adapter, "" where that doesn't tell. Where the
+    file can't be read, problem says why, and quantization and context are None.
     """
 
     path: Path
@@ -25,27 +27,30 @@ class Stored:
     bytes: int
     used: datetime | None
     problem: str | None = None
+    adapts: str | None = None
 
 
 def inventory() -> list[Stored]:
-    """Every file by name; those that vanish meanwhile are left out."""
+    """Every model by name, then every adapter; those that vanish meanwhile are left out."""
     models = []
     for path in stored_models():
-        try:
-            size = path.stat().st_size
-        except OSError:
-            continue
-        names = tuple(short_names(path))
-        quantization, context, problem = _header(path)
-        models.append(Stored(path, names, quantization, context, size, last_used(path), problem))
+        with suppress(OSError):
+            names, size = tuple(short_names(path)), path.stat().st_size
+            models.append(_read(Stored(path, names, None, None, size, last_used(path))))
+    for path in stored_adapters():
+        with suppress(OSError):
+            models.append(_read(Stored(path, (), None, None, path.stat().st_size, None, adapts="")))
     return models
 
 
-def _header(path: Path) -> tuple[str | None, int | None, str | None]:
+def _read(stored: Stored) -> Stored:
+    """With what the file's header tells."""
     try:
-        file = read_gguf(path)
+        file = read_gguf(stored.path)
     except LlamacliError as error:
-        return None, None, error.fault
+        return replace(stored, problem=error.fault)
+    if stored.adapts is not None:
+        return replace(stored, quantization=file.quantization, adapts=base_name(file) or "")
     context: Any = file.metadata.get(f"{file.metadata.get('general.architecture')}.context_length")
     known = type(context) is int and context > 0
-    return file.quantization, context if known else None, None
+    return replace(stored, quantization=file.quantization, context=context if known else None)

@@ -8,7 +8,7 @@ from llamacli.errors import LlamacliError, NotFoundError, UsageError, reason
 from llamacli.home import expanded, home
 from llamacli.models import registry
 from llamacli.models.registry import HUB_ID, Model
-from llamacli.models.store import DEMO, in_store, split_name, stored_models
+from llamacli.models.store import DEMO, in_store, split_name, stored_adapters, stored_models
 
 SUGGESTED = "smollm2-1.7b"  # to whoever has no model yet: no licence to accept
 
@@ -57,13 +57,18 @@ def existing_path(name: str) -> Path | None:
 def find_stored(name: str) -> Path:
     """The file of the store that a name, or its own path, means; never one elsewhere.
 
-    Raises as find_model does.
+    Where no model is called so it may be an adapter. Raises as find_model does.
     """
     path = existing_path(name)
-    if path is not None and len(path.parts) > 1 and in_store(path):
-        name = path.name
+    adapters = stored_adapters()
+    if path is not None and len(path.parts) > 1:
+        own = [one for one in adapters if one.resolve() == path.resolve()]
+        if own:
+            return own[0]
+        if in_store(path):
+            name = path.name
     stored = stored_models()
-    paths = matching(name, stored)
+    paths = matching(name, stored) or [one for one in adapters if name in (one.stem, one.name)]
     if paths:
         return _one(name, paths)
     there = f"it has {_joined(stored)}" if stored else "it is empty"

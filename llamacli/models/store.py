@@ -10,6 +10,7 @@ from llamacli.errors import NotFoundError, writing
 from llamacli.home import home, possible_name
 
 DEMO = "demo"
+ADAPTERS = "adapters"  # a folder of LoRA adapters, so that none is taken for a model
 USED = ".used"  # a folder of empty files, named as the models: their times are those of last use
 QUANTIZED = re.compile(r"(.+?)[-.](I?Q[1-8]_\w+|BF16|F16|F32)", re.IGNORECASE)
 
@@ -17,6 +18,11 @@ QUANTIZED = re.compile(r"(.+?)[-.](I?Q[1-8]_\w+|BF16|F16|F32)", re.IGNORECASE)
 def stored_models() -> list[Path]:
     """The GGUF files in the store, by name."""
     return sorted(path for path in home().glob("[!.]*.gguf") if path.is_file())
+
+
+def stored_adapters() -> list[Path]:
+    """The LoRA adapters in the store, by name."""
+    return sorted(path for path in home(ADAPTERS).glob("[!.]*.gguf") if path.is_file())
 
 
 def target_path(name: str, quantization: str) -> Path:
@@ -54,19 +60,21 @@ def in_store(path: Path) -> bool:
 
 
 def remove_model(path: Path) -> None:
-    """Remove a file of the store, or a link in it but not what it leads to.
+    """Remove a model or an adapter of the store, or a link in it but not what it leads to.
 
     Programs that have it loaded keep it. Raises NotFoundError where it is gone already or lies
     elsewhere, OutputError where the system refuses.
     """
-    if not in_store(path):
+    adapter = path.parent.resolve() == home(ADAPTERS).resolve()
+    if not (adapter or in_store(path)):
         raise NotFoundError(f"{path} is not in the store {home()}; nothing else is removed")
     if not os.path.lexists(path):
         raise NotFoundError(f"there is no file {path}")
     with writing(path, "removed"):
         path.unlink()
-    with suppress(OSError):
-        _marker(path).unlink()
+    if not adapter:
+        with suppress(OSError):
+            _marker(path).unlink()
 
 
 def mark_used(path: Path) -> None:

@@ -1,13 +1,13 @@
 """The summary of a model: what it is, how large it is, what it takes to run."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from convert import CONFIG_KEY, CheckpointError, llama_tensors
 from llamacli.errors import InvalidModelError
-from llamacli.gguf import Array, GGUFFile, check_llama
+from llamacli.gguf import Array, GGUFFile, base_name, check_llama, is_adapter, stated_shape
 from llamacli.models import Model
 from llamacli.show.config import Source, find_config
 from llamacli.show.rope import find_rope
@@ -20,6 +20,8 @@ F16 = 2  # bytes a value of the KV cache
 
 def describe(source: Source) -> dict[str, Any]:
     """Facts by name, ready for JSON; None where the model doesn't tell or they make no sense."""
+    if not isinstance(source, Path) and is_adapter(source):
+        return _describe_adapter(source)
     facts = _describe_folder(source) if isinstance(source, Path) else _describe_file(source)
     layers, kv_heads, head_dim = facts["layers"], facts["kv_heads"], facts["head_dim"]
     known = layers and kv_heads and head_dim
@@ -29,6 +31,8 @@ def describe(source: Source) -> dict[str, Any]:
 
 def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The same for people: labels and values, without those that aren't known."""
+    if "ranks" in facts:
+        return _told(_adapter_rows(facts))
     rows = (
         ("name", facts["name"]),
         ("path", facts["path"]),
@@ -52,7 +56,49 @@ def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("config", facts["config"]),
         ("runs here", facts["runs"]),
     )
+    return _told(rows)
+
+
+def _told(rows: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
     return [(label, shortened(printable(str(value)), 200)) for label, value in rows if value]
+
+
+def _describe_adapter(file: GGUFFile) -> dict[str, Any]:
+    """What a LoRA adapter says of itself, ready for JSON; alpha is None where it has none."""
+    shape, tensors = stated_shape(file), find_tensors(file)
+    name = file.metadata.get("general.name")
+    return {
+        "name": name if isinstance(name, str) and name else file.path.stem,
+        "path": str(file.path),
+        "format": f"LoRA adapter, GGUF version {file.version}",
+        "base": base_name(file),
+        "matrices": shape.pairs,
+        "ranks": list(shape.ranks),
+        "alpha": shape.alpha or None,
+        "parameters": _parameters(tensors),
+        "quantization": file.quantization,
+        "bytes": file.size,
+        "types": _count_types(tensors),
+    }
+
+
+def _adapter_rows(facts: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    least, most = facts["ranks"]
+    alpha = facts["alpha"]
+    return (
+        ("name", facts["name"]),
+        ("path", facts["path"]),
+        ("format", facts["format"]),
+        ("base", facts["base"]),
+        ("adapts", f"{facts['matrices']} matrices"),
+        ("rank", str(least) if least == most else f"{least} to {most}"),
+        ("alpha", None if alpha is None else f"{alpha:g}"),
+        ("parameters", _counted(facts["parameters"])),
+        ("quantization", facts["quantization"]),
+        ("size", count(facts["bytes"], "B")),
+        ("tensors", _types(facts["types"])),
+        ("runs here", "with its base: run -m BASE --adapter"),
+    )
 
 
 def known_lines(model: Model) -> list[tuple[str, str]]:
