@@ -12,6 +12,7 @@ import pytest
 
 from convert import (
     CheckpointError,
+    Progress,
     QuantizationError,
     TargetExistsError,
     convert,
@@ -189,6 +190,46 @@ def test_a_merge_is_quantized_as_the_merged_checkpoint_is(
         values = gguf.dequantize(tensor.data, tensor.tensor_type)
         assert tensor.tensor_type == same.tensor_type
         assert np.allclose(values, gguf.dequantize(same.data, same.tensor_type), atol=0.01)
+
+
+def test_a_merge_that_was_cut_short_is_gone_on_with(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same bytes; with another scale it begins anew."""
+    monkeypatch.setattr("convert.pieces.PIECE", 64 * 16)
+    folder = standin.write_adapter(tmp_path / "lora", config())
+    adapter, target = open_adapter(folder, read_config(base)), tmp_path / "merged.gguf"
+    begun: list[int] = []
+
+    def write(target: Path, scale: float, most: float = 1.0) -> list[str]:
+        told: list[str] = []
+        begun.clear()
+
+        def progress(now: Progress) -> None:
+            begun.append(now.nbytes)
+            if now.nbytes > most * now.total_nbytes:
+                raise KeyboardInterrupt
+
+        checkpoint = merged(open_checkpoint(base), [(adapter, scale)])
+        write_gguf(
+            checkpoint, target, named_quantization("Q8_0"), threads=1, progress=progress,
+            notice=told.append, origin="some/base@1",
+        )  # fmt: skip
+        return told
+
+    write(tmp_path / "whole.gguf", 0.5)
+    with pytest.raises(KeyboardInterrupt):
+        write(target, 0.5, most=0.5)
+    half = begun[-1]
+    assert write(target, 0.5)
+    assert begun[0] >= half - begun[0] > 0
+    assert target.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    target.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        write(target, 0.5, most=0.5)
+    write(target, 1.0)
+    assert begun[0] < half / 2
+    assert target.read_bytes() != (tmp_path / "whole.gguf").read_bytes()
 
 
 def test_a_mixture_for_a_size_is_found_for_what_the_merge_makes(base: Path, tmp_path: Path) -> None:

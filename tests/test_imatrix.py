@@ -164,6 +164,16 @@ def test_converting_measures_by_itself(
     words = (*words[:-1], again, "--imatrix", folder / "out.imatrix.gguf")
     assert run(*words) == 0
     assert again.read_bytes() == target.read_bytes()
+    fitted = folder / "fitted.gguf"
+    sized = ("convert", folder / "checkpoint", "--fit", f"{target.stat().st_size + 9000}B")
+    assert run(*sized, "--imatrix", "auto", "-o", fitted, "--threads", "1") == 0
+    assert fitted.stat().st_size <= target.stat().st_size + 9000
+    assert (folder / "fitted.imatrix.gguf").read_bytes() == (
+        folder / "out.imatrix.gguf"
+    ).read_bytes()
+    fields = gguf.GGUFReader(fitted).fields
+    assert fields["quantize.imatrix.file"].contents() == "fitted.imatrix.gguf"
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
     target.unlink()
     assert run("convert", folder / "checkpoint", "-o", target, "--imatrix", "auto") == 6
     assert "out.imatrix.gguf: it exists already" in capfd.readouterr().err

@@ -13,6 +13,7 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from llamacli.batch import BatchEngine
+from llamacli.engine import largest, largest_file
 from llamacli.engine.context import PADDING, plan_context
 from llamacli.engine.engine import Engine
 from llamacli.engine.fit import DEFAULT_CONTEXT, SPARE, Fitting
@@ -268,6 +269,33 @@ def test_as_many_layers_as_fit_go_to_the_gpu(paths: dict[str, Path]) -> None:
     assert first.weights and second.weights and first.kv and second.kv
     one, other = two.need(EngineSettings(context=512, gpu_layers=1)).gpus
     assert one.weights and not other.weights and not one.kv
+
+
+@pytest.mark.parametrize("cards", [1, 2])
+def test_the_largest_file_is_what_the_gpus_hold(
+    paths: dict[str, Path], cards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All layers lie there and the embedding here, as llama.cpp has them: a file that just fits is
+    the largest one, and less memory on a card takes as much from the part that lies there."""
+    file = read_gguf(paths["8b"])
+    shape, weights = check_llama(file), sum(tensor.nbytes for tensor in file.tensors)
+    settings = EngineSettings(context=512, gpu_layers=shape.blocks + 1, repack=False)
+    gpus = [cuda(i, PLENTY) for i in range(cards)]
+    shares = fitting(paths["8b"], PLENTY, *gpus).need(settings).gpus
+    monkeypatch.setattr(largest, "free_memory", lambda: FreeMemory(PLENTY))
+
+    def found(free: float) -> int:
+        recorded = [cuda(i, int(free / (1 - SPARE))) for i in range(cards)]
+        cpu = Device("CPU", "AMD EPYC", "cpu", "cpu", 20 << 30, 24 << 30)
+        monkeypatch.setattr(largest, "find_devices", lambda: [*recorded, cpu])
+        return largest_file(file, shape, 512).nbytes
+
+    full = max(shares, key=lambda share: share.total)
+    assert found(full.total) == pytest.approx(weights, abs=4 * MIB)
+    less = weights - found(full.total - 64 * MIB)
+    assert less * full.weights / weights == pytest.approx(64 * MIB, abs=4 * MIB)
+    with pytest.raises(DoesNotFitError, match="doesn't hold 512 tokens of context"):
+        found(full.buffers)
 
 
 def test_apples_memory_is_the_hosts(paths: dict[str, Path]) -> None:
