@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from signal import SIGINT, SIGTERM
+from threading import Thread
 
 import httpx2
 import numpy as np
@@ -278,6 +280,19 @@ def test_a_port_that_is_no_worker(
     with speaking(said) as address, pytest.raises(UnreachableError) as caught:
         Engine(demo, lent(address))
     assert told in str(caught.value)
+
+
+def test_a_port_of_a_web_server(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which says nothing to a worker's greeting, as it has no line's end."""
+    monkeypatch.setattr(greeting.greet, "__defaults__", (0.5,))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server.daemon_threads = True
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = Address("127.0.0.1", server.server_address[1])
+    with pytest.raises(UnreachableError, match=f"{address} is no worker: it speaks HTTP"):
+        Engine(demo, lent(address))
+    server.shutdown()
+    server.server_close()
 
 
 def test_nobody_is_there(demo: Path) -> None:

@@ -27,6 +27,7 @@ from llamacli.workers.protocol import (
 )
 
 PATIENCE = 10.0  # seconds to connect, and for each answer of a worker that computes nothing
+HTTP_PATIENCE = 2.0
 PROBE = 8 << 20  # bytes that are sent to measure a link
 ROUNDS = 9
 # A machine that lost its power says nothing: its link is tried after so many seconds of silence,
@@ -93,6 +94,8 @@ def greet(address: Address, patience: float = PATIENCE) -> Link:
     except BaseException as error:
         link.close()
         if isinstance(error, TimeoutError):
+            if _speaks_http(address, min(patience, HTTP_PATIENCE)):
+                raise UnreachableError(f"{address} is no worker: it speaks HTTP") from error
             told = f"the worker {address} doesn't answer"
             raise UnreachableError(told, hint="it may be serving another") from error
         if isinstance(error, OSError):
@@ -129,6 +132,15 @@ def tensor_on(link: Link, nbytes: int) -> Iterator[bytes | None]:
     (base,) = U64.unpack(link.ask(Command.BUFFER_GET_BASE, U64.pack(buffer)))
     yield _tensor(buffer, base, nbytes)
     send(link.sock, Command.FREE_BUFFER, U64.pack(buffer))
+
+
+def _speaks_http(address: Address, patience: float) -> bool:
+    """Whether a port that waits for more than a HELLO is a web server's. A worker that is busy
+    closes the connection when its time comes."""
+    with suppress(OSError), socket.create_connection(address, patience) as sock:
+        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        return sock.recv(5) == b"HTTP/"
+    return False
 
 
 def _compare(link: Link) -> None:

@@ -76,7 +76,8 @@ def host(
         _wait(process)
     vain = 0
     while vain < TRIES:
-        tell("llama.cpp's server ended over a client's message; it is started again")
+        told = f"llama.cpp's server ended (exit code {process.returncode})"
+        tell(f"{told}, over a client's message perhaps; it is started again")
         time.sleep(AGAIN)
         begun = time.monotonic()
         with _process(lending, address, tell) as process:
