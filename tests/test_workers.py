@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from threading import Thread
@@ -362,7 +363,7 @@ def test_small_tensors_are_asked_for_by_llama_cpps_hash() -> None:
     value = kept.START
     for byte in data:
         value = (value ^ byte) * kept.PRIME % (1 << 64)
-    assert kept._compiled()(bytearray(kept.HEADER) + data) == value
+    assert kept._compiled()(memoryview(bytearray(data))) == value
 
 
 def test_a_worker_without_a_cache_is_asked_for_nothing(lender: Started, tmp_path: Path) -> None:
@@ -382,7 +383,7 @@ def test_two_models_share_a_worker(demo: Path, lender: Started, second: Started)
     together = lent(lender.address, second.address, split="0,1,1")
     with Engine(demo, together) as first:
         tokens = answer(first)
-        with Engine(demo, together, beside=first) as other:
+        with Engine(demo, together, beside=first.workers) as other:
             free = [gpu.free for gpu in other.gpus]
             assert all(now > 0 for now in free)
             assert answer(other) == tokens
@@ -447,6 +448,7 @@ def test_commands_take_workers_from_everywhere(
     """From options, the environment and models.toml: each names a port where nobody is."""
     text = tmp_path / "text"
     text.write_text(TEXT * 4)
+    monkeypatch.setattr("sys.stdin", StringIO())
     questions = tmp_path / "questions"
     questions.write_text("Hello\n")
     arguments = {

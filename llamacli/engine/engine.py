@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from llamacli.workers import Workers
+
 # Tokens of KV cache to begin with. Zeroing all of 8,192 takes 0.1 s for a 1B model and 0.4 s for
 # 8B, which short prompts can do without.
 FIRST_ROOM = 1024
@@ -51,7 +53,7 @@ class Engine(LoadedModel):
         meanwhile: Callable[[GGUFFile], None] = lambda _: None,
         held: int = 0,
         observer: Any = None,
-        beside: LoadedModel | None = None,
+        beside: "Workers | None" = None,
     ) -> None:
         """Load the model and make its context.
 

@@ -39,16 +39,16 @@ class LoadedModel:
         on_load: Callable[[float], None] | None = None,
         meanwhile: Callable[[GGUFFile], None] = lambda _: None,
         held: int = 0,
-        beside: "LoadedModel | None" = None,
+        beside: Workers | None = None,
     ) -> None:
         """Check the file, and load it; on_load gets the share loaded, 0 to 1.
 
         meanwhile is done with the checked file, in a thread of its own, while llama.cpp loads.
         held are bytes of this process that must stay in memory, though they look free. parallel is
-        how many sequences its context is to have room for beside one. beside is a model with the
-        same workers, which is closed after this one. Raises NotFoundError, InvalidModelError,
-        UsageError (a context beyond the model's, a device that isn't there), and DoesNotFitError
-        where memory is short.
+        how many sequences its context is to have room for beside one. beside are those of a model
+        that is closed after this one, where its connections serve both. Raises NotFoundError,
+        InvalidModelError, UsageError (a context beyond the model's, a device that isn't there), and
+        DoesNotFitError where memory is short.
         """
         self.path = Path(path)
         self.parallel = parallel
@@ -62,12 +62,8 @@ class LoadedModel:
         self._processor = this_processor()
         self._others = held
         self._model: Any = None
-        self.workers = Workers.of(
-            settings.workers,
-            self.file,
-            settings.worker_timeout,
-            beside.workers if beside is not None else None,
-        )
+        timeout = settings.worker_timeout
+        self.workers = Workers.of(settings.workers, self.file, timeout, beside)
         try:
             self._fit(settings)
             with (

@@ -82,9 +82,9 @@ def stated_shape(file: GGUFFile) -> AdapterShape:
     """What an adapter says that it adds, which only check_adapter holds against its base."""
     alpha = file.metadata.get(ALPHA)
     ranks = [one.shape[0] for one in file.tensors if one.name.endswith(".lora_b")] or [0]
-    known = isinstance(alpha, float) and math.isfinite(alpha)
     pairs = sum(one.name.endswith(".lora_a") for one in file.tensors)
-    return AdapterShape(pairs, (min(ranks), max(ranks)), alpha if known else 0.0)
+    known = alpha if isinstance(alpha, float) and math.isfinite(alpha) else 0.0
+    return AdapterShape(pairs, (min(ranks), max(ranks)), known)
 
 
 def _alpha(file: GGUFFile) -> float:

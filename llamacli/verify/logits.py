@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from llamacli.engine import Engine, EngineSettings, defaults
 from llamacli.machine import this_processor
+from llamacli.workers import Workers
 
 STEP = 64  # tokens evaluated at once: their logits take 33 MB with Meta's vocabulary
 
@@ -20,7 +21,7 @@ def open_evaluator(
     *,
     step: int = STEP,
     observer: Any = None,
-    beside: Engine | None = None,
+    beside: Workers | None = None,
     **machine: Any,
 ) -> Engine:
     """The model with room for context tokens and for all logits of step tokens. Close it.

@@ -44,7 +44,9 @@ def text_row(
     with contextlib.ExitStack() as held:
         precise = reference or held.enter_context(_converted(checkpoint))
         ours = held.enter_context(open_evaluator(file.path, size, threads, **machine))
-        theirs = held.enter_context(open_evaluator(precise, size, threads, beside=ours, **machine))
+        theirs = held.enter_context(
+            open_evaluator(precise, size, threads, beside=ours.workers, **machine)
+        )
         if ours.vocabulary.size != theirs.vocabulary.size:
             sizes = f"{ours.vocabulary.size} tokens, the reference {theirs.vocabulary.size}"
             return judged("text", [f"the file has {sizes}"], "")

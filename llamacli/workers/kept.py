@@ -22,7 +22,7 @@ MOST = 10 << 20  # bytes, beyond which llama.cpp asks by itself
 SAMPLE = 256  # bytes that are compared, at three places of a tensor
 PROBE = 256
 
-Hash = Callable[[bytearray], int]  # of the bytes behind a SET_TENSOR's header
+Hash = Callable[[memoryview], int]
 
 
 class Weights:
@@ -78,4 +78,4 @@ def _compiled() -> Hash:
             value = (value ^ np.uint64(byte)) * prime
         return value
 
-    return lambda body: int(fnv(np.frombuffer(body, np.uint8, offset=HEADER), START))
+    return lambda data: int(fnv(np.frombuffer(data, np.uint8), START))

@@ -83,7 +83,7 @@ class Part(NamedTuple):
         return self.tensor + PAIR.pack(self.offset, self.nbytes)
 
 
-def tensor_name(body: bytes | bytearray) -> str:
+def tensor_name(body: bytes | memoryview) -> str:
     """The name in a body that begins with an rpc_tensor."""
     return bytes(body[TENSOR_NAME]).split(b"\0")[0].decode(errors="replace")
 

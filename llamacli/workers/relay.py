@@ -17,6 +17,7 @@ from struct import error as StructError  # noqa: N812
 
 from llamacli.workers.answers import hashed_tensor, known, problem, stand_in
 from llamacli.workers.greeting import Link
+from llamacli.workers.incoming import WHOLE, Incoming
 from llamacli.workers.kept import FLAG, HEADER, MOST, SAMPLE, Hash, Weights
 from llamacli.workers.protocol import (
     ANSWERS,
@@ -33,7 +34,6 @@ from llamacli.workers.protocol import (
     tensor_name,
 )
 
-WHOLE = 1 << 16  # bytes of a body that is passed on in one piece with its head
 CHUNK = 1 << 20
 SLICE = 0.5  # seconds, after which it is asked whether anybody still waits
 MOST_ASKED = 1 << 40  # bytes; who asks for more isn't llama.cpp
@@ -65,6 +65,7 @@ class Relay:
         self._alignment = min(device.alignment for device in link.devices)
         self._buffers: dict[int, int] = {}
         self._chunk = memoryview(bytearray(CHUNK))
+        self._ahead = bytearray()  # requests for the worker, not sent yet
         self._closed = False
         link.sock.settimeout(min(SLICE, timeout))
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -101,16 +102,20 @@ class Relay:
 
     def _serve(self, client: socket.socket) -> None:
         """Pass on what llama.cpp asks for until it closes the connection, which raises OSError."""
-        head = bytearray(HEAD.size)
+        incoming = Incoming(client)
+        self._ahead = bytearray()
         selector = selectors.DefaultSelector()
         selector.register(client, selectors.EVENT_READ)
         if self.lost is None:
             selector.register(self.link.sock, selectors.EVENT_READ)
         with selector:
             while True:
-                self._wait(selector, client)
-                fill(client, memoryview(head))
-                self._exchange(client, head)
+                while (head := incoming.head()) is None:
+                    self._send_ahead()
+                    if not incoming.held:
+                        self._wait(selector, client)
+                    incoming.receive()
+                self._exchange(client, incoming, *head)
 
     def _wait(self, selector: selectors.BaseSelector, client: socket.socket) -> None:
         """Until llama.cpp asks for something; a worker that goes meanwhile is lost at once."""
@@ -120,57 +125,60 @@ class Relay:
             if self._try(lambda: fill(self.link.sock, memoryview(bytearray(1)))):
                 self._lose(Broken("it says what it wasn't asked for"))
 
-    def _exchange(self, client: socket.socket, head: bytearray) -> None:
-        """A request whose head is here, to the worker, and its answer to llama.cpp."""
-        number, size = HEAD.unpack(head)
+    def _exchange(self, client: socket.socket, incoming: Incoming, number: int, size: int) -> None:
+        """A request, to the worker, and its answer to llama.cpp. Those without one are sent with
+        what comes next, as far as that is here already."""
         try:
             command = Command(number)
         except ValueError:
             raise Broken("llama.cpp asks for what isn't known") from None
-        if size > WHOLE and command not in ANSWERS:
-            if self._hashed is None or command != Command.SET_TENSOR or size > HEADER + MOST:
-                self._send(head)
-                self._pass_on(client, size)
-            else:
-                self._give_weights(client, head, size, self._hashed)
+        if size > WHOLE:
+            self._send_ahead()
+            self._pass_on(command, incoming, size)
             return
-        whole = head + bytearray(min(size, WHOLE))
-        fill(client, memoryview(whole)[HEAD.size :])
-        body = bytes(whole[HEAD.size :])
+        whole = bytes(incoming.take(HEAD.size + size))
+        body = whole[HEAD.size :]
         if (answer := known(command, body, self.link.devices)) is None:
-            self._send(whole)
-            answer = self._answer(command, body) if command in ANSWERS else None
+            self._ahead += whole
+            if command in ANSWERS:
+                self._send_ahead()
+                answer = self._answer(command, body)
         if answer is not None:
             client.sendall(SIZE.pack(len(answer)) + answer)
         elif command == Command.GET_TENSOR:
+            self._send_ahead()
             self._give_tensor(client, Part.of(body).nbytes)
         elif command == Command.FREE_BUFFER:
             self._buffers.pop(U64.unpack(body)[0], None)
 
-    def _pass_on(self, client: socket.socket, size: int) -> None:
-        """A long body, piece by piece, to nobody where the worker is lost."""
+    def _pass_on(self, command: Command, incoming: Incoming, size: int) -> None:
+        """A long request, piece by piece, to nobody where the worker is lost."""
+        if command in ANSWERS:
+            raise Broken("llama.cpp asks for too much")
+        if self._hashed is not None and command == Command.SET_TENSOR and size <= HEADER + MOST:
+            self._give_weights(incoming, size, self._hashed)
+            return
+        size += HEAD.size
         while size:
-            count = client.recv_into(self._chunk, min(size, CHUNK))
-            if not count:
-                raise Broken("llama.cpp closed the connection")
-            size -= count
-            self._send(self._chunk[:count])
+            part = incoming.take(size)
+            size -= len(part)
+            self._send(part)
 
-    def _give_weights(
-        self, client: socket.socket, head: bytearray, size: int, hashed: Hash
-    ) -> None:
+    def _give_weights(self, incoming: Incoming, size: int, hashed: Hash) -> None:
         """A SET_TENSOR that the worker need not be sent where it has kept the bytes."""
-        body = bytearray(size)
-        fill(client, memoryview(body))
-        name = tensor_name(body)
-        if any(weights.has(name, size - HEADER) for weights in self.weights):
-            asked = bytes(body[: TENSOR.size]) + PAIR.pack(0, hashed(body))
+        whole, at = bytearray(HEAD.size + size), 0
+        while at < len(whole):
+            part = incoming.take(len(whole) - at)
+            whole[at : at + len(part)] = part
+            at += len(part)
+        body = memoryview(whole)[HEAD.size :]
+        if any(one.has(tensor_name(body), size - HEADER) for one in self.weights):
+            asked = bytes(body[: TENSOR.size]) + PAIR.pack(0, hashed(body[HEADER:]))
             self._send(HEAD.pack(Command.SET_TENSOR_HASH, len(asked)) + asked)
             if self._answer(Command.SET_TENSOR_HASH, asked)[0]:
                 return
             body[FLAG] = 1
-        self._send(head)
-        self._send(body)
+        self._send(whole)
 
     def _answer(self, command: Command, body: bytes) -> bytes:
         """The worker's, looked at, or what stands in for it."""
@@ -214,40 +222,42 @@ class Relay:
         """A tensor's bytes, zeros for those that don't come."""
         if size > MOST_ASKED:
             raise Broken("llama.cpp asks for too much")
-        self._try(partial(self._expect, size))
-        ahead = SIZE.pack(size)
-        while size or ahead:
-            part = self._chunk[: min(size, CHUNK)]
-            if not self._try(partial(self._fill, part)):
-                part[:] = bytes(len(part))
+        head, left = SIZE.pack(size), SIZE.size + size
+        while left:
+            part = self._chunk[: min(left, CHUNK)]
+            if not self._try(partial(self._fill, part, size if head else None)):
+                part[:] = head + bytes(len(part) - len(head))
             self.received += len(part)
-            client.sendall(ahead + part if ahead else part)
-            ahead = b""
-            size -= len(part)
+            client.sendall(part)
+            left -= len(part)
+            head = b""
+
+    def _send_ahead(self) -> None:
+        if self._ahead:
+            self._send(self._ahead)
+            self._ahead = bytearray()
 
     def _send(self, data: bytes | bytearray | memoryview) -> None:
         if self._try(partial(self._push, memoryview(data))):
             self.sent += len(data)
 
     def _receive(self, size: int) -> bytes:
-        self._expect(size)
-        answer = bytearray(size)
-        self._fill(memoryview(answer))
-        self.received += SIZE.size + size
-        return bytes(answer)
+        answer = bytearray(SIZE.size + size)
+        self._fill(memoryview(answer), size)
+        self.received += len(answer)
+        return bytes(answer[SIZE.size :])
 
-    def _expect(self, size: int) -> None:
-        head = bytearray(SIZE.size)
-        self._fill(memoryview(head))
-        check_length(head, size)
-
-    def _fill(self, view: memoryview) -> None:
-        """As fill, of the worker, waited for as long as it may take."""
-        while view:
-            count = self._patiently(partial(self.link.sock.recv_into, view))
+    def _fill(self, view: memoryview, size: int | None = None) -> None:
+        """As fill, of the worker, waited for as long as it may take; size is that of the answer
+        that begins here, which its first bytes must tell."""
+        got = 0
+        while got < len(view):
+            count = self._patiently(partial(self.link.sock.recv_into, view[got:]))
             if not count:
                 raise Broken("it closed the connection")
-            view = view[count:]
+            if size is not None and got < SIZE.size <= got + count:
+                check_length(bytes(view[: SIZE.size]), size)
+            got += count
 
     def _push(self, view: memoryview) -> None:
         while view:
