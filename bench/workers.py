@@ -1,6 +1,6 @@
 """Two workers on this machine: llamacli's speed beside that of llama-bench's --rpc, in one run.
 
-    python -m bench.workers [--model FILE] [--runs 3] [--quick]
+    python -m bench.workers [--model FILE] [--runs 8] [--quick]
 
 All layers lie on the workers, so that each token goes there and back. On one machine it is the
 protocol and what stands in between that is measured, not a network. Both have the same workers,
@@ -34,7 +34,7 @@ from llamacli.workers.addresses import Address
 from tests.standins.workers import worker
 
 PAGE, NAME = DOCS / "several-machines.md", "workers"
-PROMPT, TOKENS, REPEATS = 256, 64, 2
+PROMPT, TOKENS, REPEATS = 128, 64, 2
 
 
 def settings(addresses: list[Address], context: int) -> EngineSettings:
@@ -73,7 +73,7 @@ def measure(setup: Setup) -> Outcome:
             "llama-bench --rpc": lambda: llama_bench(model, *options, repeats=REPEATS),
             "llamacli --workers": lambda: apart(by_llamacli, model, addresses, prompt, tokens),
         }
-        measured = in_turn(ways, setup.times(3))
+        measured = in_turn(ways, setup.times(8))
     theirs, ours = measured.values()
     figures, ratios = [], []
     for i, what in enumerate(("prefill", "decode")):
