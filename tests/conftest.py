@@ -138,7 +138,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     runtime = tmp_path.with_name(f"{tmp_path.name}-run")  # where no server has its socket
     runtime.mkdir(mode=0o700, exist_ok=True)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-    monkeypatch.delenv("LLAMACLI_WORKERS", raising=False)
+    for name in ("LLAMACLI_WORKERS", "LLAMACLI_SPLIT", "LLAMACLI_WORKER_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
     return folder
 
 

@@ -42,6 +42,7 @@ from llamacli.workers import (
     address_of,
     greet,
     greeting,
+    kept,
     measure,
     parse_split,
     parse_workers,
@@ -333,16 +334,19 @@ def test_a_worker_that_has_the_weights_is_sent_none(
 
     assert sent() > 0.9 * whole
     assert sent() < 0.02 * whole
-    kept = max(cache.iterdir(), key=lambda file: file.stat().st_size)
-    size = kept.stat().st_size
-    with kept.open("r+b") as file:
+    longest = max(cache.iterdir(), key=lambda file: file.stat().st_size)
+    size = longest.stat().st_size
+    with longest.open("r+b") as file:
         file.truncate(size - 4096)
     assert size < sent() < size + 0.02 * whole
-    assert kept.stat().st_size == size
+    assert longest.stat().st_size == size
 
 
-def test_a_worker_that_has_a_small_models_weights_is_sent_none(demo: Path, tmp_path: Path) -> None:
+def test_a_worker_that_has_a_small_models_weights_is_sent_none(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """None of its tensors has 10 MiB."""
+    monkeypatch.setattr(kept, "WORTH", 0)
     loading, tokens = [], []
     for _ in range(2):
         with (
@@ -357,8 +361,6 @@ def test_a_worker_that_has_a_small_models_weights_is_sent_none(demo: Path, tmp_p
 
 
 def test_small_tensors_are_asked_for_by_llama_cpps_hash() -> None:
-    from llamacli.workers import kept
-
     data = bytes(range(256)) * 5 + b"end"
     value = kept.START
     for byte in data:
@@ -366,16 +368,20 @@ def test_small_tensors_are_asked_for_by_llama_cpps_hash() -> None:
     assert kept._compiled()(memoryview(bytearray(data))) == value
 
 
-def test_a_worker_without_a_cache_is_asked_for_nothing(lender: Started, tmp_path: Path) -> None:
-    from llamacli.workers.kept import hash_for
-
-    link = greet(lender.address)
-    assert hash_for(link) is None
-    link.close()
+def test_a_worker_without_a_cache_is_asked_for_nothing(
+    demo: Path, lender: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = read_gguf(demo)
     with worker(cache=tmp_path) as keeping:
-        link = greet(keeping.address)
-        assert hash_for(link) is not None
-        link.close()
+        for address, worth, asked in (
+            (lender.address, 0, False),
+            (keeping.address, 0, True),
+            (keeping.address, kept.WORTH, False),
+        ):
+            monkeypatch.setattr(kept, "WORTH", worth)
+            link = greet(address)
+            assert (kept.hash_for(link, file) is not None) == asked
+            link.close()
 
 
 def test_two_models_share_a_worker(demo: Path, lender: Started, second: Started) -> None:

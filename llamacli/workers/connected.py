@@ -46,7 +46,7 @@ class Workers:
         if addresses:
             try:
                 if beside is None:
-                    workers._connect(addresses, timeout)
+                    workers._connect(addresses, file, timeout)
                 else:
                     workers._join(beside)
                 workers._add(file)
@@ -56,7 +56,7 @@ class Workers:
                 raise
         return workers
 
-    def _connect(self, addresses: Sequence[Address], timeout: float) -> None:
+    def _connect(self, addresses: Sequence[Address], file: GGUFFile, timeout: float) -> None:
         from llamacli.workers.greeting import greet  # sockets: 5 ms that few need
         from llamacli.workers.kept import hash_for
         from llamacli.workers.relay import Relay
@@ -66,7 +66,7 @@ class Workers:
         for address in addresses:
             link = greet(address)
             try:
-                hashed = hash_for(link)
+                hashed = hash_for(link, file)
             except OSError as error:
                 link.close()
                 raise UnreachableError(f"the worker {address} is lost: {error}") from error

@@ -19,6 +19,7 @@ START, PRIME = 0xCBF29CE484222325, 0x100000001B3  # FNV-1a's, of 64 bits
 FLAG = TENSOR.size  # where a SET_TENSOR says whether to keep its bytes
 HEADER = FLAG + 1 + U64.size  # what stands before them
 MOST = 10 << 20  # bytes, beyond which llama.cpp asks by itself
+WORTH = 64 << 20  # bytes of a file's smaller tensors; fewer are sent sooner than numba is ready
 SAMPLE = 256  # bytes that are compared, at three places of a tensor
 PROBE = 256
 
@@ -48,12 +49,13 @@ class Weights:
         return found
 
 
-def hash_for(link: Link) -> Hash | None:
-    """The hash, where the worker keeps weights and it can be had. Raises OSError.
+def hash_for(link: Link, file: GGUFFile) -> Hash | None:
+    """The hash, where the worker keeps weights, and it can be had and is worth it. Raises OSError.
 
     A worker doesn't tell whether it keeps any: it is given a few bytes, and asked for them.
     """
-    if importlib.util.find_spec("numba") is None:
+    small = sum(tensor.nbytes for tensor in file.tensors if tensor.nbytes <= MOST)
+    if small < WORTH or importlib.util.find_spec("numba") is None:
         return None
     with tensor_on(link, PROBE) as tensor:
         if tensor is None:
