@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import StringIO
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from threading import Thread
@@ -454,7 +454,7 @@ def test_commands_take_workers_from_everywhere(
     """From options, the environment and models.toml: each names a port where nobody is."""
     text = tmp_path / "text"
     text.write_text(TEXT * 4)
-    monkeypatch.setattr("sys.stdin", StringIO())
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO()))
     questions = tmp_path / "questions"
     questions.write_text("Hello\n")
     arguments = {
