@@ -30,6 +30,7 @@ from bench.llama_cpp_tools import llama_bench
 from bench.report import DOCS, machine, with_figures
 from llamacli.engine.engine import Engine
 from llamacli.engine.settings import EngineSettings
+from llamacli.gguf import read_gguf
 from llamacli.workers.addresses import Address
 from tests.standins.workers import worker
 
@@ -64,6 +65,7 @@ def by_llamacli(model: Path, addresses: list[Address], prompt: int, tokens: int)
 
 def measure(setup: Setup) -> Outcome:
     model = setup.model()
+    file = read_gguf(model)
     prompt, tokens = (32, 8) if setup.quick else (PROMPT, TOKENS)
     with ExitStack() as stack:
         addresses = [stack.enter_context(worker()).address for _ in range(2)]
@@ -85,7 +87,7 @@ def measure(setup: Setup) -> Outcome:
         "Two workers on one machine",
         tuple(figures),
         tuple(ratios),
-        f"{model.name}; a prompt of {prompt} tokens and an answer of {tokens}, {REPEATS} times a "
+        f"{file.metadata['general.name']}, {file.quantization}; a prompt of {prompt} tokens and an answer of {tokens}, {REPEATS} times a "
         "process.",
     )
 

@@ -454,7 +454,6 @@ def test_commands_take_workers_from_everywhere(
     """From options, the environment and models.toml: each names a port where nobody is."""
     text = tmp_path / "text"
     text.write_text(TEXT * 4)
-    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO()))
     questions = tmp_path / "questions"
     questions.write_text("Hello\n")
     arguments = {
@@ -472,6 +471,7 @@ def test_commands_take_workers_from_everywhere(
         arguments += ["--text", text]
 
     def told(*options: str) -> str:
+        monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"hi")))
         with pytest.raises(SystemExit) as caught:
             main([command, *map(str, arguments), *options])
         assert caught.value.code in (2, 4)
