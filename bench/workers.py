@@ -9,6 +9,7 @@ into docs/several-machines.md; with --quick to stdout alone.
 """
 
 import argparse
+import math
 import statistics
 import time
 from contextlib import ExitStack
@@ -83,12 +84,13 @@ def measure(setup: Setup) -> Outcome:
             figures.append(figure(f"{name}, {what}", "tokens a second", [v[i] for v in values]))
         both = [v[i] for v in ours], [v[i] for v in theirs]
         ratios.append(ratio(f"llamacli to llama-bench, {what}", *both, Target(0.97)))
+    size = sum(math.prod(tensor.shape) for tensor in file.tensors) / 1e6
     return Outcome(
         "Two workers on one machine",
         tuple(figures),
         tuple(ratios),
-        f"{file.metadata['general.name']}, {file.quantization}; a prompt of {prompt} tokens and an answer of {tokens}, {REPEATS} times a "
-        "process.",
+        f"A model of {size:.0f} M parameters, {file.quantization}; a prompt of {prompt} tokens and "
+        f"an answer of {tokens}, {REPEATS} times a process.",
     )
 
 
