@@ -1,6 +1,6 @@
 """The demo's tools as a server of the Model Context Protocol, over stdin and stdout.
 
-llamacli chat -m demo --mcp 'python -m demo.server'
+llamacli chat -m demo --mcp '.venv/bin/python -m demo.server'
 """
 
 import asyncio
