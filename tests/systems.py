@@ -26,6 +26,9 @@ needs_pipes = pytest.mark.skipif(WINDOWS, reason="needs a system with named pipe
 needs_unix_sockets = pytest.mark.skipif(
     WINDOWS, reason="needs a system with Unix sockets, by which programs ask the user's server"
 )
+needs_kills = pytest.mark.skipif(
+    sys.platform == "win32", reason="needs a signal that ends a process at once, at a call of it"
+)
 needs_replacing = pytest.mark.skipif(
     WINDOWS, reason="needs a system where a file that a program has open can be replaced"
 )

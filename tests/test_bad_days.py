@@ -15,7 +15,14 @@ from convert import CheckpointError, convert
 from convert.pipeline import Progress
 from tests import moments
 from tests.standins.tiny import write_model
-from tests.systems import needs_linux, needs_owners, needs_pipes, needs_signals
+from tests.systems import (
+    needs_kills,
+    needs_linux,
+    needs_owners,
+    needs_pipes,
+    needs_replacing,
+    needs_signals,
+)
 from tests.waiting import PATIENCE
 
 Make = Callable[..., Path]
@@ -54,7 +61,7 @@ def told(result: subprocess.CompletedProcess[str], code: int) -> str:
 # Kills and interrupts
 
 
-@needs_signals
+@needs_kills
 def test_killed_at_a_hundred_moments(checkpoint: Make, tmp_path: Path) -> None:
     """The target is what it was or whole, and the next conversion clears what was left.
 
@@ -165,6 +172,7 @@ def test_source_changed_while_it_is_read(checkpoint: Make, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
+@needs_replacing
 def test_source_replaced_while_it_is_read(checkpoint: Make, tmp_path: Path) -> None:
     """A new file under the old name, as editors and downloads write it: the old one is read on."""
     folder = checkpoint(num_hidden_layers=24)
