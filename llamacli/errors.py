@@ -139,7 +139,10 @@ def _system_error(error: OSError) -> LlamacliError:
 
 def _is_folder(path: str | None) -> bool:
     """Windows says of a folder that it is opened as a file only that it may not be."""
-    return path is not None and Path(path).is_dir()
+    try:
+        return path is not None and Path(path).is_dir()
+    except OSError:  # nor may it be looked at
+        return False
 
 
 def _converter_error(error: BaseException) -> BaseException:

@@ -160,6 +160,7 @@ def test_converting_measures_by_itself(
     fields = gguf.GGUFReader(target).fields
     assert fields["quantize.imatrix.file"].contents() == "out.imatrix.gguf"
     assert fields["quantize.imatrix.dataset"].contents() == "dialogues.json"
+    del fields  # which map the file
     again = folder / "again.gguf"
     words = (*words[:-1], again, "--imatrix", folder / "out.imatrix.gguf")
     assert run(*words) == 0
