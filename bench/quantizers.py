@@ -3,7 +3,9 @@
     python -m bench.quantizers [--runs 7]
 
 Both quantize the same normally distributed values from BF16 bits, as in a checkpoint, which ggml's
-kernel needs widened first; without importances and with them.
+kernel needs widened first; without importances and with them. Copying the same bits is the bound
+that memory sets. NUMBA_CPU_NAME=haswell and NUMBA_CPU_FEATURES=+avx2 measure AVX2 on a processor
+that has more.
 """
 
 import os
@@ -65,6 +67,20 @@ def compare(
     )
 
 
+def copying(bits: NDArray[np.uint16], threads: int, runs: int) -> list[float]:
+    """The rate at which the bits themselves are copied."""
+
+    def copy(
+        values: Values, out: NDArray[np.uint8], _importances: NDArray[np.float32] | None = None
+    ) -> int:
+        np.copyto(out, values.view(np.uint8))
+        return 0
+
+    outs = [np.zeros(bits.nbytes, np.uint8) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        return [rate(copy, bits, outs, None, pool) for _ in range(runs)]
+
+
 def measure(setup: Setup) -> Outcome:
     if not available():
         return Outcome("Quantization kernels", (), note="numba is not there: `llamacli[fast]`.")
@@ -72,6 +88,11 @@ def measure(setup: Setup) -> Outcome:
     normal *= np.float32(0.02)
     bits = (normal.view(np.uint32) >> 16).astype(np.uint16)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    copied = [
+        figure(f"copying, {threads} thread{'s' if threads > 1 else ''}", "M values a second", rates)
+        for threads in sorted({1, cores or 1})
+        for rates in [copying(bits, threads, setup.times(7))]
+    ]
     compared = [
         compare(kind, bits, weights, threads, setup.times(7))
         for kind in KINDS
@@ -80,7 +101,7 @@ def measure(setup: Setup) -> Outcome:
     ]
     return Outcome(
         "Quantization kernels",
-        tuple(one for figures, _ in compared for one in figures),
+        (*copied, *(one for figures, _ in compared for one in figures)),
         tuple(one for _, one in compared),
         f"From BF16, {VALUES} values a thread; numba {version('numba')}.",
     )
