@@ -238,6 +238,7 @@ def test_list(tiny: Path, store: Path, tmp_path: Path) -> None:
         "bytes": tiny.stat().st_size,
         "context": CONTEXT,
         "problem": None,
+        "adapter_of": None,
     }
     assert broken["quantization"] is None and broken["last_used"] is None and broken["problem"]
     head, first, second = llamacli("list").stdout.decode().splitlines()
