@@ -22,6 +22,7 @@ from convert.checkpoint import open_checkpoint
 from convert.importance import Entry
 from llamacli.errors import DoesNotFitError
 from llamacli.hub.checkpoint import Needs, check_disk
+from llamacli.quality import sample_tokens
 from tests.program import PROGRAM, run_program
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.hub import TOKEN, Cut, Hub, HubRepo, read_repo, serve
@@ -95,8 +96,9 @@ def test_a_mixture_for_a_size_reads_weights_on_the_hub_twice_and_gives_the_same(
 ) -> None:
     """What it is found by is a part of large matrices; these are read whole."""
     limit = 2_000_000
-    made = fit(open_checkpoint(checkpoint_folder), limit, "x")
-    write_gguf(open_checkpoint(checkpoint_folder), tmp_path / "local.gguf", made.quantization)
+    checkpoint = open_checkpoint(checkpoint_folder)
+    made = fit(checkpoint, limit, "x", tokens=sample_tokens(checkpoint))
+    write_gguf(checkpoint, tmp_path / "local.gguf", made.quantization)
     result = llamacli("convert", REPO, "--fit", "2MB")
     target = store / f"{NAME}-2MB.gguf"
     assert result.stdout == f"{target}\n"
