@@ -57,6 +57,11 @@ class Checkpoint:
         """Bytes of all weights as the checkpoint stores them."""
         return sum(tensor.nbytes for tensor in self.weights.values())
 
+    @property
+    def waits(self) -> bool:
+        """Whether its weights are where a read is waited for."""
+        return any(stored.file.waits for stored in self.weights.values())
+
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Read and check a checkpoint folder. Raises CheckpointError naming the file at fault."""

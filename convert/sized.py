@@ -95,8 +95,9 @@ def fit(
     """The mixture, of that name, whose file takes limit bytes at most.
 
     The types that wishes asks for tensors are kept. Types that need an importance matrix are taken
-    only with one. tokens are of a text that the model is run on (see fisher). Raises SizeError
-    where no file is so small, saying how small one can be, CheckpointError, ImportanceError.
+    only with one. tokens are of a text that the model is run on (see fisher), unless its weights
+    are waited for. Raises SizeError where no file is so small, saying how small one can be,
+    CheckpointError, ImportanceError.
     """
     matrices = [spec for spec in checkpoint.weights if len(spec.shape) == 2]
     given = {} if importance is None else importances_for(importance, matrices)
@@ -117,7 +118,7 @@ def fit(
     left = limit - least + sum(_padded(kind, spec) for spec, kind in smallest.items())
     tried = _worth_trying(tried, left)
     information: Mapping[str, NDArray[np.float32]] = {}
-    if not any(stored.file.waits for stored in checkpoint.weights.values()):
+    if not checkpoint.waits:
         information = fisher_information(checkpoint, tokens, progress)
     measured = measure_all(checkpoint, tried, information, given, threads, progress, notice)
     layers, known = checkpoint.config.num_hidden_layers, bool(given)
@@ -251,7 +252,7 @@ def measure_all(
 
     files = {stored.file for stored in checkpoint.weights.values()}
     at_once = threads or system.allowed_processors()
-    if any(file.waits for file in files):
+    if checkpoint.waits:
         at_once = max(at_once, *(file.parallel for file in files))
     by_name = {}
     pool = ThreadPoolExecutor(at_once, "measure")

@@ -78,7 +78,7 @@ class TensorWriter:
         files = {stored.file for stored in self.checkpoint.weights.values()}
         ahead = max(2 * threads, min(threads * PIECES_AHEAD, MOST_AHEAD))
         waiting: deque[tuple[Piece, Future[_Done]]] = deque()
-        remote = any(file.waits for file in files)
+        remote = self.checkpoint.waits
         readers = ThreadPoolExecutor(max(file.parallel for file in files), "read")
         pool = ThreadPoolExecutor(threads, "quantize")
         try:

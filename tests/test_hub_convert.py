@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 
-from convert import convert, read_importance, write_importance
+from convert import convert, fit, read_importance, write_gguf, write_importance
 from convert.checkpoint import open_checkpoint
 from convert.importance import Entry
 from llamacli.errors import DoesNotFitError
@@ -90,14 +90,23 @@ def test_streamed_is_byte_for_byte_what_a_local_conversion_gives(
     assert not [name for name in cached_names(tmp_path) if name.endswith(".safetensors")]
 
 
-def test_a_mixture_for_a_size_reads_weights_on_the_hub_twice(
-    hub: Hub, checkpoint_folder: Path, store: Path, tmp_path: Path
+def test_a_mixture_for_a_size_reads_weights_on_the_hub_twice_and_gives_the_same(
+    hub: Hub, checkpoint_folder: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it is found by is a part of large matrices; these are read whole."""
+    """What it is found by is a part of large matrices; these are read whole.
+
+    As is done of files that are waited for, without the gradients, which take three reads.
+    """
     limit = 2_000_000
+    checkpoint = open_checkpoint(checkpoint_folder)
+    for file in {stored.file for stored in checkpoint.weights.values()}:
+        monkeypatch.setattr(type(file), "waits", True)
+    made = fit(checkpoint, limit, "x")
+    write_gguf(open_checkpoint(checkpoint_folder), tmp_path / "local.gguf", made.quantization)
     result = llamacli("convert", REPO, "--fit", "2MB")
     target = store / f"{NAME}-2MB.gguf"
     assert result.stdout == f"{target}\n"
+    assert target.read_bytes() == (tmp_path / "local.gguf").read_bytes()
     assert target.stat().st_size <= limit
     assert "disk: 2.00 MB for" in result.stderr
     assert files_in(store) == {target.name}

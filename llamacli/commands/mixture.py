@@ -191,7 +191,7 @@ def fitted(
             str(mixture.label),
             wishes=wishes,
             importance=importance,
-            tokens=sample_tokens(checkpoint),
+            tokens=() if checkpoint.waits else sample_tokens(checkpoint),
             threads=threads,
             progress=lambda name, done, total: show(f"measuring {name}", done, total),
             notice=notice,
