@@ -81,22 +81,22 @@ def measure(setup: Setup) -> Outcome:
         "side by side": lambda: apart(side_by_side, model, *sizes),
         "one after another": lambda: apart(in_sequence, model, *sizes),
     }
-    found = in_turn(ways, setup.times(3))
+    results = in_turn(ways, setup.times(3))
     parallel, prompt, tokens = sizes
     return Outcome(
         "Many prompts, 1B shape, Q4_K_M",
-        tuple(figure(name, "tokens a second", values) for name, values in found.items()),
+        tuple(figure(name, "tokens a second", values) for name, values in results.items()),
         (
             ratio(
                 "side by side to llama-batched-bench",
-                found["side by side"],
-                found["llama-batched-bench"],
+                results["side by side"],
+                results["llama-batched-bench"],
                 Target(0.95),
             ),
             ratio(
                 "side by side to one after another",
-                found["side by side"],
-                found["one after another"],
+                results["side by side"],
+                results["one after another"],
             ),
         ),
         f"{parallel} prompts of {prompt} tokens, answers of {tokens}, {physical_cores()} threads; "

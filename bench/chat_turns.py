@@ -51,13 +51,13 @@ def measure(setup: Setup) -> Outcome:
             assert chat.last is not None and chat.last.cached_tokens == 0
             return seconds
 
-        found = in_turn({"the new message alone": kept, "the whole prompt": anew}, setup.times(5))
+        results = in_turn({"the new message alone": kept, "the whole prompt": anew}, setup.times(5))
         assert chat.last is not None
         size = chat.last.prompt_tokens
-    alone, whole = found.values()
+    alone, whole = results.values()
     return Outcome(
         f"Turn {turn} of a chat, 1B shape",
-        tuple(figure(f"{name}, first token", "seconds", times) for name, times in found.items()),
+        tuple(figure(f"{name}, first token", "seconds", times) for name, times in results.items()),
         (ratio("the new message alone to the whole prompt", alone, whole),),
         f"{size} tokens, {max(new)} of them new.",
     )

@@ -89,13 +89,13 @@ Measure = Callable[[Setup], Outcome]
 
 def in_turn(ways: Mapping[str, Callable[[], T]], runs: int) -> dict[str, list[T]]:
     """What each way gives, run by run, each run beginning with another way."""
-    found: dict[str, list[T]] = {name: [] for name in ways}
+    results: dict[str, list[T]] = {name: [] for name in ways}
     names = list(ways)
     for i in range(runs):
         first = i % len(names)
         for name in names[first:] + names[:first]:
-            found[name].append(ways[name]())
-    return found
+            results[name].append(ways[name]())
+    return results
 
 
 def apart(function: Callable[..., T], *arguments: Any) -> T:

@@ -73,10 +73,10 @@ def compare(checkpoint: Path, quantization: str, runs: int, title: str) -> Outco
             "one pass": lambda: run_once(ONE_PASS, checkpoint, target, quantization),
             "two steps": lambda: run_once(TWO_STEPS, checkpoint, target, quantization),
         }
-        found = in_turn(ways, runs)
-    one, two = found["one pass"], found["two steps"]
-    seconds = {name: [run["seconds"] for run in results] for name, results in found.items()}
-    peaks = {name: [run["peak"] / 2**20 for run in results] for name, results in found.items()}
+        rounds = in_turn(ways, runs)
+    one, two = rounds["one pass"], rounds["two steps"]
+    seconds = {name: [run["seconds"] for run in results] for name, results in rounds.items()}
+    peaks = {name: [run["peak"] / 2**20 for run in results] for name, results in rounds.items()}
     kernels = [run["kernels"] / (threads or 1) for run in one]
     return Outcome(
         title,

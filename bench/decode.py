@@ -49,11 +49,15 @@ def measure(setup: Setup) -> Outcome:
         "llama-bench": lambda: llama_bench(model, *options, repeats=REPEATS)[0],
         "llamacli": lambda: apart(llamacli_decode, model, DEPTH, tokens),
     }
-    found = in_turn(ways, setup.times(7))
+    results = in_turn(ways, setup.times(7))
     return Outcome(
         "Decoding, 1B shape, Q4_K_M",
-        tuple(figure(name, "tokens a second", values) for name, values in found.items()),
-        (ratio("llamacli to llama-bench", found["llamacli"], found["llama-bench"], Target(0.99)),),
+        tuple(figure(name, "tokens a second", values) for name, values in results.items()),
+        (
+            ratio(
+                "llamacli to llama-bench", results["llamacli"], results["llama-bench"], Target(0.99)
+            ),
+        ),
         f"At a depth of {DEPTH} tokens, {tokens} tokens, {REPEATS} times a process, "
         f"{physical_cores()} threads.",
     )

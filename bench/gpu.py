@@ -68,19 +68,19 @@ def side_by_side(engine: BatchEngine, parallel: int, number: int) -> float:
 
 
 def llama_bench(tools: Path, model: Path, rounds: int) -> float | None:
-    found = _run(tools / "llama-bench", model, "-p", 0, "-n", DECODED, "-d", DEPTH, "-ngl", 99,
+    output = _run(tools / "llama-bench", model, "-p", 0, "-n", DECODED, "-d", DEPTH, "-ngl", 99,
                  "-fa", 1, "-r", rounds, "-o", "json")  # fmt: skip
-    return None if found is None else statistics.median(json.loads(found)[0]["samples_ts"])
+    return None if output is None else statistics.median(json.loads(output)[0]["samples_ts"])
 
 
 def llama_batched_bench(tools: Path, model: Path, parallel: int) -> float | None:
     """Tokens a second of the second part, which decodes; prompts are read before it."""
     cells = parallel * (PROMPT + ANSWER) + 256
-    found = _run(tools / "llama-batched-bench", model, "-c", cells, "-npp", PROMPT, "-ntg", ANSWER,
+    output = _run(tools / "llama-batched-bench", model, "-c", cells, "-npp", PROMPT, "-ntg", ANSWER,
                  "-npl", parallel, "-ngl", 99, "-fa", "on", "--output-format", "jsonl")  # fmt: skip
-    if found is None:
+    if output is None:
         return None
-    line = json.loads(next(line for line in found.splitlines() if line.startswith("{")))
+    line = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
     return parallel * ANSWER / float(line["t"])
 
 
@@ -119,15 +119,15 @@ def completion(address: str, prompt: list[int], tokens: int) -> dict[str, Any]:
     asked |= {"ignore_eos": True, "cache_prompt": False}
     request = Request(f"{address}/completion", json.dumps(asked).encode())
     with urlopen(request) as answer:
-        found: dict[str, Any] = json.loads(answer.read())
-    return found
+        parsed: dict[str, Any] = json.loads(answer.read())
+    return parsed
 
 
 def served_decoding(address: str, rounds: int) -> float:
     rates = []
     for number in range(rounds):
-        found = completion(address, prompts(1, DEPTH, number)[0], DECODED)
-        rates.append(float(found["timings"]["predicted_per_second"]))
+        answer = completion(address, prompts(1, DEPTH, number)[0], DECODED)
+        rates.append(float(answer["timings"]["predicted_per_second"]))
     return statistics.median(rates)
 
 
@@ -135,8 +135,8 @@ def served_side_by_side(address: str, parallel: int, number: int) -> float:
     started = time.perf_counter()
     with ThreadPoolExecutor(parallel) as pool:
         ask = lambda prompt: completion(address, prompt, ANSWER)  # noqa: E731
-        found = list(pool.map(ask, prompts(parallel, PROMPT, number)))
-    made = sum(int(one["tokens_predicted"]) for one in found)
+        results = list(pool.map(ask, prompts(parallel, PROMPT, number)))
+    made = sum(int(one["tokens_predicted"]) for one in results)
     return made / (time.perf_counter() - started)
 
 
@@ -170,14 +170,14 @@ def main() -> None:
     for parallel in SIDE_BY_SIDE:
         with BatchEngine(model, EngineSettings(context=1024), parallel) as engine:
             side_by_side(engine, parallel, -1)  # what is only done once
-            found = [side_by_side(engine, parallel, number) for number in range(rounds)]
+            ours_rates = [side_by_side(engine, parallel, number) for number in range(rounds)]
         with llama_server(tools, model, parallel) as address:
             rates = [] if address is None else [
                 served_side_by_side(address, parallel, number) for number in range(rounds)
             ]  # fmt: skip
         others = {"llama-server": statistics.median(rates) if rates else None}
         others["llama-batched-bench"] = llama_batched_bench(tools, model, parallel)
-        tell(f"{parallel} answers side by side", statistics.median(found), others)
+        tell(f"{parallel} answers side by side", statistics.median(ours_rates), others)
     shown = ", ".join(f"{size}: {cost:.2f}" for size, cost in costs.items())
     print(f"checking drafts, in evaluations of one: {shown}")
 

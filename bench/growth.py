@@ -23,7 +23,7 @@ def llamacli_rates(model: Path, depths: tuple[int, ...]) -> dict[str, float]:
     from llamacli.engine.settings import EngineSettings
     from llamacli.tune.measure import decode_seconds, made_up_tokens, prefill_seconds
 
-    found = {}
+    rates = {}
     with Engine(model, EngineSettings(context=max(depths) + PROMPT)) as engine:
         tokens = made_up_tokens(engine, engine.context_size)
         prefill_seconds(engine, tokens[:PROMPT])  # llama-bench warms up as well
@@ -34,8 +34,8 @@ def llamacli_rates(model: Path, depths: tuple[int, ...]) -> dict[str, float]:
             for depth in depths:
                 given = tokens[: depth + count]
                 times = [seconds(engine, given, depth) for _ in range(REPEATS)]
-                found[f"{kind} {depth}"] = 1 / statistics.median(times)
-    return found
+                rates[f"{kind} {depth}"] = 1 / statistics.median(times)
+    return rates
 
 
 def llama_bench_rates(model: Path, depths: tuple[int, ...]) -> dict[str, float]:
@@ -51,10 +51,10 @@ def measure(setup: Setup) -> Outcome:
         "llama-bench": lambda: llama_bench_rates(model, depths),
         "llamacli": lambda: apart(llamacli_rates, model, depths),
     }
-    found = in_turn(ways, setup.times(3))
+    results = in_turn(ways, setup.times(3))
 
     def rates(way: str, kind: str, depth: int) -> list[float]:
-        return [one[f"{kind} {depth}"] for one in found[way]]
+        return [one[f"{kind} {depth}"] for one in results[way]]
 
     def growth(way: str, kind: str) -> list[float]:
         ends = rates(way, kind, depths[0]), rates(way, kind, depths[-1])

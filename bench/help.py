@@ -21,11 +21,11 @@ def milliseconds(arguments: list[str]) -> float:
 
 def measure(setup: Setup) -> Outcome:
     ways = {name: lambda given=given: milliseconds(given) for name, given in COMMANDS.items()}
-    found = in_turn(ways, setup.times(20))
+    results = in_turn(ways, setup.times(20))
     ours, empty = COMMANDS
     figures = (
-        figure(ours, "ms", found[ours], Target(200, most=True)),
-        figure(empty, "ms", found[empty]),
+        figure(ours, "ms", results[ours], Target(200, most=True)),
+        figure(empty, "ms", results[empty]),
     )
     return Outcome("Start of `--help`", figures)
 

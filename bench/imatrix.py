@@ -36,9 +36,9 @@ def llamacli_imatrix(model: Path, chunks: int, target: Path) -> float:
     from llamacli.quality import measure_importance
 
     started = time.perf_counter()
-    found = measure_importance(model, [Text(TEXT.name, TEXT.read_text())], chunks=chunks)
+    measured = measure_importance(model, [Text(TEXT.name, TEXT.read_text())], chunks=chunks)
     seconds = time.perf_counter() - started
-    write_importance(target, found, force=True)
+    write_importance(target, measured, force=True)
     return chunks * 512 / seconds
 
 
@@ -55,7 +55,7 @@ def largest_difference(ours: Path, theirs: Path) -> float:
 def measure(setup: Setup) -> Outcome:
     model, chunks = setup.model(), 1 if setup.quick else CHUNKS
     theirs, ours = setup.folder / "theirs.gguf", setup.folder / "ours.gguf"
-    found = in_turn(
+    results = in_turn(
         {
             "llama-imatrix": lambda: llama_imatrix(model, chunks, theirs),
             "llamacli": lambda: apart(llamacli_imatrix, model, chunks, ours),
@@ -64,8 +64,8 @@ def measure(setup: Setup) -> Outcome:
     )
     return Outcome(
         "Importance matrix, 1B shape, Q4_K_M",
-        tuple(figure(name, "tokens a second", values) for name, values in found.items()),
-        (ratio("llamacli to it", found["llamacli"], found["llama-imatrix"], Target(0.9)),),
+        tuple(figure(name, "tokens a second", values) for name, values in results.items()),
+        (ratio("llamacli to it", results["llamacli"], results["llama-imatrix"], Target(0.9)),),
         f"{chunks} chunks of 512 tokens; the importances differ by a share of "
         f"{largest_difference(ours, theirs):.1g} at most.",
     )

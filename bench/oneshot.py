@@ -73,15 +73,15 @@ def measure(setup: Setup) -> Outcome:
         THEIRS: lambda: timed(llama_completion(model, prompt, answer), answer),
         SAME: lambda: timed(llama_completion(model, prompt, answer, "-c", "8192"), answer),
     }
-    found = in_turn(ways, setup.times(5))
-    whole = {name: [one.whole for one in times] for name, times in found.items()}
-    first = {name: [one.first for one in times] for name, times in found.items()}
+    results = in_turn(ways, setup.times(5))
+    whole = {name: [one.whole for one in times] for name, times in results.items()}
+    first = {name: [one.first for one in times] for name, times in results.items()}
     return Outcome(
         "One question cold, 1B shape, Q4_K_M",
         tuple(
             figure(f"{name}, {what}", "seconds", values[name])
             for what, values in (("whole", whole), ("first byte", first))
-            for name in found
+            for name in results
         ),
         tuple(
             one

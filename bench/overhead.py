@@ -97,12 +97,12 @@ def run_once(model: Path) -> dict[str, float]:
 def measure(setup: Setup) -> Outcome:
     model = setup.model()
     run_once(model)  # pages the file in
-    found = [run_once(model) for _ in range(setup.times(9))]
+    measured = [run_once(model) for _ in range(setup.times(9))]
     shown = {"whole": "whole", **{name: f"`{name}`" for name in LLAMA_CPP}}
     shown |= {name: f"of what is left: {part}" for name, part in {**PARTS, **OTHERS}.items()}
 
     def values(name: str) -> list[float]:
-        return [spent[name] for spent in found]
+        return [spent[name] for spent in measured]
 
     return Outcome(
         "`run` beyond loading and decoding, 1B shape",

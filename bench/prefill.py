@@ -40,17 +40,17 @@ def measure(setup: Setup) -> Outcome:
         ],
         "llamacli": lambda: apart(llamacli_prefill, model, prompt),
     }
-    found = in_turn(ways, setup.times(5))
-    theirs = {name: values for name, values in found.items() if name != "llamacli"}
+    results = in_turn(ways, setup.times(5))
+    theirs = {name: values for name, values in results.items() if name != "llamacli"}
     best = [max(values) for values in zip(*theirs.values(), strict=True)]
     wide = "AVX512" in this_processor().features
     default = Target(1.4) if wide else None
     return Outcome(
         "Prefill, 1B shape, Q4_K_M",
-        tuple(figure(name, "tokens a second", values) for name, values in found.items()),
+        tuple(figure(name, "tokens a second", values) for name, values in results.items()),
         (
-            ratio("llamacli to llama-bench", found["llamacli"], found["llama-bench"], default),
-            ratio("llamacli to llama-bench's best", found["llamacli"], best, Target(0.98)),
+            ratio("llamacli to llama-bench", results["llamacli"], results["llama-bench"], default),
+            ratio("llamacli to llama-bench's best", results["llamacli"], best, Target(0.98)),
         ),
         f"A prompt of {prompt} tokens, {physical_cores()} threads.",
     )

@@ -63,13 +63,16 @@ def measure(setup: Setup) -> Outcome:
         ),
         "read anew": lambda: first_byte(model, prompt, f"text {next(number)}", home),
     }
-    found = in_turn(ways, setup.times(3))
+    results = in_turn(ways, setup.times(3))
     return Outcome(
         "A long instruction kept on disk, 1B shape",
-        tuple(figure(f"{name}, first byte", "seconds", values) for name, values in found.items()),
+        tuple(figure(f"{name}, first byte", "seconds", values) for name, values in results.items()),
         (
             ratio(
-                "cached to read anew", found["cached"], found["read anew"], Target(0.15, most=True)
+                "cached to read anew",
+                results["cached"],
+                results["read anew"],
+                Target(0.15, most=True),
             ),
         ),
         f"A start of {tokens} tokens, {size / 1e6:.0f} MB on disk.",

@@ -153,8 +153,8 @@ def measured(
         except ImportanceError:
             continue
         if made:
-            found = fit(checkpoint, size, name, importance=importance, tokens=tokens)
-            write_gguf(checkpoint, path, found.quantization, force=True, importance=importance)
+            fitted = fit(checkpoint, size, name, importance=importance, tokens=tokens)
+            write_gguf(checkpoint, path, fitted.quantization, force=True, importance=importance)
         yield from compare([path], reference, model.text, threads=threads)
         path.unlink()
 

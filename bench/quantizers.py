@@ -58,12 +58,12 @@ def compare(
             for name, kernel in kernels.items()
         }
         in_turn(ways, 1)  # warms up
-        found = in_turn(ways, runs)
+        results = in_turn(ways, runs)
     by = "" if weights is None else " by importance"
     what = f"{kind.name}{by}, {threads} thread{'s' if threads > 1 else ''}"
     return (
-        [figure(f"{what}, {name}", "M values a second", found[name]) for name in kernels],
-        ratio(f"{what}, compiled to ggml", found["compiled"], found["ggml"], TARGET),
+        [figure(f"{what}, {name}", "M values a second", results[name]) for name in kernels],
+        ratio(f"{what}, compiled to ggml", results["compiled"], results["ggml"], TARGET),
     )
 
 

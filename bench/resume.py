@@ -78,9 +78,9 @@ def compare(model: Path, store: Path, tokens: int, runs: int) -> Outcome:
         for i in range(runs):
             seconds, read = first_token(engine, f"And what is word {i}?", cached=False)
             again.append(seconds)
-            seconds, found = first_token(engine, f"And what is word {i}?", cached=True)
+            seconds, restored = first_token(engine, f"And what is word {i}?", cached=True)
             resumed.append(seconds)
-            assert read.cached_tokens == 0 and found.cached_tokens >= tokens - 8
+            assert read.cached_tokens == 0 and restored.cached_tokens >= tokens - 8
     return Outcome(
         f"A resumed chat of {tokens} tokens, 1B shape",
         (
@@ -89,7 +89,8 @@ def compare(model: Path, store: Path, tokens: int, runs: int) -> Outcome:
         ),
         (ratio("resumed to read again", resumed, again, Target(0.05, most=True)),),
         f"{read.prompt_tokens} tokens, of which the new message and its markers are "
-        f"{found.prompt_tokens - found.cached_tokens}; the KV cache was saved in {saving:.2f} s.",
+        f"{restored.prompt_tokens - restored.cached_tokens}; the KV cache was saved in "
+        f"{saving:.2f} s.",
     )
 
 

@@ -88,9 +88,9 @@ def measured(
         works["soak", f"{options.soak:,} requests"] = partial(soak, count=options.soak)
     for (part, what), work in works.items():
         ways = {server.name: partial(work, server) for server in servers}
-        found = in_turn(ways, options.runs)
+        results = in_turn(ways, options.runs)
         by_server: dict[str, Values] = {}
-        for name, runs in found.items():
+        for name, runs in results.items():
             values = by_server[name] = {key: [run[key] for run in runs] for key in runs[0]}
             told = ", ".join(f"{k} {statistics.median(v):.4g}" for k, v in values.items())
             print(f"{name}: {what}: {told}", flush=True)

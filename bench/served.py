@@ -44,9 +44,9 @@ class Served:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=600)
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
         response = connection.getresponse()
-        found = json.loads(response.read())
-        assert response.status == 200, found
-        return found
+        parsed = json.loads(response.read())
+        assert response.status == 200, parsed
+        return parsed
 
     def processor(self) -> float:
         """Seconds that its threads have computed."""
@@ -116,9 +116,9 @@ def load(server: Served, clients: int, shared: int, each: int) -> dict[str, floa
     computed = server.processor()
     started = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
-        found = list(pool.map(lambda prompt: stream(server, prompt, ANSWER), asked))
+        results = list(pool.map(lambda prompt: stream(server, prompt, ANSWER), asked))
     seconds = time.perf_counter() - started
-    firsts = sorted(times.first for times in found)
+    firsts = sorted(times.first for times in results)
     return {
         "tokens/s": len(asked) * ANSWER / seconds,
         "first p50": statistics.median(firsts),
@@ -136,10 +136,10 @@ def gaps(server: Served, length: int) -> dict[str, float]:
         began = time.perf_counter()
         pool.submit(stream, server, long, 2).result()
         ended = time.perf_counter()
-        found = [times.result() for times in streams]
+        collected = [times.result() for times in streams]
     during = sorted(
         gap
-        for times in found
+        for times in collected
         for gap, at in zip(times.gaps, times.pieces[1:], strict=True)
         if began < at < ended
     )

@@ -90,13 +90,13 @@ def least_acceptance(costs: Costs, drafting: float) -> float | None:
     return None
 
 
-def tell(name: str, found: Measured) -> None:
-    drafted = found.result.drafted
+def tell(name: str, measured: Measured) -> None:
+    drafted = measured.result.drafted
     print(
-        f"{name}: plain {found.plain:.1f} tokens/s, drafts {found.drafted:.1f}, ratio "
-        f"{found.drafted / found.plain:.2f}; {found.result.answer_tokens} tokens, "
+        f"{name}: plain {measured.plain:.1f} tokens/s, drafts {measured.drafted:.1f}, ratio "
+        f"{measured.drafted / measured.plain:.2f}; {measured.result.answer_tokens} tokens, "
         f"{drafted.accepted} of {drafted.tokens} drafted accepted in {drafted.evaluations} checks; "
-        f"{'the same tokens' if found.same else 'other tokens from a tie on'}"
+        f"{'the same tokens' if measured.same else 'other tokens from a tie on'}"
     )
 
 

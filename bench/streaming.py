@@ -62,10 +62,10 @@ def convert_once(url: str, folder: Path, *options: str) -> Run:
             env={**os.environ, **settings},
         ).stdout
         seconds = time.monotonic() - started
-        found = [
+        written = [
             path for path in Path(place).rglob("*") if path.is_file() and not path.is_symlink()
         ]
-        disk = sum(path.stat().st_size for path in found) / 1e9
+        disk = sum(path.stat().st_size for path in written) / 1e9
     return Run(seconds, int(printed.splitlines()[-1]) / 2**20, disk)
 
 
@@ -80,15 +80,18 @@ def measure(setup: Setup, shape: str = "8b", layers: int | None = 2) -> Outcome:
             "streamed": lambda: convert_once(hub.url, setup.folder),
             "fetched first": lambda: convert_once(hub.url, setup.folder, "--download"),
         }
-        found = in_turn(ways, setup.times(3))
-    streamed, fetched = found["streamed"], found["fetched first"]
+        results = in_turn(ways, setup.times(3))
+    streamed, fetched = results["streamed"], results["fetched first"]
     memory = Target(1536, most=True)
     return Outcome(
         f"Conversion from the Hub, {f'{layers} layers of ' if layers else ''}{shape.upper()}",
         (
-            *(figure(n, "seconds", [run.seconds for run in runs]) for n, runs in found.items()),
+            *(figure(n, "seconds", [run.seconds for run in runs]) for n, runs in results.items()),
             figure("streamed, peak memory", "MiB", [run.peak for run in streamed], memory),
-            *(figure(f"{n}, disk", "GB", [run.disk for run in runs]) for n, runs in found.items()),
+            *(
+                figure(f"{n}, disk", "GB", [run.disk for run in runs])
+                for n, runs in results.items()
+            ),
         ),
         (
             ratio(

@@ -37,11 +37,11 @@ def probability(engine: Engine, text: str) -> float:
     tokens = encode_turns(engine, [{"role": "user", "content": text}], tools=given)
     constraint = Calling(TOOLS).constraint(engine, len(tokens), 64)
     assert constraint is not None
-    found = generate(
+    answer = generate(
         engine, tokens, SamplingSettings(temperature=0.0), max_tokens=64, constraint=constraint
     )
-    next(found)
-    found.close()
+    next(answer)
+    answer.close()
     return constraint.probability or 0.0
 
 
@@ -53,7 +53,7 @@ def main() -> None:
         questions = [probability(engine, text) for text in QUESTIONS]
     print("| threshold | greetings that call | questions that call |\n|--:|--:|--:|")
     for threshold in THRESHOLDS:
-        calls = [sum(p >= threshold for p in found) for found in (greetings, questions)]
+        calls = [sum(p >= threshold for p in chances) for chances in (greetings, questions)]
         print(f"| {threshold} | {calls[0]} of {len(greetings)} | {calls[1]} of {len(questions)} |")
 
 

@@ -38,8 +38,8 @@ def measures(
             if spread is not None:
                 weights = np.exp(rng.standard_normal(COLUMNS) * spread).astype(np.float32)
             copy = dequantize(kind, quantize(kind, values, weights)).reshape(values.shape)
-            found = measure(values, copy, GGML_QUANT_SIZES[kind][0])
-            yield name, found.relative(), found.worst, abs(found.scale - 1)
+            errors = measure(values, copy, GGML_QUANT_SIZES[kind][0])
+            yield name, errors.relative(), errors.worst, abs(errors.scale - 1)
 
 
 def main() -> None:

@@ -30,8 +30,8 @@ def measure(setup: Setup) -> Outcome:
     }
     commands["an empty Python"] = ["-c", "pass"]
     ways = {name: lambda given=given: milliseconds(given) for name, given in commands.items()}
-    found = in_turn(ways, setup.times(10))
-    figures = tuple(figure(name, "ms", values) for name, values in found.items())
+    results = in_turn(ways, setup.times(10))
+    figures = tuple(figure(name, "ms", values) for name, values in results.items())
     return Outcome("A search of the vocabulary", figures)
 
 

@@ -96,13 +96,13 @@ def measure(setup: Setup) -> Outcome:
 
 def starts(model: Path, addresses: list[Address], count: int) -> list[tuple[int, float]]:
     """The bytes that each load sends, and its seconds."""
-    found = []
+    collected = []
     for _ in range(count):
         begun = time.perf_counter()
         with Engine(model, settings(addresses, 512)) as engine:
             taken = time.perf_counter() - begun
-            found.append((sum(relay.sent for relay in engine.workers.relays), taken))
-    return found
+            collected.append((sum(relay.sent for relay in engine.workers.relays), taken))
+    return collected
 
 
 def start_again(setup: Setup) -> str:

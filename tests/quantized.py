@@ -57,8 +57,8 @@ def types_by_llama_cpp(
     llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
     del held
     assert status == 0
-    found = re.findall(r"(blk\S+|\w+\.weight) .*MiB \((\w+)\)", "".join(lines))
-    return {name: kind.upper() for name, kind in found}
+    matches = re.findall(r"(blk\S+|\w+\.weight) .*MiB \((\w+)\)", "".join(lines))
+    return {name: kind.upper() for name, kind in matches}
 
 
 def assert_same_tensors(ours: Path, theirs: Path) -> None:

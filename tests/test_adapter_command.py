@@ -52,9 +52,9 @@ def test_list_show_and_rm_know_an_adapter(base: Path, lora: Path, store: Path) -
     assert llamacli("convert", str(lora), "--base", str(base)).returncode == 0
     assert llamacli("list").stdout.splitlines()[1].split()[:2] == ["lora", "F32"]
     assert f"an adapter of {BASE}" in llamacli("list").stdout
-    (found,) = json.loads(llamacli("list", "--json").stdout)
+    (parsed,) = json.loads(llamacli("list", "--json").stdout)
     path = store / "adapters" / "lora.gguf"
-    assert (found["path"], found["adapter_of"]) == (str(path), BASE)
+    assert (parsed["path"], parsed["adapter_of"]) == (str(path), BASE)
     for name in ("lora", str(path)):
         shown = json.loads(llamacli("show", name, "--json").stdout)
         assert shown["base"] == BASE

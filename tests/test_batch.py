@@ -93,9 +93,9 @@ def test_alone_each_answer_is_the_one_that_run_gives(path: Path) -> None:
     jobs = [Job(prompt, sampling, max_tokens=20) for prompt in asked]
     jobs.insert(1, Job([5] * 2000, sampling))  # longer than the context
     with DraftingEngine(path, SETTINGS) as engine:
-        found = dict(answer_each(engine, jobs))
-        assert isinstance(found.pop(1), LlamacliError)
-    for prompt, result in zip(asked, (found[i] for i in sorted(found)), strict=True):
+        answers = dict(answer_each(engine, jobs))
+        assert isinstance(answers.pop(1), LlamacliError)
+    for prompt, result in zip(asked, (answers[i] for i in sorted(answers)), strict=True):
         with DraftingEngine(path, SETTINGS) as fresh:  # as run does
             expected = list(generate(fresh, prompt, sampling, max_tokens=20))[-1].result
         assert isinstance(result, Result) and expected is not None
@@ -110,8 +110,8 @@ def test_alone_an_interrupted_answer_is_left_out(path: Path) -> None:
         def interrupted() -> bool:  # within the third answer
             return len(done) == 2 and 5 < len(engine.tokens) < 9
 
-        found = dict(answer_each(engine, jobs, interrupted=interrupted, on_step=done.append))
-    assert sorted(found) == [0, 1] and done[:2] == [10, 10]
+        answers = dict(answer_each(engine, jobs, interrupted=interrupted, on_step=done.append))
+    assert sorted(answers) == [0, 1] and done[:2] == [10, 10]
 
 
 def test_a_seed_draws_what_run_draws(path: Path, single: Engine) -> None:
@@ -231,19 +231,19 @@ def llamacli(*arguments: str | Path, stdin: bytes = b"", check: int = 0) -> list
 
 def test_text_lines_in_order(path: Path) -> None:
     options = ("-m", path, "--temp", "0", "-n", "8")
-    found = llamacli("batch", *options, stdin=b"one\n\ntwo words\r\nthree\n")
-    assert [line["id"] for line in found] == [1, 3, 4]
+    result = llamacli("batch", *options, stdin=b"one\n\ntwo words\r\nthree\n")
+    assert [line["id"] for line in result] == [1, 3, 4]
     run = llamacli("run", "two words", *options, "--json")[0]
-    assert found[1]["text"] == run["text"] and found[1]["prompt_tokens"] == run["prompt_tokens"]
-    assert all(line["finish_reason"] in ("stop", "length") for line in found)
+    assert result[1]["text"] == run["text"] and result[1]["prompt_tokens"] == run["prompt_tokens"]
+    assert all(line["finish_reason"] in ("stop", "length") for line in result)
 
 
 def test_exact_answers_are_those_of_run(path: Path) -> None:
     """Random weights at a high temperature: a draw from any other logits would soon show."""
     options = ["-m", path, "-n", "12", "--temp", "2", "--seed", "5", "--top-k", "0"]
     texts = ["one", "two words of it", "one"]
-    found = llamacli("batch", "--exact", *options, stdin="\n".join(texts).encode())
-    for text, line in zip(texts, found, strict=True):
+    result = llamacli("batch", "--exact", *options, stdin="\n".join(texts).encode())
+    for text, line in zip(texts, result, strict=True):
         run = llamacli("run", text, *options, "--json")[0]
         assert (line["text"], line["answer_tokens"]) == (run["text"], run["answer_tokens"])
 
@@ -255,10 +255,10 @@ def test_json_lines_have_their_own_settings(path: Path) -> None:
                                {"role": "user", "content": "hi"}], "max_tokens": 3, "seed": 5},
     ]  # fmt: skip
     data = "\n".join(map(json.dumps, lines)).encode()
-    found = llamacli("batch", "-", "-m", path, "-n", "20", stdin=data)
-    assert [line["id"] for line in found] == ["a", 7]
-    assert found[0]["answer_tokens"] <= 2 and found[1]["seed"] == 5
-    assert found[1]["prompt_tokens"] > found[0]["prompt_tokens"]
+    result = llamacli("batch", "-", "-m", path, "-n", "20", stdin=data)
+    assert [line["id"] for line in result] == ["a", 7]
+    assert result[0]["answer_tokens"] <= 2 and result[1]["seed"] == 5
+    assert result[1]["prompt_tokens"] > result[0]["prompt_tokens"]
 
 
 def test_bad_lines_are_told_and_the_rest_goes_on(path: Path) -> None:
@@ -267,30 +267,30 @@ def test_bad_lines_are_told_and_the_rest_goes_on(path: Path) -> None:
     data += b'{"id": 1, "prompt": "again"}\n{"id": [2], "prompt": "a"}\n'
     data += b'{"prompt": "a", "messages": []}\n{"messages": [{"role": "boss", "content": ""}]}\n'
     data += b'{"id": "last", "prompt": "y"}\n'
-    found = llamacli("batch", "-m", path, "-n", "2", stdin=data, check=1)
-    assert len(found) == 13
-    assert [i for i, line in enumerate(found) if "error" not in line] == [0, 12]
+    result = llamacli("batch", "-m", path, "-n", "2", stdin=data, check=1)
+    assert len(result) == 13
+    assert [i for i, line in enumerate(result) if "error" not in line] == [0, 12]
     expected = ["not JSON", "prompt is a text", "temprature", "top-p", "JSON object", "byte 12",
                 "empty", "line 1 already", "id is a text", "either", "has the role"]  # fmt: skip
-    for line, words in zip(found[1:12], expected, strict=True):
+    for line, words in zip(result[1:12], expected, strict=True):
         assert words in line["error"], line
 
 
 def test_template_takes_fields(path: Path) -> None:
     data = b'{"id": 1, "text": "a", "lang": "French", "note": 3}\n{"id": 2, "text": "b"}\n'
     template = "{{x}} to {lang}: {text}"
-    found = llamacli(
+    result = llamacli(
         "batch", "-m", path, "-n", "3", "--template", template, "--temp", "0", stdin=data, check=1
     )
     run = llamacli("run", "{x} to French: a", "-m", path, "-n", "3", "--temp", "0", "--json")[0]
-    assert found[0]["text"] == run["text"]
-    assert "wants {lang}" in found[1]["error"]
+    assert result[0]["text"] == run["text"]
+    assert "wants {lang}" in result[1]["error"]
 
 
 def test_choices_for_each_line(path: Path) -> None:
     data = "\n".join(f"line {i}" for i in range(12)).encode()
-    found = llamacli("batch", "-m", path, "--choice", "yes", "--choice", "no", stdin=data)
-    assert len(found) == 12 and {line["text"] for line in found} <= {"yes", "no"}
+    result = llamacli("batch", "-m", path, "--choice", "yes", "--choice", "no", stdin=data)
+    assert len(result) == 12 and {line["text"] for line in result} <= {"yes", "no"}
 
 
 def test_resume_goes_on_where_it_was_cut(path: Path, tmp_path: Path) -> None:
@@ -303,8 +303,8 @@ def test_resume_goes_on_where_it_was_cut(path: Path, tmp_path: Path) -> None:
     out.write_text("".join(complete[:4]) + complete[4][:20])
     llamacli("batch", source, *options, "-o", out, check=6)  # not without --resume or --force
     llamacli("batch", source, *options, "-o", out, "--resume")
-    found = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [(line["id"], line["text"]) for line in found] == [
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(line["id"], line["text"]) for line in records] == [
         (line["id"], line["text"]) for line in whole
     ]
     before = out.read_text()
@@ -392,10 +392,10 @@ def test_lines_end_at_newlines_alone(path: Path, tmp_path: Path) -> None:
     options = ("-m", path, "-n", "2", "-o", out)
     llamacli("batch", source, *options, check=1)
     written = out.read_bytes()
-    found = [json.loads(line) for line in written.decode().split("\n")[:-1]]
-    assert [row["id"] for row in found] == [*odd[:3], 4, *odd[3:]]
-    assert "half a surrogate pair" in found[3]["error"]
-    assert [row["id"] for row in found if "error" in row] == [4]
+    records = [json.loads(line) for line in written.decode().split("\n")[:-1]]
+    assert [row["id"] for row in records] == [*odd[:3], 4, *odd[3:]]
+    assert "half a surrogate pair" in records[3]["error"]
+    assert [row["id"] for row in records if "error" in row] == [4]
     llamacli("batch", source, *options, "--resume", check=1)
     assert out.read_bytes() == written
 

@@ -32,9 +32,9 @@ GROWTH = Outcome(
 
 def test_each_run_begins_with_another_way() -> None:
     asked: list[str] = []
-    found = in_turn({name: lambda name=name: asked.append(name) for name in "abc"}, 4)
+    times = in_turn({name: lambda name=name: asked.append(name) for name in "abc"}, 4)
     assert "".join(asked) == "abcbcacababc"
-    assert {name: len(values) for name, values in found.items()} == {"a": 4, "b": 4, "c": 4}
+    assert {name: len(values) for name, values in times.items()} == {"a": 4, "b": 4, "c": 4}
 
 
 def test_a_ratio_is_that_of_each_run() -> None:

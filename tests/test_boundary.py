@@ -43,9 +43,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def code(error: BaseException) -> int:
-    found = named(error)
-    assert isinstance(found, LlamacliError), found
-    return found.exit_code
+    error_named = named(error)
+    assert isinstance(error_named, LlamacliError), error_named
+    return error_named.exit_code
 
 
 @pytest.mark.parametrize(

@@ -103,9 +103,9 @@ def test_the_command_is_for_how_it_was_installed() -> None:
 
 @pytest.mark.parametrize("devices", [MAC, SERVER, LAPTOP, INTEGRATED])
 def test_what_is_shown_of_recorded_devices(devices: list[Device]) -> None:
-    found = describe(devices, Machine(nvidia=True))
-    shown = lines(found)
-    used = [device["name"] for device in found["devices"] if device["used"]]
+    description = describe(devices, Machine(nvidia=True))
+    shown = lines(description)
+    used = [device["name"] for device in description["devices"] if device["used"]]
     assert used == [device.name for device in use_devices(devices, "auto")]
     assert all(device.description in shown for device in devices)
     assert ("NVIDIA GPU is here" in shown) == all(device.kind != "cuda" for device in devices)

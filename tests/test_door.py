@@ -67,12 +67,12 @@ def test_dim_lines_are_dim_where_there_are_colours(monkeypatch: pytest.MonkeyPat
 
 
 def test_there_is_one_door() -> None:
-    found = []
+    others = []
     for package in ("llamacli", "convert"):
         for path in sorted((ROOT / package).rglob("*.py")):
             name = ".".join(path.relative_to(ROOT / package).with_suffix("").parts)
-            found += outward(path) if name not in DOORS else []
-    assert not found
+            others += outward(path) if name not in DOORS else []
+    assert not others
 
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch, *arguments: str, stdin: str = "") -> str:

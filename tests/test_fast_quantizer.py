@@ -235,20 +235,20 @@ def test_no_two_compiled_functions_have_one_name() -> None:
             return repr(function)
         return f"{function.__module__}.{function.__qualname__}"
 
-    found: dict[str, list[str]] = {}
+    collected: dict[str, list[str]] = {}
     waiting = list(importlib.import_module("convert.kernels.by_type").BY_TYPE.values())
     while waiting:
         used = inspect.getclosurevars((one := waiting.pop()).py_func)
         contents = [one.py_func.__code__.co_code.hex(), *map(name, used.nonlocals.values())]
-        if name(one) in found:
-            assert found[name(one)] == contents, name(one)
+        if name(one) in collected:
+            assert collected[name(one)] == contents, name(one)
             continue
-        found[name(one)] = contents
+        collected[name(one)] = contents
         values = [*used.nonlocals.values(), *used.globals.values()]
         modules = [value for value in values if inspect.ismodule(value)]
         values += [getattr(m, attribute, None) for m in modules for attribute in used.unbound]
         waiting += [value for value in values if hasattr(value, "py_func")]
-    assert len(found) > 30
+    assert len(collected) > 30
 
 
 def test_damaged_compiled_code_is_thrown_away(tmp_path: Path) -> None:

@@ -61,13 +61,13 @@ def test_errors_cost_what_the_gradients_tell() -> None:
     checkpoint = open_checkpoint(DEMO)
     tokens = sample_tokens(checkpoint)
     ids = np.array(tokens)
-    found = fisher_information(checkpoint, tokens)
+    information = fisher_information(checkpoint, tokens)
     precise = log_softmax(logits(DEMO, ids))
     ratios = {}
     rows = {spec.name: spec.rows for spec in checkpoint.weights}
     for name in ("token_embd", *(f"blk.1.{part}" for part in PARTS), "blk.3.ffn_down"):
         name += ".weight"
-        step = float(np.sqrt(1e-3 / (rows[name] * found[name].sum())))
+        step = float(np.sqrt(1e-3 / (rows[name] * information[name].sum())))
         off = log_softmax(logits(DEMO, ids, name, step))
         divergence = (np.exp(precise) * (precise - off)).sum(axis=1).mean()
         ratios[name] = float(divergence / 1e-3)

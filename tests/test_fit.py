@@ -131,8 +131,8 @@ def test_it_loses_less_than_the_named_mixtures_of_its_size(tmp_path: Path) -> No
     for name in ("Q3_K_M", "IQ4_XS", "Q6_K"):
         named, ours = tmp_path / f"{name}.gguf", tmp_path / f"as-{name}.gguf"
         convert(DEMO, named, name)
-        found = fit(checkpoint, named.stat().st_size, name, tokens=tokens, threads=1)
-        write_gguf(checkpoint, ours, found.quantization)
+        fitted = fit(checkpoint, named.stat().st_size, name, tokens=tokens, threads=1)
+        write_gguf(checkpoint, ours, fitted.quantization)
         theirs, mine = compare([named, ours], tmp_path / "reference.gguf", text, threads=1)
         assert mine.nbytes <= theirs.nbytes
         ratios[name] = mine.prediction.divergence / theirs.prediction.divergence

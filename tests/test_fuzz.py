@@ -42,5 +42,5 @@ def test_the_harness_sees_what_it_looks_for(
         sys.exit(code)
 
     monkeypatch.setattr(worker.cli, "main", main)
-    found = worker.run(["run"])
-    assert found[0] == code and fault in found[1] and bool(fault) == bool(found[1])
+    result = worker.run(["run"])
+    assert result[0] == code and fault in result[1] and bool(fault) == bool(result[1])

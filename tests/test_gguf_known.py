@@ -126,9 +126,9 @@ def test_the_oldest_go_first(good: GGUFFile, store: Path) -> None:
     many = [KnownStrings("some.key", i, i, "0" * 64) for i in range(40)]
     write(kept(store), *([one.key, one.length, one.nbytes, one.sha256] for one in many))
     remember(good)
-    found = recall()
-    assert {one.key for one in found[:2]} == set(KEYS)
-    assert found[2:] == tuple(many[:14])
+    recalled = recall()
+    assert {one.key for one in recalled[:2]} == set(KEYS)
+    assert recalled[2:] == tuple(many[:14])
 
 
 def test_what_would_take_gigabytes_is_not_read_again(good: GGUFFile) -> None:

@@ -121,10 +121,10 @@ def test_of_two_sets_of_weights_model_safetensors_is_taken(
     hub.repos[REPO].files["model.safetensors"] = (other / "model.safetensors").read_bytes()
     said = llamacli("convert", REPO, "--quant", "F32").stderr
     assert "model.safetensors is taken, as transformers does, and not model-00001-of-" in said
-    found = {t.name: t.data for t in GGUFReader(store / f"{NAME}-F32.gguf").tensors}
+    tensors = {t.name: t.data for t in GGUFReader(store / f"{NAME}-F32.gguf").tensors}
     convert(other, tmp_path / "other.gguf", "F32")
     for tensor in GGUFReader(tmp_path / "other.gguf").tensors:
-        assert np.array_equal(found[tensor.name], tensor.data)
+        assert np.array_equal(tensors[tensor.name], tensor.data)
 
 
 def test_downloaded_stays_in_the_cache_and_serves_offline(

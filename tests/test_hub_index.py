@@ -68,7 +68,7 @@ def test_refusals_are_told(hub: Hub, answers: list[Any], words: str) -> None:
 
 def index(**changes: Any) -> Callable[[Hub], None]:
     def change(hub: Hub) -> None:
-        hub.edit_index = lambda found: {**found, **changes}
+        hub.edit_index = lambda served: {**served, **changes}
 
     return change
 
@@ -122,6 +122,6 @@ def test_an_index_that_makes_no_sense_is_refused(
 
 def test_whatever_the_index_is_the_error_is_ours(hub: Hub) -> None:
     for value in (None, 1, "x", {"siblings": [None]}, {"sha": "a" * 40, "siblings": [{"lfs": []}]}):
-        hub.edit_index = lambda found, value=value: value  # type: ignore[misc]
+        hub.edit_index = lambda _, value=value: value  # type: ignore[misc]
         with pytest.raises(LlamacliError):
             fetch()

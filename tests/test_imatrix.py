@@ -56,8 +56,8 @@ def test_sums_are_those_of_squared_activations(tiny: Path, measured: ImportanceM
     rows = tensors["token_embd.weight"][tokens].astype(np.float64)
     normed = rows / np.sqrt((rows**2).mean(axis=1, keepdims=True) + 1e-5)
     normed *= tensors["blk.0.attn_norm.weight"]
-    found = measured.entries["blk.0.attn_q.weight"].sums
-    assert np.allclose(found, (normed**2).sum(axis=0), rtol=1e-4)
+    sums = measured.entries["blk.0.attn_q.weight"].sums
+    assert np.allclose(sums, (normed**2).sum(axis=0), rtol=1e-4)
 
 
 def test_an_interrupted_call_is_gone_on_with(
@@ -77,15 +77,17 @@ def test_an_interrupted_call_is_gone_on_with(
         measure_importance(tiny, [TEXT], chunks=3, threads=1, target=target)
     assert len(list(tmp_path.glob(".m.gguf.*.kept"))) == 1 and not target.exists()
     told: list[str] = []
-    found = measure_importance(tiny, [TEXT], chunks=3, threads=1, target=target, notice=told.append)
+    resumed = measure_importance(
+        tiny, [TEXT], chunks=3, threads=1, target=target, notice=told.append
+    )
     assert told == ["going on after chunk 2, from what the last call has done"]
     assert len(calls) == 4
     for name, entry in measured.entries.items():
-        assert np.allclose(found.entries[name].sums, entry.sums, rtol=1e-6)
-        assert found.entries[name].count == entry.count
+        assert np.allclose(resumed.entries[name].sums, entry.sums, rtol=1e-6)
+        assert resumed.entries[name].count == entry.count
     measure_importance(tiny, [TEXT], chunks=1, threads=1, target=target)  # another job, from anew
     assert len(calls) == 5
-    module.write_matrix(target, [found])
+    module.write_matrix(target, [resumed])
     assert target.exists() and not list(tmp_path.glob(".m.gguf*"))
 
 
@@ -113,10 +115,10 @@ def test_the_command_measures_merges_and_says_where(
     assert run("imatrix", tiny, *settings, "--chunks", "1", "-o", one) == 6
     assert "exists already" in capfd.readouterr().err
     assert run("imatrix", tiny, "--chunks", "0", "--add", one, "--add", one, "-o", both) == 0
-    found, single = read_importance(both), read_importance(one)
-    assert found.chunks == 2 and found.datasets == ("a.txt", "a.txt")
+    merged, single = read_importance(both), read_importance(one)
+    assert merged.chunks == 2 and merged.datasets == ("a.txt", "a.txt")
     for name, entry in single.entries.items():
-        assert np.array_equal(found.entries[name].sums, 2 * entry.sums)
+        assert np.array_equal(merged.entries[name].sums, 2 * entry.sums)
 
 
 def test_the_text_that_ships_serves_by_default(tiny: Path, tmp_path: Path) -> None:

@@ -41,10 +41,10 @@ def same(a: ImportanceMatrix, b: ImportanceMatrix) -> bool:
     )
 
 
-def write_dat(path: Path, found: ImportanceMatrix, calls: int = 2, end: bytes = b"") -> Path:
+def write_dat(path: Path, importance: ImportanceMatrix, calls: int = 2, end: bytes = b"") -> Path:
     """As llama-imatrix wrote it: mean squares times chunks."""
-    parts = [struct.pack("<i", len(found.entries))]
-    for name, entry in found.entries.items():
+    parts = [struct.pack("<i", len(importance.entries))]
+    for name, entry in importance.entries.items():
         values = entry.importances * np.float32(calls)
         parts += [struct.pack("<i", len(name)), name.encode()]
         parts += [struct.pack("<ii", calls, values.size), values.tobytes()]
@@ -55,10 +55,10 @@ def write_dat(path: Path, found: ImportanceMatrix, calls: int = 2, end: bytes = 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     write_importance(path, matrix())
-    found = read_importance(path)
-    assert same(found, matrix())
-    assert (found.datasets, found.chunks, found.chunk_size) == (("a.txt", "b.txt"), 2, 512)
-    assert found.file == "m.gguf"
+    again = read_importance(path)
+    assert same(again, matrix())
+    assert (again.datasets, again.chunks, again.chunk_size) == (("a.txt", "b.txt"), 2, 512)
+    assert again.file == "m.gguf"
 
 
 def test_the_file_is_as_llama_cpp_writes_it(tmp_path: Path) -> None:
@@ -78,10 +78,10 @@ END = struct.pack("<ii", 2, 5) + b"a.txt"
 
 @pytest.mark.parametrize("end", [b"", struct.pack("<i", 2), END])
 def test_the_older_kind_is_read(tmp_path: Path, end: bytes) -> None:
-    found = read_importance(write_dat(tmp_path / "m.dat", matrix(), end=end))
+    again = read_importance(write_dat(tmp_path / "m.dat", matrix(), end=end))
     for name, entry in matrix().entries.items():
-        assert np.allclose(found.entries[name].importances, entry.importances, rtol=1e-6)
-    assert (found.chunks, found.datasets) == ((2 if end else 0), (("a.txt",) if end == END else ()))
+        assert np.allclose(again.entries[name].importances, entry.importances, rtol=1e-6)
+    assert (again.chunks, again.datasets) == ((2 if end else 0), (("a.txt",) if end == END else ()))
 
 
 def test_merging_adds_activations() -> None:
@@ -114,10 +114,10 @@ def test_those_of_different_models_dont_merge() -> None:
 
 
 def test_importances_are_mean_squares() -> None:
-    found = importances_for(matrix(), specs())
-    assert len(found) == 7
+    importances = importances_for(matrix(), specs())
+    assert len(importances) == 7
     sums = matrix().entries["blk.0.ffn_up.weight"].sums
-    assert np.array_equal(found["blk.0.ffn_up.weight"], sums / np.float32(1024))
+    assert np.array_equal(importances["blk.0.ffn_up.weight"], sums / np.float32(1024))
 
 
 def changed(name: str, entry: Entry | None) -> ImportanceMatrix:
@@ -134,26 +134,28 @@ def changed(name: str, entry: Entry | None) -> ImportanceMatrix:
         (changed("output.weight", Entry(np.ones(8, np.float32), 1)), "output.weight has 8"),
     ],
 )
-def test_another_models_matrix_is_told(found: ImportanceMatrix, told: str, tmp_path: Path) -> None:
+def test_another_models_matrix_is_told(
+    importance: ImportanceMatrix, told: str, tmp_path: Path
+) -> None:
     write_checkpoint(tmp_path / "checkpoint", CONFIG)
     with pytest.raises(ImportanceError, match=told):
-        convert(tmp_path / "checkpoint", tmp_path / "out.gguf", "Q4_K_M", importance=found)
+        convert(tmp_path / "checkpoint", tmp_path / "out.gguf", "Q4_K_M", importance=importance)
     assert not [*tmp_path.glob("out*"), *tmp_path.glob(".out*")]
 
 
 def test_the_file_says_what_it_was_made_by(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "checkpoint", CONFIG)
     write_importance(tmp_path / "m.gguf", matrix())
-    found = read_importance(tmp_path / "m.gguf")
-    convert(tmp_path / "checkpoint", tmp_path / "out.gguf", "Q4_K_M", importance=found)
+    again = read_importance(tmp_path / "m.gguf")
+    convert(tmp_path / "checkpoint", tmp_path / "out.gguf", "Q4_K_M", importance=again)
     fields = gguf.GGUFReader(tmp_path / "out.gguf").fields
     keys = {"file": "m.gguf", "dataset": "a.txt", "entries_count": 7, "chunks_count": 2}
     for key, value in keys.items():
         assert fields[f"quantize.imatrix.{key}"].contents() == value
 
 
-def raw(path: Path, found: ImportanceMatrix) -> bytearray:
-    write_importance(path, found)
+def raw(path: Path, importance: ImportanceMatrix) -> bytearray:
+    write_importance(path, importance)
     return bytearray(path.read_bytes())
 
 
@@ -185,8 +187,8 @@ def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
         (replace(matrix(), entries={}), None, "has no entries"),
     ],
 )
-def test_damaged_files_are_told(tmp_path: Path, found, damage, told: str) -> None:
-    data = bytes(raw(tmp_path / "m.gguf", found))
+def test_damaged_files_are_told(tmp_path: Path, importance, damage, told: str) -> None:
+    data = bytes(raw(tmp_path / "m.gguf", importance))
     (tmp_path / "m.gguf").write_bytes(damage(data) if damage else data)
     with pytest.raises(ImportanceError, match=told) as error:
         read_importance(tmp_path / "m.gguf")

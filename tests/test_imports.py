@@ -24,11 +24,11 @@ FACELESS = {"commands"}  # each of its modules is a verb, imported where it is c
 
 def modules(package: str) -> dict[str, Path]:
     """Every module below a package of the repository by its dotted name."""
-    found = {}
+    sources = {}
     for path in sorted((ROOT / package).rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts).removesuffix(".__init__")] = path
-    return found
+        sources[".".join(parts).removesuffix(".__init__")] = path
+    return sources
 
 
 MODULES = modules("llamacli") | modules("convert")
@@ -51,11 +51,11 @@ def imports(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 def imported(name: str) -> set[str]:
     """The modules of this repository that a module names in an import."""
-    found = set()
+    targets = set()
     for module, names in imports(MODULES[name]):
-        found |= {f"{module}.{n}" if f"{module}.{n}" in MODULES else module for n in names}
-        found |= set() if names else {module}
-    return {module for module in found if module in MODULES}
+        targets |= {f"{module}.{n}" if f"{module}.{n}" in MODULES else module for n in names}
+        targets |= set() if names else {module}
+    return {module for module in targets if module in MODULES}
 
 
 def place(name: str) -> int:
@@ -194,17 +194,17 @@ def at_import(node: ast.AST) -> Iterator[ast.AST]:
 
 def test_only_system_uses_what_macos_or_windows_lacks() -> None:
     """Wherever it stands, whether a test gets there or not."""
-    found = {name: lacked(ast.walk(parsed(path))) for name, path in MODULES.items()}
-    assert not {name: used for name, used in found.items() if used}.keys() - {
+    collected = {name: lacked(ast.walk(parsed(path))) for name, path in MODULES.items()}
+    assert not {name: used for name, used in collected.items() if used}.keys() - {
         "llamacli.system",
         "convert.system",
     }
 
 
 def test_tests_are_collected_on_macos_and_windows() -> None:
-    found = {
+    collected = {
         name: lacked(at_import(parsed(path)))
         for name, path in modules("tests").items()
         if not name.startswith("tests.standins.systems")
     }
-    assert not {name: used for name, used in found.items() if used}
+    assert not {name: used for name, used in collected.items() if used}

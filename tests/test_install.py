@@ -46,9 +46,9 @@ def install(venv: Path, *settings: str) -> tuple[int, str, list[str]]:
 
 
 def named() -> str:
-    found = re.search(r'"llama-cpp-python==([^"]+)"', (ROOT / "pyproject.toml").read_text())
-    assert found is not None
-    return f"llama_cpp_python-{found[1]}-py3-none-any.whl"
+    match = re.search(r'"llama-cpp-python==([^"]+)"', (ROOT / "pyproject.toml").read_text())
+    assert match is not None
+    return f"llama_cpp_python-{match[1]}-py3-none-any.whl"
 
 
 def test_a_prebuilt_wheel_is_installed_and_stays(venv: Path) -> None:

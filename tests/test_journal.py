@@ -29,7 +29,7 @@ def write(
     return journal
 
 
-def found(target: Path, made_of: Any = MADE_OF) -> tuple[set[int], bool]:
+def journal_of(target: Path, made_of: Any = MADE_OF) -> tuple[set[int], bool]:
     """What the next call finds of two pieces, and whether it began anew; it ends as it began."""
     with pytest.raises(KeyboardInterrupt), resumable_file(target, False, made_of) as (_, journal):
         there = journal.offsets_kept([(0, 5), (5, 6)], 2), journal.renewed
@@ -63,7 +63,7 @@ def test_pieces_stay_where_the_source_fails(target: Path) -> None:
     cut_short(target)
     assert names(target) == {".out.gguf.partial", ".out.gguf.journal"}
     assert space_taken(target) > 0
-    assert found(target) == ({0, 5}, False)
+    assert journal_of(target) == ({0, 5}, False)
     write(target, {})
     assert target.read_bytes() == b"firstsecond"
 
@@ -83,20 +83,20 @@ def test_nothing_stays_where_nothing_was_written(target: Path) -> None:
 
 def test_pieces_of_another_source_are_thrown_away(target: Path) -> None:
     cut_short(target)
-    assert found(target, {**MADE_OF, "origin": "a/b@2"}) == (set(), True)
+    assert journal_of(target, {**MADE_OF, "origin": "a/b@2"}) == (set(), True)
 
 
 def test_a_piece_whose_bytes_changed_is_not_there(target: Path) -> None:
     cut_short(target)
     with partial_path(target).open("r+b") as file:
         file.write(b"F")
-    assert found(target) == ({5}, False)
+    assert journal_of(target) == ({5}, False)
 
 
 def test_a_partial_file_that_was_cut_is_noticed(target: Path) -> None:
     cut_short(target)
     os.truncate(partial_path(target), 8)
-    assert found(target) == ({0}, False)
+    assert journal_of(target) == ({0}, False)
 
 
 @pytest.mark.parametrize(
@@ -106,14 +106,14 @@ def test_the_journal_counts_up_to_a_line_that_is_not_whole(target: Path, line: s
     journal = cut_short(target)
     with journal.open("a") as file:
         file.write(line + '[5, 6, "no hash"]\n')
-    assert found(target) == ({0, 5}, False)
-    assert found(target) == ({0, 5}, False)
+    assert journal_of(target) == ({0, 5}, False)
+    assert journal_of(target) == ({0, 5}, False)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"null\n", b"{}\n[0, 5]\n"])
 def test_a_journal_that_is_none_begins_anew(target: Path, content: bytes) -> None:
     cut_short(target).write_bytes(content)
-    assert found(target)[0] == set()
+    assert journal_of(target)[0] == set()
 
 
 def test_another_process_is_not_disturbed(target: Path) -> None:
@@ -122,7 +122,7 @@ def test_another_process_is_not_disturbed(target: Path) -> None:
         with pytest.raises(TargetError, match="another process"):
             write(target, {0: b"other"})
         raise SourceError("away")
-    assert found(target)[0] == {0}
+    assert journal_of(target)[0] == {0}
 
 
 @pytest.mark.parametrize("name", [".out.gguf.partial", ".out.gguf.journal"])

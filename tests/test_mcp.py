@@ -188,9 +188,9 @@ def test_run_calls_until_an_answer_calls_nothing(model: Path) -> None:
     options = ("--allow", "echo", "--tool-choice", "echo", "--tool-threshold", "1", "--json")
     child = subprocess.run(command(model, "few", *options), capture_output=True, stdin=-3)
     assert child.returncode == 0, child.stderr
-    found = json.loads(child.stdout)
-    assert found["calls"] and all(call["name"] == "echo" for call in found["calls"])
-    first = found["calls"][0]
+    parsed = json.loads(child.stdout)
+    assert parsed["calls"] and all(call["name"] == "echo" for call in parsed["calls"])
+    first = parsed["calls"][0]
     assert first["result"] == f"echo: {first['arguments']['text']}"
     assert b"calls echo" in child.stderr
 
@@ -290,14 +290,14 @@ def test_run_answers_with_the_time_server_of_the_registry(tmp_path: Path) -> Non
     line += ["--tool-choice", "get_current_time", "--no-parallel-calls"]
     child = subprocess.run(line, capture_output=True, stdin=-3)
     assert child.returncode == 0, child.stderr
-    found = json.loads(child.stdout)
-    (call,) = found["calls"]
+    parsed = json.loads(child.stdout)
+    (call,) = parsed["calls"]
     assert (call["name"], call["arguments"]) == ("get_current_time", {"timezone": "UTC"})
     result = json.loads(call["result"])
     now = datetime.fromisoformat(result["datetime"])
     assert result["timezone"] == "UTC" and now.utcoffset() == timedelta()
     assert result["day_of_week"] == f"{now:%A}" and result["is_dst"] is False
-    assert found["text"].startswith("UTC")
+    assert parsed["text"].startswith("UTC")
 
 
 def test_the_demos_tools_as_a_server() -> None:

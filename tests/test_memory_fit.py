@@ -284,18 +284,18 @@ def test_the_largest_file_is_what_the_gpus_hold(
     shares = fitting(paths["8b"], PLENTY, *gpus).need(settings).gpus
     monkeypatch.setattr(largest, "free_memory", lambda: FreeMemory(PLENTY))
 
-    def found(free: float) -> int:
+    def largest_bytes(free: float) -> int:
         recorded = [cuda(i, int(free / (1 - SPARE))) for i in range(cards)]
         cpu = Device("CPU", "AMD EPYC", "cpu", "cpu", 20 << 30, 24 << 30)
         monkeypatch.setattr(largest, "find_devices", lambda: [*recorded, cpu])
         return largest_file(file, shape, 512).nbytes
 
     full = max(shares, key=lambda share: share.total)
-    assert found(full.total) == pytest.approx(weights, abs=4 * MIB)
-    less = weights - found(full.total - 64 * MIB)
+    assert largest_bytes(full.total) == pytest.approx(weights, abs=4 * MIB)
+    less = weights - largest_bytes(full.total - 64 * MIB)
     assert less * full.weights / weights == pytest.approx(64 * MIB, abs=4 * MIB)
     with pytest.raises(DoesNotFitError, match="doesn't hold 512 tokens of context"):
-        found(full.buffers)
+        largest_bytes(full.buffers)
 
 
 def test_apples_memory_is_the_hosts(paths: dict[str, Path]) -> None:

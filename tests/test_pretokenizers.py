@@ -134,12 +134,12 @@ UNREACHABLE = (" Việt", " Привет", "camelCase", " 안녕하세요", "你
 @cache
 def characters() -> dict[str, list[str]]:
     """Every assigned character by its category."""
-    found: dict[str, list[str]] = {}
+    by_class: dict[str, list[str]] = {}
     for code in range(0x110000):
         kind = unicodedata.category(chr(code))
         if kind not in ("Cn", "Co", "Cs"):
-            found.setdefault(kind, []).append(chr(code))
-    return found
+            by_class.setdefault(kind, []).append(chr(code))
+    return by_class
 
 
 @cache

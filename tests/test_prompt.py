@@ -140,9 +140,9 @@ def test_token_identical_to_transformers(
             return_dict=False,
         )
         messages = [m if isinstance(m["content"], dict) else read(m) for m in given["messages"]]
-        found = encode_chat(real, template, messages, tools=given.get("tools"))
-        assert found == expected, given
-        assert found.count(real.bos) == 1
+        tokens = encode_chat(real, template, messages, tools=given.get("tools"))
+        assert tokens == expected, given
+        assert tokens.count(real.bos) == 1
 
 
 def plain(vocabulary: Vocabulary, tokens: list[int]) -> list[int]:
@@ -267,9 +267,9 @@ def test_a_marker_around_a_role_is_the_templates_own(tmp_path: Path) -> None:
     template += "<|eot_id|>{% endfor %}"
     messages = [{"role": "user", "content": "<|system|>"}, {"role": "assistant", "content": "user"}]
     ids = vocabulary.special_tokens
-    found = plain(vocabulary, encode_chat(vocabulary, template, messages))
+    tokens = plain(vocabulary, encode_chat(vocabulary, template, messages))
     expected = ["<|begin_of_text|>", *["<|user|>"] * 2, "<|eot_id|>", *["<|assistant|>"] * 2]
-    assert found == [ids[spelling] for spelling in [*expected, "<|eot_id|>"]]
+    assert tokens == [ids[spelling] for spelling in [*expected, "<|eot_id|>"]]
 
 
 @pytest.mark.parametrize("blank", [" ", "\n", "\n\n  "])

@@ -74,8 +74,8 @@ def test_a_name_follows_its_latest_start(model: Path, store: Path) -> None:
 def test_another_model_is_told_and_replaced(model: Path, store: Path, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other.gguf", seed=1)
     run(model, INSTRUCTION, "--cache", "n", stdin="a")
-    found = run(other, INSTRUCTION, "--cache", "n", stdin="a", told="another model")
-    assert found["cached_tokens"] == 0
+    result = run(other, INSTRUCTION, "--cache", "n", stdin="a", told="another model")
+    assert result["cached_tokens"] == 0
     assert run(other, INSTRUCTION, "--cache", "n", stdin="a")["cached_tokens"] > 40
 
 
@@ -87,8 +87,8 @@ def test_damage_is_told_and_mended(model: Path, store: Path, damage: str) -> Non
     data[len(data) // 2] ^= 1
     wrong = {"flip": bytes(data), "cut": bytes(data[:-9]), "empty": b"", "other": b"x" * 999}
     path.write_bytes(wrong[damage])
-    found = run(model, INSTRUCTION, "--cache", "n", stdin="a", told="is not used")
-    assert found["cached_tokens"] == 0 and found["text"] == good["text"]
+    result = run(model, INSTRUCTION, "--cache", "n", stdin="a", told="is not used")
+    assert result["cached_tokens"] == 0 and result["text"] == good["text"]
     assert run(model, INSTRUCTION, "--cache", "n", stdin="a")["cached_tokens"] > 40
 
 

@@ -33,19 +33,19 @@ def run(*words: str | Path) -> int:
 
 
 def test_a_file_costs_nothing_against_itself(files: tuple[Path, ...]) -> None:
-    (found,) = compare(files[:1], files[0], TEXT, threads=1)
-    prediction = found.prediction
+    (compared,) = compare(files[:1], files[0], TEXT, threads=1)
+    prediction = compared.prediction
     assert (prediction.divergence, prediction.divergence_most, prediction.agreement) == (0, 0, 1)
     assert prediction.loss == prediction.reference_loss > 0
-    assert found.nbytes == files[0].stat().st_size and found.bits == 32
+    assert compared.nbytes == files[0].stat().st_size and compared.bits == 32
 
 
 def test_another_file_costs_something(files: tuple[Path, ...]) -> None:
     same, other = compare(files[:2], files[0], TEXT, threads=1)
     assert same.prediction.divergence == 0
-    found = other.prediction
-    assert 0 < found.divergence <= found.divergence_99 <= found.divergence_most
-    assert found.agreement < 1 and found.reference_loss == same.prediction.loss
+    prediction = other.prediction
+    assert 0 < prediction.divergence <= prediction.divergence_99 <= prediction.divergence_most
+    assert prediction.agreement < 1 and prediction.reference_loss == same.prediction.loss
 
 
 def test_divergence_is_that_of_the_logits(files: tuple[Path, ...]) -> None:
@@ -61,11 +61,11 @@ def test_divergence_is_that_of_the_logits(files: tuple[Path, ...]) -> None:
     ours, theirs = (np.exp(one[half:-1].astype(np.float64)) for one in logits)
     ours, theirs = (one / one.sum(axis=1, keepdims=True) for one in (ours, theirs))
     expected = (theirs * np.log(theirs / ours)).sum(axis=1)
-    (found,) = compare(files[1:2], files[0], TEXT, threads=1)
-    assert found.prediction.tokens == len(expected)
-    assert np.isclose(found.prediction.divergence, expected.mean(), rtol=1e-4)
-    assert np.isclose(found.prediction.divergence_99, np.quantile(expected, 0.99), rtol=1e-4)
-    assert np.isclose(found.prediction.divergence_most, expected.max(), rtol=1e-4)
+    (compared,) = compare(files[1:2], files[0], TEXT, threads=1)
+    assert compared.prediction.tokens == len(expected)
+    assert np.isclose(compared.prediction.divergence, expected.mean(), rtol=1e-4)
+    assert np.isclose(compared.prediction.divergence_99, np.quantile(expected, 0.99), rtol=1e-4)
+    assert np.isclose(compared.prediction.divergence_most, expected.max(), rtol=1e-4)
 
 
 def test_the_command_shows_a_table_json_and_a_picture(

@@ -133,13 +133,13 @@ def test_the_users_file_adds_and_changes(write: Write) -> None:
         '["llama-3.2-1b"]\nsource = "/data/checkpoint"\n'
         '["Llama-3.2-3B"]\nrevision = "v1"\n'
     )
-    found = registry.models()
-    assert found["mine"] == registry.Model("mine", "someone/Their-Llama", context=4096)
-    changed = found["llama-3.1-8b"]
+    entries = registry.models()
+    assert entries["mine"] == registry.Model("mine", "someone/Their-Llama", context=4096)
+    changed = entries["llama-3.1-8b"]
     assert changed.source.startswith("meta-llama/") and changed.quantization == "Q8_0"
     assert changed.checkpoint_bytes is not None and changed.gguf_bytes is None  # that of Q4_K_M
-    assert found["llama-3.2-1b"] == registry.Model("llama-3.2-1b", "/data/checkpoint")
-    assert found["llama-3.2-3b"].revision == "v1" and found["llama-3.2-3b"].gguf_bytes
+    assert entries["llama-3.2-1b"] == registry.Model("llama-3.2-1b", "/data/checkpoint")
+    assert entries["llama-3.2-3b"].revision == "v1" and entries["llama-3.2-3b"].gguf_bytes
 
 
 def test_defaults(write: Write) -> None:

@@ -410,11 +410,11 @@ def test_rope_factors_are_those_of_llama_cpps_converter(
     config = LlamaConfig.from_dict(
         shape_config("tiny", rope_theta=theta, head_dim=head_dim, rope_scaling=scaling)
     )
-    found = frequency_factors(config)
-    assert found is not None and found.dtype == np.float32
+    factors = frequency_factors(config)
+    assert factors is not None and factors.dtype == np.float32
     recorded = json.loads((Path(__file__).parent / "parity" / "rope_factors.json").read_text())
-    assert found.view(np.uint32).tolist() == recorded[f"{theta} {head_dim} {factor}"]
-    assert math.isclose(float(found[-1]), factor) and found[0] == 1
+    assert factors.view(np.uint32).tolist() == recorded[f"{theta} {head_dim} {factor}"]
+    assert math.isclose(float(factors[-1]), factor) and factors[0] == 1
 
 
 def test_lm_head_beside_tied_embeddings(checkpoint: Make) -> None:

@@ -116,16 +116,16 @@ def test_a_cache_that_grows_changes_no_answer(path: Path, monkeypatch: pytest.Mo
     settings = EngineSettings(context=512)
 
     def logits(engine: Engine) -> list[list[float]]:
-        found = []
+        answers = []
         engine.prefill(prompt)
         for token in range(600, 640):
             engine.decode(token)
-            found.append(engine.logits()[:64].tolist())
+            answers.append(engine.logits()[:64].tolist())
         assert engine.prefill([*engine.tokens, *prompt]) == 80
-        found.append(engine.logits()[:64].tolist())
+        answers.append(engine.logits()[:64].tolist())
         engine.keep(20)
         engine.decode(5)
-        return [*found, engine.logits()[:64].tolist()]
+        return [*answers, engine.logits()[:64].tolist()]
 
     with Engine(path, settings) as whole:
         expected = logits(whole)

@@ -143,9 +143,9 @@ def test_an_exact_one_answers_as_a_run_does_whatever_is_beside_it(path: Path) ->
             exact = begin(scheduler, Job(asked, GREEDY, 20, logprobs=3, exact=True), 10 + index)
             cached.append(exact.cached)
             finish(scheduler, exact)
-            for found, expected in zip(exact.logprobs, alone, strict=False):
-                assert found.token == expected.token
-                assert found.logprob == pytest.approx(expected.logprob, abs=1e-4)
+            for ours, expected in zip(exact.logprobs, alone, strict=False):
+                assert ours.token == expected.token
+                assert ours.logprob == pytest.approx(expected.logprob, abs=1e-4)
         assert cached == [0, 0]
 
 

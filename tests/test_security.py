@@ -94,8 +94,8 @@ def test_no_code_of_ours_unpickles_or_trusts_remote_code() -> None:
     )
     sources = [*ROOT.glob("llamacli/**/*.py"), *ROOT.glob("convert/**/*.py")]
     assert len(sources) > 50
-    found = [path.name for path in sources if calls.search(path.read_text(encoding="utf-8"))]
-    assert found == []
+    offenders = [path.name for path in sources if calls.search(path.read_text(encoding="utf-8"))]
+    assert offenders == []
 
 
 def test_every_test_that_security_md_names_is_there() -> None:

@@ -114,7 +114,9 @@ def drive(server: Serving, path: str, made: "some.SearchStrategy[Any]") -> None:
 
 
 def joined(*parts: Any) -> Any:
-    return some.tuples(*parts).map(lambda found: {k: v for part in found for k, v in part.items()})
+    return some.tuples(*parts).map(
+        lambda parts_made: {k: v for part in parts_made for k, v in part.items()}
+    )
 
 
 def test_chats_that_are_made_up_end_in_an_answer_or_a_named_error(server: Serving) -> None:

@@ -50,9 +50,9 @@ def start(*options: str, model: Path) -> Terminal:
 
 
 def served(model: Path, context: int | None = None) -> ServedModel:
-    found = served_model(model, context, ())
-    assert isinstance(found, ServedModel), found
-    return found
+    answer = served_model(model, context, ())
+    assert isinstance(answer, ServedModel), answer
+    return answer
 
 
 def talk(chat: ChatSession) -> list[tuple[str, tuple[int, ...], int, int]]:

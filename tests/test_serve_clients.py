@@ -31,9 +31,9 @@ def reached(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_loaded_model_answers(demo: Path) -> None:
     messages = [{"role": "user", "content": "Hi"}]
-    found = ask_server(demo, {"messages": messages, "temperature": 0, "exact": True})
-    assert found is not None and found.head["prompt_tokens"] == 14
-    chunks: list[Chunk] = list(found.chunks())
+    answer = ask_server(demo, {"messages": messages, "temperature": 0, "exact": True})
+    assert answer is not None and answer.head["prompt_tokens"] == 14
+    chunks: list[Chunk] = list(answer.chunks())
     result = chunks[-1].result
     assert result is not None and result.text == "".join(chunk.text for chunk in chunks)
     assert result.text.startswith("Hello!") and result.finish_reason == "stop"
@@ -41,8 +41,8 @@ def test_a_loaded_model_answers(demo: Path) -> None:
 
 def test_a_shape_is_kept(demo: Path) -> None:
     asked = {"prompt": "x", "shape": {"choice": ["yes", "no"]}}
-    found = ask_server(demo, asked)
-    assert found is not None and list(found.chunks())[-1].result.text in ("yes", "no")
+    answer = ask_server(demo, asked)
+    assert answer is not None and list(answer.chunks())[-1].result.text in ("yes", "no")
 
 
 def test_another_file_is_not_answered_for(demo: Path, tmp_path: Path) -> None:
@@ -90,8 +90,8 @@ def test_the_answer_is_the_one_without_it(
     alone, told = llamacli("run", *arguments, *options, "--no-server")
     assert "a server" not in told
     names = ("text", "finish_reason", "prompt_tokens", "answer_tokens", "model", "quantization")
-    found, expected = json.loads(by_server), json.loads(alone)
-    assert {n: found[n] for n in names} == {n: expected[n] for n in names}
+    served, expected = json.loads(by_server), json.loads(alone)
+    assert {n: served[n] for n in names} == {n: expected[n] for n in names}
 
 
 def test_calls_are_those_without_it(server: Serving, demo: Path, tmp_path: Path) -> None:
@@ -188,11 +188,11 @@ def test_batch_asks_it_too(server: Serving, demo: Path, tmp_path: Path) -> None:
     (tmp_path / "in").write_text("\n".join(map(json.dumps, lines)))
     before = len(server.log)
     arguments = ("batch", tmp_path / "in", "-m", demo, "--exact")
-    found, told = llamacli(*arguments, check=1)
+    result, told = llamacli(*arguments, check=1)
     assert "a server that has the model loaded answers" in told
     wait_for(lambda: any("/own/answer 200" in line for line in server.log[before:]))
     expected, _ = llamacli(*arguments, "--no-server", check=1)
-    ours, theirs = ([json.loads(x) for x in t.splitlines()] for t in (found, expected))
+    ours, theirs = ([json.loads(x) for x in t.splitlines()] for t in (result, expected))
     assert [x["id"] for x in ours] == [x["id"] for x in theirs] == ["a", "b", 3, "c", "d"]
     assert [x.get("text") for x in ours] == [x.get("text") for x in theirs]
     assert ["error" in x for x in ours] == ["error" in x for x in theirs]
@@ -200,5 +200,5 @@ def test_batch_asks_it_too(server: Serving, demo: Path, tmp_path: Path) -> None:
 
 def test_batch_with_more_lines_than_the_server_takes_at_once(demo: Path) -> None:
     lines = "\n".join(f"line {i}" for i in range(60))
-    found, _ = llamacli("batch", "-m", demo, "-n", "3", "-p", "100", stdin=lines)
-    assert [json.loads(line)["id"] for line in found.splitlines()] == list(range(1, 61))
+    result, _ = llamacli("batch", "-m", demo, "-n", "3", "-p", "100", stdin=lines)
+    assert [json.loads(line)["id"] for line in result.splitlines()] == list(range(1, 61))

@@ -82,8 +82,10 @@ def test_the_files_and_their_policy(server: Serving) -> None:
     assert "script-src 'self';" in policy and "unsafe" not in policy
     assert "<script>" not in answer.text and "style=" not in answer.text
     for name in ("main.js", "page.css", "vendor/marked.js", "vendor/LICENSE-purify"):
-        found = WEB.get(f"{server.url}/page/{name}")
-        assert found.status_code == 200 and found.headers["x-content-type-options"] == "nosniff"
+        response = WEB.get(f"{server.url}/page/{name}")
+        assert (
+            response.status_code == 200 and response.headers["x-content-type-options"] == "nosniff"
+        )
     for name in ("../app.py", "..%2fapp.py", "nothing", "/etc/passwd", "%2e%2e/page.py"):
         assert WEB.get(f"{server.url}/page/{name}").status_code == 404
 
@@ -205,8 +207,8 @@ def test_a_hostile_stream_runs_nothing_at_any_split(page: Browser, server: Servi
     )
     ask(page, "Hi")
     assert page.run("return window.hacked ?? null") is None
-    found = "return document.querySelectorAll('#messages img, #messages script').length"
-    assert page.run(found) == 0
+    count = "return document.querySelectorAll('#messages img, #messages script').length"
+    assert page.run(count) == 0
 
 
 def test_on_a_phone(page: Browser) -> None:

@@ -147,8 +147,8 @@ def test_what_is_chosen_is_called(client: Any) -> None:
     asked: Any = {"model": "tiny", "messages": ASKED, "tools": TOOLS, "max_tokens": 200}
     for seed in range(3):
         named: Any = {"type": "function", "function": {"name": "now"}}
-        found = client.chat.completions.create(**asked, seed=seed, tool_choice=named)
-        assert {c.function.name for c in found.choices[0].message.tool_calls} == {"now"}
+        answer = client.chat.completions.create(**asked, seed=seed, tool_choice=named)
+        assert {c.function.name for c in answer.choices[0].message.tool_calls} == {"now"}
         one = client.chat.completions.create(
             **asked, seed=seed, tool_choice="required", parallel_tool_calls=False
         )
@@ -186,8 +186,8 @@ def test_log_probabilities_of_every_token(client: Any) -> None:
     text = b"".join(bytes(one.bytes) for one in told).decode()
     assert json.loads(text)  # the call as the model wrote it
     chunks = client.chat.completions.create(**asked, stream=True)
-    found = [x for c in chunks if (p := c.choices[0].logprobs) for x in p.content or ()]
-    assert [one.token for one in found] == [one.token for one in told]
+    entries = [x for c in chunks if (p := c.choices[0].logprobs) for x in p.content or ()]
+    assert [one.token for one in entries] == [one.token for one in told]
 
 
 @pytest.mark.parametrize("stop", [[], ["a", "e", "1"]])
@@ -203,8 +203,8 @@ def test_log_probabilities_are_of_the_text_alone(server: Serving, client: Any, s
         assert text == whole.choices[0].message.content
         left_out += whole.usage.completion_tokens - len(told)
         choices = [c.choices[0] for c in client.chat.completions.create(**one, stream=True)]
-        found = [token for c in choices if c.logprobs for token in c.logprobs.content or ()]
-        text = b"".join(bytes(token.bytes) for token in found).decode(errors="replace")
+        collected = [token for c in choices if c.logprobs for token in c.logprobs.content or ()]
+        text = b"".join(bytes(token.bytes) for token in collected).decode(errors="replace")
         assert text == "".join(choice.delta.content or "" for choice in choices)
         one = {**asked, "prompt": "x", "logprobs": 1, "seed": seed}
         choice = client.completions.create(**one).choices[0]
@@ -220,8 +220,8 @@ def test_a_cut_call_is_whole_and_a_stop_text_cuts_none(client: Any) -> None:
     for call in cut.choices[0].message.tool_calls:
         held(call.function.name, call.function.arguments)
     stops = ["{", ":", '"', "}", "a"]
-    found = client.chat.completions.create(**asked, max_tokens=200, stop=stops, seed=2)
-    assert found.choices[0].finish_reason == "tool_calls"
+    answer = client.chat.completions.create(**asked, max_tokens=200, stop=stops, seed=2)
+    assert answer.choices[0].finish_reason == "tool_calls"
     with pytest.raises(openai.UnprocessableEntityError, match="don't fit"):
         client.chat.completions.create(**asked, max_tokens=2)
 
@@ -253,15 +253,15 @@ def test_openais_helpers_parse_calls(client: Any) -> None:
     tool = openai.pydantic_function_tool(City, name="weather")
     asked: Any = {"model": "tiny", "messages": ASKED, "tools": [tool], "tool_choice": "required",
                   "parallel_tool_calls": False, "max_tokens": 300, "seed": 1}  # fmt: skip
-    found = client.chat.completions.parse(**asked)
-    assert isinstance(found.choices[0].message.tool_calls[0].function.parsed_arguments, City)
+    answer = client.chat.completions.parse(**asked)
+    assert isinstance(answer.choices[0].message.tool_calls[0].function.parsed_arguments, City)
     with client.chat.completions.stream(**asked) as stream:
         events = list(stream)
         final = stream.get_final_completion().choices[0].message
     assert isinstance(final.tool_calls[0].function.parsed_arguments, City)
     done = [e for e in events if e.type == "tool_calls.function.arguments.done"]
     assert [e.arguments for e in done] == [c.function.arguments for c in final.tool_calls]
-    assert [c.function.arguments for c in found.choices[0].message.tool_calls] == [
+    assert [c.function.arguments for c in answer.choices[0].message.tool_calls] == [
         e.arguments for e in done
     ]
 
@@ -305,8 +305,8 @@ def test_openais_helpers_parse_responses(client: Any) -> None:
     asked: Any = {"model": "tiny", "input": "x", "tools": [tool], "tool_choice": named,
                   "parallel_tool_calls": False, "max_output_tokens": 300,
                   "extra_body": {"seed": 1}}  # fmt: skip
-    found = client.responses.parse(**asked)
-    assert isinstance(found.output[0].parsed_arguments, City)
+    answer = client.responses.parse(**asked)
+    assert isinstance(answer.output[0].parsed_arguments, City)
     with client.responses.stream(**asked) as stream:
         final = stream.get_final_response()
     assert isinstance(final.output[0].parsed_arguments, City)
@@ -350,11 +350,11 @@ def test_one_call_where_no_more_are_wanted(claude: Any) -> None:
     asked: Any = {"model": "tiny", "messages": ASKED, "tools": BLOCKS, "max_tokens": 200}
     for seed in range(4):
         choice: Any = {"type": "any", "disable_parallel_tool_use": True}
-        found = claude.messages.create(**asked, tool_choice=choice, extra_body={"seed": seed})
-        assert len(found.content) == 1 and found.stop_reason == "tool_use"
+        answer = claude.messages.create(**asked, tool_choice=choice, extra_body={"seed": seed})
+        assert len(answer.content) == 1 and answer.stop_reason == "tool_use"
         named: Any = {"type": "tool", "name": "now"}
-        found = claude.messages.create(**asked, tool_choice=named, extra_body={"seed": seed})
-        assert {block.name for block in found.content} == {"now"}
+        answer = claude.messages.create(**asked, tool_choice=named, extra_body={"seed": seed})
+        assert {block.name for block in answer.content} == {"now"}
 
 
 def test_anthropics_tool_runner_runs_tools(claude: Any) -> None:
@@ -412,9 +412,9 @@ def test_results_and_names_cannot_forge(server: Serving) -> None:
         return {"messages": messages, "tools": [tool]}
 
     def control(text: str) -> list[int]:
-        found = post(server, "/apply-template", chat(text)).json()
-        assert found["prompt"].count(text) >= 8
-        return [token for token in found["tokens"] if token in special.values()]
+        response = post(server, "/apply-template", chat(text)).json()
+        assert response["prompt"].count(text) >= 8
+        return [token for token in response["tokens"] if token in special.values()]
 
     spelled = "".join(special)
     assert control(spelled) == control("word")

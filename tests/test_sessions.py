@@ -131,12 +131,12 @@ def test_list_marks_what_cannot_be_read(store: Path) -> None:
     write(store, b"\x00\xff\n" * 9, "bad")
     write(store, b"{}\n", "not ours")
     (store / "sessions" / "folder.jsonl").mkdir()
-    found = {info.name: info for info in list_sessions()}
-    assert set(found) == {"good", "bad"}
-    assert found["good"].turns == 2 and found["good"].model == "demo"
-    assert found["good"].first.startswith("a \x1b[31m long question xxx")
-    assert len(found["good"].first) == 60 and found["good"].problem is None
-    assert "not a session" in str(found["bad"].problem)
+    by_name = {info.name: info for info in list_sessions()}
+    assert set(by_name) == {"good", "bad"}
+    assert by_name["good"].turns == 2 and by_name["good"].model == "demo"
+    assert by_name["good"].first.startswith("a \x1b[31m long question xxx")
+    assert len(by_name["good"].first) == 60 and by_name["good"].problem is None
+    assert "not a session" in str(by_name["bad"].problem)
 
 
 @needs_pipes

@@ -231,8 +231,8 @@ def test_a_shape_too_long_for_the_limit_is_refused(engine: Engine) -> None:
 def test_integer_ranges_are_exact(low: int, high: int) -> None:
     schema = {"type": "integer", "minimum": low, "maximum": high}
     grammar = read_schema(json.dumps(schema))
-    found = {value for value in range(-1500, 1501) if _matches(grammar, str(value))}
-    assert found == set(range(low, high + 1))
+    matched = {value for value in range(-1500, 1501) if _matches(grammar, str(value))}
+    assert matched == set(range(low, high + 1))
     for wrong in ("", "-", "00", "01", "1.", "1.0", "1e2", "+1"):
         assert not _matches(grammar, wrong)
 
@@ -282,10 +282,10 @@ def test_patterns_mean_what_they_say(pattern: str) -> None:
         "".join(generator.choices('abcd 9é"\\', k=generator.randrange(5))) for _ in range(4000)
     ]
     expected = {text for text in texts if re.search(pattern, text, re.ASCII)}
-    found = {text for text in texts if _matches(grammar, json.dumps(text, ensure_ascii=False))}
-    assert found <= expected
-    beyond_ascii = {text for text in expected - found if text.isascii()}
-    assert not beyond_ascii and found
+    matched = {text for text in texts if _matches(grammar, json.dumps(text, ensure_ascii=False))}
+    assert matched <= expected
+    beyond_ascii = {text for text in expected - matched if text.isascii()}
+    assert not beyond_ascii and matched
 
 
 def _matches(grammar: Grammar, text: str) -> bool:

@@ -281,9 +281,9 @@ def test_schema_and_grammar_files(tmp_path: Path) -> None:
 def test_choice_is_one_of_the_words() -> None:
     words = ["yes", "no", "not at all", "ja 漢"]
     options = [part for word in words for part in ("--choice", word)]
-    found = {run("hi", *options, "--temp", "9", "--top-k", "0", "--seed", str(i)).stdout.decode()
+    answers = {run("hi", *options, "--temp", "9", "--top-k", "0", "--seed", str(i)).stdout.decode()
              for i in range(4)}  # fmt: skip
-    assert found <= {f"{word}\n" for word in words}
+    assert answers <= {f"{word}\n" for word in words}
 
 
 # Signals
@@ -447,14 +447,14 @@ def test_completion_scripts_and_models(name: str, mark: str, store: Path) -> Non
         "_TYPER_COMPLETE_WORD_TO_COMPLETE": "llama",
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }
-    found = subprocess.run(
+    completed = subprocess.run(
         PROGRAM,
         capture_output=True,
         text=True,
         env={**os.environ, "_LLAMACLI_COMPLETE": f"complete_{name}", **words.get(name, other)},
     )
-    assert "llama-3.1-8b-Q4_K_M" in found.stdout and "llama-3.2-1b-Q8_0" in found.stdout
-    assert "other" not in found.stdout
+    assert "llama-3.1-8b-Q4_K_M" in completed.stdout and "llama-3.2-1b-Q8_0" in completed.stdout
+    assert "other" not in completed.stdout
 
 
 @needs_shell

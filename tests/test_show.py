@@ -61,15 +61,15 @@ def foreign(path: Path, change: Callable[[gguf.GGUFWriter], None] | None = None)
 def test_config_is_that_of_the_checkpoint(name: str, real_models: Path, llama3_files: Path) -> None:
     expected = json.loads((llama3_files / name / "config.json").read_text())
     result = show(real_models / f"{name}.gguf", "--config")
-    found = json.loads(result.stdout)
-    assert found == expected and list(found) == list(expected) and result.stderr == ""
+    parsed = json.loads(result.stdout)
+    assert parsed == expected and list(parsed) == list(expected) and result.stderr == ""
     assert find_config(real_models / name).config.raw == expected
 
 
 def test_config_of_a_foreign_file_is_derived_and_says_so(tmp_path: Path) -> None:
-    found = shown(foreign(tmp_path / "foreign.gguf"), "--config")
-    assert found.pop("_derived") is True
-    assert found == {
+    output = shown(foreign(tmp_path / "foreign.gguf"), "--config")
+    assert output.pop("_derived") is True
+    assert output == {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
         "bos_token_id": VOCABULARY - 256,
@@ -113,10 +113,10 @@ def test_what_is_derived_agrees_with_the_checkpoint(
     config = LlamaConfig.from_dict(shape_config("tiny", **changes))
     write_json(tmp_path / "config.json", config.raw)
     write_small_files(tmp_path, config.raw)
-    found = derive_config(read_gguf(write_hollow(without_weights(tmp_path), tmp_path / "a.gguf")))
+    derived = derive_config(read_gguf(write_hollow(without_weights(tmp_path), tmp_path / "a.gguf")))
     for name in (*SAME, "head_dim", "rms_norm_eps", "rope_theta", "tie_word_embeddings"):
-        assert getattr(found, name) == getattr(config, name), name
-    assert found.rope_scaling == config.rope_scaling
+        assert getattr(derived, name) == getattr(config, name), name
+    assert derived.rope_scaling == config.rope_scaling
 
 
 def test_scaling_that_no_config_explains_is_told(tmp_path: Path) -> None:
@@ -182,48 +182,48 @@ def test_structure_of_one_layer_and_a_padding_token() -> None:
 
 
 def test_metadata(converted: Path, checkpoint: Make) -> None:
-    found = shown(converted, "--metadata", "--json")
-    assert found["llama.block_count"] == 2 and found["tokenizer.ggml.add_bos_token"] is True
-    assert found["tokenizer.ggml.tokens"]["length"] == 1024
-    assert len(found["tokenizer.ggml.tokens"]["first"]) == 3
+    output = shown(converted, "--metadata", "--json")
+    assert output["llama.block_count"] == 2 and output["tokenizer.ggml.add_bos_token"] is True
+    assert output["tokenizer.ggml.tokens"]["length"] == 1024
+    assert len(output["tokenizer.ggml.tokens"]["first"]) == 3
     reader = gguf.GGUFReader(converted)
-    assert set(found) == {key for key in reader.fields if not key.startswith("GGUF.")}
+    assert set(output) == {key for key in reader.fields if not key.startswith("GGUF.")}
     rows = dict(
         line.split(maxsplit=1) for line in show(converted, "--metadata").stdout.splitlines()
     )
-    assert len(rows) == len(found) and rows["llama.context_length"] == "131072"
+    assert len(rows) == len(output) and rows["llama.context_length"] == "131072"
     assert rows["tokenizer.ggml.tokens"].startswith("1024 values: ")
     assert rows["llamacli.llama_config"].endswith("characters)")
 
 
 def test_metadata_of_a_folder(checkpoint: Make) -> None:
     folder = checkpoint()
-    found = shown(folder, "--metadata", "--json")
-    assert found["generation_config.json"]["temperature"] == 0.6
-    assert found["config.json"] == json.loads((folder / "config.json").read_text())
+    output = shown(folder, "--metadata", "--json")
+    assert output["generation_config.json"]["temperature"] == 0.6
+    assert output["config.json"] == json.loads((folder / "config.json").read_text())
     assert "generation_config.json: temperature" in show(folder, "--metadata").stdout
 
 
 def test_tensors(converted: Path, checkpoint: Make) -> None:
-    found = shown(converted, "--tensors", "--json")
+    output = shown(converted, "--tensors", "--json")
     expected = {tensor.name: tensor for tensor in gguf.GGUFReader(converted).tensors}
-    assert [row["name"] for row in found] == list(expected)
-    for row in found:
+    assert [row["name"] for row in output] == list(expected)
+    for row in output:
         tensor = expected[row["name"]]
         assert row["shape"] == tensor.shape.tolist()[::-1]
         assert (row["type"], row["bytes"]) == (tensor.tensor_type.name, tensor.n_bytes)
-    assert sum(row["share"] for row in found) == pytest.approx(1)
+    assert sum(row["share"] for row in output) == pytest.approx(1)
     lines = show(converted, "--tensors").stdout.splitlines()
     assert lines[0].split() == ["name", "shape", "type", "bytes", "share"]
-    first = found[0]
+    first = output[0]
     assert lines[1].split()[:4] == [first["name"], "1024x256", "Q8_0", str(first["bytes"])]
-    assert lines[-1].split()[:2] == [str(len(found)), "tensors"]
+    assert lines[-1].split()[:2] == [str(len(output)), "tensors"]
 
 
 def test_tensors_of_a_folder_and_of_one_without_weights(checkpoint: Make) -> None:
     folder = checkpoint(shards=2)
-    found = shown(folder, "--tensors", "--json")
-    assert {row["type"] for row in found} == {"BF16"} and len(found) == 21
+    output = shown(folder, "--tensors", "--json")
+    assert {row["type"] for row in output} == {"BF16"} and len(output) == 21
     for path in folder.glob("*.safetensors*"):
         path.unlink()
     assert "neither model.safetensors" in show(folder, "--tensors", check=3).stderr
@@ -244,10 +244,10 @@ def test_template(converted: Path, checkpoint: Make, tmp_path: Path) -> None:
 
 def test_rope_of_llama_3_1(real_models: Path) -> None:
     name = "Meta-Llama-3.1-8B-Instruct"
-    found = shown(real_models / f"{name}.gguf", "--rope", "--json")
-    assert found == shown(real_models / name, "--rope", "--json")
-    rows = found["frequencies"]
-    assert found["rope_theta"] == 500000.0 and found["head_dim"] == 128 and len(rows) == 64
+    output = shown(real_models / f"{name}.gguf", "--rope", "--json")
+    assert output == shown(real_models / name, "--rope", "--json")
+    rows = output["frequencies"]
+    assert output["rope_theta"] == 500000.0 and output["head_dim"] == 128 and len(rows) == 64
     config = find_config(real_models / name).config
     assert [row["frequency"] for row in rows] == pytest.approx(inverse_frequencies(config).tolist())
     factors = frequency_factors(config)
@@ -279,8 +279,8 @@ def test_rope_is_shown_as_the_file_runs(tmp_path: Path) -> None:
     def change(writer: gguf.GGUFWriter) -> None:
         writer.add_tensor("rope_freqs.weight", factors)
 
-    found = rope.find_rope(read_gguf(foreign(tmp_path / "odd.gguf", change)))
-    assert found.factors == pytest.approx(factors.tolist())
+    scaling = rope.find_rope(read_gguf(foreign(tmp_path / "odd.gguf", change)))
+    assert scaling.factors == pytest.approx(factors.tolist())
 
 
 def test_scaling_is_named_where_the_stored_config_explains_it(tmp_path: Path) -> None:
@@ -290,21 +290,21 @@ def test_scaling_is_named_where_the_stored_config_explains_it(tmp_path: Path) ->
     write_json(tmp_path / "config.json", raw)
     write_small_files(tmp_path, raw)
     file = read_gguf(write_hollow(without_weights(tmp_path), tmp_path / "a.gguf"))
-    found, expected = rope.find_rope(file), rope.find_rope(tmp_path)
-    assert found.scaling == expected.scaling == "llama3"
-    assert found.factors == pytest.approx(expected.factors)
+    scaling, expected = rope.find_rope(file), rope.find_rope(tmp_path)
+    assert scaling.scaling == expected.scaling == "llama3"
+    assert scaling.factors == pytest.approx(expected.factors)
 
 
 def test_yarn_stretches_slow_pairs_and_leaves_fast_ones() -> None:
     scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}
-    found = rope.rope_of(LlamaConfig.from_dict(shape_config("8b", rope_scaling=scaling)))
-    turns = [4096 * frequency / (2 * np.pi) for frequency in found.frequencies]
-    for turn, factor in zip(turns, found.factors, strict=True):
+    scaling_read = rope.rope_of(LlamaConfig.from_dict(shape_config("8b", rope_scaling=scaling)))
+    turns = [4096 * frequency / (2 * np.pi) for frequency in scaling_read.frequencies]
+    for turn, factor in zip(turns, scaling_read.factors, strict=True):
         if turn > 50:
             assert factor == 1
         if turn < 0.5:
             assert factor == pytest.approx(4)
-    assert list(found.factors) == sorted(found.factors)
+    assert list(scaling_read.factors) == sorted(scaling_read.factors)
 
 
 @pytest.mark.parametrize("values", [[0.0] * 8, [np.nan] * 8, [1.0] * 4, [1e30] * 8])

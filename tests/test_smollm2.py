@@ -133,10 +133,10 @@ def test_what_quantization_costs_it(file: Callable[[str], Path]) -> None:
     text = (Path(__file__).parents[1] / "README.md").read_text()[:3000]
     fine, coarse = compare([file("Q8_0"), file("Q4_K_M")], file("BF16"), text)
     for one, divergence, share in ((fine, 0.02, 0.05), (coarse, 0.3, 0.25)):
-        found = one.prediction
-        assert found.reference_perplexity < 100
-        assert found.perplexity == pytest.approx(found.reference_perplexity, rel=share)
-        assert 0 < found.divergence < divergence
+        prediction = one.prediction
+        assert prediction.reference_perplexity < 100
+        assert prediction.perplexity == pytest.approx(prediction.reference_perplexity, rel=share)
+        assert 0 < prediction.divergence < divergence
 
 
 def test_a_chat_reads_only_what_is_new(file: Callable[[str], Path]) -> None:

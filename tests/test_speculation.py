@@ -170,7 +170,7 @@ def test_the_distribution_is_the_models(tmp_path: Path, place: int) -> None:
         model.place = place
         counts = []
         for speculation in (None, Speculation(FREE, model)):
-            found: Counter[tuple[int, ...]] = Counter()
+            begun: Counter[tuple[int, ...]] = Counter()
             drafted = accepted = 0
             for draw in range(draws):
                 seed = draw + (0 if speculation is None else draws)
@@ -178,8 +178,8 @@ def test_the_distribution_is_the_models(tmp_path: Path, place: int) -> None:
                 result = answered(engine, prompt, seeded, max_tokens=3, speculation=speculation)
                 drafted += result.drafted.tokens
                 accepted += result.drafted.accepted
-                found[result.tokens[:2]] += 1
-            counts.append(found)
+                begun[result.tokens[:2]] += 1
+            counts.append(begun)
     assert drafted >= draws and 0 < accepted < drafted
     plain, other = counts
     answers = [one for one in plain | other if plain[one] + other[one] >= 10]
@@ -231,19 +231,19 @@ def test_a_draft_counts_in_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_costs_are_learned_before_the_first_draft(path: Path) -> None:
     """Once, and only where a draft is thought of; what is in the cache stays."""
-    found: list[Costs] = []
-    with DraftingEngine(path, SETTINGS, learned=found.append) as engine:
+    learned: list[Costs] = []
+    with DraftingEngine(path, SETTINGS, learned=learned.append) as engine:
         speculation = engine.speculation
         assert speculation is not None and not speculation.is_known
         answered(engine, [5, 900, 14], max_tokens=1, speculation=speculation)
-        assert not found
+        assert not learned
         prompt = question(engine)
         plain = answered(engine, prompt, max_tokens=60)
         other = answered(engine, [*prompt, *prompt], max_tokens=60, speculation=speculation)
         assert other.prompt_tokens == 2 * len(prompt)
         drafted = answered(engine, prompt, max_tokens=60, speculation=speculation)
         same_up_to_ties(engine, prompt, plain, drafted)
-        assert len(found) <= 1
+        assert len(learned) <= 1
         costs = learn_costs(engine)
         assert engine.tokens == [*prompt, *drafted.tokens][: len(engine.tokens)]
     assert costs.known[1] == 1 and list(costs.known.values()) == sorted(costs.known.values())
@@ -277,15 +277,15 @@ def test_costs_that_cannot_be_are_not_learned(
 
 
 def test_a_promising_text_has_costs_learned(path: Path) -> None:
-    found: list[Costs] = []
-    with DraftingEngine(path, SETTINGS, learned=found.append) as engine:
+    learned: list[Costs] = []
+    with DraftingEngine(path, SETTINGS, learned=learned.append) as engine:
         prompt = [5, 9, 14, 30, 2, 77] * 20
         plain = answered(engine, prompt, max_tokens=40)
         engine.keep(0)
-        ahead = Lookahead(engine, prompt, Speculation(FREE, None, False, found.append))
+        ahead = Lookahead(engine, prompt, Speculation(FREE, None, False, learned.append))
         engine.prefill(prompt)
         ahead.advance(5, 20)  # what followed before
-        assert len(found) == 1 and engine.speculation is None
+        assert len(learned) == 1 and engine.speculation is None
         ahead.finish()
         assert engine.tokens == [*prompt, 5] and plain.answer_tokens
 

@@ -203,8 +203,8 @@ def test_defaults_give_way_to_the_variable_and_that_to_options(
     file.write_text(f'[defaults]\nmodel = "{tiny}"\nmax_tokens = 3\nseed = 7\ncontext = 128\n')
 
     def answer(*options: str) -> dict[str, object]:
-        found: dict[str, object] = json.loads(llamacli("run", "hi", "--json", *options).stdout)
-        return found
+        parsed: dict[str, object] = json.loads(llamacli("run", "hi", "--json", *options).stdout)
+        return parsed
 
     assert {"answer_tokens": 3, "seed": 7}.items() <= answer().items()
     assert {"answer_tokens": 2, "seed": 8}.items() <= answer("-n", "2", "--seed", "8").items()
@@ -252,16 +252,16 @@ def test_list_of_known_models() -> None:
     assert len(rows) == 1 + len(registry.models()) and all(len(row) < 80 for row in rows)
     row = next(row for row in rows if row.startswith("llama-3.1-8b "))
     assert " ".join(row.split()) == "llama-3.1-8b 8.03 G 16.06 GB 4.92 GB 5.99 GB 131072"
-    found = {
+    by_name = {
         model["name"]: model for model in json.loads(llamacli("list", "--known", "--json").stdout)
     }
-    assert found["llama-3.1-8b"]["parameters"] == 8_030_261_248
+    assert by_name["llama-3.1-8b"]["parameters"] == 8_030_261_248
 
 
 def test_path(put: Put, store: Path) -> None:
     put("mine-Q8_0")
-    found = llamacli("path", "mine").stdout
-    assert found == os.fsencode(store / "mine-Q8_0.gguf") + b"\n"
+    printed = llamacli("path", "mine").stdout
+    assert printed == os.fsencode(store / "mine-Q8_0.gguf") + b"\n"
     assert "did you mean mine" in error("path", "mien", check=4)
     assert last_used(store / "mine-Q8_0.gguf") is None
     told = llamacli("path", "demo")  # which is made on its first use
@@ -351,8 +351,8 @@ def test_hostile_names_of_files(store: Path, tiny: Path) -> None:
     (store / "dangling.gguf").symlink_to(store / "nowhere")
     (store / ".hidden.gguf").write_text("")
     os.mkfifo(store / "pipe.gguf")
-    found = llamacli("list").stdout.decode().splitlines()
-    assert len(found) == 1 + len(names) and not any("\x1b" in line for line in found)
+    lines = llamacli("list").stdout.decode().splitlines()
+    assert len(lines) == 1 + len(names) and not any("\x1b" in line for line in lines)
     assert len(json.loads(llamacli("list", "--json").stdout)) == len(names)
     told = error("run", "hi", check=2)
     assert "\\x1b[31mred" in told and "a\\nb" in told

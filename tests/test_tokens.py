@@ -55,8 +55,8 @@ def real(request: pytest.FixtureRequest, real_models: Path) -> Path:
 
 
 def test_every_token_that_contains_yes(real: Path, llama3_files: Path) -> None:
-    found = tokens(real, "--find", "yes")
-    assert found == (llama3_files / "vocabulary-yes.txt").read_text(encoding="utf-8")
+    output = tokens(real, "--find", "yes")
+    assert output == (llama3_files / "vocabulary-yes.txt").read_text(encoding="utf-8")
 
 
 def test_finding_in_any_case_exactly_and_by_pattern(real: Path) -> None:
@@ -78,8 +78,8 @@ def test_finding_in_any_case_exactly_and_by_pattern(real: Path) -> None:
 def test_what_is_printed_of_the_found(tiny: Path) -> None:
     assert tokens(tiny, "--find", "<|EOT_ID|>") == "777 <|eot_id|>\n"
     assert tokens(tiny, "--find", "<|eot_id|>", "--exact", "--ids") == "777\n"
-    found = json.loads(tokens(tiny, "--find", "Ġ", "--json"))
-    assert found[0] == {"id": 32, "token": "Ġ", "text": " "}
+    parsed = json.loads(tokens(tiny, "--find", "Ġ", "--json"))
+    assert parsed[0] == {"id": 32, "token": "Ġ", "text": " "}
     assert json.loads(tokens(tiny, "--find", "Ġ", "--ids", "--json"))[0] == 32
     nothing = run_program([*PROGRAM, "tokens", tiny, "--find", "zzzz"])
     assert nothing.returncode == 0 and nothing.stdout == b"" and b"no token" in nothing.stderr
@@ -156,8 +156,8 @@ def test_a_conversations_ids_are_those_of_transformers(
     )
     file = tmp_path / "messages.json"
     file.write_text(json.dumps(MESSAGES))
-    found = tokens(real_models / f"{name}.gguf", "--messages", file, "--ids", "--json")
-    assert json.loads(found) == expected
+    output = tokens(real_models / f"{name}.gguf", "--messages", file, "--ids", "--json")
+    assert json.loads(output) == expected
     lines = tokens(real_models / name, "--messages", "-", stdin=file.read_bytes()).splitlines()
     assert [int(line.split()[0]) for line in lines] == expected
     assert lines[0] == '128000 "<|begin_of_text|>"'

@@ -44,8 +44,8 @@ def test_calls_are_read_whole_and_at_every_split(kind: str) -> None:
     assert read_answer(text, NAMES) == (shown, expected)
     splits = [[text[:i], text[i:]] for i in range(len(text) + 1)]
     for pieces in (*splits, list(text), [text[i : i + 3] for i in range(0, len(text), 3)]):
-        found, read, out = fed(pieces)
-        assert (found, read) == (shown, expected), pieces
+        plain, read, out = fed(pieces)
+        assert (plain, read) == (shown, expected), pieces
         assert shown.startswith("".join(out))  # nothing of a call goes out, not for a moment
 
 
@@ -72,8 +72,8 @@ def test_a_call_that_is_cut_is_none(kind: str) -> None:
     text, _, calls = CALLS[kind]
     expected = [Call(name, arguments) for name, arguments in calls]
     for end in range(len(text)):
-        _, found = read_answer(text[:end], NAMES, cut=True)
-        assert found == expected[: len(found)], text[:end]
+        _, cut_calls = read_answer(text[:end], NAMES, cut=True)
+        assert cut_calls == expected[: len(cut_calls)], text[:end]
 
 
 def test_damaged_calls_are_calls_or_text() -> None:
@@ -170,7 +170,7 @@ def answered(engine: Engine, seed: int, **settings: Any) -> tuple[str, list[Call
     calling = Calling(check_tools([WEATHER, MODELS]), **settings)
     prompt = encode_turns(engine, [{"role": "user", "content": "x"}])
     constraint = calling.constraint(engine, len(prompt), 160)
-    found = generate(
+    answer = generate(
         engine,
         prompt,
         SamplingSettings(seed=seed),
@@ -178,7 +178,7 @@ def answered(engine: Engine, seed: int, **settings: Any) -> tuple[str, list[Call
         constraint=constraint,
         spelled=calling.spelled(engine.vocabulary),
     )
-    text = "".join(chunk.text for chunk in calling.parted(found, lines=False))
+    text = "".join(chunk.text for chunk in calling.parted(answer, lines=False))
     return text, calling.calls, calling
 
 
@@ -203,10 +203,10 @@ def test_held_calls_come_piece_by_piece(engine: Engine, seed: int) -> None:
     prompt = encode_turns(engine, [{"role": "user", "content": "x"}])
     constraint = calling.constraint(engine, len(prompt), 160)
     sampling = SamplingSettings(seed=seed)
-    found = generate(engine, prompt, sampling, max_tokens=160, constraint=constraint)
+    answer = generate(engine, prompt, sampling, max_tokens=160, constraint=constraint)
     written = ['[ {"name": "weather", "parameters": {"city": "a\\"}{]", "days": 1} } , '
                '{"name":"list_models","parameters":{}}]',
-               "".join(chunk.text for chunk in found)]  # fmt: skip
+               "".join(chunk.text for chunk in answer)]  # fmt: skip
     for text in written:
         expected = read_answer(text, [tool.name for tool in calling.tools])[1]
         splits = [[text[:i], text[i:]] for i in range(len(text) + 1)]
@@ -264,15 +264,15 @@ def test_run_gives_calls_and_goes_on_with_results(model: Path, tmp_path: Path) -
     given = ["-m", model, "--threads", "1", "--tools", tmp_path / "tools.json", "--seed", "1"]
     lines = run("x", *given, "--tool-choice", "required").splitlines()
     assert lines and all(json.loads(line)["name"] == "weather" for line in lines)
-    found = json.loads(run("x", *given, "--tool-choice", "required", "--json"))
-    assert found["finish_reason"] == "tool_calls" and found["text"] == ""
-    assert [call["id"] for call in found["tool_calls"]] == [f"call_{i}" for i in range(len(lines))]
-    calls = [json.loads(call["function"]["arguments"]) for call in found["tool_calls"]]
+    parsed = json.loads(run("x", *given, "--tool-choice", "required", "--json"))
+    assert parsed["finish_reason"] == "tool_calls" and parsed["text"] == ""
+    assert [call["id"] for call in parsed["tool_calls"]] == [f"call_{i}" for i in range(len(lines))]
+    calls = [json.loads(call["function"]["arguments"]) for call in parsed["tool_calls"]]
     assert calls == [json.loads(line)["arguments"] for line in lines]
 
     messages = [
         {"role": "user", "content": "x"},
-        {"role": "assistant", "content": None, "tool_calls": found["tool_calls"]},
+        {"role": "assistant", "content": None, "tool_calls": parsed["tool_calls"]},
         {"role": "tool", "content": "<|eot_id|>" + "r" * 390, "tool_call_id": "call_0"},
     ]
     (tmp_path / "messages.json").write_text(json.dumps(messages))
@@ -315,8 +315,11 @@ def test_where_no_call_fits_it_answers_or_says_so(engine: Engine) -> None:
     calling = Calling(check_tools([WEATHER]), threshold=0.0)
     prompt = encode_turns(engine, [{"role": "user", "content": "x"}])
     constraint = calling.constraint(engine, len(prompt), 3)
-    found = generate(engine, prompt, SamplingSettings(seed=1), max_tokens=3, constraint=constraint)
-    assert "".join(chunk.text for chunk in calling.parted(found, lines=False))[:1] not in ("{", "[")
+    answer = generate(engine, prompt, SamplingSettings(seed=1), max_tokens=3, constraint=constraint)
+    assert "".join(chunk.text for chunk in calling.parted(answer, lines=False))[:1] not in (
+        "{",
+        "[",
+    )
     assert not calling.calls
     with pytest.raises(UsageError, match="don't fit"):
         Calling(check_tools([WEATHER]), choice="required").constraint(engine, len(prompt), 3)

@@ -123,8 +123,8 @@ THREE = Stage(
 def test_the_clearly_slower_arent_measured_again() -> None:
     asked: list[str] = []
     measure = fixed({"auto": 1.0, "off": 1.0, "on": 2.0}, asked)
-    found = measure_stage(THREE, EngineSettings(), Size(1, 1), measure, 1e9, lambda: 0.0)
-    assert len(found) == MOST_ROUNDS
+    rounds = measure_stage(THREE, EngineSettings(), Size(1, 1), measure, 1e9, lambda: 0.0)
+    assert len(rounds) == MOST_ROUNDS
     assert asked.count("on") == 2
     assert asked.count("auto") == asked.count("off") == MOST_ROUNDS
 
@@ -134,8 +134,8 @@ def test_a_load_counts_only_where_each_measurement_has_one() -> None:
         return Sample(load=5.0, prefill=1.0, decode=1.0)
 
     for stage in (THREE, replace(THREE, reload=True)):
-        found = measure_stage(stage, EngineSettings(), Size(1, 1), measure, 0.0, lambda: 1.0)
-        loads = {sample.load for sample in found[0].values()}
+        rounds = measure_stage(stage, EngineSettings(), Size(1, 1), measure, 0.0, lambda: 1.0)
+        loads = {sample.load for sample in rounds[0].values()}
         assert loads == ({5.0} if stage.reload else {0.0})
 
 
@@ -145,9 +145,9 @@ def test_one_that_does_not_fit_is_left_out() -> None:
             raise DoesNotFitError("too large")
         return Sample(prefill=1.0)
 
-    found = measure_stage(THREE, EngineSettings(), Size(1, 1), measure, 1e9, lambda: 0.0)
-    assert len(found) == MOST_ROUNDS
-    assert all(set(samples) == {"auto", "on"} for samples in found)
+    rounds = measure_stage(THREE, EngineSettings(), Size(1, 1), measure, 1e9, lambda: 0.0)
+    assert len(rounds) == MOST_ROUNDS
+    assert all(set(samples) == {"auto", "on"} for samples in rounds)
 
 
 def test_candidates_take_turns_in_being_first() -> None:
@@ -161,8 +161,8 @@ def test_measuring_ends_when_the_time_is_over() -> None:
     asked: list[str] = []
     measure = fixed({"auto": 1.0, "off": 1.0, "on": 1.0}, asked)
     clock = iter([1.0, 2.0, 3.0])
-    found = measure_stage(THREE, EngineSettings(), Size(1, 1), measure, 2.0, lambda: next(clock))
-    assert len(found) == 2
+    rounds = measure_stage(THREE, EngineSettings(), Size(1, 1), measure, 2.0, lambda: next(clock))
+    assert len(rounds) == 2
 
 
 def test_a_measurement_is_as_long_as_its_time() -> None:
@@ -340,17 +340,17 @@ def test_fast_cores_by_capacity_as_arm_has_it(tmp_path: Path) -> None:
 def test_tuning_the_demo_measures_and_keeps() -> None:
     path = demo_model()
     titles: list[str] = []
-    found = tune(path, 1.0, on_stage=titles.append)
+    tuned = tune(path, 1.0, on_stage=titles.append)
     assert titles[0] == "weights"
-    rows = {row.candidate: row for row in found.rows if row.stage == "weights"}
+    rows = {row.candidate: row for row in tuned.rows if row.stage == "weights"}
     assert set(rows) == {"repacked", "as in the file"}
     assert all(row.prefill > 0 and row.decode > 0 and row.load for row in rows.values())
     assert sorted(goal for row in rows.values() for goal in row.best_for) == ["long", "short"]
-    keep(path, found.profiles, {"costs": found.costs})
-    assert found.costs[1] == 1 and max(found.costs) == MOST_ROWS
-    assert tuned_costs(path) == Costs(found.costs)
+    keep(path, tuned.profiles, {"costs": tuned.costs})
+    assert tuned.costs[1] == 1 and max(tuned.costs) == MOST_ROWS
+    assert tuned_costs(path) == Costs(tuned.costs)
     for name in profiles.PROFILES:
-        assert tuned_settings(path, name) == found.profiles[name]
+        assert tuned_settings(path, name) == tuned.profiles[name]
 
 
 def test_the_program_tunes_and_other_commands_use_it(store: Path) -> None:

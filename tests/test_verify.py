@@ -108,8 +108,8 @@ def test_values_are_those_that_the_gguf_package_gives(number: int) -> None:
     rows = np.random.default_rng(number).integers(0, 256, (16, 64 * kind.nbytes), np.uint8)
     with np.errstate(all="ignore"):
         expected = gguf.quants.dequantize(rows, Type(number)).reshape(-1)
-    found = dequantize(Type(number), bytearray(rows.tobytes()))
-    assert np.allclose(found, expected, rtol=1e-6, atol=0, equal_nan=True)
+    values = dequantize(Type(number), bytearray(rows.tobytes()))
+    assert np.allclose(values, expected, rtol=1e-6, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("importances", [False, True])
@@ -119,9 +119,9 @@ def test_zeros_and_other_values_are_beyond_the_limits(number: int, importances: 
     bounds = limits(kind, "BF16", importances)
     values, other = np.random.default_rng(1).standard_normal((2, 8, 1024), dtype=np.float32)
     for copy in (np.zeros_like(values), other, other * np.float32(0.7)):
-        found = measure(values, copy, kind.block, floor=bounds.floor)
-        assert found.relative(bounds.floor) > bounds.relative
-        assert abs(found.scale - 1) > bounds.scale_of(found.values)
+        errors = measure(values, copy, kind.block, floor=bounds.floor)
+        assert errors.relative(bounds.floor) > bounds.relative
+        assert abs(errors.scale - 1) > bounds.scale_of(errors.values)
 
 
 def test_there_are_limits_for_every_quantized_type() -> None:
@@ -239,8 +239,8 @@ def test_metas_vocabulary_is_compared_with_recorded_ids(
         return tokenization_row(checkpoint, load_vocabulary(model))
 
     without_tokenizers(monkeypatch)
-    found = row("good.gguf")
-    assert (found.verdict, found.summary.split()[-1]) == ("passed", "tokenizers")
+    line = row("good.gguf")
+    assert (line.verdict, line.summary.split()[-1]) == ("passed", "tokenizers")
     letters = raw["model"]["vocab"]
     letters["a"], letters["b"] = letters["b"], letters["a"]
     assert row("wrong.gguf").verdict == "failed"

@@ -47,16 +47,16 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_text_is_predicted_as_by_the_checkpoint(text: Path, tmp_path: Path) -> None:
     convert(DEMO, tmp_path / "q4.gguf", "Q4_K_M")
     convert(DEMO, tmp_path / "bf16.gguf", "BF16")
-    found = row(verify(tmp_path / "q4.gguf", DEMO, text=text.read_text()), "text")
-    assert found.verdict == "passed"
+    line = row(verify(tmp_path / "q4.gguf", DEMO, text=text.read_text()), "text")
+    assert line.verdict == "passed"
     with_reference = verify(
         tmp_path / "q4.gguf", DEMO, text=text.read_text(), reference=tmp_path / "bf16.gguf"
     )
-    assert row(with_reference, "text").measures == found.measures
+    assert row(with_reference, "text").measures == line.measures
     itself = row(verify(tmp_path / "bf16.gguf", DEMO, text=text.read_text()), "text").measures
     assert itself["kl_divergence"] == pytest.approx(0, abs=1e-6) and itself["top1_agreement"] == 1
     assert itself["perplexity"] == itself["reference_perplexity"]
-    assert itself["reference_perplexity"] == found.measures["reference_perplexity"]
+    assert itself["reference_perplexity"] == line.measures["reference_perplexity"]
     assert itself["perplexity"] == pytest.approx(perplexity(tmp_path / "bf16.gguf", text), rel=0.01)
 
 
@@ -110,9 +110,9 @@ def test_the_command_prints_a_line_a_row_and_exits_with_3(folder: Path, tmp_path
     assert bad.stderr == (
         f"llamacli: {path}, which is left as it is, is not a faithful copy of {folder}: tensors\n"
     )
-    found = json.loads(llamacli("verify", path, "--against", folder, "--json", check=3).stdout)
-    rows = {row["name"]: row for row in found["rows"]}
-    assert found["faithful"] is False and rows["tensors"]["verdict"] == "failed"
+    parsed = json.loads(llamacli("verify", path, "--against", folder, "--json", check=3).stdout)
+    rows = {row["name"]: row for row in parsed["rows"]}
+    assert parsed["faithful"] is False and rows["tensors"]["verdict"] == "failed"
     assert rows["tensors"]["types"][0].keys() >= {"type", "relative_error", "relative_limit"}
 
 

@@ -75,8 +75,8 @@ def test_typed_markers_stay_text_whatever_their_type(
 
     def control(text: str) -> list[int]:
         messages = [{"role": role, "content": text} for role in ("user", "assistant", "user")]
-        found = encode_chat(vocabulary, template, messages)
-        return [token for token in found if token in ids.values()]
+        tokens = encode_chat(vocabulary, template, messages)
+        return [token for token in tokens if token in ids.values()]
 
     assert control("x")[-1] == ids["<｜Assistant｜>" if texts is FULLWIDTH else "<|im_start|>"]
     for text in texts:

@@ -31,11 +31,11 @@ def test_everything_in_the_packages_is_in_it(wheel: Path) -> None:
         for path in (ROOT / package).rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
-    found = set(ZipFile(wheel).namelist())
-    assert there - {"llamacli/models.toml"} <= found
-    kinds = {Path(name).suffix for name in found}
+    packed = set(ZipFile(wheel).namelist())
+    assert there - {"llamacli/models.toml"} <= packed
+    kinds = {Path(name).suffix for name in packed}
     assert kinds >= {".py", ".pyi", ".json", ".safetensors", ".toml"}
-    assert not [name for name in found if name.startswith(("tests/", "bench/", "demo/"))]
+    assert not [name for name in packed if name.startswith(("tests/", "bench/", "demo/"))]
 
 
 def test_it_answers_where_it_was_installed(wheel: Path, store: Path, tmp_path: Path) -> None:

@@ -191,15 +191,15 @@ def test_where_a_whole_70b_goes(tmp_path: Path) -> None:
 def sizes(demo: Path, lender: Started) -> list[int]:
     """How many bytes have gone to the worker once the demo is loaded, has read, has answered."""
     between = Between(lender.address)
-    found = []
+    passed = []
     with Engine(demo, lent(between.address, split="0,1")) as engine:
-        found.append(between.passed)
+        passed.append(between.passed)
         answer(engine, 0)
-        found.append(between.passed)
+        passed.append(between.passed)
         answer(engine)
-        found.append(between.passed)
+        passed.append(between.passed)
     between.close()
-    return found
+    return passed
 
 
 MOMENTS = [(phase, part / 8) for phase in range(3) for part in range(1, 8)]
@@ -541,11 +541,11 @@ def test_devices_tells_of_workers(lender: Started, tmp_path: Path) -> None:
     config.mkdir()
     (config / "models.toml").write_text(f'[defaults]\nworkers = "{lender.address}"\n')
     told = json.loads(llamacli("devices", "--json").stdout)
-    (found,) = told["workers"]
-    assert found["address"] == str(lender.address)
-    assert found["devices"][0]["memory_free"] > 0
-    assert found["latency_seconds"] > 0
-    assert found["bytes_per_second"] > 0
+    (worker,) = told["workers"]
+    assert worker["address"] == str(lender.address)
+    assert worker["devices"][0]["memory_free"] > 0
+    assert worker["latency_seconds"] > 0
+    assert worker["bytes_per_second"] > 0
     assert "ms away" in llamacli("devices").stdout
 
 

@@ -13,11 +13,11 @@ parser.add_argument("--first", type=int, default=0, help="the first one's number
 arguments = parser.parse_args()
 if unknown := set(arguments.kinds) - set(KINDS):
     parser.error(f"no such kind: {', '.join(sorted(unknown))}")
-found = 0
+faults = 0
 for kind in arguments.kinds or KINDS:
     end = arguments.first + arguments.count
     outcome = fuzz(kind, arguments.first, end, lambda fault: print(f"  {fault}", flush=True))
     codes = ", ".join(f"{code}: {count}" for code, count in sorted(outcome.codes.items()))
     print(f"{kind}: {outcome.mutants} mutants, exit codes {codes}", flush=True)
-    found += len(outcome.faults)
-sys.exit(1 if found else 0)
+    faults += len(outcome.faults)
+sys.exit(1 if faults else 0)

@@ -102,8 +102,8 @@ def run(command: Command) -> tuple[int, str]:
 @cli.app.command(hidden=True)
 def resume_session(model: str, name: str) -> None:
     """What `chat --resume` does and says, without the keys of a terminal that it wants."""
-    for found in sessions.list_sessions():
-        notice(f"{found.name}: {found.model} {found.first} {found.problem}")
+    for info in sessions.list_sessions():
+        notice(f"{info.name}: {info.model} {info.first} {info.problem}")
     saved = resume(name, keep=True)
     with Engine(Path(model), EngineSettings(context=256, threads=1)) as engine:
         chat = ChatSession(engine, SamplingSettings())

@@ -89,13 +89,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_base(folder / "base")
-        found: dict[str, np.ndarray] = {}
+        recorded: dict[str, np.ndarray] = {}
         for name in KINDS:
-            found[name] = peft_logits(folder / "base", write_kind(folder / name, name))
+            recorded[name] = peft_logits(folder / "base", write_kind(folder / name, name))
         theirs = their_tensors(unpacked(), folder / "base", folder / PLAIN, folder / "t.gguf")
         np.savez_compressed(
             RECORDED,
-            **{f"logits {name}": values.astype(np.float16) for name, values in found.items()},
+            **{f"logits {name}": values.astype(np.float16) for name, values in recorded.items()},
             **{f"sums {name}": sums(values) for name, values in theirs.items()},
         )
 

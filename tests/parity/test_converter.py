@@ -70,13 +70,13 @@ def theirs(converter: Path, folder: Path, target: Path) -> gguf.GGUFReader:
 
 
 def assert_same(ours: gguf.GGUFReader, expected: gguf.GGUFReader) -> None:
-    found, wanted = ours.fields, expected.fields
-    for key in sorted(wanted.keys() | found.keys()):
+    fields, wanted = ours.fields, expected.fields
+    for key in sorted(wanted.keys() | fields.keys()):
         if key.startswith("GGUF.") or NAMES.match(key) or (key in OURS and key not in wanted):
             continue
-        assert key in found and key in wanted, key
-        assert found[key].types == wanted[key].types, key
-        assert found[key].contents() == wanted[key].contents(), key
+        assert key in fields and key in wanted, key
+        assert fields[key].types == wanted[key].types, key
+        assert fields[key].contents() == wanted[key].contents(), key
     tensors = {tensor.name: tensor for tensor in ours.tensors}
     assert tensors.keys() == {tensor.name for tensor in expected.tensors}
     for tensor in expected.tensors:

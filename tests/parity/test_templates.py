@@ -71,13 +71,13 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
     subprocess.run([*command, "--require-hashes", "-r", lock], check=True)
     (package,) = folder.glob("*.tar.gz")
-    found = {}
+    by_name = {}
     with tarfile.open(package) as archive:
         for member in archive:
             path = Path(member.name)
             if path.match("models/templates/*.jinja") and (file := archive.extractfile(member)):
-                found[path.stem] = file.read().decode()
-    return found
+                by_name[path.stem] = file.read().decode()
+    return by_name
 
 
 def rendered(template: str, names: dict[str, Any], markers: Markers) -> tuple[str, list[str]]:

@@ -34,8 +34,8 @@ class Browser:
         return self.call("execute/sync", script=script, args=list(arguments))
 
     def find(self, selector: str) -> str:
-        found = self.call("element", using="css selector", value=selector)
-        return str(found[ELEMENT])
+        element = self.call("element", using="css selector", value=selector)
+        return str(element[ELEMENT])
 
     def click(self, selector: str) -> None:
         self.call(f"element/{self.find(selector)}/click")

@@ -94,9 +94,9 @@ class Hub:
 
 @cache
 def git_hash(data: Contents) -> str:
-    found = hashlib.sha1(b"blob %d\0" % len(data))
-    found.update(data)
-    return found.hexdigest()
+    hashed = hashlib.sha1(b"blob %d\0" % len(data))
+    hashed.update(data)
+    return hashed.hexdigest()
 
 
 @cache
@@ -169,10 +169,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def part(self, data: Contents) -> tuple[int, Contents, dict[str, str]]:
         """Status, body and headers for the range that was asked for."""
-        found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if not found:
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not match:
             return 200, data, {}
-        first, last = int(found[1]), min(int(found[2] or len(data) - 1), len(data) - 1)
+        first, last = int(match[1]), min(int(match[2] or len(data) - 1), len(data) - 1)
         if first >= len(data):
             return 416, b"", {"Content-Range": f"bytes */{len(data)}"}
         return 206, data[first : last + 1], {"Content-Range": f"bytes {first}-{last}/{len(data)}"}
@@ -199,8 +199,8 @@ class HubHandler(Handler):
                 return
         if path == "/api/models":
             wanted = parse_qs(url.query)["search"][0].lower()
-            found = [{"id": name} for name in self.hub.repos if wanted[:6] in name.lower()]
-            self.answer(200, json.dumps(found).encode())
+            models = [{"id": name} for name in self.hub.repos if wanted[:6] in name.lower()]
+            self.answer(200, json.dumps(models).encode())
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(revision|tree)/(.+)", path):
             self.index(match[1], match[2], match[3])
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):

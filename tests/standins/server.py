@@ -47,9 +47,9 @@ class Serving:
     def memory(self) -> int:
         """Bytes that are resident."""
         text = Path(f"/proc/{self.child.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+) kB", text)
-        assert found is not None
-        return int(found[1]) * 1024
+        match = re.search(r"VmRSS:\s+(\d+) kB", text)
+        assert match is not None
+        return int(match[1]) * 1024
 
 
 @contextmanager
@@ -86,8 +86,8 @@ def _read(server: Serving) -> None:
     with server.child.stderr as lines:
         for line in lines:
             server.log.append(line.decode(errors="replace").rstrip("\n"))
-            if found := re.search(r" at (http://\S+?),? ", f"{server.log[-1]} "):
-                server.url = server.url or found[1]
+            if match := re.search(r" at (http://\S+?),? ", f"{server.log[-1]} "):
+                server.url = server.url or match[1]
 
 
 def wait_for(holds: Callable[[], bool], seconds: float = 60.0) -> None:

@@ -52,14 +52,14 @@ class Busy(Exception):
 def refuse_open(path: Any, folder: int | None = None) -> None:
     """What Windows says of a file that is open or mapped; this process's own are looked at."""
     with contextlib.suppress(FileNotFoundError):
-        found = os.lstat(path, dir_fd=folder)
+        status = os.lstat(path, dir_fd=folder)
         opened = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
         for one in opened:
             with contextlib.suppress(OSError):
-                if os.path.samestat(found, os.stat(one)):
+                if os.path.samestat(status, os.stat(one)):
                     raise Busy(13, "The file is used by another process", str(path))
         with real_open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
-            if any(f" {found.st_ino} " in line for line in maps):
+            if any(f" {status.st_ino} " in line for line in maps):
                 raise Busy(13, "The file is used by another process", str(path))
 
 
