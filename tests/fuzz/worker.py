@@ -7,6 +7,7 @@ it. A JSON line on stdout tells how that ended; whoever waits for the line sees 
 """
 
 import contextlib
+import gc
 import json
 import os
 import re
@@ -60,7 +61,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for number in range(first, end):
         commands = kind.bend(Random(f"{name} {number}"), folder)
-        (folder / "out.gguf").unlink(missing_ok=True)
+        remove(folder / "out.gguf")
         started, codes, faults = time.process_time(), [], []
         for command in commands:
             code, fault = run(command)
@@ -71,6 +72,15 @@ def main() -> None:
         if seconds > SECONDS * len(commands):
             faults.append(f"it took {seconds:.1f} s")
         print(json.dumps([number, codes, faults]), file=results, flush=True)
+
+
+def remove(path: Path) -> None:
+    """Objects that refer to each other may still map it, and Windows removes no such file."""
+    try:
+        path.unlink(missing_ok=True)
+    except PermissionError:
+        gc.collect()
+        path.unlink()
 
 
 def run(command: Command) -> tuple[int, str]:

@@ -90,7 +90,7 @@ def opened(path: Any, flags: int, *rest: Any, **more: Any) -> int:
 def open_file(file: Any, mode: str = "r", *rest: Any, **more: Any) -> Any:
     if not is_ours(2):
         return real_open(file, mode, *rest, **more)
-    if not isinstance(file, int) and os.path.isdir(file):
+    if not (isinstance(file, int) or "opener" in more) and os.path.isdir(file):
         raise PermissionError(13, "Permission denied", str(file))
     if "b" not in mode:
         encoding = rest[1] if len(rest) > 1 else more.get("encoding")
