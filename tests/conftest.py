@@ -36,8 +36,11 @@ TABLES = (
     *("test_mixtures", "test_verify", "test_verify_foreign", "test_fit", "test_bench_report"),
 )
 
-# A shell has its background jobs ignore Ctrl-C, and so would the programs that the tests start.
+# A shell has its background jobs ignore Ctrl-C, and nohup has its own ignore a hangup; so would the
+# programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "llamacli" / "demo"

@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import pytest
@@ -23,8 +25,9 @@ from llamacli.chat.saved import SessionHead
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.errors import LlamacliError, NotFoundError, UsageError
 from llamacli.mcp_client import ServerConfig, open_servers, read_servers
+from llamacli.repl import tools as repl_tools
 from llamacli.system import WINDOWS
-from llamacli.tools import NOTHING, check_tools
+from llamacli.tools import NOTHING, STOPPED, check_tools
 from tests.standins import mcp_server
 from tests.standins.tiny import write_model
 from tests.standins.vocabulary import TOOL_TEMPLATE, small_tokenizer
@@ -370,6 +373,25 @@ def test_chat_asks_before_a_call_and_goes_on(model: Path, store: Path) -> None:
     lines = (store / "sessions" / "tools.jsonl").read_text().splitlines()
     roles = [json.loads(line).get("role") for line in lines]
     assert [role for role in roles if role] == ["user", "assistant", "tool", "assistant"] * 2
+
+
+def test_ctrl_c_before_a_tool_is_asked_stops_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user declined nothing."""
+    told: list[str] = []
+
+    def say(text: str, *, dim: bool = False) -> None:
+        told.append(text)
+        if text.startswith("→"):
+            raise KeyboardInterrupt
+
+    def results(session: object, perform: Callable[[str, dict[str, object]], str]) -> None:
+        assert perform("wait", {}) == STOPPED
+
+    monkeypatch.setattr(repl_tools, "say", say)
+    monkeypatch.setattr(repl_tools, "perform_calls", results)
+    session = SimpleNamespace(pending=lambda: True)
+    assert not repl_tools.make_calls(SimpleNamespace(session=session, servers=None))  # type: ignore[arg-type]
+    assert told[-1] == "(wait stopped)"
 
 
 @pytest.mark.skipif(WINDOWS, reason="there are no pseudo-terminals")

@@ -10,8 +10,9 @@ import openai
 import pytest
 
 from tests.standins.checkpoint import tokenizer
-from tests.standins.server import WEB, Serving, serving, wait_for
+from tests.standins.server import WEB, Serving, serving
 from tests.standins.tiny import VOCABULARY
+from tests.waiting import wait_until
 
 HELLO: Any = [{"role": "user", "content": "Hi"}]
 
@@ -293,7 +294,7 @@ def test_a_full_queue_says_when_to_come_back(babbling: Serving) -> None:
         third.close()
     for stream in streams:
         stream.close()
-    wait_for(lambda: _idle(babbling))
+    wait_until(lambda: _idle(babbling))
 
 
 def _idle(server: Serving) -> bool:
@@ -316,4 +317,4 @@ def test_one_that_hangs_up_frees_its_sequence(babbling: Serving) -> None:
                     client.with_options(timeout=0.3).chat.completions.create(
                         model="endless", messages=HELLO
                     )
-    wait_for(lambda: _idle(babbling))
+    wait_until(lambda: _idle(babbling))

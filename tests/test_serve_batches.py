@@ -8,7 +8,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.standins.server import WEB, Serving, serving, wait_for
+from tests.standins.server import WEB, Serving, serving
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def chat(number: int, **body: Any) -> dict[str, Any]:
 
 
 def finished(client: openai.OpenAI, name: str) -> Any:
-    wait_for(lambda: client.batches.retrieve(name).status != "in_progress")
+    wait_until(lambda: client.batches.retrieve(name).status != "in_progress")
     return client.batches.retrieve(name)
 
 

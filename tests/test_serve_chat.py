@@ -17,12 +17,13 @@ from llamacli.models import open_engine
 from llamacli.serve import Refused, ServedModel, served_model
 from llamacli.serve.client import begin
 from llamacli.tools import check_tools
-from tests.standins.server import WEB, Serving, serving, wait_for
+from tests.standins.server import WEB, Serving, serving
 from tests.standins.tiny import write_model
 from tests.systems import needs_unix_sockets
 from tests.terminal import Terminal
 from tests.test_mcp import TOOL_TEMPLATE, small_tokenizer
 from tests.test_repl import CHAT, CTRL_C, CTRL_D, babble, said
+from tests.waiting import wait_until
 
 GREEDY = SamplingSettings(temperature=0)
 ASKED = Asked(threads=1, profile="long")
@@ -166,7 +167,7 @@ def test_ctrl_c_ends_an_answer_and_a_dead_server_does_not_end_the_chat(
         chat.wait("(interrupted)")
         chat.prompt()
         url = f"{server.url}/metrics"
-        wait_for(lambda: "processing 0.0" in WEB.get(url).text)
+        wait_until(lambda: "processing 0.0" in WEB.get(url).text)
         assert said(store)[-1]["role"] == "assistant" and len(said(store)[-1]["content"]) > 100
         babble(chat)
         server.child.send_signal(signal.SIGSTOP)  # it hangs, and can still be left

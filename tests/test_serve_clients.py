@@ -12,8 +12,9 @@ import pytest
 from llamacli.answer import Chunk
 from llamacli.serve import ask_server
 from tests.program import PROGRAM, run_program
-from tests.standins.server import WEB, Serving, serving, wait_for
+from tests.standins.server import WEB, Serving, serving
 from tests.systems import needs_unix_sockets
+from tests.waiting import wait_until
 
 pytestmark = needs_unix_sockets
 
@@ -86,7 +87,7 @@ def test_the_answer_is_the_one_without_it(
     lines = len(server.log)
     by_server, told = llamacli("run", *arguments, *options)
     assert "a server that has the model loaded answers" in told
-    wait_for(lambda: any("/own/answer 200" in line for line in server.log[lines:]))
+    wait_until(lambda: any("/own/answer 200" in line for line in server.log[lines:]))
     alone, told = llamacli("run", *arguments, *options, "--no-server")
     assert "a server" not in told
     names = ("text", "finish_reason", "prompt_tokens", "answer_tokens", "model", "quantization")
@@ -139,7 +140,7 @@ def test_chat_on_a_pipe(server: Serving, demo: Path) -> None:
     lines = len(server.log)
     answer, _ = llamacli("chat", "-m", demo, "--temp", "0", stdin="Hi")
     assert answer.startswith("Hello!")
-    wait_for(lambda: any("/own/answer 200" in line for line in server.log[lines:]))
+    wait_until(lambda: any("/own/answer 200" in line for line in server.log[lines:]))
 
 
 def test_what_a_server_can_not_do_is_done_without_it(server: Serving, demo: Path) -> None:
@@ -174,7 +175,7 @@ def test_ctrl_c_ends_the_answer_and_frees_the_server(
         out, _ = child.communicate(timeout=60)
         assert child.returncode == 130 and out.endswith(b"\n")
         url = f"{server.url}/metrics"
-        wait_for(lambda: "processing 0.0" in WEB.get(url).text)
+        wait_until(lambda: "processing 0.0" in WEB.get(url).text)
 
 
 def test_batch_asks_it_too(server: Serving, demo: Path, tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_batch_asks_it_too(server: Serving, demo: Path, tmp_path: Path) -> None:
     arguments = ("batch", tmp_path / "in", "-m", demo, "--exact")
     result, told = llamacli(*arguments, check=1)
     assert "a server that has the model loaded answers" in told
-    wait_for(lambda: any("/own/answer 200" in line for line in server.log[before:]))
+    wait_until(lambda: any("/own/answer 200" in line for line in server.log[before:]))
     expected, _ = llamacli(*arguments, "--no-server", check=1)
     ours, theirs = ([json.loads(x) for x in t.splitlines()] for t in (result, expected))
     assert [x["id"] for x in ours] == [x["id"] for x in theirs] == ["a", "b", 3, "c", "d"]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.standins.browser import Browser, browser
-from tests.standins.server import WEB, Serving, serving, wait_for
+from tests.standins.server import WEB, Serving, serving
+from tests.waiting import wait_until
 
 PICTURES = os.environ.get("LLAMACLI_PICTURES")  # a folder for screenshots, to be looked at
 
@@ -51,7 +52,7 @@ def page(chromium: Browser, server: Serving) -> Browser:
     chromium.open(f"{server.url}/")
     chromium.run("localStorage.clear()")
     chromium.open(f"{server.url}/")
-    wait_for(lambda: chromium.run("return document.querySelector('#model').length") == 1)
+    wait_until(lambda: chromium.run("return document.querySelector('#model').length") == 1)
     return chromium
 
 
@@ -72,7 +73,7 @@ def idle(page: Browser) -> bool:
 def ask(page: Browser, text: str) -> None:
     before = len(messages(page))
     page.type("#text", f"{text}\ue007")  # Enter
-    wait_for(lambda: len(messages(page)) > before and idle(page))
+    wait_until(lambda: len(messages(page)) > before and idle(page))
     assert not page.text("#problem")
 
 
@@ -99,7 +100,7 @@ def test_a_conversation(page: Browser) -> None:
     page.run("document.documentElement.dataset.theme = 'dark'")
     picture(page, "dark")
     page.click("#messages li:nth-child(2) .tools button:nth-child(2)")  # regenerate
-    wait_for(lambda: len(messages(page)) == 2 and idle(page) and bool(messages(page)[1]))
+    wait_until(lambda: len(messages(page)) == 2 and idle(page) and bool(messages(page)[1]))
     page.open(page.run("return location.href"))
     page.click("#chats li:nth-child(2) button")  # kept in the browser
     assert len(messages(page)) == 2
@@ -137,25 +138,25 @@ def test_the_keyboard_alone(page: Browser) -> None:
 def test_stop(endless: Path, chromium: Browser) -> None:
     with serving("-m", endless, "-c", "8192") as server:
         chromium.open(f"{server.url}/")
-        wait_for(lambda: chromium.run("return document.querySelector('#model').length") == 1)
+        wait_until(lambda: chromium.run("return document.querySelector('#model').length") == 1)
         chromium.type("#text", "Hi\ue007")
-        wait_for(lambda: len(messages(chromium)) == 2 and len(messages(chromium)[1]) > 50)
+        wait_until(lambda: len(messages(chromium)) == 2 and len(messages(chromium)[1]) > 50)
         chromium.type("#text", "\ue00c")  # Escape
-        wait_for(lambda: idle(chromium))
-        wait_for(lambda: "processing 0.0" in WEB.get(f"{server.url}/metrics").text)
+        wait_until(lambda: idle(chromium))
+        wait_until(lambda: "processing 0.0" in WEB.get(f"{server.url}/metrics").text)
         assert "stopped" in chromium.text("#messages li:last-child .told")
 
 
 def test_an_error_is_told(page: Browser) -> None:
     page.run("document.querySelector('#text').value = 'word '.repeat(20000)")
     page.click("#send")
-    wait_for(lambda: "tokens, the context" in page.text("#problem"))
+    wait_until(lambda: "tokens, the context" in page.text("#problem"))
 
 
 def test_code_can_be_copied(page: Browser, server: Serving) -> None:
     put(page, server, ["```python\nprint(1)\n```"])
     page.click(".code button")
-    wait_for(lambda: page.text(".code button") == "Copied")
+    wait_until(lambda: page.text(".code button") == "Copied")
 
 
 def put(page: Browser, server: Serving, answers: list[str]) -> None:
@@ -167,7 +168,7 @@ def put(page: Browser, server: Serving, answers: list[str]) -> None:
     page.run("localStorage.setItem('llamacli.chats', arguments[0])", json.dumps([chat]))
     page.open(f"{server.url}/")
     page.run("document.querySelector('#chats li:last-child button').click()")
-    wait_for(lambda: len(messages(page)) == len(answers))
+    wait_until(lambda: len(messages(page)) == len(answers))
 
 
 def test_a_hostile_answer_runs_nothing_and_fetches_nothing(page: Browser, server: Serving) -> None:

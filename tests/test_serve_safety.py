@@ -20,8 +20,9 @@ import pytest
 
 from llamacli.serve.guard import Rules, check, own_hosts
 from llamacli.serve.listen import listen_on_port
-from tests.standins.server import WEB, Serving, serving, wait_for
+from tests.standins.server import WEB, Serving, serving
 from tests.systems import needs_signals, needs_unix_sockets
+from tests.waiting import wait_until
 
 HELLO: Any = [{"role": "user", "content": "Hi"}]
 CHAT = "/v1/chat/completions"
@@ -169,7 +170,7 @@ def test_a_slow_reader_loses_its_stream_not_the_servers_memory(server: Serving) 
     client = server.client()
     answer = client.chat.completions.create(model="endless", messages=HELLO, max_tokens=50)
     assert answer.choices[0].finish_reason == "length"
-    wait_for(lambda: "processing 0.0" in WEB.get(f"{server.url}/metrics").text, 120)
+    wait_until(lambda: "processing 0.0" in WEB.get(f"{server.url}/metrics").text)
     assert server.memory() < before + (64 << 20)
     raw.close()
 
@@ -184,7 +185,7 @@ def test_a_client_that_is_killed_frees_its_sequence(server: Serving) -> None:
     assert child.stdout is not None and child.stdout.readline()
     child.kill()
     child.communicate()
-    wait_for(lambda: "processing 0.0" in WEB.get(f"{server.url}/metrics").text)
+    wait_until(lambda: "processing 0.0" in WEB.get(f"{server.url}/metrics").text)
 
 
 def test_health_answers_throughout_a_storm(server: Serving) -> None:
@@ -214,18 +215,18 @@ def test_health_answers_throughout_a_storm(server: Serving) -> None:
         for one in storms:
             one.result()
     assert set(answers) == {200}
-    wait_for(lambda: "processing 0.0" in httpx2.get(f"{server.url}/metrics").text)
+    wait_until(lambda: "processing 0.0" in httpx2.get(f"{server.url}/metrics").text)
 
 
 def test_a_line_a_request_and_no_prompt_in_it(server: Serving) -> None:
     before = len(server.log)
     body = {"messages": [{"role": "user", "content": "a secret"}], "max_tokens": 1}
     WEB.post(f"{server.url}{CHAT}?q=secret", json=body, timeout=60)
-    wait_for(lambda: len(server.log) > before)
+    wait_until(lambda: len(server.log) > before)
     assert re.search(r"127\.0\.0\.1 POST /v1/chat/completions 200 \d+ ms", server.log[-1])
     assert not any("secret" in line for line in server.log[before:])
     WEB.get(f"{server.url}/%1b[31m%0aforged", timeout=60)
-    wait_for(lambda: "404" in server.log[-1])
+    wait_until(lambda: "404" in server.log[-1])
     assert "\x1b" not in server.log[-1] and "forged" in server.log[-1]
 
 
@@ -303,7 +304,7 @@ def test_two_servers(demo: Path) -> None:
         again = ["--port", str(server.port)]
         with serving("-m", demo, *again, wait=False) as other:
             assert other.child.wait(60) == 1
-            wait_for(lambda: bool(other.log))
+            wait_until(lambda: bool(other.log))
         assert "taken" in other.log[-1] and "--port" in other.log[-1]
 
 
@@ -346,7 +347,7 @@ def test_models_are_loaded_when_they_are_asked_for(demo: Path, endless: Path, st
         asked: Any = {"messages": HELLO, "max_tokens": 3}
         assert client.chat.completions.create(model="SMALL", **asked).model == "small-Q8_0"
         assert client.chat.completions.create(model="other", **asked).model == "other"
-        wait_for(lambda: not any(_loaded(server).values()))
+        wait_until(lambda: not any(_loaded(server).values()))
         (store / "other.gguf").unlink()
         answer = WEB.post(f"{server.url}{CHAT}", json={"model": "other", "messages": HELLO})
         assert answer.status_code == 404
@@ -442,13 +443,14 @@ def test_a_disk_that_fills_up_in_the_middle_stops_nobody(
     disk = {"PYTHONPATH": str(tmp_path), "FULL": str(full)}
     with serving("--keep-alive", "1s", "--cache", home=store, **disk) as server:
         _cached(server, START)
-        wait_for(lambda: not any(_loaded(server).values()))
+        wait_until(lambda: not any(_loaded(server).values()))
+        wait_until(lambda: any("the cache can't be written" in line for line in server.log))
         told = [line for line in server.log if "the cache can't be written" in line]
         assert len(told) == 1 and "No space left" in told[0]
         assert not any((store / "cache").iterdir())  # no half of a file
         assert _cached(server, START) == 0  # it answers, and reads it again
         full.unlink()
-        wait_for(lambda: not any(_loaded(server).values()))
+        wait_until(lambda: not any(_loaded(server).values()))
         assert _cached(server, f"{START}b") > 50
         assert server.stop() == 143
     assert sum("the cache can't be written" in line for line in server.log) == 1

@@ -37,8 +37,9 @@ def _perform(repl: Repl, stopped: list[str], name: str, arguments: dict[str, Any
         if servers and not stopped and (name in servers.allowed or _is_wanted(repl, name)):
             with held_keys(), interrupts() as arrived:
                 text = servers.call(name, arguments, lambda: bool(arrived)).text
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before the server was asked
         stopped.append(name)
+        text = STOPPED
     more = f" ({len(text)} characters)" * (len(text) > FOLDED)
     say(f"← {beginning(text, FOLDED)}{more}", dim=True)
     return text

@@ -7,14 +7,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
 from openai import OpenAI
+
+from tests.waiting import wait_until
 
 # One client for all: making one reads the certificates of the machine. Connections are not shared.
 WEB = httpx2.Client(verify=False, timeout=60, limits=httpx2.Limits(max_keepalive_connections=0))
@@ -71,7 +72,7 @@ def serving(
         reader.start()
         try:
             if wait:
-                wait_for(lambda: bool(server.url) or child.poll() is not None)
+                wait_until(lambda: bool(server.url) or child.poll() is not None)
                 assert server.url, server.log
             yield server
         finally:
@@ -88,11 +89,3 @@ def _read(server: Serving) -> None:
             server.log.append(line.decode(errors="replace").rstrip("\n"))
             if match := re.search(r" at (http://\S+?),? ", f"{server.log[-1]} "):
                 server.url = server.url or match[1]
-
-
-def wait_for(holds: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Until holds() is true; a test that waits in vain fails."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
