@@ -25,7 +25,7 @@ import rich.table
 import convert
 import llamacli.cli
 import llamacli.engine.engine
-from tests.waiting import PATIENCE
+from tests.standins.waiting import PATIENCE
 
 PRELOADED = (gguf, jinja2.sandbox, np, rich.progress, rich.table, convert, llamacli.engine.engine)
 END = "the end"

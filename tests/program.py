@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.standins import forked
+from tests.standins.waiting import PATIENCE
 from tests.systems import PLATFORM
 from tests.terminal import PROGRAM
-from tests.waiting import PATIENCE
 
 if FORKS := PLATFORM == sys.platform == "linux":
     context = multiprocessing.get_context("forkserver")

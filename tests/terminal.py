@@ -19,8 +19,8 @@ from typing import Any
 import pyte
 import pytest
 
+from tests.standins.waiting import PATIENCE
 from tests.systems import WINDOWS
-from tests.waiting import PATIENCE
 
 PROGRAM = (sys.executable, "-m", "llamacli")
 

@@ -15,6 +15,7 @@ from convert import CheckpointError, convert
 from convert.pipeline import Progress
 from tests import moments
 from tests.standins.tiny import write_model
+from tests.standins.waiting import PATIENCE
 from tests.systems import (
     needs_kills,
     needs_linux,
@@ -23,7 +24,6 @@ from tests.systems import (
     needs_replacing,
     needs_signals,
 )
-from tests.waiting import PATIENCE
 
 Make = Callable[..., Path]
 

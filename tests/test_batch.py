@@ -26,8 +26,8 @@ from llamacli.shape.read import choice_grammar
 from llamacli.speculate import DraftingEngine
 from tests.program import PROGRAM, run_program
 from tests.standins.tiny import VOCABULARY, write_model
+from tests.standins.waiting import PATIENCE, wait_until
 from tests.systems import needs_signals
-from tests.waiting import PATIENCE, wait_until
 
 TIE = 1e-2  # the cache is F16, and logits here are some units apart
 SETTINGS = EngineSettings(threads=1)

@@ -8,9 +8,9 @@ import pytest
 
 from tests.program import PROGRAM, run_program
 from tests.standins.tiny import write_model
+from tests.standins.waiting import PATIENCE
 from tests.systems import needs_signals
 from tests.terminal import Terminal
-from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")

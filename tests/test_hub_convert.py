@@ -25,10 +25,10 @@ from llamacli.hub.checkpoint import Needs, check_disk
 from tests.program import PROGRAM, run_program
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.hub import TOKEN, Cut, Hub, HubRepo, read_repo, serve
+from tests.standins.waiting import PATIENCE, wait_until
 from tests.systems import needs_peak, needs_signals
 from tests.test_cli import llamacli, one_line
 from tests.test_mixtures import some_importances
-from tests.waiting import PATIENCE, wait_until
 
 REPO = "meta-llama/Tiny-3-Instruct"
 NAME = "Tiny-3-Instruct"

@@ -13,7 +13,7 @@ import pytest
 from convert import CheckpointError, SourceError
 from convert.remote import Broken, Location, Patience, RemoteFile, pause
 from tests.standins.hub import Cut, Hub, serve
-from tests.waiting import PATIENCE
+from tests.standins.waiting import PATIENCE
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
 QUICK = Patience(first_pause=0.001, longest_pause=0.002)

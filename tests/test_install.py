@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.waiting import PATIENCE
+from tests.standins.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -31,8 +31,8 @@ from llamacli.tools import NOTHING, STOPPED, check_tools
 from tests.standins import mcp_server
 from tests.standins.tiny import write_model
 from tests.standins.vocabulary import TOOL_TEMPLATE, small_tokenizer
+from tests.standins.waiting import PATIENCE, wait_until
 from tests.terminal import PROGRAM, Terminal
-from tests.waiting import PATIENCE, wait_until
 
 SERVER = mcp_server.__file__
 TOKENIZER = small_tokenizer()

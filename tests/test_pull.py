@@ -20,8 +20,8 @@ from llamacli.hub.repo import Repo
 from tests.standins.checkpoint import tokenizer
 from tests.standins.hub import Cut, Hub, HubRepo, serve
 from tests.standins.tiny import write_model
+from tests.standins.waiting import wait_until
 from tests.test_cli import llamacli, one_line
-from tests.waiting import wait_until
 
 REPO = "owner/Tiny-GGUF"
 

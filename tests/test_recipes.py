@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.waiting import PATIENCE
+from tests.standins.waiting import PATIENCE
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "recipes.md"
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -11,8 +11,8 @@ import pytest
 
 from tests.promises import promised, unkept
 from tests.standins.tiny import write_model
+from tests.standins.waiting import PATIENCE
 from tests.systems import needs_linux
-from tests.waiting import PATIENCE
 
 Make = Callable[..., Path]
 

@@ -12,7 +12,7 @@ import pytest
 from tests.standins.checkpoint import tokenizer
 from tests.standins.server import WEB, Serving, serving
 from tests.standins.tiny import VOCABULARY
-from tests.waiting import wait_until
+from tests.standins.waiting import wait_until
 
 HELLO: Any = [{"role": "user", "content": "Hi"}]
 

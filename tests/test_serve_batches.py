@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from tests.standins.server import WEB, Serving, serving
-from tests.waiting import wait_until
+from tests.standins.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

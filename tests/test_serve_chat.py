@@ -19,11 +19,11 @@ from llamacli.serve.client import begin
 from llamacli.tools import check_tools
 from tests.standins.server import WEB, Serving, serving
 from tests.standins.tiny import write_model
+from tests.standins.waiting import wait_until
 from tests.systems import needs_unix_sockets
 from tests.terminal import Terminal
 from tests.test_mcp import TOOL_TEMPLATE, small_tokenizer
 from tests.test_repl import CHAT, CTRL_C, CTRL_D, babble, said
-from tests.waiting import wait_until
 
 GREEDY = SamplingSettings(temperature=0)
 ASKED = Asked(threads=1, profile="long")

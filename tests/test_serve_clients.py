@@ -13,8 +13,8 @@ from llamacli.answer import Chunk
 from llamacli.serve import ask_server
 from tests.program import PROGRAM, run_program
 from tests.standins.server import WEB, Serving, serving
+from tests.standins.waiting import wait_until
 from tests.systems import needs_unix_sockets
-from tests.waiting import wait_until
 
 pytestmark = needs_unix_sockets
 

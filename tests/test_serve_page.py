@@ -9,7 +9,7 @@ import pytest
 
 from tests.standins.browser import Browser, browser
 from tests.standins.server import WEB, Serving, serving
-from tests.waiting import wait_until
+from tests.standins.waiting import wait_until
 
 PICTURES = os.environ.get("LLAMACLI_PICTURES")  # a folder for screenshots, to be looked at
 

@@ -21,8 +21,8 @@ import pytest
 from llamacli.serve.guard import Rules, check, own_hosts
 from llamacli.serve.listen import listen_on_port
 from tests.standins.server import WEB, Serving, serving
+from tests.standins.waiting import wait_until
 from tests.systems import needs_signals, needs_unix_sockets
-from tests.waiting import wait_until
 
 HELLO: Any = [{"role": "user", "content": "Hi"}]
 CHAT = "/v1/chat/completions"

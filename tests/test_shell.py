@@ -19,9 +19,9 @@ from llamacli.prompt.input import CUT, Input, Text, fit
 from llamacli.terminal import harmless
 from tests.program import PROGRAM, run_program
 from tests.standins.tiny import CONTEXT, write_model
+from tests.standins.waiting import PATIENCE, wait_until
 from tests.systems import needs_linux, needs_shell, needs_signals
 from tests.terminal import on_terminal
-from tests.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture(scope="module")

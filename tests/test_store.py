@@ -25,8 +25,8 @@ from llamacli.models.store import (
 )
 from tests.program import PROGRAM, run_program
 from tests.standins.tiny import CONTEXT, write_model
+from tests.standins.waiting import PATIENCE
 from tests.terminal import open_terminal
-from tests.waiting import PATIENCE
 
 Put = Callable[..., None]
 

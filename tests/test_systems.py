@@ -16,9 +16,9 @@ import pytest
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.hub import Cut, Hub, read_repo, serve
 from tests.standins.systems import SYSTEMS, environment
+from tests.standins.waiting import PATIENCE, wait_until
 from tests.systems import needs_linux
 from tests.terminal import PROGRAM, on_terminal
-from tests.waiting import PATIENCE, wait_until
 
 pytestmark = needs_linux
 

@@ -11,7 +11,7 @@ import pytest
 
 from llamacli.errors import InvalidModelError
 from llamacli.prompt.template import KNOWN, LLAMA3_TEMPLATE, WORKER, prepare, render, render_here
-from tests.waiting import PATIENCE
+from tests.standins.waiting import PATIENCE
 
 HELLO = [{"role": "user", "content": " Hello "}]
 

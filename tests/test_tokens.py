@@ -15,8 +15,8 @@ from llamacli.show.vocabulary import find_tokens, read_tokens
 from tests.program import PROGRAM, run_program
 from tests.standins.checkpoint import TEMPLATE
 from tests.standins.tiny import write_model
+from tests.standins.waiting import PATIENCE
 from tests.systems import needs_signals
-from tests.waiting import PATIENCE
 
 MODELS = ("Meta-Llama-3-8B-Instruct", "Meta-Llama-3.1-8B-Instruct")
 NAME = MODELS[1]

@@ -9,7 +9,7 @@ from zipfile import ZipFile
 import pytest
 
 from tests.conftest import Made
-from tests.waiting import PATIENCE
+from tests.standins.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
 

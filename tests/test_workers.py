@@ -60,10 +60,10 @@ from tests.standins.checkpoint import (
 from tests.standins.hollow import without_weights, write_hollow
 from tests.standins.server import serving
 from tests.standins.tiny import write_model
+from tests.standins.waiting import PATIENCE, wait_until
 from tests.standins.workers import Between, Started, free_port, garbling, speaking, stalling, worker
 from tests.systems import needs_signals
 from tests.terminal import Terminal
-from tests.waiting import PATIENCE, wait_until
 
 PLAIN = EngineSettings(context=512, threads=1, repack=False)
 HELLO = bytes([28, *[0] * 7])  # the length of HELLO's answer

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.waiting import PATIENCE
+from tests.standins.waiting import PATIENCE
 
 AT_ONCE = 500  # mutants that one worker reads; a leak of memory would add up in it
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 from openai import OpenAI
 
-from tests.waiting import wait_until
+from tests.standins.waiting import wait_until
 
 # One client for all: making one reads the certificates of the machine. Connections are not shared.
 WEB = httpx2.Client(verify=False, timeout=60, limits=httpx2.Limits(max_keepalive_connections=0))
