@@ -39,8 +39,8 @@ TABLES = (
 # A shell has its background jobs ignore Ctrl-C, and nohup has its own ignore a hangup; so would the
 # programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-if hasattr(signal, "SIGHUP"):
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if (hangup := getattr(signal, "SIGHUP", None)) is not None:
+    signal.signal(hangup, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "llamacli" / "demo"

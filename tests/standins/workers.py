@@ -12,8 +12,7 @@ from pathlib import Path
 from llamacli.workers import Address
 from llamacli.workers.hosting import wait_to_greet
 from llamacli.workers.lend import command
-
-PATIENCE = 600.0  # seconds, as tests/waiting.py has it
+from tests.standins.waiting import PATIENCE
 
 
 def free_port() -> int:
