@@ -9,6 +9,8 @@ import pytest
 from llamacli.batch import BatchEngine, Job, Pace, Running, Scheduler, prepare
 from llamacli.batch.job import token_logprob
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
+from llamacli.serve.lane import Lane, Task
+from llamacli.serve.metrics import Metrics
 from tests.standins.tiny import write_model
 
 SETTINGS = EngineSettings(threads=1)
@@ -111,6 +113,20 @@ def test_a_slice_is_what_fits_but_no_less_than_pays(
         steps.append(0.02 + slices[-1] * (one if slices[-1] + 3 < 64 else tiled))
         pace.measured(slices[-1], 3, steps[-1])
     assert max(steps[20:]) <= slowest and min(slices[20:]) >= read
+
+
+def test_requests_that_come_together_read_their_common_start_once(path: Path) -> None:
+    metrics = Metrics()
+    with BatchEngine(path, SETTINGS, 4) as engine:
+        lane = Lane(engine, Pace(), metrics)
+        for index in range(4):
+            job = Job([*prompt(200), *prompt(8, 10 + index)], GREEDY, 3)
+            lane.submit(Task(index, job, lambda piece: None))
+        while lane.busy:
+            lane.turn()
+    lines = metrics.text().decode().splitlines()
+    assert f"llamacli_prompt_tokens_total {200 + 4 * 8}.0" in lines
+    assert f"llamacli_prompt_tokens_cached_total {3 * 200}.0" in lines
 
 
 def test_the_end_of_a_prompt_is_read_with_what_comes_before_it() -> None:
