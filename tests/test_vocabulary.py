@@ -1,5 +1,6 @@
 """Vocabularies of Llama 3 and its relatives: what is a marker, an end, a pre-tokenizer's match."""
 
+import gc
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from llamacli.engine import Vocabulary, load_vocabulary
 from llamacli.engine.vocabulary import MAX_RECURSION, _short_pieces
 from llamacli.errors import InvalidModelError
 from llamacli.gguf.check import PRE_TOKENIZERS, RECURSIVE_PRE_TOKENIZERS
+from llamacli.machine import load_library
 from llamacli.prompt import encode_chat, encode_raw
 from tests.standins.tiny import write_model
 from tests.standins.vocabulary import control_tokens, small_tokenizer
@@ -198,3 +200,16 @@ def test_the_converter_and_the_engine_agree() -> None:
     from convert.pretokenizer import PRE_TOKENIZERS as WRITTEN
 
     assert {row.name for row in WRITTEN} <= PRE_TOKENIZERS | RECURSIVE_PRE_TOKENIZERS
+
+
+def test_it_is_freed_when_nobody_has_it_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, freed = load_library(), []
+    free = library.llama_model_free
+    monkeypatch.setattr(library, "llama_model_free", lambda model: freed.append(free(model)))
+    vocabulary = load_vocabulary(write_model(tmp_path / "v.gguf", weights=False))
+    assert vocabulary.tokenize("x") and not freed
+    del vocabulary
+    gc.collect()
+    assert len(freed) == 1

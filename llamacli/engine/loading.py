@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def load_model(
 
 
 def load_vocabulary(path: Path) -> Vocabulary:
-    """The vocabulary alone of a GGUF file, whose weights aren't touched. It lives to the end."""
+    """The vocabulary alone of a GGUF file, whose weights aren't touched; freed with the object."""
     return load_file(path)[1]
 
 
@@ -85,7 +86,15 @@ def load_file(path: Path) -> tuple[GGUFFile, Vocabulary]:
     with in_background(lambda: remember(file)):
         model = load_model(library, path, EngineSettings(), vocabulary_only=True)
     file_identity(path, file.status)
-    return file, make_vocabulary(library, model, file)
+    vocabulary = make_vocabulary(library, model, file)
+    freeing = weakref.finalize(vocabulary, _free, library, model)
+    freeing.atexit = False
+    return file, vocabulary
+
+
+def _free(library: Any, model: Any) -> None:
+    with deferred_signals([]):  # llama.cpp logs here, too
+        library.llama_model_free(model)
 
 
 @contextlib.contextmanager
