@@ -12,17 +12,18 @@ import pytest
 from llamacli.answer import Calling
 from llamacli.chat import ChatSession, final_answer
 from llamacli.engine import Asked, SamplingSettings
-from llamacli.errors import UnreachableError
+from llamacli.errors import NotFoundError
 from llamacli.models import open_engine
-from llamacli.serve import Refused, ServedModel, served_model
+from llamacli.serve import BY_SERVER, Refused, ServedModel, served_model
 from llamacli.serve.client import begin
 from llamacli.tools import check_tools
+from tests.program import run_program
 from tests.standins.server import WEB, Serving, serving
 from tests.standins.tiny import write_model
 from tests.standins.waiting import wait_until
 from tests.systems import needs_unix_sockets
 from tests.terminal import Terminal
-from tests.test_mcp import TOOL_TEMPLATE, small_tokenizer
+from tests.test_mcp import TOOL_TEMPLATE, command, small_tokenizer
 from tests.test_repl import CHAT, CTRL_C, CTRL_D, babble, said
 
 GREEDY = SamplingSettings(temperature=0)
@@ -98,7 +99,23 @@ def test_calls_of_tools_are_those_without_it(
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(server.runtime))
         for choice in ("required", "echo", "auto", "none"):
             assert turn(served(path), choice) == turn(engine, choice)
-    assert called
+        assert called
+        options = (
+            "--allow",
+            "echo",
+            "--tool-choice",
+            "echo",
+            "--tool-threshold",
+            "1",
+            "--temp",
+            "0",
+        )
+        line = command(path, "few", *options, "--json", "--verbose")
+        by_server, alone = (run_program([*line, *way], text=True) for way in ([], ["--no-server"]))
+        assert BY_SERVER in by_server.stderr and BY_SERVER not in alone.stderr
+        found, expected = json.loads(by_server.stdout), json.loads(alone.stdout)
+        assert found["calls"] and found["calls"] == expected["calls"]
+        assert found["text"] == expected["text"]
 
 
 def test_a_chat_from_first_screen_to_resuming(demo: Path, store: Path) -> None:
@@ -129,18 +146,14 @@ def test_a_chat_from_first_screen_to_resuming(demo: Path, store: Path) -> None:
     ("options", "why"),
     [
         (["--no-server"], "--no-server"),
-        (["-c", "4096"], None),
         (["-c", "auto"], "a server has it in a context of 2048 tokens"),
         (["--device", "cpu"], "options say how"),
+        (["--draft", "demo"], "options say how"),
     ],
 )
 def test_it_loads_the_model_where_a_server_will_not_do(
-    demo: Path, options: list[str], why: str | None
+    demo: Path, options: list[str], why: str
 ) -> None:
-    if why is None:  # more than the model was trained with
-        chat = Terminal([*CHAT, str(demo), *options])
-        assert chat.leave() == 2
-        return
     chat = start(*options, "-v", model=demo)
     assert f"the model is loaded here: {why}" in chat.text and HERE in chat.text
     chat.close()
@@ -177,7 +190,7 @@ def test_ctrl_c_ends_an_answer_and_a_dead_server_does_not_end_the_chat(
         server.child.send_signal(signal.SIGCONT)
         babble(chat)
         server.child.kill()
-        chat.wait("the server is gone; /regen answers anew")
+        chat.wait("the server is gone in the middle of the answer; /regen answers anew")
         chat.prompt()
         assert [message["role"] for message in said(store)] == ["user", "assistant"] * 3
         chat.line("/set max-tokens 5")
@@ -220,7 +233,7 @@ def test_a_model_that_is_gone_is_told(
     assert not model.lost
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     assert model.lost
-    with pytest.raises(UnreachableError, match="/regen"):
+    with pytest.raises(NotFoundError, match="the server is gone"):
         list(ChatSession(model, GREEDY).send("Hello"))
 
 

@@ -1,17 +1,21 @@
 """run, chat and batch as clients of the user's server, where it has the model loaded."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamacli.commands import groups
 from llamacli.errors import LlamacliError, NotFoundError
+from llamacli.models import engine_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
     from llamacli.answer import Calling, OutputStyle, Result
+    from llamacli.chat import Served
+    from llamacli.engine import Asked, Engine
 
 
 def answer_by_server(
@@ -50,17 +54,36 @@ def answer_by_server(
     return tell(answer.chunks, answer.head, style)
 
 
+@contextmanager
+def model_for(
+    path: Path, machine: groups.Machine, asked: "Asked", style: "OutputStyle", *, alone: bool
+) -> "Iterator[Engine | Served]":
+    """The model by a server that has it as it is asked for, else loaded here; alone asks none."""
+    if not alone and may_ask(machine, asked.context):
+        from llamacli.serve import BY_SERVER, served_model
+        from llamacli.terminal import notice
+
+        served = served_model(path, None, asked.adapters)
+        if not isinstance(served, str):
+            if style.verbose:
+                notice(BY_SERVER)
+            yield served
+            return
+    with engine_for(path, asked, quiet=style.quiet) as engine:
+        yield engine
+
+
 def may_ask(machine: groups.Machine, context: Any) -> bool:
     """Whether a server of the user's is there, and nothing is asked that it may have otherwise."""
     return context is None and why_not(machine) is None
 
 
-def why_not(machine: groups.Machine) -> str | None:
+def why_not(machine: groups.Machine, drafts: groups.Drafts | None = None) -> str | None:
     """Why no server is to be asked; its workers are as good as others."""
     from llamacli.serve import own_socket  # without HTTP, whose import takes 10 ms
 
     left = replace(machine, threads=None, workers=None, split=None, worker_timeout=None)
-    if left != groups.Machine():
+    if left != groups.Machine() or (drafts is not None and drafts.draft is not None):
         return "options say how"
     return "no server is there" if own_socket() is None else None
 

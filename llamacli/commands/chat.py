@@ -115,7 +115,7 @@ def chat(
         name=session,
         offer=offer,
         output_limit=calls.tool_output_limit,
-        no_server="--no-server" if no_server else why_not(machine),
+        no_server="--no-server" if no_server else why_not(machine, drafts),
         verbose=verbose,
     )
     if not mcp.mcp:

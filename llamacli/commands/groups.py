@@ -27,8 +27,8 @@ from llamacli.errors import UsageError
 
 if TYPE_CHECKING:
     from llamacli.answer import Calling, OutputStyle
-    from llamacli.engine import Asked, Engine, Profile, SamplingSettings
-    from llamacli.prompt import Message
+    from llamacli.engine import Asked, Profile, SamplingSettings
+    from llamacli.prompt import Message, Spelled
     from llamacli.shape import Grammar
     from llamacli.tools import Tool
 
@@ -55,7 +55,7 @@ class Sampling:
     ] = None
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None
 
-    def settings(self, engine: "Engine", **own: Any) -> "SamplingSettings":
+    def settings(self, engine: "Spelled", **own: Any) -> "SamplingSettings":
         """What was asked for, with own values before it, else what the model's file says."""
         from llamacli.engine import SamplingSettings
 

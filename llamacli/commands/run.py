@@ -7,7 +7,7 @@ import typer
 
 from llamacli.answer import OutputStyle, answer
 from llamacli.commands import groups, options
-from llamacli.commands.by_server import adapter_fields, answer_by_server
+from llamacli.commands.by_server import adapter_fields, answer_by_server, model_for
 from llamacli.commands.mcp import Mcp, answer_with_servers
 from llamacli.commands.printing import print_text
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from llamacli.answer import Calling, Result
+    from llamacli.chat import Served
     from llamacli.engine import Engine, SamplingSettings
     from llamacli.prompt import Cut, Encode, Input, Message
 
@@ -94,9 +95,9 @@ def run(
     path = model_path(model, quiet=output.quiet)
     if mcp.mcp:
         question = gather(prompt, file or (), errors).joined()
-        with engine_for(
-            path, machine.asked(context, "short", drafts, adapter), quiet=output.quiet
-        ) as engine:
+        asked_for = machine.asked(context, "short", drafts, adapter)
+        alone = no_server or drafts.draft is not None
+        with model_for(path, machine, asked_for, style, alone=alone) as engine:
             last = _with_servers(engine, question, system, mcp, tools, sampling, ending, style)
         _check_whole(last, fail_on_length)
         return
@@ -183,7 +184,7 @@ def run(
 
 
 def _with_servers(
-    engine: "Engine",
+    engine: "Engine | Served",
     question: str,
     system: str | None,
     mcp: Mcp,

@@ -1,6 +1,6 @@
 from . import cache
 from .cache import Encode
-from .encode import NoTools, encode_chat, encode_raw, encode_turns
+from .encode import NoTools, Spelled, encode_chat, encode_raw, encode_turns
 from .input import Cut, Errors, Input, Text, decode, fit, gather, read_bytes, read_file
 from .messages import (
     RESULT_ROLES,
@@ -23,6 +23,7 @@ __all__ = [
     "Input",
     "Message",
     "NoTools",
+    "Spelled",
     "Text",
     "arguments_of",
     "as_openai",

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterator
 
 from llamacli.answer import Chunk, Interrupts, interrupts, progress, write_text
+from llamacli.engine import Engine
+from llamacli.errors import NotFoundError
 from llamacli.home import home
 from llamacli.prompt import Message
 from llamacli.repl.commands import complete, interpret
@@ -81,6 +83,10 @@ def show_answer(repl: Repl, ask: Ask) -> None:
                 on_forget=tell_forgotten,
             )
             _show(chunks, arrived, repl.plain)
+    except NotFoundError as error:
+        if not isinstance(repl.engine, Engine):
+            error.hint = "/regen answers anew, by the model loaded here"
+        raise
     finally:
         last = repl.session.last
         if last is not None and last is not before:

@@ -23,7 +23,8 @@ from llamacli.tools import DEFAULT_THRESHOLD
 
 Line = dict[str, Any]
 
-BY_SERVER = "a server that has the model loaded answers; --no-server goes without it"
+WITHOUT = "--no-server goes without it"
+BY_SERVER = f"a server that has the model loaded answers; {WITHOUT}"
 
 GLANCE = 0.05  # seconds between looks for a signal
 PAUSE = 0.2  # seconds before a full queue is asked again
@@ -90,7 +91,7 @@ class LocalAnswer:
             return line
         except (OSError, HTTPException, ValueError, AttributeError):
             raise NotFoundError(
-                "the server is gone in the middle of the answer; --no-server goes without it"
+                "the server is gone in the middle of the answer", hint=WITHOUT
             ) from None
 
 
@@ -203,7 +204,7 @@ def begin(path: Path, body: dict[str, Any], interrupted: Callable[[], bool]) -> 
     while True:
         reply = _request(path, body)
         if reply is None:
-            raise NotFoundError("the server is gone; --no-server goes without it")
+            raise NotFoundError("the server is gone", hint=WITHOUT)
         connection, response = reply
         if response.status == HTTPStatus.OK:
             return LocalAnswer(connection, response)

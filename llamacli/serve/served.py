@@ -17,7 +17,6 @@ from llamacli.engine import (
     Vocabulary,
     load_file,
 )
-from llamacli.errors import NotFoundError, UnreachableError
 from llamacli.gguf import GGUFFile
 from llamacli.serve.client import (
     GLANCE,
@@ -66,7 +65,7 @@ class ServedModel:
         interrupted: Callable[[], bool] = lambda: False,
         on_progress: ProgressCallback | None = None,
     ) -> Iterator[Chunk]:
-        """As Served says. Raises UnreachableError where the server is gone, Refused, and what the
+        """As Served says. Raises NotFoundError where the server is gone, Refused, and what the
         answer ended with there."""
         room = self.context_size - len(prompt) + 1
         settings = {
@@ -83,19 +82,14 @@ class ServedModel:
             "chat": chat,
             "progress": on_progress is not None,
         }
-        try:
-            begun = _unless(interrupted, lambda: begin(self.path, body, interrupted))
-            if begun is None:
-                yield Chunk("", interrupted_result(len(prompt)))
-                return
-            for chunk in begun.chunks(interrupted, on_progress):
-                if chunk.result is not None:
-                    self.tokens = [*prompt, *chunk.result.tokens]
-                yield chunk
-        except NotFoundError:
-            raise UnreachableError(
-                "the server is gone; /regen answers anew, by the model loaded here"
-            ) from None
+        begun = _unless(interrupted, lambda: begin(self.path, body, interrupted))
+        if begun is None:
+            yield Chunk("", interrupted_result(len(prompt)))
+            return
+        for chunk in begun.chunks(interrupted, on_progress):
+            if chunk.result is not None:
+                self.tokens = [*prompt, *chunk.result.tokens]
+            yield chunk
 
 
 def served_model(
