@@ -63,13 +63,14 @@ class BatchEngine(Engine):
         batch.n_tokens = at
         return rows
 
-    def evaluate(self, interrupted: Callable[[], bool]) -> int:
+    def evaluate(self, interrupted: Callable[[], bool] | None) -> int:
         """Evaluate the batch; llama_decode's code.
 
-        Long prompts can be interrupted; a call an operation would slow down single tokens.
+        Long prompts can be interrupted; a call an operation would slow down single tokens, and
+        waits for Python's lock where other threads have it.
         """
         library, context, batch = self.library, self.context_pointer, self.batch
-        if batch.n_tokens <= 2 * self.parallel:
+        if interrupted is None or batch.n_tokens <= 2 * self.parallel:
             return int(self._decode(context, batch))
         callback = library.ggml_abort_callback(lambda _: interrupted())
         library.llama_set_abort_callback(context, callback, None)

@@ -82,7 +82,7 @@ class Scheduler:
                 return True
         return False
 
-    def step(self, interrupted: Callable[[], bool] = lambda: False) -> Step:
+    def step(self, interrupted: Callable[[], bool] | None = None) -> Step:
         """Evaluate a batch and choose a token for each sequence that is up to date.
 
         Exact ones are evaluated by themselves, in the shapes that a single run has, and those with
@@ -124,7 +124,10 @@ class Scheduler:
         return list(parts.values())
 
     def _evaluate(
-        self, parts: list[tuple[Running, int]], step: Step, interrupted: Callable[[], bool]
+        self,
+        parts: list[tuple[Running, int]],
+        step: Step,
+        interrupted: Callable[[], bool] | None,
     ) -> bool:
         """Whether the batch was evaluated; where not, room was made, or it was interrupted."""
         started = perf_counter()
