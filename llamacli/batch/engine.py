@@ -29,7 +29,8 @@ class BatchEngine(Engine):
         self.rows = min(int(count(self.context_pointer)) for count in batches)
         self.batch = library.llama_batch_init(self.rows, 0, 1)
         self.cells = int(library.llama_n_ctx(self.context_pointer))
-        self.choosers = ThreadPoolExecutor(physical_cores()) if parallel >= MANY else None
+        self.threads = physical_cores()  # which looks through the system's files
+        self.choosers = ThreadPoolExecutor(self.threads) if parallel >= MANY else None
 
     def close(self) -> None:
         if (choosers := getattr(self, "choosers", None)) is not None:

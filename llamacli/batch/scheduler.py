@@ -12,7 +12,6 @@ from llamacli.batch.kept import Kept
 from llamacli.batch.pace import Pace
 from llamacli.engine import ABORTED, common_prefix, logged_reason
 from llamacli.errors import DoesNotFitError, InvalidModelError, LlamacliError
-from llamacli.machine import physical_cores
 
 WORTH_WAITING = 16  # tokens that another sequence is evaluating already
 FULL = 1  # llama_decode's code where the cache has no room
@@ -163,7 +162,7 @@ class Scheduler:
         if choosers is None or len(ready) < MANY:
             return choose(ready)
         self.engine.logit(0, ready[0][1])  # what is done once an evaluation isn't left to several
-        count = physical_cores()
+        count = self.engine.threads
         chosen: list[int | LlamacliError] = [0] * len(ready)
         for i, part in enumerate(choosers.map(choose, [ready[i::count] for i in range(count)])):
             chosen[i::count] = part
