@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from llamacli.engine import (
@@ -13,6 +14,8 @@ from llamacli.engine import (
     common_prefix,
     sampler_chain,
 )
+from llamacli.engine.candidates import COLUMNS, likeliest
+from tests.standins.checkpoint import tokenizer
 from tests.standins.tiny import write_model
 
 GREEDY = SamplingSettings(temperature=0)
@@ -38,6 +41,62 @@ def test_the_likeliest_token_is_that_of_llama_cpp_s_greedy_sampler(engine: Engin
             logits = engine.logits(3)
             logits[[40, 90, 300]] = logits.max() + 1  # the first of equal ones
             assert choose(3) == sample(chain, engine.context_pointer, 3) == 40
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Of a vocabulary that is large enough for its likeliest tokens to be looked for."""
+    folder = tmp_path_factory.mktemp("wide")
+    path = write_model(folder / "wide.gguf", tokenizer=tokenizer(4 * COLUMNS + 500))
+    with Engine(path, EngineSettings(context=512, threads=1)) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SamplingSettings(temperature=0.7, top_k=50, top_p=0.9),
+        SamplingSettings(temperature=3.0, top_k=1, top_p=1.0),
+        SamplingSettings(temperature=2.0, top_k=200, top_p=0.99, min_p=0.01),
+    ],
+)
+def test_of_the_likeliest_the_samplers_draw_what_they_draw_of_all(
+    wide: Engine, settings: SamplingSettings
+) -> None:
+    """Token by token, with the same seed, whatever the logits are like."""
+    assert settings.draws_of_top_k
+    rng, sample = np.random.default_rng(0), wide.library.llama_sampler_sample
+    wide.prefill([5, 6, 7])
+    logits = wide.logits()
+    with sampler_chain(wide, settings, 11) as ours, sampler_chain(wide, settings, 11) as theirs:
+        choose = chooser(wide, settings, ours)
+        drawn = []
+        for i in range(300):
+            logits[:] = rng.standard_normal(len(logits)) * (0.1, 2, 30)[i % 3]
+            if i % 5 == 0:
+                logits[rng.integers(len(logits), size=2000)] = -np.inf
+            few = likeliest(logits, settings.top_k)
+            assert few is not None and settings.top_k <= len(few) < len(logits) / 4
+            drawn.append(choose(-1))
+            assert drawn[-1] == sample(theirs, wide.context_pointer, -1)
+        assert len(set(drawn)) > 200
+
+
+def test_the_likeliest_are_among_those_looked_at() -> None:
+    rng = np.random.default_rng(1)
+    for size in (4 * COLUMNS, 4 * COLUMNS + 1, 32_000, 128_256):
+        logits = rng.standard_normal(size).astype(np.float32)
+        logits[-3:] = 9  # beyond the last whole row
+        for count in (1, 50, COLUMNS // 4):
+            tokens = likeliest(logits, count)
+            assert tokens is not None and len(tokens) < 2 * count + 20
+            assert set(np.argsort(-logits)[:count]) <= set(tokens.tolist())
+        equal = np.zeros(size, np.float32)
+        few = likeliest(equal, 50)
+        assert few is not None and len(few) == size  # which of equal ones isn't decided here
+    assert likeliest(logits[: 4 * COLUMNS - 1], 50) is None
+    assert likeliest(logits, COLUMNS) is None
+    assert likeliest(np.full(9000, np.nan, np.float32), 50) is None
 
 
 def test_penalties_and_temperatures_go_through_the_samplers(engine: Engine) -> None:

@@ -3,12 +3,18 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llamacli.batch.job import Running
 from llamacli.engine import KEPT_SEQUENCES, Engine, EngineSettings
 from llamacli.machine import physical_cores
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 MANY = 8  # sequences whose tokens several threads choose
+AT_ONCE = 4  # of them that one thread chooses at least: handing it over costs as much as choosing
 MAX_PARALLEL = 256 - KEPT_SEQUENCES  # llama.cpp's LLAMA_MAX_SEQ
 
 
@@ -63,6 +69,14 @@ class BatchEngine(Engine):
             rows.append(at - 1 if last else None)
         batch.n_tokens = at
         return rows
+
+    def all_logits(self, count: int) -> "NDArray[np.float32]":
+        """The logits of the batch's tokens that have any, count of them: float32 of shape (count,
+        vocabulary), a view as that of logits."""
+        import numpy as np
+
+        values = self.library.llama_get_logits(self.context_pointer)
+        return np.ctypeslib.as_array(values, (count, self.vocabulary.size))
 
     def evaluate(self, interrupted: Callable[[], bool] | None) -> int:
         """Evaluate the batch; llama_decode's code.

@@ -87,6 +87,16 @@ class Running:
         return self.job.calling is not None and bool(self.constraint and self.constraint.uncut)
 
     @property
+    def is_unconstrained(self) -> bool:
+        """Whether any token may come next."""
+        return self.constraint is None or self.constraint.free
+
+    @property
+    def is_plainly_greedy(self) -> bool:
+        """Whether the likeliest token of all comes next."""
+        return self.is_unconstrained and self.job.sampling.is_plainly_greedy
+
+    @property
     def length(self) -> int:
         return len(self.job.prompt) + len(self.answer.tokens)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from llamacli.batch.engine import MANY, BatchEngine
+from llamacli.batch.engine import AT_ONCE, MANY, BatchEngine
 from llamacli.batch.job import Job, Running, scales_of, token_logprob
 from llamacli.batch.kept import Kept
 from llamacli.batch.pace import Pace
@@ -152,34 +152,36 @@ class Scheduler:
         return True
 
     def _choose(self, ready: list[tuple[Running, int]]) -> list[int | LlamacliError]:
-        """A token each. Of many, several threads choose: samplers are C, which lets go of Python's
-        lock, and none knows of another."""
-
-        def choose(part: list[tuple[Running, int]]) -> list[int | LlamacliError]:
-            return [self._draw(running, row) for running, row in part]
-
+        """A token each. Of many, several threads choose: samplers and numpy are C, which lets go of
+        Python's lock, and none knows of another."""
         choosers = self.engine.choosers
         if choosers is None or len(ready) < MANY:
-            return choose(ready)
-        self.engine.logit(0, ready[0][1])  # what is done once an evaluation isn't left to several
-        count = self.engine.threads
-        chosen: list[int | LlamacliError] = [0] * len(ready)
-        for i, part in enumerate(choosers.map(choose, [ready[i::count] for i in range(count)])):
-            chosen[i::count] = part
-        return chosen
+            return self._choose_some(ready, 0)
+        self.engine.all_logits(len(ready))  # what is done once an evaluation isn't left to several
+        size = max(-(-len(ready) // self.engine.threads), AT_ONCE)
+        starts = range(0, len(ready), size)
+        parts = choosers.map(self._choose_some, [ready[at : at + size] for at in starts], starts)
+        return [token for part in parts for token in part]
+
+    def _choose_some(
+        self, ready: list[tuple[Running, int]], first: int
+    ) -> list[int | LlamacliError]:
+        """A token each, whose logits are those from first on."""
+        if not ready or not all(running.is_plainly_greedy for running, _ in ready):
+            return [self._draw(running, row) for running, row in ready]
+        logits = self.engine.all_logits(first + len(ready))[first:]
+        likeliest: list[int] = logits.argmax(axis=1).tolist()
+        return [*likeliest]
 
     def _draw(self, running: Running, row: int) -> int | LlamacliError:
-        engine, answer = self.engine, running.answer
+        if running.is_unconstrained:
+            return running.choose(row)
+        assert running.constraint is not None
         try:
-            if running.constraint is None or running.constraint.free:
-                token = running.choose(row)
-            else:
-                token = running.constraint.choose(running.chain, engine.logits(row), answer.left)
-            if not answer.tokens and not math.isfinite(engine.logit(token, row)):
-                raise InvalidModelError(f"{engine.path}: the model computes no numbers")
+            logits = self.engine.logits(row)
+            return running.constraint.choose(running.chain, logits, running.answer.left)
         except LlamacliError as error:
             return error
-        return token
 
     def _take(self, running: Running, row: int, token: int | LlamacliError, step: Step) -> None:
         """What becomes of an answer with the token that was chosen for it."""
@@ -188,6 +190,8 @@ class Scheduler:
             running.prefilled = perf_counter()
         if isinstance(token, LlamacliError):
             running.error = token
+        elif not answer.tokens and not math.isfinite(engine.logit(token, row)):
+            running.error = InvalidModelError(f"{engine.path}: the model computes no numbers")
         else:
             if running.job.logprobs is not None and token not in engine.vocabulary.end_tokens:
                 logprob = token_logprob(engine.logits(row), token, running.job.logprobs)

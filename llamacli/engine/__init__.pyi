@@ -1,5 +1,6 @@
 from .adapters import MAX_ADAPTERS, LoadedAdapter, Scales
 from .asked import Asked, Profile, chosen_settings, defaults
+from .candidates import sample_among
 from .context import KEPT_SEQUENCES
 from .engine import Engine, ProgressCallback
 from .evaluation import ABORTED
@@ -43,6 +44,7 @@ __all__ = [
     "load_vocabulary",
     "logged_reason",
     "restore",
+    "sample_among",
     "sampler_chain",
     "save",
     "saved_tokens",

@@ -69,6 +69,11 @@ class SamplingSettings:
         """Whether the likeliest token is always chosen, whatever came before."""
         return self.temperature == 0 and not (self.penalizes or self.logit_bias)
 
+    @property
+    def draws_of_top_k(self) -> bool:
+        """Whether one of the top_k likeliest tokens is drawn, whatever came before."""
+        return self.temperature > 0 < self.top_k and not (self.penalizes or self.logit_bias)
+
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], **chosen: Any) -> Self:
         """The file's defaults where it has sound ones; chosen values that aren't None win."""
@@ -128,13 +133,33 @@ def sampler_chain(
 def chooser(engine: Engine, settings: SamplingSettings, chain: Any) -> Callable[[int], int]:
     """A function that chooses the token after a row of the last evaluation, -1 being its last.
 
-    The likeliest one is looked up in the logits where numpy is loaded: 0.01 ms of 128,256, where
-    llama.cpp's chain, which gives the same one, takes 0.15.
+    It gives what llama.cpp's chain gives of all logits, which takes 0.15 to 0.4 ms of 128,256.
+    Where numpy is loaded the likeliest one is looked up, in 0.02 ms, and of a top-k the chain gets
+    the likeliest alone, in 0.06.
     """
-    if settings.is_plainly_greedy and "numpy" in sys.modules:
+    library = engine.library
+
+    def sample(row: int) -> int:
+        return int(library.llama_sampler_sample(chain, engine.context_pointer, row))
+
+    if "numpy" not in sys.modules:
+        return sample
+    if settings.is_plainly_greedy:
         return lambda row: int(engine.logits(row).argmax())
-    sample = engine.library.llama_sampler_sample
-    return lambda row: int(sample(chain, engine.context_pointer, row))
+    if not settings.draws_of_top_k:
+        return sample
+    from llamacli.engine.candidates import likeliest, sample_among
+
+    def choose(row: int) -> int:
+        logits = engine.logits(row)
+        tokens = likeliest(logits, settings.top_k)
+        if tokens is None:
+            return sample(row)
+        token = sample_among(library, chain, logits, tokens)
+        library.llama_sampler_accept(chain, token)
+        return token
+
+    return choose
 
 
 def _samplers(

@@ -2,7 +2,6 @@
 choose among them, and before the last token the answer is brought to its end."""
 
 from collections.abc import Sequence
-from ctypes import POINTER, byref, cast
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -10,12 +9,10 @@ import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
 
-from llamacli.engine import Vocabulary
+from llamacli.engine import Vocabulary, sample_among
 from llamacli.errors import InvalidModelError, UsageError
 from llamacli.shape.ending import Ending
 from llamacli.shape.grammar import Grammar
-
-CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 
 
 @dataclass
@@ -109,13 +106,7 @@ class Constraint:
         self, chain: Any, logits: NDArray[np.float32], allowed: NDArray[np.int32]
     ) -> int:
         """One of those tokens, as llama.cpp's samplers choose it."""
-        library = self.vocabulary.library
-        candidates = np.zeros(len(allowed), CANDIDATE)
-        candidates["id"], candidates["logit"] = allowed, logits[allowed]
-        data = cast(candidates.ctypes.data, POINTER(library.llama_token_data))
-        array = library.llama_token_data_array(data, len(allowed), -1, False)
-        library.llama_sampler_apply(chain, byref(array))
-        return int(array.data[array.selected].id)
+        return sample_among(self.vocabulary.library, chain, logits, allowed)
 
     def fits(self, left: int) -> bool:
         """Whether the known way to the end has at most that many tokens."""
