@@ -53,14 +53,30 @@ def test_version_names_all_three() -> None:
     assert [line.split()[0] for line in lines[1:]] == ["llama-cpp-python", "llama.cpp"]
 
 
-def test_help_imports_nothing_heavy() -> None:
-    """What keeps `--help` fast; how fast it is, bench/ tells."""
-    script = "import sys, llamacli.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
+def imported_by(*arguments: str | Path) -> tuple[str, set[str]]:
+    """What a call prints, and the modules that it has imported at its end."""
+    given = list(map(str, arguments))
+    script = f"import sys, llamacli.cli as c\ntry: c.main({given})\nexcept SystemExit: pass\n"
     script += "print(*sorted(sys.modules), file=sys.stderr)"
     child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert "convert" in child.stdout and "Exit codes" in child.stdout
+    return child.stdout, set(child.stderr.splitlines()[-1].split())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """What keeps `--help` fast; how fast it is, bench/ tells."""
+    told, modules = imported_by("--help")
+    assert "convert" in told and "Exit codes" in told
     heavy = {"llama_cpp", "gguf", "numpy", "huggingface_hub", "rich", "jinja2", "prompt_toolkit"}
-    assert not heavy & set(child.stderr.split())
+    assert not heavy & modules
+
+
+def test_a_small_model_answers_without_what_others_need(model: Path) -> None:
+    """A model that is loaded before numpy is imported, and an answer that has no shape."""
+    told, modules = imported_by(
+        "run", "-m", model, "-n", "2", "--threads", "1", "--no-server", "hi"
+    )
+    assert told.endswith("\n") and "llama_cpp.llama_cpp" in modules
+    assert not {"numpy", "gguf", "llguidance", "rich", "llamacli.chat", "llamacli.tools"} & modules
 
 
 def test_convert_prints_the_path_alone(checkpoint: Make, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamacli.answer.generation import Chunk, Result, generate
 from llamacli.answer.output import OutputStyle, progress, tell
@@ -13,14 +13,14 @@ from llamacli.terminal import as_json
 from llamacli.tools import (
     PYTHON_TAG,
     Call,
-    Choice,
     HeldCalls,
     Reader,
     Tool,
-    ToolConstraint,
     message_of,
-    tool_constraint,
 )
+
+if TYPE_CHECKING:
+    from llamacli.tools import Choice, ToolConstraint
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Calling:
     """
 
     tools: Sequence[Tool]
-    choice: Choice = "auto"
+    choice: "Choice" = "auto"
     parallel: bool = True
     threshold: float | None = None  # the default
     first: int = 0
@@ -73,8 +73,10 @@ class Calling:
 
     def constraint(
         self, engine: Engine, prompt: int, max_tokens: int | None
-    ) -> ToolConstraint | None:
+    ) -> "ToolConstraint | None":
         """What generate needs for an answer to that many tokens. Raises as tool_constraint."""
+        from llamacli.tools import tool_constraint  # numpy's and llguidance's 60 ms
+
         return tool_constraint(
             engine.vocabulary,
             self.tools,

@@ -85,6 +85,11 @@ class GGUFFile:
         kind = self.metadata.get("general.file_type")
         return FILE_TYPES.get(kind, "unknown") if type(kind) is int else "unknown"
 
+    @property
+    def weights_nbytes(self) -> int:
+        """Bytes that all tensors take."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
     def raw(self, key: str) -> bytes:
         """The bytes of an array's values. Raises InvalidModelError where key has none."""
         values = self.array_at(key)
