@@ -1,9 +1,10 @@
 """Conversion to Q4_K_M in one pass, beside the two steps through llama.cpp's library.
 
-    python -m bench.conversion [--shape 8b] [--layers 2] [--checkpoint FOLDER] [--runs 3]
+    python -m bench.conversion [--shape 8b] [--layers 2] [--checkpoint FOLDER] [--runs 3] [--bound]
 
 The two steps: a BF16 file, then llama_model_quantize. Every run is a process of its own, the two
-kinds in turn. `kernels` is the time in the quantization kernels, a thread.
+kinds in turn. `kernels` is the time in the quantization kernels, a thread. --bound tells what a
+conversion takes beside them, and reading the source alone.
 """
 
 import argparse
@@ -56,6 +57,69 @@ print(json.dumps({"seconds": seconds, "peak": peak}))
 """
 
 
+# All of a conversion but the kernels, which leave their bytes as they are.
+STUBBED = """
+import json, sys, time
+import convert.pipeline
+started = time.monotonic()
+convert.pipeline.kernels_for = lambda kinds, *_: dict.fromkeys(kinds, lambda *_: 0)
+begun = []
+def check(header, size):
+    begun.append(time.monotonic() - started)
+convert.pipeline.convert(sys.argv[1], sys.argv[2], sys.argv[3], force=True, check=check)
+print(json.dumps({"seconds": time.monotonic() - started, "before": begun[0]}))
+"""
+
+READING = """
+import json, os, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import threading
+held, size = threading.local(), 4 << 20
+def read(place):
+    if not hasattr(held, "buffer"):
+        held.buffer = bytearray(size)
+    os.preadv(place[0], [held.buffer], place[1])
+files = [os.open(path, os.O_RDONLY) for path in Path(sys.argv[1]).glob("*.safetensors")]
+started = time.monotonic()
+with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    places = [(file, at) for file in files for at in range(0, os.fstat(file).st_size, size)]
+    list(pool.map(read, places))
+print(json.dumps({"seconds": time.monotonic() - started}))
+"""
+
+
+def bound(checkpoint: Path, quantization: str, runs: int, title: str) -> Outcome:
+    """Reading the source alone, and all of a conversion but the kernels, in turn."""
+    with tempfile.TemporaryDirectory(dir=checkpoint.parent) as folder:
+        target = Path(folder) / "model.gguf"
+        ways = {
+            "reading": lambda: run_once(READING, checkpoint, target, quantization),
+            "stubbed": lambda: run_once(STUBBED, checkpoint, target, quantization),
+        }
+        found = in_turn(ways, runs)
+    reading, stubbed = ([run["seconds"] for run in found[name]] for name in ways)
+    before = [run["before"] for run in found["stubbed"]]
+    return Outcome(
+        title,
+        (
+            figure("reading the source", "seconds", reading),
+            figure("a conversion without kernels", "seconds", stubbed),
+            figure("of it before the first weight", "seconds", before, Target(0.5, most=True)),
+        ),
+        (
+            ratio("without kernels to reading", stubbed, reading, Target(1.3, most=True)),
+            ratio(
+                "the same after the first weight's start",
+                [whole - first for whole, first in zip(stubbed, before, strict=True)],
+                reading,
+                Target(1.3, most=True),
+            ),
+        ),
+        f"{quantization}; the source is in memory, the target is written to the disk.",
+    )
+
+
 def run_once(script: str, checkpoint: Path, target: Path, quantization: str) -> dict[str, float]:
     """Run one conversion in a process of its own and give what it reports."""
     command = [sys.executable, "-c", script, str(checkpoint), str(target), quantization]
@@ -102,11 +166,16 @@ def compare(checkpoint: Path, quantization: str, runs: int, title: str) -> Outco
 def measure(setup: Setup, shape: str = "8b", layers: int | None = 2) -> Outcome:
     if setup.quick:
         shape, layers = "1b", 1
+    checkpoint = made(setup, shape, layers)
+    title = f"Conversion to Q4_K_M, {f'{layers} layers of ' if layers else ''}{shape.upper()}"
+    return compare(checkpoint, "Q4_K_M", setup.times(3), title)
+
+
+def made(setup: Setup, shape: str, layers: int | None) -> Path:
     checkpoint = setup.folder / f"checkpoint-{shape}"
     changes = {"num_hidden_layers": layers} if layers else {}
     write_checkpoint(checkpoint, shape_config(shape, **changes))
-    title = f"Conversion to Q4_K_M, {f'{layers} layers of ' if layers else ''}{shape.upper()}"
-    return compare(checkpoint, "Q4_K_M", setup.times(3), title)
+    return checkpoint
 
 
 def main() -> None:
@@ -115,9 +184,13 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="0 is all of them", default=2)
     parser.add_argument("--checkpoint", type=Path, help="a folder to use instead of making one")
     parser.add_argument("--quantization", default="Q4_K_M")
+    parser.add_argument("--bound", action="store_true", help="what is left without kernels")
     arguments = add_options(parser).parse_args()
     with set_up(arguments) as setup:
-        if arguments.checkpoint is None:
+        if arguments.bound:
+            folder = arguments.checkpoint or made(setup, arguments.shape, arguments.layers)
+            print(table(bound(folder, arguments.quantization, setup.times(3), "")))
+        elif arguments.checkpoint is None:
             print(table(measure(setup, arguments.shape, arguments.layers)))
         else:
             runs = setup.times(3)

@@ -67,7 +67,7 @@ def read_columns(tensor: StoredTensor, first: int, count: int) -> NDArray[np.flo
     return np.stack(parts)
 
 
-def as_float32(raw: bytes | bytearray, dtype: str) -> NDArray[np.float32]:
+def as_float32(raw: bytes | bytearray | memoryview, dtype: str) -> NDArray[np.float32]:
     """The values of BF16, F16 or F32 bytes, exactly."""
     if dtype == "BF16":
         bits = np.frombuffer(raw, "<u2").astype(np.uint32) << np.uint32(16)

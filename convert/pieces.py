@@ -43,6 +43,10 @@ class Piece:
         return self.rows * self.tensor.spec.columns
 
     @property
+    def source_nbytes(self) -> int:
+        return self.parameters * ITEM_SIZES[self.stored.dtype]
+
+    @property
     def nbytes(self) -> int:
         """Bytes in the target."""
         return tensor_nbytes(self.tensor.type, self.parameters)
@@ -74,13 +78,16 @@ def pieces_of(checkpoint: Checkpoint, tensors: tuple[PlannedTensor, ...]) -> Ite
             yield Piece(tensor, stored, first, count, tensor.offset + first * row_bytes, pairs)
 
 
-def read_piece(piece: Piece) -> bytearray:
-    stored = piece.stored
-    row_bytes = piece.tensor.spec.columns * ITEM_SIZES[stored.dtype]
-    return stored.file.read(stored.offset + piece.first_row * row_bytes, piece.rows * row_bytes)
+def read_piece(piece: Piece, buffer: memoryview | None = None) -> memoryview:
+    """Its bytes in the source, in the first ones of a buffer where one is given."""
+    stored, nbytes = piece.stored, piece.source_nbytes
+    view = memoryview(bytearray(nbytes)) if buffer is None else buffer[:nbytes]
+    start = piece.first_row * piece.tensor.spec.columns * ITEM_SIZES[stored.dtype]
+    stored.file.read_into(stored.offset + start, view)
+    return view
 
 
-def piece_values(piece: Piece, raw: bytearray) -> NDArray[np.float32]:
+def piece_values(piece: Piece, raw: memoryview) -> NDArray[np.float32]:
     """What was read of a matrix, with what adapters add: float32 of shape (rows, columns)."""
     values = as_float32(raw, piece.stored.dtype).reshape(piece.rows, piece.tensor.spec.columns)
     for pair in piece.pairs:
@@ -90,11 +97,15 @@ def piece_values(piece: Piece, raw: bytearray) -> NDArray[np.float32]:
 
 def quantize_piece(
     piece: Piece,
-    raw: bytearray,
+    raw: memoryview,
     kernel: Kernel,
     importances: NDArray[np.float32] | None = None,
+    out: NDArray[np.uint8] | None = None,
 ) -> Quantized:
-    """Quantize what was read; importances, float32 of shape (columns,), weigh the errors."""
+    """Quantize what was read; importances, float32 of shape (columns,), weigh the errors.
+
+    The bytes are in the first ones of out where it is given, or in raw where nothing changes.
+    """
     spec, kind, dtype = piece.tensor.spec, piece.tensor.type, piece.stored.dtype
     bits: NDArray[Any] = np.frombuffer(raw, np.uint32 if dtype == "F32" else np.uint16)
     bits = bits.reshape(piece.rows, spec.columns) if len(spec.shape) == 2 else bits
@@ -105,7 +116,7 @@ def quantize_piece(
     if dtype == kind.name:
         return Quantized(bits.view(np.uint8), _not_finite(bits, dtype), 0.0)
     values: NDArray[Any] = bits if dtype == "BF16" else _float32(bits, dtype)
-    data = np.empty(tensor_nbytes(kind, piece.parameters), np.uint8)
+    data = np.empty(piece.nbytes, np.uint8) if out is None else out[: piece.nbytes]
     started = time.perf_counter()
     largest = kernel(values.reshape(-1), data, importances)
     seconds = time.perf_counter() - started

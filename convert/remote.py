@@ -91,18 +91,22 @@ class RemoteFile:
         self._responses: set[httpx2.Response] = set()
 
     def read(self, offset: int, length: int) -> bytearray:
-        """Exactly length bytes from offset; what breaks goes on at the byte where it broke.
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer))
+        return buffer
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """As many bytes as view holds; what breaks goes on at the byte where it broke.
 
         Raises SourceError where the server can't be reached for too long, CheckpointError where
         the file is no longer the same.
         """
-        buffer = bytearray(length)
-        done = failures = refusals = 0
+        length, done, failures, refusals = len(view), 0, 0, 0
         while done < length:
             before = done
             try:
                 for chunk in self._chunks(offset + done, length - done):
-                    buffer[done : done + len(chunk)] = chunk
+                    view[done : done + len(chunk)] = chunk
                     done += len(chunk)
             except Broken as error:
                 failures = failures + 1 if done == before else 1
@@ -111,7 +115,6 @@ class RemoteFile:
                     fault = f"it can't be read, in {failures} tries: {error}"
                     raise SourceError(fault, file=self.name) from error
                 self._pause(failures, error)
-        return buffer
 
     def cancel(self) -> None:
         """End reads under way, and later ones, with an error, soon."""

@@ -6,10 +6,11 @@ keeps busy; those from elsewhere by threads of their own, ahead. The calling thr
 done. So a few pieces are in memory at a time, whatever the model's size.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -19,10 +20,12 @@ from numpy.typing import NDArray
 from convert.checkpoint import Checkpoint
 from convert.journal import Journal, digest
 from convert.kernels import Kernel
-from convert.pieces import Piece, not_finite_error, pieces_of, quantize_piece, read_piece
+from convert.pieces import PIECE, Piece, not_finite_error, pieces_of, quantize_piece, read_piece
 from convert.plan import PlannedTensor
 from convert.rope import frequency_factors
 from convert.target import write_all
+
+LARGEST = 4 * PIECE  # bytes of most pieces, before and after
 
 Importances = Mapping[str, NDArray[np.float32]]  # by the tensors' GGUF names
 
@@ -50,6 +53,25 @@ class _Done:
     hashed: str | None
 
 
+class _Buffers(threading.local):
+    """A thread's own memory for what it reads and writes, in which piece follows piece.
+
+    To ask the system for each piece's anew takes longer than reading it: every page is a fault, and
+    threads wait for each other there.
+    """
+
+    def __init__(self) -> None:
+        self.source = np.empty(LARGEST, np.uint8)
+        self.target = np.empty(LARGEST, np.uint8)
+
+    def hold(self, source: int, target: int) -> None:
+        """Have room for so many bytes."""
+        if source > self.source.size:
+            self.source = np.empty(source, np.uint8)
+        if target > self.target.size:
+            self.target = np.empty(target, np.uint8)
+
+
 @dataclass
 class TensorWriter:
     """The writing of all tensors: what from, where to, and how far it has come."""
@@ -66,6 +88,7 @@ class TensorWriter:
     parameters: int = 0
     not_finite: int = 0
     kernel_seconds: float = 0.0
+    buffers: _Buffers = field(default_factory=_Buffers)
 
     @cached_property
     def totals(self) -> tuple[int, int]:
@@ -102,11 +125,13 @@ class TensorWriter:
             write_all(self.descriptor, factors.view(np.uint8).data, place)
         return self.kernel_seconds
 
-    def _do(self, piece: Piece, read: Callable[[], bytearray] | None) -> "_Done":
+    def _do(self, piece: Piece, read: Callable[[], memoryview] | None) -> "_Done":
         """Read, quantize and write a piece, in a thread of the pool."""
-        raw = read_piece(piece) if read is None else read()
+        buffers, kind = self.buffers, piece.tensor.type
+        buffers.hold(piece.source_nbytes, piece.nbytes)
+        raw = read_piece(piece, buffers.source.data) if read is None else read()
         weights = self.importances.get(piece.tensor.spec.name)
-        result = quantize_piece(piece, raw, self.kernels[piece.tensor.type], weights)
+        result = quantize_piece(piece, raw, self.kernels[kind], weights, buffers.target)
         data = result.data.reshape(-1).data
         write_all(self.descriptor, data, self.start + piece.offset)
         hashed = None if self.journal is None else digest(data)

@@ -38,6 +38,10 @@ class WeightFile(Protocol):
         """Exactly length bytes from offset. Raises CheckpointError where they aren't there."""
         ...
 
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """As many bytes as view holds, into it. Raises as read."""
+        ...
+
     def cancel(self) -> None:
         """End reads under way, and later ones, with an error, soon."""
         ...
@@ -69,10 +73,14 @@ class LocalFile:
             os.close(self._descriptor)
 
     def read(self, offset: int, length: int) -> bytearray:
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer))
+        return buffer
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        length, done = len(view), 0
         # So that the disk works while pieces are quantized.
         system.read_ahead(self._descriptor, offset + length, READ_AHEAD)
-        buffer = bytearray(length)
-        view, done = memoryview(buffer), 0
         while done < length:
             try:
                 count = system.read_at(self._descriptor, view[done:], offset + done)
@@ -84,7 +92,6 @@ class LocalFile:
             done += count
         if os.fstat(self._descriptor).st_mtime_ns != self._modified:
             raise CheckpointError("it was changed while it was read", file=self.name)
-        return buffer
 
     def cancel(self) -> None:
         """A disk answers soon by itself."""
