@@ -1,5 +1,7 @@
 """Templates from strangers: what Hugging Face's need works, what harms is refused."""
 
+import hashlib
+import json
 import subprocess
 import sys
 from contextlib import suppress
@@ -11,6 +13,7 @@ import pytest
 
 from llamacli.errors import InvalidModelError
 from llamacli.prompt.template import KNOWN, LLAMA3_TEMPLATE, WORKER, prepare, render, render_here
+from tests.conftest import DEMO
 from tests.standins.waiting import PATIENCE
 
 HELLO = [{"role": "user", "content": " Hello "}]
@@ -71,12 +74,14 @@ def test_default_template_is_llama_3s() -> None:
 
 
 def test_known_templates_are_the_real_ones(llama3_files: Path) -> None:
-    import hashlib
-    import json
-
     for path in llama3_files.glob("*/tokenizer_config.json"):
         template = json.loads(path.read_text())["chat_template"]
         assert hashlib.sha256(template.encode()).hexdigest() in KNOWN
+
+
+def test_the_demo_s_template_is_known() -> None:
+    template = json.loads((DEMO / "tokenizer_config.json").read_text())["chat_template"]
+    assert hashlib.sha256(template.encode()).hexdigest() in KNOWN
 
 
 OWN = "{{ messages[0]['content'] | trim }}!"

@@ -33,7 +33,7 @@ DATE_FORMAT = "%d %b %Y"  # of date_string, as the templates of Llama 3.1 to 3.3
 KNOWN = frozenset(
     {
         hashlib.sha256(LLAMA3_TEMPLATE.encode()).hexdigest(),
-        "9a72178d7dcff1cb10b34fe6d66541f870231fa9254f42d6052fc9e6766e0776",  # the demo's
+        "1c894b03ab64a5aeade85f937b1873139bfefd3a546284db088d2447601db4b5",  # the demo's
         "ba03a121d097859c7b5b9cd03af99aafe95275210d2876f642ad9929a150f122",  # Meta-Llama-3
         "e10ca381b1ccc5cf9db52e371f3b6651576caee0a630b452e2816b2d404d4b65",  # Llama-3.1 and 3.3
         "5816fce10444e03c2e9ee1ef8a4a1ea61ae7e69e438613f3b17b69d0426223a4",  # Llama-3.2
