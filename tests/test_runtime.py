@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from convert import convert
-from llamacli.answer.generation import Result, generate
-from llamacli.answer.text import AnswerText, split_at_stop
+from llamacli.answer.generation import AnswerText, Result, generate, split_at_stop
 from llamacli.chat.turns import ChatSession
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings

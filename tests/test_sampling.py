@@ -14,7 +14,7 @@ from llamacli.engine import (
     common_prefix,
     sampler_chain,
 )
-from llamacli.engine.candidates import COLUMNS, likeliest
+from llamacli.engine.sampling import COLUMNS, likeliest
 from tests.standins.checkpoint import tokenizer
 from tests.standins.tiny import write_model
 

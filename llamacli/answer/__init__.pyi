@@ -1,8 +1,7 @@
 from .calling import Calling, Parting, answer_calling, tell_calling
-from .generation import Chunk, Result, generate
+from .generation import Answer, AnswerText, Chunk, Result, generate
 from .output import OutputStyle, answer, progress, result_fields, summary, tell, write_text
 from .signals import Interrupts, interrupts
-from .text import Answer, AnswerText
 
 __all__ = [
     "Answer",

@@ -1,16 +1,22 @@
 from .adapters import MAX_ADAPTERS, LoadedAdapter, Scales
 from .asked import Asked, Profile, chosen_settings, defaults
-from .candidates import sample_among
 from .context import KEPT_SEQUENCES
 from .engine import Engine, ProgressCallback
-from .evaluation import ABORTED
+from .evaluation import ABORTED, common_prefix
 from .fit import DEFAULT_CONTEXT
 from .kv_state import Unusable, restore, save, saved_tokens, state_key
 from .largest import LargestFile, largest_file
 from .loading import load_file, load_vocabulary, logged_reason
-from .sampling import MAX_LAST_N, SamplingSettings, choose_seed, chooser, is_sound, sampler_chain
+from .sampling import (
+    MAX_LAST_N,
+    SamplingSettings,
+    choose_seed,
+    chooser,
+    is_sound,
+    sample_among,
+    sampler_chain,
+)
 from .settings import MAX_SCALE, AdapterChoice, EngineSettings, kv_types
-from .tokens import common_prefix
 from .vocabulary import Vocabulary
 
 __all__ = [

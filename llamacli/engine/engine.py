@@ -12,11 +12,10 @@ from llamacli.engine.adapters import (
     apply_adapters,
 )
 from llamacli.engine.context import Context, context_parameters, plan_context
-from llamacli.engine.evaluation import decode_error, decode_together, evaluate
+from llamacli.engine.evaluation import common_prefix, decode_error, decode_together, evaluate
 from llamacli.engine.loading import logged_reason
 from llamacli.engine.model import LoadedModel
 from llamacli.engine.settings import EngineSettings
-from llamacli.engine.tokens import common_prefix
 from llamacli.errors import DoesNotFitError, LlamacliError, UnreachableError, UsageError
 from llamacli.gguf import GGUFFile
 from llamacli.machine import (

@@ -1,4 +1,4 @@
-"""A batch of tokens evaluated by llama.cpp, which can be stopped, and what it fails with."""
+"""What of a prompt is new, and a batch of it evaluated by llama.cpp, which can be stopped."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,6 +8,21 @@ from llamacli.errors import DoesNotFitError, InvalidModelError, LlamacliError
 from llamacli.workers import Workers
 
 ABORTED, NO_MEMORY = 2, -2  # llama_decode's codes
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens a and b have in common from the start, by comparing whole stretches."""
+    if type(a) is not type(b):
+        a, b = list(a), list(b)
+    same, differs = 0, min(len(a), len(b)) + 1
+    step = differs - 1
+    while same + 1 < differs:
+        if a[same : same + step] == b[same : same + step]:
+            same += step
+        else:
+            differs = same + step
+        step = max((differs - same) // 2, 1)
+    return same
 
 
 def evaluate(

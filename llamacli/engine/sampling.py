@@ -5,14 +5,21 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from ctypes import POINTER, byref, cast
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from llamacli.engine.engine import Engine
 from llamacli.errors import UsageError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 MAX_SEED = (1 << 32) - 2  # llama.cpp takes 2^32 - 1 for "choose one"
 MAX_LAST_N = 1 << 20
+CANDIDATE = [("id", "<i4"), ("logit", "<f4"), ("p", "<f4")]  # llama_token_data, as numpy has it
+COLUMNS = 1024
 
 # What stands in for a key that the file doesn't have: temperature and top-p as Meta ships them with
 # every Llama 3, top-k as transformers' own default, the others off.
@@ -148,7 +155,6 @@ def chooser(engine: Engine, settings: SamplingSettings, chain: Any) -> Callable[
         return lambda row: int(engine.logits(row).argmax())
     if not settings.draws_of_top_k:
         return sample
-    from llamacli.engine.candidates import likeliest, sample_among
 
     def choose(row: int) -> int:
         logits = engine.logits(row)
@@ -160,6 +166,38 @@ def chooser(engine: Engine, settings: SamplingSettings, chain: Any) -> Callable[
         return token
 
     return choose
+
+
+def likeliest(logits: "NDArray[np.float32]", count: int) -> "NDArray[np.int64] | None":
+    """Tokens among which the count likeliest are, with all that are as likely as the last of them.
+
+    logits are float32 of shape (vocabulary,). None where the vocabulary is too small, or count too
+    large, to gain by it, and where logits are no numbers.
+
+    As rows of COLUMNS, the logits have a greatest one in each column; count columns have one that
+    is at least the count-th greatest of these, so no token below it is among the count likeliest.
+    """
+    import numpy as np
+
+    rows = len(logits) // COLUMNS
+    if rows < 4 or count > COLUMNS // 4:
+        return None
+    greatest = logits[: rows * COLUMNS].reshape(rows, COLUMNS).max(axis=0)
+    least = np.partition(greatest, COLUMNS - count)[COLUMNS - count]
+    tokens = np.flatnonzero(logits >= least)
+    return tokens if len(tokens) >= count else None
+
+
+def sample_among(library: Any, chain: Any, logits: "NDArray[np.float32]", tokens: Any) -> int:
+    """One of tokens, an array of ids, as llama.cpp's chain of samplers draws it; not accepted."""
+    import numpy as np
+
+    candidates = np.zeros(len(tokens), CANDIDATE)
+    candidates["id"], candidates["logit"] = tokens, logits[tokens]
+    data = cast(candidates.ctypes.data, POINTER(library.llama_token_data))
+    array = library.llama_token_data_array(data, len(tokens), -1, False)
+    library.llama_sampler_apply(chain, byref(array))
+    return int(array.data[array.selected].id)
 
 
 def _samplers(

@@ -8,19 +8,11 @@ from pathlib import Path
 
 from llamacli.errors import LlamacliError, UsageError
 from llamacli.home import expanded
-from llamacli.prompt import Input, read_file
+from llamacli.prompt import read_file
 from llamacli.repl.saved import change_model, remember
 from llamacli.repl.settings import SETTINGS, change, value_of
 from llamacli.repl.state import Ask, Repl, beginning, model_line
 from llamacli.terminal import Write, columns, harmless, printable, say, send
-
-
-def message(repl: Repl, text: str) -> Ask:
-    """A question, with the files that were attached below it, as run puts them."""
-    whole = Input(text, tuple(repl.attached)).joined()
-    ask = repl.session.send if repl.begin is None else repl.session.edit
-    repl.attached, repl.begin = [], None
-    return partial(ask, whole)
 
 
 def system(repl: Repl, argument: str) -> None:

@@ -1,4 +1,4 @@
-"""Slash commands: the table of them, how a line is read, and what completes it."""
+"""Slash commands: what a line of one looks like, the table of them, and what completes it."""
 
 import difflib
 import re
@@ -11,7 +11,6 @@ from prompt_toolkit.document import Document
 from llamacli.chat import saved as sessions
 from llamacli.errors import UsageError
 from llamacli.repl import actions, saved, tools
-from llamacli.repl.editor import unquoted
 from llamacli.repl.settings import SETTINGS
 from llamacli.repl.state import Ask, Repl
 from llamacli.terminal import say
@@ -74,17 +73,11 @@ COMMANDS = {
 ALIASES = {"quit": "exit", "bye": "exit", "?": "help", "clear": "reset", "regenerate": "regen"}
 
 
-def interpret(repl: Repl, line: str) -> Ask | None:
-    """Do what a line says; a message gives the question to ask.
+def run_command(repl: Repl, name: str, argument: str) -> Ask | None:
+    """Do what `/name argument` says, which may give a question to ask.
 
-    A line that begins with a slash and a word is a command. Raises UsageError for an unknown one.
+    Raises UsageError where there is no such command.
     """
-    text = unquoted(line)
-    match = LINE.fullmatch(line.rstrip()) if text is None else None
-    if match is None:
-        text = line if text is None else text
-        return actions.message(repl, text) if text.strip() or repl.attached else None
-    name, argument = match[1].lower(), (match[2] or "").strip()
     command = COMMANDS.get(ALIASES.get(name, name))
     if command is None:
         near = difflib.get_close_matches(name, [*COMMANDS, *ALIASES], n=1, cutoff=0.5)

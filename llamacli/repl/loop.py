@@ -2,14 +2,15 @@
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 from llamacli.answer import Chunk, Interrupts, interrupts, progress, write_text
 from llamacli.engine import Engine
 from llamacli.errors import NotFoundError
 from llamacli.home import home
-from llamacli.prompt import Message
-from llamacli.repl.commands import complete, interpret
-from llamacli.repl.editor import Interrupted, make_editor
+from llamacli.prompt import Input, Message
+from llamacli.repl.commands import LINE, complete, run_command
+from llamacli.repl.editor import Interrupted, make_editor, unquoted
 from llamacli.repl.saved import keep_cache, reopen
 from llamacli.repl.state import PROMPT, Ask, Repl, beginning, status_line
 from llamacli.repl.tools import make_calls, refresh
@@ -52,13 +53,19 @@ def turn(repl: Repl, line: str) -> None:
     """Do what a line says; what goes wrong is told, and the chat goes on."""
     begin = repl.begin
     try:
-        ask = interpret(repl, line)
+        text = unquoted(line)
+        command = LINE.fullmatch(line.rstrip()) if text is None else None
+        if command is not None:
+            ask = run_command(repl, command[1].lower(), (command[2] or "").strip())
+        else:
+            ask = question(repl, line if text is None else text)
         if repl.begin is begin:  # /edit alone lets the next line replace a question
             repl.begin = None
         if ask is not None:
-            refresh(repl)
+            if repl.servers is not None:
+                refresh(repl.servers, repl.session)
             show_answer(repl, ask)
-            while make_calls(repl):
+            while repl.session.pending() and make_calls(repl):
                 show_answer(repl, repl.session.go_on)
             say("")
     except KeyboardInterrupt:
@@ -68,6 +75,16 @@ def turn(repl: Repl, line: str) -> None:
         say(f"(interrupted{hint})")
     except Exception as error:
         complain(error)
+
+
+def question(repl: Repl, text: str) -> Ask | None:
+    """What a message asks, with the files that were attached below it, as run puts them."""
+    if not (text.strip() or repl.attached):
+        return None
+    ask = repl.session.send if repl.begin is None else repl.session.edit
+    whole = Input(text, tuple(repl.attached)).joined() if repl.attached else text
+    repl.attached, repl.begin = [], None
+    return partial(ask, whole)
 
 
 def show_answer(repl: Repl, ask: Ask) -> None:

@@ -1,10 +1,10 @@
 """Calls of tools in a chat: made by a server where the user says so, or by the user, and shown."""
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamacli.answer import interrupts
-from llamacli.chat import perform_calls
+from llamacli.chat import ChatSession, perform_calls
 from llamacli.errors import UsageError
 from llamacli.repl.editor import Interrupted, unquoted
 from llamacli.repl.state import Repl, beginning
@@ -12,14 +12,15 @@ from llamacli.system import drop_keys, held_keys
 from llamacli.terminal import as_json, asked, columns, notice, say
 from llamacli.tools import NOTHING, STOPPED, Tool
 
+if TYPE_CHECKING:
+    from llamacli.mcp_client import Servers
+
 DECLINED = "Error: the user declined this call."
 FOLDED = 200  # characters
 
 
 def make_calls(repl: Repl) -> bool:
     """Give each call of the last answer its result; whether the model is to go on from them."""
-    if not repl.session.pending():
-        return False
     stopped: list[str] = []
     perform_calls(repl.session, partial(_perform, repl, stopped))
     if stopped:
@@ -67,14 +68,12 @@ def _is_wanted(repl: Repl, name: str) -> bool:
     return reply in ("y", "yes", "a", "always")
 
 
-def refresh(repl: Repl) -> None:
+def refresh(servers: "Servers", session: ChatSession) -> None:
     """Before a question: take the servers' tools as they are now, and tell what is different."""
-    if repl.servers is None or repl.session.offer is None:
-        return
-    if repl.servers.changed():
-        for line in repl.servers.refresh():
+    if session.offer is not None and servers.changed():
+        for line in servers.refresh():
             notice(line)
-        repl.session.offer.tools = repl.servers.tools
+        session.offer.tools = servers.tools
 
 
 def show_tools(repl: Repl, argument: str) -> None:  # noqa: ARG001
