@@ -25,7 +25,7 @@ PARTS = {
     "check_llama": "checking it",
     "make_vocabulary": "the control tokens",
     "_fit": "the memory it takes",
-    "encode_input": "making the prompt's tokens",
+    "encode_messages": "making the prompt's tokens",
 }
 OTHERS = {
     "python": "Python's start",
@@ -65,7 +65,7 @@ for name in names:
 for name in ("read_gguf", "check_llama", "make_vocabulary"):
     timed(llamacli.engine.model, name)
 timed(llamacli.engine.engine.Engine, "_fit")
-timed(llamacli.commands.run, "encode_input")
+timed(llamacli.commands.run, "encode_messages")
 leave = os._exit
 
 def tell(code):

@@ -1,6 +1,15 @@
-from .calling import Calling, Parting, answer_calling, tell_calling
+from .calling import Calling, Parting
 from .generation import Answer, AnswerText, Chunk, Result, generate
-from .output import OutputStyle, answer, progress, result_fields, summary, tell, write_text
+from .output import (
+    OutputStyle,
+    answer,
+    constraint_for,
+    progress,
+    result_fields,
+    summary,
+    tell,
+    write_text,
+)
 from .signals import Interrupts, interrupts
 
 __all__ = [
@@ -13,13 +22,12 @@ __all__ = [
     "Parting",
     "Result",
     "answer",
-    "answer_calling",
+    "constraint_for",
     "generate",
     "interrupts",
     "progress",
     "result_fields",
     "summary",
     "tell",
-    "tell_calling",
     "write_text",
 ]

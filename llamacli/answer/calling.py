@@ -1,13 +1,11 @@
 """Answers that may call tools: what holds them to it, and what of them is text."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from llamacli.answer.generation import Chunk, Result, generate
-from llamacli.answer.output import OutputStyle, progress, tell
-from llamacli.engine import Engine, SamplingSettings, Vocabulary
+from llamacli.answer.generation import Chunk, Result
+from llamacli.engine import Engine, Vocabulary
 from llamacli.prompt import as_openai
 from llamacli.terminal import as_json
 from llamacli.tools import (
@@ -116,53 +114,6 @@ class Calling:
             return {}
         message = as_openai(message_of(self.calls, text, self.first))
         return {"tool_calls": message["tool_calls"]}
-
-
-def answer_calling(
-    engine: Engine,
-    tokens: list[int],
-    sampling: SamplingSettings,
-    style: OutputStyle,
-    calling: Calling,
-    *,
-    max_tokens: int | None = None,
-    stop: Sequence[str] = (),
-) -> Result:
-    """Answer as answer does; calls stand in the JSON, else below the text, a line each."""
-    constraint = calling.constraint(engine, len(tokens), max_tokens)
-    chunks = partial(
-        generate,
-        engine,
-        tokens,
-        sampling,
-        on_progress=progress(style.quiet),
-        max_tokens=max_tokens,
-        constraint=constraint,
-        spelled=calling.spelled(engine.vocabulary),
-        stop=stop,
-    )
-    start = {"model": engine.name, "quantization": engine.quantization}
-    return tell_calling(
-        lambda interrupted: chunks(interrupted=interrupted),
-        {**start, "prompt_tokens": len(tokens)},
-        style,
-        calling,
-    )
-
-
-def tell_calling(
-    chunks_until: Callable[[Callable[[], bool]], Iterator[Chunk]],
-    start: dict[str, Any],
-    style: OutputStyle,
-    calling: Calling,
-) -> Result:
-    """Tell an answer whose chunks have its calls as they are written; the rest is tell's."""
-    return tell(
-        lambda interrupted: calling.parted(chunks_until(interrupted), lines=style.form == "text"),
-        start,
-        style,
-        lambda result: calling.fields(result.text),
-    )
 
 
 def _line(call: Call) -> str:

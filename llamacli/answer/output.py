@@ -4,16 +4,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from llamacli.terminal import as_json, lively, notice, show_status, writer
 
 if TYPE_CHECKING:
+    from llamacli.answer.calling import Calling
     from llamacli.answer.generation import Chunk, Result
     from llamacli.engine import Engine, ProgressCallback, SamplingSettings
     from llamacli.shape import Constraint, Grammar
     from llamacli.terminal import Write
+    from llamacli.tools import ToolConstraint
 
 
 @dataclass(frozen=True)
@@ -33,41 +34,65 @@ def answer(
     style: OutputStyle,
     *,
     shape: "Grammar | None" = None,
+    calling: "Calling | None" = None,
     max_tokens: int | None = None,
     stop: Sequence[str] = (),
 ) -> "Result":
     """Answer on stdout in that style; after a signal, what was said until then."""
     from llamacli.answer.generation import generate
 
-    head = {"model": engine.name, "quantization": engine.quantization}
-    chunks = partial(
-        generate,
-        engine,
-        tokens,
-        sampling,
-        on_progress=progress(style.quiet),
-        max_tokens=max_tokens,
-        constraint=constraint(engine, shape, len(tokens), max_tokens),
-        stop=stop,
-    )
-    return tell(
-        lambda interrupted: chunks(interrupted=interrupted),
-        {**head, "prompt_tokens": len(tokens)},
-        style,
-    )
+    start = {"model": engine.name, "quantization": engine.quantization}
+    constraint = constraint_for(engine, len(tokens), max_tokens, shape=shape, calling=calling)
+
+    def chunks(interrupted: "Callable[[], bool]") -> "Iterator[Chunk]":
+        return generate(
+            engine,
+            tokens,
+            sampling,
+            max_tokens=max_tokens,
+            stop=stop,
+            constraint=constraint,
+            spelled=calling.spelled(engine.vocabulary) if calling is not None else (),
+            interrupted=interrupted,
+            on_progress=progress(style.quiet),
+        )
+
+    return tell(chunks, {**start, "prompt_tokens": len(tokens)}, style, calling)
+
+
+def constraint_for(
+    engine: "Engine",
+    prompt: int,
+    max_tokens: int | None,
+    *,
+    shape: "Grammar | None" = None,
+    calling: "Calling | None" = None,
+) -> "Constraint | ToolConstraint | None":
+    """What holds an answer to that many tokens to its calls, else to its shape.
+
+    Over a second's work where there are many tools; it takes no more of the engine than its
+    vocabulary. Raises UsageError and DoesNotFitError.
+    """
+    held = calling.constraint(engine, prompt, max_tokens) if calling is not None else None
+    if held is None and shape is not None:
+        from llamacli.shape import constrained
+
+        return constrained(engine.vocabulary, shape, engine.most_tokens(prompt, max_tokens))
+    return held
 
 
 def tell(
     chunks_until: "Callable[[Callable[[], bool]], Iterator[Chunk]]",
     start: dict[str, Any],
     style: OutputStyle,
-    more: "Callable[[Result], dict[str, Any]]" = lambda _: {},
+    calling: "Calling | None" = None,
+    more: "Callable[[], dict[str, Any]]" = dict,
 ) -> "Result":
     """Write an answer's chunks on stdout; start has the model, its quantization, prompt_tokens.
 
-    more gives what JSON has of the result besides.
-
-    chunks_until gets what says that a signal has come, after which the chunks end.
+    chunks_until gets what says that a signal has come, after which the chunks end. The calls of a
+    calling one, as they are written in its chunks, stand in the JSON, else below the text, a line
+    each. more gives what JSON has besides, at the end.
     """
     from llamacli.answer.signals import interrupts
 
@@ -76,6 +101,8 @@ def tell(
     with interrupts() as arrived:
         write = arrived.around(writer(sys.stdout))
         chunks = chunks_until(lambda: bool(arrived))
+        if calling is not None:
+            chunks = calling.parted(chunks, lines=style.form == "text")
         if style.form == "text":
             result = write_text(chunks, write, stream=style.stream)
         elif style.form == "jsonl":
@@ -83,7 +110,9 @@ def tell(
         else:
             result = _last(chunks)
         seconds = time.perf_counter() - started
-        fields = {**result_fields(result, seconds), **more(result)}
+        fields = {**result_fields(result, seconds), **more()}
+        if calling is not None:
+            fields |= calling.fields(result.text)
         if style.form == "json":
             write_json(write, {**head, **fields})
         elif style.form == "jsonl":
@@ -152,17 +181,6 @@ def result_fields(result: "Result", seconds: float) -> dict[str, Any]:
         "tokens_per_second": round(result.tokens_per_second, 2),
         "seed": result.seed,
     }
-
-
-def constraint(
-    engine: "Engine", shape: "Grammar | None", prompt: int, max_tokens: int | None
-) -> "Constraint | None":
-    """The constraint for an answer to that many tokens."""
-    if shape is None:
-        return None
-    from llamacli.shape import constrained
-
-    return constrained(engine.vocabulary, shape, engine.most_tokens(prompt, max_tokens))
 
 
 def progress(quiet: bool) -> "ProgressCallback | None":

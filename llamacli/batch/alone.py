@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator
 
 from llamacli.answer import Result, generate
-from llamacli.batch.job import Job
+from llamacli.batch.job import Job, constraint_of
 from llamacli.engine import Engine
 from llamacli.errors import LlamacliError
-from llamacli.shape import constrained
 
 
 def answer_each(
@@ -38,18 +37,13 @@ def answer_each(
 
 def _answer(engine: Engine, job: Job, interrupted: Callable[[], bool]) -> Result:
     engine.keep(0)
-    constraint = None
-    if job.shape is not None:
-        constraint = constrained(
-            engine.vocabulary, job.shape, engine.most_tokens(len(job.prompt), job.max_tokens)
-        )
     chunks = generate(
         engine,
         job.prompt,
         job.sampling,
         max_tokens=job.max_tokens,
         stop=job.stop,
-        constraint=constraint,
+        constraint=constraint_of(engine, job),
         interrupted=interrupted,
     )
     result = [chunk.result for chunk in chunks][-1]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from llamacli.answer import Answer, AnswerText, Result
+from llamacli.answer import Answer, AnswerText, Result, constraint_for
 from llamacli.engine import Engine, SamplingSettings, Scales, choose_seed, chooser, sampler_chain
 from llamacli.errors import LlamacliError
 
@@ -134,20 +134,9 @@ def scales_of(engine: Engine, job: Job) -> Scales:
 
 
 def constraint_of(engine: Engine, job: Job) -> "Constraint | ToolConstraint | None":
-    """What holds the answer, made anew: over a second's work where there are many tools.
-
-    It takes no more of the engine than its vocabulary. Raises UsageError and DoesNotFitError.
-    """
-    if job.calling is not None:
-        held = job.calling.constraint(engine, len(job.prompt), job.max_tokens)
-        if held is not None:
-            return held
-    if job.shape is None:
-        return None
-    from llamacli.shape import constrained
-
-    limit = engine.most_tokens(len(job.prompt), job.max_tokens)
-    return constrained(engine.vocabulary, job.shape, limit)
+    """What holds the job's answer, made anew, as constraint_for makes it."""
+    prompt, shape, calling = len(job.prompt), job.shape, job.calling
+    return constraint_for(engine, prompt, job.max_tokens, shape=shape, calling=calling)
 
 
 def result(running: Running) -> Result:

@@ -13,7 +13,7 @@ from functools import partial
 from secrets import token_hex
 from typing import Any, TypedDict, Unpack
 
-from llamacli.answer import Calling, Chunk, Result, generate
+from llamacli.answer import Calling, Chunk, Result, constraint_for, generate
 from llamacli.chat.conversation import Conversation, Step, assistant, user
 from llamacli.chat.served import ChatEngine
 from llamacli.engine import Engine, ProgressCallback, SamplingSettings
@@ -201,16 +201,13 @@ class ChatSession:
                 interrupted=interrupted,
                 on_progress=on_progress,
             )
-        constraint = None
-        if calling is not None:
-            constraint = calling.constraint(engine, len(tokens), self.max_tokens)
         return generate(
             engine,
             tokens,
             self.sampling,
             max_tokens=self.max_tokens,
             stop=self.stop,
-            constraint=constraint,
+            constraint=constraint_for(engine, len(tokens), self.max_tokens, calling=calling),
             spelled=calling.spelled(engine.vocabulary) if calling else (),
             interrupted=interrupted,
             on_progress=on_progress,

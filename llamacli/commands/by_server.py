@@ -43,15 +43,13 @@ def answer_by_server(
     answer = ask_server(path, body)
     if answer is None:
         return None
-    from llamacli.answer import tell, tell_calling
+    from llamacli.answer import tell
     from llamacli.serve import BY_SERVER
     from llamacli.terminal import notice
 
     if style.verbose:
         notice(BY_SERVER)
-    if calling is not None:
-        return tell_calling(answer.chunks, answer.head, style, calling)
-    return tell(answer.chunks, answer.head, style)
+    return tell(answer.chunks, answer.head, style, calling)
 
 
 @contextmanager

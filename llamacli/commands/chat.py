@@ -12,7 +12,7 @@ from llamacli.commands import groups, options
 from llamacli.commands.by_server import adapter_fields, answer_by_server, why_not
 from llamacli.commands.mcp import Mcp
 from llamacli.commands.printing import print_text
-from llamacli.commands.run import answer_tokens, encode_messages, turns
+from llamacli.commands.run import encode_messages
 from llamacli.errors import UsageError
 from llamacli.home import expanded
 from llamacli.models import engine_for, model_path
@@ -85,11 +85,11 @@ def chat(
         raise UsageError("--mcp and --tools exclude each other")
     offer = calls.calling()
     if not terminal:
-        from llamacli.answer import OutputStyle
+        from llamacli.answer import OutputStyle, answer
         from llamacli.prompt import gather
 
         path, style = model_path(model), OutputStyle(verbose=verbose)
-        messages = turns(gather(None, (), "strict"), system)
+        messages = gather(None, (), "strict").messages(system)
         prompt = {"messages": messages, **adapter_fields(adapter)}
         if not (no_server or date) and answer_by_server(
             path, machine, context, prompt, sampling, ending, style, calling=offer
@@ -97,7 +97,8 @@ def chat(
             return
         with engine_for(path, asked) as engine:
             tokens = encode_messages(engine, messages, offer, date)
-            answer_tokens(engine, tokens, sampling.settings(engine), ending, style, offer)
+            settings, limit, stop = sampling.settings(engine), ending.max_tokens, ending.stop or ()
+            answer(engine, tokens, settings, style, calling=offer, max_tokens=limit, stop=stop)
         return
 
     from llamacli.repl import Wanted, start_repl
@@ -121,11 +122,7 @@ def chat(
     if not mcp.mcp:
         start_repl(wanted, resume=resume, session=name)
         return
-    from llamacli.mcp_client import open_servers, read_servers
-
-    with open_servers(read_servers(mcp.mcp), mcp.mcp_timeout, mcp.allow or ()) as servers:
-        for problem in servers.problems:
-            notice(problem)
+    with mcp.opened() as servers:
         offer = calls.calling(servers.tools)
         wanted = replace(wanted, servers=servers, offer=offer, most_calls=mcp.max_calls)
         start_repl(wanted, resume=resume, session=name)

@@ -1,11 +1,13 @@
 """What run does with MCP servers: answers and calls in turn, and the last answer on stdout."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llamacli.commands.groups import Calls
 from llamacli.errors import UsageError
 from llamacli.terminal import as_json, notice, shortened
 
@@ -36,6 +38,25 @@ class Mcp:
     mcp_timeout: Annotated[
         float, typer.Option(help="With --mcp: seconds that a server has to start, and to answer.")
     ] = 60.0
+
+    @contextmanager
+    def opened(self) -> "Iterator[Servers]":
+        """The servers, which run meanwhile; what can't be used of them is told."""
+        from llamacli.mcp_client import open_servers, read_servers
+
+        given, allowed = read_servers(self.mcp or ()), self.allow or ()
+        with open_servers(given, self.mcp_timeout, allowed) as servers:
+            for problem in servers.problems:
+                notice(problem)
+            yield servers
+
+    def answer(
+        self, chat: "ChatSession", question: str, style: "OutputStyle", calls: Calls
+    ) -> "Result":
+        """The last answer on stdout, with the servers' tools."""
+        with self.opened() as servers:
+            chat.offer, chat.most_calls = calls.calling(servers.tools), self.max_calls
+            return answer_with_servers(chat, servers, question, style)
 
 
 def answer_with_servers(
@@ -72,4 +93,4 @@ def answer_with_servers(
 
     engine = session.engine
     start = {"model": engine.name, "quantization": engine.quantization}
-    return tell(chunks, start, style, lambda _: {"calls": calls})
+    return tell(chunks, start, style, more=lambda: {"calls": calls})

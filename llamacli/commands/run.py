@@ -1,14 +1,14 @@
 """llamacli run: one prompt, one answer on stdout."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llamacli.answer import OutputStyle, answer
+from llamacli.answer import answer
 from llamacli.commands import groups, options
 from llamacli.commands.by_server import adapter_fields, answer_by_server, model_for
-from llamacli.commands.mcp import Mcp, answer_with_servers
+from llamacli.commands.mcp import Mcp
 from llamacli.commands.printing import print_text
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
 from llamacli.models import engine_for, model_path
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from llamacli.answer import Calling, Result
-    from llamacli.chat import Served
-    from llamacli.engine import Engine, SamplingSettings
+    from llamacli.engine import Engine
     from llamacli.prompt import Cut, Encode, Input, Message
 
 LEAST_ANSWER = 512  # tokens that --truncate leaves for an answer without -n, at most a quarter
@@ -78,7 +77,7 @@ def run(
     The prompt is the instruction, a blank line, and the text; several texts get a line
     `==> NAME <==` each.
     """
-    from llamacli.prompt import gather
+    from llamacli.prompt import Input, encode_raw, gather
 
     if special and not raw:
         raise UsageError("--special goes with --raw")
@@ -93,60 +92,55 @@ def run(
     if mcp.mcp and (raw or truncate or cache or grammar):
         raise UsageError("--mcp goes with no --raw, --truncate, --cache or shape")
     path = model_path(model, quiet=output.quiet)
+    whole = fail_on_length or grammar is not None
     if mcp.mcp:
+        from llamacli.chat import ChatSession
+
         question = gather(prompt, file or (), errors).joined()
         asked_for = machine.asked(context, "short", drafts, adapter)
         alone = no_server or drafts.draft is not None
         with model_for(path, machine, asked_for, style, alone=alone) as engine:
-            last = _with_servers(engine, question, system, mcp, tools, sampling, ending, style)
-        _check_whole(last, fail_on_length)
+            chat = ChatSession(
+                engine,
+                sampling.settings(engine),
+                max_tokens=ending.max_tokens,
+                stop=tuple(ending.stop or ()),
+                output_limit=tools.tool_output_limit,
+            )
+            if system is not None:
+                chat.set_system(system)
+            _check_whole(mcp.answer(chat, question, style, tools), whole)
         return
+    given, calling = Input(""), None
+    messages: list[Message] = []
     if tools.used:
         messages = tools.messages()
         if not messages or prompt or file:
-            messages += turns(gather(prompt, file or (), errors, stdin=not messages), None)
+            messages += gather(prompt, file or (), errors, stdin=not messages).messages()
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
         calling = tools.calling(first=sum(len(m.get("tool_calls") or ()) for m in messages))
-        if not (no_server or show_prompt or drafts.draft):
-            asked = {"messages": messages, **adapter_fields(adapter)}
-            result = answer_by_server(
-                path, machine, context, asked, sampling, ending, style, calling=calling
-            )
-            if result is not None:
-                _check_whole(result, fail_on_length)
-                return
-        with engine_for(
-            path, machine.asked(context, "short", drafts, adapter), quiet=output.quiet
-        ) as engine:
-            tokens = encode_messages(engine, messages, calling)
-            if show_prompt:
-                engine.most_tokens(len(tokens), ending.max_tokens)  # raises where they don't fit
-                print_text(engine.vocabulary.text_of(tokens) + "\n")
-                return
-            settings = sampling.settings(engine)
-            _check_whole(
-                answer_tokens(engine, tokens, settings, ending, style, calling), fail_on_length
-            )
-        return
-    given = gather(prompt, file or (), errors)
+    else:
+        given = gather(prompt, file or (), errors)
     if not (no_server or truncate or cache or show_prompt or drafts.draft):
-        asked = (
-            {"prompt": given.joined(), "special": special}
-            if raw
-            else {"messages": turns(given, system)}
-        )
+        asked = {"messages": messages or given.messages(system)}
+        if raw:
+            asked = {"prompt": given.joined(), "special": special}
         asked |= adapter_fields(adapter)
-        result = answer_by_server(path, machine, context, asked, sampling, ending, style, shape)
+        result = answer_by_server(
+            path, machine, context, asked, sampling, ending, style, shape, calling
+        )
         if result is not None:
-            _check_whole(result, fail_on_length or grammar is not None)
+            _check_whole(result, whole)
             return
     asked_for = machine.asked(context, "short", drafts, adapter)
     with engine_for(path, asked_for, quiet=output.quiet) as engine:
         settings = sampling.settings(engine)
 
-        def encode(parts: "Input") -> list[int]:
-            return encode_input(engine, parts, system=system, raw=raw, special=special)
+        def encode(parts: Input) -> list[int]:
+            if raw:
+                return encode_raw(engine.vocabulary, parts.joined(), special=special)
+            return encode_messages(engine, messages or parts.messages(system), calling)
 
         if truncate is None:
             tokens = encode(given)
@@ -157,7 +151,8 @@ def run(
         try:
             most = engine.most_tokens(len(tokens), ending.max_tokens)
         except DoesNotFitError as error:
-            error.hint += ", as --truncate head, middle or tail does"
+            if not tools.used:
+                error.hint += ", as --truncate head, middle or tail does"
             raise
         if show_prompt:
             print_text(engine.vocabulary.text_of(tokens) + "\n")
@@ -175,43 +170,13 @@ def run(
             settings,
             style,
             shape=grammar,
+            calling=calling,
             max_tokens=ending.max_tokens,
             stop=ending.stop or (),
         )
         if saver is not None:
             saver()
-    _check_whole(result, fail_on_length or grammar is not None)
-
-
-def _with_servers(
-    engine: "Engine | Served",
-    question: str,
-    system: str | None,
-    mcp: Mcp,
-    tools: groups.Tools,
-    sampling: groups.Sampling,
-    ending: groups.Ending,
-    style: OutputStyle,
-) -> "Result":
-    """Answer with the tools of MCP servers, which run meanwhile."""
-    from llamacli.chat import ChatSession
-    from llamacli.mcp_client import open_servers, read_servers
-
-    session = ChatSession(
-        engine,
-        sampling.settings(engine),
-        max_tokens=ending.max_tokens,
-        stop=tuple(ending.stop or ()),
-        most_calls=mcp.max_calls,
-        output_limit=tools.tool_output_limit,
-    )
-    if system is not None:
-        session.set_system(system)
-    with open_servers(read_servers(mcp.mcp or ()), mcp.mcp_timeout, mcp.allow or ()) as servers:
-        for problem in servers.problems:
-            notice(problem)
-        session.offer = tools.calling(servers.tools)
-        return answer_with_servers(session, servers, question, style)
+    _check_whole(result, whole)
 
 
 def _check_whole(result: "Result", wanted: bool) -> None:
@@ -232,46 +197,6 @@ def encode_messages(
 
     definitions = [tool.given for tool in calling.tools] if calling else None
     return encode_turns(engine, messages, tools=definitions, date=date)
-
-
-def answer_tokens(
-    engine: "Engine",
-    tokens: list[int],
-    sampling: "SamplingSettings",
-    ending: groups.Ending,
-    style: OutputStyle,
-    calling: "Calling | None" = None,
-) -> "Result":
-    """Answer a prompt, whose model may call tools. Raises where they don't fit."""
-    engine.most_tokens(len(tokens), ending.max_tokens)
-    limits: dict[str, Any] = {"max_tokens": ending.max_tokens, "stop": ending.stop or ()}
-    if calling is None:
-        return answer(engine, tokens, sampling, style, **limits)
-    from llamacli.answer import answer_calling
-
-    return answer_calling(engine, tokens, sampling, style, calling, **limits)
-
-
-def encode_input(
-    engine: "Engine",
-    given: "Input",
-    *,
-    system: str | None = None,
-    raw: bool = False,
-    special: bool = False,
-) -> list[int]:
-    """The prompt's tokens: by the model's template, or as the text stands."""
-    from llamacli.prompt import encode_raw
-
-    if raw:
-        return encode_raw(engine.vocabulary, given.joined(), special=special)
-    return encode_messages(engine, turns(given, system))
-
-
-def turns(given: "Input", system: str | None) -> "list[Message]":
-    """The conversation that a prompt is."""
-    asked = [{"role": "user", "content": given.joined()}]
-    return asked if system is None else [{"role": "system", "content": system}, *asked]
 
 
 def _fit(

@@ -11,6 +11,7 @@ from typing import BinaryIO, Literal
 
 from llamacli.engine import Vocabulary
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError, reading
+from llamacli.prompt.messages import Message
 
 MAX_BYTES = 256 << 20  # beyond any context by far; a wrong file is told instead of read for minutes
 CUT = "\n[...]\n"  # stands where the middle of a text was taken out
@@ -44,6 +45,11 @@ class Input:
         if len(texts) > 1:
             texts = [f"==> {text.name} <==\n{text.text.rstrip()}" for text in self.texts]
         return "\n\n".join([self.instruction, *texts] if self.instruction else texts)
+
+    def messages(self, system: str | None = None) -> list[Message]:
+        """The conversation that it is."""
+        asked = [{"role": "user", "content": self.joined()}]
+        return asked if system is None else [{"role": "system", "content": system}, *asked]
 
 
 def gather(
