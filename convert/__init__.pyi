@@ -41,7 +41,7 @@ from .safetensors import ITEM_SIZES, StoredTensor, read_header
 from .sized import Fit, fit
 from .small_files import optional_json, read_chat_template, read_json
 from .special import NAMED_CONTROL_TOKENS, adds_special_tokens, end_tokens, special_ids
-from .system import read_all
+from .system import allowed_processors, library_name, lock, read_all, sync, sync_folder
 from .target import allocate, check_target
 from .tensor_writer import Progress
 from .tensors import TensorSpec, llama_tensors, permute_heads
@@ -96,6 +96,7 @@ __all__ = [
     "adapter_type",
     "adds_special_tokens",
     "allocate",
+    "allowed_processors",
     "as_float32",
     "by_recipe",
     "check_target",
@@ -110,8 +111,10 @@ __all__ = [
     "inverse_frequencies",
     "is_adapter",
     "is_marker",
+    "library_name",
     "library_path",
     "llama_tensors",
+    "lock",
     "merged",
     "merged_config",
     "merged_importances",
@@ -138,6 +141,8 @@ __all__ = [
     "shard_names",
     "space_taken",
     "special_ids",
+    "sync",
+    "sync_folder",
     "write_adapter",
     "write_gguf",
     "write_header",

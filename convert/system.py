@@ -4,10 +4,8 @@ Nothing else in this package asks which of them it is.
 """
 
 import contextlib
-import hashlib
 import os
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -70,13 +68,19 @@ if sys.platform == "win32":
             return os.write(descriptor, data[: 1 << 30])
 
     def lock(descriptor: int) -> None:
-        """An exclusive lock that ends with the process; BlockingIOError where another holds it."""
+        """An exclusive lock, until the file is closed.
+
+        Raises BlockingIOError where another process has it, OSError where nothing can be locked.
+        """
         with _moving:
+            at = os.lseek(descriptor, 0, os.SEEK_CUR)
             os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
             try:
                 msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
             except PermissionError as error:
                 raise BlockingIOError(*error.args) from None
+            finally:
+                os.lseek(descriptor, at, os.SEEK_SET)
 
     def sync(descriptor: int) -> None:
         """Have a file's bytes on the disk before this returns."""
@@ -94,6 +98,9 @@ if sys.platform == "win32":
 
         A part is closed, so without its lock, when it is renamed: none may take it for abandoned.
         """
+        import hashlib
+        import tempfile
+
         name = hashlib.sha256(os.path.normcase(target.absolute()).encode()).hexdigest()[:16]
         place = Path(tempfile.gettempdir()) / f"llamacli-{name}.lock"
         descriptor = os.open(place, os.O_CREAT | os.O_RDWR | OWN, 0o666)
@@ -137,7 +144,10 @@ else:
         return os.pwrite(descriptor, data, offset)
 
     def lock(descriptor: int) -> None:
-        """An exclusive lock that ends with the process; BlockingIOError where another holds it."""
+        """An exclusive lock, until the file is closed.
+
+        Raises BlockingIOError where another process has it, OSError where nothing can be locked.
+        """
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def sync(descriptor: int) -> None:

@@ -1,7 +1,7 @@
 """What differs between Linux, macOS and Windows; nothing else asks which of them it is.
 
-Files are locked and put on the disk for good, keys held back, writes given up, and a process's
-limits and memory looked at.
+Keys are held back, writes given up, processes ended, and a process's limits and memory looked at.
+What differs for files is in convert.
 """
 
 import contextlib
@@ -12,12 +12,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import socket
-
-LOCKED_BYTE = 1 << 40  # Windows locks bytes; one that no file has keeps none from being read
 
 # For os.open: a link isn't followed, and programs that are started don't get the file.
 NO_FOLLOW = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -26,49 +24,13 @@ WINDOWS = sys.platform == "win32"
 MACOS = sys.platform == "darwin"
 
 
-def allowed_processors() -> int:
-    """The processors, with SMT those of a core each, that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def sync_folder(folder: Path) -> None:
-    """Keep a new file's name through a power cut, where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 if sys.platform == "win32":
     import _thread
     import msvcrt
 
-    SHARED_LIBRARY = "{}.dll"
     ENDING = (signal.SIGTERM,)  # signals that ask the program to leave
     # For a child that Ctrl-C isn't for: CREATE_NEW_PROCESS_GROUP.
     APART: dict[str, Any] = {"creationflags": 0x200}
-
-    def lock(file: IO[Any]) -> None:
-        """Lock a file until it is closed.
-
-        Raises BlockingIOError where another process has it, OSError where nothing can be locked.
-        """
-        at = file.tell()
-        file.seek(LOCKED_BYTE)
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except PermissionError as error:
-            raise BlockingIOError(*error.args) from None
-        finally:
-            file.seek(at)
-
-    def sync(descriptor: int) -> None:
-        """Have a file's bytes on the disk before this returns."""
-        os.fsync(descriptor)
 
     @contextlib.contextmanager
     def alarm(ring: Callable[[], None]) -> Iterator[Callable[[float], None]]:
@@ -159,28 +121,10 @@ if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
 
 else:
-    import fcntl
     import resource
 
     APART: dict[str, Any] = {"start_new_session": True}  # for a child that Ctrl-C isn't for
-    FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
     ENDING = (signal.SIGTERM, signal.SIGHUP)  # a terminal that goes sends the second
-    SHARED_LIBRARY = "lib{}.dylib" if sys.platform == "darwin" else "lib{}.so"
-
-    def lock(file: IO[Any]) -> None:
-        """Lock a file until it is closed.
-
-        Raises BlockingIOError where another process has it, OSError where nothing can be locked.
-        """
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def sync(descriptor: int) -> None:
-        """Have a file's bytes on the disk before this returns; macOS's fsync leaves them to it."""
-        if FULL_SYNC is not None:
-            with contextlib.suppress(OSError):  # a file system that knows fsync alone
-                fcntl.fcntl(descriptor, FULL_SYNC)
-                return
-        os.fsync(descriptor)
 
     @contextlib.contextmanager
     def alarm(ring: Callable[[], None]) -> Iterator[Callable[[float], None]]:

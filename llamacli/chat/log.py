@@ -5,11 +5,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from llamacli import system
+from convert import lock as lock_file
+from convert import sync, sync_folder
 from llamacli.chat.conversation import Step
 from llamacli.chat.file import SessionHead, write_line
 from llamacli.errors import UsageError
 from llamacli.home import replace_file
+from llamacli.system import WINDOWS
 
 LATEST = "latest"
 MAX_NAME = 64
@@ -41,7 +43,7 @@ class SessionLog:
         self._append(write_line(step))
         if self._empty and step.get("role") == "user":
             self._empty = False
-            system.sync_folder(self._path.parent)
+            sync_folder(self._path.parent)
         if not self._empty and not self._is_latest:
             self._is_latest = True
             with suppress(OSError):
@@ -55,10 +57,10 @@ class SessionLog:
         """Let others have the session; one in which nothing was asked is removed."""
         if self._file is None:
             return
-        if self._empty and not system.WINDOWS:  # while the lock keeps others from it
+        if self._empty and not WINDOWS:  # while the lock keeps others from it
             self._remove()
         self._release()
-        if self._empty and system.WINDOWS:  # where no open file can be removed
+        if self._empty and WINDOWS:  # where no open file can be removed
             self._remove()
 
     def _append(self, line: bytes) -> None:
@@ -67,7 +69,7 @@ class SessionLog:
         try:
             self._file.write(line)
             self._file.flush()
-            system.sync(self._file.fileno())
+            sync(self._file.fileno())
         except OSError as error:
             self._release()
             self._on_failure(
@@ -89,7 +91,7 @@ class SessionLog:
 def lock(file: BinaryIO, name: str) -> None:
     """Lock a session's file until it is closed; raises UsageError where another chat has it."""
     try:
-        system.lock(file)
+        lock_file(file.fileno())
     except BlockingIOError:
         raise UsageError(
             f"another chat has the session {name} open; leave that one, or begin a new one"

@@ -1,7 +1,7 @@
 """llamacli run: one prompt, one answer on stdout."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -123,7 +123,7 @@ def run(
     else:
         given = gather(prompt, file or (), errors)
     if not (no_server or truncate or cache or show_prompt or drafts.draft):
-        asked = {"messages": messages or given.messages(system)}
+        asked: dict[str, Any] = {"messages": messages or given.messages(system)}
         if raw:
             asked = {"prompt": given.joined(), "special": special}
         asked |= adapter_fields(adapter)

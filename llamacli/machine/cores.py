@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from convert import allowed_processors
 from llamacli import system
 from llamacli.machine.native import build_features, library_comments
 
@@ -54,16 +55,14 @@ def physical_cores() -> int:
         return cores
     import psutil
 
-    allowed = system.allowed_processors()
+    allowed = allowed_processors()
     return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
 
 
 def thread_counts() -> list[int]:
     """Numbers of threads worth a try: performance cores, physical cores, all processors."""
     fast = min(_fast_cores(), physical_cores())
-    return sorted(
-        {count for count in (fast, physical_cores(), system.allowed_processors()) if count}
-    )
+    return sorted({count for count in (fast, physical_cores(), allowed_processors()) if count})
 
 
 def _fast_cores(devices: Path = Path("/sys/devices")) -> int:

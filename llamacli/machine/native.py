@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from convert import library_name
 from llamacli import system
 from llamacli.errors import LlamacliError
 from llamacli.system import ENDING
@@ -123,7 +124,7 @@ def _libraries() -> list[ctypes.CDLL]:
         return [llama]
     folder = Path(llama._name).parent
     names = ("ggml", "ggml-base", "ggml-rpc")  # the last one not in every build
-    paths = [folder / system.SHARED_LIBRARY.format(name) for name in names]
+    paths = [folder / library_name(name) for name in names]
     return [ctypes.CDLL(str(path)) for path in paths if path.exists()]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from convert import lock as lock_file
 from llamacli import system
 from llamacli.errors import LlamacliError, UsageError
 
@@ -99,7 +100,7 @@ def listen_on_socket(path: Path) -> OwnSocket:
         flags = os.O_CREAT | os.O_RDWR | system.NO_FOLLOW
         lock = os.fdopen(os.open(f"{path}.lock", flags, 0o600), "r+")
         try:
-            system.lock(lock)
+            lock_file(lock.fileno())
         except BlockingIOError:
             lock.close()
             raise Taken(f"another server has the socket {path}; give another --socket") from None

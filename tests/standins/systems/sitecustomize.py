@@ -68,7 +68,6 @@ class Told:
 
 
 def with_libraries_that_are_there(module: types.ModuleType) -> None:
-    module.SHARED_LIBRARY = "lib{}.so"
     module.library_name = "lib{}.so".format
 
 
