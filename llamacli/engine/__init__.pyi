@@ -7,6 +7,7 @@ from .fit import DEFAULT_CONTEXT
 from .kv_state import Unusable, restore, save, saved_tokens, state_key
 from .largest import LargestFile, largest_file
 from .loading import load_file, load_vocabulary, logged_reason
+from .model import Loading
 from .sampling import (
     MAX_LAST_N,
     SamplingSettings,
@@ -32,6 +33,7 @@ __all__ = [
     "EngineSettings",
     "LargestFile",
     "LoadedAdapter",
+    "Loading",
     "Profile",
     "ProgressCallback",
     "SamplingSettings",

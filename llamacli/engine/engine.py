@@ -5,28 +5,20 @@ from ctypes import Array, c_uint8
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from llamacli.engine.adapters import (
-    Scales,
-    apply_adapters,
-)
+from llamacli.engine.adapters import Scales, apply_adapters
 from llamacli.engine.context import Context, context_parameters, plan_context
 from llamacli.engine.evaluation import common_prefix, decode_error, decode_together, evaluate
 from llamacli.engine.loading import logged_reason
-from llamacli.engine.model import LoadedModel
+from llamacli.engine.model import LoadedModel, Loading
 from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError, LlamacliError, UnreachableError, UsageError
-from llamacli.gguf import GGUFFile
-from llamacli.machine import (
-    deferred_signals,
-)
+from llamacli.machine import deferred_signals
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from llamacli.workers import Workers
 
 # Tokens of KV cache to begin with. Zeroing all of 8,192 takes 0.1 s for a 1B model and 0.4 s for
 # 8B, which short prompts can do without.
@@ -47,12 +39,8 @@ class Engine(LoadedModel):
         path: Path,
         settings: EngineSettings | None = None,
         *,
-        parallel: int | None = None,
-        on_load: Callable[[float], None] | None = None,
-        meanwhile: Callable[[GGUFFile], None] = lambda _: None,
-        held: int = 0,
         observer: Any = None,
-        beside: "Workers | None" = None,
+        **loading: Unpack[Loading],
     ) -> None:
         """Load the model and make its context.
 
@@ -64,15 +52,7 @@ class Engine(LoadedModel):
         self.tokens: list[int] = []
         self._held: Context | None = None
         self._rows: Any = None  # the batch of decode_rows
-        super().__init__(
-            path,
-            settings,
-            parallel=parallel,
-            on_load=on_load,
-            meanwhile=meanwhile,
-            held=held,
-            beside=beside,
-        )
+        super().__init__(path, settings, **loading)
         try:
             with deferred_signals([]):
                 self._change_context(self._first_room())

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from llamacli.engine.adapters import LoadedAdapter, Scales, load_adapters, read_adapters
 from llamacli.engine.fit import Fitting, settled_context
@@ -21,6 +21,16 @@ from llamacli.machine import (
     use_devices,
 )
 from llamacli.workers import Workers
+
+
+class Loading(TypedDict, total=False):
+    """What LoadedModel takes besides, by the same names."""
+
+    parallel: int | None
+    on_load: Callable[[float], None] | None
+    meanwhile: Callable[[GGUFFile], None]
+    held: int
+    beside: Workers | None
 
 
 class LoadedModel:

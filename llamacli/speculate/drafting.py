@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
-from llamacli.engine import DEFAULT_CONTEXT, Engine, EngineSettings
-from llamacli.gguf import GGUFFile, check_llama, read_gguf
+from llamacli.engine import DEFAULT_CONTEXT, Engine, EngineSettings, Loading
+from llamacli.gguf import check_llama, read_gguf
 from llamacli.speculate.costs import MOST_ROWS, Costs, default_costs
 from llamacli.speculate.draft import DraftModel, check_same_tokens, drafting_cost
 from llamacli.speculate.lookahead import Speculation
@@ -24,8 +25,7 @@ class DraftingEngine(Engine):
         draft: Path | None = None,
         costs: Costs | None = None,
         learned: Callable[[Costs], None] = lambda _: None,
-        on_load: Callable[[float], None] | None = None,
-        meanwhile: Callable[[GGUFFile], None] = lambda _: None,
+        **loading: Unpack[Loading],
     ) -> None:
         """As Engine's; draft is the path of a model that drafts.
 
@@ -36,19 +36,12 @@ class DraftingEngine(Engine):
         """
         settings = settings or EngineSettings()
         self._draft: Engine | None = None
-        held = 0
         if draft is not None:
             check_same_tokens(read_gguf(draft), read_gguf(path))
             self._draft = _small_engine(draft, settings)
-            held = sum(tensor.nbytes for tensor in self._draft.file.tensors)
+            loading["held"] = sum(tensor.nbytes for tensor in self._draft.file.tensors)
         try:
-            super().__init__(
-                path,
-                replace(settings, outputs=MOST_ROWS),
-                on_load=on_load,
-                meanwhile=meanwhile,
-                held=held,
-            )
+            super().__init__(path, replace(settings, outputs=MOST_ROWS), **loading)
         except BaseException:
             if self._draft is not None:
                 self._draft.close()
