@@ -1,12 +1,13 @@
 """The server under load, beside llama-server of the same commit with the same settings.
 
-    python -m bench.serve --model FILE [--parallel 8] [--runs 3] [--write] [load gaps soak]
+    python -m bench.serve --model FILE [--parallel 8] [--runs 3] [--write] [load gaps soak run]
 
 Throughput and the time to the first token at 1, 4 and 8 clients, with prompts that share nothing
 and with a shared start; the gaps between tokens of three streams while a long prompt comes in; and
 a soak: requests from 64 connections, a third of which hang up in the middle. Both servers run, and
-are measured in turn; --own measures llamacli's alone. --write keeps the figures in docs/serve.json,
-and puts them into docs/serve.md. On busy cores they mean nothing.
+are measured in turn; --own measures llamacli's alone. Last comes `llamacli run` by the server.
+--write keeps the figures in docs/serve.json, and puts them into docs/serve.md. On busy cores they
+mean nothing.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from bench.served import (
     PROMPT,
     SHARED,
     Served,
+    first_byte,
     gaps,
     load,
     soak,
@@ -41,7 +43,7 @@ from llamacli.gguf import check_llama, read_gguf
 
 NAME, PAGE, DATA = "serve", DOCS / "serve.md", DOCS / "serve.json"
 OURS, PEER = "llamacli", "llama-server"
-PARTS = ("load", "gaps", "soak")
+PARTS = ("load", "gaps", "soak", "run")
 TARGETS = {
     "tokens/s": Target(1.0),
     "first p50": Target(1.0, most=True),
@@ -49,6 +51,7 @@ TARGETS = {
     "gap p99": Target(0.5, most=True),
     "failed": Target(0, most=True),
     "health s": Target(0.1, most=True),
+    "beyond the prefill s": Target(0.12, most=True),
 }
 Values = dict[str, list[float]]  # by quantity, those of each run
 
@@ -71,7 +74,7 @@ def peer(model: Path, options: argparse.Namespace, context: int, port: int) -> l
 
 
 def measured(
-    servers: Sequence[Served], options: argparse.Namespace, long: int
+    servers: Sequence[Served], options: argparse.Namespace, model: Path, long: int
 ) -> Iterator[tuple[str, str, dict[str, Values]]]:
     """What was asked for, in turn, told as it comes: the part, what it was, servers' values."""
     works: dict[tuple[str, str], Callable[[Served], dict[str, float]]] = {}
@@ -86,8 +89,11 @@ def measured(
         works["gaps", f"3 streams while {long:,} tokens come in"] = partial(gaps, length=long)
     if "soak" in options.parts:
         works["soak", f"{options.soak:,} requests"] = partial(soak, count=options.soak)
+    if "run" in options.parts:
+        works["run", f"run, {PROMPT} tokens in"] = partial(first_byte, model=model)
     for (part, what), work in works.items():
-        ways = {server.name: partial(work, server) for server in servers}
+        asked = [server for server in servers if part != "run" or server.name == OURS]
+        ways = {server.name: partial(work, server) for server in asked}
         results = in_turn(ways, options.runs)
         by_server: dict[str, Values] = {}
         for name, runs in results.items():
@@ -117,6 +123,8 @@ def figures(data: Mapping[str, Any]) -> str:
         "soak": f"From {CONNECTIONS} connections; a third hang up in the middle. `grown` is the "
         "resident memory after the first quarter to the end, `health` the slowest answer of "
         "`/health` meanwhile.",
+        "run": "Seconds from the start of `llamacli run`, which the server answers, to its first "
+        "byte, beyond those that the server read the prompt for.",
     }
     parts = [data["machine"], f"`python -m bench.{NAME}`; the ratio to {PEER}'s of the same run."]
     for part in PARTS:
@@ -169,7 +177,7 @@ def main() -> None:
         ]
         for server in servers:
             stream(server, server.prompts(1, PROMPT)[0], 4)
-        for one in measured(servers, options, min(LONG, context - 5 * ANSWER)):
+        for one in measured(servers, options, model, min(LONG, context - 5 * ANSWER)):
             if options.write:
                 keep(*one, f"{model.stem}, {options.threads} threads")
 
@@ -189,7 +197,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--soak", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 1)
     parser.add_argument("--write", action="store_true", help="keep the figures, and show them")
-    parser.add_argument("parts", nargs="*", help="load, gaps, soak; without any, all of them")
+    parser.add_argument("parts", nargs="*", help="load, gaps, soak, run; without any, all of them")
     options = parser.parse_args()
     options.parts = options.parts or PARTS
     return options

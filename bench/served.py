@@ -1,20 +1,24 @@
-"""A server that is measured: streams of its answers, throughput, gaps between tokens, a soak."""
+"""A server that is measured: streams of its answers, throughput, gaps between tokens, a soak, and
+`run` by it."""
 
 import json
+import multiprocessing
 import os
 import random
+import re
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -27,18 +31,27 @@ CONNECTIONS = 64
 class Served:
     """A server at a port, the token that would end an answer, and how many prompts there were.
 
-    No two measurements have the same prompts, and each server has the same ones.
+    No two measurements have the same prompts, and each server has the same ones. runtime is the
+    user's runtime folder, as the server knows it.
     """
 
     name: str
     port: int
     pid: int
+    runtime: str
     end: int = 0
     seeds: int = 0
 
     def prompts(self, count: int, length: int, shared: int = 0) -> list[list[int]]:
         self.seeds += 1
         return prompts(count, length, shared, self.seeds)
+
+    def get(self, path: str) -> bytes:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request("GET", path)
+        told = connection.getresponse().read()
+        connection.close()
+        return told
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=600)
@@ -150,16 +163,7 @@ def soak(server: Served, count: int) -> dict[str, float]:
     """Requests, a third of which hang up: how many failed, what memory grew, health's slowest."""
     asked, generator = server.prompts(count, 40), random.Random(1)
     leaving = [generator.randrange(1, 6) if i % 3 == 0 else None for i in range(count)]
-    slowest, stopped, failed = [0.0], threading.Event(), list[str]()
-
-    def watch() -> None:
-        while not stopped.wait(0.2):
-            began = time.perf_counter()
-            connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
-            connection.request("GET", "/health")
-            connection.getresponse().read()
-            connection.close()
-            slowest[0] = max(slowest[0], time.perf_counter() - began)
+    failed = list[str]()
 
     def ask(job: tuple[list[int], int | None]) -> None:
         try:
@@ -167,22 +171,65 @@ def soak(server: Served, count: int) -> dict[str, float]:
         except Exception as error:
             failed.append(repr(error))
 
-    watcher = threading.Thread(target=watch)
+    ours, theirs = multiprocessing.Pipe()
+    watcher = multiprocessing.get_context("spawn").Process(target=watch, args=(server, theirs))
     watcher.start()
+    ours.recv()
     jobs = list(zip(asked, leaving, strict=True))
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         list(pool.map(ask, jobs[: count // 4]))
         warm = server.memory()
         list(pool.map(ask, jobs[count // 4 :]))
-    stopped.set()
+    ours.send(None)
+    slowest = ours.recv()
     watcher.join()
     if failed:
         print(f"failed: {failed[:3]}", file=sys.stderr)
     return {
         "failed": len(failed),
         "grown MiB": (server.memory() - warm) / (1 << 20),
-        "health s": slowest[0],
+        "health s": slowest,
     }
+
+
+def watch(server: Served, parent: Connection) -> None:
+    """Ask for the server's health until the parent says something; tell it the slowest answer.
+
+    In a process of its own: what 64 threads of this one wait for isn't the server's doing.
+    """
+    parent.send(None)
+    slowest = 0.0
+    while not parent.poll(0.1):
+        began = time.perf_counter()
+        server.get("/health")
+        slowest = max(slowest, time.perf_counter() - began)
+    parent.send(slowest)
+
+
+def first_byte(server: Served, model: Path, count: int = 9) -> dict[str, float]:
+    """Seconds from the start of `run`, which the server answers, to its first byte, beyond those
+    that the server reads the prompt for."""
+    found = []
+    for number in range(count):
+        prompt = " ".join(str(number + n) for n in range(PROMPT // 2))
+        command = [sys.executable, "-m", "llamacli", "run", "--raw", "-v", "-m", str(model)]
+        command += ["--temp", "0", "-n", "4", prompt]
+        environment = {**os.environ, "XDG_RUNTIME_DIR": server.runtime}
+        read, began, pipe = _prompt_seconds(server), time.perf_counter(), subprocess.PIPE
+        with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=environment) as child:
+            assert child.stdout is not None
+            assert child.stdout.read(1), "no answer came"
+            first = time.perf_counter() - began
+            _, told = child.communicate()
+        assert b"a server that has the model loaded answers" in told, told
+        found.append(first - (_prompt_seconds(server) - read))
+    return {"beyond the prefill s": statistics.median(found)}
+
+
+def _prompt_seconds(server: Served) -> float:
+    told = re.search(rb"^llamacli_prompt_seconds_total (\S+)", server.get("/metrics"), re.MULTILINE)
+    assert told is not None
+    return float(told[1])
 
 
 @contextmanager
@@ -197,7 +244,7 @@ def started(name: str, command: Callable[[int], list[str]]) -> Iterator[Served]:
             command(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
         )
         try:
-            server = Served(name, port, child.pid)
+            server = Served(name, port, child.pid, runtime)
             _wait(server, child)
             asked = {"content": "<|eot_id|>", "parse_special": True}
             server.end = server.post("/tokenize", asked)["tokens"][0]
