@@ -33,7 +33,7 @@ def batched_bench(model: Path, parallel: int, prompt: int, tokens: int) -> float
 
 def side_by_side(model: Path, parallel: int, prompt: int, tokens: int) -> float:
     """The same by llamacli's batch."""
-    from llamacli.answer.generation import Result
+    from llamacli.answer import Result
     from llamacli.batch import BatchEngine, Job, answer_all
     from llamacli.engine.sampling import SamplingSettings
     from llamacli.engine.settings import EngineSettings

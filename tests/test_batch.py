@@ -16,7 +16,7 @@ import pytest
 import llamacli.batch.engine as engine_module
 import llamacli.batch.scheduler as batch_module
 import llamacli.engine.context as context_module
-from llamacli.answer.generation import Result, generate
+from llamacli.answer import Result, generate
 from llamacli.batch import BatchEngine, Job, answer_all, answer_each
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from convert import convert
-from llamacli.answer.generation import Chunk, Result
+from llamacli.answer.result import Chunk, Result
 from llamacli.chat.conversation import Conversation, Step, assistant, replay, step_problem, user
 from llamacli.chat.turns import ANSWER_SHARE, KEPT_SHARE, ChatSession
 from llamacli.engine import Engine, common_prefix

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from convert import convert
-from llamacli.answer.generation import AnswerText, Result, generate, split_at_stop
+from llamacli.answer import AnswerText, Result, generate
+from llamacli.answer.generation import split_at_stop
 from llamacli.chat.turns import ChatSession
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings

@@ -1,6 +1,8 @@
 """run, chat and batch as clients of the user's own server, by its socket."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,6 +95,19 @@ def test_the_answer_is_the_one_without_it(
     names = ("text", "finish_reason", "prompt_tokens", "answer_tokens", "model", "quantization")
     served, expected = json.loads(by_server), json.loads(alone)
     assert {n: served[n] for n in names} == {n: expected[n] for n in names}
+
+
+def test_run_by_it_imports_nothing_that_computes(server: Serving, demo: Path) -> None:
+    """Its first byte would come a tenth of a second later."""
+    environment = {**os.environ, "PYTHONVERBOSE": "1"}
+    command = [*PROGRAM, "run", "-m", demo, "-n", "1", "--verbose", "Hi"]
+    told = run_program(command, env=environment, text=True).stderr
+    assert "a server that has the model loaded answers" in told
+    imported = set(re.findall(r"^import '(\S+)' #", told, re.MULTILINE))
+    assert "llamacli.serve.client" in imported
+    assert not imported & {"numpy", "ctypes", "llama_cpp", "llguidance"}
+    own = re.compile(r"llamacli\.(engine|gguf|tools|shape)\.")
+    assert not [name for name in imported if own.match(name)]
 
 
 def test_calls_are_those_without_it(server: Serving, demo: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from llguidance import LLMatcher
 
-from llamacli.answer.generation import Result, generate
+from llamacli.answer import Result, generate
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.engine.settings import EngineSettings

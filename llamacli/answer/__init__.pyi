@@ -1,5 +1,5 @@
 from .calling import Calling, Parting
-from .generation import Answer, AnswerText, Chunk, Result, generate
+from .generation import Answer, AnswerText, generate
 from .output import (
     OutputStyle,
     answer,
@@ -10,6 +10,7 @@ from .output import (
     tell,
     write_text,
 )
+from .result import Chunk, Result
 from .signals import Interrupts, interrupts
 
 __all__ = [

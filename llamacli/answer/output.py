@@ -10,7 +10,7 @@ from llamacli.terminal import as_json, lively, notice, show_status, writer
 
 if TYPE_CHECKING:
     from llamacli.answer.calling import Calling
-    from llamacli.answer.generation import Chunk, Result
+    from llamacli.answer.result import Chunk, Result
     from llamacli.engine import Engine, ProgressCallback, SamplingSettings
     from llamacli.shape import Constraint, Grammar
     from llamacli.terminal import Write

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from os import fstat
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
-from llamacli.engine import Vocabulary
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError, reading
 from llamacli.prompt.messages import Message
+
+if TYPE_CHECKING:
+    from llamacli.engine import Vocabulary
 
 MAX_BYTES = 256 << 20  # beyond any context by far; a wrong file is told instead of read for minutes
 CUT = "\n[...]\n"  # stands where the middle of a text was taken out
@@ -121,7 +123,11 @@ def decode(data: bytes, name: str, errors: Errors = "strict") -> str:
 
 
 def fit(
-    given: Input, encode: Callable[[Input], list[int]], vocabulary: Vocabulary, room: int, cut: Cut
+    given: Input,
+    encode: Callable[[Input], list[int]],
+    vocabulary: "Vocabulary",
+    room: int,
+    cut: Cut,
 ) -> tuple[list[int], int]:
     """The prompt's tokens, at most room, and how many of the longest text's were cut out for it.
 
@@ -152,7 +158,7 @@ def fit(
     )
 
 
-def _cut(ids: Sequence[int], keep: int, cut: Cut, vocabulary: Vocabulary) -> str:
+def _cut(ids: Sequence[int], keep: int, cut: Cut, vocabulary: "Vocabulary") -> str:
     """keep tokens' worth of text; a character that the cut goes through is dropped."""
 
     def spell(part: Sequence[int]) -> str:

@@ -1,7 +1,8 @@
 from .costs import MOST_ROWS, Costs, default_costs, learn_costs
 from .draft import DraftModel, check_same_tokens
 from .drafting import DraftingEngine
-from .lookahead import Drafted, Lookahead, Speculation
+from .lookahead import Lookahead, Speculation
+from .lookup import Drafted
 
 __all__ = [
     "MOST_ROWS",

@@ -15,7 +15,7 @@ from llamacli.engine import Engine
 from llamacli.speculate.budget import OF_MODEL, Budget, Kind, first_rate
 from llamacli.speculate.costs import MOST_ROWS, Costs, learn_costs
 from llamacli.speculate.draft import DraftModel
-from llamacli.speculate.lookup import Lookup
+from llamacli.speculate.lookup import Drafted, Lookup
 
 
 @dataclass
@@ -30,15 +30,6 @@ class Speculation:
     model: DraftModel | None = None
     is_known: bool = True
     learned: Callable[[Costs], None] = lambda _: None
-
-
-@dataclass
-class Drafted:
-    """What drafting came to: evaluations, tokens drafted and accepted."""
-
-    evaluations: int = 0
-    tokens: int = 0
-    accepted: int = 0
 
 
 @dataclass
