@@ -37,9 +37,15 @@ def start(demo: Path) -> Iterator[Start]:
 
 def babble(terminal: Terminal) -> None:
     """Ask the endless model, and read until an answer is under way."""
-    before = len(terminal.raw)
+    asked = ">>> go on"
+    before = terminal.text.count(asked)
     terminal.line("go on")
-    terminal.until(lambda: len(terminal.raw) > before + 500, "a long answer")
+
+    def is_answering() -> bool:
+        text = terminal.text
+        return text.count(asked) > before and len(text.rpartition(asked)[2].strip()) > 300
+
+    terminal.until(is_answering, "a long answer")
 
 
 def said(store: Path, name: str = "*") -> list[dict[str, str]]:
