@@ -100,7 +100,7 @@ def test_the_answer_is_the_one_without_it(
 def test_run_by_it_imports_nothing_that_computes(server: Serving, demo: Path) -> None:
     """Its first byte would come a tenth of a second later."""
     environment = {**os.environ, "PYTHONVERBOSE": "1"}
-    command = [*PROGRAM, "run", "-m", demo, "-n", "1", "--verbose", "Hi"]
+    command = [*PROGRAM, "run", "-m", str(demo), "-n", "1", "--verbose", "Hi"]
     told = run_program(command, env=environment, text=True).stderr
     assert "a server that has the model loaded answers" in told
     imported = set(re.findall(r"^import '(\S+)' #", told, re.MULTILINE))
