@@ -77,7 +77,7 @@ def run(
     The prompt is the instruction, a blank line, and the text; several texts get a line
     `==> NAME <==` each.
     """
-    from llamacli.prompt import Input, encode_raw, gather
+    from llamacli.prompt import Input, gather
 
     if special and not raw:
         raise UsageError("--special goes with --raw")
@@ -139,6 +139,8 @@ def run(
 
         def encode(parts: Input) -> list[int]:
             if raw:
+                from llamacli.prompt import encode_raw
+
                 return encode_raw(engine.vocabulary, parts.joined(), special=special)
             return encode_messages(engine, messages or parts.messages(system), calling)
 
