@@ -1,11 +1,14 @@
 """Drafts beside plain decoding, with a trained model: rewriting, free text, costs, what pays.
 
     python -m bench.speculation MODEL [--tokens N] [--rounds N] [--threads N] [--draft MODEL]
+    python -m bench.speculation MODEL --peer [--kinds KIND ...]
 
 Rounds alternate, so that what slows the machine slows both. The rewritten file is made up, line by
 line different; the model goes on with its copy, in which one name is another. Free text is what the
 model says to a question. Both are greedy. Then what checking so many tokens at once costs here, and
-from which acceptance on a draft pays by these costs, for models that draft at several costs.
+from which acceptance on a draft pays by these costs, for models that draft at several costs; --plot
+draws that. --peer measures llama-server's own speculation by n-grams on the same tokens, each kind
+at several lengths, and without.
 """
 
 import argparse
@@ -15,16 +18,41 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.llama_cpp_tools import tool
+from bench.served import started
 from llamacli.answer import Result, generate
 from llamacli.engine import EngineSettings, SamplingSettings
+from llamacli.machine import physical_cores
 from llamacli.prompt import encode_raw, encode_turns
-from llamacli.speculate import MOST_ROWS, Costs, DraftingEngine
+from llamacli.speculate import MOST_ROWS, Costs, Drafting, DraftingEngine
 from llamacli.tune.measure import checking_costs
 
 LINES, GIVEN = 300, 24  # of the file, and of its copy that the model goes on with
 QUESTION = "Explain in a few paragraphs how a bicycle stays upright, and what a rider does for it."
 WORDS = ("width", "height", "depth", "price", "count", "total", "offset", "radius", "weight")
 GREEDY = SamplingSettings(temperature=0)
+PEERS: dict[
+    str, list[tuple[tuple[str, int], ...]]
+] = {  # llama-server's kinds: its options, at its defaults and others
+    "none": [()],
+    "ngram-simple": [
+        (("--spec-ngram-simple-size-n", n), ("--spec-ngram-simple-size-m", m))
+        for n, m in ((12, 48), (4, 16), (12, 24), (4, 32))
+    ],
+    "ngram-map-k": [
+        (("--spec-ngram-map-k-size-n", n), ("--spec-ngram-map-k-size-m", m))
+        for n, m in ((12, 48), (4, 16), (12, 24))
+    ],
+    "ngram-map-k4v": [
+        (("--spec-ngram-map-k4v-size-n", n), ("--spec-ngram-map-k4v-size-m", m))
+        for n, m in ((12, 48), (4, 16))
+    ],
+    "ngram-mod": [
+        (("--spec-ngram-mod-n-min", least), ("--spec-ngram-mod-n-max", most))
+        for least, most in ((48, 64), (4, 24))
+    ],
+    "ngram-cache": [()],
+}
 DRAFTING = (0.0, 0.05, 0.1, 0.2, 0.35)  # costs of drafting a token
 
 
@@ -41,7 +69,7 @@ class Measured:
 def made_up_file(lines: int, seed: int = 0) -> list[str]:
     """Python of so many lines, no two alike."""
     rng = random.Random(seed)
-    made = []
+    made: list[str] = []
     while len(made) < lines:
         one, two, three = rng.sample(WORDS, 3)
         made += [
@@ -90,6 +118,49 @@ def least_acceptance(costs: Costs, drafting: float) -> float | None:
     return None
 
 
+def measure_peer(
+    model: Path, kinds: list[str], prompts: dict[str, list[int]], tokens: int, threads: int | None
+) -> None:
+    """llama-server's tokens a second after the prompt, each kind and setting in a process."""
+    for kind in kinds:
+        for setting in PEERS[kind]:
+            options = [str(word) for pair in setting for word in pair]
+            command = [str(tool("llama-server")), "-m", str(model), "-c", "8192", "-np", "1"]
+            command += ["-t", str(threads or physical_cores()), "--spec-type", kind, *options]
+
+            def at(port: int, command: list[str] = command) -> list[str]:
+                return [*command, "--port", str(port)]
+
+            with started("llama-server", at) as server:
+                for name, prompt in prompts.items():
+                    asked = {"prompt": prompt, "n_predict": tokens, "temperature": 0}
+                    found = [server.post("/completion", asked)["timings"] for _ in range(2)]
+                    best = max(one["predicted_per_second"] for one in found)
+                    drafted = [found[0].get(key, 0) for key in ("draft_n_accepted", "draft_n")]
+                    print(
+                        f"llama-server, {kind} {' '.join(options)}, {name}: {best:.1f} tokens/s, "
+                        f"{drafted[0]} of {drafted[1]} drafted accepted",
+                        flush=True,
+                    )
+
+
+def plot(costs: Costs, path: Path) -> None:
+    """Which share of drafted tokens must be accepted, by what drafting a token costs."""
+    from matplotlib.figure import Figure
+
+    at = [percent / 100 for percent in range(61)]
+    least = [least_acceptance(costs, cost) for cost in at]
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(at, [100 if one is None else 100 * one for one in least])
+    axes.set_xlabel("cost of drafting a token, in evaluations of the model")
+    axes.set_ylabel("accepted, % of drafted tokens")
+    axes.set_title("A draft pays above the line")
+    axes.set_ylim(0, 100)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
 def tell(name: str, measured: Measured) -> None:
     drafted = measured.result.drafted
     print(
@@ -108,18 +179,30 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--peer", action="store_true")
+    parser.add_argument("--kinds", nargs="*", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--depth", type=int, default=512)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--flash-attention", choices=("auto", "on", "off"), default="auto")
     given = parser.parse_args()
-    settings = EngineSettings(threads=given.threads, context=8192)
-    started = time.perf_counter()
-    with DraftingEngine(given.model, settings, draft=given.draft) as engine:
+    settings = EngineSettings(
+        threads=given.threads, context=8192, flash_attention=given.flash_attention
+    )
+    began = time.perf_counter()
+    with DraftingEngine(given.model, settings, Drafting(given.draft)) as engine:
         if engine.context_size < 8192:
             print(f"the context is {engine.context_size} tokens: a shorter file")
-        tell(
-            "rewriting", measure(engine, rewriting(engine, given.lines), given.tokens, given.rounds)
-        )
-        asked = encode_turns(engine, [{"role": "user", "content": QUESTION}])
-        tell("free text", measure(engine, asked, min(given.tokens, 256), given.rounds))
-        known = checking_costs(engine, 512, 5.0)
+        prompts = {
+            "rewriting": rewriting(engine, given.lines),
+            "free text": encode_turns(engine, [{"role": "user", "content": QUESTION}]),
+        }
+        if given.peer:
+            engine.close()
+            measure_peer(given.model, given.kinds, prompts, given.tokens, given.threads)
+            return
+        for name, prompt in prompts.items():
+            tell(name, measure(engine, prompt, given.tokens, given.rounds))
+        known = checking_costs(engine, given.depth, 5.0)
         costs = Costs(known)
         print("checking at once, in evaluations of one:", end=" ")
         print(", ".join(f"{size}: {cost:.2f}" for size, cost in known.items()))
@@ -127,7 +210,9 @@ def main() -> None:
             least = least_acceptance(costs, drafting)
             shown = "never" if least is None else f"from {least:.0%} of drafted tokens accepted on"
             print(f"a draft at {drafting:.2f} of an evaluation a token pays {shown}")
-    print(f"{time.perf_counter() - started:.0f} s")
+        if given.plot is not None:
+            plot(costs, given.plot)
+    print(f"{time.perf_counter() - began:.0f} s")
 
 
 if __name__ == "__main__":

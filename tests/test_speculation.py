@@ -23,6 +23,7 @@ from llamacli.shape import constrained, read_schema
 from llamacli.speculate import (
     MOST_ROWS,
     Costs,
+    Drafting,
     DraftingEngine,
     DraftModel,
     Lookahead,
@@ -207,7 +208,7 @@ def test_a_model_drafts_for_itself(path: Path, engine: DraftingEngine, tmp_path:
     small = tmp_path / "small.gguf"
     convert(DEMO, small, "Q4_K_M")
     for draft in (path, small):
-        with DraftingEngine(path, SETTINGS, draft=draft, costs=FREE) as drafted:
+        with DraftingEngine(path, SETTINGS, Drafting(draft, FREE)) as drafted:
             assert drafted.speculation is not None and drafted.speculation.model is not None
             drafted.speculation.model.cost = 0.01
             other = answered(drafted, prompt, speculation=drafted.speculation)
@@ -226,13 +227,13 @@ def test_a_draft_counts_in_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("llamacli.engine.model.free_memory", lambda: free)
     DraftingEngine(sparse, settings).close()
     with pytest.raises(DoesNotFitError):
-        DraftingEngine(sparse, settings, draft=sparse)
+        DraftingEngine(sparse, settings, Drafting(sparse))
 
 
 def test_costs_are_learned_before_the_first_draft(path: Path) -> None:
     """Once, and only where a draft is thought of; what is in the cache stays."""
     learned: list[Costs] = []
-    with DraftingEngine(path, SETTINGS, learned=learned.append) as engine:
+    with DraftingEngine(path, SETTINGS, Drafting(learned=learned.append)) as engine:
         speculation = engine.speculation
         assert speculation is not None and not speculation.is_known
         answered(engine, [5, 900, 14], max_tokens=1, speculation=speculation)
@@ -278,7 +279,7 @@ def test_costs_that_cannot_be_are_not_learned(
 
 def test_a_promising_text_has_costs_learned(path: Path) -> None:
     learned: list[Costs] = []
-    with DraftingEngine(path, SETTINGS, learned=learned.append) as engine:
+    with DraftingEngine(path, SETTINGS, Drafting(learned=learned.append)) as engine:
         prompt = [5, 9, 14, 30, 2, 77] * 20
         plain = answered(engine, prompt, max_tokens=40)
         engine.keep(0)
@@ -395,15 +396,15 @@ def test_look_up_goes_on_with_what_repeats() -> None:
 
 def simulated(costs: Costs, truth: float, tokens: int = 4000, seed: int = 0) -> float:
     """The cost of that many tokens where drafts are right that often, against one each."""
-    rng, budget = np.random.default_rng(seed), Budget(costs)
+    rng, budget = np.random.default_rng(seed), Budget()
     kind, made, cost = Kind(0.92), 0, 0.0
     while made < tokens:
-        size = budget.length(kind, MOST_ROWS - 1)
+        size = budget.length(kind, MOST_ROWS - 1, costs)
         right = 0
         while right < size and rng.random() < truth:
             right += 1
         if size:
-            budget.saw(kind, right, size)
+            budget.saw(kind, right, size, costs.of(size + 1))
         else:
             budget.saw_plain()
         made += right + 1
@@ -420,14 +421,14 @@ def test_drafts_that_are_wrong_cost_a_fiftieth_at_most(gpu: bool) -> None:
 
 
 def test_drafting_is_tried_again_when_the_text_changes() -> None:
-    budget, kind = Budget(default_costs(gpu=False)), Kind(0.92)
+    costs, budget, kind = default_costs(gpu=False), Budget(), Kind(0.92)
     for _ in range(5000):  # always wrong
-        size = budget.length(kind, 31)
-        budget.saw(kind, 0, size) if size else budget.saw_plain()
+        size = budget.length(kind, 31, costs)
+        budget.saw(kind, 0, size, costs.of(size + 1)) if size else budget.saw_plain()
     for _ in range(2000):  # always right from here
-        size = budget.length(kind, 31)
-        budget.saw(kind, size, size) if size else budget.saw_plain()
-    assert budget.length(kind, 31) >= 15
+        size = budget.length(kind, 31, costs)
+        budget.saw(kind, size, size, costs.of(size + 1)) if size else budget.saw_plain()
+    assert budget.length(kind, 31, costs) >= 15
 
 
 def test_costs_between_known_ones_are_interpolated() -> None:

@@ -2,12 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llamacli.batch.job import Running
 from llamacli.engine import KEPT_SEQUENCES, Engine, EngineSettings
+from llamacli.gguf import read_gguf
 from llamacli.machine import physical_cores
+from llamacli.speculate import (
+    MOST_ROWS,
+    Drafting,
+    Speculation,
+    check_same_tokens,
+    draft_settings,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,16 +26,54 @@ AT_ONCE = 4  # of them that one thread chooses at least: handing it over costs a
 MAX_PARALLEL = 256 - KEPT_SEQUENCES  # llama.cpp's LLAMA_MAX_SEQ
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a batch has of a sequence: its tokens from a position on.
+
+    There are logits after the last so many of them.
+    """
+
+    sequence: int
+    position: int
+    tokens: Sequence[int]
+    outputs: int = 0
+
+
 class BatchEngine(Engine):
     """An engine whose context has parallel sequences, and cells for all of them together.
 
-    context_size is the most that one prompt and its answer can have.
+    context_size is the most that one prompt and its answer can have. With a drafting the answers
+    have drafts, by the speculation; draft is the engine of a model that drafts, with as many
+    sequences.
     """
 
     parallel: int
 
-    def __init__(self, path: Path, settings: EngineSettings, parallel: int) -> None:
-        super().__init__(path, settings, parallel=parallel)
+    def __init__(
+        self,
+        path: Path,
+        settings: EngineSettings,
+        parallel: int,
+        drafting: Drafting | None = None,
+    ) -> None:
+        """As Engine's, and DraftingEngine's where there is a drafting."""
+        self.draft: BatchEngine | None = None
+        if drafting is not None and drafting.draft is not None:
+            check_same_tokens(read_gguf(drafting.draft), read_gguf(path))
+            own = draft_settings(drafting.draft, settings)
+            self.draft = BatchEngine(drafting.draft, own, parallel)
+        if drafting is not None:
+            settings = replace(settings, outputs=MOST_ROWS)
+        held = 0 if self.draft is None else self.draft.file.weights_nbytes
+        try:
+            super().__init__(path, settings, parallel=parallel, held=held)
+        except BaseException:
+            if self.draft is not None:
+                self.draft.close()
+            raise
+        self.speculation: Speculation | None = None
+        if drafting is not None:
+            self.speculation = drafting.speculation(self)
         library = self.library
         self.memory = library.llama_get_memory(self.context_pointer)
         # Never more than llama.cpp takes at once, so that a full cache leaves nothing half done.
@@ -39,6 +85,8 @@ class BatchEngine(Engine):
         self.choosers = ThreadPoolExecutor(self.threads) if parallel >= MANY else None
 
     def close(self) -> None:
+        if self.draft is not None:
+            self.draft.close()
         if (choosers := getattr(self, "choosers", None)) is not None:
             choosers.shutdown()
         if (batch := getattr(self, "batch", None)) is not None:
@@ -48,25 +96,33 @@ class BatchEngine(Engine):
 
     def keep(self, count: int) -> None:
         """As Engine's, of the first sequence alone: the others stay."""
-        self.library.llama_memory_seq_rm(self.memory, 0, count, -1)
+        self.drop(0, count)
         del self.tokens[count:]
 
-    def fill(self, parts: Sequence[tuple[Running, int]]) -> list[int | None]:
-        """Put that many of each one's next tokens into the batch.
+    def drop(self, sequence: int, start: int = -1) -> None:
+        """Free a sequence's cells from a position on; all of them by default."""
+        self.library.llama_memory_seq_rm(self.memory, sequence, start, -1)
 
-        Gives the row of each one's logits, where its last token is among them.
+    def copy(self, source: int, target: int, count: int = -1) -> None:
+        """Have a sequence share the first count cells of another, all of them by default."""
+        self.library.llama_memory_seq_cp(self.memory, source, target, 0, count)
+
+    def fill(self, parts: Sequence[Part]) -> list[int | None]:
+        """Put them into the batch, at most self.rows tokens.
+
+        Gives the row of each one's first logits, None where it has none.
         """
         batch, rows, at = self.batch, list[int | None](), 0
-        for running, count in parts:
-            last = False
-            for position in range(running.evaluated, running.evaluated + count):
-                batch.token[at] = running.token(position)
+        for part in parts:
+            first = at + len(part.tokens) - part.outputs
+            for position, token in enumerate(part.tokens, part.position):
+                batch.token[at] = token
                 batch.pos[at] = position
                 batch.n_seq_id[at] = 1
-                batch.seq_id[at][0] = running.sequence
-                batch.logits[at] = last = position == running.length - 1
+                batch.seq_id[at][0] = part.sequence
+                batch.logits[at] = at >= first
                 at += 1
-            rows.append(at - 1 if last else None)
+            rows.append(first if part.outputs else None)
         batch.n_tokens = at
         return rows
 
@@ -78,7 +134,7 @@ class BatchEngine(Engine):
         values = self.library.llama_get_logits(self.context_pointer)
         return np.ctypeslib.as_array(values, (count, self.vocabulary.size))
 
-    def evaluate(self, interrupted: Callable[[], bool] | None) -> int:
+    def evaluate(self, interrupted: Callable[[], bool] | None = None) -> int:
         """Evaluate the batch; llama_decode's code.
 
         Long prompts can be interrupted; a call an operation would slow down single tokens, and

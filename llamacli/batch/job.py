@@ -7,8 +7,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from llamacli.answer import Answer, AnswerText, Result, constraint_for
+from llamacli.batch.engine import Part
 from llamacli.engine import Engine, SamplingSettings, Scales, choose_seed, chooser, sampler_chain
 from llamacli.errors import LlamacliError
+from llamacli.speculate import Drafted, Drafts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,6 +78,8 @@ class Running:
     prefilled: float | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     error: LlamacliError | None = None
+    drafts: Drafts | None = None
+    spare: int = 0  # cells after the evaluated ones, of what is or was drafted
 
     @property
     def tokens(self) -> list[int]:
@@ -100,9 +104,20 @@ class Running:
     def length(self) -> int:
         return len(self.job.prompt) + len(self.answer.tokens)
 
-    def token(self, at: int) -> int:
+    @property
+    def proposed(self) -> list[int]:
+        """What is drafted after its tokens."""
+        return self.drafts.proposed if self.drafts is not None else []
+
+    def next(self, count: int) -> Part:
+        """That many of its next tokens; where they are all there are, with logits, and a draft."""
+        start, end = self.evaluated, self.evaluated + count
         prompt = len(self.job.prompt)
-        return self.job.prompt[at] if at < prompt else self.answer.tokens[at - prompt]
+        tokens = [*self.job.prompt[start:end]]
+        tokens += self.answer.tokens[max(start - prompt, 0) : max(end - prompt, 0)]
+        if end < self.length:
+            return Part(self.sequence, start, tokens)
+        return Part(self.sequence, start, tokens + self.proposed, 1 + len(self.proposed))
 
 
 def prepare(engine: Engine, index: int, job: Job) -> Running:
@@ -154,6 +169,7 @@ def result(running: Running) -> Result:
         decode_seconds=now - prefilled,
         seed=running.seed,
         stop_text=answer.text.stop_text,
+        drafted=running.drafts.drafted if running.drafts is not None else Drafted(),
     )
 
 

@@ -36,7 +36,7 @@ class Kept:
         others = [(number, self.tokens[number]) for number in self._of_chat(running)]
         has_all = any(common_prefix(other, tokens) == len(tokens) for _, other in others)
         if not tokens or (chat is None and has_all):
-            self._remove(running.sequence)
+            self.engine.drop(running.sequence)
             return
         for number, other in others:
             if chat is not None or common_prefix(other, tokens) == len(other):
@@ -55,7 +55,7 @@ class Kept:
         return True
 
     def drop(self, number: int) -> None:
-        self._remove(number)
+        self.engine.drop(number)
         del self.tokens[number]
 
     def best(self, tokens: Sequence[int], scales: Scales) -> tuple[int, int]:
@@ -93,11 +93,17 @@ class Kept:
             used |= self.tokens.keys()
             running.sequence = next(n for n in count() if n not in used)
             if shared:
-                copy = self.engine.library.llama_memory_seq_cp
-                copy(self.engine.memory, source, running.sequence, 0, shared)
+                self.engine.copy(source, running.sequence, shared)
         running.evaluated = shared
         if not running.answer.tokens:
             running.cached = shared
+
+    def unused(self, running: Iterable[Running]) -> int:
+        """The number of a sequence that holds nothing; the one used longest ago makes room."""
+        used = {one.sequence for one in running}
+        if len(used | self.tokens.keys()) >= self.engine.parallel + KEPT_SEQUENCES:
+            self.drop_oldest()
+        return next(n for n in count() if n not in used and n not in self.tokens)
 
     def to_save(self, most: int) -> list[int]:
         """The numbers of those used last, the first one, whose place to_first takes, before all."""
@@ -111,13 +117,13 @@ class Kept:
         if number != FIRST:
             if FIRST in self.tokens:
                 self.drop(FIRST)
-            self._remove(FIRST)
-            self.engine.library.llama_memory_seq_cp(self.engine.memory, number, FIRST, 0, -1)
+            self.engine.drop(FIRST)
+            self.engine.copy(number, FIRST)
 
     def from_first(self, tokens: list[int]) -> None:
         """Keep what the first sequence holds, where it was restored to, in one of its own."""
         number = next(n for n in count(FIRST + 1) if n not in self.tokens)
-        self.engine.library.llama_memory_seq_cp(self.engine.memory, FIRST, number, 0, -1)
+        self.engine.copy(FIRST, number)
         self.tokens[number], self.scales[number] = tokens, self.engine.scales
         self.chats[number] = None
 
@@ -133,6 +139,3 @@ class Kept:
     def _longest(self, numbers: Iterable[int], tokens: Sequence[int]) -> tuple[int, int]:
         lengths = ((number, common_prefix(self.tokens[number], tokens)) for number in numbers)
         return max(lengths, key=lambda one: one[1], default=(-1, 0))
-
-    def _remove(self, number: int) -> None:
-        self.engine.library.llama_memory_seq_rm(self.engine.memory, number, -1, -1)

@@ -4,14 +4,17 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from time import perf_counter
 
-from llamacli.batch.engine import AT_ONCE, MANY, BatchEngine
+from llamacli.batch.engine import AT_ONCE, MANY, BatchEngine, Part
 from llamacli.batch.job import Job, Running, scales_of, token_logprob
 from llamacli.batch.kept import Kept
 from llamacli.batch.pace import Pace
+from llamacli.batch.proposals import Proposals
 from llamacli.engine import ABORTED, common_prefix, logged_reason
 from llamacli.errors import DoesNotFitError, InvalidModelError, LlamacliError
+from llamacli.speculate import Costs, measured_costs
 
 WORTH_WAITING = 16  # tokens that another sequence is evaluating already
 FULL = 1  # llama_decode's code where the cache has no room
@@ -40,9 +43,11 @@ class Scheduler:
     running: list[Running] = field(default_factory=list)
     put_back: deque[Running] = field(default_factory=deque)  # had to make room
     kept: Kept = field(init=False)
+    proposals: Proposals = field(init=False)
 
     def __post_init__(self) -> None:
         self.kept = Kept(self.engine)
+        self.proposals = Proposals(self.engine, self._measure)
 
     @property
     def has_room(self) -> bool:
@@ -51,6 +56,7 @@ class Scheduler:
 
     def start(self, running: Running) -> None:
         self.kept.begin(running, self.running)
+        self.proposals.begin(running)
         self.running.append(running)
 
     def leave(self, running: Running) -> None:
@@ -59,6 +65,7 @@ class Scheduler:
             self.put_back.remove(running)
         else:
             self.running.remove(running)
+            self._trim(running)
             self.kept.keep(running)
         running.resources.close()
         self.bring_back()
@@ -131,7 +138,8 @@ class Scheduler:
         """Whether the batch was evaluated; where not, room was made, or it was interrupted."""
         started = perf_counter()
         self.engine.use_adapters(parts[0][0].scales)
-        rows = self.engine.fill(parts)
+        self._propose(parts)
+        rows = self.engine.fill([running.next(count) for running, count in parts])
         code = self.engine.evaluate(interrupted)
         if code == FULL:
             self._make_room()
@@ -144,12 +152,42 @@ class Scheduler:
         step.read += read
         for running, count in parts:
             running.evaluated += count
+            running.spare = len(running.proposed)
         ready = [(one, row) for (one, _), row in zip(parts, rows, strict=True) if row is not None]
         for (running, row), token in zip(ready, self._choose(ready), strict=True):
-            self._take(running, row, token, step)
+            self._take_all(running, row, token, step)
         if self.pace is not None:
             self.pace.measured(read, beside, perf_counter() - started)
         return True
+
+    def _propose(self, parts: list[tuple[Running, int]]) -> None:
+        """Have drafts beside the answers' next tokens, but none where a prompt is read."""
+        answers = [running for running, _ in parts if running.drafts is not None]
+        if not answers:
+            return
+        free = self.engine.cells - sum(running.length for running in self.running)
+        if any(count > 1 or running.prefilled is None for running, count in parts):
+            free = 0
+        numbers = {running.sequence for running in self.running}
+        others = self.pace is not None and len(parts) > 1
+        read = self.pace.most() if self.pace is not None and others else None
+        self.proposals.propose(answers, free, numbers, read=read, even=others)
+
+    def _measure(self) -> Costs:
+        """What checking drafts costs here, beside what is in the cache."""
+        number = self.kept.unused(self.running)
+
+        def evaluate(size: int) -> None:
+            self.engine.fill([Part(number, 0, [0] * size, size)])
+            while (code := self.engine.evaluate()) == FULL:
+                if not self.kept.drop_oldest():
+                    break
+            if code:
+                raise LlamacliError(f"llama.cpp failed to evaluate (code {code}){logged_reason()}")
+            self.engine.logit(0, size - 1)
+            self.engine.drop(number)
+
+        return measured_costs(evaluate)
 
     def _choose(self, ready: list[tuple[Running, int]]) -> list[int | LlamacliError]:
         """A token each. Of many, several threads choose: samplers and numpy are C, which lets go of
@@ -157,17 +195,19 @@ class Scheduler:
         choosers = self.engine.choosers
         if choosers is None or len(ready) < MANY:
             return self._choose_some(ready, 0)
-        self.engine.all_logits(len(ready))  # what is done once an evaluation isn't left to several
+        outputs = [0, *accumulate(1 + len(running.proposed) for running, _ in ready)]
+        self.engine.all_logits(outputs[-1])  # what is done once an evaluation isn't left to several
         size = max(-(-len(ready) // self.engine.threads), AT_ONCE)
         starts = range(0, len(ready), size)
-        parts = choosers.map(self._choose_some, [ready[at : at + size] for at in starts], starts)
+        shares = [ready[at : at + size] for at in starts]
+        parts = choosers.map(self._choose_some, shares, [outputs[at] for at in starts])
         return [token for part in parts for token in part]
 
     def _choose_some(
         self, ready: list[tuple[Running, int]], first: int
     ) -> list[int | LlamacliError]:
         """A token each, whose logits are those from first on."""
-        if not ready or not all(running.is_plainly_greedy for running, _ in ready):
+        if not all(one.is_plainly_greedy and not one.proposed for one, _ in ready) or not ready:
             return [self._draw(running, row) for running, row in ready]
         logits = self.engine.all_logits(first + len(ready))[first:]
         likeliest: list[int] = logits.argmax(axis=1).tolist()
@@ -183,6 +223,27 @@ class Scheduler:
         except LlamacliError as error:
             return error
 
+    def _take_all(self, running: Running, row: int, token: int | LlamacliError, step: Step) -> None:
+        """The token that was chosen, and those after it as long as they are the drafted ones."""
+        proposed, accepted = running.proposed, 0
+        while True:
+            right = accepted < len(proposed) and token == proposed[accepted]
+            self._take(running, row + accepted, token, step)
+            if not right or running not in self.running:
+                break
+            accepted += 1
+            running.evaluated, running.spare = running.evaluated + 1, running.spare - 1
+            token = self._draw(running, row + accepted)
+        self._trim(running)
+        if running.drafts is not None:
+            running.drafts.settle(accepted)
+
+    def _trim(self, running: Running) -> None:
+        """Free the cells of what was drafted, and isn't the answer's."""
+        if running.spare:
+            self.engine.drop(running.sequence, running.evaluated)
+            running.spare = 0
+
     def _take(self, running: Running, row: int, token: int | LlamacliError, step: Step) -> None:
         """What becomes of an answer with the token that was chosen for it."""
         engine, answer = self.engine, running.answer
@@ -196,6 +257,8 @@ class Scheduler:
             if running.job.logprobs is not None and token not in engine.vocabulary.end_tokens:
                 logprob = token_logprob(engine.logits(row), token, running.job.logprobs)
                 running.logprobs.append(logprob)
+            if running.drafts is not None:
+                running.drafts.lookup.extend((token,))
             step.grown.append((running, answer.take(token)))
         if running.error is not None or answer.reason is not None:
             self.leave(running)
@@ -214,7 +277,7 @@ class Scheduler:
         if len(self.running) == 1:
             raise DoesNotFitError(f"the cache of {self.engine.cells} tokens is full; lower -c")
         latest = max(self.running, key=lambda one: one.index)
-        self.engine.library.llama_memory_seq_rm(self.engine.memory, latest.sequence, -1, -1)
+        self.engine.drop(latest.sequence)
         latest.evaluated = 0
         self.running.remove(latest)
         self.put_back.append(latest)

@@ -12,7 +12,7 @@ from llamacli.commands import groups, options
 from llamacli.commands.batch_output import Answers, check_output, open_output
 from llamacli.commands.by_server import adapter_fields, answer_lines, may_ask, request_fields
 from llamacli.errors import LlamacliError, UsageError
-from llamacli.models import engine_for, engine_settings, model_path
+from llamacli.models import drafting_for, engine_for, engine_settings, model_path
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def batch(
     context: options.Context = None,
     adapter: options.Adapter = None,
     machine: groups.Machine,
+    drafts: groups.Drafts,
     errors: Annotated[
         Literal["strict", "replace"],
         typer.Option(help="Report lines that aren't UTF-8, or replace their bytes by U+FFFD."),
@@ -106,7 +107,8 @@ def batch(
             common = _Common(sampling, ending, grammar, shape.choice or [])
             answers = Answers(write, len(left), unordered, quiet)
             adapters = adapter_fields(adapter)
-            if not no_server and may_ask(machine, context) and _has_loaded(path, adapters):
+            own = no_server or drafts.draft is not None
+            if not own and may_ask(machine, context) and _has_loaded(path, adapters):
                 if not quiet:
                     notice("a server that has the model loaded answers")
                 fields = {**request_fields(sampling, ending, shape), **adapters, "exact": exact}
@@ -115,14 +117,15 @@ def batch(
                     ask = partial(answer_lines, path, count)
                     _answer(ask, partial(_body, fields), left, answers, lambda: bool(arrived))
             elif exact:
-                asked = machine.asked(context, "short", adapter=adapter)
+                asked = machine.asked(context, "short", drafts, adapter)
                 with engine_for(path, asked, quiet=quiet) as alone, interrupts() as arrived:
                     make = partial(_job, alone, common)
                     _answer(partial(answer_each, alone), make, left, answers, lambda: bool(arrived))
             else:
-                asked = machine.asked(context, "long", adapter=adapter)
+                asked = machine.asked(context, "long", drafts, adapter)
                 settings = engine_settings(path, asked, quiet=quiet)
-                opened = BatchEngine(path, settings, parallel)
+                drafting = drafting_for(path, asked, quiet=quiet)
+                opened = BatchEngine(path, settings, parallel, drafting)
                 with opened as engine, interrupts() as arrived:
                     make = partial(_job, engine, common)
                     _answer(partial(answer_all, engine), make, left, answers, lambda: bool(arrived))

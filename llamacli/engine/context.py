@@ -41,7 +41,8 @@ def plan_context(context: int, settings: EngineSettings, parallel: int | None) -
         return ContextPlan(context, 1, settings.outputs, batch, ubatch)
     batch = max(ubatch, parallel)
     sequences = parallel + KEPT_SEQUENCES
-    return ContextPlan(shared_cells(context, parallel), sequences, sequences, batch, batch)
+    outputs = max(sequences, settings.outputs)
+    return ContextPlan(shared_cells(context, parallel), sequences, outputs, batch, batch)
 
 
 def shared_cells(context: int, parallel: int) -> int:

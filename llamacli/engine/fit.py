@@ -206,7 +206,7 @@ class Fitting:
             tensors.append(made)
             offset += made.nbytes
         size = sum(t.nbytes for t in tensors)
-        if size > 0.9 * sum(t.nbytes for t in self.file.tensors):
+        if size > 0.9 * self.file.weights_nbytes:
             return None
         return replace(self.file, tensors=tuple(tensors), size=offset)
 

@@ -39,7 +39,7 @@ def largest_file(file: GGUFFile, shape: LlamaShape, context: int | None = None) 
     def fits(nbytes: int) -> bool:
         return replace(fitting, file=_scaled(file, nbytes)).fits(settings, SPARE)
 
-    low, high = 0, 4 * sum(tensor.nbytes for tensor in file.tensors)
+    low, high = 0, 4 * file.weights_nbytes
     while high - low > STEP:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -50,6 +50,6 @@ def largest_file(file: GGUFFile, shape: LlamaShape, context: int | None = None) 
 
 def _scaled(file: GGUFFile, nbytes: int) -> GGUFFile:
     """The file as if its tensors took as many bytes together."""
-    share = nbytes / sum(tensor.nbytes for tensor in file.tensors)
+    share = nbytes / file.weights_nbytes
     tensors = tuple(replace(one, nbytes=int(one.nbytes * share)) for one in file.tensors)
     return replace(file, tensors=tensors, size=file.data_offset + nbytes)

@@ -10,6 +10,7 @@ from .listing import Stored, inventory
 from .names import complete_models, existing_path, find_stored, matching, near_names, stored_model
 from .opening import (
     close_in_background,
+    drafting_for,
     engine_for,
     engine_settings,
     locate,
@@ -40,6 +41,7 @@ __all__ = [
     "close_in_background",
     "complete_models",
     "defaults",
+    "drafting_for",
     "engine_for",
     "engine_settings",
     "existing_path",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from llamacli.engine import Asked, Engine, EngineSettings
     from llamacli.gguf import GGUFFile
-    from llamacli.speculate import Costs
+    from llamacli.speculate import Costs, Drafting
 
 SMALL = 1 << 29  # bytes, that are loaded in less than 0.1 s
 
@@ -66,13 +66,26 @@ def open_engine(
     """The model, loaded as asked, with drafts unless they are off; on_load is Engine's."""
     from llamacli.engine import Engine
     from llamacli.speculate import DraftingEngine
-    from llamacli.tune import keep_costs, tuned_costs
 
     settings = engine_settings(path, asked, quiet=quiet)
+    drafting = drafting_for(path, asked, quiet=quiet)
+    if drafting is None:
+        return Engine(path, settings, on_load=on_load, meanwhile=_get_ready)
+    return DraftingEngine(path, settings, drafting, on_load=on_load, meanwhile=_get_ready)
+
+
+def drafting_for(path: Path, asked: "Asked", *, quiet: bool = False) -> "Drafting | None":
+    """How answers of the model at path are drafted, as asked; None where drafts are off.
+
+    Raises UsageError where a model is to draft all the same, and as draft_path does.
+    """
+    from llamacli.speculate import Drafting
+    from llamacli.tune import keep_costs, tuned_costs
+
     if asked.speculate == "off":
         if asked.draft is not None:
             raise UsageError("--draft goes with --speculate auto")
-        return Engine(path, settings, on_load=on_load, meanwhile=_get_ready)
+        return None
     draft = None if asked.draft is None else draft_path(asked.draft, path, quiet=quiet)
 
     def learned(costs: "Costs") -> None:
@@ -80,15 +93,8 @@ def open_engine(
             with suppress(OutputError):  # they are measured again then
                 keep_costs(path, costs)
 
-    return DraftingEngine(
-        path,
-        settings,
-        draft=draft,
-        costs=tuned_costs(path) if asked.tune and not asked.workers else None,
-        learned=learned,
-        on_load=on_load,
-        meanwhile=_get_ready,
-    )
+    costs = tuned_costs(path) if asked.tune and not asked.workers else None
+    return Drafting(draft, costs, learned)
 
 
 def draft_path(draft: str, path: Path, *, quiet: bool = False) -> Path:

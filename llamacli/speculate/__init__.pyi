@@ -1,6 +1,7 @@
-from .costs import MOST_ROWS, Costs, default_costs, learn_costs
-from .draft import DraftModel, check_same_tokens
-from .drafting import DraftingEngine
+from .costs import MOST_ROWS, Costs, default_costs, learn_costs, measured_costs
+from .draft import DraftModel, check_same_tokens, drafting_cost, likely_token
+from .drafting import Drafting, DraftingEngine, draft_settings
+from .drafts import Drafts
 from .lookahead import Lookahead, Speculation
 from .lookup import Drafted
 
@@ -9,10 +10,16 @@ __all__ = [
     "Costs",
     "DraftModel",
     "Drafted",
+    "Drafting",
     "DraftingEngine",
+    "Drafts",
     "Lookahead",
     "Speculation",
     "check_same_tokens",
     "default_costs",
+    "draft_settings",
+    "drafting_cost",
     "learn_costs",
+    "likely_token",
+    "measured_costs",
 ]

@@ -50,23 +50,22 @@ class Kind:
 class Budget:
     """Chooses drafts' lengths for one answer, and keeps account of what they gained and cost."""
 
-    costs: Costs
     balance: float = CREDIT
     kinds: dict[float, Kind] = field(default_factory=dict)
 
     def kind(self, first: float) -> Kind:
         return self.kinds.setdefault(first, Kind(first))
 
-    def length(self, kind: Kind, most: int, drafting: float = 0.0) -> int:
+    def length(self, kind: Kind, most: int, costs: Costs, drafting: float = 0.0) -> int:
         """How many tokens to draft, at most that many; 0 where none is worth it.
 
-        drafting is what drafting a token costs.
+        costs are those of checking them, drafting is what drafting a token costs.
         """
         best, gain = 0, GAIN
         for size in SIZES:
             if size > most:
                 break
-            cost = self.costs.of(size + 1) + drafting * size
+            cost = costs.of(size + 1) + drafting * size
             promise = (1 - kind.rate ** (size + 1)) / (1 - kind.rate) / cost
             if promise > gain and cost - 1 <= self.balance:
                 best, gain = size, promise
@@ -74,10 +73,9 @@ class Budget:
             kind.forget()
         return best
 
-    def saw(self, kind: Kind, accepted: int, drafted: int, drafting: float = 0.0) -> None:
-        """What came of a draft."""
+    def saw(self, kind: Kind, accepted: int, drafted: int, cost: float) -> None:
+        """What came of a draft; cost is that of drafting and checking it."""
         kind.saw(accepted, drafted)
-        cost = self.costs.of(drafted + 1) + drafting * drafted
         self.balance = min(self.balance + accepted + 1 - cost, MOST_CREDIT)
 
     def gave_up(self, kind: Kind, drafting: float) -> None:

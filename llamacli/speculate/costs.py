@@ -1,8 +1,8 @@
 """What evaluating several tokens at once costs, in evaluations of one."""
 
 from bisect import bisect_left
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from time import perf_counter
 
@@ -19,11 +19,35 @@ ON_GPU = {1: 1.0, 2: 1.2, 4: 1.5, 16: 2.2, 64: 3.7}
 
 @dataclass(frozen=True)
 class Costs:
-    """known has the cost of so many tokens; 1 costs 1. What lies between is interpolated."""
+    """known has the cost of so many tokens; 1 costs 1. What lies between is interpolated.
+
+    An answer's token may be evaluated beside other tokens, rows with its own, so that answers
+    answers grow by one: a token of a draft then costs what it adds, in the answers' tokens that
+    could have been had for it.
+    """
 
     known: Mapping[int, float]
+    rows: int = 1
+    answers: int = 1
 
     def of(self, tokens: int) -> float:
+        """The cost of evaluating an answer's next token and that many less one of its draft."""
+        if self.rows == 1:
+            return self.together(tokens)
+        beside = self.together(self.rows)
+        added = self.together(self.rows + tokens - 1) - beside
+        return 1 + added * self.answers / beside
+
+    def beside(self, rows: int, answers: int) -> "Costs":
+        """Those of a draft in a batch that has so many rows already, by so many answers."""
+        return replace(self, rows=rows, answers=answers)
+
+    def rows_for(self, cost: float) -> int:
+        """How many tokens at once cost at most that; at least 1."""
+        fitting = (rows for rows in range(MOST_ROWS, 1, -1) if self.together(rows) <= cost)
+        return next(fitting, 1)
+
+    def together(self, tokens: int) -> float:
         """The cost of evaluating that many tokens at once."""
         sizes = sorted(self.known)
         at = min(max(bisect_left(sizes, tokens), 1), len(sizes) - 1)
@@ -38,20 +62,29 @@ def default_costs(*, gpu: bool) -> Costs:
 
 
 def learn_costs(engine: Engine) -> Costs:
-    """Measure them where the engine's cache ends, which stays as it is; the logits don't.
+    """Measure them where the engine's cache ends, which stays as it is; the logits don't."""
+    held = len(engine.tokens)
+
+    def evaluate(size: int) -> None:
+        engine.decode_rows([0] * size)
+        engine.logit(0, size - 1)  # waits for a device that computes on its own
+        engine.keep(held)
+
+    return measured_costs(evaluate)
+
+
+def measured_costs(evaluate: Callable[[int], None]) -> Costs:
+    """By a function that evaluates so many tokens at once and waits for them.
 
     Takes some thirty evaluations, half of them where those are slow.
     """
-    held = len(engine.tokens)
     least = dict.fromkeys(LEARNED, float("inf"))
     begun = perf_counter()
     for _ in range(2):
         for size in LEARNED:
             started = perf_counter()
-            engine.decode_rows([0] * size)
-            engine.logit(0, size - 1)  # waits for a device that computes on its own
+            evaluate(size)
             least[size] = min(least[size], perf_counter() - started)
-            engine.keep(held)
         if perf_counter() - begun > PATIENCE:
             break
     rising = accumulate(least.values(), max)

@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llamacli.engine import Engine
 from llamacli.errors import UsageError
 from llamacli.gguf import GGUFFile
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 TOKENS = "tokenizer.ggml.tokens"
 LEAST_PROBABILITY = 0.4  # of a drafted token; a less likely one ends the draft
@@ -20,17 +25,14 @@ class DraftModel:
 
     def draft(self, tokens: Sequence[int], most: int) -> list[int]:
         """The likeliest tokens after those, one after the other, as long as they are likely."""
-        import numpy as np
-
         drafted: list[int] = []
         most = min(most, self.engine.context_size - len(tokens))
         if most < 1:
             return drafted
         self.engine.prefill(tokens)
         while True:
-            logits = self.engine.logits()
-            token = int(logits.argmax())
-            if 1 / float(np.exp(logits - logits[token]).sum()) < LEAST_PROBABILITY:
+            token = likely_token(self.engine.logits())
+            if token is None:
                 return drafted
             drafted.append(token)
             if len(drafted) == most or token in self.engine.vocabulary.end_tokens:
@@ -38,10 +40,18 @@ class DraftModel:
             self.engine.decode(token)
 
 
+def likely_token(logits: "NDArray[np.float32]") -> int | None:
+    """The likeliest token by logits of shape (vocabulary,), None where it is unlikely, too."""
+    import numpy as np
+
+    token = int(logits.argmax())
+    probability = 1 / float(np.exp(logits - logits[token]).sum())
+    return token if probability >= LEAST_PROBABILITY else None
+
+
 def drafting_cost(draft: GGUFFile, checked: GGUFFile) -> float:
     """Decoding reads all weights: as one file's to the other's."""
-    sizes = [sum(tensor.nbytes for tensor in file.tensors) for file in (draft, checked)]
-    return sizes[0] / sizes[1]
+    return draft.weights_nbytes / checked.weights_nbytes
 
 
 def check_same_tokens(draft: GGUFFile, checked: GGUFFile) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from llamacli.engine import Engine
-from llamacli.speculate.budget import OF_MODEL, Budget, Kind, first_rate
 from llamacli.speculate.costs import MOST_ROWS, Costs, learn_costs
 from llamacli.speculate.draft import DraftModel
-from llamacli.speculate.lookup import Drafted, Lookup
+from llamacli.speculate.drafts import Drafts
+from llamacli.speculate.lookup import Drafted
 
 
 @dataclass
@@ -31,52 +31,54 @@ class Speculation:
     is_known: bool = True
     learned: Callable[[Costs], None] = lambda _: None
 
+    def know(self, measure: Callable[[], Costs]) -> None:
+        """Have the costs measured, this once."""
+        self.costs, self.is_known = measure(), True
+        self.learned(self.costs)
+
 
 @dataclass
 class Lookahead:
     """One answer's drafts. Without a speculation each token is evaluated as it comes.
 
-    valid says how many of a draft's tokens, the first ones, the answer may have at all.
-    evaluated counts the answer's tokens that were; the engine's cache may hold more until finish.
+    valid is Drafts'. evaluated counts the answer's tokens that were; the engine's cache may hold
+    more until finish.
     """
 
     engine: Engine
     prompt: Sequence[int]
     speculation: Speculation | None
     valid: Callable[[Sequence[int]], int] = len
-    drafted: Drafted = field(default_factory=Drafted)
     evaluated: int = 0
     waiting: list[int] = field(default_factory=list)  # drafted, and not drawn yet
     row: int = -1
-    lookup: Lookup = field(default_factory=Lookup)
-    budget: Budget | None = None
-    kind: Kind | None = None
-    size: int = 0  # of the draft that is being checked
-    drafting: float = 0.0
+    drafts: Drafts = field(init=False)
 
     def __post_init__(self) -> None:
+        self.drafts = Drafts(self.valid)
         if self.speculation is not None:
-            self.lookup.extend(self.prompt)
-            self.budget = Budget(self.speculation.costs)
+            self.drafts.lookup.extend(self.prompt)
+
+    @property
+    def drafted(self) -> Drafted:
+        return self.drafts.drafted
 
     def advance(self, token: int, left: int) -> int:
         """The row of the logits after token, which was drawn; at most left more are wanted."""
         self.evaluated += 1
-        if self.budget is None:
+        if self.speculation is None:
             self.engine.decode(token)
             return -1
-        self.lookup.extend((token,))
+        self.drafts.lookup.extend((token,))
         if self.waiting and self.waiting[0] == token:
             del self.waiting[0]
             self.row += 1
             return self.row
         self._settle()
         self._keep(len(self.prompt) + self.evaluated - 1)
-        self.waiting = self._draft(self.budget, left)
+        self.waiting = list(self._draft(self.speculation, left))
         if self.waiting:
             self.engine.decode_rows([token, *self.waiting])
-            self.drafted.evaluations += 1
-            self.drafted.tokens += self.size
             self.row = 0
         else:
             self.engine.decode(token)
@@ -85,7 +87,7 @@ class Lookahead:
 
     def finish(self) -> None:
         """Leave in the cache what was drawn and evaluated, not what was only drafted."""
-        if self.budget is not None:
+        if self.speculation is not None:
             self._settle()
             if not self.engine.closed:
                 self._keep(len(self.prompt) + self.evaluated)
@@ -96,43 +98,24 @@ class Lookahead:
 
     def _settle(self) -> None:
         """Keep account of the draft that has been checked."""
-        assert self.budget is not None
-        if self.kind is None:
-            self.budget.saw_plain()
-            return
-        accepted = self.size - len(self.waiting)
-        self.drafted.accepted += accepted
-        self.budget.saw(self.kind, accepted, self.size, self.drafting)
-        self.waiting, self.kind = [], None
+        self.drafts.settle(len(self.drafts.proposed) - len(self.waiting))
+        self.waiting = []
 
-    def _draft(self, budget: Budget, left: int) -> list[int]:
-        """A draft, and what it is set down for; empty where none is worth it."""
-        engine, speculation = self.engine, self.speculation
-        model = speculation.model if speculation is not None else None
+    def _draft(self, speculation: Speculation, left: int) -> list[int]:
+        """A draft; empty where none is worth it."""
+        engine, drafts, model = self.engine, self.drafts, speculation.model
         room = engine.context_size - len(engine.tokens) - 1
         most = min(left, room, MOST_ROWS - 1, engine.settings.outputs - 1)
-        copied, same = self.lookup.draft(max(most, 0))
-        copied = copied[: self.valid(copied)] if copied else copied
-        if speculation is not None and not speculation.is_known and room >= MOST_ROWS:
-            promising = budget.length(budget.kind(first_rate(same)), len(copied))
-            if promising or model is not None:
-                speculation.costs = budget.costs = learn_costs(engine)
-                speculation.is_known = True
-                speculation.learned(speculation.costs)
-        if copied:
-            kind = budget.kind(first_rate(same))
-            if size := budget.length(kind, len(copied)):
-                return self._begin(kind, copied[:size], 0.0)
+        if (
+            not speculation.is_known
+            and room >= MOST_ROWS
+            and (model is not None or drafts.promising(most, speculation.costs))
+        ):
+            speculation.know(lambda: learn_costs(engine))
+        if copied := drafts.copied(most, speculation.costs):
+            return copied
         if model is not None and most > 0:
-            kind = budget.kind(OF_MODEL)
-            if size := budget.length(kind, most, model.cost):
-                drafted = model.draft(self.lookup.tokens, size)
-                drafted = drafted[: self.valid(drafted)] if drafted else drafted
-                if drafted:
-                    return self._begin(kind, drafted, model.cost)
-                budget.gave_up(kind, model.cost)
+            costs, cost = speculation.costs, model.cost
+            if size := drafts.wanted(most, costs, cost):
+                return drafts.modelled(model.draft(drafts.lookup.tokens, size), costs, cost)
         return []
-
-    def _begin(self, kind: Kind, drafted: list[int], drafting: float) -> list[int]:
-        self.kind, self.size, self.drafting = kind, len(drafted), drafting
-        return drafted

@@ -57,7 +57,7 @@ def text_row(
 def bits_per_weight(file: GGUFFile) -> float:
     """Bits of the tensors' data by the values in them."""
     values = sum(math.prod(tensor.shape) for tensor in file.tensors)
-    return 8 * sum(tensor.nbytes for tensor in file.tensors) / values
+    return 8 * file.weights_nbytes / values
 
 
 def _judged(prediction: Prediction, bits: float) -> Row:

@@ -1,0 +1,81 @@
+"""One answer's drafts: what is proposed after its tokens so far, and what came of it.
+
+Nothing is evaluated here: a loop over one answer does that, or a scheduler of many.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from llamacli.speculate.budget import OF_MODEL, Budget, Kind, first_rate
+from llamacli.speculate.costs import Costs
+from llamacli.speculate.lookup import Drafted, Lookup
+
+
+@dataclass
+class Drafts:
+    """valid says how many of a draft's tokens, the first ones, the answer may have at all.
+
+    lookup gets the answer's tokens as they come. A proposal replaces one that wasn't settled.
+    """
+
+    valid: Callable[[Sequence[int]], int] = len
+    lookup: Lookup = field(default_factory=Lookup)
+    budget: Budget = field(default_factory=Budget)
+    drafted: Drafted = field(default_factory=Drafted)
+    proposed: list[int] = field(default_factory=list)
+    kind: Kind | None = None
+    cost: float = 0.0  # of drafting and checking what is proposed
+
+    def promising(self, most: int, costs: Costs) -> bool:
+        """Whether something is there to be copied that seems to pay."""
+        found, same = self._copy(most)
+        return bool(self.budget.length(self.budget.kind(first_rate(same)), len(found), costs))
+
+    def copied(self, most: int, costs: Costs) -> list[int]:
+        """What can be copied, at most so many tokens; empty where none is worth it."""
+        self.kind, self.proposed = None, []
+        found, same = self._copy(most)
+        if found:
+            kind = self.budget.kind(first_rate(same))
+            if size := self.budget.length(kind, len(found), costs):
+                self._propose(kind, found[:size], costs, 0.0)
+        return self.proposed
+
+    def wanted(self, most: int, costs: Costs, drafting: float) -> int:
+        """How many tokens a model should draft, at drafting each; 0 where none is worth it."""
+        return self.budget.length(self.budget.kind(OF_MODEL), most, costs, drafting)
+
+    def modelled(self, tokens: list[int], costs: Costs, drafting: float) -> list[int]:
+        """What a model that was asked has drafted, as far as it is valid."""
+        kind = self.budget.kind(OF_MODEL)
+        self.kind, self.proposed = None, []
+        if tokens := self._allowed(tokens):
+            self._propose(kind, tokens, costs, drafting)
+        else:
+            self.budget.gave_up(kind, drafting)
+        return self.proposed
+
+    def settle(self, accepted: int) -> None:
+        """An evaluation is over, with so many of the proposed tokens accepted."""
+        size, kind = len(self.proposed), self.kind
+        if kind is None:
+            self.budget.saw_plain()
+            return
+        self.drafted.evaluations += 1
+        self.drafted.tokens += size
+        self.drafted.accepted += accepted
+        self.budget.saw(kind, accepted, size, self.cost)
+        self.kind, self.proposed = None, []
+
+    def _copy(self, most: int) -> tuple[list[int], int]:
+        if most < 1:
+            return [], 0
+        found, same = self.lookup.draft(most)
+        return self._allowed(found), same
+
+    def _allowed(self, tokens: list[int]) -> list[int]:
+        return tokens[: self.valid(tokens)] if tokens else tokens
+
+    def _propose(self, kind: Kind, tokens: list[int], costs: Costs, drafting: float) -> None:
+        self.kind, self.proposed = kind, tokens
+        self.cost = costs.of(len(tokens) + 1) + drafting * len(tokens)
