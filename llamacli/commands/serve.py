@@ -8,7 +8,7 @@ import typer
 
 from llamacli.commands import groups, options
 from llamacli.errors import NotFoundError, UsageError
-from llamacli.models import engine_settings, locate, mark_used
+from llamacli.models import drafting_for, engine_settings, locate, mark_used
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -70,6 +70,7 @@ def serve(
     ] = False,
     adapter: options.Adapter = None,
     machine: groups.Machine,
+    drafts: groups.Drafts,
     quiet: options.Quiet = False,
 ) -> None:
     """Answer over HTTP as OpenAI's API does, until a signal comes.
@@ -93,12 +94,15 @@ def serve(
     limits = {"--keep-alive": _seconds(keep_alive), "--timeout": _seconds(timeout)}
     if adapter and len(model or ()) != 1:
         raise UsageError("--adapter goes with one -m: an adapter is for one model")
-    asked = machine.asked(context, "long", adapter=adapter)
+    if drafts.draft and len(model or ()) != 1:
+        raise UsageError("--draft goes with one -m: it drafts for one vocabulary")
+    asked = machine.asked(context, "long", drafts, adapter)
     models = _chosen(model or [], quiet)
 
     def open_model(path: Path) -> BatchEngine:
         mark_used(path)
-        return BatchEngine(path, engine_settings(path, asked, quiet=True), parallel)
+        settings = engine_settings(path, asked, quiet=True)
+        return BatchEngine(path, settings, parallel, drafting_for(path, asked, quiet=True))
 
     try:
         from llamacli.serve import Options

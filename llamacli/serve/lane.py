@@ -110,6 +110,7 @@ class Lane:
                 task.deliver(Piece(task.index, read=task.running.evaluated))
         for running in step.finished:
             self.tasks.pop(running.index).tell(last=True)
+            self.metrics.ended(running)
         self._count()
 
     def _admit(self) -> None:

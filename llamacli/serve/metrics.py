@@ -25,6 +25,8 @@ class Metrics:
         self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts that were evaluated.")
         self.cached_tokens = counter("prompt_tokens_cached", "Tokens of prompts in the cache.")
         self.answer_tokens = counter("tokens_predicted", "Tokens of answers.")
+        self.drafted_tokens = counter("drafted_tokens", "Tokens that were drafted and checked.")
+        self.accepted_tokens = counter("drafted_tokens_accepted", "Of them, those of answers.")
         self.decodes = counter("n_decode", "Steps: calls of llama_decode.")
         self.prompt_seconds = counter("prompt_seconds", "Seconds of steps that read prompts.")
         self.answer_seconds = counter("tokens_predicted_seconds", "Seconds of the other steps.")
@@ -52,6 +54,11 @@ class Metrics:
 
     def began(self, running: Running) -> None:
         self.cached_tokens.inc(running.cached)
+
+    def ended(self, running: Running) -> None:
+        if running.drafts is not None:
+            self.drafted_tokens.inc(running.drafts.drafted.tokens)
+            self.accepted_tokens.inc(running.drafts.drafted.accepted)
 
     def queue(self, processing: int, deferred: int) -> None:
         self.processing.set(processing)
