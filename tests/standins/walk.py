@@ -52,10 +52,12 @@ def walk(first: int, count: int, vocabulary: int) -> list[int]:
 def write_walk(path: Path, shape: str = "8b", quantization: str = "Q4_K_M", **changes: Any) -> Path:
     """changes are of the shape's config.json."""
     config = shape_config(shape, **changes, tie_word_embeddings=False)
-    with tempfile.TemporaryDirectory() as folder:
-        write_json(Path(folder) / "config.json", config)
-        write_small_files(Path(folder), config)
-        checkpoint = without_weights(Path(folder))
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / f"Walk {shape}"
+        folder.mkdir()
+        write_json(folder / "config.json", config)
+        write_small_files(folder, config)
+        checkpoint = without_weights(folder)
     chosen = named_quantization(quantization)
     tensors = plan_tensors(checkpoint.config, chosen)
     start = write_header(path, checkpoint, chosen, tensors)
