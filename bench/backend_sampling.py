@@ -11,6 +11,7 @@ by row. Measured are steps of so many sequences: their logits fetched and looked
 import argparse
 import time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +50,17 @@ def attach(engine: BatchEngine, parallel: int, made: Callable[[], Any]) -> list[
     library = engine.library
     chains = []
     for sequence in range(parallel):
-        chain = library.llama_sampler_chain_init(library.llama_sampler_chain_default_params())
-        library.llama_sampler_chain_add(chain, made())
-        assert library.llama_set_sampler(engine.context_pointer, sequence, chain)
-        chains.append(chain)
+        sampler = library.llama_sampler_chain_init(library.llama_sampler_chain_default_params())
+        library.llama_sampler_chain_add(sampler, made())
+        assert library.llama_set_sampler(engine.context_pointer, sequence, sampler)
+        chains.append(sampler)
     return chains
 
 
 def detach(engine: BatchEngine, chains: list[Any]) -> None:
-    for sequence, chain in enumerate(chains):
+    for sequence, sampler in enumerate(chains):
         engine.library.llama_set_sampler(engine.context_pointer, sequence, None)
-        engine.library.llama_sampler_free(chain)
+        engine.library.llama_sampler_free(sampler)
 
 
 def compare(model: Path, parallel: int, steps: int) -> dict[str, float]:
@@ -75,7 +76,7 @@ def compare(model: Path, parallel: int, steps: int) -> dict[str, float]:
             likeliest = library.llama_get_sampled_candidates_ith
             return [int(likeliest(context, row)[0]) for row in range(parallel)]
 
-        found, ours = {}, []
+        found: dict[str, float] = {}
         found["evaluation"], _ = stepped(
             engine, parallel, steps, lambda: library.llama_synchronize(context) or []
         )
@@ -88,7 +89,7 @@ def compare(model: Path, parallel: int, steps: int) -> dict[str, float]:
             found[name], theirs = stepped(engine, parallel, steps, there)
             detach(engine, chains)
             if name == "there":
-                pairs = zip(sum(ours, []), sum(theirs, []), strict=True)
+                pairs = zip(chain.from_iterable(ours), chain.from_iterable(theirs), strict=True)
                 found["other tokens"] = sum(a != b for a, b in pairs)
     return found
 
