@@ -94,23 +94,24 @@ def test_a_long_prompt_is_read_in_slices_beside_an_answer(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "tiled", "slowest", "read"),
+    ("alone", "one", "tiled", "slowest", "read"),
     [
-        (0.009, 0.004, 0.3, 61),  # far in a context attention decides: few tokens cost the triple
-        (0.002, 0.002, 0.21, 90),  # at its start, a small model
-        (0.05, 0.05, 0.85, 16),  # a large model: 64 tokens would take seconds
+        (0.02, 0.009, 0.004, 0.3, 61),  # far in a context attention decides: few cost the triple
+        (0.02, 0.001, 0.001, 0.11, 80),  # at its start, a small model
+        (0.02, 0.05, 0.05, 0.85, 16),  # a large model: 64 tokens would take seconds
+        (0.004, 0.0001, 0.0001, 0.021, 159),  # on a GPU
     ],
 )
 def test_a_slice_is_what_fits_but_no_less_than_pays(
-    one: float, tiled: float, slowest: float, read: int
+    alone: float, one: float, tiled: float, slowest: float, read: int
 ) -> None:
-    """Seconds a token in steps of less than 64 tokens, and of more, as a CPU's attention has them,
-    beside three answers whose step alone takes 20 ms."""
+    """Seconds of a step of three answers alone, and of a token in steps of less than 64 tokens, and
+    of more, as a CPU's attention has them."""
     pace, slices, steps = Pace(), [], []
     for _ in range(40):
-        pace.measured(0, 3, 0.02)
+        pace.measured(0, 3, alone)
         slices.append(pace.most(3))
-        steps.append(0.02 + slices[-1] * (one if slices[-1] + 3 < 64 else tiled))
+        steps.append(alone + slices[-1] * (one if slices[-1] + 3 < 64 else tiled))
         pace.measured(slices[-1], 3, steps[-1])
     assert max(steps[20:]) <= slowest and min(slices[20:]) >= read
 

@@ -7,6 +7,9 @@ LEAST = 16  # tokens; fewer cost a step nearly the same
 # small model's prompt a token costs a fifth then: 13 of them take as long as 64 would.
 TILE = 64
 GAP = 0.2  # seconds that a step may take while others wait, or twice a step without a prompt
+# What it should: so many steps without a prompt, since a larger part of a prompt is hardly read any
+# faster then, as on a GPU, where 512 tokens take ten such steps; but seconds that nobody notices.
+STEPS, SHORT = 5, 0.02
 SMOOTH = 0.4  # the weight of what was measured last
 
 
@@ -26,8 +29,8 @@ class Pace:
     def most(self, beside: int = 0, pending: int = 0) -> int:
         """Of so many pending tokens of prompts, those for a step that so many answers wait for.
 
-        What is worth a tile is read also where it takes two gaps, and so is an end that would be
-        less than one.
+        What is worth a tile is read also where it takes two gaps, and so are an end that would be
+        less than one and a whole prompt of two.
         """
         if self.slice is not None:
             return self.slice
@@ -37,8 +40,9 @@ class Pace:
         alone = self.answers or 0.0
         gap = max(GAP, 2 * alone) - alone
         if tile * self.many <= 2 * gap:
-            most = max(tile, int(gap / self.many))
-            ends = most < pending < most + TILE and pending * self.many <= 2 * gap
+            most = max(tile, int(min(gap, max(SHORT, STEPS * alone) - alone) / self.many))
+            rest = max(most + TILE, 2 * TILE + LEAST)
+            ends = most < pending < rest and pending * self.many <= 2 * gap
             return pending if ends else most
         few = self.few if self.few is not None else self.many
         return min(tile, max(LEAST, int(gap / few)))
