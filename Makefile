@@ -101,7 +101,7 @@ $(VENV)/.tested: $(VENV)/.installed requirements-test.lock
 demo: $(VENV)/.installed ## Convert the built-in demo checkpoint, ask it, and pipe to it
 	@demo/show $(BIN)/llamacli
 
-test: $(VENV)/.tested ## Run the tests, one more at once than there are cores (WORKERS=1: one by one)
+test: $(VENV)/.tested ## Run the tests, two more at once than there are cores (WORKERS=1: one by one)
 	@$(BIN)/python -m pytest --numprocesses $(or $(WORKERS),auto) --dist loadscope --no-loadscope-reorder
 
 test-systems: $(VENV)/.tested ## Run the tests as macOS and as Windows would have them, stood in for on Linux

@@ -1,7 +1,8 @@
 """What the tests share. The real Llama 3 files lie beside the repository where they are at hand.
 
-`make test` runs them in one worker more than there are cores, by pytest-xdist: a file in one of
-them, but for those of LONG and TABLES. Any part of them runs in one process, by pytest alone.
+`make test` runs them in two workers more than there are cores, by pytest-xdist: the files that take
+longest first, a file in one worker, but for those of SPLIT, TABLES and what needs compiled kernels.
+Any part of them runs in one process, by pytest alone.
 """
 
 import os
@@ -27,13 +28,25 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 pytest_plugins = ("tests.promises",)
 
-# Files that take longest come first, and their tests go to whichever worker is free; those of the
-# same first parameter, which a fixture may be of, stay together.
-LONG = ("test_quantized_bytes", "test_fuzz", "test_bad_days")
+# Files whose tests go to whichever worker is free; those of the same first parameter, which a
+# fixture may be of, stay together.
+SPLIT = ("test_quantized_bytes", "test_fuzz", "test_bad_days")
 
 # Files whose tests need ggml's tables of the IQ types share a worker: a process makes them in 14 s.
 TABLES = (
     *("test_mixtures", "test_verify", "test_verify_foreign", "test_fit", "test_bench_report"),
+)
+
+# Tests that need compiled kernels, which one process compiles for all.
+COMPILED = ("test_fast_quantizer.py", "test_bytes_equal_llama_cpp[8b", "llama_cpp[1b tied")
+
+# What takes longest begins first, so that nothing long is left for the end.
+LONGEST = (
+    *("test_fast_quantizer", *TABLES, "test_quantized_bytes", "test_smollm2", "test_hub_convert"),
+    *("test_long_run", "test_demo", "test_shape", "test_serve_safety", "test_memory_fit"),
+    *("test_serve", "test_pretokenizers", "test_prompt", "test_fuzz", "test_shell", "test_tokens"),
+    *("test_templates", "test_mcp", "test_workers", "test_whole_file", "test_speculation"),
+    *("test_template", "test_show", "test_serve_bodies", "test_systems", "test_vocabulary"),
 )
 
 # A shell has its background jobs ignore Ctrl-C, and nohup has its own ignore a hangup; so would the
@@ -51,13 +64,14 @@ Made = Callable[[str, Callable[[Path], Any]], Path]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: item.path.stem not in LONG + TABLES)
+        places = {stem: place for place, stem in enumerate(LONGEST)}
+        items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than cores: some tests wait for time to pass."""
-    return (os.cpu_count() or 1) + 1
+    """Two more than cores: some tests wait for time to pass."""
+    return (os.cpu_count() or 1) + 2
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -70,7 +84,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             stem = Path(file).stem
             if stem in TABLES:
                 return "tables"
-            return nodeid.partition("-")[0] if stem in LONG else file
+            if any(part in nodeid for part in COMPILED):
+                return "compiled"
+            return nodeid.partition("-")[0] if stem in SPLIT else file
 
     return ByFile(config, log)
 

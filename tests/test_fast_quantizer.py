@@ -41,10 +41,10 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def kernels(pytestconfig: pytest.Config) -> dict[GGMLQuantizationType, Kernel]:
-    """The compiled kernels as they are, unchecked; kept from one run to the next."""
-    key = hashlib.sha256(json.dumps(choice._key()).encode()).hexdigest()[:16]
-    folder = pytestconfig.cache.mkdir(f"kernels-{key}")
+def kernels() -> dict[GGMLQuantizationType, Kernel]:
+    """The compiled kernels as they are, unchecked; from where the program keeps its own."""
+    key = json.dumps(choice._key(), sort_keys=True)
+    folder = choice._user_cache() / hashlib.sha256(key.encode()).hexdigest()[:16]
     return {kind: compiled.compiled_kernel(kind, folder) for kind in compiled.KINDS}
 
 

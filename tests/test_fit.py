@@ -272,10 +272,10 @@ def test_errors_count_by_what_they_disturb(tiny: Path) -> None:
 
 
 def test_where_weights_would_be_fetched_for_it_no_gradients_are_computed(
-    monkeypatch: pytest.MonkeyPatch,
+    made: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = open_checkpoint(DEMO)
-    assert fit(checkpoint, MADE_FOR, "x").divergence is not None
+    assert made.divergence is not None
     for stored in checkpoint.weights.values():
         monkeypatch.setattr(stored.file, "waits", True, raising=False)
     there = fit(checkpoint, MADE_FOR, "x")
@@ -320,12 +320,12 @@ def test_a_recipe_gives_the_same_bytes(tmp_path: Path, capfd: pytest.CaptureFixt
 
 
 def test_recipes_that_are_none_are_named(
-    tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tiny: Path, made: Fit, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     plain, target = tmp_path / "plain.gguf", tmp_path / "out.gguf"
     convert(DEMO, plain, "Q8_0")
-    made = tmp_path / "made.gguf"
-    assert run("convert", DEMO, "--fit", "2.4MB", "-o", made) == 0
+    others = tmp_path / "made.gguf"
+    write_gguf(open_checkpoint(DEMO), others, made.quantization)
     some = tmp_path / "r.txt"
     some.write_bytes(b"Q4_K blk.0.attn_q.weight\n")
     capfd.readouterr()
@@ -338,7 +338,7 @@ def test_recipes_that_are_none_are_named(
     assert "it has no recipe" in refused(DEMO, plain, 3)
     assert "there is no file" in refused(DEMO, tmp_path / "none", 4)
     assert "the recipe has no type for" in refused(DEMO, some, 3)
-    assert "the recipe is of another model: it has blk." in refused(tiny, made, 3)
+    assert "the recipe is of another model: it has blk." in refused(tiny, others, 3)
     some.write_bytes(bytes(range(256)))
     assert "not a type and a tensor's name" in refused(DEMO, some, 3)
     some.write_bytes(b"")
@@ -394,9 +394,11 @@ def test_refusals_of_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert [path.name for path in tmp_path.iterdir() if path.name != "store"] == []
 
 
-def test_a_name_of_its_own_in_the_store(store: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run("convert", DEMO, "--fit", "2.4 MB") == 0
-    assert capfd.readouterr().out == f"{store / 'demo-2.4MB.gguf'}\n"
+def test_a_name_of_its_own_in_the_store(
+    tiny: Path, store: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run("convert", tiny, "--fit", "0.9 MB") == 0
+    assert capfd.readouterr().out == f"{store / 'tiny-0.9MB.gguf'}\n"
 
 
 def test_the_largest_file_is_what_fits_and_no_more(

@@ -21,7 +21,7 @@ from tests.standins.checkpoint import tokenizer
 from tests.standins.tiny import write_model
 
 COUNT = 20_000
-ALONE = 6_000  # of them, where llama.cpp compiles regular expressions anew for every text
+ALONE = 2_000  # of them, where llama.cpp compiles regular expressions anew for every text
 TOKENS = 3000
 MARKS = ("<|begin_of_text|>", "<|eot_id|>")
 BLANK_CONTROLS = "\u2028\u2029\u3000"  # beside which llama.cpp's deepseek rows cut otherwise

@@ -3,12 +3,23 @@
 import base64
 import os
 import re
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
+from llamacli.chat import ChatSession
+from llamacli.engine import Asked, SamplingSettings
+from llamacli.models import open_engine
+from llamacli.repl import loop, markdown
 from llamacli.repl.commands import COMMANDS
+from llamacli.repl.markdown import MarkdownStream
+from llamacli.repl.state import Repl
+from tests.conftest import ROOT
 from tests.systems import PLATFORM
 from tests.terminal import Terminal
 from tests.test_repl import CHAT, CTRL_C, CTRL_D, PASTE, questions, said
@@ -43,8 +54,38 @@ def test_help_and_completion_name_every_command(chat: Terminal) -> None:
     assert chat.leave() == 0
 
 
+def test_a_turn_goes_the_way_that_the_readme_tells(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In that order, and through few files beside them."""
+    told = (ROOT / "README.md").read_text().partition("A turn of a chat")[2].partition("\n- ")[0]
+    way = re.findall("`([a-z]+/[a-z]+)`", told)
+    drawn = partial(MarkdownStream, size=lambda: os.terminal_size((80, 24)))
+    monkeypatch.setattr(markdown, "MarkdownStream", drawn)
+    monkeypatch.setattr(loop, "held_keys", nullcontext)
+    crossed: dict[str, None] = {}
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        name = frame.f_globals.get("__name__", "")
+        if event == "call" and name.startswith("llamacli.") and frame.f_code.co_name != "<module>":
+            crossed[name.removeprefix("llamacli.").replace(".", "/")] = None
+
+    with open_engine(demo, Asked(context=512)) as engine:
+        chat = ChatSession(engine, SamplingSettings(temperature=0), max_tokens=16)
+        repl = Repl(chat, "demo", lambda *_: engine)
+        loop.turn(repl, "Hello")
+        sys.setprofile(note)
+        try:
+            loop.turn(repl, "What is GGUF?")
+        finally:
+            sys.setprofile(None)
+    assert len(chat.messages) == 4 and len(way) == 8
+    assert [name for name in crossed if name in way[:-1]] == way[:-1] and way[-1] in crossed
+    assert len(crossed) <= 26, list(crossed)
+
+
 def test_the_page_on_chat_names_every_command() -> None:
-    page = (Path(__file__).resolve().parents[1] / "docs" / "chat.md").read_text()
+    page = (ROOT / "docs" / "chat.md").read_text()
     for name, command in COMMANDS.items():
         assert f"| `/{name} {command.arguments}".rstrip() + "` |" in page
 
