@@ -29,7 +29,7 @@ def parse_recipe(text: str, file: str = "the recipe") -> Mapping[str, GGMLQuanti
     if len(text) > MOST:
         raise QuantizationError(f"it has {len(text)} characters, no recipe", file=file)
     types: dict[str, GGMLQuantizationType] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         words = line.split()
         if not words or line.startswith("#"):
             continue

@@ -360,6 +360,11 @@ def test_faults_of_a_recipe_are_named_by_line(text: str, fault: str) -> None:
         parse_recipe(text)
 
 
+def test_lines_of_a_recipe_end_at_newlines_alone() -> None:
+    given = "# of mine\u2028and\x85yours\x0c!\r\nQ4_K a\r\n"
+    assert parse_recipe(given) == {"a": Type.Q4_K}
+
+
 def test_the_files_number_is_that_of_what_most_matrices_have() -> None:
     made = by_recipe("x", {"a": Type.IQ4_XS, "b": Type.IQ4_XS, "c": Type.Q8_0})
     assert made.file_type == QUANTIZATIONS["IQ4_XS"].file_type
