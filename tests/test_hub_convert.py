@@ -66,6 +66,15 @@ def hub(checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         yield running
 
 
+@pytest.fixture
+def small(hub: Hub, tmp_path: Path) -> Path:
+    """REPO with a quarter of the layers, for what tries each type on each matrix."""
+    folder = tmp_path / "small" / NAME
+    write_checkpoint(folder, shape_config("tiny", num_hidden_layers=2), shards=2)
+    hub.repos[REPO] = read_repo(folder)
+    return folder
+
+
 def cached_names(tmp_path: Path) -> set[str]:
     return {path.name for path in (tmp_path / "hf").rglob("snapshots/*/*")}
 
@@ -91,24 +100,24 @@ def test_streamed_is_byte_for_byte_what_a_local_conversion_gives(
 
 
 def test_a_mixture_for_a_size_reads_weights_on_the_hub_twice_and_gives_the_same(
-    hub: Hub, checkpoint_folder: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it is found by is a part of large matrices; these are read whole.
 
     As is done of files that are waited for, without the gradients, which take three reads.
     """
-    limit = 2_000_000
-    checkpoint = open_checkpoint(checkpoint_folder)
+    limit = 900_000
+    checkpoint = open_checkpoint(small)
     for file in {stored.file for stored in checkpoint.weights.values()}:
         monkeypatch.setattr(type(file), "waits", True)
     made = fit(checkpoint, limit, "x")
-    write_gguf(open_checkpoint(checkpoint_folder), tmp_path / "local.gguf", made.quantization)
-    result = llamacli("convert", REPO, "--fit", "2MB")
-    target = store / f"{NAME}-2MB.gguf"
+    write_gguf(open_checkpoint(small), tmp_path / "local.gguf", made.quantization)
+    result = llamacli("convert", REPO, "--fit", "900kB")
+    target = store / f"{NAME}-900kB.gguf"
     assert result.stdout == f"{target}\n"
     assert target.read_bytes() == (tmp_path / "local.gguf").read_bytes()
     assert target.stat().st_size <= limit
-    assert "disk: 2.00 MB for" in result.stderr
+    assert "disk: 900.00 kB for" in result.stderr
     assert files_in(store) == {target.name}
 
 
@@ -177,20 +186,24 @@ def test_what_another_matrix_made_is_not_gone_on_with(
     assert streamed.read_bytes() == (tmp_path / "out.gguf").read_bytes()
 
 
-def test_a_mixture_for_a_size_is_gone_on_with(hub: Hub, store: Path, tmp_path: Path) -> None:
+def test_a_mixture_for_a_size_is_gone_on_with(
+    hub: Hub, small: Path, store: Path, tmp_path: Path
+) -> None:
     """It is found again, the same one, so that the pieces that are there serve."""
     whole = tmp_path / "whole.gguf"
-    llamacli("convert", REPO, "--fit", "2MB", "-o", whole)
+    llamacli("convert", REPO, "--fit", "900kB", "-o", whole)
     requests = len(hub.cdn_requests())
     busy = Cut(status=503, headers=(("Retry-After", "9999"),))
-    last = 2 * requests - 20
+    last = 2 * requests - 8
     hub.cuts = lambda number, asked: busy if len(hub.cdn_requests()) > last else None
-    target = store / f"{NAME}-2MB.gguf"
-    assert "goes on from what is done" in llamacli("convert", REPO, "--fit", "2MB", check=4).stderr
+    target = store / f"{NAME}-900kB.gguf"
+    assert (
+        "goes on from what is done" in llamacli("convert", REPO, "--fit", "900kB", check=4).stderr
+    )
     hub.cuts = lambda number, asked: None
     assert (
         "going on from what the last call has done"
-        in llamacli("convert", REPO, "--fit", "2MB").stderr
+        in llamacli("convert", REPO, "--fit", "900kB").stderr
     )
     assert target.read_bytes() == whole.read_bytes()
 
