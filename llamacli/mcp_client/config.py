@@ -1,6 +1,5 @@
 """Which servers there are: commands, addresses, and files of `mcpServers` as others have them."""
 
-import json
 import os
 import re
 import shlex
@@ -11,7 +10,7 @@ from typing import Any
 
 from llamacli.errors import UsageError
 from llamacli.home import expanded
-from llamacli.prompt import read_file
+from llamacli.prompt import parse_json, read_file
 from llamacli.system import WINDOWS
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
@@ -81,10 +80,7 @@ def read_config(text: str, name: str) -> list[ServerConfig]:
     """The servers of a file's text: {"mcpServers": {NAME: {command, args, env, cwd}}}, or {url,
     headers}. Those that are disabled are left out, and what else other programs keep there.
     """
-    try:
-        given = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{name} is not JSON: {error}") from None
+    given = parse_json(text, name)
     lists = [given[key] for key in LISTS if key in given] if isinstance(given, dict) else []
     if not lists or not isinstance(lists[0], dict) or not lists[0]:
         raise UsageError(f'{name} has no {{"mcpServers": {{NAME: {{"command": …}}}}}}')

@@ -9,6 +9,7 @@ from .messages import (
     as_openai,
     check_messages,
     normal,
+    parse_json,
     problem,
     read_messages,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "fit",
     "gather",
     "normal",
+    "parse_json",
     "prepare",
     "problem",
     "read_bytes",

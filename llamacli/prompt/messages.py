@@ -21,11 +21,15 @@ def read_messages(text: str, name: str) -> list[Message]:
 
     Raises UsageError that says which message is wrong, and how.
     """
+    return check_messages(parse_json(text, name), name)
+
+
+def parse_json(text: str, name: str) -> Any:
+    """The value of a JSON text; name is where it came from. Raises UsageError."""
     try:
-        given = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{name} is not JSON: {error}") from None
-    return check_messages(given, name)
 
 
 def check_messages(given: Any, name: str) -> list[Message]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamacli.errors import InvalidModelError, UsageError
+from llamacli.prompt import parse_json
 from llamacli.shape import read_schema
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")  # Anthropic's API allows that many
@@ -33,10 +34,7 @@ class Tool:
 
 def read_tools(text: str, name: str) -> list[Tool]:
     """The tools of a JSON text; name is where it came from. Raises UsageError."""
-    try:
-        given = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{name} is not JSON: {error}") from None
+    given = parse_json(text, name)
     try:
         return check_tools(given)
     except UsageError as error:

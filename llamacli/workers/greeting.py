@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import perf_counter
 
-from llamacli.errors import UnreachableError
+from llamacli.errors import UnreachableError, reason
 from llamacli.workers.addresses import Address
 from llamacli.workers.protocol import (
     ALLOCATE,
@@ -188,6 +188,4 @@ def _watch(sock: socket.socket) -> None:
 
 
 def _why(error: OSError) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer"
-    return error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return "no answer" if isinstance(error, TimeoutError) else reason(error)
