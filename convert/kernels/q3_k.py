@@ -3,6 +3,8 @@
 Import this only where numba is installed. See lanes for how it works.
 """
 
+from typing import Any
+
 import numpy as np
 
 from convert.kernels.lanes import (
@@ -42,10 +44,12 @@ TOP = np.float32(3)
 BOTTOM = np.float32(-4)
 TOP_SCALE = np.float32(31)
 BOTTOM_SCALE = np.float32(-32)
-WIDE = 16  # lanes that are searched together
-SIZE = SUB * WIDE
-EVERY = np.uint64((1 << WIDE) - 1)
-NEAR = np.float32(0.49)  # of a step: an ideal level so near to a whole one is rounded to it
+WIDE = 32  # lanes that are searched together
+TIMES = 5  # that ggml goes through a sub-block's levels
+TERMS = 4 * SUB * WIDE
+VALUE, LEVEL, TERM_LX, TERM_L2 = range(0, 4 * SUB, SUB)  # the first of SUB rows, a lane a column
+SUMS = 4 * WIDE
+SUM_LX, SUM_L2, DOUBT, LANE = range(4)  # rows
 BLOCK_SCALE = LOW  # a row of fits that this type has no other use for
 
 _search_by_importance = scale_search(SUB, BOTTOM, TOP)
@@ -74,61 +78,113 @@ def _search(lanes: Floats, weights: Floats, weighted: bool, fits: Floats) -> Non
 
 @compiled
 def _search_alone(lanes: Floats, fits: Floats) -> None:
-    """ggml's make_q3_quants for each lane: levels are changed one by one where that is better."""
-    x = carray(stack(SIZE), (SUB, WIDE))
-    product = carray(stack(SIZE), (SUB, WIDE))
-    level = carray(stack(SIZE), (SUB, WIDE))
-    term_lx = carray(stack(SIZE), (SUB, WIDE))
-    term_l2 = carray(stack(SIZE), (SUB, WIDE))
-    none = filled(ZERO, WIDE)
+    """ggml's make_q3_quants for each lane: levels are changed one by one where that is better.
+
+    All lanes are gone through once; those that this changed are gathered, and gone through again.
+    """
+    first, sums = carray(stack(TERMS), (4 * SUB, WIDE)), carray(stack(SUMS), (4, WIDE))
+    again, kept = carray(stack(TERMS), (4 * SUB, WIDE)), carray(stack(SUMS), (4, WIDE))
+    none, count = filled(ZERO, WIDE), 0
     for lane in range(0, LANES, WIDE):
-        peak = extreme = sum_lx = sum_l2 = none
+        peak = extreme = none
         for i in range(SUB):
             v = column(lanes, lane * SUB + i, SUB, WIDE)
             more = abs(v) > peak
             extreme = select(more, v, extreme)
             peak = select(more, abs(v), peak)
-            store(x, i * WIDE, v)
+            store(first, (VALUE + i) * WIDE, v)
         factor = BOTTOM / extreme
         for i in range(SUB):
-            v = load(x, i * WIDE, WIDE)
-            w = v * v
-            q = max(BOTTOM, min(TOP, (factor * v + ROUND) - ROUND))
-            store(level, i * WIDE, q)
-            store(product, i * WIDE, w * v)
-            store(term_lx, i * WIDE, w * v * q)
-            store(term_l2, i * WIDE, w * q * q)
-            sum_lx += w * v * q
-            sum_l2 += w * q * q
-        sure = (sum_l2 <= LARGEST) & (peak >= NOTHING) & (peak <= LARGEST)
-        for _ in range(5):
-            changed = none > ZERO
-            for i in range(SUB):
-                v, q = load(x, i * WIDE, WIDE), load(level, i * WIDE, WIDE)
-                part_x = sum_lx - load(term_lx, i * WIDE, WIDE)
-                part_l2 = sum_l2 - load(term_l2, i * WIDE, WIDE)
-                near = abs(v * part_l2 - q * part_x) < NEAR * part_x
-                if flags(near | (part_x <= ZERO)) == EVERY:  # all levels stay, without a division
-                    continue
-                ideal = v * part_l2 / part_x
-                sure &= (part_x <= ZERO) | (abs(ideal) <= REACH)
-                n = max(BOTTOM, min(TOP, (ideal + ROUND) - ROUND))
-                new_lx = load(product, i * WIDE, WIDE) * n
-                new_l2 = v * v * n * n
-                trial_x, trial_l2 = part_x + new_lx, part_l2 + new_l2
-                better = trial_x * trial_x * sum_l2 > sum_lx * sum_lx * trial_l2
-                better &= (part_x > ZERO) & (n != q) & (trial_l2 > ZERO)
-                store(level, i * WIDE, select(better, n, q))
-                store(term_lx, i * WIDE, select(better, new_lx, load(term_lx, i * WIDE, WIDE)))
-                store(term_l2, i * WIDE, select(better, new_l2, load(term_l2, i * WIDE, WIDE)))
-                sum_lx = select(better, trial_x, sum_lx)
-                sum_l2 = select(better, trial_l2, sum_l2)
-                changed |= better
-            if flags(changed) == 0:
-                break
-        store(fits, SCALE * LANES + lane, select(sum_l2 > ZERO, sum_lx / sum_l2, none))
+            q = (factor * load(first, (VALUE + i) * WIDE, WIDE) + ROUND) - ROUND
+            store(first, (LEVEL + i) * WIDE, max(BOTTOM, min(TOP, q)))
+        _sum_terms(first, sums)
+        sure = (load(sums, SUM_L2 * WIDE, WIDE) <= LARGEST) & (peak >= NOTHING) & (peak <= LARGEST)
+        store(sums, DOUBT * WIDE, select(sure, none, filled(ONE, WIDE)))
+        changed = _go_through(first, sums)
+        store(fits, SCALE * LANES + lane, _quotients(sums))
         store(fits, PEAK * LANES + lane, peak)
-        store(fits, UNSURE * LANES + lane, select(sure, none, filled(ONE, WIDE)))
+        store(fits, UNSURE * LANES + lane, load(sums, DOUBT * WIDE, WIDE))
+        for k in range(WIDE):
+            if (changed >> np.uint64(k)) & np.uint64(1):
+                for i in range(SUB):
+                    again[VALUE + i, count] = first[VALUE + i, k]
+                    again[LEVEL + i, count] = first[LEVEL + i, k]
+                for row in range(3):
+                    kept[row, count] = sums[row, k]
+                kept[LANE, count] = np.float32(lane + k)
+                count += 1
+                if count == WIDE:
+                    _go_on(again, kept, count, fits)
+                    count = 0
+    _go_on(again, kept, count, fits)
+
+
+@compiled
+def _go_on(terms: Floats, sums: Floats, count: int, fits: Floats) -> None:
+    """The other times of so many lanes, whose LANE says where they are from."""
+    fresh = carray(stack(SUMS), (4, WIDE))  # not those that the changes have led to
+    _sum_terms(terms, fresh)
+    used = (np.uint64(1) << np.uint64(count)) - np.uint64(1)
+    for _ in range(TIMES - 1):
+        if _go_through(terms, sums) & used == 0:
+            break
+    store(fresh, 0, _quotients(sums))
+    for k in range(count):
+        lane = int(sums[LANE, k])
+        fits[SCALE, lane] = fresh[0, k]
+        fits[UNSURE, lane] = sums[DOUBT, k]
+
+
+@compiled
+def _sum_terms(terms: Floats, sums: Floats) -> None:
+    """Each value's part of both sums, by its level, and these."""
+    sum_lx = sum_l2 = filled(ZERO, WIDE)
+    for i in range(SUB):
+        v, q = load(terms, (VALUE + i) * WIDE, WIDE), load(terms, (LEVEL + i) * WIDE, WIDE)
+        lx, l2 = v * v * v * q, v * v * q * q
+        store(terms, (TERM_LX + i) * WIDE, lx)
+        store(terms, (TERM_L2 + i) * WIDE, l2)
+        sum_lx += lx
+        sum_l2 += l2
+    store(sums, SUM_LX * WIDE, sum_lx)
+    store(sums, SUM_L2 * WIDE, sum_l2)
+
+
+@compiled
+def _go_through(terms: Floats, sums: Floats) -> np.uint64:
+    """Try to change each level in turn; the lanes in which one was, as bits."""
+    none, one = filled(ZERO, WIDE), filled(ONE, WIDE)
+    sum_lx, sum_l2 = load(sums, SUM_LX * WIDE, WIDE), load(sums, SUM_L2 * WIDE, WIDE)
+    doubt = load(sums, DOUBT * WIDE, WIDE)
+    changed = none > ZERO
+    for i in range(SUB):
+        v, q = load(terms, (VALUE + i) * WIDE, WIDE), load(terms, (LEVEL + i) * WIDE, WIDE)
+        lx, l2 = load(terms, (TERM_LX + i) * WIDE, WIDE), load(terms, (TERM_L2 + i) * WIDE, WIDE)
+        part_x, part_l2 = sum_lx - lx, sum_l2 - l2
+        ideal = v * part_l2 / part_x
+        n = max(BOTTOM, min(TOP, (ideal + ROUND) - ROUND))
+        doubt = select((part_x <= ZERO) | (abs(ideal) <= REACH), doubt, one)
+        new_lx, new_l2 = v * v * v * n, v * v * n * n
+        trial_x, trial_l2 = part_x + new_lx, part_l2 + new_l2
+        better = trial_x * trial_x * sum_l2 > sum_lx * sum_lx * trial_l2
+        better &= (part_x > ZERO) & (n != q) & (trial_l2 > ZERO)
+        store(terms, (LEVEL + i) * WIDE, select(better, n, q))
+        store(terms, (TERM_LX + i) * WIDE, select(better, new_lx, lx))
+        store(terms, (TERM_L2 + i) * WIDE, select(better, new_l2, l2))
+        sum_lx = select(better, trial_x, sum_lx)
+        sum_l2 = select(better, trial_l2, sum_l2)
+        changed |= better
+    store(sums, SUM_LX * WIDE, sum_lx)
+    store(sums, SUM_L2 * WIDE, sum_l2)
+    store(sums, DOUBT * WIDE, doubt)
+    return flags(changed)  # type: ignore[no-any-return]
+
+
+@compiled
+def _quotients(sums: Floats) -> Any:
+    """The scales that the sums come to."""
+    sum_lx, sum_l2 = load(sums, SUM_LX * WIDE, WIDE), load(sums, SUM_L2 * WIDE, WIDE)
+    return select(sum_l2 > ZERO, sum_lx / sum_l2, filled(ZERO, WIDE))
 
 
 @compiled
