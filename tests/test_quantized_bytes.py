@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert import QUANTIZATIONS, convert, pipeline
+from convert import QUANTIZATIONS, convert, open_checkpoint, pipeline
+from convert.importance import importances_for
 from tests.quantized import assert_same_tensors, quantize_by_llama_cpp
 from tests.standins.checkpoint import shape_config, write_checkpoint
+from tests.test_mixtures import some_importances
 
 KQUANTS = ["Q4_K_M", "Q4_K_S", "Q5_K_M", "Q6_K", "Q8_0"]
 
@@ -45,6 +47,27 @@ def test_bytes_equal_llama_cpp(
     bf16, theirs = converted / "bf16.gguf", converted / "theirs.gguf"
     assert quantize_by_llama_cpp(bf16, theirs, QUANTIZATIONS[name]) == 0
     assert_same_tensors(converted / "ours.gguf", converted / "theirs.gguf")
+
+
+@pytest.mark.parametrize(
+    ("converted", "name"),
+    [("1b tied", "Q4_K_M"), *(("rows of 32s", name) for name in ("Q4_K_M", "IQ4_XS", "Q3_K_M"))],
+    indirect=["converted"],
+)
+def test_bytes_by_importance_equal_llama_cpp(
+    converted: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the compiled kernels, where numba is installed, and in pieces."""
+    monkeypatch.setattr(pipeline, "SMALL", 0)
+    monkeypatch.setattr("convert.pieces.PIECE", 1 << 17)
+    checkpoint = open_checkpoint(converted / "checkpoint")
+    matrix = some_importances(checkpoint)
+    given = importances_for(matrix, list(checkpoint.weights))
+    ours, theirs = converted / "ours.gguf", converted / "theirs.gguf"
+    convert(converted / "checkpoint", ours, name, importance=matrix, force=True)
+    status = quantize_by_llama_cpp(converted / "bf16.gguf", theirs, QUANTIZATIONS[name], given)
+    assert status == 0
+    assert_same_tensors(ours, theirs)
 
 
 def fill_some_rows(path: Path, every: int) -> None:
