@@ -168,13 +168,13 @@ def _kinds(
 def _worth_trying(tried: Tried, left: int) -> Tried:
     """Without types far smaller than the mean that left bytes allow, which cost time and lose.
 
-    All of them, where the others are too large together.
+    The largest is kept where all are; all are where the others are too large together.
     """
     fixed = sum(_padded(kinds[0], spec) for spec, kinds in tried.items() if len(kinds) == 1)
     parameters = sum(spec.parameters for spec, kinds in tried.items() if len(kinds) > 1)
     least = 8 * (left - fixed) / max(parameters, 1) - FAR
     worth = {
-        spec: [kind for kind in kinds if _bits(kind) >= least] or [min(kinds, key=_bits)]
+        spec: [kind for kind in kinds if _bits(kind) >= least] or [max(kinds, key=_bits)]
         for spec, kinds in tried.items()
     }
     together = sum(min(_padded(kind, spec) for kind in kinds) for spec, kinds in worth.items())

@@ -189,6 +189,15 @@ def test_what_is_said_to_be_the_smallest_can_be_made(tiny: Path, tmp_path: Path)
         fit(checkpoint, least - 32, "x")
 
 
+def test_where_there_is_more_room_than_the_largest_types_take_they_are_taken(tiny: Path) -> None:
+    checkpoint = open_checkpoint(tiny)
+    made = fit(checkpoint, 1_000_000_000, "x", wishes=adapted(
+        named_quantization("Q4_K_M"), overrides=["attn_v=Q6_K"]
+    ))  # fmt: skip
+    types = {one.type for one in made.matrices if "attn_v" not in one.spec.name}
+    assert types == {Type.F16}
+
+
 def test_what_is_asked_for_stays(tiny: Path) -> None:
     wishes = adapted(
         named_quantization("Q4_K_M"), output="Q8_0", embedding="Q3_K", overrides=["attn_v=Q6_K"]
