@@ -2,15 +2,18 @@
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from convert import convert
+from tests import moments
 from tests.standins import adapter as standin
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.hub import Hub, read_repo, serve
+from tests.systems import needs_kills
 from tests.test_adapter import assert_close
 from tests.test_cli import llamacli, one_line
 
@@ -103,6 +106,29 @@ def test_a_merge_of_what_the_hub_has(hub: Hub, base: Path, lora: Path, store: Pa
     standin.merge(base, lora, store / "expected", {"": 2.0}, times=0.5)
     convert(store / "expected", store / "expected.gguf", "F32")
     assert_close(target, store / "expected.gguf")
+
+
+@needs_kills
+def test_a_merge_that_was_killed_is_gone_on_with(hub: Hub, store: Path, tmp_path: Path) -> None:
+    """To the same bytes; nothing is under the final name before."""
+    words = ["convert", BASE, "--quant", "Q8_0", "--merge", f"{LORA}:0.5", "--threads", "1"]
+
+    def run(moment: int = -1) -> moments.Ended:
+        return moments.run(tmp_path / "child", words, number=signal.SIGKILL, moment=moment)
+
+    run()  # the first has more to import
+    (target,) = store.glob("*.gguf")
+    target.unlink()
+    usual = run()
+    whole, told = target.read_bytes(), []
+    start, end = usual.entered["resumable_file"], usual.entered["_print_report"]
+    for share in (0.4, 0.6, 0.8):
+        target.unlink()
+        assert run(start + int(share * (end - start))).code == -signal.SIGKILL
+        assert not target.exists()
+        told.append(run().said)
+        assert target.read_bytes() == whole
+    assert any("going on from what the last call has done" in said for said in told)
 
 
 @pytest.mark.parametrize(
