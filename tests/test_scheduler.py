@@ -124,7 +124,7 @@ def test_requests_that_come_together_read_their_common_start_once(path: Path) ->
             job = Job([*prompt(200), *prompt(8, 10 + index)], GREEDY, 3)
             lane.submit(Task(index, job, lambda piece: None))
         while lane.busy:
-            lane.turn()
+            lane.turn(lambda: None)
     lines = metrics.text().decode().splitlines()
     assert f"llamacli_prompt_tokens_total {200 + 4 * 8}.0" in lines
     assert f"llamacli_prompt_tokens_cached_total {3 * 200}.0" in lines

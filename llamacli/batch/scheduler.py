@@ -24,11 +24,12 @@ MARGIN = 256  # cells that stay free when one that had to make room goes on
 @dataclass
 class Step:
     """What a step came to: each answer that grew with the text that can be shown; those at their
-    end (error is set where they failed); tokens of prompts that were read."""
+    end (error is set where they failed); tokens of prompts that were read; evaluations."""
 
     grown: list[tuple[Running, str]] = field(default_factory=list)
     finished: list[Running] = field(default_factory=list)
     read: int = 0
+    evaluations: int = 0
 
 
 @dataclass
@@ -88,24 +89,42 @@ class Scheduler:
                 return True
         return False
 
-    def step(self, interrupted: Callable[[], bool] | None = None) -> Step:
-        """Evaluate a batch and choose a token for each sequence that is up to date.
+    def step(
+        self,
+        interrupted: Callable[[], bool] | None = None,
+        on_evaluate: Callable[[], None] = lambda: None,
+    ) -> Step:
+        """Evaluate batches and choose a token for each sequence that is up to date.
 
         Exact ones are evaluated by themselves, in the shapes that a single run has, and those with
-        the same adapters together, in no batch with others. Raises
+        the same adapters together, in no batch with others. on_evaluate is called before each
+        evaluation, when nothing else is left to do for it. Raises
         LlamacliError where llama.cpp fails, DoesNotFitError where the cache can't hold even one.
         """
         step = Step()
         together = [running for running in self.running if not running.job.exact]
+        batches: list[list[tuple[Running, int]]] = []
         for scales in dict.fromkeys(running.scales for running in together):
             group = [running for running in together if running.scales == scales]
-            if not self._evaluate(self._share(group), step, interrupted):
-                return step
+            batches += self._parted(self._share(group))
         for running in [one for one in self.running if one.job.exact]:
-            count = min(running.length - running.evaluated, self.engine.rows)
-            if not self._evaluate([(running, count)], step, interrupted):
-                return step
+            batches.append([(running, min(running.length - running.evaluated, self.engine.rows))])
+        for batch in batches:
+            if not self._evaluate(batch, step, interrupted, on_evaluate):
+                break
         return step
+
+    def _parted(self, parts: list[tuple[Running, int]]) -> list[list[tuple[Running, int]]]:
+        """On a CPU answers' tokens in a batch of their own, the first one.
+
+        Its attention goes by tiles where a batch has many tokens, and a tile with tokens of several
+        answers takes all that is in the cache of any of them.
+        """
+        if self.engine.gpus:
+            return [parts]
+        answers = [(one, n) for one, n in parts if one.length - one.evaluated == 1]
+        prompts = [(one, n) for one, n in parts if one.length - one.evaluated > 1]
+        return [batch for batch in (answers, prompts) if batch]
 
     def _share(self, together: Sequence[Running]) -> list[tuple[Running, int]]:
         """How many tokens of each are evaluated: the next one of an answer, and of the prompts
@@ -115,7 +134,8 @@ class Scheduler:
         room = self.engine.rows - len(answers)
         if self.pace is not None and answers:
             pending = sum(one.length - one.evaluated for one in prompts)
-            room = min(room, self.pace.most(len(answers), pending))
+            beside = len(answers) if self.engine.gpus else 0  # in the prompts' batch
+            room = min(room, self.pace.most(beside, pending))
         parts = {id(one): (one, 1) for one in answers}
         if len(prompts) > 1:
             first = prompts[0]
@@ -134,12 +154,14 @@ class Scheduler:
         parts: list[tuple[Running, int]],
         step: Step,
         interrupted: Callable[[], bool] | None,
+        on_evaluate: Callable[[], None],
     ) -> bool:
         """Whether the batch was evaluated; where not, room was made, or it was interrupted."""
         started = perf_counter()
         self.engine.use_adapters(parts[0][0].scales)
         self._propose(parts)
         rows = self.engine.fill([running.next(count) for running, count in parts])
+        on_evaluate()
         code = self.engine.evaluate(interrupted)
         if code == FULL:
             self._make_room()
@@ -150,6 +172,7 @@ class Scheduler:
         read = sum(count for running, count in parts if running.prefilled is None)
         beside = sum(running.prefilled is not None for running, _ in parts)
         step.read += read
+        step.evaluations += 1
         for running, count in parts:
             running.evaluated += count
             running.spare = len(running.proposed)
@@ -166,7 +189,7 @@ class Scheduler:
         if not answers:
             return
         free = self.engine.cells - sum(running.length for running in self.running)
-        if any(count > 1 or running.prefilled is None for running, count in parts):
+        if any(one.length - one.evaluated > 1 or one.prefilled is None for one in self.running):
             free = 0
         numbers = {running.sequence for running in self.running}
         others = self.pace is not None and len(parts) > 1
@@ -190,10 +213,11 @@ class Scheduler:
         return measured_costs(evaluate)
 
     def _choose(self, ready: list[tuple[Running, int]]) -> list[int | LlamacliError]:
-        """A token each. Of many, several threads choose: samplers and numpy are C, which lets go of
-        Python's lock, and none knows of another."""
+        """A token each. Of many, several threads choose where that takes longer than handing them
+        over: samplers are C, which lets go of Python's lock, and none knows of another."""
         choosers = self.engine.choosers
-        if choosers is None or len(ready) < MANY:
+        quick = all(one.job.sampling.is_greedy and one.is_unconstrained for one, _ in ready)
+        if choosers is None or len(ready) < MANY or quick:
             return self._choose_some(ready, 0)
         outputs = [0, *accumulate(1 + len(running.proposed) for running, _ in ready)]
         self.engine.all_logits(outputs[-1])  # what is done once an evaluation isn't left to several

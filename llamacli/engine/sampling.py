@@ -74,7 +74,12 @@ class SamplingSettings:
     @property
     def is_plainly_greedy(self) -> bool:
         """Whether the likeliest token is always chosen, whatever came before."""
-        return self.temperature == 0 and not (self.penalizes or self.logit_bias)
+        return self.is_greedy and not self.logit_bias
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is always chosen, once the biases are added."""
+        return self.temperature == 0 and not self.penalizes
 
     @property
     def draws_of_top_k(self) -> bool:
@@ -153,6 +158,8 @@ def chooser(engine: Engine, settings: SamplingSettings, chain: Any) -> Callable[
         return sample
     if settings.is_plainly_greedy:
         return lambda row: int(engine.logits(row).argmax())
+    if settings.is_greedy:
+        return lambda row: likeliest_biased(engine.logits(row), settings.logit_bias)
     if not settings.draws_of_top_k:
         return sample
 
@@ -166,6 +173,16 @@ def chooser(engine: Engine, settings: SamplingSettings, chain: Any) -> Callable[
         return token
 
     return choose
+
+
+def likeliest_biased(logits: "NDArray[np.float32]", biases: Sequence[tuple[int, float]]) -> int:
+    """The likeliest token by logits, float32 of shape (vocabulary,), once the biases are added."""
+    import numpy as np
+
+    biased = logits.copy()
+    for token, bias in biases:
+        biased[token] += np.float32(bias)
+    return int(biased.argmax())
 
 
 def likeliest(logits: "NDArray[np.float32]", count: int) -> "NDArray[np.int64] | None":

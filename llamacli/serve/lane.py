@@ -86,14 +86,14 @@ class Lane:
         self.engine.library.llama_memory_clear(self.engine.memory, False)
         self.scheduler = Scheduler(self.engine, self.scheduler.pace)
 
-    def turn(self) -> None:
-        """Start what can start, and do a step."""
+    def turn(self, on_evaluate: Callable[[], None]) -> None:
+        """Start what can start, and do a step; on_evaluate is the scheduler's."""
         self._admit()
         if not self.scheduler.running:
             return
         begun = perf_counter()
         try:
-            step = self.scheduler.step()
+            step = self.scheduler.step(on_evaluate=on_evaluate)
         except LlamacliError as error:
             self.fail_all(error)
             return

@@ -27,7 +27,7 @@ class Metrics:
         self.answer_tokens = counter("tokens_predicted", "Tokens of answers.")
         self.drafted_tokens = counter("drafted_tokens", "Tokens that were drafted and checked.")
         self.accepted_tokens = counter("drafted_tokens_accepted", "Of them, those of answers.")
-        self.decodes = counter("n_decode", "Steps: calls of llama_decode.")
+        self.decodes = counter("n_decode", "Calls of llama_decode.")
         self.prompt_seconds = counter("prompt_seconds", "Seconds of steps that read prompts.")
         self.answer_seconds = counter("tokens_predicted_seconds", "Seconds of the other steps.")
         self.beside = gauge("n_busy_slots_per_decode", "Sequences in the last step.")
@@ -40,7 +40,7 @@ class Metrics:
         )
 
     def step(self, step: Step, beside: int, seconds: float) -> None:
-        self.decodes.inc()
+        self.decodes.inc(step.evaluations)
         self.beside.set(beside)
         self.answer_tokens.inc(len(step.grown))
         self.prompt_tokens.inc(step.read)

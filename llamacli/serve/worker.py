@@ -51,7 +51,7 @@ class Worker:
         return await future
 
     def deliver(self, stream: Stream, piece: Piece) -> None:
-        """To the loop, once the step is done; of the engine's thread."""
+        """To the loop, as the next step is evaluated; of the engine's thread."""
         self.pieces.setdefault(id(stream), (stream, []))[1].append(piece)
 
     async def stop(self) -> None:
@@ -71,11 +71,12 @@ class Worker:
             self._take()
             for lane in list(self.lanes):
                 try:
-                    lane.turn()
+                    lane.turn(self._flush)
                 except Exception as error:  # of ours: it must not end the server
                     say(traceback.format_exc())
                     lane.fail_all(LlamacliError(f"unexpected {type(error).__name__}"))
-            self._flush()
+            if not any(lane.busy for lane in self.lanes):
+                self._flush()
 
     def _take(self) -> None:
         """Do what came in; wait for something where no model is busy."""
@@ -88,6 +89,7 @@ class Worker:
             pass
 
     def _flush(self) -> None:
+        """Wake the loop, which then takes Python's lock: while llama.cpp evaluates, it is free."""
         if self.pieces:
             pieces, self.pieces = list(self.pieces.values()), {}
             self.loop.call_soon_threadsafe(_put_all, pieces)
