@@ -59,11 +59,13 @@ def test_jobs_with_different_adapters_share_no_batch_and_no_cache(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[set[tuple[float, ...]]] = []
+    at_work: list[Running] = []
     with BatchEngine(folder / "base.gguf", settings(folder), 6) as engine:
         fill = engine.fill
 
         def watched(parts: Any) -> Any:
-            batches.append({running.scales for running, _ in parts} | {engine.scales})
+            scales_of = {one.sequence: one.scales for one in at_work}
+            batches.append({scales_of[part.sequence] for part in parts} | {engine.scales})
             return fill(parts)
 
         monkeypatch.setattr(engine, "fill", watched)
@@ -75,10 +77,12 @@ def test_jobs_with_different_adapters_share_no_batch_and_no_cache(
             running = [prepare(engine, i, job) for i, job in enumerate(jobs)]
             for one in running:
                 scheduler.start(one)
+            at_work[:] = running
             finish(scheduler, running)
             again = [prepare(engine, 9, replace(jobs[0], scales=s)) for s in (scales[0], (0.25, 0))]
             for one in again:
                 scheduler.start(one)
+            at_work[:] = again
             finish(scheduler, again)
             engine.library.llama_memory_clear(engine.memory, False)
             return [one.answer.tokens for one in running], [one.cached for one in again]
