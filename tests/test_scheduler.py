@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,27 @@ def test_a_turn_goes_on_where_the_last_one_ended(scheduler: Scheduler) -> None:
     assert second.cached == 100 + len(answer) - 1  # the last one's cells were never needed
     assert second.sequence == first.sequence
     finish(scheduler, second)
+
+
+def test_on_a_cpu_answers_share_no_batch_with_prompts(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what the step before said is told as the first of them is evaluated, not before."""
+    begin(scheduler, Job(prompt(20), GREEDY, 9))
+    begin(scheduler, Job(prompt(20, 1), GREEDY, 9), 1)
+    scheduler.step()
+    begin(scheduler, Job(prompt(30, 2), GREEDY, 9), 2)
+    happened: list[list[int] | str] = []
+    fill = scheduler.engine.fill
+
+    def watched(parts: Any) -> Any:
+        happened.append([len(part.tokens) for part in parts])
+        return fill(parts)
+
+    monkeypatch.setattr(scheduler.engine, "fill", watched)
+    step = scheduler.step(on_evaluate=lambda: happened.append("evaluated"))
+    assert happened == [[1, 1], "evaluated", [30], "evaluated"] and step.evaluations == 2
+    assert len(step.grown) == 3
 
 
 def test_one_that_leaves_is_gone_at_once_and_what_it_read_stays(scheduler: Scheduler) -> None:
