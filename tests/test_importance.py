@@ -126,7 +126,7 @@ def changed(name: str, entry: Entry | None) -> ImportanceMatrix:
 
 
 @pytest.mark.parametrize(
-    ("found", "told"),
+    ("importance", "told"),
     [
         (changed("blk.1.attn_q.weight", Entry(np.ones(256, np.float32), 1)), "it has blk.1.attn_q"),
         (changed("blk.0.attn_q.weight", None), "no entry for blk.0.attn_q.weight"),
@@ -170,7 +170,7 @@ def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
 
 
 @pytest.mark.parametrize(
-    ("found", "damage", "told"),
+    ("importance", "damage", "told"),
     [
         (one_bad(float("nan")), None, "attn_q.weight has sums that are negative, infinite or no"),
         (one_bad(float("inf")), None, "attn_q.weight has sums that are negative, infinite or no"),

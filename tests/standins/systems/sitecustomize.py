@@ -17,6 +17,7 @@ import types
 from collections.abc import Callable
 
 from lacking import LACKING, OURS, is_ours
+from linux import peak_resident
 
 SYSTEM = os.environ.get("LLAMACLI_SYSTEM", "")
 
@@ -110,12 +111,12 @@ def macos() -> None:
     usage = resource.getrusage
 
     def getrusage(whose: int) -> object:
-        """The peak is in bytes there, in KiB here."""
+        """The peak is in bytes there, and this process's alone."""
         told = usage(whose)
         if not is_ours(2):
             return told
         return types.SimpleNamespace(
-            ru_utime=told.ru_utime, ru_stime=told.ru_stime, ru_maxrss=told.ru_maxrss * 1024
+            ru_utime=told.ru_utime, ru_stime=told.ru_stime, ru_maxrss=peak_resident()
         )
 
     resource.getrusage = getrusage
