@@ -47,7 +47,11 @@ TARGETS = {
            for n in ("1 client", "4 clients", "8 clients")},
         "3 streams while 4,000 tokens come in: gap p99, ratio": Target(0.5, most=True),
     },
-    "drafts": {"drafts to plain": Target(5.0), "same answer": Target(1.0)},
+    "drafts": {
+        "one change, drafts to plain": Target(5.0),
+        "one change, same answer": Target(1.0),
+        "a change every 30 tokens, same answer": Target(1.0),
+    },
     "imatrix": {"ratio": Target(0.9)},
 }  # fmt: skip
 

@@ -30,7 +30,8 @@ PROMPT, ANSWER, SIDE_BY_SIDE = 155, 64, (8, 32)
 GREEDY = SamplingSettings(temperature=0)
 SAMPLED = SamplingSettings(temperature=0.7, top_k=50, top_p=0.9, seed=1)
 AS_SAMPLED = {"temperature": 0.7, "top_k": 50, "top_p": 0.9, "min_p": 0.0, "seed": 1}
-FILE_LINES, EDITED = 2400, 30  # tokens of a file that is rewritten; one of so many is another
+FILE, REWRITTEN = 2400, 1024  # tokens of a file, and those that are rewritten
+CHANGES = {"one change": 200, "a change every 30 tokens": 30}  # the latter at each such token
 CHUNKS = 32
 
 Found = dict[str, float]
@@ -179,32 +180,41 @@ def serve(model: Path, rounds: int) -> Found:
 
 
 def drafts(model: Path, rounds: int) -> Found:
-    """Rewriting a text that the model goes on with, one token in EDITED of it another."""
+    """Rewriting a text that the model goes on with, some of whose tokens are others."""
     found: Found = {}
     with DraftingEngine(model, EngineSettings(context=4096)) as engine:
         size = engine.vocabulary.size
-        text = walk(5000, FILE_LINES, size)
-        edited = [t if i % EDITED else (t + 13) % (size - SPECIALS) for i, t in enumerate(text)]
-        prompt, speculation = [*edited, *text[:100]], engine.speculation
-        rates: dict[str, list[float]] = {"plain": [], "drafts": []}
-        answers = {}
-        for number in range(-1, rounds):
-            for name in rates:
-                engine.speculation = speculation if name == "drafts" else None
-                started = time.perf_counter()
-                chunks = generate(engine, prompt, GREEDY, max_tokens=2 * DECODED)
-                result = [chunk.result for chunk in chunks][-1]
-                assert result is not None
-                seconds = time.perf_counter() - started - result.prefill_seconds
-                answers[name] = result
-                if number >= 0:
-                    rates[name].append(result.answer_tokens / seconds)
-        drafted = answers["drafts"].drafted
-        tell(f"{drafted.accepted} of {drafted.tokens} accepted, {drafted.evaluations} checks")
-        found |= {name: statistics.median(values) for name, values in rates.items()}
-    found["drafts to plain"] = found["drafts"] / found["plain"]
-    found["same answer"] = float(answers["drafts"].tokens == answers["plain"].tokens)
+        text, speculation = walk(5000, FILE, size), engine.speculation
+        for name, every in CHANGES.items():
+            changed = range(every, FILE, every if name.startswith("a ") else FILE)
+            edited = [
+                (t + 13) % (size - SPECIALS) if i in changed else t for i, t in enumerate(text)
+            ]
+            rates: dict[str, list[float]] = {"plain": [], "drafts": []}
+            answers = {}
+            for number in range(-1, rounds):
+                for way in rates:
+                    engine.speculation = speculation if way == "drafts" else None
+                    answers[way], seconds = rewriting(engine, [*edited, *text[:100]])
+                    if number >= 0:
+                        rates[way].append(answers[way].answer_tokens / seconds)
+            drafted = answers["drafts"].drafted
+            tell(f"{drafted.accepted} of {drafted.tokens} accepted, {drafted.evaluations} checks")
+            medians = {way: statistics.median(values) for way, values in rates.items()}
+            found |= {f"{name}, {way}": value for way, value in medians.items()}
+            found[f"{name}, drafts to plain"] = medians["drafts"] / medians["plain"]
+            same = answers["drafts"].tokens == answers["plain"].tokens
+            found[f"{name}, same answer"] = float(same)
     return found
+
+
+def rewriting(engine: Engine, prompt: list[int]) -> tuple[Result, float]:
+    """The answer, and the seconds that it took after the prompt."""
+    started = time.perf_counter()
+    chunks = generate(engine, prompt, GREEDY, max_tokens=REWRITTEN)
+    result = [chunk.result for chunk in chunks][-1]
+    assert result is not None
+    return result, time.perf_counter() - started - result.prefill_seconds
 
 
 def imatrix(model: Path, _: int) -> Found:
