@@ -328,6 +328,15 @@ def test_a_recipe_gives_the_same_bytes(tmp_path: Path, capfd: pytest.CaptureFixt
     assert "--quant and --recipe exclude each other" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["demo-2.4MB", "demo-2.4MB.gguf"])
+def test_a_recipe_may_be_named_as_the_store_has_it(
+    name: str, store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run("convert", DEMO, "--fit", "2.4MB") == 0
+    assert run("convert", DEMO, "--recipe", name, "-o", tmp_path / "again.gguf") == 0
+    assert (tmp_path / "again.gguf").read_bytes() == (store / "demo-2.4MB.gguf").read_bytes()
+
+
 def test_recipes_that_are_none_are_named(
     tiny: Path, made: Fit, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

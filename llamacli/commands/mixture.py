@@ -59,7 +59,10 @@ class Mixture:
     ] = None
     recipe: Annotated[
         Path | None,
-        typer.Option(help="Take the types that a file made by --fit has: that file, or a text."),
+        typer.Option(
+            help="Take the types that a file made by --fit has: that file, its name in the store, "
+            "or a text."
+        ),
     ] = None
     tensor_type: Annotated[
         list[str] | None,
@@ -100,7 +103,8 @@ class Mixture:
         """
         from convert import QuantizationError, adapted, by_recipe, named_quantization
 
-        types = None if self.recipe is None else read_recipe(expanded(self.recipe))
+        recipe = None if self.recipe is None else recipe_file(self.recipe)
+        types = None if recipe is None else read_recipe(recipe)
         try:
             wishes = adapted(
                 named_quantization(self.named or default),
@@ -110,8 +114,8 @@ class Mixture:
             )
         except QuantizationError as error:
             raise UsageError(str(error)) from None
-        if types is not None and self.recipe is not None:
-            return by_recipe(self.recipe.stem, types, wishes)
+        if types is not None and recipe is not None:
+            return by_recipe(recipe.stem, types, wishes)
         return wishes
 
     @property
@@ -144,6 +148,16 @@ def parse_size(text: str) -> int:
     unit = (match[2] or "").lower()
     base = 1024 if unit.endswith("i") else 1000
     return int(float(match[1]) * base ** POWERS[unit[:1]])
+
+
+def recipe_file(given: Path) -> Path:
+    """The file that a recipe is in, which may be one that a name means in the store."""
+    from llamacli.models import existing_path, matching, stored_models
+
+    if path := existing_path(str(given)):
+        return path
+    stored = matching(given.name, stored_models()) if len(given.parts) == 1 else []
+    return stored[0] if len(stored) == 1 else expanded(given)
 
 
 def read_recipe(path: Path) -> "Mapping[str, GGMLQuantizationType]":
