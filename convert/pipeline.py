@@ -174,9 +174,13 @@ def kernels_for(
     if parameters < SMALL:
         return {kind: ggml_kernel(kind) for kind in kinds}
 
+    told = False
+
     def on_compile() -> None:
-        if notice is not None:
-            notice("compiling the quantizer for this machine, this once: some seconds")
+        nonlocal told
+        if notice is not None and not told:
+            notice("compiling the quantizers for this machine, this once: some seconds each")
+        told = True
 
     return {kind: choose(kind, on_compile=on_compile).kernel for kind in sorted(kinds)}
 

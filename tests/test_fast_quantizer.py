@@ -6,6 +6,7 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from convert import pipeline
 from convert.kernels import INFINITY, choice, compiled, ggml_kernel, quantize
 from convert.kernels.comparison import differences, importances, samples
 from convert.kernels.ggml import Kernel, Values
@@ -278,6 +280,19 @@ def test_other_types_have_ggmls_kernel() -> None:
     values = next(samples(4))[1]
     expected = quantize(kind, values.reshape(1, -1)).reshape(-1)
     assert np.array_equal(run(chosen.kernel, kind, values), expected)
+
+
+def test_compiling_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for each type of a mixture."""
+
+    def compiling(kind: GGMLQuantizationType, on_compile: Callable[[], None]) -> choice.Choice:
+        on_compile()
+        return choice.Choice(ggml_kernel(kind), compiled=False, reason="")
+
+    monkeypatch.setattr(pipeline, "choose", compiling)
+    told: list[str] = []
+    pipeline.kernels_for(compiled.KINDS, pipeline.SMALL, told.append)
+    assert len(told) == 1
 
 
 def test_without_numba_ggmls_kernel_serves(monkeypatch: pytest.MonkeyPatch) -> None:
