@@ -1,6 +1,6 @@
 from .adapter import ADAPTER_FILES, WEIGHTS, Adapter, is_adapter, open_adapter, read_base_config
 from .adapter_config import CONFIG, read_adapter_config
-from .adapter_file import AdapterReport, adapter_type, write_adapter
+from .adapter_file import adapter_type, write_adapter
 from .added import MARKERS, is_marker
 from .checkpoint import (
     INDEX,
@@ -29,7 +29,7 @@ from .importance import Entry, ImportanceMatrix, merged_importances
 from .importance_file import read_importance, write_importance
 from .journal import Journal, digest, partial_path, resumable_file, space_taken
 from .kernels import as_float32, dequantize, library_path
-from .merge import merged, merged_config
+from .merge import merged
 from .metadata import CONFIG_KEY, GENERATION_KEY
 from .pipeline import Report, convert, write_gguf
 from .plan import ROPE_FACTORS, plan_tensors
@@ -65,7 +65,6 @@ __all__ = [
     "SMALL_FILES",
     "WEIGHTS",
     "Adapter",
-    "AdapterReport",
     "Broken",
     "Checkpoint",
     "CheckpointError",
@@ -116,7 +115,6 @@ __all__ = [
     "llama_tensors",
     "lock",
     "merged",
-    "merged_config",
     "merged_importances",
     "named_quantization",
     "open_adapter",

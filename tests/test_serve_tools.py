@@ -19,7 +19,8 @@ from llamacli.engine import EngineSettings
 from llamacli.serve.answers import _jobs
 from llamacli.serve.ask import Ask
 from llamacli.shape import Grammar, read_schema
-from llamacli.tools import check_tools, read_answer
+from llamacli.tools import check_tools
+from tests.standins.calls import read_answer
 from tests.standins.server import Serving, serving
 from tests.standins.tiny import VOCABULARY, made_up_tokenizer, write_model
 from tests.standins.vocabulary import TOOL_TEMPLATE

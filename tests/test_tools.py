@@ -21,11 +21,10 @@ from llamacli.tools import (
     bounded,
     check_tools,
     message_of,
-    read_answer,
     read_tools,
 )
 from tests.program import PROGRAM, run_program
-from tests.standins.calls import CALLS, NAMES, TEXTS
+from tests.standins.calls import CALLS, NAMES, TEXTS, read_answer
 from tests.standins.tiny import write_model
 from tests.standins.vocabulary import TOOL_TEMPLATE, small_tokenizer
 

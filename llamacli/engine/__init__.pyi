@@ -1,4 +1,4 @@
-from .adapters import MAX_ADAPTERS, LoadedAdapter, Scales
+from .adapters import MAX_ADAPTERS, Scales
 from .asked import Asked, Profile, chosen_settings, defaults
 from .context import KEPT_SEQUENCES
 from .engine import Engine, ProgressCallback
@@ -32,7 +32,6 @@ __all__ = [
     "Engine",
     "EngineSettings",
     "LargestFile",
-    "LoadedAdapter",
     "Loading",
     "Profile",
     "ProgressCallback",

@@ -1,4 +1,4 @@
-from .adapter import AdapterShape, base_name, check_adapter, is_adapter, stated_shape
+from .adapter import base_name, check_adapter, is_adapter, stated_shape
 from .check import (
     CONTROL,
     END_TOKENS,
@@ -11,7 +11,7 @@ from .check import (
     check_vocabulary,
     read_header,
 )
-from .contents import STRING, Array, FileStatus, GGUFFile, TensorInfo, file_identity
+from .contents import STRING, Array, GGUFFile, TensorInfo, file_identity
 from .cursor import HeaderError
 from .file import padded, read_gguf
 from .merge import check_part, merged_header
@@ -25,9 +25,7 @@ __all__ = [
     "RECURSIVE_PRE_TOKENIZERS",
     "STRING",
     "TENSOR_TYPES",
-    "AdapterShape",
     "Array",
-    "FileStatus",
     "GGUFFile",
     "HeaderError",
     "LlamaShape",

@@ -1,7 +1,6 @@
 from . import registry
 from .adapters import (
     adapter_choices,
-    adapter_path,
     adapter_target,
     split_scale,
     stored_adapter,
@@ -36,7 +35,6 @@ __all__ = [
     "Model",
     "Stored",
     "adapter_choices",
-    "adapter_path",
     "adapter_target",
     "close_in_background",
     "complete_models",

@@ -1,6 +1,5 @@
 from .client import (
     BY_SERVER,
-    LocalAnswer,
     Refused,
     adapters_field,
     answer_whole,
@@ -14,7 +13,6 @@ from .served import ServedModel, served_model
 
 __all__ = [
     "BY_SERVER",
-    "LocalAnswer",
     "Options",
     "Refused",
     "ServedModel",

@@ -1,8 +1,8 @@
 from .constraint import DEFAULT_THRESHOLD, Choice, ToolConstraint, tool_constraint
-from .definitions import MOST_TOOLS, Tool, WrongTool, check_tools, chosen_tools, read_tools
+from .definitions import MOST_TOOLS, Tool, WrongTool, check_tools, read_tools
 from .forms import PYTHON_TAG, Call, message_of
 from .parts import CallPart, HeldCalls, parts_of
-from .reader import Reader, read_answer
+from .reader import Reader
 from .results import NOTHING, OUTPUT_LIMIT, STOPPED, bounded
 
 __all__ = [
@@ -22,10 +22,8 @@ __all__ = [
     "WrongTool",
     "bounded",
     "check_tools",
-    "chosen_tools",
     "message_of",
     "parts_of",
-    "read_answer",
     "read_tools",
     "tool_constraint",
 ]

@@ -134,10 +134,3 @@ class Reader:
             self.place = self.place.after(c)
         self.called = self.called and not text
         return text
-
-
-def read_answer(text: str, names: Collection[str], *, cut: bool = False) -> tuple[str, list[Call]]:
-    """A whole answer's text and calls; cut says that it isn't whole."""
-    reader = Reader(names)
-    shown = reader.feed(text) + reader.finish(cut=cut)
-    return shown, reader.calls

@@ -1,6 +1,6 @@
 from .addresses import PORT, TIMEOUT, Address, parse_split, parse_workers
 from .connected import Workers
-from .greeting import Link, Speed, greet, measure
+from .greeting import Link, greet, measure
 from .hosting import Lending, address_of, host
 from .lend import described, end_with_stdin, lent_devices
 from .ssh import host_by_ssh
@@ -11,7 +11,6 @@ __all__ = [
     "Address",
     "Lending",
     "Link",
-    "Speed",
     "Workers",
     "address_of",
     "described",

@@ -4,6 +4,10 @@ Made by us by the descriptions of Meta's model cards and prompt formats: the ans
 <|python_tag|> spelled out and the end token left off, the text that is to be shown, and the calls.
 """
 
+from collections.abc import Collection
+
+from llamacli.tools import Call, Reader
+
 NAMES = ("weather", "brave_search", "wolfram_alpha", "spotify.search", "get_user_info", "ipython")
 
 Case = tuple[str, str, list[tuple[str, dict[str, object]]]]
@@ -129,3 +133,10 @@ TEXTS = (
     "{" * 5000,
     '{"name": "weather", "parameters": ' + '{"a": ' * 3000,
 )
+
+
+def read_answer(text: str, names: Collection[str], *, cut: bool = False) -> tuple[str, list[Call]]:
+    """A whole answer's text and calls; cut says that it isn't whole."""
+    reader = Reader(names)
+    shown = reader.feed(text) + reader.finish(cut=cut)
+    return shown, reader.calls
