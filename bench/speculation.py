@@ -119,14 +119,19 @@ def least_acceptance(costs: Costs, drafting: float) -> float | None:
 
 
 def measure_peer(
-    model: Path, kinds: list[str], prompts: dict[str, list[int]], tokens: int, threads: int | None
+    model: Path,
+    kinds: list[str],
+    prompts: dict[str, list[int]],
+    tokens: int,
+    settings: EngineSettings,
 ) -> None:
     """llama-server's tokens a second after the prompt, each kind and setting in a process."""
     for kind in kinds:
         for setting in PEERS[kind]:
             options = [str(word) for pair in setting for word in pair]
             command = [str(tool("llama-server")), "-m", str(model), "-c", "8192", "-np", "1"]
-            command += ["-t", str(threads or physical_cores()), "--spec-type", kind, *options]
+            command += ["-t", str(settings.threads or physical_cores()), "--spec-type", kind]
+            command += ["-fa", settings.flash_attention, *options]
 
             def at(port: int, command: list[str] = command) -> list[str]:
                 return [*command, "--port", str(port)]
@@ -198,7 +203,7 @@ def main() -> None:
         }
         if given.peer:
             engine.close()
-            measure_peer(given.model, given.kinds, prompts, given.tokens, given.threads)
+            measure_peer(given.model, given.kinds, prompts, given.tokens, settings)
             return
         for name, prompt in prompts.items():
             tell(name, measure(engine, prompt, given.tokens, given.rounds))
