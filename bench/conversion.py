@@ -1,10 +1,11 @@
 """Conversion to Q4_K_M in one pass, beside the two steps through llama.cpp's library.
 
-    python -m bench.conversion [--shape 8b] [--layers 2] [--checkpoint FOLDER] [--runs 3] [--bound]
+    python -m bench.conversion [--shape 8b] [--layers 2] [--checkpoint FOLDER] [--runs 3]
+    python -m bench.conversion --bound [--threads 4 16] [--shape 8b] [--layers 18] [--runs 3]
 
 The two steps: a BF16 file, then llama_model_quantize. Every run is a process of its own, the two
 kinds in turn. `kernels` is the time in the quantization kernels, a thread. --bound tells what a
-conversion takes beside them, and reading the source alone.
+conversion takes without them, and reading the source alone, by so many threads each.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from bench.compare import (
     set_up,
     table,
 )
+from convert import system
 from tests.standins.checkpoint import SHAPES, shape_config, write_checkpoint
 
 ONE_PASS = """
@@ -96,25 +98,31 @@ def bound(checkpoint: Path, quantization: str, runs: int, title: str) -> Outcome
         ways = {
             "reading": lambda: run_once(READING, checkpoint, target, quantization),
             "stubbed": lambda: run_once(STUBBED, checkpoint, target, quantization),
+            "whole": lambda: run_once(ONE_PASS, checkpoint, target, quantization),
         }
         found = in_turn(ways, runs)
-    reading, stubbed = ([run["seconds"] for run in found[name]] for name in ways)
+    reading, stubbed, whole = ([run["seconds"] for run in found[name]] for name in ways)
     before = [run["before"] for run in found["stubbed"]]
+    kernels = [run["kernels"] / system.allowed_processors() for run in found["whole"]]
+    larger = [max(pair) for pair in zip(kernels, reading, strict=True)]
     return Outcome(
         title,
         (
             figure("reading the source", "seconds", reading),
             figure("a conversion without kernels", "seconds", stubbed),
             figure("of it before the first weight", "seconds", before, Target(0.5, most=True)),
+            figure("a conversion", "seconds", whole),
+            figure("of it in kernels, a thread", "seconds", kernels),
         ),
         (
             ratio("without kernels to reading", stubbed, reading, Target(1.3, most=True)),
             ratio(
                 "the same after the first weight's start",
-                [whole - first for whole, first in zip(stubbed, before, strict=True)],
+                [all_of_it - first for all_of_it, first in zip(stubbed, before, strict=True)],
                 reading,
                 Target(1.3, most=True),
             ),
+            ratio("to the larger of kernels and reading", whole, larger, Target(1.1, most=True)),
         ),
         f"{quantization}; the source is in memory, the target is written to the disk.",
     )
@@ -184,12 +192,20 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="0 is all of them", default=2)
     parser.add_argument("--checkpoint", type=Path, help="a folder to use instead of making one")
     parser.add_argument("--quantization", default="Q4_K_M")
+    parser.add_argument("--threads", type=int, nargs="*", help="of --bound, on Linux")
     parser.add_argument("--bound", action="store_true", help="what is left without kernels")
     arguments = add_options(parser).parse_args()
     with set_up(arguments) as setup:
         if arguments.bound:
             folder = arguments.checkpoint or made(setup, arguments.shape, arguments.layers)
-            print(table(bound(folder, arguments.quantization, setup.times(3), "")))
+            allowed = os.sched_getaffinity(0) if arguments.threads else set()
+            for threads in arguments.threads or [0]:
+                if threads:
+                    os.sched_setaffinity(0, sorted(allowed)[:threads])
+                title = f"{system.allowed_processors()} threads"
+                print(title)
+                found = bound(folder, arguments.quantization, setup.times(3), title)
+                print(table(found), flush=True)
         elif arguments.checkpoint is None:
             print(table(measure(setup, arguments.shape, arguments.layers)))
         else:
