@@ -26,7 +26,7 @@ from bench.compare import Target
 from tests.standins.walk import write_walk
 
 LIMITS = {  # seconds
-    "commands": 30, "decoding": 75, "batch": 130, "serve": 110, "drafts": 40, "imatrix": 50,
+    "commands": 30, "decoding": 75, "batch": 130, "serve": 110, "drafts": 120, "imatrix": 50,
     "micro_batches": 60,
 }  # fmt: skip
 TARGETS = {

@@ -46,29 +46,34 @@ def whole_answer(engine: Engine, sampling: SamplingSettings, number: int) -> flo
     return result.answer_tokens / (time.perf_counter() - started - result.prefill_seconds)
 
 
+def served_answer(address: str, number: int) -> float:
+    """Tokens a second, as llama-server counts them."""
+    one = peers.completion(address, peers.prompts(1, DEPTH, number)[0], DECODED)
+    return float(one["timings"]["predicted_per_second"])
+
+
 def decoding(model: Path, rounds: int) -> Found:
     """Whole answers beside llama-bench, which chooses no token, and llama-server."""
     found: Found = {}
     settings = EngineSettings(context=DEPTH + DECODED + 64, outputs=MOST_ROWS)
-    with Engine(model, settings) as engine, peers.llama_server(model, 1) as address:
+    # One program on the GPU at a time: a server that only waits costs others 0.1 ms an evaluation.
+    with peers.llama_server(model, 1) as address:
+        served = [served_answer(address, number) for number in range(-1, rounds)][1:]
+    reading, plain = peers.llama_bench(model, 512, DECODED, DEPTH, rounds)
+    with Engine(model, settings) as engine:
         tell(f"{engine.name}, {engine.settings.gpu_layers} layers on a GPU")
         own = SamplingSettings.from_metadata(engine.file.metadata, seed=1)
         ours = {"greedy": GREEDY, "temperature 0.7": SAMPLED, "the file's own": own}
         rates: dict[str, list[float]] = {name: [] for name in ours}
-        served: list[float] = []
         whole_answer(engine, GREEDY, -1)
-        peers.completion(address, peers.prompts(1, DEPTH, -1)[0], DECODED)
         for number in range(rounds):
             for name, sampling in ours.items():
                 rates[name].append(whole_answer(engine, sampling, number))
-            one = peers.completion(address, peers.prompts(1, DEPTH, number)[0], DECODED)
-            served.append(float(one["timings"]["predicted_per_second"]))
         tokens = made_up_tokens(engine, DEPTH + DECODED)
         found["evaluation ms"] = 1000 * decode_seconds(engine, tokens, DEPTH)
         for name, sampling in ours.items():
             found[f"choosing ms, {name}"] = choosing(engine, sampling)
         costs = checking_costs(engine, DEPTH, 2.0)
-    reading, plain = peers.llama_bench(model, 512, DECODED, DEPTH, rounds)
     found |= {"llama-bench": plain, "llama-bench reading": reading}
     found["llama-server"] = statistics.median(served)
     for name, values in rates.items():
