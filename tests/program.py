@@ -16,12 +16,15 @@ from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
+from llamacli.machine import find_devices
 from tests.standins import forked
 from tests.standins.waiting import PATIENCE
 from tests.systems import PLATFORM
 from tests.terminal import PROGRAM
 
-if FORKS := PLATFORM == sys.platform == "linux":
+# A GPU's driver doesn't outlive a fork.
+CPU_ALONE = all(device.kind == "cpu" for device in find_devices())
+if FORKS := PLATFORM == sys.platform == "linux" and CPU_ALONE:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.standins.preloaded"])
 STARTED = dict(os.environ)
