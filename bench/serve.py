@@ -61,6 +61,7 @@ def own(model: Path, options: argparse.Namespace, context: int, port: int) -> li
         *(sys.executable, "-m", "llamacli", "serve", "-m", str(model), "--port", str(port)),
         *("--parallel", str(options.parallel), "-c", str(context)),
         *("--threads", str(options.threads), "--quiet", "--queue", "100"),
+        *("--speculate", "off"),  # as the other has it, if nothing is said
     ]
 
 
