@@ -23,6 +23,7 @@ from tests.standins.waiting import PATIENCE
 from tests.systems import WINDOWS
 
 PROGRAM = (sys.executable, "-m", "llamacli")
+ENCODING = os.environ.get("PYTHONIOENCODING", "utf-8")  # of what the program writes
 
 
 def _module(name: str) -> Any:

@@ -403,7 +403,7 @@ def on_terminal(*arguments: str | Path, **env: str) -> str:
     told = {"TERM": "xterm-256color", "COLUMNS": "200", **env}
     seen, child = terminal.on_terminal([*PROGRAM, "show", *arguments], **told)
     assert child.returncode == 0
-    return seen.decode()
+    return seen.decode(terminal.ENCODING)
 
 
 HARM = "\x1b]0;title\x07\x1b[2J\u202ereversed"

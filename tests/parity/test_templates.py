@@ -1,5 +1,6 @@
 """All chat templates of llama.cpp's source package, rendered as transformers renders them."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -69,7 +70,9 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("source")
     lock = ROOT / "llama-cpp-python.lock"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
-    subprocess.run([*command, "--require-hashes", "-r", lock], check=True)
+    # pip is this system's, whichever the tests have stood in for.
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([*command, "--require-hashes", "-r", lock], check=True, env=own)
     (package,) = folder.glob("*.tar.gz")
     by_name = {}
     with tarfile.open(package) as archive:

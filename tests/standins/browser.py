@@ -74,6 +74,7 @@ def browser(folder: Path) -> Iterator[Browser]:
                      f"--user-data-dir={folder / 'profile'}"],
         }  # fmt: skip
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        wanted |= {"timeouts": {"implicit": 60_000}}  # ms, in which an element may come
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
             asked = {"capabilities": {"alwaysMatch": wanted}}
             answer = client.post("/session", json=asked).json()["value"]
