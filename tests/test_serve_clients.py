@@ -165,6 +165,10 @@ def test_what_a_server_can_not_do_is_done_without_it(server: Serving, demo: Path
     lines = len(server.log)
     llamacli("run", "Hi", "-m", demo, "-c", "512", "-n", "2")
     llamacli("run", "word " * 9000, "-m", demo, check=5)  # told as without a server
+    drafted = ("-m", demo, "--draft", demo, "-n", "2")  # the model that drafts is loaded here
+    llamacli("run", "Hi", *drafted)
+    llamacli("chat", *drafted, stdin="Hi")
+    llamacli("batch", *drafted, stdin="Hi\n")
     assert not any("/own/answer 200" in line for line in server.log[lines:])
 
 

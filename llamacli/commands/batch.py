@@ -107,8 +107,8 @@ def batch(
             common = _Common(sampling, ending, grammar, shape.choice or [])
             answers = Answers(write, len(left), unordered, quiet)
             adapters = adapter_fields(adapter)
-            own = no_server or drafts.draft is not None
-            if not own and may_ask(machine, context) and _has_loaded(path, adapters):
+            asks = not no_server and may_ask(machine, context, drafts.draft)
+            if asks and _has_loaded(path, adapters):
                 if not quiet:
                     notice("a server that has the model loaded answers")
                 fields = {**request_fields(sampling, ending, shape), **adapters, "exact": exact}

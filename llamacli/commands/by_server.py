@@ -22,6 +22,7 @@ def answer_by_server(
     path: Path,
     machine: groups.Machine,
     context: Any,
+    draft: str | None,
     prompt: dict[str, Any],
     sampling: groups.Sampling,
     ending: groups.Ending,
@@ -32,9 +33,10 @@ def answer_by_server(
     """The answer, told in that manner; None where no server has the model as it is asked for.
 
     prompt has the messages, or a text and whether it is special, and adapters; calling what it may
-    call. Whoever asks for something of the machine other than threads gets an engine of their own.
+    call. Whoever asks for something of the machine other than threads, or for a model that drafts,
+    gets an engine of their own.
     """
-    if not may_ask(machine, context):
+    if not may_ask(machine, context, draft):
         return None
     from llamacli.serve import ask_server, calling_field
 
@@ -57,7 +59,7 @@ def model_for(
     path: Path, machine: groups.Machine, asked: "Asked", style: "OutputStyle", *, alone: bool
 ) -> "Iterator[Engine | Served]":
     """The model by a server that has it as it is asked for, else loaded here; alone asks none."""
-    if not alone and may_ask(machine, asked.context):
+    if not alone and may_ask(machine, asked.context, asked.draft):
         from llamacli.serve import BY_SERVER, served_model
         from llamacli.terminal import notice
 
@@ -71,17 +73,17 @@ def model_for(
         yield engine
 
 
-def may_ask(machine: groups.Machine, context: Any) -> bool:
+def may_ask(machine: groups.Machine, context: Any, draft: str | None) -> bool:
     """Whether a server of the user's is there, and nothing is asked that it may have otherwise."""
-    return context is None and why_not(machine) is None
+    return context is None and why_not(machine, draft) is None
 
 
-def why_not(machine: groups.Machine, drafts: groups.Drafts | None = None) -> str | None:
+def why_not(machine: groups.Machine, draft: str | None) -> str | None:
     """Why no server is to be asked; its workers are as good as others."""
     from llamacli.serve import own_socket  # without HTTP, whose import takes 10 ms
 
     left = replace(machine, threads=None, workers=None, split=None, worker_timeout=None)
-    if left != groups.Machine() or (drafts is not None and drafts.draft is not None):
+    if left != groups.Machine() or draft is not None:
         return "options say how"
     return "no server is there" if own_socket() is None else None
 

@@ -92,7 +92,7 @@ def chat(
         messages = gather(None, (), "strict").messages(system)
         prompt = {"messages": messages, **adapter_fields(adapter)}
         if not (no_server or date) and answer_by_server(
-            path, machine, context, prompt, sampling, ending, style, calling=offer
+            path, machine, context, drafts.draft, prompt, sampling, ending, style, calling=offer
         ):
             return
         with engine_for(path, asked) as engine:
@@ -116,7 +116,7 @@ def chat(
         name=session,
         offer=offer,
         output_limit=calls.tool_output_limit,
-        no_server="--no-server" if no_server else why_not(machine, drafts),
+        no_server="--no-server" if no_server else why_not(machine, drafts.draft),
         verbose=verbose,
     )
     if not mcp.mcp:

@@ -98,8 +98,7 @@ def run(
 
         question = gather(prompt, file or (), errors).joined()
         asked_for = machine.asked(context, "short", drafts, adapter)
-        alone = no_server or drafts.draft is not None
-        with model_for(path, machine, asked_for, style, alone=alone) as engine:
+        with model_for(path, machine, asked_for, style, alone=no_server) as engine:
             chat = ChatSession(
                 engine,
                 sampling.settings(engine),
@@ -122,13 +121,13 @@ def run(
         calling = tools.calling(first=sum(len(m.get("tool_calls") or ()) for m in messages))
     else:
         given = gather(prompt, file or (), errors)
-    if not (no_server or truncate or cache or show_prompt or drafts.draft):
+    if not (no_server or truncate or cache or show_prompt):
         asked: dict[str, Any] = {"messages": messages or given.messages(system)}
         if raw:
             asked = {"prompt": given.joined(), "special": special}
         asked |= adapter_fields(adapter)
         result = answer_by_server(
-            path, machine, context, asked, sampling, ending, style, shape, calling
+            path, machine, context, drafts.draft, asked, sampling, ending, style, shape, calling
         )
         if result is not None:
             _check_whole(result, whole)
