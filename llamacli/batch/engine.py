@@ -3,19 +3,13 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamacli.engine import KEPT_SEQUENCES, Engine, EngineSettings
-from llamacli.gguf import read_gguf
 from llamacli.machine import physical_cores
-from llamacli.speculate import (
-    MOST_ROWS,
-    Drafting,
-    Speculation,
-    check_same_tokens,
-    draft_settings,
-)
+from llamacli.speculate import MOST_ROWS, Drafting, Speculation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,11 +52,9 @@ class BatchEngine(Engine):
     ) -> None:
         """As Engine's, and DraftingEngine's where there is a drafting."""
         self.draft: BatchEngine | None = None
-        if drafting is not None and drafting.draft is not None:
-            check_same_tokens(read_gguf(drafting.draft), read_gguf(path))
-            own = draft_settings(drafting.draft, settings)
-            self.draft = BatchEngine(drafting.draft, own, parallel)
         if drafting is not None:
+            small = partial(BatchEngine, parallel=parallel)
+            self.draft = drafting.load(path, settings, small)
             settings = replace(settings, outputs=MOST_ROWS)
         held = 0 if self.draft is None else self.draft.file.weights_nbytes
         try:

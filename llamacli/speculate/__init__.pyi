@@ -1,6 +1,6 @@
 from .costs import MOST_ROWS, Costs, default_costs, learn_costs, measured_costs
 from .draft import DraftModel, check_same_tokens, drafting_cost, likely_token
-from .drafting import Drafting, DraftingEngine, draft_settings
+from .drafting import Drafting, DraftingEngine
 from .drafts import Drafts
 from .lookahead import Lookahead, Speculation
 from .lookup import Drafted
@@ -17,7 +17,6 @@ __all__ = [
     "Speculation",
     "check_same_tokens",
     "default_costs",
-    "draft_settings",
     "drafting_cost",
     "learn_costs",
     "likely_token",

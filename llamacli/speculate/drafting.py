@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import TypeVar, Unpack
 
 from llamacli.engine import DEFAULT_CONTEXT, Engine, EngineSettings, Loading
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.speculate.costs import MOST_ROWS, Costs, default_costs
 from llamacli.speculate.draft import DraftModel, check_same_tokens, drafting_cost
 from llamacli.speculate.lookahead import Speculation
+
+E = TypeVar("E", bound=Engine)
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,23 @@ class Drafting:
     draft: Path | None = None
     costs: Costs | None = None
     learned: Callable[[Costs], None] = lambda _: None
+
+    def load(
+        self, path: Path, settings: EngineSettings, engine: Callable[[Path, EngineSettings], E]
+    ) -> E | None:
+        """The model that drafts for path's, as an engine of its own; None where none does.
+
+        It is in the other's context, as far as it was trained for it. Raises UsageError where the
+        vocabularies differ.
+        """
+        if self.draft is None:
+            return None
+        file = read_gguf(self.draft)
+        check_same_tokens(file, read_gguf(path))
+        asked = settings.context if isinstance(settings.context, int) else DEFAULT_CONTEXT
+        own = replace(settings, context=min(asked, check_llama(file).context), gpu_layers="auto")
+        own = replace(own, outputs=1, adapters=(), workers=(), split=())  # it is small
+        return engine(self.draft, own)
 
     def speculation(self, engine: Engine, model: DraftModel | None = None) -> Speculation:
         """The engine's: by the costs that are known, else by those usual for its device."""
@@ -49,10 +68,8 @@ class DraftingEngine(Engine):
         Raises UsageError where the vocabularies differ.
         """
         settings = settings or EngineSettings()
-        self._draft: Engine | None = None
-        if drafting.draft is not None:
-            check_same_tokens(read_gguf(drafting.draft), read_gguf(path))
-            self._draft = Engine(drafting.draft, draft_settings(drafting.draft, settings))
+        self._draft = drafting.load(path, settings, Engine)
+        if self._draft is not None:
             loading["held"] = self._draft.file.weights_nbytes
         try:
             super().__init__(path, replace(settings, outputs=MOST_ROWS), **loading)
@@ -69,11 +86,3 @@ class DraftingEngine(Engine):
         if self._draft is not None:
             self._draft.close()
         super().close()
-
-
-def draft_settings(path: Path, settings: EngineSettings) -> EngineSettings:
-    """Those of a model that drafts: in the other's context, as far as it was trained for it."""
-    trained = check_llama(read_gguf(path)).context
-    asked = settings.context if isinstance(settings.context, int) else DEFAULT_CONTEXT
-    own = replace(settings, context=min(asked, trained), gpu_layers="auto", outputs=1, adapters=())
-    return replace(own, workers=(), split=())  # it is small
