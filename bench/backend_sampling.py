@@ -15,18 +15,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from llamacli.batch import BatchEngine
+from llamacli.batch.engine import BatchEngine, Part
 from llamacli.engine import EngineSettings
 from llamacli.tune.measure import made_up_tokens
-
-
-def fill(engine: BatchEngine, tokens: list[int], position: int) -> None:
-    batch = engine.batch
-    batch.n_tokens = len(tokens)
-    for sequence, token in enumerate(tokens):
-        batch.token[sequence], batch.pos[sequence] = token, position
-        batch.n_seq_id[sequence], batch.seq_id[sequence][0] = 1, sequence
-        batch.logits[sequence] = True
 
 
 def stepped(
@@ -37,7 +28,8 @@ def stepped(
     library.llama_memory_clear(engine.memory, False)
     chosen, spent = [], 0.0
     for step in range(steps + 8):
-        fill(engine, given[step * parallel : (step + 1) * parallel], step)
+        tokens = given[step * parallel : (step + 1) * parallel]
+        engine.fill([Part(sequence, step, [token], 1) for sequence, token in enumerate(tokens)])
         started = time.perf_counter()
         assert library.llama_decode(engine.context_pointer, engine.batch) == 0
         chosen.append(choose())

@@ -31,7 +31,7 @@ GREEDY = SamplingSettings(temperature=0)
 SAMPLED = SamplingSettings(temperature=0.7, top_k=50, top_p=0.9, seed=1)
 AS_SAMPLED = {"temperature": 0.7, "top_k": 50, "top_p": 0.9, "min_p": 0.0, "seed": 1}
 FILE, REWRITTEN = 2400, 1024  # tokens of a file, and those that are rewritten
-CHANGES = {"one change": 200, "a change every 30 tokens": 30}  # the latter at each such token
+CHANGES = {"one change": [200], "a change every 30 tokens": range(30, FILE, 30)}  # which of them
 CHUNKS = 32
 
 Found = dict[str, float]
@@ -190,8 +190,7 @@ def drafts(model: Path, rounds: int) -> Found:
     with DraftingEngine(model, EngineSettings(context=4096)) as engine:
         size = engine.vocabulary.size
         text, speculation = walk(5000, FILE, size), engine.speculation
-        for name, every in CHANGES.items():
-            changed = range(every, FILE, every if name.startswith("a ") else FILE)
+        for name, changed in CHANGES.items():
             edited = [
                 (t + 13) % (size - SPECIALS) if i in changed else t for i, t in enumerate(text)
             ]

@@ -2,7 +2,6 @@
 
 import json
 import random
-import socket
 import statistics
 import subprocess
 import time
@@ -14,8 +13,8 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from bench.llama_cpp_tools import tool
+from bench.served import started
 
-PATIENCE = 120.0  # seconds for a server's start
 GREEDY = {"temperature": 0, "top_k": 1}
 
 
@@ -49,28 +48,10 @@ def llama_batched_bench(model: Path, prompt: int, tokens: int, parallel: int) ->
 @contextmanager
 def llama_server(model: Path, parallel: int, *options: str | int) -> Iterator[str]:
     """Its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [tool("llama-server"), "-m", model, "-c", parallel * 1024, "-np", parallel]
-    command += ["-ngl", 99, "-fa", "on", "--host", "127.0.0.1", "--port", port, *options]
-    quiet = subprocess.DEVNULL
-    child = subprocess.Popen([*map(str, command)], stdout=quiet, stderr=quiet)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        end = time.monotonic() + PATIENCE
-        while True:
-            try:
-                urlopen(f"{address}/health").close()
-                break
-            except OSError:
-                if time.monotonic() > end or child.poll() is not None:
-                    raise
-                time.sleep(0.1)
-        yield address
-    finally:
-        child.terminate()
-        child.wait()
+    command += ["-ngl", 99, "-fa", "on", *options]
+    with started("llama-server", lambda port: [*map(str, command), "--port", str(port)]) as server:
+        yield f"http://127.0.0.1:{server.port}"
 
 
 def completion(
