@@ -274,7 +274,7 @@ def test_the_memory_is_counted(
     said = capsys.readouterr().err
     assert nbytes == pytest.approx(sum(map(float, BUFFER.findall(said))) * MIB, abs=0.05 * MIB)
     plan = plan_context(engine.context_size, settings, None)
-    compute = buffer_bytes(engine.shape, plan, flash=True)[0]
+    compute = buffer_bytes(engine.shape, plan, flash=engine.settings.flash_attention != "off")[0]
     compute += adapter_buffer_bytes(engine.shape, plan, [file])
     assert compute == pytest.approx(float(COMPUTE.findall(said)[-1]) * MIB, rel=0.15)
     small = fitting(tmp_path / "base.gguf", before.host.total + nbytes // 2, adapters=[file])

@@ -76,7 +76,7 @@ def counted(path: Path, settings: EngineSettings) -> Footprint:
 @pytest.mark.parametrize(
     "settings",
     [
-        EngineSettings(context=4096, threads=1),
+        EngineSettings(context=4096, threads=1, flash_attention="on"),
         EngineSettings(context=1000, threads=1, repack=False, kv_type="q8_0"),
         EngineSettings(context=2048, threads=1, flash_attention="off", ubatch=128),
         EngineSettings(context=512, threads=1, kv_type="q4_0", mmap=False, batch=64),
@@ -128,14 +128,14 @@ with Engine(Path(sys.argv[1]), settings) as engine:
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("8b", {}),
-        ("8b", {"mmap": False}),
-        ("8b", {"repack": False}),
+        ("8b", {"flash_attention": "on"}),
+        ("8b", {"flash_attention": "on", "mmap": False}),
+        ("8b", {"flash_attention": "on", "repack": False}),
         ("8b", {"repack": False, "mmap": False, "kv_type": "q8_0"}),
         ("8b", {"repack": False, "flash_attention": "off"}),
-        ("attention", {}),
+        ("attention", {"flash_attention": "on"}),
         ("attention", {"flash_attention": "off"}),
-        ("vocabulary", {}),
+        ("vocabulary", {"flash_attention": "on"}),
     ],
 )
 def test_peak_is_within_a_tenth(paths: dict[str, Path], name: str, changes: dict[str, Any]) -> None:
@@ -149,6 +149,23 @@ def test_peak_is_within_a_tenth(paths: dict[str, Path], name: str, changes: dict
     )
     estimate = counted(paths[name], EngineSettings(**given)).peak
     assert estimate == pytest.approx(int(real.stdout), rel=0.1)
+
+
+def test_attention_is_by_products_where_they_are_fast_and_have_room(
+    paths: dict[str, Path],
+) -> None:
+    """On processors where that was measured, and with half of what is free to spare."""
+
+    def taken(settings: EngineSettings, free: int = 1 << 40, features: str = "AVX2 AVX512") -> str:
+        made = fitting(paths["attention"], free, features=features)
+        return made.fit(settings).flash_attention
+
+    asked = EngineSettings(context=4096, threads=1)
+    off = fitting(paths["attention"]).need(replace(asked, flash_attention="off")).host.total
+    assert taken(asked) == taken(asked, int(2.2 * off)) == "off"
+    assert taken(asked, int(1.5 * off)) == taken(asked, features="AVX2") == "auto"
+    for other in ({"flash_attention": "on"}, {"kv_type": "q8_0"}, {"context": "auto"}):
+        assert taken(replace(asked, **other)) != "off"  # type: ignore[arg-type]
 
 
 def test_batches_context_is_counted_as_it_is_made(tmp_path: Path) -> None:

@@ -83,12 +83,12 @@ def threads_stage(counts: Sequence[int], default: int, profiles: tuple[Profile, 
 
 
 def flash_stage(profiles: tuple[Profile, ...]) -> Stage:
-    """Flash attention; auto has it wherever llama.cpp can."""
+    """Attention with llama.cpp's flash kernels, and by matrix products."""
     goals = tuple(
-        Goal(profile, WORKS[profile], "auto", (profile,), ("flash_attention",))
+        Goal(profile, WORKS[profile], "on", (profile,), ("flash_attention",))
         for profile in profiles
     )
-    candidates = {name: {"flash_attention": name} for name in ("auto", "off")}
+    candidates = {name: {"flash_attention": name} for name in ("on", "off")}
     return Stage(f"flash attention, {' and '.join(profiles)}", candidates, goals)
 
 
