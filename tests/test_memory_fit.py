@@ -154,7 +154,7 @@ def test_peak_is_within_a_tenth(paths: dict[str, Path], name: str, changes: dict
 def test_attention_is_by_products_where_they_are_fast_and_have_room(
     paths: dict[str, Path],
 ) -> None:
-    """On processors where that was measured, and with half of what is free to spare."""
+    """On processors where that was measured, and with a quarter of what is free to spare."""
 
     def taken(settings: EngineSettings, free: int = 1 << 40, features: str = "AVX2 AVX512") -> str:
         made = fitting(paths["attention"], free, features=features)
@@ -162,10 +162,11 @@ def test_attention_is_by_products_where_they_are_fast_and_have_room(
 
     asked = EngineSettings(context=4096, threads=1)
     off = fitting(paths["attention"]).need(replace(asked, flash_attention="off")).host.total
-    assert taken(asked) == taken(asked, int(2.2 * off)) == "off"
-    assert taken(asked, int(1.5 * off)) == taken(asked, features="AVX2") == "auto"
-    for other in ({"flash_attention": "on"}, {"kv_type": "q8_0"}, {"context": "auto"}):
-        assert taken(replace(asked, **other)) != "off"  # type: ignore[arg-type]
+    assert taken(asked) == taken(asked, int(1.4 * off)) == "off"
+    assert taken(asked, int(1.25 * off)) == taken(asked, features="AVX2") == "auto"
+    assert taken(replace(asked, context="auto")) == "off"
+    assert taken(replace(asked, flash_attention="on")) == "on"
+    assert taken(replace(asked, kv_type="q8_0")) == "auto"
 
 
 def test_batches_context_is_counted_as_it_is_made(tmp_path: Path) -> None:

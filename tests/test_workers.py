@@ -402,7 +402,6 @@ def test_two_models_share_a_worker(demo: Path, lender: Started, second: Started)
         assert answer(first) == tokens == answer_by(demo, PLAIN)
 
 
-# Here attention may be by products, there by llama.cpp's flash kernels: other last bits.
 TEXT = "The file begins with a header, and then come tensors. " * 12
 
 
@@ -412,7 +411,7 @@ def test_a_text_is_compared_on_workers(demo: Path, lender: Started, second: Star
     here = list(compare([demo], demo, TEXT, threads=1))
     there = list(compare([demo], demo, TEXT, threads=1, **machine))
     assert there[0].prediction.divergence == 0
-    assert there[0].prediction.perplexity == pytest.approx(here[0].prediction.perplexity, rel=1e-2)
+    assert there[0].prediction.perplexity == pytest.approx(here[0].prediction.perplexity, rel=1e-4)
 
 
 def test_a_matrix_is_measured_on_workers(demo: Path, lender: Started, second: Started) -> None:
@@ -423,7 +422,7 @@ def test_a_matrix_is_measured_on_workers(demo: Path, lender: Started, second: St
     there = measure_importance(demo, text, chunks=1, threads=1, **machine)
     assert here.entries.keys() == there.entries.keys()
     for name, entry in here.entries.items():
-        np.testing.assert_allclose(there.entries[name].sums, entry.sums, rtol=1e-2, atol=1e-5)
+        np.testing.assert_allclose(there.entries[name].sums, entry.sums, rtol=1e-3, atol=1e-5)
 
 
 def test_a_matrix_is_not_measured_on_a_lost_worker(demo: Path) -> None:

@@ -16,7 +16,7 @@ from llamacli.machine import Device, FreeMemory, Processor
 DEFAULT_CONTEXT = 8192
 LEAST_CONTEXT = 512  # tokens that are worth to be offered
 SPARE = 0.05  # of the free memory, which -c auto leaves to others
-HALF = 0.5  # of it stays free where attention takes more memory to be faster
+ROOM = 0.25  # of it stays free where attention takes more memory to be faster
 GIB = 1 << 30
 
 
@@ -43,8 +43,10 @@ class Fitting:
         chosen = self._resolved(settings)
         if settings.context == "auto":
             chosen = replace(chosen, context=self.largest_context(chosen, SPARE))
-        elif self._takes_products(chosen):
-            chosen = replace(chosen, flash_attention="off")
+        if self._takes_products(chosen):
+            products = replace(chosen, flash_attention="off")
+            if self.parallel is None or self.fits(products):
+                return products
         if settings.overcommit or self.fits(chosen):
             return chosen
         if chosen.repack and self.fits(plain := replace(chosen, repack=False)):
@@ -110,16 +112,15 @@ class Fitting:
 
         llama.cpp's flash attention on a processor reads a prompt somewhat faster, but makes several
         times the work of a few tokens deep in a context: measured with AVX-512, the figures are in
-        docs/performance.md.
+        docs/performance.md. By what one conversation takes, so that its answer is the same alone
+        and beside others.
         """
-        if settings.flash_attention != "auto" or settings.kv_type != "f16":
-            return False
         here = not settings.gpu_layers and not settings.workers
-        return (
-            here
-            and "AVX512" in self.processor.features
-            and self.fits(replace(settings, flash_attention="off"), HALF)
-        )
+        if settings.flash_attention != "auto" or settings.kv_type != "f16" or not here:
+            return False
+        one = replace(self, parallel=None)
+        products = replace(settings, flash_attention="off", outputs=1)
+        return "AVX512" in self.processor.features and one.fits(products, ROOM)
 
     def _lent_layers(self, settings: EngineSettings) -> int:
         """How many layers GPUs and workers hold where all has room: with a GPU here all of them,
