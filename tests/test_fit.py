@@ -8,8 +8,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from gguf import GGML_QUANT_SIZES
-from gguf import GGMLQuantizationType as Type
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType as Type
 
 from convert import (
     CheckpointError,
@@ -39,8 +38,7 @@ from convert.tensors import TensorSpec, llama_tensors
 from demo.held_out import conversations
 from llamacli.cli import main
 from llamacli.commands.mixture import parse_size
-from llamacli.engine import LargestFile, largest_file
-from llamacli.engine import largest as room
+from llamacli.engine import LargestFile, largest as room, largest_file
 from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.machine import FreeMemory

@@ -15,8 +15,7 @@ from convert import CheckpointError
 from convert.pretokenizer import PRE_TOKENIZERS, PreTokenizer, Step, recognize
 from convert.tokenizer import byte_letters
 from llamacli.engine import Vocabulary, load_vocabulary
-from llamacli.gguf.check import PRE_TOKENIZERS as MATCHED
-from llamacli.gguf.check import RECURSIVE_PRE_TOKENIZERS
+from llamacli.gguf.check import PRE_TOKENIZERS as MATCHED, RECURSIVE_PRE_TOKENIZERS
 from tests.standins.checkpoint import tokenizer
 from tests.standins.tiny import write_model
 

@@ -1,14 +1,10 @@
-from .choice import choose
-from .ggml import INFINITY, Kernel, as_float32, ggml_kernel, library_path, quantize
-from .values import dequantize
-
-__all__ = [
-    "INFINITY",
-    "Kernel",
-    "as_float32",
-    "choose",
-    "dequantize",
-    "ggml_kernel",
-    "library_path",
-    "quantize",
-]
+from .choice import choose as choose
+from .ggml import (
+    INFINITY as INFINITY,
+    Kernel as Kernel,
+    as_float32 as as_float32,
+    ggml_kernel as ggml_kernel,
+    library_path as library_path,
+    quantize as quantize,
+)
+from .values import dequantize as dequantize

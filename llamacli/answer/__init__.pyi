@@ -1,34 +1,14 @@
-from .calling import Calling, Parting
-from .generation import Answer, AnswerText, generate
+from .calling import Calling as Calling, Parting as Parting
+from .generation import Answer as Answer, AnswerText as AnswerText, generate as generate
 from .output import (
-    OutputStyle,
-    answer,
-    constraint_for,
-    progress,
-    result_fields,
-    summary,
-    tell,
-    write_text,
+    OutputStyle as OutputStyle,
+    answer as answer,
+    constraint_for as constraint_for,
+    progress as progress,
+    result_fields as result_fields,
+    summary as summary,
+    tell as tell,
+    write_text as write_text,
 )
-from .result import Chunk, Result
-from .signals import Interrupts, interrupts
-
-__all__ = [
-    "Answer",
-    "AnswerText",
-    "Calling",
-    "Chunk",
-    "Interrupts",
-    "OutputStyle",
-    "Parting",
-    "Result",
-    "answer",
-    "constraint_for",
-    "generate",
-    "interrupts",
-    "progress",
-    "result_fields",
-    "summary",
-    "tell",
-    "write_text",
-]
+from .result import Chunk as Chunk, Result as Result
+from .signals import Interrupts as Interrupts, interrupts as interrupts

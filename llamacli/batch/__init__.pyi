@@ -1,28 +1,20 @@
-from .alone import answer_each
-from .answering import answer_all
-from .engine import MAX_PARALLEL, BatchEngine
-from .job import Job, Running, TokenLogprob, constraint_of, prepare, result
-from .lines import BadLine, Request, key_of, read_lines, read_output
-from .pace import Pace
-from .scheduler import Scheduler, Step
-
-__all__ = [
-    "MAX_PARALLEL",
-    "BadLine",
-    "BatchEngine",
-    "Job",
-    "Pace",
-    "Request",
-    "Running",
-    "Scheduler",
-    "Step",
-    "TokenLogprob",
-    "answer_all",
-    "answer_each",
-    "constraint_of",
-    "key_of",
-    "prepare",
-    "read_lines",
-    "read_output",
-    "result",
-]
+from .alone import answer_each as answer_each
+from .answering import answer_all as answer_all
+from .engine import MAX_PARALLEL as MAX_PARALLEL, BatchEngine as BatchEngine
+from .job import (
+    Job as Job,
+    Running as Running,
+    TokenLogprob as TokenLogprob,
+    constraint_of as constraint_of,
+    prepare as prepare,
+    result as result,
+)
+from .lines import (
+    BadLine as BadLine,
+    Request as Request,
+    key_of as key_of,
+    read_lines as read_lines,
+    read_output as read_output,
+)
+from .pace import Pace as Pace
+from .scheduler import Scheduler as Scheduler, Step as Step

@@ -1,21 +1,7 @@
-from . import saved
-from .export import export_chat, export_text
-from .file import SAMPLING, SessionHead
-from .log import SessionLog
-from .loop import final_answer, perform_calls
-from .served import ChatEngine, Served
-from .turns import ChatSession
-
-__all__ = [
-    "SAMPLING",
-    "ChatEngine",
-    "ChatSession",
-    "Served",
-    "SessionHead",
-    "SessionLog",
-    "export_chat",
-    "export_text",
-    "final_answer",
-    "perform_calls",
-    "saved",
-]
+from . import saved as saved
+from .export import export_chat as export_chat, export_text as export_text
+from .file import SAMPLING as SAMPLING, SessionHead as SessionHead
+from .log import SessionLog as SessionLog
+from .loop import final_answer as final_answer, perform_calls as perform_calls
+from .served import ChatEngine as ChatEngine, Served as Served
+from .turns import ChatSession as ChatSession

@@ -5,8 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from convert import lock as lock_file
-from convert import sync, sync_folder
+from convert import lock as lock_file, sync, sync_folder
 from llamacli.chat.conversation import Step
 from llamacli.chat.file import SessionHead, write_line
 from llamacli.errors import UsageError

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from struct import Struct
-from struct import error as StructError  # noqa: N812
+from struct import Struct, error as StructError  # noqa: N812
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from llamacli.errors import InvalidModelError, reading

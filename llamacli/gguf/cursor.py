@@ -2,8 +2,7 @@
 
 import mmap
 from pathlib import Path
-from struct import Struct
-from struct import error as StructError  # noqa: N812
+from struct import Struct, error as StructError  # noqa: N812
 from typing import Any, NoReturn
 
 from llamacli.errors import InvalidModelError

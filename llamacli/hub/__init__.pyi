@@ -1,21 +1,15 @@
-from .adapter import fetch_adapter, fetch_config, has_adapter
-from .checkpoint import Needs, check_disk, needs, open_checkpoint, read_outline
-from .download import pull
-from .gguf_names import choose, parse_wanted
-from .repo import Repo, look_up
-
-__all__ = [
-    "Needs",
-    "Repo",
-    "check_disk",
-    "choose",
-    "fetch_adapter",
-    "fetch_config",
-    "has_adapter",
-    "look_up",
-    "needs",
-    "open_checkpoint",
-    "parse_wanted",
-    "pull",
-    "read_outline",
-]
+from .adapter import (
+    fetch_adapter as fetch_adapter,
+    fetch_config as fetch_config,
+    has_adapter as has_adapter,
+)
+from .checkpoint import (
+    Needs as Needs,
+    check_disk as check_disk,
+    needs as needs,
+    open_checkpoint as open_checkpoint,
+    read_outline as read_outline,
+)
+from .download import pull as pull
+from .gguf_names import choose as choose, parse_wanted as parse_wanted
+from .repo import Repo as Repo, look_up as look_up

@@ -1,41 +1,24 @@
-from .cores import Processor, physical_cores, this_processor, thread_counts
+from .cores import (
+    Processor as Processor,
+    physical_cores as physical_cores,
+    this_processor as this_processor,
+    thread_counts as thread_counts,
+)
 from .devices import (
-    KINDS,
-    Device,
-    Machine,
-    find_devices,
-    this_machine,
-    unused_hardware,
-    use_devices,
+    KINDS as KINDS,
+    Device as Device,
+    Machine as Machine,
+    find_devices as find_devices,
+    this_machine as this_machine,
+    unused_hardware as unused_hardware,
+    use_devices as use_devices,
 )
-from .memory import FreeMemory, free_memory
+from .memory import FreeMemory as FreeMemory, free_memory as free_memory
 from .native import (
-    build_features,
-    deferred_signals,
-    ggml_function,
-    last_error,
-    load_library,
-    versions,
+    build_features as build_features,
+    deferred_signals as deferred_signals,
+    ggml_function as ggml_function,
+    last_error as last_error,
+    load_library as load_library,
+    versions as versions,
 )
-
-__all__ = [
-    "KINDS",
-    "Device",
-    "FreeMemory",
-    "Machine",
-    "Processor",
-    "build_features",
-    "deferred_signals",
-    "find_devices",
-    "free_memory",
-    "ggml_function",
-    "last_error",
-    "load_library",
-    "physical_cores",
-    "this_machine",
-    "this_processor",
-    "thread_counts",
-    "unused_hardware",
-    "use_devices",
-    "versions",
-]

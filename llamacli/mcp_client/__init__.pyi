@@ -1,5 +1,3 @@
-from .config import ServerConfig, read_servers
-from .results import Outcome
-from .servers import Servers, open_servers
-
-__all__ = ["Outcome", "ServerConfig", "Servers", "open_servers", "read_servers"]
+from .config import ServerConfig as ServerConfig, read_servers as read_servers
+from .results import Outcome as Outcome
+from .servers import Servers as Servers, open_servers as open_servers

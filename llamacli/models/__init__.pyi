@@ -1,66 +1,43 @@
-from . import registry
+from . import registry as registry
 from .adapters import (
-    adapter_choices,
-    adapter_target,
-    split_scale,
-    stored_adapter,
+    adapter_choices as adapter_choices,
+    adapter_target as adapter_target,
+    split_scale as split_scale,
+    stored_adapter as stored_adapter,
 )
-from .listing import Stored, inventory
-from .names import complete_models, existing_path, find_stored, matching, near_names, stored_model
+from .listing import Stored as Stored, inventory as inventory
+from .names import (
+    complete_models as complete_models,
+    existing_path as existing_path,
+    find_stored as find_stored,
+    matching as matching,
+    near_names as near_names,
+    stored_model as stored_model,
+)
 from .opening import (
-    close_in_background,
-    drafting_for,
-    engine_for,
-    engine_settings,
-    locate,
-    model_path,
-    open_engine,
+    close_in_background as close_in_background,
+    drafting_for as drafting_for,
+    engine_for as engine_for,
+    engine_settings as engine_settings,
+    locate as locate,
+    model_path as model_path,
+    open_engine as open_engine,
 )
-from .registry import HUB_ID, REVISION, Model, defaults, find, models
+from .registry import (
+    HUB_ID as HUB_ID,
+    REVISION as REVISION,
+    Model as Model,
+    defaults as defaults,
+    find as find,
+    models as models,
+)
 from .store import (
-    DEMO,
-    folder_name,
-    mark_used,
-    remove_model,
-    split_name,
-    stored_models,
-    target_folder,
-    target_path,
+    DEMO as DEMO,
+    folder_name as folder_name,
+    mark_used as mark_used,
+    remove_model as remove_model,
+    split_name as split_name,
+    stored_models as stored_models,
+    target_folder as target_folder,
+    target_path as target_path,
 )
-
-__all__ = [
-    "DEMO",
-    "HUB_ID",
-    "REVISION",
-    "Model",
-    "Stored",
-    "adapter_choices",
-    "adapter_target",
-    "close_in_background",
-    "complete_models",
-    "defaults",
-    "drafting_for",
-    "engine_for",
-    "engine_settings",
-    "existing_path",
-    "find",
-    "find_stored",
-    "folder_name",
-    "inventory",
-    "locate",
-    "mark_used",
-    "matching",
-    "model_path",
-    "models",
-    "near_names",
-    "open_engine",
-    "registry",
-    "remove_model",
-    "split_name",
-    "split_scale",
-    "stored_adapter",
-    "stored_model",
-    "stored_models",
-    "target_folder",
-    "target_path",
-]

@@ -1,47 +1,32 @@
-from . import cache
-from .cache import Encode
-from .encode import NoTools, Spelled, encode_chat, encode_raw, encode_turns
-from .input import Cut, Errors, Input, Text, decode, fit, gather, read_bytes, read_file
-from .messages import (
-    RESULT_ROLES,
-    Message,
-    arguments_of,
-    as_openai,
-    check_messages,
-    normal,
-    parse_json,
-    problem,
-    read_messages,
+from . import cache as cache
+from .cache import Encode as Encode
+from .encode import (
+    NoTools as NoTools,
+    Spelled as Spelled,
+    encode_chat as encode_chat,
+    encode_raw as encode_raw,
+    encode_turns as encode_turns,
 )
-from .template import LLAMA3_TEMPLATE, prepare, render
-
-__all__ = [
-    "LLAMA3_TEMPLATE",
-    "RESULT_ROLES",
-    "Cut",
-    "Encode",
-    "Errors",
-    "Input",
-    "Message",
-    "NoTools",
-    "Spelled",
-    "Text",
-    "arguments_of",
-    "as_openai",
-    "cache",
-    "check_messages",
-    "decode",
-    "encode_chat",
-    "encode_raw",
-    "encode_turns",
-    "fit",
-    "gather",
-    "normal",
-    "parse_json",
-    "prepare",
-    "problem",
-    "read_bytes",
-    "read_file",
-    "read_messages",
-    "render",
-]
+from .input import (
+    Cut as Cut,
+    Errors as Errors,
+    Input as Input,
+    Text as Text,
+    decode as decode,
+    fit as fit,
+    gather as gather,
+    read_bytes as read_bytes,
+    read_file as read_file,
+)
+from .messages import (
+    RESULT_ROLES as RESULT_ROLES,
+    Message as Message,
+    arguments_of as arguments_of,
+    as_openai as as_openai,
+    check_messages as check_messages,
+    normal as normal,
+    parse_json as parse_json,
+    problem as problem,
+    read_messages as read_messages,
+)
+from .template import LLAMA3_TEMPLATE as LLAMA3_TEMPLATE, prepare as prepare, render as render

@@ -109,12 +109,10 @@ def render_here(
         return ready.render(strftime_now=datetime.fromisoformat(date).strftime, **names)
     except InvalidModelError:
         raise
-    except (TemplateError, ArithmeticError, LookupError, RecursionError) as error:
-        raise _broken(error) from error
-    except (AttributeError, TypeError, ValueError, MemoryError) as error:
-        raise _broken(error) from error
-
-
-def _broken(error: Exception) -> InvalidModelError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return InvalidModelError(f"the chat template can't be rendered: {reason[:300]}")
+    except (
+        *(TemplateError, ArithmeticError, LookupError, RecursionError),
+        *(AttributeError, TypeError, ValueError, MemoryError),
+    ) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        fault = f"the chat template can't be rendered: {reason[:300]}"
+        raise InvalidModelError(fault) from error

@@ -1,3 +1,1 @@
-from .start import Wanted, start_repl
-
-__all__ = ["Wanted", "start_repl"]
+from .start import Wanted as Wanted, start_repl as start_repl

@@ -1,27 +1,12 @@
 from .client import (
-    BY_SERVER,
-    Refused,
-    adapters_field,
-    answer_whole,
-    ask_server,
-    calling_field,
-    has_loaded,
+    BY_SERVER as BY_SERVER,
+    Refused as Refused,
+    adapters_field as adapters_field,
+    answer_whole as answer_whole,
+    ask_server as ask_server,
+    calling_field as calling_field,
+    has_loaded as has_loaded,
 )
-from .listen import own_socket
-from .run import Options, serve
-from .served import ServedModel, served_model
-
-__all__ = [
-    "BY_SERVER",
-    "Options",
-    "Refused",
-    "ServedModel",
-    "adapters_field",
-    "answer_whole",
-    "ask_server",
-    "calling_field",
-    "has_loaded",
-    "own_socket",
-    "serve",
-    "served_model",
-]
+from .listen import own_socket as own_socket
+from .run import Options as Options, serve as serve
+from .served import ServedModel as ServedModel, served_model as served_model

@@ -8,6 +8,7 @@ from functools import partial
 
 from llamacli.answer import Parting, Result
 from llamacli.batch import Job, constraint_of
+from llamacli.engine import MAX_SEED
 from llamacli.errors import LlamacliError
 from llamacli.serve.ask import Ask
 from llamacli.serve.faults import Ended, Fault, as_fault, too_long
@@ -193,7 +194,7 @@ def _jobs(model: Loaded, ask: Ask) -> list[Job]:
                 own = held.copy() if held is not None and i else held
                 jobs.append(replace(job, sampling=sampling, constraint=own))
                 if sampling.seed is not None:
-                    sampling = replace(sampling, seed=(sampling.seed + 1) % ((1 << 32) - 1))
+                    sampling = replace(sampling, seed=(sampling.seed + 1) % (MAX_SEED + 1))
         return jobs
     except LlamacliError as error:
         raise as_fault(error) from None

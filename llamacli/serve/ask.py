@@ -5,14 +5,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llamacli.answer import Calling
-from llamacli.engine import MAX_ADAPTERS, MAX_LAST_N, MAX_SCALE, Engine, SamplingSettings, Scales
+from llamacli.engine import (
+    MAX_ADAPTERS,
+    MAX_LAST_N,
+    MAX_SCALE,
+    MAX_SEED,
+    Engine,
+    SamplingSettings,
+    Scales,
+)
 from llamacli.errors import InvalidModelError
 from llamacli.prompt import Message, NoTools, encode_raw, encode_turns
 from llamacli.serve.faults import Fault, invalid, unsupported
 from llamacli.serve.fields import Fields, shown
 from llamacli.shape import Grammar
 
-MAX_SEED = (1 << 32) - 2
 MAX_TOKENS = 1 << 31
 MAX_STOPS, MAX_STOP = 64, 1000  # texts; characters of one
 MAX_CHOICES = 64

@@ -12,7 +12,6 @@ from llamacli.serve.fields import Fields
 from llamacli.serve.messages import read_messages
 from llamacli.serve.openai import (
     check_shape,
-    finish_reason,
     logprobs_content,
     new_id,
     read_common,
@@ -70,7 +69,7 @@ class ChatAnswer:
                 "index": answer.index,
                 "message": _message(answer),
                 "logprobs": self._logprobs(answer.logprobs),
-                "finish_reason": finish_reason(result),
+                "finish_reason": result.finish_reason,
             }
             for answer, result in zip(answers, results, strict=True)
         ]
@@ -100,7 +99,7 @@ class ChatAnswer:
                 yield self._chunk(piece.index, {}, logprobs)
             if piece.result is not None:
                 results.append(piece.result)
-                yield self._chunk(piece.index, {}, finish=finish_reason(piece.result))
+                yield self._chunk(piece.index, {}, finish=piece.result.finish_reason)
         if self.ask.include_usage:
             told = usage(self.answers.prompt_tokens, results)
             yield {**self.head, "choices": [], "usage": told}

@@ -12,7 +12,6 @@ from llamacli.serve.logprobs import Said
 from llamacli.serve.openai import (
     bounded,
     check_shape,
-    finish_reason,
     new_id,
     read_common,
     read_format,
@@ -75,7 +74,7 @@ class CompletionAnswer:
     def whole(self, answers: list[Whole]) -> dict[str, Any]:
         results = [answer.result for answer in answers if answer.result is not None]
         choices = [
-            self._choice(answer.index, answer.text, answer.logprobs, finish_reason(result))
+            self._choice(answer.index, answer.text, answer.logprobs, result.finish_reason)
             for answer, result in zip(answers, results, strict=True)
         ]
         told = usage(self.answers.prompt_tokens, results)
@@ -90,7 +89,7 @@ class CompletionAnswer:
             finish = None
             if piece.result is not None:
                 results.append(piece.result)
-                finish = finish_reason(piece.result)
+                finish = piece.result.finish_reason
             if piece.text or finish:
                 choice = self._choice(piece.index, piece.text, piece.logprobs, finish)
                 yield {**self.head, "choices": [choice], **empty}

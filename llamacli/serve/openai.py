@@ -96,11 +96,6 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{secrets.token_urlsafe(18)}"
 
 
-def finish_reason(result: Result) -> str:
-    """interrupted is none that a client gets."""
-    return result.finish_reason
-
-
 def usage(prompt_tokens: int, results: Sequence[Result]) -> dict[str, Any]:
     """OpenAI's usage: a prompt counts once, however many answers it has."""
     made = sum(result.answer_tokens for result in results)

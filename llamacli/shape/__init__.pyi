@@ -1,17 +1,9 @@
-from .constraint import Constraint, constrained
-from .gbnf import read_gbnf
-from .grammar import Grammar, checked
-from .read import check_choices, choice_grammar, read_shape
-from .schema import read_schema
-
-__all__ = [
-    "Constraint",
-    "Grammar",
-    "check_choices",
-    "checked",
-    "choice_grammar",
-    "constrained",
-    "read_gbnf",
-    "read_schema",
-    "read_shape",
-]
+from .constraint import Constraint as Constraint, constrained as constrained
+from .gbnf import read_gbnf as read_gbnf
+from .grammar import Grammar as Grammar, checked as checked
+from .read import (
+    check_choices as check_choices,
+    choice_grammar as choice_grammar,
+    read_shape as read_shape,
+)
+from .schema import read_schema as read_schema

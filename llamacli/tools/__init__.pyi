@@ -1,29 +1,22 @@
-from .constraint import DEFAULT_THRESHOLD, Choice, ToolConstraint, tool_constraint
-from .definitions import MOST_TOOLS, Tool, WrongTool, check_tools, read_tools
-from .forms import PYTHON_TAG, Call, message_of
-from .parts import CallPart, HeldCalls, parts_of
-from .reader import Reader
-from .results import NOTHING, OUTPUT_LIMIT, STOPPED, bounded
-
-__all__ = [
-    "DEFAULT_THRESHOLD",
-    "MOST_TOOLS",
-    "NOTHING",
-    "OUTPUT_LIMIT",
-    "PYTHON_TAG",
-    "STOPPED",
-    "Call",
-    "CallPart",
-    "Choice",
-    "HeldCalls",
-    "Reader",
-    "Tool",
-    "ToolConstraint",
-    "WrongTool",
-    "bounded",
-    "check_tools",
-    "message_of",
-    "parts_of",
-    "read_tools",
-    "tool_constraint",
-]
+from .constraint import (
+    DEFAULT_THRESHOLD as DEFAULT_THRESHOLD,
+    Choice as Choice,
+    ToolConstraint as ToolConstraint,
+    tool_constraint as tool_constraint,
+)
+from .definitions import (
+    MOST_TOOLS as MOST_TOOLS,
+    Tool as Tool,
+    WrongTool as WrongTool,
+    check_tools as check_tools,
+    read_tools as read_tools,
+)
+from .forms import PYTHON_TAG as PYTHON_TAG, Call as Call, message_of as message_of
+from .parts import CallPart as CallPart, HeldCalls as HeldCalls, parts_of as parts_of
+from .reader import Reader as Reader
+from .results import (
+    NOTHING as NOTHING,
+    OUTPUT_LIMIT as OUTPUT_LIMIT,
+    STOPPED as STOPPED,
+    bounded as bounded,
+)

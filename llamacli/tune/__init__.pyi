@@ -1,18 +1,8 @@
-from . import profiles
-from .measure import Bench, Size, Spread, bench
-from .profiles import keep_costs, tuned_costs, tuned_settings
-from .search import Row, Tuning, tune
-
-__all__ = [
-    "Bench",
-    "Row",
-    "Size",
-    "Spread",
-    "Tuning",
-    "bench",
-    "keep_costs",
-    "profiles",
-    "tune",
-    "tuned_costs",
-    "tuned_settings",
-]
+from . import profiles as profiles
+from .measure import Bench as Bench, Size as Size, Spread as Spread, bench as bench
+from .profiles import (
+    keep_costs as keep_costs,
+    tuned_costs as tuned_costs,
+    tuned_settings as tuned_settings,
+)
+from .search import Row as Row, Tuning as Tuning, tune as tune

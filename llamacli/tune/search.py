@@ -8,6 +8,7 @@ measured again.
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def tune(
     gpu = not machine.get("workers") and bool(use_devices(find_devices(), "auto"))
     settings = {name: EngineSettings(**defaults(processor, name), **machine) for name in profiles}
     rows: list[Row] = []
-    with Trials(path) as trials:
+    with closing(Trials(path)) as trials:
         plain = replace(settings[profiles[0]], repack=False)
         trials.measure(plain, LEAST, True)  # pages the weights in
         speed = trials.measure(plain, LEAST, True)

@@ -4,8 +4,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from llamacli.engine import Engine, EngineSettings
 from llamacli.errors import DoesNotFitError
@@ -29,23 +27,12 @@ Clock = Callable[[], float]
 
 
 class Trials:
-    """A loaded model that is measured with any settings. Close it, or use `with`."""
+    """A loaded model that is measured with any settings. Close it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._engine: Engine | None = None
         self._asked: EngineSettings | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         if self._engine is not None:
@@ -58,17 +45,10 @@ class Trials:
         The sample's load is 0 where it wasn't. Raises what Engine raises.
         """
         settings = replace(settings, context=size.prompt + size.answer)
-        engine, asked, load = self._engine, self._asked, 0.0
-        if engine is None or asked is None or reload or _weights(asked) != _weights(settings):
-            self.close()
-            started = time.perf_counter()
-            engine = self._engine = Engine(self.path, settings)
-            load = time.perf_counter() - started
-            if engine.settings.repack != settings.repack:
-                raise DoesNotFitError("memory is too short to repack the weights")
-        elif asked != settings:
-            engine.reconfigure(settings)
-        self._asked = settings
+        engine, load = self._with(settings, reload)
+        if load and engine.settings.repack != settings.repack:
+            self._asked = None  # the next one may have the memory
+            raise DoesNotFitError("memory is too short to repack the weights")
         tokens = made_up_tokens(engine, size.prompt + size.answer)
         prefill = prefill_seconds(engine, tokens[: size.prompt])
         return Sample(load, prefill, decode_seconds(engine, tokens, size.prompt))
@@ -76,14 +56,20 @@ class Trials:
     def costs(self, settings: EngineSettings, depth: int, seconds: float) -> dict[int, float]:
         """What checking several tokens at once costs, as checking_costs has it."""
         settings = replace(settings, outputs=MOST_ROWS, context=depth + MOST_ROWS)
-        engine, asked = self._engine, self._asked
-        if engine is None or asked is None or _weights(asked) != _weights(settings):
+        return checking_costs(self._with(settings)[0], depth, seconds)
+
+    def _with(self, settings: EngineSettings, reload: bool = False) -> tuple[Engine, float]:
+        """The model with those settings, and the seconds of loading, 0 where it was there."""
+        engine, asked, load = self._engine, self._asked, 0.0
+        if engine is None or asked is None or reload or _weights(asked) != _weights(settings):
             self.close()
+            started = time.perf_counter()
             engine = self._engine = Engine(self.path, settings)
-        else:
+            load = time.perf_counter() - started
+        elif asked != settings:
             engine.reconfigure(settings)
         self._asked = settings
-        return checking_costs(engine, depth, seconds)
+        return engine, load
 
 
 def measure_stage(

@@ -1,19 +1,11 @@
-from . import report
-from .logits import all_logits, open_evaluator
-from .prediction import WINDOW, Prediction, predict, windows
-from .report import Report
-from .rows import finite
-from .text import bits_per_weight
-
-__all__ = [
-    "WINDOW",
-    "Prediction",
-    "Report",
-    "all_logits",
-    "bits_per_weight",
-    "finite",
-    "open_evaluator",
-    "predict",
-    "report",
-    "windows",
-]
+from . import report as report
+from .logits import all_logits as all_logits, open_evaluator as open_evaluator
+from .prediction import (
+    WINDOW as WINDOW,
+    Prediction as Prediction,
+    predict as predict,
+    windows as windows,
+)
+from .report import Report as Report
+from .rows import finite as finite
+from .text import bits_per_weight as bits_per_weight

@@ -1,25 +1,16 @@
-from .addresses import PORT, TIMEOUT, Address, parse_split, parse_workers
-from .connected import Workers
-from .greeting import Link, greet, measure
-from .hosting import Lending, address_of, host
-from .lend import described, end_with_stdin, lent_devices
-from .ssh import host_by_ssh
-
-__all__ = [
-    "PORT",
-    "TIMEOUT",
-    "Address",
-    "Lending",
-    "Link",
-    "Workers",
-    "address_of",
-    "described",
-    "end_with_stdin",
-    "greet",
-    "host",
-    "host_by_ssh",
-    "lent_devices",
-    "measure",
-    "parse_split",
-    "parse_workers",
-]
+from .addresses import (
+    PORT as PORT,
+    TIMEOUT as TIMEOUT,
+    Address as Address,
+    parse_split as parse_split,
+    parse_workers as parse_workers,
+)
+from .connected import Workers as Workers
+from .greeting import Link as Link, greet as greet, measure as measure
+from .hosting import Lending as Lending, address_of as address_of, host as host
+from .lend import (
+    described as described,
+    end_with_stdin as end_with_stdin,
+    lent_devices as lent_devices,
+)
+from .ssh import host_by_ssh as host_by_ssh

@@ -19,13 +19,11 @@ from random import Random
 
 from llamacli import cli
 from llamacli.answer import write_text
-from llamacli.chat import export_text
-from llamacli.chat import saved as sessions
+from llamacli.chat import export_text, saved as sessions
 from llamacli.chat.turns import ChatSession
 from llamacli.commands.printing import print_text
 from llamacli.engine.engine import Engine
-from llamacli.engine.sampling import SamplingSettings
-from llamacli.engine.settings import EngineSettings
+from llamacli.engine.settings import EngineSettings, SamplingSettings
 from llamacli.repl.saved import continue_log, resume, show_end, use_settings
 from llamacli.repl.state import Repl, heading
 from llamacli.terminal import notice, say, writer

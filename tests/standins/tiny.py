@@ -8,8 +8,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from tests.standins.checkpoint import byte_letters
-from tests.standins.checkpoint import tokenizer as made_up_tokenizer
+from tests.standins.checkpoint import byte_letters, tokenizer as made_up_tokenizer
 
 WIDTH, INNER, HEADS, KV_HEADS, HEAD_SIZE, BLOCKS = 64, 128, 4, 2, 16, 2
 VOCABULARY = 1024
