@@ -20,6 +20,7 @@ from convert.metadata import add_metadata
 from convert.plan import ALIGNMENT, PlannedTensor
 from convert.quantization import Quantization
 from convert.recipe import KEY, recipe_text
+from convert.target import unwritable
 
 SCALARS = {
     GGUFValueType.UINT8: "u1", GGUFValueType.INT8: "i1", GGUFValueType.UINT16: "<u2",
@@ -55,8 +56,15 @@ def write_header(
     quantization: Quantization,
     tensors: Sequence[PlannedTensor],
 ) -> int:
-    """The same as a file, a vocabulary alone where there are no tensors; returns its size."""
-    return path.write_bytes(header_bytes(checkpoint, quantization, tensors))
+    """The same as a file, a vocabulary alone where there are no tensors; returns its size.
+
+    Raises TargetError.
+    """
+    header = header_bytes(checkpoint, quantization, tensors)
+    try:
+        return path.write_bytes(header)
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def _value(value: Any, kind: GGUFValueType) -> bytes:

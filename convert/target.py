@@ -18,12 +18,21 @@ UNITS = {"GB": 1_000_000_000, "MB": 1_000_000, "kB": 1000}
 
 
 def check_target(target: Path, force: bool) -> None:
-    """Refuse a target that exists (unless force), be it a link to nothing, or has no folder."""
+    """Refuse a target that exists (unless force), be it a link to nothing, and one that can't be
+    written, before the work that would be lost: a file like it is made beside it, and removed.
+    """
     if not target.parent.is_dir():
         raise TargetError(f"there is no folder {target.parent}")
-    if target.is_dir():
-        raise TargetError("it is a folder", file=str(target), hint="name a file")
+    if target.exists() and not target.is_file():
+        fault = "it is a folder" if target.is_dir() else "it is a device, or a pipe"
+        raise TargetError(fault, file=str(target), hint="name a file")
     if force or not os.path.lexists(target):
+        try:
+            part = _part_of(target)
+            os.close(os.open(part, os.O_CREAT | os.O_EXCL | system.OWN))
+            part.unlink(missing_ok=True)  # another conversion clears such parts
+        except OSError as error:
+            raise unwritable(target, error) from error
         return
     if not target.exists():
         raise TargetExistsError(

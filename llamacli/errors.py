@@ -117,6 +117,8 @@ def named(error: BaseException) -> BaseException:
         return DoesNotFitError("the memory ran out; free some, or take a smaller model or context")
     if type(error) is RuntimeError and "start new thread" in str(error):
         return DoesNotFitError("the system allows no more threads; end other programs")
+    if type(error) is RuntimeError and "Symlink loop" in str(error):  # Python before 3.13
+        return NotFoundError(f"{str(error).partition(' from ')[2]} is a link that leads to itself")
     return _converter_error(error) if "convert" in sys.modules else error
 
 

@@ -131,13 +131,20 @@ def send_path(path: Path) -> None:
 
 
 def say(text: str, *, dim: bool = False) -> None:
-    """Lines on stderr, beside what the model says; dim where that is a terminal with colours."""
+    """Lines on stderr, beside what the model says; dim where that is a terminal with colours.
+
+    Where they can't be written, to a full disk say, the work goes on; a closed pipe ends it.
+    """
     write, text = writer(sys.stderr), text.rstrip("\n")
-    if dim and lively(sys.stderr) and not os.environ.get("NO_COLOR"):
-        sys.stderr.write(f"\x1b[2m{harmless(text)}\x1b[22m\n")
-        sys.stderr.flush()
-    else:
-        write(f"{text}\n")
+    try:
+        if dim and lively(sys.stderr) and not os.environ.get("NO_COLOR"):
+            _put(sys.stderr, f"\x1b[2m{harmless(text)}\x1b[22m\n")
+        else:
+            write(f"{text}\n")
+    except BrokenPipeError:
+        raise
+    except OSError:
+        return
 
 
 def notice(text: str) -> None:

@@ -1,12 +1,14 @@
 """One boundary for exceptions: the system's, Python's and the converter's as the exit codes say."""
 
 import errno
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,23 +16,24 @@ from typing import Any, cast
 import pytest
 
 import llamacli.models.opening as opening
-from convert import CheckpointError, SourceError, TargetError, TargetExistsError
+from convert import CheckpointError, SourceError, TargetError, TargetExistsError, check_target
 from llamacli import cli
 from llamacli.chat.conversation import user
 from llamacli.chat.saved import create
 from llamacli.chat.turns import ChatSession
+from llamacli.commands.batch_output import check_output, open_output
 from llamacli.engine.engine import Engine
 from llamacli.engine.loading import in_background
-from llamacli.engine.sampling import SamplingSettings
-from llamacli.engine.settings import EngineSettings
+from llamacli.engine.settings import EngineSettings, SamplingSettings
 from llamacli.errors import LlamacliError, NotFoundError, OutputError, named, told, writing
 from llamacli.home import NOWHERE, config_folder, expanded, home
 from llamacli.repl.loop import turn
 from llamacli.repl.saved import begin_log
 from llamacli.repl.state import Repl
+from llamacli.terminal import notice
 from tests.saved import HEAD, refuse
 from tests.standins.tiny import write_model
-from tests.systems import WINDOWS
+from tests.systems import WINDOWS, needs_pipes
 from tests.terminal import PROGRAM, Terminal
 from tests.test_cli import llamacli
 
@@ -71,6 +74,7 @@ def test_every_system_error_has_its_code(number: int, expected: int) -> None:
         (OSError("no number at all"), 4),
         (MemoryError(), 5),
         (RuntimeError("can't start new thread"), 5),
+        (RuntimeError("Symlink loop from '/a/b'"), 4),
         (TargetError("x"), 6),
         (TargetExistsError("x"), 6),
         (SourceError("x"), 4),
@@ -123,6 +127,8 @@ def test_an_error_says_file_fault_and_hint() -> None:
         (("verify", "MODEL", "--against", LONG), 4),
         (("verify", "MODEL", "--against", "~nobody-there/x"), 4),
         (("tokens", "MODEL", "--messages", LONG), 4),
+        (("devices", "--workers", LONG), 4),
+        (("devices", "--workers", "."), 4),
         (("batch", LONG, "-m", "MODEL"), 4),
         (("batch", "-m", "MODEL", "-o", LONG), 6),
         (("batch", "-m", "MODEL", "-o", "MODEL/x"), 6),
@@ -141,6 +147,53 @@ def test_names_that_the_system_refuses(
     told = capsys.readouterr().err
     assert left.value.code == expected, told
     assert len(told.splitlines()) == 1 and told.startswith("llamacli: ")
+
+
+def test_what_could_not_be_written_later_is_refused_first(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="File name too long"):
+        check_target(tmp_path / ("a" * 250), force=False)  # no name is left for what is begun
+    assert not list(tmp_path.iterdir())
+    gone = tmp_path / "link"
+    gone.symlink_to(tmp_path / "nowhere" / "at all")
+    with pytest.raises(OutputError, match="which isn't there"):
+        check_output(gone, Path("-"), resume=False, force=True)
+
+
+def test_a_full_disk_leaves_no_empty_output_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.FileIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "out"
+    monkeypatch.setattr(Path, "open", lambda path, mode: io.BufferedWriter(Full(path, mode)))
+    with (
+        pytest.raises(OutputError, match="out can't be written: No space left"),
+        open_output(path, 0, resume=False) as write,
+    ):
+        write("a line\n")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("kind", [OSError, BrokenPipeError])
+def test_what_can_not_be_told_ends_nothing_unless_nobody_reads(
+    kind: type[OSError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise kind(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    with pytest.raises(BrokenPipeError) if kind is BrokenPipeError else nullcontext():
+        notice("half of it is done")
+
+
+@needs_pipes
+def test_a_device_or_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    with pytest.raises(TargetError, match="a device, or a pipe"):
+        check_target(pipe, force=True)
 
 
 def test_an_unreadable_folder(
@@ -185,6 +238,7 @@ def repl(model: Path) -> Iterator[Repl]:
         ("/file ~nobody-there/x", "no such home"),
         ("/file " + LONG, "File name too long"),
         ("/file .", "a folder, not a file"),
+        (f"/file {sys.executable}", "; convert it\n"),
         ("/export ~nobody-there/x", "no such home"),
         ("/export " + LONG, "can't be written"),
         ("/export /nowhere/at/all.md", "can't be written"),
@@ -345,6 +399,52 @@ def test_the_models_name_is_looked_up_before_stdin_is_read() -> None:
             for stream in (child.stdin, child.stdout, child.stderr):
                 assert stream is not None
                 stream.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("run", "-m", "MODEL", "--adapter", "nope"), 4),
+        (("run", "-m", "MODEL", "--draft", "nope"), 4),
+        (("run", "-m", "MODEL", "--tools", "nope.json"), 4),
+        (("run", "-m", "MODEL", "--mcp", "nope.json"), 4),
+        (("run", "-m", "MODEL", "--split", "3,1"), 2),
+        (("run", "-m", "MODEL", "--kv-type", "q9"), 2),
+        (("run", "-m", "MODEL", "--temp", "nan"), 2),
+        (("run", "-m", "MODEL", "-n", "0"), 2),
+        (("run", "-m", "MODEL", "--cache", "../x"), 2),
+        (("batch", "-m", "MODEL", "--seed", "-1"), 2),
+        (("batch", "-m", "MODEL", "--threads", "0"), 2),
+        (("batch", "-m", "MODEL", "--adapter", "nope"), 4),
+        (("batch", "-m", "MODEL", "--draft", "nope"), 4),
+        (("chat", "-m", "MODEL", "--draft", "nope"), 4),
+        (("serve", "-m", "nope", "--api-key-file", "-"), 4),
+        (("quality", "MODEL", "--against", "nope", "--text", "-"), 4),
+        (("verify", "MODEL", "--against", ".", "--text", "-", "--split", "3,1"), 2),
+        (("quality", "MODEL", "--against", "MODEL", "--text", "-", "--device", "nope"), 2),
+        (("imatrix", "MODEL", "--text", "-", "-o", "m.gguf", "--split", "3,1"), 2),
+        (("imatrix", "MODEL", "--text", "-", "-o", "m.gguf", "--device", "nope"), 2),
+    ],
+)
+def test_other_names_are_looked_up_before_stdin_is_read(
+    arguments: tuple[str, ...],
+    expected: int,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Unread(io.StringIO):
+        @property
+        def buffer(self) -> io.BytesIO:
+            raise AssertionError("stdin is read")
+
+    monkeypatch.setattr(sys, "stdin", Unread())
+    monkeypatch.chdir(tmp_path)
+    del cli.app.registered_commands[:]
+    with pytest.raises(SystemExit) as left:
+        cli.main([word.replace("MODEL", str(model)) for word in arguments])
+    assert left.value.code == expected, capsys.readouterr().err
 
 
 def test_what_is_raised_beside_a_long_call_is_raised() -> None:

@@ -1,5 +1,6 @@
 """Measuring importance matrices: what is summed, going on after an interrupt, the command."""
 
+import os
 from pathlib import Path
 
 import gguf
@@ -10,12 +11,14 @@ from convert import ImportanceMatrix, read_importance
 from llamacli.cli import main
 from llamacli.errors import UsageError
 from llamacli.prompt import Text
-from llamacli.quality import imatrix as module
-from llamacli.quality import measure_importance
+from llamacli.quality import imatrix as module, measure_importance
 from llamacli.quality.activations import Activations
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.tiny import write_model
+from tests.systems import PLATFORM
 
+# Other systems have no names that aren't Unicode.
+ODD = os.fsdecode(b"one\xff.gguf") if PLATFORM == "linux" else "one.gguf"
 TEXT = Text("a.txt", "ab cd, efgh ij! " * 300)  # some chunks' worth
 
 
@@ -105,15 +108,15 @@ def test_a_text_that_is_too_short_is_told(tiny: Path) -> None:
 
 
 def test_the_command_measures_merges_and_says_where(
-    tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tiny: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    text, one, both = tmp_path / "a.txt", tmp_path / "one.gguf", tmp_path / "both.gguf"
+    text, one, both = tmp_path / "a.txt", tmp_path / ODD, tmp_path / "both.gguf"
     text.write_text(TEXT.text)
     settings = ("--text", text, "--threads", "1")
     assert run("imatrix", tiny, *settings, "--chunks", "1", "-o", one) == 0
-    assert capfd.readouterr() == (f"{one}\n", "")
+    assert capfdbinary.readouterr() == (os.fsencode(f"{one}\n"), b"")
     assert run("imatrix", tiny, *settings, "--chunks", "1", "-o", one) == 6
-    assert "exists already" in capfd.readouterr().err
+    assert b"exists already" in capfdbinary.readouterr().err
     assert run("imatrix", tiny, "--chunks", "0", "--add", one, "--add", one, "-o", both) == 0
     merged, single = read_importance(both), read_importance(one)
     assert merged.chunks == 2 and merged.datasets == ("a.txt", "a.txt")

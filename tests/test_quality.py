@@ -1,6 +1,7 @@
 """What quantization costs, as the command tells it: against files whose cost is known."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,23 @@ def test_a_short_text_is_told(
     one = files[0]
     assert run("quality", one, "--against", one, "--text", tmp_path / "short.txt") == 2
     assert "16 or more tell something" in capfd.readouterr().err
+
+
+def test_a_picture_that_can_not_be_drawn_is_told_before_measuring(
+    files: tuple[Path, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("it is measured")
+
+    monkeypatch.setattr(sys.modules["llamacli.quality.compare"], "predict", fail)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    text, one = files[0].with_name("text.txt"), files[0]
+    words = ("quality", one, "--against", one, "--text", text, "--plot", tmp_path / "x.png")
+    assert run(*words) == 2
+    assert "--plot needs matplotlib" in capfd.readouterr().err
 
 
 def test_a_name_does_not_become_a_formula(files: tuple[Path, ...], tmp_path: Path) -> None:

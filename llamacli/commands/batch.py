@@ -90,6 +90,8 @@ def batch(
         raise UsageError("--resume goes with -o: it reads what the file already holds")
     grammar = shape.read(ending)
     path = model_path(model, quiet=quiet)
+    asked = machine.asked(context, "short" if exact else "long", drafts, adapter)
+    drafts.check(asked, path)
     if output is not None:
         check_output(output, file, resume, force)
     lines = list(
@@ -117,12 +119,10 @@ def batch(
                     ask = partial(answer_lines, path, count)
                     _answer(ask, partial(_body, fields), left, answers, lambda: bool(arrived))
             elif exact:
-                asked = machine.asked(context, "short", drafts, adapter)
                 with engine_for(path, asked, quiet=quiet) as alone, interrupts() as arrived:
                     make = partial(_job, alone, common)
                     _answer(partial(answer_each, alone), make, left, answers, lambda: bool(arrived))
             else:
-                asked = machine.asked(context, "long", drafts, adapter)
                 settings = engine_settings(path, asked, quiet=quiet)
                 drafting = drafting_for(path, asked, quiet=quiet)
                 opened = BatchEngine(path, settings, parallel, drafting)

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from errno import EACCES, EISDIR, ENOENT
 from pathlib import Path
@@ -71,6 +71,9 @@ class Answers:
 def check_output(path: Path, file: Path, resume: bool, force: bool) -> None:
     """Refuse what couldn't be written later, leaving everything as it is."""
     with writing(path):
+        if path.is_symlink() and not path.exists():
+            fault = f"it is a link to {path.readlink()}, which isn't there"
+            raise OutputError(fault, file=path, hint="remove it")
         place, rights = (path, os.W_OK) if path.exists() else (path.parent, os.W_OK | os.X_OK)
         if place == path and not (resume or force):
             raise OutputError(
@@ -102,7 +105,14 @@ def open_output(path: Path | None, whole: int, resume: bool) -> Iterator[Write]:
                     file = opened.enter_context(path.open("ab" if resume else "wb"))
                     if resume:
                         file.truncate(whole)
-                file.write(text.encode())
-                file.flush()
+                try:
+                    file.write(text.encode())
+                    file.flush()
+                except OSError:
+                    with suppress(OSError):  # what could not be written before can't be now
+                        file.close()
+                    if path.is_file() and not path.stat().st_size:
+                        path.unlink()  # it would only be in the next call's way
+                    raise
 
         yield write

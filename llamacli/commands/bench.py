@@ -40,8 +40,7 @@ def bench(
     """
     from llamacli.engine import Engine
     from llamacli.gguf import check_llama, read_gguf
-    from llamacli.tune import Size
-    from llamacli.tune import bench as measure
+    from llamacli.tune import Size, bench as measure
 
     size = Size(prompt, answer)
     if min(prompt, answer, runs) < 1 or min(depth or [0]) < 0:

@@ -83,13 +83,14 @@ def chat(
         raise UsageError("chat --mcp needs a terminal; in scripts use run --mcp")
     if mcp.mcp and calls.tools:
         raise UsageError("--mcp and --tools exclude each other")
-    offer = calls.calling()
+    offer = calls.calling(calls.listed())
     if not terminal:
         from llamacli.answer import OutputStyle, answer
         from llamacli.prompt import gather
 
         path, style = model_path(model), OutputStyle(verbose=verbose)
-        messages = gather(None, (), "strict").messages(system)
+        drafts.check(asked, path)
+        messages = gather(None, ()).messages(system)
         prompt = {"messages": messages, **adapter_fields(adapter)}
         if not (no_server or date) and answer_by_server(
             path, machine, context, drafts.draft, prompt, sampling, ending, style, calling=offer
@@ -122,15 +123,14 @@ def chat(
     if not mcp.mcp:
         start_repl(wanted, resume=resume, session=name)
         return
-    with mcp.opened() as servers:
+    with mcp.opened(mcp.read()) as servers:
         offer = calls.calling(servers.tools)
         wanted = replace(wanted, servers=servers, offer=offer, most_calls=mcp.max_calls)
         start_repl(wanted, resume=resume, session=name)
 
 
 def _export(name: str | None, path: Path) -> None:
-    from llamacli.chat import export_chat, export_text
-    from llamacli.chat import saved as sessions
+    from llamacli.chat import export_chat, export_text, saved as sessions
 
     name, saved = sessions.look(name)
     for problem in saved.notices:

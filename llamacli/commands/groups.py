@@ -55,6 +55,13 @@ class Sampling:
     ] = None
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None
 
+    def __post_init__(self) -> None:
+        """Raises UsageError, before anything is read or loaded."""
+        if given := {name: value for name, value in vars(self).items() if value is not None}:
+            from llamacli.engine import SamplingSettings
+
+            SamplingSettings(**given)
+
     def settings(self, engine: "Spelled", **own: Any) -> "SamplingSettings":
         """What was asked for, with own values before it, else what the model's file says."""
         from llamacli.engine import SamplingSettings
@@ -74,6 +81,10 @@ class Ending:
         list[str] | None,
         typer.Option(help="End an answer before this text; may be given again."),
     ] = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise UsageError(f"at most {self.max_tokens} tokens were asked for; give 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,18 +129,22 @@ class Calls:
         bool, typer.Option("--no-parallel-calls", help="At most one call an answer.")
     ] = False
 
-    def calling(self, tools: "Sequence[Tool] | None" = None, first: int = 0) -> "Calling | None":
-        """What an answer may call: those tools, or the file's; None where there are none.
+    def listed(self) -> "Sequence[Tool]":
+        """The file's. Raises UsageError and NotFoundError."""
+        if self.tools is None:
+            return ()
+        from llamacli.prompt import read_file
+        from llamacli.tools import read_tools
 
-        first numbers the ids of its calls. Raises UsageError and NotFoundError.
+        return read_tools(read_file(self.tools).text, str(self.tools))
+
+    def calling(self, tools: "Sequence[Tool]", first: int = 0) -> "Calling | None":
+        """How an answer may call those tools; None where there are none.
+
+        first numbers the ids of its calls. Raises UsageError.
         """
         from llamacli.answer import Calling
 
-        if tools is None and self.tools is not None:
-            from llamacli.prompt import read_file
-            from llamacli.tools import read_tools
-
-            tools = read_tools(read_file(self.tools).text, str(self.tools))
         if not tools:
             return None
         parallel = not self.no_parallel_calls
@@ -169,19 +184,21 @@ class Together:
     split: Split = None
     worker_timeout: WorkerTimeout = None
 
-    def settings(self) -> dict[str, Any]:
-        """Those of EngineSettings' fields that are given. Raises UsageError."""
-        if not self.workers:
-            if self.split is not None:
-                raise UsageError("--split goes with --workers")
-            return {}
+    def settings(self, device: str | None = None) -> dict[str, Any]:
+        """Those of EngineSettings' fields that are given, checked. Raises UsageError."""
+        from llamacli.engine import EngineSettings
         from llamacli.workers import parse_split, parse_workers
 
-        given: dict[str, Any] = {"workers": parse_workers(self.workers)}
-        if self.split is not None:
-            given["split"] = parse_split(self.split)
-        if self.worker_timeout is not None:
-            given["worker_timeout"] = self.worker_timeout
+        if self.split is not None and not self.workers:
+            raise UsageError("--split goes with --workers")
+        given: dict[str, Any] = {} if device is None else {"device": device}
+        if self.workers:
+            given["workers"] = parse_workers(self.workers)
+            if self.split is not None:
+                given["split"] = parse_split(self.split)
+            if self.worker_timeout is not None:
+                given["worker_timeout"] = self.worker_timeout
+        EngineSettings(**given)
         return given
 
 
@@ -251,6 +268,13 @@ class Drafts:
             help="A small model of the same vocabulary that drafts; auto as models.toml names it.",
         ),
     ] = None
+
+    def check(self, asked: "Asked", path: Path) -> None:
+        """Look for the model that drafts, so that a wrong name is told before stdin is read."""
+        if self.draft is not None:
+            from llamacli.models import drafting_for
+
+            drafting_for(path, asked)
 
 
 @dataclass(frozen=True, kw_only=True)

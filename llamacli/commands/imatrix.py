@@ -8,12 +8,12 @@ import typer
 
 from llamacli.commands import groups, options
 from llamacli.commands.measuring import CHUNKS
-from llamacli.commands.printing import print_text, steps_bar
+from llamacli.commands.printing import steps_bar
 from llamacli.commands.reading import read_text
 from llamacli.errors import UsageError, writing
 from llamacli.home import expanded
 from llamacli.models import model_path
-from llamacli.terminal import notice
+from llamacli.terminal import notice, send_path
 
 
 def imatrix(
@@ -60,7 +60,7 @@ def imatrix(
     with writing(target):
         check_target(target, force)
     earlier = [read_importance(expanded(one)) for one in add or ()]
-    measured = []
+    measured, machine = [], together.settings(device)
     if chunks != 0:
         texts = [read_text(one) for one in text] if text else None
         with steps_bar() as show:
@@ -70,14 +70,13 @@ def imatrix(
                     texts,
                     chunks=chunks,
                     threads=threads,
-                    device=device or "auto",
                     target=target,
                     progress=partial(show, CHUNKS),
                     notice=(lambda _: None) if quiet else notice,
-                    **together.settings(),
+                    **machine,
                 )
             ]
     elif not earlier:
         raise UsageError("--chunks 0 measures nothing; name matrices to add with --add")
     write_matrix(target, [*measured, *earlier], force=force)
-    print_text(f"{target}\n")
+    send_path(target)

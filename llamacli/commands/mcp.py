@@ -1,6 +1,6 @@
 """What run does with MCP servers: answers and calls in turn, and the last answer on stdout."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ from llamacli.terminal import as_json, notice, shortened
 if TYPE_CHECKING:
     from llamacli.answer import Chunk, OutputStyle, Result
     from llamacli.chat import ChatSession
-    from llamacli.mcp_client import Servers
+    from llamacli.mcp_client import ServerConfig, Servers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,22 +39,32 @@ class Mcp:
         float, typer.Option(help="With --mcp: seconds that a server has to start, and to answer.")
     ] = 60.0
 
-    @contextmanager
-    def opened(self) -> "Iterator[Servers]":
-        """The servers, which run meanwhile; what can't be used of them is told."""
-        from llamacli.mcp_client import open_servers, read_servers
+    def read(self) -> "list[ServerConfig]":
+        """The servers that are named. Raises UsageError and NotFoundError."""
+        from llamacli.mcp_client import read_servers
 
-        given, allowed = read_servers(self.mcp or ()), self.allow or ()
-        with open_servers(given, self.mcp_timeout, allowed) as servers:
+        return read_servers(self.mcp or ())
+
+    @contextmanager
+    def opened(self, given: "Sequence[ServerConfig]") -> "Iterator[Servers]":
+        """The servers, which run meanwhile; what can't be used of them is told."""
+        from llamacli.mcp_client import open_servers
+
+        with open_servers(given, self.mcp_timeout, self.allow or ()) as servers:
             for problem in servers.problems:
                 notice(problem)
             yield servers
 
     def answer(
-        self, chat: "ChatSession", question: str, style: "OutputStyle", calls: Calls
+        self,
+        given: "Sequence[ServerConfig]",
+        chat: "ChatSession",
+        question: str,
+        style: "OutputStyle",
+        calls: Calls,
     ) -> "Result":
         """The last answer on stdout, with the servers' tools."""
-        with self.opened() as servers:
+        with self.opened(given) as servers:
             chat.offer, chat.most_calls = calls.calling(servers.tools), self.max_calls
             return answer_with_servers(chat, servers, question, style)
 

@@ -96,8 +96,7 @@ def bytes_bar(unit: str) -> "Iterator[Callable[[Progress], None]]":
     if not lively(sys.stderr):
         yield lambda _: None
         return
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
     shown = (
         TextColumn("{task.fields[tensor]:<28}"),

@@ -34,8 +34,7 @@ def pull(
     It is checked before it gets its name. What was cut short goes on from there.
     """
     from convert import check_target
-    from llamacli.hub import check_disk, choose, look_up, parse_wanted
-    from llamacli.hub import pull as fetch
+    from llamacli.hub import check_disk, choose, look_up, parse_wanted, pull as fetch
 
     wanted = parse_wanted(source)
     repo = look_up(wanted.repo, revision, token)

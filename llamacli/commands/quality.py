@@ -57,20 +57,21 @@ def quality(
     from llamacli import quality as package
 
     if plot is not None:
+        package.check_plot()
         with writing(plot):
             check_target(plot, force)
-    paths = [model_path(model) for model in models]
+    paths, reference = [model_path(model) for model in models], model_path(against)
+    machine = together.settings(device)
     given = read_text(text)
     with steps_bar() as show:
         measured = list(
             package.compare(
                 paths,
-                model_path(against),
+                reference,
                 given.text,
                 threads=threads,
-                device=device or "auto",
                 progress=lambda path, done, total: show(path.name, done, total),
-                **together.settings(),
+                **machine,
             )
         )
     if plot is not None:

@@ -92,12 +92,18 @@ def run(
     if mcp.mcp and (raw or truncate or cache or grammar):
         raise UsageError("--mcp goes with no --raw, --truncate, --cache or shape")
     path = model_path(model, quiet=output.quiet)
+    asked_for = machine.asked(context, "short", drafts, adapter)
+    drafts.check(asked_for, path)
+    if cache is not None:
+        from llamacli.prompt import cache as prompt_cache
+
+        prompt_cache.check(cache)
     whole = fail_on_length or grammar is not None
     if mcp.mcp:
         from llamacli.chat import ChatSession
 
+        servers = mcp.read()
         question = gather(prompt, file or (), errors).joined()
-        asked_for = machine.asked(context, "short", drafts, adapter)
         with model_for(path, machine, asked_for, style, alone=no_server) as engine:
             chat = ChatSession(
                 engine,
@@ -108,17 +114,17 @@ def run(
             )
             if system is not None:
                 chat.set_system(system)
-            _check_whole(mcp.answer(chat, question, style, tools), whole)
+            _check_whole(mcp.answer(servers, chat, question, style, tools), whole)
         return
     given, calling = Input(""), None
     messages: list[Message] = []
     if tools.used:
-        messages = tools.messages()
+        listed, messages = tools.listed(), tools.messages()
         if not messages or prompt or file:
             messages += gather(prompt, file or (), errors, stdin=not messages).messages()
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
-        calling = tools.calling(first=sum(len(m.get("tool_calls") or ()) for m in messages))
+        calling = tools.calling(listed, sum(len(m.get("tool_calls") or ()) for m in messages))
     else:
         given = gather(prompt, file or (), errors)
     if not (no_server or truncate or cache or show_prompt):
@@ -132,7 +138,6 @@ def run(
         if result is not None:
             _check_whole(result, whole)
             return
-    asked_for = machine.asked(context, "short", drafts, adapter)
     with engine_for(path, asked_for, quiet=output.quiet) as engine:
         settings = sampling.settings(engine)
 

@@ -86,8 +86,7 @@ def serve(
     _check(port, 65535, "--port", least=0)
     if not 0 <= tool_threshold <= 1:
         raise UsageError(f"--tool-threshold is {tool_threshold:g}; give 0 to 1")
-    keys = _read_keys(api_key_file) if api_key_file is not None else ()
-    if host not in LOOPBACK and not keys and not no_key:
+    if host not in LOOPBACK and api_key_file is None and not no_key:
         raise UsageError(
             f"{host} may be reached by others: give --api-key-file, or say --no-key out loud"
         )
@@ -98,6 +97,7 @@ def serve(
         raise UsageError("--draft goes with one -m: it drafts for one vocabulary")
     asked = machine.asked(context, "long", drafts, adapter)
     models = _chosen(model or [], quiet)
+    keys = _read_keys(api_key_file) if api_key_file is not None else ()
 
     def open_model(path: Path) -> BatchEngine:
         mark_used(path)
@@ -105,8 +105,7 @@ def serve(
         return BatchEngine(path, settings, parallel, drafting_for(path, asked, quiet=True))
 
     try:
-        from llamacli.serve import Options
-        from llamacli.serve import serve as answer
+        from llamacli.serve import Options, serve as answer
     except ModuleNotFoundError as error:
         raise NotFoundError(f"{error.name} is missing: pip install 'llamacli[serve]'") from None
     answer(

@@ -36,8 +36,7 @@ def tune(
     `run` uses those for short answers, `chat` and `batch` those for long ones; their own options
     come first, and --no-tune leaves them aside.
     """
-    from llamacli.tune import profiles
-    from llamacli.tune import tune as measure
+    from llamacli.tune import profiles, tune as measure
 
     if not 0 < seconds <= 3600:
         raise UsageError(f"--seconds is {seconds:g}; give more than 0, at most 3600")

@@ -61,6 +61,7 @@ def verify(
         raise NotFoundError(f"there is no folder {against}")
     path = model_path(model)
     other = None if reference is None else model_path(reference)
+    machine = together.settings()
     check_copy(
         path,
         against,
@@ -69,7 +70,7 @@ def verify(
         reference=other,
         threads=threads,
         as_json=as_json,
-        **together.settings(),
+        **machine,
     )
 
 

@@ -46,6 +46,9 @@ class Asked:
     tune: bool = True
     profile: Profile = "short"
 
+    def __post_init__(self) -> None:
+        EngineSettings(**self.flags())  # what can't be asked for is told at once
+
     def flags(self) -> dict[str, Any]:
         """The engine settings that were asked for. Threads hold for prefill too unless told."""
         names = {field.name for field in fields(EngineSettings)}

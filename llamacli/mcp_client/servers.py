@@ -1,8 +1,7 @@
 """All servers, in a thread of their own: started together, called one by one, ended for sure."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
-from concurrent.futures import wait as wait_for
+from concurrent.futures import CancelledError, Future, wait as wait_for
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any

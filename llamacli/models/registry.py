@@ -39,7 +39,7 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "threads": (int, 1, 512),
     "gpu_layers": (int, 0, 1 << 31),
     "max_tokens": (int, 1, 1 << 31),
-    "seed": (int, 0, (1 << 32) - 1),
+    "seed": (int, 0, (1 << 32) - 2),
     "temperature": (float, 0.0, 1e6),
     "top_k": (int, 0, 1 << 31),
     "top_p": (float, 0.0, 1.0),

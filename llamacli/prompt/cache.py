@@ -32,12 +32,19 @@ SUFFIX = ".kv"
 Encode = Callable[[Input], list[int]]
 
 
+def check(name: str) -> None:
+    """Raises UsageError for a name that no cache can have."""
+    check_name(name, "a cache's")
+
+
 def cache_path(engine: "Engine", name: str, prefix: Sequence[int]) -> Path:
-    """The file of a name, or, for `auto`, of the prefix; raises UsageError for an odd name."""
+    """The file of a checked name, or, for `auto`, of the prefix."""
     if name == AUTO:
         key = json.dumps([state_key(engine), list(prefix)]).encode()
-        return home("cache") / f"auto-{hashlib.sha256(key).hexdigest()[:32]}{SUFFIX}"
-    return home("cache") / ("name-" + check_name(name, "a cache's") + SUFFIX)
+        name = f"auto-{hashlib.sha256(key).hexdigest()[:32]}"
+    else:
+        name = f"name-{name}"
+    return home("cache") / f"{name}{SUFFIX}"
 
 
 def stable_prefix(given: Input, encode: Encode, system: str | None) -> list[int]:

@@ -55,7 +55,11 @@ class Input:
 
 
 def gather(
-    instruction: str | None, files: Sequence[Path], errors: Errors, *, stdin: bool = True
+    instruction: str | None,
+    files: Sequence[Path],
+    errors: Errors | None = None,
+    *,
+    stdin: bool = True,
 ) -> Input:
     """The parts of a prompt: stdin counts where it is a pipe or a file that isn't empty.
 
@@ -72,14 +76,14 @@ def gather(
     return Input("" if blank else str(instruction), tuple(texts))
 
 
-def read_stdin(errors: Errors = "strict") -> str:
+def read_stdin(errors: Errors | None = None) -> str:
     """All of stdin where it is a pipe or a file, else nothing."""
     if sys.stdin is None or sys.stdin.isatty():
         return ""
     return decode(_read(sys.stdin.buffer, "stdin"), "stdin", errors)
 
 
-def read_file(path: Path, errors: Errors = "strict") -> Text:
+def read_file(path: Path, errors: Errors | None = None) -> Text:
     """A file's text; `-` is stdin. Raises as gather does."""
     name = "standard input" if path == Path("-") else str(path)
     file = Text(name, decode(read_bytes(path), name, errors))
@@ -107,18 +111,19 @@ def _read(file: BinaryIO, name: str) -> bytes:
     return data
 
 
-def decode(data: bytes, name: str, errors: Errors = "strict") -> str:
+def decode(data: bytes, name: str, errors: Errors | None = None) -> str:
     """UTF-8 as text, without the byte order mark that some programs put in front.
 
-    By another such mark UTF-16 is known, which PowerShell writes. Raises UsageError.
+    By another such mark UTF-16 is known, which PowerShell writes. errors is None where there is no
+    option for it. Raises UsageError.
     """
     encoding = "UTF-16" if data[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "UTF-8"
     try:
-        return data.decode(encoding, errors).removeprefix("\ufeff")
+        return data.decode(encoding, errors or "strict").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
+        option = ", or let it through with --errors replace" if errors else ""
         raise UsageError(
-            f"{name} is not {encoding} at byte {error.start}; convert it, or let it through with "
-            "--errors replace"
+            f"{name} is not {encoding} at byte {error.start}", hint=f"convert it{option}"
         ) from None
 
 

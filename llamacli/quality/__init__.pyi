@@ -1,5 +1,8 @@
-from .calibration import sample_tokens
-from .compare import Quality, compare, plot
-from .imatrix import measure_importance, write_matrix
-
-__all__ = ["Quality", "compare", "measure_importance", "plot", "sample_tokens", "write_matrix"]
+from .calibration import sample_tokens as sample_tokens
+from .compare import (
+    Quality as Quality,
+    check_plot as check_plot,
+    compare as compare,
+    plot as plot,
+)
+from .imatrix import measure_importance as measure_importance, write_matrix as write_matrix

@@ -1,5 +1,6 @@
 """What quantization costs: how well files of one model predict a text, next to a precise one."""
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -58,15 +59,16 @@ def compare(
             yield Quality(path, file.size, bits_per_weight(file), prediction)
 
 
-def plot(measured: Sequence[Quality]) -> bytes:
-    """A PNG picture of size against mean divergence, which has a logarithmic axis.
+def check_plot() -> None:
+    """Raises UsageError where matplotlib isn't installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("--plot needs matplotlib: pip install 'llamacli[plot]'")
 
-    Raises UsageError where matplotlib isn't installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("--plot needs matplotlib: pip install 'llamacli[plot]'") from None
+
+def plot(measured: Sequence[Quality]) -> bytes:
+    """A PNG picture of size against mean divergence, which has a logarithmic axis."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     unit, size = ("GB", 1e9) if max(quality.nbytes for quality in measured) >= 1e9 else ("MB", 1e6)

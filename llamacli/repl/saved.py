@@ -6,8 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from llamacli.chat import SAMPLING, ChatSession, SessionHead, export_chat
-from llamacli.chat import saved as sessions
+from llamacli.chat import SAMPLING, ChatSession, SessionHead, export_chat, saved as sessions
 from llamacli.engine import DEFAULT_CONTEXT, Engine, SamplingSettings
 from llamacli.errors import UsageError, told
 from llamacli.home import expanded

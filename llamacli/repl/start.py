@@ -18,8 +18,13 @@ from llamacli.engine import AdapterChoice, Asked, Engine, SamplingSettings
 from llamacli.errors import LlamacliError, OutputError
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.models import adapter_choices, close_in_background, model_path, open_engine
-from llamacli.repl.saved import begin_log, continue_log, show_end, use_settings
-from llamacli.repl.saved import resume as resume_saved
+from llamacli.repl.saved import (
+    begin_log,
+    continue_log,
+    resume as resume_saved,
+    show_end,
+    use_settings,
+)
 from llamacli.repl.state import Repl, heading
 from llamacli.terminal import lively, notice, say, show_status, writer
 from llamacli.tools import OUTPUT_LIMIT

@@ -80,6 +80,8 @@ def greet(address: Address, patience: float = PATIENCE) -> Link:
     """
     try:
         sock = socket.create_connection(address, patience)
+    except UnicodeError as error:  # no name that the network has
+        raise UnreachableError(f"{address.host!r} is no host's name") from error
     except OSError as error:
         raise UnreachableError(
             f"the worker {address} can't be reached: {_why(error)}",
