@@ -98,14 +98,17 @@ $(VENV)/.tested: $(VENV)/.installed requirements-test.lock
 	@$(LOCKED) requirements-test.lock
 	@touch $@
 
+# Python's own cache is written, whatever the user has it do elsewhere: the tests start a thousand programs.
+COMPILED := PYTHONDONTWRITEBYTECODE=
+
 demo: $(VENV)/.installed ## Convert the built-in demo checkpoint, ask it, and pipe to it
 	@demo/show $(BIN)/llamacli
 
 test: $(VENV)/.tested ## Run the tests, two more at once than there are cores (WORKERS=1: one by one)
-	@$(BIN)/python -m pytest --numprocesses $(or $(WORKERS),auto) --dist loadscope --no-loadscope-reorder
+	@$(COMPILED) $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),auto) --dist loadscope --no-loadscope-reorder
 
 test-systems: $(VENV)/.tested ## Run the tests as macOS and as Windows would have them, stood in for on Linux
-	@for system in macos:utf-8 windows:cp1252; do echo "$${system%:*}" >&2; LLAMACLI_SYSTEM=$${system%:*} \
+	@for system in macos:utf-8 windows:cp1252; do echo "$${system%:*}" >&2; $(COMPILED) LLAMACLI_SYSTEM=$${system%:*} \
 	  PYTHONPATH="$(CURDIR)/tests/standins/systems" PYTHONIOENCODING=$${system#*:} $(BIN)/python -m pytest \
 	  --numprocesses $(or $(WORKERS),auto) --dist loadscope --no-loadscope-reorder $(TESTS) || exit 1; done
 

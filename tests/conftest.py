@@ -8,9 +8,9 @@ Any part of them runs in one process, by pytest alone.
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import pytest
@@ -20,6 +20,9 @@ from convert import convert
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.hollow import without_weights, write_hollow
 from tests.standins.tiny import write_model
+
+if TYPE_CHECKING:
+    from tests.standins.server import Serving
 
 # Several tests run at once: one thread a program, whatever it asks for, and none that spins.
 os.environ.setdefault("LLAMACLI_THREADS", "1")
@@ -35,6 +38,7 @@ SPLIT = ("test_quantized_bytes", "test_fuzz", "test_bad_days")
 # Files whose tests need ggml's tables of the IQ types share a worker: a process makes them in 14 s.
 TABLES = (
     *("test_mixtures", "test_verify", "test_verify_foreign", "test_fit", "test_bench_report"),
+    "test_imatrix",
 )
 
 # Tests that need compiled kernels, which one process compiles for all.
@@ -166,6 +170,21 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def demo(made: Made) -> Path:
     """The demo's file, converted once for all tests."""
     return made("demo.gguf", lambda path: convert(DEMO, path, "Q8_0"))
+
+
+@pytest.fixture(scope="module")
+def server(demo: Path) -> "Iterator[Serving]":
+    """A server of the demo, for a file's tests; files that ask of another one have their own."""
+    from tests.standins.server import serving
+
+    with serving("-m", demo) as started:
+        yield started
+
+
+@pytest.fixture
+def reached(server: "Serving", monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is the user's own, whom programs ask by its socket."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(server.runtime))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from llamacli.gguf import file_identity
 from llamacli.serve import ask_server
 from tests.standins import adapter as standin
 from tests.standins.checkpoint import write_checkpoint
-from tests.standins.server import Serving, serving
+from tests.standins.server import WEB, Serving, serving
 from tests.systems import needs_unix_sockets
 from tests.test_adapter_run import CONFIG
 from tests.test_cli import llamacli, one_line
@@ -114,7 +114,7 @@ def alone(folder: Path, *adapters: AdapterChoice) -> str:
 
 def asked(server: Serving, path: str = "/v1/completions", **fields: Any) -> httpx2.Response:
     body = {"prompt": PROMPT, "temperature": 0, "max_tokens": TOKENS, **fields}
-    return httpx2.post(f"{server.url}{path}", json=body, timeout=60)
+    return WEB.post(f"{server.url}{path}", json=body, timeout=60)
 
 
 def test_each_request_has_its_own(server: Serving, folder: Path) -> None:
@@ -135,7 +135,7 @@ def test_each_request_has_its_own(server: Serving, folder: Path) -> None:
 
 
 def test_the_adapters_are_listed(server: Serving) -> None:
-    listed = httpx2.get(f"{server.url}/lora-adapters").json()
+    listed = WEB.get(f"{server.url}/lora-adapters").json()
     assert listed == [
         {"id": 0, "path": "one.gguf", "scale": 1.0},
         {"id": 1, "path": "two.gguf", "scale": 0.0},
@@ -161,7 +161,7 @@ def test_bad_fields_are_named(lora: Any, param: str, fault: str, server: Serving
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}),
     ):
         body = {"temperature": 0, "max_tokens": 1, "lora": lora, **(fields or {"prompt": "x"})}
-        reply = httpx2.post(f"{server.url}{path}", json=body)
+        reply = WEB.post(f"{server.url}{path}", json=body)
         assert reply.status_code == 422 and fault in reply.json()["error"]["message"], reply.text
         assert reply.json()["error"]["param"] == param
 
@@ -176,7 +176,7 @@ def test_bad_fields_are_named(lora: Any, param: str, fault: str, server: Serving
 )
 def test_every_api_takes_the_field(path: str, fields: dict[str, Any], server: Serving) -> None:
     told = [
-        httpx2.post(f"{server.url}{path}", json={**fields, "temperature": 0, "lora": lora}).json()
+        WEB.post(f"{server.url}{path}", json={**fields, "temperature": 0, "lora": lora}).json()
         for lora in ([], [{"id": 1, "scale": 3.0}])
     ]
     texts = [

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from convert.kernels import INFINITY, choice, compiled, ggml_kernel, quantize
 from convert.kernels.comparison import differences, importances, samples
 from convert.kernels.ggml import Kernel, Values
 
-numba = pytest.importorskip("numba", reason="the extra llamacli[fast] is not installed")
+if find_spec("numba") is None:
+    pytest.skip("the extra llamacli[fast] is not installed", allow_module_level=True)
 
 KINDS = pytest.mark.parametrize("kind", compiled.KINDS, ids=lambda kind: kind.name)
 BLOCKS = 1024  # of 256 values

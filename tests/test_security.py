@@ -131,9 +131,10 @@ def test_tests_that_were_skipped_break_the_promise(tmp_path: Path) -> None:
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "pytest", "-p", "tests.promises", *arguments]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""}
+        env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # which take a second to import
         return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
 
-    for arguments in ([], ["-n", "1"]):
+    for arguments in ([], ["-p", "xdist", "-n", "1"]):
         result = run(*arguments)
         assert result.returncode == 1 and "tests/test_a.py::test_skipped" in result.stdout
     assert run("tests/test_a.py").returncode == 0

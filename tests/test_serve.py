@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import openai
 import pytest
 
 from tests.standins.checkpoint import tokenizer
@@ -18,12 +17,6 @@ HELLO: Any = [{"role": "user", "content": "Hi"}]
 
 
 @pytest.fixture(scope="module")
-def server(demo: Path) -> Iterator[Serving]:
-    with serving("-m", demo) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def babbling(endless: Path) -> Iterator[Serving]:
     """Its answers never end by themselves; two at a time, one may wait."""
     with serving("-m", endless, "--parallel", "2", "--queue", "1", "-c", "4096") as started:
@@ -31,7 +24,7 @@ def babbling(endless: Path) -> Iterator[Serving]:
 
 
 @pytest.fixture
-def client(server: Serving) -> openai.OpenAI:
+def client(server: Serving) -> Any:
     return server.client()
 
 
@@ -40,7 +33,7 @@ def post(server: Serving, path: str, body: Any, **headers: str) -> httpx2.Respon
     return WEB.post(f"{server.url}{path}", content=content, headers=headers, timeout=60)
 
 
-def test_an_answer(client: openai.OpenAI) -> None:
+def test_an_answer(client: Any) -> None:
     answer = client.chat.completions.create(model="demo", messages=HELLO, temperature=0)
     assert answer.choices[0].message.content.startswith("Hello!")
     assert answer.choices[0].finish_reason == "stop" and answer.choices[0].message.role
@@ -48,7 +41,7 @@ def test_an_answer(client: openai.OpenAI) -> None:
     assert answer.usage.total_tokens == 14 + answer.usage.completion_tokens
 
 
-def test_a_stream_is_the_same_answer(client: openai.OpenAI) -> None:
+def test_a_stream_is_the_same_answer(client: Any) -> None:
     asked: Any = {"model": "demo", "messages": HELLO, "temperature": 0, "logprobs": True}
     whole = client.chat.completions.create(**asked, top_logprobs=3)
     stream = client.chat.completions.create(
@@ -67,7 +60,7 @@ def test_a_stream_is_the_same_answer(client: openai.OpenAI) -> None:
     assert all(len(one.top_logprobs) == 3 for one in told)
 
 
-def test_several_answers_with_seeds(client: openai.OpenAI) -> None:
+def test_several_answers_with_seeds(client: Any) -> None:
     asked: Any = {"model": "demo", "messages": HELLO, "temperature": 9.0, "max_tokens": 8}
     first = client.chat.completions.create(**asked, n=4, seed=5)
     again = client.chat.completions.create(**asked, n=4, seed=5)
@@ -82,7 +75,7 @@ def test_several_answers_with_seeds(client: openai.OpenAI) -> None:
     assert streamed == texts
 
 
-def test_stop_and_limits(client: openai.OpenAI) -> None:
+def test_stop_and_limits(client: Any) -> None:
     asked: Any = {"model": "demo", "messages": HELLO, "temperature": 0}
     stopped = client.chat.completions.create(**asked, stop=["demo", "never"])
     assert stopped.choices[0].message.content == "Hello! I am llamacli's "
@@ -91,7 +84,7 @@ def test_stop_and_limits(client: openai.OpenAI) -> None:
     assert short.choices[0].finish_reason == "length" and short.usage.completion_tokens == 2
 
 
-def test_biases_and_penalties_reach_the_sampler(client: openai.OpenAI, server: Serving) -> None:
+def test_biases_and_penalties_reach_the_sampler(client: Any, server: Serving) -> None:
     hello = post(server, "/tokenize", {"content": "Hello"}).json()["tokens"][0]
     asked: Any = {"model": "demo", "messages": HELLO, "temperature": 0, "max_tokens": 20}
     banned = client.chat.completions.create(**asked, logit_bias={str(hello): -100})
@@ -102,7 +95,7 @@ def test_biases_and_penalties_reach_the_sampler(client: openai.OpenAI, server: S
     assert plain.choices[0].message.content != heavy.choices[0].message.content
 
 
-def test_answers_in_json(client: openai.OpenAI) -> None:
+def test_answers_in_json(client: Any) -> None:
     schema = {
         "type": "object",
         "properties": {"name": {"type": "string", "maxLength": 5}, "old": {"type": "boolean"}},
@@ -121,7 +114,7 @@ def test_answers_in_json(client: openai.OpenAI) -> None:
     assert isinstance(json.loads(free.choices[0].message.content), dict)
 
 
-def test_completions(client: openai.OpenAI) -> None:
+def test_completions(client: Any) -> None:
     asked: Any = {"model": "demo", "prompt": ["What is", "Name the"], "temperature": 0, "n": 2,
                   "max_tokens": 2}  # fmt: skip
     answer = client.completions.create(**asked, logprobs=2)
@@ -136,7 +129,7 @@ def test_completions(client: openai.OpenAI) -> None:
     assert texts == [choice.text for choice in answer.choices]
 
 
-def test_what_another_asked_is_not_read_again(client: openai.OpenAI) -> None:
+def test_what_another_asked_is_not_read_again(client: Any) -> None:
     start = "one two three four five six seven eight nine ten " * 8
     asked: Any = {"model": "demo", "max_tokens": 2}
     client.completions.create(prompt=start + "a", **asked)
@@ -145,7 +138,7 @@ def test_what_another_asked_is_not_read_again(client: openai.OpenAI) -> None:
     assert answer.usage.prompt_tokens - 3 <= cached < answer.usage.prompt_tokens
 
 
-def test_content_in_parts_and_other_roles(client: openai.OpenAI) -> None:
+def test_content_in_parts_and_other_roles(client: Any) -> None:
     parts: Any = [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]
     answer = client.chat.completions.create(
         model="demo", messages=[{"role": "user", "content": parts}], temperature=0
@@ -157,7 +150,9 @@ def test_content_in_parts_and_other_roles(client: openai.OpenAI) -> None:
     )  # fmt: skip
 
 
-def test_models(client: openai.OpenAI, server: Serving) -> None:
+def test_models(client: Any, server: Serving) -> None:
+    import openai
+
     assert [model.id for model in client.models.list()] == ["demo"]
     assert client.models.retrieve("demo").id == "demo"
     with pytest.raises(openai.NotFoundError, match="there are demo"):
@@ -230,7 +225,9 @@ def test_what_is_wrong_is_named(server: Serving, body: Any, status: int, param: 
     assert told["message"] and told["type"]
 
 
-def test_a_prompt_that_is_too_long_is_told_with_both_counts(client: openai.OpenAI) -> None:
+def test_a_prompt_that_is_too_long_is_told_with_both_counts(client: Any) -> None:
+    import openai
+
     long: Any = [{"role": "user", "content": "word " * 9000}]
     with pytest.raises(openai.BadRequestError, match=r"has \d+ tokens, the context \d+") as told:
         client.chat.completions.create(model="demo", messages=long)
@@ -278,6 +275,8 @@ def test_control_tokens_in_any_field_stay_text(babbling: Serving) -> None:
 
 
 def test_a_full_queue_says_when_to_come_back(babbling: Serving) -> None:
+    import openai
+
     client = babbling.client()
     streams = [
         client.chat.completions.create(model="endless", messages=HELLO, stream=True)
@@ -303,6 +302,8 @@ def _idle(server: Serving) -> bool:
 
 
 def test_one_that_hangs_up_frees_its_sequence(babbling: Serving) -> None:
+    import openai
+
     client = babbling.client()
     for stream in (True, False):
         for _ in range(3):

@@ -1,31 +1,24 @@
 """The server as Anthropic's own client sees it."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import anthropic
 import pytest
 
-from tests.standins.server import Serving, serving
+from tests.standins.server import Serving
 
 HELLO: Any = [{"role": "user", "content": "Hi"}]
 COLD = {"temperature": 0}
 
 
-@pytest.fixture(scope="module")
-def server(demo: Path) -> Iterator[Serving]:
-    with serving("-m", demo) as started:
-        yield started
-
-
 @pytest.fixture
-def client(server: Serving) -> anthropic.Anthropic:
+def client(server: Serving) -> Any:
+    import anthropic
+
     return anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0)
 
 
-def test_a_message(client: anthropic.Anthropic) -> None:
+def test_a_message(client: Any) -> None:
     asked: Any = {"model": "demo", "max_tokens": 50, "extra_body": COLD}
     answer = client.messages.create(**asked, messages=HELLO)
     assert answer.content[0].type == "text" and answer.content[0].text.startswith("Hello!")
@@ -36,7 +29,7 @@ def test_a_message(client: anthropic.Anthropic) -> None:
     assert client.messages.create(**asked, messages=parts).content == answer.content
 
 
-def test_a_stream_is_the_same_message(client: anthropic.Anthropic) -> None:
+def test_a_stream_is_the_same_message(client: Any) -> None:
     asked: Any = {"model": "demo", "max_tokens": 50, "extra_body": COLD, "messages": HELLO}
     whole = client.messages.create(**asked)
     with client.messages.stream(**asked) as stream:
@@ -50,14 +43,14 @@ def test_a_stream_is_the_same_message(client: anthropic.Anthropic) -> None:
     assert kinds[-3:] == ["content_block_stop", "message_delta", "message_stop"]
 
 
-def test_why_it_ended(client: anthropic.Anthropic) -> None:
+def test_why_it_ended(client: Any) -> None:
     asked: Any = {"model": "demo", "extra_body": COLD, "messages": HELLO}
     assert client.messages.create(**asked, max_tokens=2).stop_reason == "max_tokens"
     stopped = client.messages.create(**asked, max_tokens=50, stop_sequences=["never", "demo"])
     assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "demo")
 
 
-def test_an_answer_in_json(client: anthropic.Anthropic) -> None:
+def test_an_answer_in_json(client: Any) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"],
               "additionalProperties": False}  # fmt: skip
     form: Any = {"format": {"type": "json_schema", "schema": schema}}
@@ -65,7 +58,7 @@ def test_an_answer_in_json(client: anthropic.Anthropic) -> None:
     assert set(json.loads(answer.content[0].text)) == {"a"}
 
 
-def test_counting_and_system(client: anthropic.Anthropic) -> None:
+def test_counting_and_system(client: Any) -> None:
     plain = client.messages.count_tokens(model="demo", messages=HELLO)
     assert plain.input_tokens == 14
     told = client.messages.count_tokens(model="demo", messages=HELLO, system="Be brief.")
@@ -74,7 +67,9 @@ def test_counting_and_system(client: anthropic.Anthropic) -> None:
     assert told.input_tokens == again.input_tokens > 14
 
 
-def test_what_is_wrong_is_named(client: anthropic.Anthropic) -> None:
+def test_what_is_wrong_is_named(client: Any) -> None:
+    import anthropic
+
     asked: Any = {"model": "demo", "max_tokens": 5}
     image = [{"role": "user", "content": [{"type": "image", "source": {}}]}]
     with pytest.raises(anthropic.UnprocessableEntityError, match=r"messages\.0\.content\.0\.type"):

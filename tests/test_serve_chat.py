@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from llamacli.serve import BY_SERVER, Refused, ServedModel, served_model
 from llamacli.serve.client import begin
 from llamacli.tools import check_tools
 from tests.program import run_program
-from tests.standins.server import WEB, Serving, serving
+from tests.standins.server import WEB, serving
 from tests.standins.tiny import write_model
 from tests.standins.waiting import wait_until
 from tests.systems import needs_unix_sockets
@@ -30,19 +29,7 @@ GREEDY = SamplingSettings(temperature=0)
 ASKED = Asked(threads=1, profile="long")
 HERE = "CPU, 1 thread"
 
-
-pytestmark = needs_unix_sockets
-
-
-@pytest.fixture(scope="module")
-def server(demo: Path) -> Iterator[Serving]:
-    with serving("-m", demo) as started:
-        yield started
-
-
-@pytest.fixture(autouse=True)
-def reached(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(server.runtime))
+pytestmark = [needs_unix_sockets, pytest.mark.usefixtures("reached")]
 
 
 def start(*options: str, model: Path) -> Terminal:

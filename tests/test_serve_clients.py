@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,18 +17,7 @@ from tests.standins.server import WEB, Serving, serving
 from tests.standins.waiting import wait_until
 from tests.systems import PLATFORM, needs_unix_sockets
 
-pytestmark = needs_unix_sockets
-
-
-@pytest.fixture(scope="module")
-def server(demo: Path) -> Iterator[Serving]:
-    with serving("-m", demo) as started:
-        yield started
-
-
-@pytest.fixture(autouse=True)
-def reached(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(server.runtime))
+pytestmark = [needs_unix_sockets, pytest.mark.usefixtures("reached")]
 
 
 def test_a_loaded_model_answers(demo: Path) -> None:

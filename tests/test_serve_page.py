@@ -36,12 +36,6 @@ HOSTILE = [
 
 
 @pytest.fixture(scope="module")
-def server(demo: Path) -> Iterator[Serving]:
-    with serving("-m", demo) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with browser(tmp_path_factory.mktemp("browser")) as opened:
         yield opened

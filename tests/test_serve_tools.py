@@ -6,10 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-import anthropic
 import httpx2
 import jsonschema  # type: ignore[import-untyped]
-import openai
 import pydantic
 import pytest
 
@@ -21,7 +19,7 @@ from llamacli.serve.ask import Ask
 from llamacli.shape import Grammar, read_schema
 from llamacli.tools import check_tools
 from tests.standins.calls import read_answer
-from tests.standins.server import Serving, serving
+from tests.standins.server import WEB, Serving, serving
 from tests.standins.tiny import VOCABULARY, made_up_tokenizer, write_model
 from tests.standins.vocabulary import TOOL_TEMPLATE
 
@@ -61,11 +59,13 @@ def client(server: Serving) -> Any:
 
 @pytest.fixture
 def claude(server: Serving) -> Any:
+    import anthropic
+
     return anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0)
 
 
 def post(server: Serving, path: str, body: Any) -> httpx2.Response:
-    return httpx2.post(f"{server.url}{path}", json=body, timeout=60)
+    return WEB.post(f"{server.url}{path}", json=body, timeout=60)
 
 
 def held(name: str, arguments: Any) -> None:
@@ -216,6 +216,8 @@ def test_log_probabilities_are_of_the_text_alone(server: Serving, client: Any, s
 
 
 def test_a_cut_call_is_whole_and_a_stop_text_cuts_none(client: Any) -> None:
+    import openai
+
     asked: Any = {"model": "tiny", "messages": ASKED, "tools": TOOLS, "tool_choice": "required"}
     cut = client.chat.completions.create(**asked, max_tokens=40, seed=2)
     for call in cut.choices[0].message.tool_calls:
@@ -251,6 +253,8 @@ class City(pydantic.BaseModel):
 
 
 def test_openais_helpers_parse_calls(client: Any) -> None:
+    import openai
+
     tool = openai.pydantic_function_tool(City, name="weather")
     asked: Any = {"model": "tiny", "messages": ASKED, "tools": [tool], "tool_choice": "required",
                   "parallel_tool_calls": False, "max_tokens": 300, "seed": 1}  # fmt: skip
@@ -301,6 +305,8 @@ def test_responses_have_calls_as_items(client: Any, choice: Any) -> None:
 
 
 def test_openais_helpers_parse_responses(client: Any) -> None:
+    import openai
+
     tool = openai.pydantic_responses_function_tool(City, name="weather")
     named: Any = {"type": "function", "name": "weather"}
     asked: Any = {"model": "tiny", "input": "x", "tools": [tool], "tool_choice": named,
@@ -360,6 +366,8 @@ def test_one_call_where_no_more_are_wanted(claude: Any) -> None:
 
 def test_anthropics_tool_runner_runs_tools(claude: Any) -> None:
     """The model is made to call until a result has come; then it answers."""
+    import anthropic
+
     seen: list[str] = []
 
     @anthropic.beta_tool

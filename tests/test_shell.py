@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import time
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any
 
@@ -374,23 +375,25 @@ def test_a_signal_gives_whole_json(tmp_path: Path) -> None:
 @needs_linux
 def test_a_signal_ends_it_though_nobody_reads(tmp_path: Path) -> None:
     """The pipe is full and the reader asleep: the write doesn't hold the program up."""
+    fcntl = pytest.importorskip("fcntl")
     child = start_long_answer(tmp_path, "--jsonl")
     assert child.stdout is not None
+    size = fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, 2 * PAGESIZE)  # of 16, soon full
     child.stdout.readline()
-    wait_until(lambda: _is_full(child.stdout), child)
+    wait_until(lambda: _is_full(child.stdout, size), child)
     child.terminate()
     assert child.wait(timeout=PATIENCE) == 143
     child.communicate()
 
 
-def _is_full(pipe: Any) -> bool:
-    """Whether no more than a page of a pipe's 64 KiB is free, and none was written meanwhile."""
+def _is_full(pipe: Any, size: int) -> bool:
+    """Whether no more than a page of the pipe is free, and none was written meanwhile."""
     fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
     held = []
     for _ in range(2):
         held += struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
         time.sleep(0.1)
-    return held[0] == held[1] >= 15 << 12
+    return held[0] == held[1] >= size - PAGESIZE
 
 
 @needs_shell

@@ -58,7 +58,7 @@ from tests.standins.checkpoint import (
     write_small_files,
 )
 from tests.standins.hollow import without_weights, write_hollow
-from tests.standins.server import serving
+from tests.standins.server import HASTY, WEB, serving
 from tests.standins.tiny import write_model
 from tests.standins.waiting import PATIENCE, wait_until
 from tests.standins.workers import Between, Started, free_port, garbling, speaking, stalling, worker
@@ -596,7 +596,7 @@ def test_a_server_answers_again_when_its_worker_is_back(demo: Path) -> None:
 
             def ask() -> httpx2.Response:
                 url = f"{server.url}/v1/chat/completions"
-                return httpx2.post(url, json=body, timeout=PATIENCE)
+                return WEB.post(url, json=body, timeout=PATIENCE)
 
             before = ask()
             assert before.status_code == 200
@@ -620,11 +620,11 @@ def test_a_server_ends_though_its_worker_stalls(demo: Path, lender: Started) -> 
     between = stalling(lender.address, sys.maxsize, stalled)
     options = ("--split", "0,1", "--workers", str(between.address), "--worker-timeout", "1e6")
     body = {"messages": [{"role": "user", "content": "What is GGUF?"}], "temperature": 0}
-    with serving("-m", demo, *options) as server:
+    with serving("-m", demo, *options, program=HASTY) as server:
         between.most = between.passed + 1000
         url = f"{server.url}/v1/chat/completions"
         with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(httpx2.post, url, json=body, timeout=PATIENCE)
+            asked = pool.submit(WEB.post, url, json=body, timeout=PATIENCE)
             wait_until(lambda: bool(stalled), server.child)
             server.child.send_signal(SIGTERM)
             assert server.child.wait(PATIENCE) == 128 + SIGTERM

@@ -7,15 +7,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx2
-from openai import OpenAI
 
 from tests.standins.waiting import wait_until
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 # One client for all: making one reads the certificates of the machine. Connections are not shared.
 WEB = httpx2.Client(verify=False, timeout=60, limits=httpx2.Limits(max_keepalive_connections=0))
@@ -38,8 +41,10 @@ class Serving:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
-    def client(self, key: str = "none") -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
+    def client(self, key: str = "none") -> "OpenAI":
+        import openai  # takes a second, as anthropic does: where they are used alone
+
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.child.send_signal(number)
@@ -53,9 +58,18 @@ class Serving:
         return int(match[1]) * 1024
 
 
+# Python's arguments for the program, and for one whose running answers get a second after SIGTERM.
+USUAL = ("-m", "llamacli")
+HASTY = ("-c", "import llamacli.serve.run as r; r.GRACE = 1.0; import llamacli.cli as c; c.start()")
+
+
 @contextmanager
 def serving(
-    *arguments: str | Path, home: Path | None = None, wait: bool = True, **variables: str
+    *arguments: str | Path,
+    home: Path | None = None,
+    wait: bool = True,
+    program: Sequence[str] = USUAL,
+    **variables: str,
 ) -> Iterator[Serving]:
     """Started at a free port with one thread, and stopped at the end; variables are its
     environment's."""
@@ -63,7 +77,7 @@ def serving(
         environment = {**os.environ, **variables, "XDG_RUNTIME_DIR": runtime}
         if home is not None:
             environment["LLAMACLI_HOME"] = str(home)
-        command = [sys.executable, "-m", "llamacli", "serve", "--port", "0", "--threads", "1"]
+        command = [sys.executable, *program, "serve", "--port", "0", "--threads", "1"]
         child = subprocess.Popen(
             [*command, *map(str, arguments)], stderr=subprocess.PIPE, env=environment
         )
