@@ -31,6 +31,7 @@ from .errors import (
     TargetError as TargetError,
     TargetExistsError as TargetExistsError,
 )
+from .gain import Gain as Gain, gain as gain
 from .header import header_bytes as header_bytes, write_header as write_header
 from .importance import (
     Entry as Entry,

@@ -333,6 +333,9 @@ def test_a_recipe_may_be_named_as_the_store_has_it(
     assert run("convert", DEMO, "--fit", "2.4MB") == 0
     assert run("convert", DEMO, "--recipe", name, "-o", tmp_path / "again.gguf") == 0
     assert (tmp_path / "again.gguf").read_bytes() == (store / "demo-2.4MB.gguf").read_bytes()
+    capfd.readouterr()
+    assert run("convert", DEMO, "--recipe", name) == 6
+    assert "demo-2.4MB.gguf: it exists already" in capfd.readouterr().err
 
 
 def test_recipes_that_are_none_are_named(

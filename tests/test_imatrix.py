@@ -1,6 +1,7 @@
 """Measuring importance matrices: what is summed, going on after an interrupt, the command."""
 
 import os
+import re
 from pathlib import Path
 
 import gguf
@@ -170,6 +171,14 @@ def test_converting_measures_by_itself(
     words = (*words[:-1], again, "--imatrix", folder / "out.imatrix.gguf")
     assert run(*words) == 0
     assert again.read_bytes() == target.read_bytes()
+    capfd.readouterr()
+    assert (
+        run("convert", folder / "checkpoint", "--quant", "Q4_0", *words[4:], "--force", "--verify")
+        == 0
+    )
+    err = capfd.readouterr().err
+    found = re.search(r"errors weighed by it are (0\.\d+) of those without it.* 7 matrices", err)
+    assert found and 0 < float(found[1]) < 1
     fitted = folder / "fitted.gguf"
     sized = ("convert", folder / "checkpoint", "--fit", f"{target.stat().st_size + 9000}B")
     assert run(*sized, "--imatrix", "auto", "-o", fitted, "--threads", "1") == 0

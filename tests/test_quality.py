@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from convert import Entry, ImportanceMatrix, write_importance
 from llamacli.cli import main
 from llamacli.quality import compare, plot
 from tests.standins.checkpoint import tokenizer
@@ -97,6 +98,15 @@ def test_files_of_different_models_are_told(
     text = one.parent / "text.txt"
     assert run("quality", odd, "--against", one, "--text", text, "--threads", "1") == 3
     assert "reads text otherwise" in capfd.readouterr().err
+
+
+def test_an_importance_matrix_is_no_model(
+    files: tuple[Path, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    matrix, text = tmp_path / "m.gguf", files[0].parent / "text.txt"
+    write_importance(matrix, ImportanceMatrix({"a": Entry(np.ones(4, np.float32), 1.0)}))
+    assert run("quality", files[0], matrix, "--against", files[0], "--text", text) == 3
+    assert "an importance matrix, not a model; give it to convert" in capfd.readouterr().err
 
 
 def test_a_short_text_is_told(

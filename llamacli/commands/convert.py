@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from llamacli.commands import adapting, fetching
-from llamacli.commands.measuring import AUTO, matrix_path, measured
+from llamacli.commands.measuring import AUTO, matrix_path, measured, tell_gain
 from llamacli.commands.mixture import Mixture, fitted
 from llamacli.commands.printing import bytes_bar, print_table
 from llamacli.commands.verify import check_copy
@@ -119,14 +119,15 @@ def convert(
     if base is not None:
         raise UsageError("--base goes with an adapter; this is a checkpoint itself")
     name = adapting.merged_name(place.name, merge or ())
-    target = output or target_path(name, mixture.label or chosen.name)
+    label = mixture.label or chosen.name.removeprefix(f"{name}-")  # a recipe's, by its file
+    target = output or target_path(name, label)
     with writing(target):
         check_target(target, force)
         if measures:
             check_target(matrix_path(target), force)
         if place.folder is not None and _is_source(target, place.folder):
             raise UsageError(f"{target} is a part of the checkpoint; name another file to write")
-    job = _Job(target, threads, force, mixture, chosen, importance, measures)
+    job = _Job(target, threads, force, mixture, chosen, importance, measures, verify)
     if place.folder is not None:
         report = job.run(adapting.merge_into(open_checkpoint(place.folder), merge or (), token))
     else:
@@ -149,6 +150,7 @@ class _Job:
     chosen: "Quantization"
     importance: "ImportanceMatrix | None"
     measures: bool
+    verify: bool
 
     def run(self, checkpoint: "Checkpoint", origin: str | None = None) -> "Report":
         """Measure what is to be measured, and write the file; origin is write_gguf's."""
@@ -177,7 +179,10 @@ class _Job:
             matrix = measured(write, self.target, self.force)
         if self.mixture.fit is not None:
             chosen = fitted(checkpoint, self.mixture, chosen, matrix, self.threads)
-        return write(self.target, chosen, matrix)
+        report = write(self.target, chosen, matrix)
+        if self.verify and matrix is not None:
+            tell_gain(checkpoint, report, matrix, chosen.searched, self.threads)
+        return report
 
 
 def _from_hub(repo: "Repo", merge: "Sequence[str]", download: bool, job: _Job) -> "Report":

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamacli.commands.printing import steps_bar
-from llamacli.terminal import notice
+from llamacli.terminal import notice, say
 
 if TYPE_CHECKING:
-    from convert import ImportanceMatrix, Quantization, Report
+    from convert import Checkpoint, ImportanceMatrix, Quantization, Report
 
     Write = Callable[[Path, Quantization, ImportanceMatrix | None], Report]
 
@@ -40,3 +40,33 @@ def measured(write: "Write", target: Path, force: bool) -> "ImportanceMatrix":
     write_matrix(kept, [matrix], force=force)
     notice(f"importance matrix: {kept}")
     return read_importance(kept)
+
+
+def tell_gain(
+    checkpoint: "Checkpoint",
+    report: "Report",
+    matrix: "ImportanceMatrix",
+    searched: bool,
+    threads: int | None,
+) -> None:
+    """Say what a file's matrix gained it; searched is that of the file's Quantization."""
+    from convert import gain
+
+    with steps_bar() as show:
+        found = gain(
+            checkpoint,
+            report.tensors,
+            matrix,
+            searched=searched,
+            threads=threads,
+            progress=lambda name, done, total: show(f"comparing {name}", done, total),
+        )
+    parts = []
+    if found.matrices:
+        parts.append(
+            f"errors weighed by it are {found.ratio:.2f} of those without it, squared, "
+            f"in the mean of {found.matrices} matrices"
+        )
+    if found.unfit:
+        parts.append(f"{found.unfit} matrices have types that can't be made without it")
+    say(f"importance matrix: {'; '.join(parts) or 'no type here is made by it'}")

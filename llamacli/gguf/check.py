@@ -109,12 +109,16 @@ def read_header(header: bytes, size: int, name: str) -> tuple[GGUFFile, LlamaSha
 
 
 def check_architecture(file: GGUFFile) -> None:
-    """Refuse other architectures than Llama, adapters, and parts of a split model."""
+    """Refuse other architectures than Llama, what isn't a model, and parts of a split one."""
     if file.metadata.get("general.type") == "adapter":
         file.fail("it is an adapter, not a model; give it with --adapter, and its base with -m")
+    if file.metadata.get("general.type") == "imatrix":
+        file.fail("it is an importance matrix, not a model; give it to convert with --imatrix")
     if file.metadata.get("split.count", 1) not in (0, 1):
         file.fail("it is one part of a split model; merge the parts first (llama-gguf-split)")
     architecture = file.metadata.get("general.architecture")
+    if architecture is None:
+        file.fail("it names no architecture (general.architecture), so it is no model")
     if architecture != "llama":
         file.fail(f"its architecture is {architecture!r}; llamacli runs Llama models ('llama')")
 

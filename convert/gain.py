@@ -1,0 +1,71 @@
+"""What an importance matrix gained a file: its columns' errors, with it and without."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import exp, log
+
+from convert import system
+from convert.checkpoint import Checkpoint
+from convert.importance import ImportanceMatrix, importances_for
+from convert.measure import measure
+from convert.pipeline import kernels_for
+from convert.plan import PlannedTensor
+from convert.quantization import NEED_IMPORTANCE, UNQUANTIZED
+
+Progress = Callable[[str, int, int], None]  # what was measured, matrices so far, and all
+
+
+@dataclass(frozen=True)
+class Gain:
+    """By how much squared errors, weighed by the matrix, are multiplied by quantizing with it.
+
+    ratio is the geometric mean of so many matrices. unfit is how many have types that can't be made
+    without it.
+    """
+
+    ratio: float
+    matrices: int
+    unfit: int
+
+
+def gain(
+    checkpoint: Checkpoint,
+    tensors: Sequence[PlannedTensor],
+    importance: ImportanceMatrix,
+    *,
+    searched: bool = False,
+    threads: int | None = None,
+    progress: Progress = lambda *_: None,
+) -> Gain:
+    """The gain of a file that has those tensors, measured on the parts that measure reads.
+
+    Types that take no importances count as gaining nothing. searched is that of the file's
+    Quantization. Raises ImportanceError, CheckpointError.
+    """
+    given = importances_for(importance, [tensor.spec for tensor in tensors])
+    wanted = [one for one in tensors if one.spec.name in given and one.type not in UNQUANTIZED]
+    compared = [one for one in wanted if one.type not in NEED_IMPORTANCE]
+    parameters = sum(tensor.spec.parameters for tensor in tensors)
+    kinds = {one.type for one in compared}
+    kernels = kernels_for(kinds, parameters, None, searched=searched)
+
+    def ratio(one: PlannedTensor) -> float:
+        spec, weights = one.spec, given[one.spec.name]
+        stored, own = checkpoint.weights[spec], {one.type: kernels[one.type]}
+        pairs = tuple(checkpoint.pairs.get(spec.source, ()))
+        with_it, without = (
+            measure(spec, stored, own, weights, by, pairs).error(one.type) for by in (weights, None)
+        )
+        return with_it / without if with_it and without else 1.0
+
+    logarithms = []
+    pool = ThreadPoolExecutor(threads or system.allowed_processors(), "gain")
+    try:
+        for one, found in zip(compared, pool.map(ratio, compared), strict=True):
+            logarithms.append(log(found))
+            progress(one.spec.name, len(logarithms), len(compared))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    mean = exp(sum(logarithms) / len(logarithms)) if logarithms else 1.0
+    return Gain(mean, len(compared), len(wanted) - len(compared))
