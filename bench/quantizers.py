@@ -1,15 +1,17 @@
 """The rate of each compiled quantizer beside ggml's own kernel, on one thread and on all.
 
-    python -m bench.quantizers [--runs 7]
+    python -m bench.quantizers [--runs 7] [--avx2] [--types Q3_K …] [--threads 1]
 
 Both quantize the same normally distributed values from BF16 bits, as in a checkpoint, which ggml's
 kernel needs widened first; without importances and with them. Copying the same bits is the bound
-that memory sets. NUMBA_CPU_NAME=haswell and NUMBA_CPU_FEATURES=+avx2 measure AVX2 on a processor
-that has more.
+that memory sets. --avx2 compiles ours for a processor that has no more than that, a Haswell; ggml's
+are the same there, as llama.cpp compiles them for any processor.
 """
 
+import argparse
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 
@@ -17,7 +19,19 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
-from bench.compare import Figure, Outcome, Setup, Target, figure, in_turn, ratio, run_alone
+from bench.compare import (
+    Figure,
+    Outcome,
+    Setup,
+    Target,
+    add_options,
+    figure,
+    in_turn,
+    ratio,
+    set_up,
+    table,
+)
+from convert import allowed_processors
 from convert.kernels import Kernel, ggml_kernel
 from convert.kernels.comparison import importances
 from convert.kernels.compiled import KINDS, available, compiled_kernel
@@ -26,6 +40,7 @@ from convert.kernels.ggml import Values
 VALUES = 1 << 21  # a thread
 TARGET = Target(4)
 COLUMNS = 4096  # of a row with importances
+AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}  # those that it has
 
 
 def rate(
@@ -81,31 +96,57 @@ def copying(bits: NDArray[np.uint16], threads: int, runs: int) -> list[float]:
         return [rate(copy, bits, outs, None, pool) for _ in range(runs)]
 
 
-def measure(setup: Setup) -> Outcome:
+def measure(
+    setup: Setup,
+    kinds: Sequence[GGMLQuantizationType] = KINDS,
+    threads: Sequence[int] | None = None,
+) -> Outcome:
     if not available():
         return Outcome("Quantization kernels", (), note="numba is not there: `llamacli[fast]`.")
     normal = np.random.default_rng(0).standard_normal(VALUES).astype(np.float32)
     normal *= np.float32(0.02)
     bits = (normal.view(np.uint32) >> 16).astype(np.uint16)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    numbers = sorted(set(threads or {1, allowed_processors()}))
     copied = [
         figure(f"copying, {threads} thread{'s' if threads > 1 else ''}", "M values a second", rates)
-        for threads in sorted({1, cores or 1})
+        for threads in numbers
         for rates in [copying(bits, threads, setup.times(7))]
     ]
     compared = [
         compare(kind, bits, weights, threads, setup.times(7))
-        for kind in KINDS
+        for kind in kinds
         for weights in (None, importances(COLUMNS))
-        for threads in sorted({1, cores or 1})
+        for threads in numbers
     ]
     return Outcome(
         "Quantization kernels",
         (*copied, *(one for figures, _ in compared for one in figures)),
         tuple(one for _, one in compared),
-        f"From BF16, {VALUES} values a thread; numba {version('numba')}.",
+        f"From BF16, {VALUES} values a thread; numba {version('numba')}, for {processor()}.",
     )
 
 
+def processor() -> str:
+    """What numba compiles for."""
+    if name := os.environ.get("NUMBA_CPU_NAME"):
+        return name
+    from llvmlite.binding import get_host_cpu_name  # type: ignore[import-untyped]
+
+    return str(get_host_cpu_name())
+
+
+def main() -> None:
+    parser = add_options(argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0]))
+    parser.add_argument("--avx2", action="store_true", help="compile for a processor without more")
+    parser.add_argument("--types", nargs="*", choices=[kind.name for kind in KINDS])
+    parser.add_argument("--threads", type=int, nargs="*")
+    arguments = parser.parse_args()
+    if arguments.avx2:
+        os.environ.update(AVX2)  # before numba is imported
+    kinds = [kind for kind in KINDS if not arguments.types or kind.name in arguments.types]
+    with set_up(arguments) as setup:
+        print(table(measure(setup, kinds, arguments.threads)))
+
+
 if __name__ == "__main__":
-    run_alone(measure, __doc__)
+    main()

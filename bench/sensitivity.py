@@ -33,7 +33,9 @@ def predicted(model: Model, *, gradients: bool) -> dict[str, float]:
     """What each matrix costs as KIND, by its name."""
     checkpoint = open_checkpoint(model.checkpoint)
     tried = {spec: [KIND, Type.F16] for spec in checkpoint.weights if len(spec.shape) == 2}
-    information = fisher_information(checkpoint, sample_tokens(checkpoint)) if gradients else {}
+    information = {}
+    if gradients:
+        information = fisher_information(checkpoint, sample_tokens(checkpoint)).columns
     measured = measure_all(checkpoint, tried, information, {})
     layers = checkpoint.config.num_hidden_layers
     by_unit = {} if gradients else costs(measured, layers, known=False)

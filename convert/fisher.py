@@ -5,12 +5,13 @@ mean square of the sum of g' E x over tokens, to second order; g is the gradient
 output, of predictions drawn with the covariance of the model's own: diag(p) - p p'. For errors that
 are independent of each other that is half the sum of squares of the weights' gradients, times those
 of the errors (Martens, "New insights and perspectives on the natural gradient method", 2014).
+Errors of the inputs count by the gradients at these, in the same way.
 
 The model is run on a few tokens and back, in float32, each matrix read in pieces, three times.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -26,19 +27,31 @@ from convert.rope import frequency_factors, inverse_frequencies
 TOKENS = 256
 READS = 3  # of each matrix in a layer: forward, and forward again and back from the end
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+BLOCKS = (32, 256)  # inputs that llama.cpp rounds together, by the matrix' type (vec_dot_type)
+TOP = np.float32(127)  # the largest level that it rounds them to
 
 Floats = NDArray[np.float32]
-Found = dict[str, Floats]
 Progress = Callable[[str, int, int], None]  # what was read, how many times so far, and all
+
+
+@dataclass(frozen=True)
+class Information:
+    """What errors cost, by matrices' GGUF names, in nats a token of mean divergence.
+
+    columns is that of a squared error in each column, float32 of shape (columns,). rounding is that
+    of all inputs' errors where they are rounded to 8 bits, by how many are rounded together.
+    """
+
+    columns: dict[str, Floats] = field(default_factory=dict)
+    rounding: dict[str, dict[int, float]] = field(default_factory=dict)
 
 
 def fisher_information(
     checkpoint: Checkpoint,
     tokens: Sequence[int] = (),
     progress: Progress = lambda *_: None,
-) -> Found:
-    """By matrices' GGUF names, what a squared error in each column costs: nats a token of mean
-    divergence, float32 of shape (columns,).
+) -> Information:
+    """The information of all matrices.
 
     TOKENS of tokens are taken at most; without any, random ones. Yarn's change of the rotary
     frequencies is left out. Raises CheckpointError for values that aren't finite.
@@ -49,14 +62,14 @@ def fisher_information(
     if not ids.size:
         ids = dice.integers(0, config.vocab_size, min(TOKENS, config.max_position_embeddings))
     model = _Model(checkpoint, len(ids), progress)
-    found: Found = {}
+    found = Information()
     with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is told below
         stream, inputs = _forward(model, ids)
         change = _back_through_output(model, stream, dice, found)
         for number in reversed(range(config.num_hidden_layers)):
             change = _Layer(model, number, inputs.pop()).back(change, found)
     _add(found, EMBEDDING, (change**2).sum(axis=0), config.vocab_size * len(ids))
-    for name, columns in found.items():
+    for name, columns in found.columns.items():
         if not np.isfinite(columns).all():
             fault = f"what is computed with {name} isn't finite"
             raise CheckpointError(fault, file=checkpoint.name)
@@ -82,7 +95,7 @@ class _Model:
             together += self.vector(bias)
         return together
 
-    def back(self, name: str, change: Floats, inputs: Floats, found: Found) -> Floats:
+    def back(self, name: str, change: Floats, inputs: Floats, found: Information) -> Floats:
         """The gradient at a matrix' inputs, from that at its outputs; adds what it found."""
         rows = self._specs[name].rows
         columns = np.einsum("ij,ij->j", inputs, (change @ change.T) @ inputs)
@@ -90,6 +103,11 @@ class _Model:
         together = np.zeros_like(inputs)
         for first, values in self.pieces(name):
             together += change[:, first : first + len(values)] @ values
+        found.rounding[name] = {
+            block: 0.5 / self.length * float(((together * _rounding(inputs, block)) ** 2).sum())
+            for block in BLOCKS
+            if inputs.shape[1] % block == 0
+        }
         return together
 
     def vector(self, name: str) -> Floats:
@@ -187,7 +205,7 @@ class _Layer:
         self.inner: Floats = self.gate * self.open * self.up
         self.output = self.second.values + self._times("ffn_down", self.inner)
 
-    def back(self, change: Floats, found: Found) -> Floats:
+    def back(self, change: Floats, found: Information) -> Floats:
         """The gradient at the layer's input, from that at its output; adds what it found."""
         inner = self._back("ffn_down", change, self.inner, found)
         gate: Floats = inner * self.up * self.open * (1 + self.gate * (1 - self.open))
@@ -247,7 +265,7 @@ class _Layer:
     def _times(self, part: str, inputs: Floats) -> Floats:
         return self.model.times(f"{self.prefix}{part}.weight", inputs)
 
-    def _back(self, part: str, change: Floats, inputs: Floats, found: Found) -> Floats:
+    def _back(self, part: str, change: Floats, inputs: Floats, found: Information) -> Floats:
         name = f"{self.prefix}{part}.weight"
         return self.model.back(name, change.reshape(len(inputs), -1), inputs, found)
 
@@ -262,7 +280,7 @@ def _forward(model: _Model, ids: NDArray[np.int64]) -> tuple[Floats, list[Floats
 
 
 def _back_through_output(
-    model: _Model, stream: Floats, dice: np.random.Generator, found: Found
+    model: _Model, stream: Floats, dice: np.random.Generator, found: Information
 ) -> Floats:
     """The gradient at the last layer's output."""
     norm = _Norm(stream, model.vector("output_norm.weight"), model.config.rms_norm_eps)
@@ -276,6 +294,16 @@ def _back_through_output(
     return norm.back(model.back(model.output, logits, norm.output, found))
 
 
-def _add(found: Found, name: str, squares: Floats, shared: int) -> None:
+def _rounding(inputs: Floats, block: int) -> Floats:
+    """What rounding to 8 bits makes of inputs: the errors, of their shape."""
+    blocks = inputs.reshape(-1, block)
+    scale = np.abs(blocks).max(axis=1, keepdims=True) / TOP
+    levels = np.rint(blocks / np.where(scale > 0, scale, np.float32(1)))
+    errors: Floats = levels * scale - blocks
+    return errors.reshape(inputs.shape)
+
+
+def _add(found: Information, name: str, squares: Floats, shared: int) -> None:
     """Add half the sums of squared gradients, shared among rows and tokens."""
-    found[name] = found.get(name, np.float32(0)) + (0.5 / shared * squares).astype(np.float32)
+    more = (0.5 / shared * squares).astype(np.float32)
+    found.columns[name] = found.columns.get(name, np.float32(0)) + more

@@ -12,9 +12,9 @@ from convert import system
 from convert.checkpoint import Checkpoint, open_checkpoint
 from convert.errors import ImportanceError
 from convert.header import header_bytes
-from convert.importance import ImportanceMatrix, importances_for
+from convert.importance import ImportanceMatrix, equal_importances, importances_for
 from convert.journal import Journal, digest, resumable_file, space_taken
-from convert.kernels import Kernel, choose, ggml_kernel
+from convert.kernels import Kernel, choose, ggml_kernel, searched_kernel
 from convert.plan import PlannedTensor, plan_tensors
 from convert.quantization import Quantization, named_quantization, requires_importance
 from convert.target import allocate, check_space, check_target, whole_file, write_all
@@ -108,7 +108,9 @@ def write_gguf(
     if check is not None:
         check(header, size)
     parameters = sum(tensor.spec.parameters for tensor in tensors)
-    kernels = kernels_for({tensor.type for tensor in tensors}, parameters, notice)
+    kernels = kernels_for(
+        {tensor.type for tensor in tensors}, parameters, notice, searched=chosen.searched
+    )
     with ExitStack() as stack:
         if origin is None:
             part, journal = stack.enter_context(whole_file(target, force)), None
@@ -151,12 +153,15 @@ def _importances(
     chosen: Quantization, tensors: tuple[PlannedTensor, ...], matrix: ImportanceMatrix | None
 ) -> Importances:
     """Those of each tensor. Raises ImportanceError where one is unfit for its type without."""
+    specs = [tensor.spec for tensor in tensors]
     if matrix is not None:
-        return importances_for(matrix, [tensor.spec for tensor in tensors])
-    for tensor in tensors:
-        if requires_importance(chosen, tensor.spec.name, tensor.type):
-            raise needs_importance(chosen.name, tensor.spec.name, tensor.type)
-    return {}
+        given = importances_for(matrix, specs)
+    else:
+        given = {}
+        for tensor in tensors:
+            if requires_importance(chosen, tensor.spec.name, tensor.type):
+                raise needs_importance(chosen.name, tensor.spec.name, tensor.type)
+    return {**(equal_importances(specs) if chosen.searched else {}), **given}
 
 
 def needs_importance(mixture: str, name: str, kind: GGMLQuantizationType) -> ImportanceError:
@@ -169,10 +174,16 @@ def kernels_for(
     kinds: Collection[GGMLQuantizationType],
     parameters: int,
     notice: Callable[[str], None] | None,
+    *,
+    searched: bool = False,
 ) -> dict[GGMLQuantizationType, Kernel]:
-    """The fastest kernel for each type that gives ggml's bytes; ggml's own for few parameters."""
+    """The fastest kernel for each type that gives ggml's bytes; ggml's own for few parameters.
+
+    Where searched, types that are searched further than by ggml are.
+    """
     if parameters < SMALL:
-        return {kind: ggml_kernel(kind) for kind in kinds}
+        slow = searched_kernel if searched else ggml_kernel
+        return {kind: slow(kind) for kind in kinds}
 
     told = False
 
@@ -182,7 +193,10 @@ def kernels_for(
             notice("compiling the quantizers for this machine, this once: some seconds each")
         told = True
 
-    return {kind: choose(kind, on_compile=on_compile).kernel for kind in sorted(kinds)}
+    return {
+        kind: choose(kind, searched=searched, on_compile=on_compile).kernel
+        for kind in sorted(kinds)
+    }
 
 
 def _files(checkpoint: Checkpoint) -> dict[str, str]:

@@ -54,6 +54,12 @@ class Quantization:
     importance: Origin | None = None
     recipe: Mapping[str, GGMLQuantizationType] | None = None
 
+    @property
+    def searched(self) -> bool:
+        """Whether scales are searched for as far as can be: by a kernel that goes further than
+        ggml's, where there is one, and without importances as if all columns had the same."""
+        return self.recipe is not None
+
 
 # The largest first. A name is that of the base type, or begins with it, but for a few of the IQs.
 QUANTIZATIONS = {

@@ -19,9 +19,9 @@ from convert import system
 from convert.checkpoint import Checkpoint
 from convert.choice import Option, choose
 from convert.errors import SizeError
-from convert.fisher import fisher_information
+from convert.fisher import Information, fisher_information
 from convert.header import header_bytes
-from convert.importance import ImportanceMatrix, importances_for
+from convert.importance import ImportanceMatrix, equal_importances, importances_for
 from convert.kernels import dequantize
 from convert.measure import Measured, measure, sampled_nbytes
 from convert.pipeline import kernels_for, needs_importance
@@ -48,7 +48,7 @@ NORMS = {
     **dict.fromkeys(("ffn_gate", "ffn_up"), "ffn_norm"),
 }
 
-FAR = 2.0  # bits
+FAR = 3.0  # bits
 
 Tried = Mapping[TensorSpec, list[GGMLQuantizationType]]
 Progress = Callable[[str, int, int], None]  # what was measured, matrices so far, and all
@@ -117,15 +117,20 @@ def fit(
         )
     left = limit - least + sum(_padded(kind, spec) for spec, kind in smallest.items())
     tried = _worth_trying(tried, left)
-    information: Mapping[str, NDArray[np.float32]] = {}
+    information = Information()
     if not checkpoint.waits:
         information = fisher_information(checkpoint, tokens, progress)
-    measured = measure_all(checkpoint, tried, information, given, threads, progress, notice)
+    columns = information.columns
+    measured = measure_all(checkpoint, tried, columns, given, threads, progress, notice)
     layers, known = checkpoint.config.num_hidden_layers, bool(given)
-    by_unit = {} if information else costs(measured, layers, known=known)
+    by_unit = {} if columns else costs(measured, layers, known=known)
 
     def cost(spec: TensorSpec, kind: GGMLQuantizationType) -> float:
-        return by_unit.get(spec.name, 1.0) * measured[spec.name].error(kind)
+        rounding = information.rounding.get(spec.name, {})
+        block, _ = GGML_QUANT_SIZES[kind]  # as many inputs are rounded together
+        return by_unit.get(spec.name, 1.0) * measured[spec.name].error(kind) + rounding.get(
+            block, 0
+        )
 
     options = [
         [Option(kind, _padded(kind, spec), cost(spec, kind)) for kind in kinds]
@@ -147,7 +152,7 @@ def fit(
             )
             for spec, option in best.items()
         ),
-        lost if information else None,
+        lost if columns else None,
         sampled_nbytes([(spec, checkpoint.weights[spec]) for spec in matrices]),
     )
 
@@ -211,12 +216,14 @@ def measure_all(
     """Every matrix, by its GGUF name; the types of one that has no choice aren't tried.
 
     information is the Fisher information of all columns, by which errors are nats; without it they
-    are weighed by the columns' inputs. given are the importances of the matrices that have some.
+    are weighed by the columns' inputs. given are the importances of the matrices that have some;
+    others' columns count alike to the quantizers.
     """
     wanted = {spec: kinds if len(kinds) > 1 else [] for spec, kinds in tried.items()}
     parameters = sum(spec.parameters for spec in tried)
     needed = {kind for kinds in wanted.values() for kind in kinds}
-    kernels = kernels_for(needed, parameters, notice)
+    kernels = kernels_for(needed, parameters, notice, searched=True)
+    alike = equal_importances(tried)
     vectors = {spec.name: spec for spec in checkpoint.weights if len(spec.shape) == 1}
 
     @cache
@@ -246,7 +253,7 @@ def measure_all(
             checkpoint.weights[spec],
             own,
             inputs(spec),
-            given.get(spec.name),
+            given.get(spec.name, alike[spec.name]),
             tuple(checkpoint.pairs.get(spec.source, ())),
         )
 

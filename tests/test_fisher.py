@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from convert import convert, open_checkpoint
-from convert.fisher import _forward, _Model, _Norm, fisher_information
+from convert.fisher import _forward, _Model, _Norm, _rounding, fisher_information
 from llamacli.quality import sample_tokens
 from llamacli.verify import all_logits, open_evaluator
 from tests.standins.checkpoint import shape_config, write_checkpoint
@@ -61,7 +61,7 @@ def test_errors_cost_what_the_gradients_tell() -> None:
     checkpoint = open_checkpoint(DEMO)
     tokens = sample_tokens(checkpoint)
     ids = np.array(tokens)
-    information = fisher_information(checkpoint, tokens)
+    information = fisher_information(checkpoint, tokens).columns
     precise = log_softmax(logits(DEMO, ids))
     ratios = {}
     rows = {spec.name: spec.rows for spec in checkpoint.weights}
@@ -73,6 +73,33 @@ def test_errors_cost_what_the_gradients_tell() -> None:
         ratios[name] = float(divergence / 1e-3)
     assert all(0.7 < ratio < 1.4 for ratio in ratios.values()), ratios
     assert 0.85 < np.mean(list(ratios.values())) < 1.15, ratios
+
+
+@pytest.mark.parametrize("block", [32, 256])
+def test_rounded_inputs_cost_what_the_gradients_tell(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one matrix at a time, as llama.cpp rounds them for types of 8 bits and of super-blocks."""
+    checkpoint = open_checkpoint(DEMO)
+    tokens = sample_tokens(checkpoint)
+    ids = np.array(tokens)
+    rounding = fisher_information(checkpoint, tokens).rounding
+    precise = log_softmax(logits(DEMO, ids))
+    times, ratios = _Model.times, {}
+    for part in PARTS:
+        name = f"blk.1.{part}.weight"
+
+        def rounded(
+            self: _Model, matrix: str, inputs: NDArray[np.float32], name: str = name
+        ) -> NDArray[np.float32]:
+            off = inputs + 4 * _rounding(inputs, block) if matrix == name else inputs
+            return times(self, matrix, off)
+
+        monkeypatch.setattr(_Model, "times", rounded)
+        off = log_softmax(logits(DEMO, ids))
+        divergence = (np.exp(precise) * (precise - off)).sum(axis=1).mean()
+        ratios[name] = float(divergence / (16 * rounding[name][block]))
+    assert all(0.5 < ratio < 2 for ratio in ratios.values()), ratios
 
 
 def log_softmax(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,4 +7,5 @@ from .ggml import (
     library_path as library_path,
     quantize as quantize,
 )
+from .searched import searched_kernel as searched_kernel
 from .values import dequantize as dequantize

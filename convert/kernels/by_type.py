@@ -6,7 +6,7 @@ Import this only where numba is installed.
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-from convert.kernels import iq4, q2_k, q3_k, q4_0, q4_k, q6_k
+from convert.kernels import iq4, q2_k, q3_k, q4_0, q4_k, q6_k, q8_0
 from convert.kernels.lanes import Bits, Bytes, Floats, compiled
 
 
@@ -50,6 +50,11 @@ def to_q5_0(values: Floats, bits: Bits, weights: Floats, out: Bytes, left: Bytes
 
 
 @compiled
+def to_q8_0(values: Floats, bits: Bits, weights: Floats, out: Bytes, left: Bytes) -> np.uint32:
+    return q8_0.quantize(values, bits, weights, out, left)  # type: ignore[no-any-return]
+
+
+@compiled
 def to_iq4_xs(values: Floats, bits: Bits, weights: Floats, out: Bytes, left: Bytes) -> np.uint32:
     return iq4.quantize_xs(values, bits, weights, out, left)  # type: ignore[no-any-return]
 
@@ -67,6 +72,7 @@ BY_TYPE = {
     Type.Q6_K: to_q6_k,
     Type.Q4_0: to_q4_0,
     Type.Q5_0: to_q5_0,
+    Type.Q8_0: to_q8_0,
     Type.IQ4_XS: to_iq4_xs,
     Type.IQ4_NL: to_iq4_nl,
 }

@@ -22,8 +22,9 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
 from convert.kernels.comparison import BLOCK, differences, speedup
-from convert.kernels.compiled import KINDS, available, compiled_kernel
+from convert.kernels.compiled import KINDS, SEARCHED, available, compiled_kernel
 from convert.kernels.ggml import Kernel, Values, ggml_kernel, library_path
+from convert.kernels.searched import searched_kernel
 
 SOURCES = sorted(path.name for path in Path(__file__).parent.glob("*.py"))
 BLOCKS_COMPARED = 256  # of each kind of values
@@ -54,17 +55,21 @@ class Check:
 def choose(
     kind: GGMLQuantizationType,
     *,
+    searched: bool = False,
     on_compile: Callable[[], None] | None = None,
     folder: Path | None = None,
 ) -> Choice:
     """The compiled kernel where there is one, it gives ggml's bytes and is faster; else ggml's.
 
+    Where searched, that of a type which is searched further than by ggml gives the bytes that NumPy
+    finds, which serves without it.
     on_compile is called before the first compilation and check on this machine, which take some
     seconds. folder is for the results and the compiled code, the user's cache folder by default;
     where it can't be written, every process compiles. Call it from one thread at a time.
     """
-    reference = ggml_kernel(kind)
-    if kind not in KINDS:
+    further = searched and kind in SEARCHED
+    reference = searched_kernel(kind) if further else ggml_kernel(kind)
+    if not further and kind not in KINDS:
         return Choice(reference, False, f"{kind.name}: ggml's kernel")
     if not available():
         return Choice(

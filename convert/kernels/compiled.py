@@ -16,6 +16,7 @@ KINDS = (
     *(Type.Q6_K, Type.Q5_K, Type.Q4_K, Type.Q3_K, Type.Q2_K),
     *(Type.IQ4_XS, Type.IQ4_NL, Type.Q5_0, Type.Q4_0),
 )
+SEARCHED = (Type.Q8_0,)  # that are compiled as searched has them, not as ggml
 WHOLE_ROWS = (Type.Q5_0, Type.Q4_0)  # importances count beside the whole row's mean square
 
 
@@ -27,7 +28,7 @@ def available() -> bool:
 def compiled_kernel(kind: GGMLQuantizationType, cache: Path | None = None) -> Kernel:
     """The kernel that numba compiles, or loads from the folder cache; ggml does what it leaves.
 
-    Raises ImportError without numba, and KeyError for a type outside KINDS.
+    Raises ImportError without numba, and KeyError for a type outside KINDS and SEARCHED.
     """
     from numba import types
 
