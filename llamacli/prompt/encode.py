@@ -66,7 +66,7 @@ def encode_chat(
             raise
         text = render(template, apart, **names)
     tokens: list[int] = []
-    written = markers.written()
+    written = markers.written
     for i, part in enumerate(_split(text, written)):
         if i % 2:
             tokens.append(vocabulary.special_tokens[written[part]])

@@ -9,7 +9,7 @@ spelling in the rendered text was written by the template, whatever it did with 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from llamacli.prompt.messages import ROLES
 
@@ -52,6 +52,7 @@ class Markers:
         """A rendered text with every respelled character as it was."""
         return own_characters(self.plane).sub(_moved_back(self.plane), text)
 
+    @cached_property
     def written(self) -> dict[str, str]:
         """What a template's markers look like in the rendered text, and their spelling."""
         spellings = {moved(spelling, self.plane): spelling for spelling in self.spellings}
@@ -65,9 +66,7 @@ class Markers:
 
     def within(self, template: str) -> "Markers":
         """Those that the template's source holds, or that it may put around a role."""
-        halves = {half for pair in self.halves for half in pair if half in template}
-        there = {s for s in self.spellings if s in template or any(h in s for h in halves)}
-        return Markers(frozenset(there), self.plane)
+        return _within(self, template)
 
 
 def markers_of(spellings: Iterable[str], text: str) -> Markers | None:
@@ -75,11 +74,23 @@ def markers_of(spellings: Iterable[str], text: str) -> Markers | None:
 
     Spellings beyond the Basic Multilingual Plane can't be moved, so no template can write them.
     """
-    usable = frozenset(s for s in spellings if s and max(s) < "\U00010000")
     for plane in PLANES:
         if not own_characters(plane).search(text):
-            return Markers(usable, plane)
+            return _on_plane(frozenset(spellings), plane)
     return None
+
+
+# A model's prompts have the same markers, which take longer to spell than a prompt to encode.
+@lru_cache(8)
+def _on_plane(spellings: frozenset[str], plane: int) -> Markers:
+    return Markers(frozenset(s for s in spellings if s and max(s) < "\U00010000"), plane)
+
+
+@lru_cache(8)
+def _within(markers: Markers, template: str) -> Markers:
+    halves = {half for pair in markers.halves for half in pair if half in template}
+    there = {s for s in markers.spellings if s in template or any(h in s for h in halves)}
+    return Markers(frozenset(there), markers.plane)
 
 
 def own_characters(plane: int) -> "re.Pattern[str]":

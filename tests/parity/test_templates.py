@@ -97,7 +97,7 @@ def rendered(template: str, names: dict[str, Any], markers: Markers) -> tuple[st
         text = render_here(template, given, datetime.now().isoformat(), spellings, markers.plane)
     except InvalidModelError:
         return "", []
-    written = markers.written()
+    written = markers.written
     return markers.plain(text), [written[part] for part in _split(text, written)[1::2]]
 
 
