@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from llamacli.errors import InvalidModelError
+from llamacli.prompt import worker
 from llamacli.prompt.template import KNOWN, LLAMA3_TEMPLATE, WORKER, prepare, render, render_here
 from tests.conftest import DEMO
 from tests.standins.waiting import PATIENCE
@@ -37,6 +39,18 @@ HOSTILE = {
     "nesting": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
     "undefined call": "{{ open('/etc/passwd') }}",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hasty() -> Iterator[None]:
+    """A process with a second of processor time a prompt, in place of two."""
+    usual, short = (f"limit_time({seconds})" for seconds in (worker.SECONDS, 1))
+    assert usual in worker.CODE
+    WORKER._end()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "CODE", worker.CODE.replace(usual, short))
+        yield
+    WORKER._end()
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -107,7 +121,7 @@ def test_a_process_that_overstepped_is_replaced() -> None:
 
 def test_each_prompt_has_time_of_its_own() -> None:
     """The limit on processor time counts from the prompt on, not from the process's start."""
-    template = "{% for i in range(90000) %}{% for j in range(60) %}{% endfor %}{% endfor %}done"
+    template = "{% for i in range(90000) %}{% for j in range(30) %}{% endfor %}{% endfor %}done"
     for _ in range(12):
         assert render(template, HELLO) == "done"
 
@@ -122,8 +136,6 @@ def test_a_process_that_died_is_replaced() -> None:
 
 def test_limits_that_the_system_refuses_leave_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """macOS refuses RLIMIT_AS; the one on processor time is set all the same."""
-    from llamacli.prompt import worker
-
     pytest.importorskip("resource")
     refused = worker.CODE.replace(
         f"limit_memory({worker.MEMORY})",
