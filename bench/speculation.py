@@ -3,33 +3,39 @@
     python -m bench.speculation MODEL [--tokens N] [--rounds N] [--threads N] [--draft MODEL]
     python -m bench.speculation MODEL --peer [--kinds KIND ...]
 
-Rounds alternate, so that what slows the machine slows both. The rewritten file is made up, line by
-line different; the model goes on with its copy, in which one name is another. Free text is what the
-model says to a question. Both are greedy. Then what checking so many tokens at once costs here, and
-from which acceptance on a draft pays by these costs, for models that draft at several costs; --plot
-draws that. --peer measures llama-server's own speculation by n-grams on the same tokens, each kind
-at several lengths, and without.
+Rounds alternate, so that what slows the machine slows both. What is rewritten are texts of Python's
+help, with one change; the model goes on with the second half of the copy, as well as it can. Free
+text is what it says to a question. All are greedy; bench.foreseen has what drafts make of a copy
+without a fault. Then what checking so many tokens at once costs here, and from which acceptance on
+a draft pays by these costs, for models that draft at several costs; --plot draws that. --peer
+measures llama-server's own speculation by n-grams on the same tokens, each kind at several lengths,
+and without.
 """
 
 import argparse
-import random
 import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc_data.topics import topics
 
 from bench.llama_cpp_tools import tool
 from bench.served import started
 from llamacli.answer import Result, generate
 from llamacli.engine import EngineSettings, SamplingSettings
 from llamacli.machine import physical_cores
-from llamacli.prompt import encode_raw, encode_turns
+from llamacli.prompt import encode_turns
 from llamacli.speculate import MOST_ROWS, Costs, Drafting, DraftingEngine
 from llamacli.tune.measure import checking_costs
 
-LINES, GIVEN = 300, 24  # of the file, and of its copy that the model goes on with
+LINES = 120
+# Of Python's help: what is rewritten, and the one change.
+CHANGES = {
+    "import": ("customize", "adapt"),
+    "try": ("inspects", "examines"),
+    "with": ("encapsulated", "wrapped"),
+}
 QUESTION = "Explain in a few paragraphs how a bicycle stays upright, and what a rider does for it."
-WORDS = ("width", "height", "depth", "price", "count", "total", "offset", "radius", "weight")
 GREEDY = SamplingSettings(temperature=0)
 PEERS: dict[
     str, list[tuple[tuple[str, int], ...]]
@@ -66,28 +72,15 @@ class Measured:
     same: bool
 
 
-def made_up_file(lines: int, seed: int = 0) -> list[str]:
-    """Python of so many lines, no two alike."""
-    rng = random.Random(seed)
-    made: list[str] = []
-    while len(made) < lines:
-        one, two, three = rng.sample(WORDS, 3)
-        made += [
-            f"def {one}_of_{two}_{len(made)}({two}, {three}={rng.randrange(1000)}):",
-            f'    """The {one} by {two} and {three}, at least {rng.randrange(100)}."""',
-            f"    {one} = {two} * {rng.randrange(2, 99)} + {three} - {rng.randrange(1000)}",
-            f"    return max({one}, {rng.randrange(100)})",
-            "",
-        ]
-    return made[:lines]
-
-
-def rewriting(engine: DraftingEngine, lines: int) -> list[int]:
-    """A file, and the start of its copy in which `width` is `breadth`."""
-    text = made_up_file(lines)
-    copy = [line.replace("width", "breadth") for line in text[:GIVEN]]
-    whole = "\n".join([*text, "", "# The same file, with `width` renamed to `breadth`:", "", *copy])
-    return encode_raw(engine.vocabulary, whole + "\n")
+def rewriting(engine: DraftingEngine, topic: str, lines: int) -> list[int]:
+    """A text, and half of its copy, up to after where it differs, as the model's answer so far."""
+    old, new = CHANGES[topic]
+    text = topics[topic].split("\n")[:lines]
+    given = "\n".join(text[: len(text) // 2])
+    assert old in given
+    asked = "\n".join([*text, "", f'Repeat this text, with "{new}" for "{old}".'])
+    prompt = encode_turns(engine, [{"role": "user", "content": asked}])
+    return prompt + engine.vocabulary.tokenize(given.replace(old, new) + "\n")
 
 
 def measure(engine: DraftingEngine, prompt: list[int], tokens: int, rounds: int) -> Measured:
@@ -198,7 +191,7 @@ def main() -> None:
         if engine.context_size < 8192:
             print(f"the context is {engine.context_size} tokens: a shorter file")
         prompts = {
-            "rewriting": rewriting(engine, given.lines),
+            **{f"rewriting {name}": rewriting(engine, name, given.lines) for name in CHANGES},
             "free text": encode_turns(engine, [{"role": "user", "content": QUESTION}]),
         }
         if given.peer:

@@ -387,6 +387,22 @@ def test_look_up_takes_the_longest_and_latest_match() -> None:
     assert Lookup().draft(5) == ([], 0)
 
 
+@pytest.mark.parametrize("new", [[77], [77, 78, 79]], ids=["another token", "three for one"])
+def test_a_copy_goes_on_beyond_a_change(new: list[int]) -> None:
+    """At once where one token takes another's place, after one equal token where more do."""
+    text = list(range(100, 140))
+    lookup = Lookup()
+    lookup.extend([*text, 1, 2, *text[:12]])
+    assert lookup.draft(3) == (text[12:15], 12)
+    lookup.extend(new)
+    if len(new) == 1:
+        assert lookup.draft(3) == (text[13:16], 0)
+    lookup.extend(text[13:14])
+    assert lookup.draft(3) == (text[14:17], 1)
+    lookup.extend([7, 8, 9, 7, 8, 6])
+    assert lookup.draft(3) == ([], 0)
+
+
 def test_look_up_goes_on_with_what_repeats() -> None:
     lookup = Lookup()
     lookup.extend([7, 8, 9, 7, 8, 9, 7])

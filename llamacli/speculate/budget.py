@@ -16,9 +16,9 @@ WEIGHT = 2.0  # tokens that a kind's first estimate is worth
 FADING = 0.97  # of what was seen, with each draft
 FORGETTING = 0.995  # with each token for which no draft was worth it: it is tried again
 SIZES = (1, 2, 3, 5, 7, 11, 15, 23, 31)
-# The first estimate of a token's acceptance by how many tokens before it are the same, and of a
-# draft model's.
-BY_LENGTH = ((17, 0.92), (9, 0.85), (5, 0.7), (3, 0.5))
+# The first estimate of a token's acceptance by how many tokens before it are the same, less than 3
+# only where a text is being copied; and of a draft model's.
+BY_LENGTH = ((17, 0.92), (9, 0.85), (5, 0.7), (3, 0.5), (2, 0.75), (1, 0.7), (0, 0.6))
 OF_MODEL = 0.7
 
 
