@@ -88,13 +88,14 @@ def measure(engine: DraftingEngine, prompt: list[int], tokens: int, rounds: int)
     speculation = engine.speculation
     rates: dict[bool, list[float]] = {False: [], True: []}
     results: dict[bool, Result] = {}
-    for _ in range(rounds):
+    for number in range(-1, rounds):  # the first time what checking costs is learned
         for drafting in (False, True):
             engine.speculation = speculation if drafting else None
             result = [c.result for c in generate(engine, prompt, GREEDY, max_tokens=tokens)][-1]
             assert result is not None
             results[drafting] = result
-            rates[drafting].append(result.tokens_per_second)
+            if number >= 0:
+                rates[drafting].append(result.tokens_per_second)
     engine.speculation = speculation
     plain, drafted = (statistics.median(rates[one]) for one in (False, True))
     return Measured(plain, drafted, results[True], results[True].tokens == results[False].tokens)
