@@ -62,6 +62,7 @@ def own(model: Path, options: argparse.Namespace, context: int, port: int) -> li
         *("--parallel", str(options.parallel), "-c", str(context)),
         *("--threads", str(options.threads), "--quiet", "--queue", "100"),
         *("--speculate", "off"),  # as the other has it, if nothing is said
+        *("--flash-attention", options.flash_attention),
     ]
 
 
@@ -70,7 +71,7 @@ def peer(model: Path, options: argparse.Namespace, context: int, port: int) -> l
     return [
         *(str(tool("llama-server")), "-m", str(model), "--port", str(port), "-c", str(cells)),
         *("-np", str(options.parallel), "-t", str(options.threads)),
-        *("-kvu", "-fa", "on", "-b", "512", "-ub", "512"),
+        *("-kvu", "-fa", options.flash_attention, "-b", "512", "-ub", "512"),
     ]
 
 
@@ -197,6 +198,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--each", type=int, default=4, help="requests of each client")
     parser.add_argument("--soak", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 1)
+    parser.add_argument("--flash-attention", choices=("auto", "on", "off"), default="off")
     parser.add_argument("--write", action="store_true", help="keep the figures, and show them")
     parser.add_argument("parts", nargs="*", help="load, gaps, soak, run; without any, all of them")
     options = parser.parse_args()

@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from llamacli.batch import BatchEngine, Job, Scheduler, prepare
+from llamacli.batch.choosing import choose
 from llamacli.engine import EngineSettings, SamplingSettings
 from llamacli.tune.measure import made_up_tokens
 
@@ -71,11 +73,12 @@ def profiled(
     while any(running.prefilled is None for running in scheduler.running):
         scheduler.step()
     kept, engine._decode = engine._decode, evaluate
-    scheduler._choose = timed("choosing", scheduler._choose)  # type: ignore[method-assign]
+    chosen = timed("choosing", choose)
     try:
         started = time.perf_counter()
-        for _ in range(steps):
-            scheduler.step()
+        with mock.patch("llamacli.batch.scheduler.choose", chosen):
+            for _ in range(steps):
+                scheduler.step()
         whole = time.perf_counter() - started
     finally:
         engine._decode = kept

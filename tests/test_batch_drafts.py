@@ -232,7 +232,7 @@ def test_costs_are_learned_once_beside_others(path: Path) -> None:
         assert len(answers) == 2 and len(found) <= 1
         scheduler = Scheduler(engine)
         for number in range(18):  # all sequences hold something
-            scheduler.kept.tokens[number], scheduler.kept.scales[number] = [number], ()
+            scheduler.kept._hold(number, [number], (), None)
         costs = scheduler._measure()
         assert costs.known[1] == 1 and len(scheduler.kept.tokens) == 17
         library, memory = engine.library, engine.memory

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -56,10 +57,19 @@ def test_a_turn_goes_on_where_the_last_one_ended(scheduler: Scheduler) -> None:
     finish(scheduler, second)
 
 
-def test_on_a_cpu_answers_share_no_batch_with_prompts(
-    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("flash", "batches"), [("on", [[1, 1], [30]]), ("off", [[1, 1, 30]])])
+def test_where_attention_has_tiles_answers_share_no_batch_with_prompts(
+    path: Path, monkeypatch: pytest.MonkeyPatch, flash: str, batches: list[list[int]]
 ) -> None:
     """And what the step before said is told as the first of them is evaluated, not before."""
+    settings = EngineSettings(threads=1, flash_attention=flash)
+    with BatchEngine(path, settings, 4) as engine:
+        happened = told_beside_a_prompt(Scheduler(engine, Pace()), monkeypatch)
+    assert happened == [one for batch in batches for one in (batch, "evaluated")]
+
+
+def told_beside_a_prompt(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What happens in a step of two answers and a prompt: batches, and that they are evaluated."""
     begin(scheduler, Job(prompt(20), GREEDY, 9))
     begin(scheduler, Job(prompt(20, 1), GREEDY, 9), 1)
     scheduler.step()
@@ -73,8 +83,8 @@ def test_on_a_cpu_answers_share_no_batch_with_prompts(
 
     monkeypatch.setattr(scheduler.engine, "fill", watched)
     step = scheduler.step(on_evaluate=lambda: happened.append("evaluated"))
-    assert happened == [[1, 1], "evaluated", [30], "evaluated"] and step.evaluations == 2
-    assert len(step.grown) == 3
+    assert step.evaluations == len(happened) // 2 and len(step.grown) == 3
+    return happened
 
 
 def test_one_that_leaves_is_gone_at_once_and_what_it_read_stays(scheduler: Scheduler) -> None:
@@ -101,6 +111,83 @@ def test_no_more_sequences_are_kept_than_there_are(scheduler: Scheduler) -> None
     for seed in range(40):
         finish(scheduler, begin(scheduler, Job(prompt(8, seed), GREEDY, 2)))
     assert len(scheduler.kept.tokens) == 16
+
+
+START = prompt(80)
+ASKED = [[*START, *prompt(60 + seed, seed)] for seed in range(1, 4)]  # share that start
+
+
+def set_all_aside(scheduler: Scheduler) -> list[list[int]]:
+    """The answers to ASKED, none of whose cells are in the cache any more."""
+    began = [begin(scheduler, Job(asked, GREEDY, 6), i) for i, asked in enumerate(ASKED)]
+    answers = [finish(scheduler, running) for running in began]
+    other = begin(scheduler, Job(prompt(50, 9), GREEDY, 400), 9)
+    for _ in range(5):
+        scheduler.step()
+    engine = scheduler.engine
+    ends = [engine.library.llama_memory_seq_pos_max(engine.memory, n) for n in range(20)]
+    assert [n for n, end in enumerate(ends) if end >= 0] == [other.sequence]
+    return answers
+
+
+def test_what_nobody_answers_in_is_out_of_the_cache_while_others_answer(
+    scheduler: Scheduler, path: Path
+) -> None:
+    """llama.cpp's attention goes over all cells. Who goes on from it finds it again."""
+    answers = set_all_aside(scheduler)
+    assert scheduler.kept.tokens == {}
+    states = scheduler.kept.aside.states
+    assert sorted(state.start for state in states) == [0, 80, 80]  # the start is there once
+    for i in (1, 2, 0):
+        longer = [*ASKED[i], *answers[i], *prompt(30, 7)]
+        again = begin(scheduler, Job(longer, GREEDY, 8), 20 + i)
+        assert again.cached == len(ASKED[i]) + len(answers[i]) - 1
+        with Engine(path, SETTINGS) as single:
+            single.prefill(longer)
+            expected = []
+            while len(expected) < 8:
+                expected.append(int(single.logits().argmax()))
+                single.decode(expected[-1])
+        got = finish(scheduler, again)
+        assert got == expected[: len(got)]
+
+
+def test_what_is_set_aside_is_there_to_be_saved(scheduler: Scheduler) -> None:
+    answers = set_all_aside(scheduler)
+    scheduler.leave(scheduler.running[0])
+    numbers = scheduler.kept.to_save(3)
+    held = [scheduler.kept.tokens[number] for number in numbers]
+    whole = [[*asked, *answer[:-1]] for asked, answer in zip(ASKED, answers, strict=True)]
+    assert len(held) == 3 and sum(one in held for one in whole) == 2  # and the last one's
+
+
+def test_copying_takes_its_share_of_the_time_alone(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is short is read anew then, what is long isn't."""
+    aside = scheduler.kept.aside
+    aside.taken, aside.then = 1e9, perf_counter()
+    for long, kept in ((512, 0), (100, 1)):  # the last one has the start's cells to itself
+        monkeypatch.setattr("llamacli.batch.aside.LONG", long)
+        set_all_aside(scheduler)
+        assert len(aside.states) == kept
+        scheduler.leave(scheduler.running[0])
+
+
+def test_what_is_set_aside_takes_no_more_memory_than_the_cache(scheduler: Scheduler) -> None:
+    """The oldest goes; what lacks its start then is read anew."""
+    aside = scheduler.kept.aside
+    assert 0 < aside.most <= scheduler.engine.kv_nbytes
+    answers = set_all_aside(scheduler)
+    whole = next(state for state in aside.states if not state.start)
+    parts = [state for state in aside.states if state.start]
+    aside.states[:] = [whole, *parts]
+    aside.most = sum(len(state.data) for state in parts)
+    finish(scheduler, begin(scheduler, Job(prompt(40, 11), GREEDY, 2), 30))
+    begin(scheduler, Job(prompt(40, 12), GREEDY, 100), 31)
+    scheduler.step()
+    assert 0 < aside.nbytes <= aside.most and whole not in aside.states
+    assert begin(scheduler, Job([*ASKED[0], *answers[0], 5], GREEDY, 2), 32).cached == 0
 
 
 def test_a_long_prompt_is_read_in_slices_beside_an_answer(path: Path) -> None:

@@ -117,6 +117,7 @@ def test_rules_without_a_server() -> None:
 
     rules = Rules(own_hosts("0.0.0.0"), frozenset({"*"}), ())
     check(rules, scope(host="localhost:1", origin="https://any.example"))
+    check(rules, scope(host="host.docker.internal:8080"))  # as docs/serve.md has a container ask
 
 
 def test_an_open_address_needs_a_key_or_a_word(demo: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Many prompts side by side in one context.
 
-To be read in this order: lines, engine, job, alone, kept, pace,
-shared_draft, proposals, scheduler, answering.
+To be read in this order: lines, engine, job, alone, aside, kept, pace,
+shared_draft, proposals, choosing, scheduler, answering.
 Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 

@@ -7,16 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llamacli.engine import KEPT_SEQUENCES, Engine, EngineSettings
-from llamacli.machine import physical_cores
+from llamacli.engine import KEPT_SEQUENCES, Engine, EngineSettings, kv_nbytes
+from llamacli.machine import deferred_signals, physical_cores
 from llamacli.speculate import MOST_ROWS, Drafting, Speculation
 
 if TYPE_CHECKING:
+    from ctypes import Array, c_uint8
+
     import numpy as np
     from numpy.typing import NDArray
 
 MANY = 8  # sequences whose tokens several threads choose
-AT_ONCE = 4  # of them that one thread chooses at least: handing it over costs as much as choosing
 MAX_PARALLEL = 256 - KEPT_SEQUENCES  # llama.cpp's LLAMA_MAX_SEQ
 
 
@@ -73,6 +74,8 @@ class BatchEngine(Engine):
         self.rows = min(int(count(self.context_pointer)) for count in batches)
         self.batch = library.llama_batch_init(self.rows, 0, 1)
         self.cells = int(library.llama_n_ctx(self.context_pointer))
+        self.kv_nbytes = kv_nbytes(self.shape, self.settings.kv_type, self.cells)
+        self.tiles = not self.gpus and self.settings.flash_attention != "off"
         self.threads = physical_cores()  # which looks through the system's files
         self.choosers = ThreadPoolExecutor(self.threads) if parallel >= MANY else None
 
@@ -91,13 +94,19 @@ class BatchEngine(Engine):
         self.drop(0, count)
         del self.tokens[count:]
 
-    def drop(self, sequence: int, start: int = -1) -> None:
-        """Free a sequence's cells from a position on; all of them by default."""
-        self.library.llama_memory_seq_rm(self.memory, sequence, start, -1)
+    def drop(self, sequence: int, start: int = -1, end: int = -1) -> None:
+        """Free a sequence's cells from a position on, up to another; all of them by default."""
+        self.library.llama_memory_seq_rm(self.memory, sequence, start, end)
 
     def copy(self, source: int, target: int, count: int = -1) -> None:
         """Have a sequence share the first count cells of another, all of them by default."""
         self.library.llama_memory_seq_cp(self.memory, source, target, 0, count)
+
+    def restore_sequence(self, sequence: int, state: "Array[c_uint8]") -> bool:
+        """Have a sequence hold what sequence_state gave; False where there aren't cells enough."""
+        context, size = self.context_pointer, len(state)
+        with deferred_signals([]):
+            return bool(self.library.llama_state_seq_set_data(context, state, size, sequence))
 
     def fill(self, parts: Sequence[Part]) -> list[int | None]:
         """Put them into the batch, at most self.rows tokens.

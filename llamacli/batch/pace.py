@@ -16,12 +16,13 @@ SMOOTH = 0.4  # the weight of what was measured last
 @dataclass
 class Pace:
     """Measures steps: seconds of one of answers alone, and for a token of a prompt in batches of
-    less than TILE tokens (few) and of more (many).
+    less than TILE tokens (few) and of more (many), which are the same where there are no tiles.
 
     slice is a number of tokens that was asked for; None chooses it by the gap.
     """
 
     slice: int | None = None
+    tiles: bool = True
     few: float | None = None
     many: float | None = None
     answers: float | None = None
@@ -34,7 +35,7 @@ class Pace:
         """
         if self.slice is not None:
             return self.slice
-        tile = max(LEAST, TILE - beside)
+        tile = max(LEAST, TILE - beside) if self.tiles else LEAST
         if self.many is None:
             return tile
         alone = self.answers or 0.0
@@ -54,7 +55,7 @@ class Pace:
         elif prompt >= LEAST:
             rest = seconds - (self.answers or 0.0) if answers else seconds
             cost = max(rest, seconds / 8) / prompt
-            if prompt + answers < TILE:
+            if self.tiles and prompt + answers < TILE:
                 self.few = _mean(self.few, cost)
             else:
                 self.many = _mean(self.many, cost)

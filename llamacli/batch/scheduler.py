@@ -4,10 +4,10 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from time import perf_counter
 
-from llamacli.batch.engine import AT_ONCE, MANY, BatchEngine, Part
+from llamacli.batch.choosing import choose, draw
+from llamacli.batch.engine import BatchEngine, Part
 from llamacli.batch.job import Job, Running, scales_of, token_logprob
 from llamacli.batch.kept import Kept
 from llamacli.batch.pace import Pace
@@ -47,7 +47,7 @@ class Scheduler:
     proposals: Proposals = field(init=False)
 
     def __post_init__(self) -> None:
-        self.kept = Kept(self.engine)
+        self.kept = Kept(self.engine, self.running)
         self.proposals = Proposals(self.engine, self._measure)
 
     @property
@@ -56,7 +56,7 @@ class Scheduler:
         return len(self.running) < self.engine.parallel and not self.put_back
 
     def start(self, running: Running) -> None:
-        self.kept.begin(running, self.running)
+        self.kept.begin(running)
         self.proposals.begin(running)
         self.running.append(running)
 
@@ -81,7 +81,7 @@ class Scheduler:
         if not self.running:
             return False
         scales = scales_of(self.engine, job)
-        _, kept = self.kept.best(job.prompt, scales)
+        kept = self.kept.best(job.prompt, scales)
         for other in [one for one in self.running if one.scales == scales]:
             common = common_prefix(other.job.prompt, job.prompt)
             have = max(min(other.evaluated, common), kept)
@@ -115,12 +115,9 @@ class Scheduler:
         return step
 
     def _parted(self, parts: list[tuple[Running, int]]) -> list[list[tuple[Running, int]]]:
-        """On a CPU answers' tokens in a batch of their own, the first one.
-
-        Its attention goes by tiles where a batch has many tokens, and a tile with tokens of several
-        answers takes all that is in the cache of any of them.
-        """
-        if self.engine.gpus:
+        """Answers' tokens in a batch of their own, the first one, where a CPU's flash attention
+        goes by tiles: one with tokens of several answers takes all that is in the cache of any."""
+        if not self.engine.tiles:
             return [parts]
         answers = [(one, n) for one, n in parts if one.length - one.evaluated == 1]
         prompts = [(one, n) for one, n in parts if one.length - one.evaluated > 1]
@@ -134,7 +131,7 @@ class Scheduler:
         room = self.engine.rows - len(answers)
         if self.pace is not None and answers:
             pending = sum(one.length - one.evaluated for one in prompts)
-            beside = len(answers) if self.engine.gpus else 0  # in the prompts' batch
+            beside = 0 if self.engine.tiles else len(answers)  # in the prompts' batch
             room = min(room, self.pace.most(beside, pending))
         parts = {id(one): (one, 1) for one in answers}
         if len(prompts) > 1:
@@ -162,6 +159,7 @@ class Scheduler:
         self._propose(parts)
         rows = self.engine.fill([running.next(count) for running, count in parts])
         on_evaluate()
+        self.kept.make_way()
         code = self.engine.evaluate(interrupted)
         if code == FULL:
             self._make_room()
@@ -177,7 +175,7 @@ class Scheduler:
             running.evaluated += count
             running.spare = len(running.proposed)
         ready = [(one, row) for (one, _), row in zip(parts, rows, strict=True) if row is not None]
-        for (running, row), token in zip(ready, self._choose(ready), strict=True):
+        for (running, row), token in zip(ready, choose(self.engine, ready), strict=True):
             self._take_all(running, row, token, step)
         if self.pace is not None:
             self.pace.measured(read, beside, perf_counter() - started)
@@ -198,12 +196,12 @@ class Scheduler:
 
     def _measure(self) -> Costs:
         """What checking drafts costs here, beside what is in the cache."""
-        number = self.kept.unused(self.running)
+        number = self.kept.unused()
 
         def evaluate(size: int) -> None:
             self.engine.fill([Part(number, 0, [0] * size, size)])
             while (code := self.engine.evaluate()) == FULL:
-                if not self.kept.drop_oldest():
+                if not self.kept.free_oldest():
                     break
             if code:
                 raise LlamacliError(f"llama.cpp failed to evaluate (code {code}){logged_reason()}")
@@ -211,41 +209,6 @@ class Scheduler:
             self.engine.drop(number)
 
         return measured_costs(evaluate)
-
-    def _choose(self, ready: list[tuple[Running, int]]) -> list[int | LlamacliError]:
-        """A token each. Of many, several threads choose where that takes longer than handing them
-        over: samplers are C, which lets go of Python's lock, and none knows of another."""
-        choosers = self.engine.choosers
-        quick = all(one.job.sampling.is_greedy and one.is_unconstrained for one, _ in ready)
-        if choosers is None or len(ready) < MANY or quick:
-            return self._choose_some(ready, 0)
-        outputs = [0, *accumulate(1 + len(running.proposed) for running, _ in ready)]
-        self.engine.all_logits(outputs[-1])  # what is done once an evaluation isn't left to several
-        size = max(-(-len(ready) // self.engine.threads), AT_ONCE)
-        starts = range(0, len(ready), size)
-        shares = [ready[at : at + size] for at in starts]
-        parts = choosers.map(self._choose_some, shares, [outputs[at] for at in starts])
-        return [token for part in parts for token in part]
-
-    def _choose_some(
-        self, ready: list[tuple[Running, int]], first: int
-    ) -> list[int | LlamacliError]:
-        """A token each, whose logits are those from first on."""
-        if not all(one.is_plainly_greedy and not one.proposed for one, _ in ready) or not ready:
-            return [self._draw(running, row) for running, row in ready]
-        logits = self.engine.all_logits(first + len(ready))[first:]
-        likeliest: list[int] = logits.argmax(axis=1).tolist()
-        return [*likeliest]
-
-    def _draw(self, running: Running, row: int) -> int | LlamacliError:
-        if running.is_unconstrained:
-            return running.choose(row)
-        assert running.constraint is not None
-        try:
-            logits = self.engine.logits(row)
-            return running.constraint.choose(running.chain, logits, running.answer.left)
-        except LlamacliError as error:
-            return error
 
     def _take_all(self, running: Running, row: int, token: int | LlamacliError, step: Step) -> None:
         """The token that was chosen, and those after it as long as they are the drafted ones."""
@@ -257,7 +220,7 @@ class Scheduler:
                 break
             accepted += 1
             running.evaluated, running.spare = running.evaluated + 1, running.spare - 1
-            token = self._draw(running, row + accepted)
+            token = draw(self.engine, running, row + accepted)
         self._trim(running)
         if running.drafts is not None:
             running.drafts.settle(accepted)
@@ -296,7 +259,7 @@ class Scheduler:
     def _make_room(self) -> None:
         """Give up what finished ones left, the oldest first; else put back the job that came
         last."""
-        if self.kept.drop_oldest():
+        if self.kept.free_oldest():
             return
         if len(self.running) == 1:
             raise DoesNotFitError(f"the cache of {self.engine.cells} tokens is full; lower -c")

@@ -9,6 +9,7 @@ from .context import KEPT_SEQUENCES as KEPT_SEQUENCES
 from .engine import Engine as Engine, ProgressCallback as ProgressCallback
 from .evaluation import ABORTED as ABORTED, common_prefix as common_prefix
 from .fit import DEFAULT_CONTEXT as DEFAULT_CONTEXT
+from .footprint import kv_nbytes as kv_nbytes
 from .kv_state import (
     Unusable as Unusable,
     restore as restore,

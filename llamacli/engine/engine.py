@@ -118,13 +118,13 @@ class Engine(LoadedModel):
             apply_adapters(self._library, self.context_pointer, self.adapters, scales)
             self.scales = scales
 
-    def sequence_state(self) -> Array[c_uint8]:
-        """The KV cache of tokens, a copy in llama.cpp's own format."""
+    def sequence_state(self, sequence: int = 0) -> Array[c_uint8]:
+        """The KV cache of tokens, a copy in llama.cpp's own format; or of another sequence."""
         context = self.context_pointer
         with self.workers.watched(), deferred_signals([]):
-            size = self._library.llama_state_seq_get_size(context, 0)
+            size = self._library.llama_state_seq_get_size(context, sequence)
             state = (c_uint8 * size)()
-            used: int = self._library.llama_state_seq_get_data(context, state, size, 0)
+            used: int = self._library.llama_state_seq_get_data(context, state, size, sequence)
         return (c_uint8 * used).from_buffer(state)
 
     @property

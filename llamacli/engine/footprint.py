@@ -79,7 +79,7 @@ def footprint(
     plain = not settings.repack or any(not gpu.machine for gpu in gpus)
     repackable = frozenset[str]() if plain else features
     weights = _place_weights(file, places, len(gpus), repackable)
-    layer_kv = _kv_bytes(shape, settings.kv_type, plan.cells) // shape.blocks
+    layer_kv = kv_nbytes(shape, settings.kv_type, plan.cells) // shape.blocks
     compute, work = buffer_bytes(shape, plan, flash=settings.flash_attention != "off")
     compute += adapter_buffer_bytes(shape, plan, adapters)
     beside = _place_adapters(adapters, places, len(gpus))
@@ -208,7 +208,8 @@ def _inputs(shape: LlamaShape, plan: ContextPlan) -> int:
     return plan.ubatch * (4 * shape.embedding + 4 * padded(plan.cells, PADDING))
 
 
-def _kv_bytes(shape: LlamaShape, kind: str, cells: int) -> int:
+def kv_nbytes(shape: LlamaShape, kind: str, cells: int) -> int:
+    """Bytes of a KV cache of that type."""
     packed = TENSOR_TYPES[KV_TYPES[kind]]
     row = shape.kv_heads * shape.head_size // packed.block * packed.nbytes
     return 2 * shape.blocks * row * padded(cells, PADDING)

@@ -20,6 +20,8 @@ from llamacli.serve.metrics import Metrics
 from llamacli.terminal import notice, printable, shortened
 
 MAX_BODY = 16 << 20  # bytes; a prompt of a million tokens has 4 MB
+# What Docker and Podman call this machine in their containers; nobody else can have such a name.
+FROM_CONTAINERS = ("host.docker.internal", "host.containers.internal")
 OPEN = ("/health", "/", "/page/")  # without a key: nothing there is anyone's
 
 
@@ -37,7 +39,8 @@ class Rules:
 def own_hosts(host: str) -> frozenset[str]:
     """Names for the machine itself; others in a Host header are DNS rebinding."""
     name = socket.gethostname().lower()
-    return frozenset({"localhost", host.lower(), name, name.partition(".")[0], f"{name}.local"})
+    own = {"localhost", host.lower(), name, name.partition(".")[0], f"{name}.local"}
+    return frozenset({*own, *FROM_CONTAINERS})
 
 
 class Guard:
