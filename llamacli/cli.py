@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -14,7 +15,7 @@ import typer
 
 from llamacli import __version__
 from llamacli.errors import LlamacliError, OutputError, Terminated, UsageError, named
-from llamacli.system import ENDING
+from llamacli.system import ENDING, signal_main
 from llamacli.terminal import DEBUG, complain, debugging
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -140,6 +141,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     for number in ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _terminate)
+    sys.unraisablehook = deliver_again
     closed = _replace_closed_streams()
     try:
         if closed:
@@ -179,6 +181,15 @@ def _debug_first(arguments: Sequence[str]) -> list[str]:
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated(number)
+
+
+def deliver_again(lost: "sys.UnraisableHookArgs") -> None:
+    """A signal comes again whose handler raised where that is dropped, as in a callback from C."""
+    if isinstance(lost.exc_value, KeyboardInterrupt | Terminated):
+        number = signal.SIGINT if lost.exc_type is KeyboardInterrupt else lost.exc_value.args[0]
+        threading.Timer(0.01, signal_main, (number,)).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _as_usage(error: BaseException) -> BaseException:

@@ -63,6 +63,10 @@ if sys.platform == "win32":
         """Windows' console keeps what is typed for the next prompt by itself."""
         yield
 
+    def signal_main(number: int) -> None:
+        """Have the main thread run the handler of a signal."""
+        _thread.interrupt_main(number)
+
     def limit_memory(nbytes: int) -> None:
         """Windows has no limit that a process could set itself."""
 
@@ -177,6 +181,10 @@ else:
             with contextlib.suppress(termios.error):  # a terminal that went
                 termios.tcflow(sys.stdout, termios.TCOON)  # Ctrl-S would hold up what comes next
                 termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+    def signal_main(number: int) -> None:
+        """Have the main thread run the handler of a signal."""
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
     def _limit(what: int, most: int) -> None:
         with contextlib.suppress(ValueError, OSError):

@@ -1,5 +1,6 @@
 """One boundary for exceptions: the system's, Python's and the converter's as the exit codes say."""
 
+import ctypes
 import errno
 import io
 import os
@@ -33,6 +34,7 @@ from llamacli.repl.state import Repl
 from llamacli.terminal import notice
 from tests.saved import HEAD, refuse
 from tests.standins.tiny import write_model
+from tests.standins.waiting import PATIENCE
 from tests.systems import WINDOWS, needs_pipes
 from tests.terminal import PROGRAM, Terminal
 from tests.test_cli import llamacli
@@ -360,6 +362,19 @@ def test_a_hangup_ends_an_answer(name: str, code: int, endless: Path) -> None:
     child.send_signal(signal.Signals[name])
     _, told = child.communicate(timeout=60)
     assert child.returncode == code, told
+
+
+def test_a_signal_that_a_callback_loses_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As numba's from LLVM: Python tells what is raised there, and goes on."""
+
+    @ctypes.CFUNCTYPE(None)
+    def callback() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "unraisablehook", cli.deliver_again)
+    with pytest.raises(KeyboardInterrupt):
+        callback()
+        threading.Event().wait(PATIENCE)
 
 
 # The rest
