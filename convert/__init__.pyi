@@ -105,4 +105,4 @@ from .tokenizer import (
     parse_tokenizer as parse_tokenizer,
     parse_vocabulary as parse_vocabulary,
 )
-from .weights import LocalFile as LocalFile, WeightFile as WeightFile
+from .weights import LocalFile as LocalFile, WeightFile as WeightFile, reading as reading

@@ -97,11 +97,11 @@ class _Smaller:
             two = sorted([*others, cheapest], key=lambda one: one[:2])[:2]
             self._best.append(two)
 
-    def cheapest(self, nbytes: int, beside: int) -> tuple[float, int, Option] | None:
+    def cheapest(self, nbytes: int, excluded: int) -> tuple[float, int, Option] | None:
         """The change that saves so many bytes or more for the least cost, of another matrix."""
         end = bisect_right(self._saved, -nbytes)
         two = self._best[end - 1] if end else []
-        return next((one for one in two if one[1] != beside), None)
+        return next((one for one in two if one[1] != excluded), None)
 
 
 def _hull(options: Sequence[Option]) -> Iterator[Option]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from gguf import GGMLQuantizationType
 
@@ -25,6 +26,15 @@ SMALL = 50_000_000  # parameters that ggml's kernel has quantized before a faste
 Check = Callable[[bytes, int], None]
 
 
+class Options(TypedDict, total=False):
+    """What convert takes of write_gguf's."""
+
+    threads: int | None
+    progress: Callable[[Progress], None] | None
+    notice: Callable[[str], None] | None
+    importance: ImportanceMatrix | None
+
+
 @dataclass(frozen=True)
 class Report:
     """What a conversion did. kernel_seconds is the time in kernels, summed over threads."""
@@ -43,35 +53,18 @@ def convert(
     target: Path | str,
     quant: str | Quantization,
     *,
-    threads: int | None = None,
-    progress: Callable[[Progress], None] | None = None,
-    notice: Callable[[str], None] | None = None,
-    check: Check | None = None,
     force: bool = False,
-    importance: ImportanceMatrix | None = None,
+    **options: Unpack[Options],
 ) -> Report:
     """Convert a Hugging Face Llama checkpoint folder into one GGUF file.
 
     quant is a name of convert.quantization.QUANTIZATIONS, in any case, or one with types of its
-    own; threads defaults to the processors this process may use. notice gets a line when something
-    takes its time before the first progress, and the checkpoint's notes. check gets the header and
-    the file's size before the first weight is read, and may raise. importance weighs the errors of
-    quantization. Raises ConvertError subclasses; target appears only whole.
+    own; the rest is write_gguf's. Raises ConvertError subclasses; target appears only whole.
     """
     chosen = named_quantization(quant) if isinstance(quant, str) else quant
     check_target(Path(target), force)
     checkpoint = open_checkpoint(Path(source))
-    return write_gguf(
-        checkpoint,
-        Path(target),
-        chosen,
-        threads=threads,
-        progress=progress,
-        notice=notice,
-        check=check,
-        force=force,
-        importance=importance,
-    )
+    return write_gguf(checkpoint, Path(target), chosen, force=force, **options)
 
 
 def write_gguf(
@@ -89,6 +82,10 @@ def write_gguf(
 ) -> Report:
     """The same for a checkpoint that is open already, its files here or elsewhere.
 
+    threads defaults to the processors this process may use. notice gets a line when something takes
+    its time before the first progress, and the checkpoint's notes. check gets the header and the
+    file's size before the first weight is read, and may raise. importance weighs the errors of
+    quantization.
     Where origin names its source and version, a conversion that is cut short keeps what it has
     written, and the next one goes on from there.
     """

@@ -39,6 +39,7 @@ from convert.quantization import (
 )
 from convert.sensitivity import costs
 from convert.tensors import TensorSpec
+from convert.weights import reading
 
 Type = GGMLQuantizationType
 # F16 serves where more than Q8_0 fits; BF16 and F32 have no part in a file made for a size.
@@ -263,14 +264,8 @@ def measure_all(
         at_once = max(at_once, *(file.parallel for file in files))
     by_name = {}
     pool = ThreadPoolExecutor(at_once, "measure")
-    try:
+    with reading(files, pool):
         for number, measured in enumerate(pool.map(one, tried), 1):
             by_name[measured.spec.name] = measured
             progress(measured.spec.name, number, len(tried))
-    except BaseException:
-        for file in files:
-            file.cancel()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
     return by_name

@@ -24,6 +24,7 @@ from convert.pieces import PIECE, Piece, not_finite_error, pieces_of, quantize_p
 from convert.plan import PlannedTensor
 from convert.rope import frequency_factors
 from convert.target import write_all
+from convert.weights import reading
 
 LARGEST = 4 * PIECE  # bytes of most pieces, before and after
 
@@ -104,7 +105,7 @@ class TensorWriter:
         remote = self.checkpoint.waits
         readers = ThreadPoolExecutor(max(file.parallel for file in files), "read")
         pool = ThreadPoolExecutor(threads, "quantize")
-        try:
+        with reading(files, readers, pool):
             for piece in self._missing(list(pieces_of(self.checkpoint, self.tensors)), threads):
                 if len(waiting) >= ahead:
                     self._count_done(*waiting.popleft())
@@ -112,13 +113,6 @@ class TensorWriter:
                 waiting.append((piece, pool.submit(self._do, piece, read)))
             while waiting:
                 self._count_done(*waiting.popleft())
-        except BaseException:
-            for file in files:
-                file.cancel()
-            raise
-        finally:
-            readers.shutdown(wait=True, cancel_futures=True)
-            pool.shutdown(wait=True, cancel_futures=True)
         factors = frequency_factors(self.checkpoint.config)
         if factors is not None:
             place = self.start + self.tensors[-1].offset

@@ -1,6 +1,9 @@
 """Files that hold weights, wherever they are: read by byte range, never whole."""
 
 import os
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -11,28 +14,17 @@ READ_AHEAD = 64 << 20  # bytes that the system is asked to fetch beyond what is 
 
 
 class WeightFile(Protocol):
-    """A file of known size that can be read at any offset, by several threads at once."""
+    """A file of known size that can be read at any offset, by several threads at once.
 
-    @property
-    def name(self) -> str: ...
+    identity is a text that changes when the bytes do, parallel how many reads at once are worth
+    while; waits tells that a read waits so long that it should be asked for well ahead.
+    """
 
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def identity(self) -> str:
-        """A text that changes when the bytes do."""
-        ...
-
-    @property
-    def parallel(self) -> int:
-        """How many reads at once are worth while."""
-        ...
-
-    @property
-    def waits(self) -> bool:
-        """Whether a read waits so long that it should be asked for well ahead."""
-        ...
+    name: str
+    size: int
+    identity: str
+    parallel: int
+    waits: bool
 
     def read(self, offset: int, length: int) -> bytearray:
         """Exactly length bytes from offset. Raises CheckpointError where they aren't there."""
@@ -95,3 +87,17 @@ class LocalFile:
 
     def cancel(self) -> None:
         """A disk answers soon by itself."""
+
+
+@contextmanager
+def reading(files: Collection[WeightFile], *pools: ThreadPoolExecutor) -> Iterator[None]:
+    """Where pools read files: they are shut down at the end, and reads soon end where it fails."""
+    try:
+        yield
+    except BaseException:
+        for file in files:
+            file.cancel()
+        raise
+    finally:
+        for pool in pools:
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -104,6 +104,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "{{ messages[-1].content }}<|eot_id|>"
     )
     folder = tmp_path_factory.mktemp("hostile")
+    tool = {"type": HOSTILE, "function": {"name": HOSTILE, "description": HOSTILE}, HOSTILE: 1}
+    (folder / "tools.json").write_text(json.dumps([tool]))
+    (folder / "mcp.json").write_text(json.dumps({"mcpServers": {HOSTILE: {"command": HOSTILE}}}))
     return write_model(folder / f"{HOSTILE}.gguf", template=template, change=change)
 
 
@@ -146,7 +149,40 @@ COMMANDS = {
     "list": lambda m: ("list",),
     "list known": lambda m: ("list", "--known"),
     "chat": lambda m: ("chat", HOSTILE),
+    "devices": lambda m: ("devices", "--workers", HOSTILE),
+    "quality": lambda m: ("quality", m, "--against", m, "--text", str(m)),
+    "quality model": lambda m: ("quality", m, "--against", HOSTILE, "--text", "-"),
+    "imatrix": lambda m: ("imatrix", m, "--text", str(m)),
+    "imatrix output": lambda m: ("imatrix", m, "-o", f"/{HOSTILE}/x"),
+    "imatrix add": lambda m: ("imatrix", m, "--chunks", "0", "--add", str(m)),
+    "serve": lambda m: ("serve", "-m", HOSTILE),
+    "serve host": lambda m: ("serve", "-m", m, "--host", HOSTILE, "--no-key"),
+    "serve time": lambda m: ("serve", "-m", m, "--keep-alive", HOSTILE),
+    "serve keys": lambda m: ("serve", "-m", m, "--api-key-file", f"/{HOSTILE}"),
+    "worker": lambda m: ("worker", "--host", HOSTILE, "--port", "0"),
+    "worker memory": lambda m: ("worker", "--memory", HOSTILE),
+    "run tools": lambda m: ("run", "x", "-m", m, "--tools", beside(m, "tools.json"), *ANSWER),
+    "run results": lambda m: ("run", "x", "-m", m, "--results", beside(m, "tools.json"), *ANSWER),
+    "run mcp": lambda m: ("run", "x", "-m", m, "--mcp", beside(m, "mcp.json"), *ANSWER),
+    "run mcp command": lambda m: ("run", "x", "-m", m, "--mcp", HOSTILE, *ANSWER),
+    "run adapter": lambda m: ("run", "x", "-m", m, "--adapter", m, *ANSWER),
+    "run draft": lambda m: ("run", "x", "-m", m, "--draft", m, *ANSWER),
+    "run schema": lambda m: ("run", "x", "-m", m, "--schema", beside(m, "tools.json"), *ANSWER),
+    "run choice": lambda m: ("run", "x", "-m", m, "--choice", HOSTILE, "--json", *ANSWER),
+    "convert merge": lambda m: ("convert", "demo", "--merge", HOSTILE),
+    "convert recipe": lambda m: ("convert", "demo", "--recipe", beside(m, "tools.json")),
+    "convert imatrix": lambda m: ("convert", "demo", "--imatrix", str(m)),
+    "convert fit": lambda m: ("convert", "demo", "--fit", HOSTILE),
+    "convert types": lambda m: ("convert", "demo", "--tensor-type", f"{HOSTILE}=Q8_0"),
 }  # fmt: skip
+
+
+def beside(model: str, name: str) -> str:
+    return str(Path(model).with_name(name))
+
+
+def test_every_command_is_tried() -> None:
+    assert {command("m")[0] for command in COMMANDS.values()} >= cli.COMMANDS.keys()
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -87,6 +87,13 @@ def test_the_converter_never_imports_the_program() -> None:
     assert not [n for n in modules("convert") if any(i.startswith("llamacli") for i in imported(n))]
 
 
+def test_the_readme_names_every_package_in_that_order() -> None:
+    """And as it is: no package uses one that is named after it."""
+    told = (ROOT / "README.md").read_text(encoding="utf-8").partition("- `llamacli/`, from")[2]
+    named = re.findall("`([a-z_]+)`", told.partition("Below all of them")[0])
+    assert named == [name for name in ORDER if name in PACKAGES]
+
+
 def test_no_import_goes_in_a_circle() -> None:
     """A package's __init__ imports nothing by itself, so circles are among modules alone."""
     done: set[str] = set()

@@ -389,7 +389,7 @@ def test_two_models_share_a_worker(demo: Path, lender: Started, second: Started)
     together = lent(lender.address, second.address, split="0,1,1")
     with Engine(demo, together) as first:
         tokens = answer(first)
-        with Engine(demo, together, beside=first.workers) as other:
+        with Engine(demo, together, shared=first.workers) as other:
             free = [gpu.free for gpu in other.gpus]
             assert all(now > 0 for now in free)
             assert answer(other) == tokens

@@ -223,7 +223,7 @@ class Scheduler:
             token = draw(self.engine, running, row + accepted)
         self._trim(running)
         if running.drafts is not None:
-            running.drafts.settle(accepted)
+            running.drafts.accept(accepted)
 
     def _trim(self, running: Running) -> None:
         """Free the cells of what was drafted, and isn't the answer's."""

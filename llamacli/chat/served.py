@@ -15,26 +15,13 @@ class Served(Protocol):
     has the model no longer.
     """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def quantization(self) -> str: ...
-
-    @property
-    def context_size(self) -> int: ...
-
-    @property
-    def settings(self) -> EngineSettings: ...
-
-    @property
-    def file(self) -> GGUFFile: ...
-
-    @property
-    def vocabulary(self) -> Vocabulary: ...
-
-    @property
-    def tokens(self) -> Sequence[int]: ...
+    name: str
+    quantization: str
+    context_size: int
+    settings: EngineSettings
+    file: GGUFFile
+    vocabulary: Vocabulary
+    tokens: Sequence[int]
 
     @property
     def lost(self) -> bool: ...

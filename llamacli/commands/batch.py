@@ -10,7 +10,12 @@ import typer
 
 from llamacli.commands import groups, options
 from llamacli.commands.batch_output import Answers, check_output, open_output
-from llamacli.commands.by_server import adapter_fields, answer_lines, may_ask, request_fields
+from llamacli.commands.by_server import (
+    adapter_fields,
+    answer_lines,
+    answers_by_server,
+    request_fields,
+)
 from llamacli.errors import LlamacliError, UsageError
 from llamacli.models import drafting_for, engine_for, engine_settings, model_path
 from llamacli.terminal import notice
@@ -83,6 +88,7 @@ def batch(
         read_lines,
         read_output,
     )
+    from llamacli.prompt import read_bytes
 
     if not 1 <= parallel <= MAX_PARALLEL:
         raise UsageError(f"--parallel is {parallel}; give 1 to {MAX_PARALLEL}")
@@ -95,7 +101,7 @@ def batch(
     if output is not None:
         check_output(output, file, resume, force)
     lines = list(
-        read_lines(_read(file), template=template, system=system, replace=errors == "replace")
+        read_lines(read_bytes(file), template=template, system=system, replace=errors == "replace")
     )
     if not lines:
         raise UsageError("there are no prompts: every line is blank")
@@ -108,11 +114,8 @@ def batch(
         if left:
             common = _Common(sampling, ending, grammar, shape.choice or [])
             answers = Answers(write, len(left), unordered, quiet)
-            adapters = adapter_fields(adapter)
-            asks = not no_server and may_ask(machine, context, drafts.draft)
-            if asks and _has_loaded(path, adapters):
-                if not quiet:
-                    notice("a server that has the model loaded answers")
+            adapters = adapter_fields(asked.adapters)
+            if not no_server and answers_by_server(path, machine, asked, adapters, quiet):
                 fields = {**request_fields(sampling, ending, shape), **adapters, "exact": exact}
                 count = 1 if exact else parallel
                 with interrupts() as arrived:
@@ -142,12 +145,6 @@ class _Common:
     ending: groups.Ending
     grammar: "Grammar | None"
     choices: list[str]
-
-
-def _has_loaded(path: Path, adapters: dict[str, Any]) -> bool:
-    from llamacli.serve import has_loaded
-
-    return has_loaded(path, adapters)
 
 
 def _body(fields: dict[str, Any], line: "Request") -> dict[str, Any]:
@@ -212,9 +209,3 @@ def _job(engine: "Engine", common: _Common, line: "Request") -> "Job":
     most = engine.most_tokens(len(prompt), max_tokens)
     check_choices(common.choices, engine.vocabulary, most)
     return Job(prompt, sampling, max_tokens, stop, common.grammar)
-
-
-def _read(file: Path) -> bytes:
-    from llamacli.prompt import read_bytes
-
-    return read_bytes(file)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llamacli.commands import groups
 from llamacli.errors import LlamacliError, NotFoundError
 from llamacli.models import engine_for
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from llamacli.answer import Calling, OutputStyle, Result
     from llamacli.chat import Served
-    from llamacli.engine import Asked, Engine
+    from llamacli.engine import AdapterChoice, Asked, Engine
 
 
 def answer_by_server(
@@ -47,7 +48,6 @@ def answer_by_server(
         return None
     from llamacli.answer import tell
     from llamacli.serve import BY_SERVER
-    from llamacli.terminal import notice
 
     if style.verbose:
         notice(BY_SERVER)
@@ -61,7 +61,6 @@ def model_for(
     """The model by a server that has it as it is asked for, else loaded here; alone asks none."""
     if not alone and may_ask(machine, asked.context, asked.draft):
         from llamacli.serve import BY_SERVER, served_model
-        from llamacli.terminal import notice
 
         served = served_model(path, None, asked.adapters)
         if not isinstance(served, str):
@@ -88,14 +87,26 @@ def why_not(machine: groups.Machine, draft: str | None) -> str | None:
     return "no server is there" if own_socket() is None else None
 
 
-def adapter_fields(given: "Sequence[str] | None") -> dict[str, Any]:
+def answers_by_server(
+    path: Path, machine: groups.Machine, asked: "Asked", adapters: dict[str, Any], quiet: bool
+) -> bool:
+    """Whether a server has the model as it is asked for, and a request's adapters; it is told."""
+    if not may_ask(machine, asked.context, asked.draft):
+        return False
+    from llamacli.serve import BY_SERVER, has_loaded
+
+    if (has := has_loaded(path, adapters)) and not quiet:
+        notice(BY_SERVER)
+    return has
+
+
+def adapter_fields(choices: "Sequence[AdapterChoice]") -> dict[str, Any]:
     """The field of a request that names adapters: a server that hasn't loaded them won't answer."""
-    if not given:
+    if not choices:
         return {}
-    from llamacli.models import adapter_choices
     from llamacli.serve import adapters_field
 
-    return adapters_field(adapter_choices(given))
+    return adapters_field(choices)
 
 
 def request_fields(

@@ -91,7 +91,7 @@ def chat(
         path, style = model_path(model), OutputStyle(verbose=verbose)
         drafts.check(asked, path)
         messages = gather(None, ()).messages(system)
-        prompt = {"messages": messages, **adapter_fields(adapter)}
+        prompt = {"messages": messages, **adapter_fields(asked.adapters)}
         if not (no_server or date) and answer_by_server(
             path, machine, context, drafts.draft, prompt, sampling, ending, style, calling=offer
         ):

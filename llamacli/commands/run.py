@@ -131,7 +131,7 @@ def run(
         asked: dict[str, Any] = {"messages": messages or given.messages(system)}
         if raw:
             asked = {"prompt": given.joined(), "special": special}
-        asked |= adapter_fields(adapter)
+        asked |= adapter_fields(asked_for.adapters)
         result = answer_by_server(
             path, machine, context, drafts.draft, asked, sampling, ending, style, shape, calling
         )

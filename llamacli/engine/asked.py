@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llamacli.engine.settings import AdapterChoice, EngineSettings
-from llamacli.machine import Processor
 from llamacli.workers import Address
+
+if TYPE_CHECKING:
+    from llamacli.machine import Processor
 
 Profile = Literal["short", "long"]
 
@@ -59,7 +61,7 @@ class Asked:
 
 
 def chosen_settings(
-    asked: Asked, tuned: Mapping[str, Any] | None, processor: Processor
+    asked: Asked, tuned: Mapping[str, Any] | None, processor: "Processor"
 ) -> EngineSettings:
     """Flags before tuned settings before the processor's defaults. Raises UsageError.
 
@@ -73,7 +75,7 @@ def chosen_settings(
     return EngineSettings(**{**defaults(processor, asked.profile), **chosen, **asked.flags()})
 
 
-def defaults(processor: Processor, profile: Profile) -> dict[str, Any]:
+def defaults(processor: "Processor", profile: Profile) -> dict[str, Any]:
     """Engine settings for a kind of processor where nothing was measured.
 
     One thread a core that does the matrix products. With AVX2 alone the plain kernels read and

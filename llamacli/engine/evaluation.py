@@ -10,8 +10,8 @@ from llamacli.workers import Workers
 ABORTED, NO_MEMORY = 2, -2  # llama_decode's codes
 
 
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens a and b have in common from the start, by comparing whole stretches."""
+def common_prefix(a: Sequence[object], b: Sequence[object]) -> int:
+    """How much a and b have in common from the start, in items, by comparing whole stretches."""
     if type(a) is not type(b):
         a, b = list(a), list(b)
     same, differs = 0, min(len(a), len(b)) + 1

@@ -55,7 +55,7 @@ class Fitting:
 
     def need(self, settings: EngineSettings) -> Footprint:
         """What settings with a number for the context take."""
-        plan = plan_context(settled_context(settings.context), settings, self.parallel)
+        plan = plan_context(known_context(settings.context), settings, self.parallel)
         features = self.processor.features
         threads = replace(settings, threads=settings.threads or self.processor.cores)
         gpus = self.gpus if settings.gpu_layers else ()
@@ -201,9 +201,7 @@ class Fitting:
         for spare in (SPARE, 0.0):
             context = self.largest_context(settings, spare)
             worth = (
-                min(LEAST_CONTEXT, self.shape.context)
-                <= context
-                < settled_context(settings.context)
+                min(LEAST_CONTEXT, self.shape.context) <= context < known_context(settings.context)
             )
             if worth and self.fits(replace(settings, context=context), spare):
                 return [f"-c {context}"]
@@ -253,10 +251,10 @@ def _largest(most: int, fit: Callable[[int], bool], value: Callable[[int], int])
     return value(low)
 
 
-def settled_context(context: int | str | None) -> int:
-    """A settled context's tokens."""
+def known_context(context: int | str | None) -> int:
+    """Its tokens, once they are chosen."""
     if not isinstance(context, int):
-        raise TypeError("the context is not settled yet")
+        raise TypeError("the context is not chosen yet")
     return context
 
 

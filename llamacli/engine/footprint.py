@@ -82,12 +82,12 @@ def footprint(
     layer_kv = kv_nbytes(shape, settings.kv_type, plan.cells) // shape.blocks
     compute, work = buffer_bytes(shape, plan, flash=settings.flash_attention != "off")
     compute += adapter_buffer_bytes(shape, plan, adapters)
-    beside = _place_adapters(adapters, places, len(gpus))
+    adapted = _place_adapters(adapters, places, len(gpus))
     # A long prompt's products with weights of the host are done on a GPU, copied one at a time.
     visiting = max((t.nbytes for t in weights.plain if t.name.startswith("blk.")), default=0)
     extra = [0 if gpu.machine else visiting + GPU_RESERVE for gpu in gpus]
     shares = tuple(
-        Share(_bytes(held) + beside[i], layer_kv * places[:-1].count(i), compute + extra[i])
+        Share(_bytes(held) + adapted[i], layer_kv * places[:-1].count(i), compute + extra[i])
         for i, held in enumerate(weights.gpus)
     )
     vocabulary = PROCESS + VOCABULARY * shape.vocabulary
@@ -95,10 +95,10 @@ def footprint(
     kv = layer_kv * places[:-1].count(HOST)
     buffers = vocabulary + logits + (compute + work if HOST in places else _inputs(shape, plan))
     hot = {t.name: t for t in weights.plain}  # an embedding that is the output too is mapped once
-    own = beside[HOST]
+    own = adapted[HOST]
     for i, (gpu, share, held) in enumerate(zip(gpus, shares, weights.gpus, strict=True)):
         if gpu.shares_memory:
-            own += beside[i]
+            own += adapted[i]
             kv, buffers = kv + share.kv, buffers + share.buffers - GPU_RESERVE
             hot |= {t.name: t for t in held}
     copies, used = _bytes(weights.copied), _bytes(hot.values())

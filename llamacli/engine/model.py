@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypedDict
 
 from llamacli.engine.adapters import LoadedAdapter, Scales, load_adapters, read_adapters
-from llamacli.engine.fit import Fitting, settled_context
+from llamacli.engine.fit import Fitting, known_context
 from llamacli.engine.loading import in_background, load_model
 from llamacli.engine.settings import EngineSettings
 from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
@@ -30,7 +29,7 @@ class Loading(TypedDict, total=False):
     on_load: Callable[[float], None] | None
     meanwhile: Callable[[GGUFFile], None]
     held: int
-    beside: Workers | None
+    shared: Workers | None
 
 
 class LoadedModel:
@@ -49,13 +48,13 @@ class LoadedModel:
         on_load: Callable[[float], None] | None = None,
         meanwhile: Callable[[GGUFFile], None] = lambda _: None,
         held: int = 0,
-        beside: Workers | None = None,
+        shared: Workers | None = None,
     ) -> None:
         """Check the file, and load it; on_load gets the share loaded, 0 to 1.
 
         meanwhile is done with the checked file, in a thread of its own, while llama.cpp loads.
         held are bytes of this process that must stay in memory, though they look free. parallel is
-        how many sequences its context is to have room for beside one. beside are those of a model
+        how many sequences its context is to have room for beside one. shared are those of a model
         that is closed after this one, where its connections serve both. Raises NotFoundError,
         InvalidModelError, UsageError (a context beyond the model's, a device that isn't there), and
         DoesNotFitError where memory is short.
@@ -73,7 +72,7 @@ class LoadedModel:
         self._others = held
         self._model: Any = None
         timeout = settings.worker_timeout
-        self.workers = Workers.of(settings.workers, self.file, timeout, beside)
+        self.workers = Workers.of(settings.workers, self.file, timeout, shared)
         try:
             self._fit(settings)
             with (
@@ -100,12 +99,7 @@ class LoadedModel:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -158,4 +152,4 @@ class LoadedModel:
         self.settings = fitting.fit(settings)
         if not self.settings.gpu_layers:
             self.gpus = []
-        self.context_size = settled_context(self.settings.context)
+        self.context_size = known_context(self.settings.context)

@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 
 from llamacli.errors import UsageError
 from llamacli.gguf import TENSOR_TYPES
-from llamacli.machine import KINDS
 from llamacli.workers import TIMEOUT, Address
 
+KINDS = ("auto", "cpu", "metal", "cuda", "vulkan")  # of devices
 MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS
 MAX_BATCH = 1 << 16
 MAX_SCALE = 1e4  # of an adapter

@@ -19,6 +19,7 @@ from convert import (
     allocate,
     digest,
     read_all,
+    reading,
     resumable_file,
 )
 from llamacli.errors import InvalidModelError
@@ -196,7 +197,7 @@ def _fetch(
 
     files = {piece.file for piece in pieces}
     pool = ThreadPoolExecutor(max(file.parallel for file in files), thread_name_prefix="read")
-    try:
+    with reading(files, pool):
         for piece in pieces:
             if piece.place in there:
                 continue
@@ -205,12 +206,6 @@ def _fetch(
             waiting.append((piece, pool.submit(piece.file.read, piece.offset, piece.length)))
         while waiting:
             write_next()
-    except BaseException:
-        for file in files:
-            file.cancel()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _check_hashes(parts: Sequence[Part], descriptor: int, start: int) -> None:

@@ -5,7 +5,6 @@ from .cores import (
     thread_counts as thread_counts,
 )
 from .devices import (
-    KINDS as KINDS,
     Device as Device,
     Machine as Machine,
     find_devices as find_devices,

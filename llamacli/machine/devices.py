@@ -19,9 +19,8 @@ from llamacli import system
 from llamacli.errors import UsageError
 from llamacli.machine.native import ggml_function
 
-# The kinds that --device takes, by the names of ggml's backends.
+# The kinds that --device takes, by the names of ggml's backends; see engine/settings.
 BACKENDS = {"CPU": "cpu", "MTL": "metal", "CUDA": "cuda", "ROCm": "cuda", "Vulkan": "vulkan"}
-KINDS = ("auto", "cpu", "metal", "cuda", "vulkan")
 TITLES = {"metal": "Metal", "cuda": "CUDA", "vulkan": "Vulkan"}
 
 Role = Literal["cpu", "gpu", "integrated", "accelerator", "other"]

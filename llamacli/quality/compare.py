@@ -52,7 +52,7 @@ def compare(
     with open_evaluator(reference, size, threads, **machine) as precise:
         parts = windows(precise.vocabulary, text, size)
         for path, file in zip(paths, files[1:], strict=True):
-            with open_evaluator(path, size, threads, beside=precise.workers, **machine) as engine:
+            with open_evaluator(path, size, threads, shared=precise.workers, **machine) as engine:
                 if windows(engine.vocabulary, text, size) != parts:
                     raise InvalidModelError(f"{path} reads text otherwise than {reference}")
                 prediction = predict(engine, precise, parts, partial(progress, path))

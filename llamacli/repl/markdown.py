@@ -16,6 +16,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.theme import Theme
 
+from llamacli.engine import common_prefix
 from llamacli.terminal import Write, harmless
 
 PAUSE = 0.03  # seconds between two redraws, and at least
@@ -111,7 +112,7 @@ class Region:
         if not before:
             return "\n".join(lines)
         top = max(0, len(before) - height)  # the first line that the cursor can reach
-        first = max(top, _common(before, lines))
+        first = max(top, common_prefix(before, lines))
         if first == len(before) < len(lines):
             return "\n" + "\n".join(lines[first:])
         if len(lines) <= top:  # they end above the screen: show them once more
@@ -129,11 +130,6 @@ class Region:
 
 def _up(rows: int) -> str:
     return f"\x1b[{rows}A\r" if rows else "\r"
-
-
-def _common(a: Sequence[str], b: Sequence[str]) -> int:
-    pairs = enumerate(zip(a, b, strict=False))
-    return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
 
 
 def finished(text: str) -> int:

@@ -53,7 +53,7 @@ class LocalAnswer:
         texts: list[str] = []
         reading = False
         begun = time.perf_counter()
-        lines = _beside(self._line)
+        lines = _read_ahead(self._line)
         try:
             while True:
                 line = _next(lines, interrupted)
@@ -101,7 +101,7 @@ def interrupted_result(prompt: int, text: str = "", tokens: int = 0, seconds: fl
     return Result(text, (0,) * tokens, "interrupted", prompt, 0, 0.0, seconds if tokens else 0.0, 0)
 
 
-def _beside(read: Callable[[], Line]) -> "Queue[Line | LlamacliError]":
+def _read_ahead(read: Callable[[], Line]) -> "Queue[Line | LlamacliError]":
     """The lines up to the last, read in a thread, so that a signal needn't wait for one."""
     lines: Queue[Line | LlamacliError] = Queue()
 

@@ -76,20 +76,24 @@ def too_long(prompt: int, context: int) -> Fault:
     )
 
 
+# What a client is told of an error from below: status and code, of the first kind that it is.
+TOLD: dict[type[LlamacliError], tuple[int, str | None]] = {
+    UsageError: (422, "invalid_value"),
+    UnreachableError: (503, "worker_lost"),
+    NotFoundError: (404, "model_not_found"),
+    DoesNotFitError: (400, "cannot_be_answered"),
+    InvalidModelError: (400, "cannot_be_answered"),
+    Ended: (503, "ended"),
+    LlamacliError: (500, None),
+}
+
+
 def as_fault(error: BaseException) -> Fault:
     """An error from below as a client is told of it."""
     if isinstance(error, Fault):
         return error
-    if isinstance(error, UsageError):
-        return Fault(422, str(error), code="invalid_value")
-    if isinstance(error, UnreachableError):
-        return Fault(503, str(error), code="worker_lost", headers={"Retry-After": "10"})
-    if isinstance(error, NotFoundError):
-        return Fault(404, str(error), code="model_not_found")
-    if isinstance(error, DoesNotFitError | InvalidModelError):
-        return Fault(400, str(error), code="cannot_be_answered")
-    if isinstance(error, Ended):
-        return Fault(503, str(error), code="ended")
-    if isinstance(error, LlamacliError):
-        return Fault(500, str(error))
+    for kind, (status, code) in TOLD.items():
+        if isinstance(error, kind):
+            headers = {"Retry-After": "10"} if kind is UnreachableError else {}
+            return Fault(status, str(error), code=code, headers=headers)
     return Fault(500, f"unexpected {type(error).__name__}")

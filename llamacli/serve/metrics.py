@@ -30,7 +30,7 @@ class Metrics:
         self.decodes = counter("n_decode", "Calls of llama_decode.")
         self.prompt_seconds = counter("prompt_seconds", "Seconds of steps that read prompts.")
         self.answer_seconds = counter("tokens_predicted_seconds", "Seconds of the other steps.")
-        self.beside = gauge("n_busy_slots_per_decode", "Sequences in the last step.")
+        self.sequences = gauge("n_busy_slots_per_decode", "Sequences in the last step.")
         self.processing = gauge("requests_processing", "Answers that run.")
         self.deferred = gauge("requests_deferred", "Answers that wait for a sequence.")
         self.first = histogram("time_to_first_token_seconds", "From request to first token.")
@@ -39,9 +39,9 @@ class Metrics:
             "llamacli_http_requests", "Requests by status.", ["status"], registry=self.registry
         )
 
-    def step(self, step: Step, beside: int, seconds: float) -> None:
+    def step(self, step: Step, sequences: int, seconds: float) -> None:
         self.decodes.inc(step.evaluations)
-        self.beside.set(beside)
+        self.sequences.set(sequences)
         self.answer_tokens.inc(len(step.grown))
         self.prompt_tokens.inc(step.read)
         (self.prompt_seconds if step.read else self.answer_seconds).inc(seconds)

@@ -173,12 +173,12 @@ class _Life:
         for number in SIGNALS:
             signal.signal(number, lambda n, _: loop.call_soon_threadsafe(self._arrive, n))
         sockets = [self.port, *([self.own.socket] if self.own else [])]
-        beside = [
+        background = [
             asyncio.create_task(self._load(pool)),
             asyncio.create_task(pool.free_idle()),
         ]
         await self.http.serve(sockets=sockets)
-        for task in beside:
+        for task in background:
             task.cancel()
         desk.draining = True
         await desk.cancel_all()

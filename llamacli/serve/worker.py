@@ -35,7 +35,7 @@ class Worker:
         """What it gives, done in the engine's thread."""
         future: asyncio.Future[T] = self.loop.create_future()
 
-        def settle(function: Callable[[Any], None], value: Any) -> None:
+        def resolve(function: Callable[[Any], None], value: Any) -> None:
             if not future.done():
                 function(value)
 
@@ -43,9 +43,9 @@ class Worker:
             try:
                 value = work()
             except Exception as error:
-                self.loop.call_soon_threadsafe(settle, future.set_exception, error)
+                self.loop.call_soon_threadsafe(resolve, future.set_exception, error)
             else:
-                self.loop.call_soon_threadsafe(settle, future.set_result, value)
+                self.loop.call_soon_threadsafe(resolve, future.set_result, value)
 
         self.inbox.put(done)
         return await future

@@ -15,7 +15,7 @@ from llamacli.speculate.lookup import Drafted, Lookup
 class Drafts:
     """valid says how many of a draft's tokens, the first ones, the answer may have at all.
 
-    lookup gets the answer's tokens as they come. A proposal replaces one that wasn't settled.
+    lookup gets the answer's tokens as they come. A proposal replaces one that none was accepted of.
     """
 
     valid: Callable[[Sequence[int]], int] = len
@@ -55,7 +55,7 @@ class Drafts:
             self.budget.gave_up(kind, drafting)
         return self.proposed
 
-    def settle(self, accepted: int) -> None:
+    def accept(self, accepted: int) -> None:
         """An evaluation is over, with so many of the proposed tokens accepted."""
         size, kind = len(self.proposed), self.kind
         if kind is None:

@@ -74,7 +74,7 @@ class Lookahead:
             del self.waiting[0]
             self.row += 1
             return self.row
-        self._settle()
+        self._accept()
         self._keep(len(self.prompt) + self.evaluated - 1)
         self.waiting = list(self._draft(self.speculation, left))
         if self.waiting:
@@ -88,7 +88,7 @@ class Lookahead:
     def finish(self) -> None:
         """Leave in the cache what was drawn and evaluated, not what was only drafted."""
         if self.speculation is not None:
-            self._settle()
+            self._accept()
             if not self.engine.closed:
                 self._keep(len(self.prompt) + self.evaluated)
 
@@ -96,9 +96,9 @@ class Lookahead:
         if len(self.engine.tokens) > count:  # llama.cpp would look through all cells
             self.engine.keep(count)
 
-    def _settle(self) -> None:
+    def _accept(self) -> None:
         """Keep account of the draft that has been checked."""
-        self.drafts.settle(len(self.drafts.proposed) - len(self.waiting))
+        self.drafts.accept(len(self.drafts.proposed) - len(self.waiting))
         self.waiting = []
 
     def _draft(self, speculation: Speculation, left: int) -> list[int]:

@@ -21,12 +21,12 @@ def open_evaluator(
     *,
     step: int = STEP,
     observer: Any = None,
-    beside: Workers | None = None,
+    shared: Workers | None = None,
     **machine: Any,
 ) -> Engine:
     """The model with room for context tokens and for all logits of step tokens. Close it.
 
-    observer and beside are Engine's; machine are EngineSettings' fields that say where it runs.
+    observer and shared are Engine's; machine are EngineSettings' fields that say where it runs.
     """
     asked: dict[str, Any] = {
         "context": context,
@@ -39,7 +39,7 @@ def open_evaluator(
     if threads is not None:
         asked["threads"] = threads
     settings = EngineSettings(**{**defaults(this_processor(), "short"), **asked})
-    return Engine(path, settings, observer=observer, beside=beside)
+    return Engine(path, settings, observer=observer, shared=shared)
 
 
 def all_logits(engine: Engine, tokens: Sequence[int]) -> Iterator[NDArray[np.float32]]:

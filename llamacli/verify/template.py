@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from convert import Checkpoint
+from llamacli.engine import common_prefix
 from llamacli.errors import InvalidModelError
 from llamacli.gguf import GGUFFile
 from llamacli.prompt import render
@@ -79,8 +80,7 @@ def _rendered(template: str, sample: dict[str, Any], names: dict[str, Any]) -> s
 
 def _difference(expected: str, stored: str) -> str:
     """The first place where two texts differ, with some of what follows."""
-    pairs = enumerate(zip(expected, stored, strict=False))
-    start = next((i for i, (a, b) in pairs if a != b), min(len(expected), len(stored)))
+    start = common_prefix(expected, stored)
     return (
         f"at character {start} it gives {stored[start : start + 80]!r}; "
         f"the checkpoint's {expected[start : start + 80]!r}"

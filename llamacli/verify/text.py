@@ -45,7 +45,7 @@ def text_row(
         precise = reference or held.enter_context(_converted(checkpoint))
         ours = held.enter_context(open_evaluator(file.path, size, threads, **machine))
         theirs = held.enter_context(
-            open_evaluator(precise, size, threads, beside=ours.workers, **machine)
+            open_evaluator(precise, size, threads, shared=ours.workers, **machine)
         )
         if ours.vocabulary.size != theirs.vocabulary.size:
             sizes = f"{ours.vocabulary.size} tokens, the reference {theirs.vocabulary.size}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from gguf import TokenType
 
 from convert import Checkpoint, Tokenizer
-from llamacli.engine import Vocabulary
+from llamacli.engine import Vocabulary, common_prefix
 from llamacli.verify.corpus import TEXTS, special_texts
 from llamacli.verify.rows import Row, judged, skipped
 
@@ -73,10 +73,7 @@ def _differences(
     for text, ids in expected:
         stored = vocabulary.tokenize(text, special=True)
         if stored != list(ids):
-            start = next(
-                (i for i, (a, b) in enumerate(zip(stored, ids, strict=False)) if a != b),
-                min(len(stored), len(ids)),
-            )
+            start = common_prefix(stored, ids)
             problems.append(
                 f"{text[:40]!r} gives {stored[start : start + 4]} from token {start} on; "
                 f"expected {list(ids[start : start + 4])}"

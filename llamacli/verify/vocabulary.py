@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gguf import TokenType
 
 from convert import NAMED_CONTROL_TOKENS, Checkpoint, adds_special_tokens, end_tokens, special_ids
-from llamacli.engine import Vocabulary
+from llamacli.engine import Vocabulary, common_prefix
 from llamacli.gguf import GGUFFile
 from llamacli.verify.rows import Row, judged
 
@@ -50,9 +50,7 @@ def merges_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
         if merge not in ranks
     ]
     if not problems:
-        pairs = enumerate(zip(stored, expected, strict=False))
-        first = next((i for i, (a, b) in pairs if a != b), min(len(stored), len(expected)))
-        problems = [f"their order differs from merge {first} on"]
+        problems = [f"their order differs from merge {common_prefix(stored, expected)} on"]
     return judged("merges", problems, "")
 
 

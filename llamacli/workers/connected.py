@@ -35,9 +35,9 @@ class Workers:
         addresses: Sequence[Address],
         file: GGUFFile,
         timeout: float = TIMEOUT,
-        beside: "Workers | None" = None,
+        shared: "Workers | None" = None,
     ) -> Self:
-        """Connected for a file's weights; beside are those of an engine that stays until this one
+        """Connected for a file's weights; shared are those of an engine that stays until this one
         has gone, whose connections serve both: a worker takes one client at a time.
 
         Raises UnreachableError where one isn't there, or isn't as it should be.
@@ -45,10 +45,10 @@ class Workers:
         workers = cls()
         if addresses:
             try:
-                if beside is None:
+                if shared is None:
                     workers._connect(addresses, file, timeout)
                 else:
-                    workers._join(beside)
+                    workers._join(shared)
                 workers._add(file)
                 workers.check()
             except BaseException:
