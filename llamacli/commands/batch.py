@@ -97,7 +97,7 @@ def batch(
     grammar = shape.read(ending)
     path = model_path(model, quiet=quiet)
     asked = machine.asked(context, "short" if exact else "long", drafts, adapter)
-    drafts.check(asked, path)
+    machine.check(context, drafts, adapter, path)
     if output is not None:
         check_output(output, file, resume, force)
     lines = list(
@@ -114,7 +114,7 @@ def batch(
         if left:
             common = _Common(sampling, ending, grammar, shape.choice or [])
             answers = Answers(write, len(left), unordered, quiet)
-            adapters = adapter_fields(asked.adapters)
+            adapters = adapter_fields(adapter)
             if not no_server and answers_by_server(path, machine, asked, adapters, quiet):
                 fields = {**request_fields(sampling, ending, shape), **adapters, "exact": exact}
                 count = 1 if exact else parallel

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from llamacli.answer import Calling, OutputStyle, Result
     from llamacli.chat import Served
-    from llamacli.engine import AdapterChoice, Asked, Engine
+    from llamacli.engine import Asked, Engine
 
 
 def answer_by_server(
@@ -100,13 +100,14 @@ def answers_by_server(
     return has
 
 
-def adapter_fields(choices: "Sequence[AdapterChoice]") -> dict[str, Any]:
+def adapter_fields(given: "Sequence[str] | None") -> dict[str, Any]:
     """The field of a request that names adapters: a server that hasn't loaded them won't answer."""
-    if not choices:
+    if not given:
         return {}
+    from llamacli.models import adapter_choices
     from llamacli.serve import adapters_field
 
-    return adapters_field(choices)
+    return adapters_field(adapter_choices(given))
 
 
 def request_fields(

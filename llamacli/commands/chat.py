@@ -89,9 +89,9 @@ def chat(
         from llamacli.prompt import gather
 
         path, style = model_path(model), OutputStyle(verbose=verbose)
-        drafts.check(asked, path)
+        machine.check(context, drafts, adapter, path)
         messages = gather(None, ()).messages(system)
-        prompt = {"messages": messages, **adapter_fields(asked.adapters)}
+        prompt = {"messages": messages, **adapter_fields(adapter)}
         if not (no_server or date) and answer_by_server(
             path, machine, context, drafts.draft, prompt, sampling, ending, style, calling=offer
         ):

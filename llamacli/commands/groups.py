@@ -6,7 +6,7 @@ A group is a dataclass whose fields are options. A command takes one as a keywor
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -251,6 +251,23 @@ class Machine:
         chosen |= {"adapters": adapter_choices(adapter)}
         return Asked(**chosen, context=context, tune=not self.no_tune, profile=profile)
 
+    def check(
+        self, context: Any, drafts: "Drafts", adapter: "Sequence[str] | None", path: Path
+    ) -> None:
+        """Have what can't be asked for, or isn't there, told before stdin is read.
+
+        Where nothing is asked for but threads, nothing is imported. Raises UsageError and
+        NotFoundError.
+        """
+        plain = replace(self, threads=None) == Machine() and (self.threads is None or self.threads)
+        if plain and context is None and drafts == Drafts() and not adapter:
+            return
+        asked = self.asked(context, "short", drafts, adapter)
+        if asked.draft is not None:
+            from llamacli.models import drafting_for
+
+            drafting_for(path, asked)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Drafts:
@@ -268,13 +285,6 @@ class Drafts:
             help="A small model of the same vocabulary that drafts; auto as models.toml names it.",
         ),
     ] = None
-
-    def check(self, asked: "Asked", path: Path) -> None:
-        """Look for the model that drafts, so that a wrong name is told before stdin is read."""
-        if self.draft is not None:
-            from llamacli.models import drafting_for
-
-            drafting_for(path, asked)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,8 +92,7 @@ def run(
     if mcp.mcp and (raw or truncate or cache or grammar):
         raise UsageError("--mcp goes with no --raw, --truncate, --cache or shape")
     path = model_path(model, quiet=output.quiet)
-    asked_for = machine.asked(context, "short", drafts, adapter)
-    drafts.check(asked_for, path)
+    machine.check(context, drafts, adapter, path)
     if cache is not None:
         from llamacli.prompt import cache as prompt_cache
 
@@ -104,6 +103,7 @@ def run(
 
         servers = mcp.read()
         question = gather(prompt, file or (), errors).joined()
+        asked_for = machine.asked(context, "short", drafts, adapter)
         with model_for(path, machine, asked_for, style, alone=no_server) as engine:
             chat = ChatSession(
                 engine,
@@ -131,13 +131,14 @@ def run(
         asked: dict[str, Any] = {"messages": messages or given.messages(system)}
         if raw:
             asked = {"prompt": given.joined(), "special": special}
-        asked |= adapter_fields(asked_for.adapters)
+        asked |= adapter_fields(adapter)
         result = answer_by_server(
             path, machine, context, drafts.draft, asked, sampling, ending, style, shape, calling
         )
         if result is not None:
             _check_whole(result, whole)
             return
+    asked_for = machine.asked(context, "short", drafts, adapter)
     with engine_for(path, asked_for, quiet=output.quiet) as engine:
         settings = sampling.settings(engine)
 
