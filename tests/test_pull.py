@@ -261,12 +261,15 @@ def test_a_header_is_asked_for_again_only_where_it_is_longer(
     store.mkdir()
     end = read_gguf(model).data_offset
     assert opened(whole, end) == [end]
-    assert opened(whole, end // 20) == [n * (end // 20) for n in (1, 4, 16, 64) if n <= 64]
+    assert opened(whole, end // 20) == [n * (end // 20) for n in (1, 3, 12, 48)]  # each byte once
+    assert [start for start, _ in fetched] == [n * (end // 20) for n in (0, 1, 4, 16)]
     bad = bytearray(whole)
     bad[4] = 9  # a version that nobody knows
     with pytest.raises(InvalidModelError, match="version 9"):
         opened(bytes(bad), end // 20)
     assert len(fetched) == 1
+    with pytest.raises(InvalidModelError, match=r"^Tiny\.gguf: it is empty"):
+        opened(b"", end // 20)
 
 
 def test_forms_of_names() -> None:

@@ -150,9 +150,9 @@ def _map(path: Path) -> tuple[mmap.mmap, FileStatus]:
     with reading(path), path.open("rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise InvalidModelError(f"{path} is not a regular file; models are read by mapping")
+            raise InvalidModelError("it is no regular file; models are read by mapping", file=path)
         if status.st_size == 0:
-            raise InvalidModelError(f"{path} is empty, not a GGUF file")
+            raise InvalidModelError("it is empty, not a GGUF file", file=path)
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), file_status(file)
 
 
@@ -171,7 +171,7 @@ def file_identity(path: Path, status: FileStatus | None = None) -> list[int | st
     with reading(path), path.open("rb") as file:
         current = file_status(file)
         if current != (status or current):
-            raise InvalidModelError(f"{path}: {REPLACED}")
+            raise InvalidModelError(REPLACED, file=path)
         for i in range(SAMPLES):
             file.seek(max(0, current.size - 4096) * i // (SAMPLES - 1))
             parts.update(file.read(4096))

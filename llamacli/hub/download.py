@@ -107,8 +107,9 @@ def _open(repo: Repo, name: str, client: "httpx2.Client", scratch: Path) -> Part
     cached = repo.cached.get(name)
     file = remote_file(repo, name, client) if cached is None else LocalFile(cached)
     most, length = min(MAX_HEADER, file.size), min(HEADER, file.size)
+    raw = b""
     while True:
-        raw = bytes(file.read(0, length))
+        raw += file.read(len(raw), length - len(raw))
         _write_sparse(scratch, raw, file.size)
         try:
             with _named(scratch, name):
