@@ -28,8 +28,8 @@ def first_token(chat: Any, question: str) -> float:
 def measure(setup: Setup) -> Outcome:
     from llamacli.chat.conversation import Conversation, assistant, user
     from llamacli.chat.turns import ChatSession
-    from llamacli.engine.engine import Engine, EngineSettings
-    from llamacli.engine.settings import SamplingSettings
+    from llamacli.engine.engine import Engine
+    from llamacli.engine.settings import EngineSettings, SamplingSettings
 
     turn, words = (2, 4) if setup.quick else (TURN, WORDS)
     texts = [" ".join(f"word{i}" for i in range(n * words, (n + 1) * words)) for n in range(turn)]

@@ -28,7 +28,7 @@ def counted_and_real(model: Path, context: int, changes: dict[str, Any]) -> tupl
     from llamacli.engine.settings import EngineSettings
     from llamacli.machine.cores import this_processor
     from llamacli.machine.memory import free_memory
-    from llamacli.tune.measure import peak_resident
+    from llamacli.system import peak_resident
 
     settings = EngineSettings(context=context, device="cpu", **changes)
     processor = this_processor()

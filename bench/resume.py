@@ -58,10 +58,11 @@ def measure(setup: Setup) -> Outcome:
 
 def compare(model: Path, store: Path, tokens: int, runs: int) -> Outcome:
     """Both ways in a process of its own, whose store is that folder."""
-    from llamacli.chat.saved import SessionHead, create, save_cache
+    from llamacli.chat.file import SessionHead
+    from llamacli.chat.saved import create, save_cache
     from llamacli.chat.turns import ChatSession
-    from llamacli.engine.engine import Engine, EngineSettings
-    from llamacli.engine.settings import SamplingSettings
+    from llamacli.engine.engine import Engine
+    from llamacli.engine.settings import EngineSettings, SamplingSettings
 
     os.environ["LLAMACLI_HOME"] = str(store)
     resumed, again = [], []

@@ -37,11 +37,8 @@ def probability(engine: Engine, text: str) -> float:
     tokens = encode_turns(engine, [{"role": "user", "content": text}], tools=given)
     constraint = Calling(TOOLS).constraint(engine, len(tokens), 64)
     assert constraint is not None
-    answer = generate(
-        engine, tokens, SamplingSettings(temperature=0.0), max_tokens=64, constraint=constraint
-    )
-    next(answer)
-    answer.close()
+    settings = SamplingSettings(temperature=0.0)
+    next(generate(engine, tokens, settings, max_tokens=64, constraint=constraint))
     return constraint.probability or 0.0
 
 

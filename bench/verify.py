@@ -13,7 +13,7 @@ from pathlib import Path
 
 from convert.checkpoint import open_checkpoint
 from llamacli.gguf.file import read_gguf
-from llamacli.tune.measure import peak_resident
+from llamacli.system import peak_resident
 from llamacli.verify.tensors import compare, match
 
 

@@ -65,7 +65,7 @@ if sys.platform == "win32":
 
     def signal_main(number: int) -> None:
         """Have the main thread run the handler of a signal."""
-        _thread.interrupt_main(number)
+        _thread.interrupt_main(signal.Signals(number))
 
     def limit_memory(nbytes: int) -> None:
         """Windows has no limit that a process could set itself."""
