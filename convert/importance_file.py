@@ -26,11 +26,7 @@ SUMS, COUNTS = ".in_sum2", ".counts"
 DATASETS, CHUNKS, CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
 
 STRING, ARRAY = 8, 9
-NUMBERS = dict(enumerate("BbHhIif?")) | {
-    10: "Q",
-    11: "q",
-    12: "d",
-}  # GGUF's types in struct's terms
+NUMBERS = dict(zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True))  # in struct's terms
 
 
 def read_importance(path: Path) -> ImportanceMatrix:
@@ -105,9 +101,9 @@ class _Reader:
     def unpack(self, form: str, what: str) -> Any:
         return struct.unpack("<" + form, self.take(struct.calcsize("<" + form), what))[0]
 
-    def text(self, form: str, what: str, limit: int = MAX_NAME) -> str:
+    def text(self, form: str, what: str) -> str:
         length = self.unpack(form, what)
-        if length > limit:
+        if length > MAX_NAME:
             self.fail(f"{what} claims {length} bytes")
         return bytes(self.take(length, what)).decode(errors="replace")
 

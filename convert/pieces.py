@@ -67,9 +67,8 @@ def pieces_of(checkpoint: Checkpoint, tensors: tuple[PlannedTensor, ...]) -> Ite
         if stored is None:  # rope_freqs.weight is computed, not read
             continue
         matrix = len(tensor.spec.shape) == 2
-        unit = (
-            tensor.spec.head_dim if matrix and tensor.spec.head_dim else 1
-        )  # heads stay whole, so that their rows can be reordered
+        # Heads stay whole, so that their rows can be reordered.
+        unit = (tensor.spec.head_dim if matrix else None) or 1
         rows = max(unit, PIECE // tensor.spec.columns // unit * unit)
         row_bytes = tensor_nbytes(tensor.type, tensor.spec.columns)
         pairs = tuple(checkpoint.pairs.get(tensor.spec.source, ()))

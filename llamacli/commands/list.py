@@ -9,8 +9,6 @@ from llamacli.commands.printing import print_json, print_table
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from llamacli.models import Model, Stored
 
 
@@ -43,7 +41,8 @@ def list_models(
 def _row(model: "Stored") -> tuple[str, ...]:
     from llamacli.terminal import count, shortened
 
-    name, size, used = model.path.stem, count(model.bytes, "B"), _when(model.used)
+    name, size = model.path.stem, count(model.bytes, "B")
+    used = "never" if model.used is None else f"{model.used:%Y-%m-%d %H:%M}"
     if model.problem is not None:
         return name, "damaged", size, "-", f"{used}; {shortened(model.problem)}"
     if model.adapts is not None:
@@ -51,10 +50,6 @@ def _row(model: "Stored") -> tuple[str, ...]:
         return name, model.quantization or "unknown", size, "-", f"an adapter{base}"
     context = "-" if model.context is None else str(model.context)
     return name, model.quantization or "unknown", size, context, used
-
-
-def _when(used: "datetime | None") -> str:
-    return "never" if used is None else f"{used:%Y-%m-%d %H:%M}"
 
 
 def _as_object(model: "Stored") -> dict[str, Any]:
