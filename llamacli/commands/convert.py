@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from llamacli.commands import adapting, fetching
+from llamacli.commands import adapting, fetching, options
 from llamacli.commands.measuring import AUTO, matrix_path, measured, tell_gain
 from llamacli.commands.mixture import Mixture, fitted
 from llamacli.commands.printing import bytes_bar, print_table
@@ -43,10 +43,7 @@ def convert(
             "the Hub."
         ),
     ],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="The file to write; without it, one in the store."),
-    ] = None,
+    output: fetching.Output = None,
     *,
     mixture: Mixture,
     imatrix: Annotated[
@@ -73,7 +70,7 @@ def convert(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that quantize.  [default: all cores]")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    force: options.Force = False,
     revision: fetching.Revision = None,
     token: fetching.Token = None,
     download: Annotated[

@@ -14,6 +14,10 @@ from llamacli.terminal import count, notice
 if TYPE_CHECKING:
     from llamacli.hub import Needs, Repo
 
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="The file to write; without it, one in the store."),
+]
 Revision = Annotated[
     str | None,
     typer.Option(help="On the Hub: a branch, tag or commit.  [default: main]"),

@@ -42,7 +42,7 @@ def imatrix(
             "--output", "-o", help="The file to write.  [default: the model's name.imatrix.gguf]"
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    force: options.Force = False,
     threads: options.Threads = None,
     device: options.Device = None,
     together: groups.Together,

@@ -39,6 +39,13 @@ ModelArgument = Annotated[
         help="A GGUF file, a name in the store, or `demo`.  [default: $LLAMACLI_MODEL]",
     ),
 ]
+ModelOrFolder = Annotated[
+    str,
+    typer.Argument(
+        autocompletion=complete_models,
+        help="A GGUF file, a checkpoint's folder, a name in the store, or `demo`.",
+    ),
+]
 System = Annotated[str | None, typer.Option("--system", "-s", help="The system prompt.")]
 Errors = Annotated[
     Literal["strict", "replace"],
@@ -104,6 +111,7 @@ NoServer = Annotated[
     bool,
     typer.Option("--no-server", help="Load the model, also where `llamacli serve` has it loaded."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Give it all as JSON.")]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Nothing on stderr but what went wrong.")

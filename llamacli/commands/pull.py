@@ -1,11 +1,10 @@
 """llamacli pull: a GGUF file from the Hub into the store."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamacli.commands import fetching
+from llamacli.commands import fetching, options
 from llamacli.commands.printing import bytes_bar
 from llamacli.errors import writing
 from llamacli.home import possible_name
@@ -21,11 +20,8 @@ def pull(
         str,
         typer.Argument(help="owner/repo:Q4_K_M, owner/repo/file.gguf, or owner/repo with one."),
     ],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="The file to write; without it, one in the store."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    output: fetching.Output = None,
+    force: options.Force = False,
     revision: fetching.Revision = None,
     token: fetching.Token = None,
 ) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamacli.commands.options import complete_models
+from llamacli.commands import options
 from llamacli.commands.printing import print_json, print_rows, print_text
 from llamacli.errors import NotFoundError, UsageError
 from llamacli.models import DEMO, locate
@@ -16,13 +16,7 @@ if TYPE_CHECKING:
 
 
 def show(
-    model: Annotated[
-        str,
-        typer.Argument(
-            autocompletion=complete_models,
-            help="A GGUF file, a checkpoint's folder, a name in the store, or `demo`.",
-        ),
-    ],
+    model: options.ModelOrFolder,
     config: Annotated[
         bool, typer.Option("--config", help="config.json, every key; `_derived` marks a guess.")
     ] = False,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamacli.commands import options
-from llamacli.commands.options import complete_models
 from llamacli.commands.printing import print_json, print_text
 from llamacli.commands.show import open_source
 from llamacli.errors import UsageError
@@ -21,13 +20,7 @@ if TYPE_CHECKING:
 
 
 def tokens(
-    model: Annotated[
-        str,
-        typer.Argument(
-            autocompletion=complete_models,
-            help="A GGUF file, a checkpoint's folder, a name in the store, or `demo`.",
-        ),
-    ],
+    model: options.ModelOrFolder,
     text: Annotated[str | None, typer.Argument(help="What to tokenize; else stdin.")] = None,
     find: Annotated[
         str | None,
