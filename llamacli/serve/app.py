@@ -48,14 +48,61 @@ class Server:
             raise Fault(503, "the model is being loaded", code="loading",
                         headers={"Retry-After": "1"})  # fmt: skip
 
+    async def health(self, _: Request) -> Response:
+        self.check_ready()
+        return json_response({"status": "ok"})
+
+    async def metrics(self, _: Request) -> Response:
+        text = self.desk.pool.metrics.text()
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def models(self, request: Request) -> Response:
+        pool = self.desk.pool
+        loaded = {model.path for model in pool.loaded.values()}
+        listed: list[dict[str, Any]] = [
+            {
+                "id": name, "object": "model", "created": _created(path), "owned_by": "llamacli",
+                "loaded": path in loaded,
+            }
+            for name, path in pool.names().items()
+        ]  # fmt: skip
+        if (name := request.path_params.get("name")) is None:
+            return json_response({"object": "list", "data": listed})
+        path = pool.path(name)
+        return json_response(next(one for one in listed if pool.names()[one["id"]] == path))
+
+    async def adapters(self, _: Request) -> Response:
+        """As llama-server lists them: their numbers for the field lora, and the scales without."""
+        self.check_ready()
+        choices = enumerate(self.desk.pool.adapters)
+        return json_response(
+            [{"id": i, "path": one.path.name, "scale": one.scale} for i, one in choices]
+        )
+
+    async def answer_own(self, request: Request) -> Response:
+        """The user's own programs, by the Unix socket."""
+        local.check_own(request)
+        self.check_ready()
+        fields = await read_body(request)
+        model = local.find_loaded(self.desk.pool, fields)
+        lora = local.find_adapters(model, fields)
+        if fields.flag("probe"):
+            return json_response(local.model_object(model))
+        ask = await asyncio.to_thread(local.read_local, fields, lora)
+        async with AsyncExitStack() as stack:
+            answers = await stack.enter_async_context(self.desk.answer(ask, model))
+            request.scope["told"].append(f"{model.name} {answers.prompt_tokens} in")
+            return LineStream(local.lines(answers), stack.pop_all())
+        raise AssertionError
+
 
 def make_app(server: Server) -> Starlette:
     routes = [
-        Route("/health", _health(server)),
-        Route("/metrics", _metrics(server)),
-        Route("/lora-adapters", _adapters(server)),
-        Route("/v1/models", _models(server)),
-        Route("/v1/models/{name:path}", _models(server)),
+        Route("/health", guarded(server.health)),
+        Route("/metrics", server.metrics),
+        Route("/lora-adapters", guarded(server.adapters)),
+        Route("/v1/models", guarded(server.models)),
+        Route("/v1/models/{name:path}", guarded(server.models)),
         *_posts("/v1/chat/completions", _generating(server, read_chat, ChatAnswer)),
         *_posts("/v1/completions", _generating(server, read_completion, CompletionAnswer)),
         *_posts("/v1/responses", _generating(server, read_response, ResponseAnswer)),
@@ -64,7 +111,7 @@ def make_app(server: Server) -> Starlette:
         *_posts("/tokenize", _on_model(server, own.tokenize)),
         *_posts("/detokenize", _on_model(server, own.detokenize)),
         *_posts("/apply-template", _on_model(server, own.apply_template)),
-        *_posts("/own/answer", _local(server)),
+        *_posts("/own/answer", guarded(server.answer_own)),
         *page_routes(),
         *batch_routes(_office(server)),
     ]
@@ -118,25 +165,6 @@ def _generating(server: Server, read: Callable[[Fields], Ask], form: type[Form])
     return guarded(answer)
 
 
-def _local(server: Server) -> Endpoint:
-    async def answer(request: Request) -> Response:
-        local.check_own(request)
-        server.check_ready()
-        fields = await read_body(request)
-        model = local.find_loaded(server.desk.pool, fields)
-        lora = local.find_adapters(model, fields)
-        if fields.flag("probe"):
-            return json_response(local.model_object(model))
-        ask = await asyncio.to_thread(local.read_local, fields, lora)
-        async with AsyncExitStack() as stack:
-            answers = await stack.enter_async_context(server.desk.answer(ask, model))
-            request.scope["told"].append(f"{model.name} {answers.prompt_tokens} in")
-            return LineStream(local.lines(answers), stack.pop_all())
-        raise AssertionError
-
-    return guarded(answer)
-
-
 def _on_model(server: Server, work: Callable[[Loaded, Fields], dict[str, Any]]) -> Endpoint:
     async def answer(request: Request) -> Response:
         server.check_ready()
@@ -148,59 +176,11 @@ def _on_model(server: Server, work: Callable[[Loaded, Fields], dict[str, Any]]) 
     return guarded(answer)
 
 
-def _models(server: Server) -> Endpoint:
-    async def answer(request: Request) -> Response:
-        pool = server.desk.pool
-        loaded = {model.path for model in pool.loaded.values()}
-        listed: list[dict[str, Any]] = [
-            {
-                "id": name, "object": "model", "created": _created(path), "owned_by": "llamacli",
-                "loaded": path in loaded,
-            }
-            for name, path in pool.names().items()
-        ]  # fmt: skip
-        if (name := request.path_params.get("name")) is None:
-            return json_response({"object": "list", "data": listed})
-        path = pool.path(name)
-        return json_response(next(one for one in listed if pool.names()[one["id"]] == path))
-
-    return guarded(answer)
-
-
-def _adapters(server: Server) -> Endpoint:
-    """As llama-server lists them: their numbers for the field lora, and the scales without it."""
-
-    async def answer(_: Request) -> Response:
-        server.check_ready()
-        choices = enumerate(server.desk.pool.adapters)
-        return json_response(
-            [{"id": i, "path": one.path.name, "scale": one.scale} for i, one in choices]
-        )
-
-    return guarded(answer)
-
-
 def _created(path: Any) -> int:
     try:
         return int(path.stat().st_mtime)
     except OSError:
         return 0
-
-
-def _health(server: Server) -> Endpoint:
-    async def answer(_: Request) -> Response:
-        server.check_ready()
-        return json_response({"status": "ok"})
-
-    return guarded(answer)
-
-
-def _metrics(server: Server) -> Endpoint:
-    async def answer(_: Request) -> Response:
-        text = server.desk.pool.metrics.text()
-        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    return answer
 
 
 async def _nowhere(request: Request, _: Exception) -> Response:
