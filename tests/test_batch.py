@@ -273,6 +273,7 @@ def test_bad_lines_are_told_and_the_rest_goes_on(path: Path) -> None:
                 "empty", "line 1 already", "id is a text", "either", "has the role"]  # fmt: skip
     for line, words in zip(result[1:12], expected, strict=True):
         assert words in line["error"], line
+    assert result[8]["id"] == 9  # so that --resume finds the error, and the answer, again
 
 
 def test_template_takes_fields(path: Path) -> None:

@@ -60,7 +60,8 @@ def read_lines(
                 identity = number
                 raise UsageError("the id has half a surrogate pair, which is no text")
             if (first := seen.setdefault(key_of(identity), number)) != number:
-                raise UsageError(f"the id {identity!r} was on line {first} already")
+                identity, given = number, identity  # of the other one an output has an answer
+                raise UsageError(f"the id {given!r} was on line {first} already")
             yield _request(identity, fields, template, system, is_json)
         except UsageError as error:
             yield BadLine(identity, f"line {number}: {error}")
