@@ -287,6 +287,13 @@ def test_template_takes_fields(path: Path) -> None:
     assert "wants {lang}" in result[1]["error"]
 
 
+def test_a_template_that_fits_no_line_replaces_no_output(path: Path, tmp_path: Path) -> None:
+    (out := tmp_path / "out").write_text("kept")
+    options = ("-m", path, "-o", out, "--force", "--template", "{txt}")
+    llamacli("batch", *options, stdin=b"a\nb\n", check=2)
+    assert out.read_text() == "kept"
+
+
 def test_choices_for_each_line(path: Path) -> None:
     data = "\n".join(f"line {i}" for i in range(12)).encode()
     result = llamacli("batch", "-m", path, "--choice", "yes", "--choice", "no", stdin=data)

@@ -81,6 +81,7 @@ def batch(
     from llamacli.answer import interrupts
     from llamacli.batch import (
         MAX_PARALLEL,
+        BadLine,
         BatchEngine,
         answer_all,
         answer_each,
@@ -105,6 +106,9 @@ def batch(
     )
     if not lines:
         raise UsageError("there are no prompts: every line is blank")
+    bad = [line.error for line in lines if isinstance(line, BadLine)]
+    if template is not None and len(bad) == len(lines):
+        raise UsageError(f"--template fits no line; {bad[0]}")
     held, whole = read_output(output) if resume and output is not None else ({}, 0)
     left = [line for line in lines if key_of(line.id) not in held]
     failed = sum(not held[key] for key in held)
