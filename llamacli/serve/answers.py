@@ -65,8 +65,6 @@ class Answers:
         """All answers at their end. Raises Fault where one failed."""
         answers = [Whole(index) for index in range(self.stream.count)]
         async for piece in self.pieces():
-            if piece.error is not None:
-                raise as_fault(piece.error)
             answers[piece.index].add(piece)
         return answers
 
@@ -74,9 +72,12 @@ class Answers:
         """The stream's, their calls parted from their texts.
 
         Of an answer that is held to calls they go out as they are written, of another one whole.
+        Raises Fault where an answer fails.
         """
         async for piece in self.stream:
-            if not self.partings or piece.error is not None:
+            if piece.error is not None:
+                raise as_fault(piece.error)
+            if not self.partings:
                 yield piece
                 continue
             parting, result = self.partings[piece.index], piece.result

@@ -9,7 +9,7 @@ from llamacli.answer import Result
 from llamacli.prompt import Message
 from llamacli.serve.answers import Answers, Whole
 from llamacli.serve.ask import MAX_TOKENS, Ask, read_lora, read_sampling, read_stop, refuse
-from llamacli.serve.faults import Fault, as_fault, invalid, unsupported
+from llamacli.serve.faults import Fault, invalid, unsupported
 from llamacli.serve.fields import Fields
 from llamacli.serve.messages import content_text, each, function_call, part_text
 from llamacli.serve.openai import check_shape, new_id, read_format
@@ -161,8 +161,6 @@ class MessageAnswer:
         if self.ask.calling is None:
             yield blocks.begin({"type": "text", "text": ""})
         async for piece in self.answers.pieces():
-            if piece.error is not None:
-                raise as_fault(piece.error)
             for event in blocks.events(piece):
                 yield event
             if piece.result is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from llamacli.serve.answers import Answers, Whole
 from llamacli.serve.ask import MAX_TOP, Ask, refuse
-from llamacli.serve.faults import as_fault, invalid
+from llamacli.serve.faults import invalid
 from llamacli.serve.fields import Fields
 from llamacli.serve.messages import read_messages
 from llamacli.serve.openai import (
@@ -89,8 +89,6 @@ class ChatAnswer:
             yield self._chunk(index, {"role": "assistant", "content": start, "refusal": None})
         results, calls = [], [-1] * self.ask.n
         async for piece in self.answers.pieces():
-            if piece.error is not None:
-                raise as_fault(piece.error)
             logprobs: Any = piece.logprobs
             for delta in _deltas(piece, calls):
                 yield self._chunk(piece.index, delta, logprobs)

@@ -6,7 +6,7 @@ from typing import Any
 
 from llamacli.serve.answers import Answers, Whole
 from llamacli.serve.ask import MAX_CHOICES, MAX_TOP, Ask, refuse
-from llamacli.serve.faults import as_fault, invalid, unsupported
+from llamacli.serve.faults import invalid, unsupported
 from llamacli.serve.fields import Fields, shown
 from llamacli.serve.logprobs import Said
 from llamacli.serve.openai import (
@@ -83,9 +83,7 @@ class CompletionAnswer:
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """Raises Fault in mid-stream."""
         results, empty = [], {"usage": None} if self.ask.include_usage else {}
-        async for piece in self.answers.stream:
-            if piece.error is not None:
-                raise as_fault(piece.error)
+        async for piece in self.answers.pieces():
             finish = None
             if piece.result is not None:
                 results.append(piece.result)

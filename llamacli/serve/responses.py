@@ -11,7 +11,7 @@ from llamacli.answer import Calling, Result
 from llamacli.prompt import Message
 from llamacli.serve.answers import Answers, Whole
 from llamacli.serve.ask import MAX_TOKENS, MAX_TOP, Ask, read_lora, read_sampling, refuse
-from llamacli.serve.faults import as_fault, invalid, unsupported
+from llamacli.serve.faults import invalid, unsupported
 from llamacli.serve.fields import Fields, shown
 from llamacli.serve.logprobs import Said
 from llamacli.serve.messages import content_text, each, function_call
@@ -151,8 +151,6 @@ class ResponseAnswer:
             for event in self._begin(_Item()):
                 yield event
         async for piece in self.answers.pieces():
-            if piece.error is not None:
-                raise as_fault(piece.error)
             for event in self._grow(piece):
                 yield event
             if piece.result is not None:
