@@ -191,6 +191,20 @@ def test_what_can_not_be_told_ends_nothing_unless_nobody_reads(
         notice("half of it is done")
 
 
+def test_nothing_is_measured_that_could_not_be_kept(
+    store: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("it is measured")
+
+    monkeypatch.setattr("llamacli.tune.tune", fail)
+    store.write_text("no folder")
+    del cli.app.registered_commands[:]
+    with pytest.raises(SystemExit) as left:
+        cli.main(["tune", str(model)])
+    assert left.value.code == 6, capsys.readouterr().err
+
+
 @needs_pipes
 def test_a_device_or_pipe_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(pipe := tmp_path / "pipe")

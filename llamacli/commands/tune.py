@@ -50,6 +50,7 @@ def tune(
     tell = (lambda _: None) if quiet else (lambda title: notice(f"measuring: {title}"))
     shared = together.settings()
     workers = shared.get("workers", ())
+    profiles.check_place()
     tuning = measure(path, seconds, chosen, on_stage=tell, **shared)
     others = {
         name: profiles.tuned_settings(path, name, workers=workers) for name in profiles.PROFILES

@@ -7,6 +7,7 @@ A file's name is made of two hashes: the model's file, and all else that a measu
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -67,6 +68,14 @@ def tuned_costs(path: Path) -> Costs | None:
         if sound and known.get(1) == 1 and 2 <= len(known) <= 64:
             return Costs(known)
     return None
+
+
+def check_place() -> None:
+    """Raises OutputError where nothing can be kept, before it is measured."""
+    folder = home(FOLDER)
+    with writing(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
 
 
 def keep(
