@@ -138,11 +138,14 @@ def _run(arguments: Sequence[str] | None) -> int:
     arguments = _debug_first(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["--debug"]:
         os.environ[DEBUG] = "1"
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # see __main__
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _terminate)
     sys.unraisablehook = deliver_again
     closed = _replace_closed_streams()
+    _let_streams_wait()
     try:
         if closed:
             raise OutputError("stdout is closed; give it a pipe, a file or a terminal")
@@ -169,6 +172,15 @@ def _replace_closed_streams() -> bool:
     if closed:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     return closed
+
+
+def _let_streams_wait() -> None:
+    """Undo what other programs set on a pipe or terminal that they share with this one: reads and
+    writes that fail where they would have to wait, and lose what was written."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # closed, or Windows before Python 3.12
+            if not os.get_blocking(stream.fileno()):
+                os.set_blocking(stream.fileno(), True)
 
 
 def _debug_first(arguments: Sequence[str]) -> list[str]:
@@ -199,7 +211,10 @@ def _as_usage(error: BaseException) -> BaseException:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "llamacli"
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    return UsageError(message.rstrip("."), hint=f"see `{path} --help`")
+    hint = f"see `{path} --help`"
+    if path.endswith(" run") and "extra argument" in message:  # as other programs take a model
+        hint = "a prompt is one argument, in quotes; a model is named by -m"
+    return UsageError(message.rstrip("."), hint=hint)
 
 
 def _exit_code(error: BaseException) -> int:

@@ -104,6 +104,7 @@ def test_byte_order_mark_and_null_bytes() -> None:
         (["x", "--choice", "a long one", "--choice", "b", "-n", "2"], b"", 2, "a long one"),
         (["x", "--truncate", "sideways"], b"", 2, "sideways"),
         (["x", "-n", "0"], b"", 2, "at most 0"),
+        ([os.fsdecode(b"caf\xe9")], b"", 2, "the text has the byte 0xe9, which isn't UTF-8"),
     ],
 )
 def test_wrong_use_is_one_line(arguments: list[str], stdin: bytes, code: int, words: str) -> None:
@@ -234,6 +235,37 @@ def test_closed_streams() -> None:
     assert child.returncode == 0 and child.stdout == b"word\n"
 
 
+@needs_linux
+def test_pipes_that_another_program_made_to_fail_rather_than_wait(model: Path) -> None:
+    """As Node and ssh leave them: what is read and written is whole all the same."""
+    import fcntl
+    import termios
+
+    def held(pipe: int) -> int:
+        size = bytearray(4)
+        fcntl.ioctl(pipe, termios.FIONREAD, size)
+        return int.from_bytes(size, sys.byteorder)
+
+    (given, asking), (answers, out) = os.pipe(), os.pipe()
+    fcntl.fcntl(out, fcntl.F_SETPIPE_SZ, 4096)
+    for end in (given, out):
+        os.set_blocking(end, False)
+    command = [*PROGRAM, "tokens", str(model), "--json"]
+    with subprocess.Popen(command, stdin=given, stdout=out, stderr=subprocess.DEVNULL) as child:
+        os.close(out)
+        os.write(asking, b"hello " * 300)
+        wait_until(lambda: held(given) == 0)
+        os.write(asking, b"there " * 300)
+        os.close(asking)
+        wait_until(lambda: held(answers) >= 4096 or child.poll() is not None)
+        with os.fdopen(answers, "rb") as pipe:
+            tokens = json.loads(pipe.read())
+    os.close(given)
+    assert child.returncode == 0
+    text = "".join(token["piece"] for token in tokens)
+    assert text.count("hello") == text.count("there") == 300
+
+
 @needs_shell
 def test_head_ends_it_quietly(tmp_path: Path) -> None:
     grammar = tmp_path / "g.gbnf"
@@ -308,6 +340,24 @@ def start_long_answer(tmp_path: Path, *options: str) -> subprocess.Popen[bytes]:
 def _longer(writer: Any) -> None:
     writer.kv_data[0].pop("llama.context_length", None)
     writer.add_context_length(131_072)
+
+
+@needs_signals
+def test_ctrl_c_while_the_program_is_imported_is_quiet(tmp_path: Path) -> None:
+    slow = (
+        f"import pathlib, time; pathlib.Path({str(tmp_path / 'there')!r}).touch(); time.sleep(600)"
+    )
+    (tmp_path / "typer.py").write_text(slow)
+    child = subprocess.Popen(
+        [*PROGRAM, "list"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    wait_until((tmp_path / "there").exists, child)
+    child.send_signal(signal.SIGINT)
+    assert child.communicate(timeout=PATIENCE) == (b"", b"")
+    assert child.returncode == -signal.SIGINT  # which is 130 to a shell
 
 
 @needs_signals

@@ -58,9 +58,11 @@ class Vocabulary:
         try:
             raw = text.encode()
         except UnicodeEncodeError as error:
-            raise UsageError(
-                f"character {error.start} of the text is half a surrogate pair, not valid Unicode"
-            ) from None
+            half = text[error.start]
+            what = "half a surrogate pair, not valid Unicode"
+            if "\udc80" <= half <= "\udcff":  # as Python keeps it of a command line, or of keys
+                what = f"the byte 0x{ord(half) - 0xDC00:02x}, which isn't UTF-8"
+            raise UsageError(f"the text has {what}") from None
         if len(raw) > MAX_TEXT:
             raise UsageError(f"the text has {len(raw)} bytes; {MAX_TEXT} can be read at once")
         room = len(raw) + 8
