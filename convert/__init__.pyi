@@ -75,8 +75,10 @@ from .safetensors import (
 )
 from .sized import Fit as Fit, fit as fit
 from .small_files import (
+    DEFAULT as DEFAULT,
+    TOOL_USE as TOOL_USE,
     optional_json as optional_json,
-    read_chat_template as read_chat_template,
+    read_chat_templates as read_chat_templates,
     read_json as read_json,
 )
 from .special import (

@@ -69,13 +69,14 @@ def read_added(entries: Any) -> list[AddedToken]:
 UNDONE = "which llama.cpp's tokenizer doesn't do"
 
 
-def check_template(added: Iterable[AddedToken], template: str | None) -> None:
-    """Refuse control tokens in a chat template that would take in text around them.
+def check_templates(added: Iterable[AddedToken], templates: Mapping[str, str]) -> None:
+    """Refuse control tokens in chat templates that would take in text around them.
 
     Elsewhere their flags mean nothing: no text becomes a control token here.
     """
+    together = "\0".join(templates.values())
     for token in added:
-        if token.control and token.flags and template and token.text in template:
+        if token.control and token.flags and token.text in together:
             raise _error(
                 f"added token {token.text!r} of the chat template has {token.flags[0]}, {UNDONE}"
             )

@@ -3,6 +3,7 @@
 Nothing here reads a weight: shards' headers alone, checked against the files' sizes.
 """
 
+import re
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,12 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convert.added import check_template
-from convert.config import LlamaConfig, token_ids
+from convert.added import check_templates
+from convert.config import DYNAMIC, LlamaConfig, rope_kind, token_ids
 from convert.errors import CheckpointError
 from convert.lora import Pair
 from convert.safetensors import StoredTensor, fetch_header, parse_header
-from convert.small_files import optional_json, read_chat_template, read_json
+from convert.small_files import (
+    DEFAULT,
+    TEMPLATE_FILES,
+    optional_json,
+    read_chat_templates,
+    read_json,
+)
 from convert.tensors import TensorSpec, llama_tensors
 from convert.tokenizer import Tokenizer, parse_tokenizer
 from convert.weights import LocalFile, WeightFile
@@ -25,8 +32,22 @@ SINGLE = "model.safetensors"
 # What a conversion reads besides the weights; all but the first two may be missing.
 SMALL_FILES = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"),
-    *("chat_template.jinja", "README.md", INDEX),
+    *(*TEMPLATE_FILES.values(), "README.md", INDEX),
 )
+OUTPUT = "lm_head.weight"
+TIED = "where the embedding is the output as well, config.json says tie_word_embeddings true"
+# What tensors tell that no Llama has, by a part of their names.
+STRANGE = {
+    "lora_": "a LoRA adapter's folder is converted by itself, or merged by --merge",
+    ".scales": "the weights are quantized already; convert the full-precision checkpoint",
+    "_proj.bias": "a Llama with biases says so in config.json (attention_bias, mlp_bias)",
+}
+PICKLES = re.compile(r"\.(bin|pth|pt)(\.index\.json)?$")
+# What to do with files that are given in place of a folder, by their endings.
+FILES = {
+    ".gguf": "a GGUF file is converted already: name it with -m, as in run -m",
+    **dict.fromkeys((".safetensors", ".json"), "name the folder that it is in"),
+}
 HEADERS_AT_ONCE = 8  # fetched, of 16 MiB at most; they are parsed one by one
 
 
@@ -45,12 +66,17 @@ class Checkpoint:
     tokenizer: Tokenizer
     tokenizer_config: Mapping[str, Any]
     generation_config: Mapping[str, Any]
-    chat_template: str | None
+    chat_templates: Mapping[str, str]
     weights: Mapping[TensorSpec, StoredTensor]
     notes: tuple[str, ...] = ()
     pairs: Mapping[str, tuple[Pair, ...]] = field(default_factory=dict)
     merged: tuple[str, ...] = ()
     merged_identity: str = ""
+
+    @property
+    def chat_template(self) -> str | None:
+        """The one that conversations have, but where it has another one for tools."""
+        return self.chat_templates.get(DEFAULT)
 
     @property
     def source_nbytes(self) -> int:
@@ -66,7 +92,11 @@ class Checkpoint:
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Read and check a checkpoint folder. Raises CheckpointError naming the file at fault."""
     if not folder.is_dir():
-        raise CheckpointError("it is not a folder with a Hugging Face checkpoint", file=str(folder))
+        raise CheckpointError(
+            "it is not a folder with a Hugging Face checkpoint",
+            file=str(folder),
+            hint=FILES.get(folder.suffix.lower(), ""),
+        )
     config = read_config(folder)
     files = [LocalFile(folder / name) for name in shard_names(folder)]
     return describe_checkpoint(folder, folder.resolve().name, config, files)
@@ -91,8 +121,8 @@ def describe_checkpoint(
         config.vocab_size,
         file="generation_config.json",
     )
-    template = read_chat_template(folder, tokenizer_config)
-    check_template(tokenizer.added, template)
+    templates = read_chat_templates(folder, tokenizer_config)
+    check_templates(tokenizer.added, templates)
     return Checkpoint(
         name=name,
         folder=folder,
@@ -100,17 +130,22 @@ def describe_checkpoint(
         tokenizer=tokenizer,
         tokenizer_config=tokenizer_config,
         generation_config=generation_config,
-        chat_template=template,
+        chat_templates=templates,
         weights=_match(config, files, _index_of(folder, files)),
-        notes=tuple(_notes(folder, tokenizer, files)),
+        notes=tuple(_notes(folder, config, tokenizer, files)),
     )
 
 
-def _notes(folder: Path, tokenizer: Tokenizer, files: Sequence[WeightFile]) -> Iterator[str]:
+def _notes(
+    folder: Path, config: LlamaConfig, tokenizer: Tokenizer, files: Sequence[WeightFile]
+) -> Iterator[str]:
     if [file.name for file in files] == [SINGLE] and (folder / INDEX).exists():
         others = sorted({*(_read_index(folder) or {}).values()} - {SINGLE})
         if others:
             yield f"{SINGLE} is taken, as transformers does, and not {others[0]} of {INDEX}"
+    if rope_kind(config.raw) == DYNAMIC:
+        most = config.max_position_embeddings
+        yield f"dynamic rope scaling begins beyond {most} tokens, where the file's context ends"
     if tokenizer.pre.differs:
         yield f"llama.cpp's {tokenizer.pre.name} cuts {tokenizer.pre.differs} otherwise"
 
@@ -118,6 +153,12 @@ def _notes(folder: Path, tokenizer: Tokenizer, files: Sequence[WeightFile]) -> I
 def read_config(folder: Path) -> LlamaConfig:
     """config.json of a checkpoint folder, checked; no other file is read."""
     if not (folder / "config.json").exists():
+        if (folder / "params.json").exists():
+            fault = "it has Meta's own files (params.json), not those of a Hugging Face checkpoint"
+            hint = "get the model by its id on the Hub, or make one by transformers' "
+            raise CheckpointError(
+                fault, file=str(folder), hint=f"{hint}convert_llama_weights_to_hf"
+            )
         fault = "it has no config.json; is it a Hugging Face checkpoint?"
         raise CheckpointError(fault, file=str(folder))
     return LlamaConfig.from_dict(read_json(folder / "config.json"))
@@ -148,12 +189,21 @@ def require_safetensors(where: str, present: Collection[str]) -> None:
     """Refuse a checkpoint that has its weights in another form, or none at all."""
     if SINGLE in present or INDEX in present:
         return
-    others = [name for name in sorted(present) if Path(name).suffix in (".bin", ".pth", ".pt")]
+    shards = [name for name in sorted(present) if name.endswith(".safetensors")]
+    if shards:
+        raise CheckpointError(
+            f"it has {shards[0]}, and no {INDEX} that says what is where",
+            file=where,
+            hint=f"fetch the index, too; a file that holds everything is called {SINGLE}",
+        )
+    others = [name for name in sorted(present) if PICKLES.search(name)]
     if others:
         raise CheckpointError(
             f"its weights are in {others[0]}; only safetensors files are read, "
             "since pickles can run code",
             file=where,
+            hint="where you trust them, transformers' from_pretrained and save_pretrained write it "
+            "anew as safetensors",
         )
     raise CheckpointError(f"it has neither {SINGLE} nor {INDEX}", file=where)
 
@@ -214,13 +264,15 @@ def _match(
                 _check_shape(specs[name], tensor)
                 stored[name] = tensor
             elif not _is_spare(name, config):
-                raise CheckpointError(f"unknown tensor {name}", file=tensor.file.name)
+                hint = next((told for part, told in STRANGE.items() if part in name), "")
+                raise CheckpointError(f"unknown tensor {name}", file=tensor.file.name, hint=hint)
     for name, file_name in (index or {}).items():
         if name in specs and (name not in stored or stored[name].file.name != file_name):
             raise CheckpointError(f"{name} is not in {file_name}, where it should be", file=INDEX)
     if missing := specs.keys() - stored.keys():
         name = next(name for name in specs if name in missing)
-        raise CheckpointError(f"tensor {name} is missing in the safetensors files")
+        hint = TIED if name == OUTPUT else ""
+        raise CheckpointError(f"tensor {name} is missing in the safetensors files", hint=hint)
     return {spec: stored[name] for name, spec in specs.items()}
 
 
@@ -235,6 +287,4 @@ def _check_shape(spec: TensorSpec, tensor: StoredTensor) -> None:
 
 def _is_spare(name: str, config: LlamaConfig) -> bool:
     """Older checkpoints store the rotary frequencies; a tied head may be stored as well."""
-    return name.endswith(".rotary_emb.inv_freq") or (
-        name == "lm_head.weight" and config.tie_word_embeddings
-    )
+    return name.endswith(".rotary_emb.inv_freq") or (name == OUTPUT and config.tie_word_embeddings)

@@ -12,6 +12,7 @@ MAX_LAYERS = 512  # LLAMA_MAX_LAYERS of llama.cpp
 MAX_DIMENSION = 1 << 24
 MAX_VOCABULARY = 1 << 21
 MAX_CONTEXT = 1 << 31
+DYNAMIC = "dynamic"  # rope scaling that begins beyond max_position_embeddings, where a file ends
 # Keys that would make another model of it, and their values that don't.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (None, 1),
@@ -125,6 +126,8 @@ def _require_llama(raw: Mapping[str, Any]) -> None:
     model_type = raw.get("model_type")
     named = architectures if isinstance(architectures, list) else []
     if "LlamaForCausalLM" not in named or model_type not in (None, "llama"):
+        if not named and model_type in (None, "llama"):
+            raise _error('it names no architectures; a Llama says ["LlamaForCausalLM"] there')
         kind = ", ".join(map(str, named)) or f"model_type {model_type!r}"
         raise _error(f"this is {kind}; only LlamaForCausalLM can be converted")
     if (activation := raw.get("hidden_act", "silu")) != "silu":
@@ -132,7 +135,7 @@ def _require_llama(raw: Mapping[str, Any]) -> None:
     for key, neutral in NEUTRAL.items():
         if raw.get(key) not in neutral:
             raise _error(f"{key} is {raw[key]!r}, which llama.cpp's Llama doesn't do")
-    if raw.get("quantization_config") is not None:
+    if raw.get("quantization_config") is not None or raw.get("quantization") is not None:
         raise _error("the weights are quantized already; convert the full-precision checkpoint")
 
 
@@ -173,6 +176,12 @@ def _boolean(raw: Mapping[str, Any], key: str) -> bool:
     return bool(value)
 
 
+def rope_kind(raw: Mapping[str, Any]) -> Any:
+    """The rope scaling's type, by either spelling; None where there is none."""
+    scaling = raw.get("rope_parameters") or raw.get("rope_scaling")
+    return scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else None
+
+
 def _rope(raw: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     """rope_theta and the scaling, from either spelling.
 
@@ -191,17 +200,17 @@ def _rope(raw: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     theta = _number(raw if within is None else scaling, "rope_theta", default=10000.0)
     if raw.get("rope_theta") not in (None, theta):  # versions of transformers take either
         raise _error(f"rope_theta is {raw['rope_theta']!r}, and in {key} {within!r}")
-    kind = scaling.get("rope_type", scaling.get("type"))
+    kind = rope_kind(raw)
     if scaling.get("type") not in (None, kind):
         raise _error(f"{key} has the rope_type {kind!r} and the type {scaling['type']!r}")
     if kind is None:
         if set(scaling) - {"rope_theta"}:
             raise _error(f"{key} names no rope_type")
         return theta, None
-    if kind == "default":
+    if kind in ("default", DYNAMIC):
         return theta, None
     if kind not in ("llama3", "linear", "yarn"):
-        raise _error(f"rope type {kind!r} is not supported (llama3, linear and yarn are)")
+        raise _error(f"rope type {kind!r} is not supported (llama3, linear, dynamic and yarn are)")
     return theta, _scaling(kind, scaling, raw)
 
 

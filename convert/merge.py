@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from convert.adapter import VOCABULARY, WEIGHTS, Adapter
-from convert.added import check_template
+from convert.added import check_templates
 from convert.checkpoint import Checkpoint
 from convert.config import LlamaConfig
 from convert.errors import CheckpointError
 from convert.lora import Pair
 from convert.safetensors import StoredTensor
-from convert.small_files import optional_json, read_chat_template, read_json
+from convert.small_files import optional_json, read_chat_templates, read_json
 from convert.tensors import llama_tensors
 from convert.tokenizer import parse_tokenizer
 
@@ -85,11 +85,11 @@ def _with_tokenizer(
         fault = f"it has {len(tokenizer.tokens)} tokens, the adapter's embedding {rows} rows"
         raise CheckpointError(fault, file="tokenizer.json")
     tokenizer_config = optional_json(folder / "tokenizer_config.json")
-    template = read_chat_template(folder, tokenizer_config) or checkpoint.chat_template
-    check_template(tokenizer.added, template)
+    templates = read_chat_templates(folder, tokenizer_config) or checkpoint.chat_templates
+    check_templates(tokenizer.added, templates)
     return replace(
         checkpoint,
         tokenizer=tokenizer,
         tokenizer_config=tokenizer_config,
-        chat_template=template,
+        chat_templates=templates,
     )

@@ -36,8 +36,8 @@ def add_metadata(
     if checkpoint.merged:
         writer.add_array(MERGED_KEY, list(checkpoint.merged))
     _add_tokenizer(writer, checkpoint)
-    if checkpoint.chat_template:
-        writer.add_chat_template(checkpoint.chat_template)
+    templates = checkpoint.chat_templates.items()
+    writer.add_chat_template([{"name": name, "template": text} for name, text in templates if text])
     writer.add_string(CONFIG_KEY, json.dumps(checkpoint.config.raw, ensure_ascii=False))
     if checkpoint.generation_config:
         writer.add_string(

@@ -96,7 +96,8 @@ def _entry(
     shape: Any = entry.get("shape")
     offsets: Any = entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-        raise error(f"{name} has dtype {dtype!r}; BF16, F16 and F32 are read")
+        whole = "; convert the full-precision checkpoint" * str(dtype).startswith(("F8", "U", "I"))
+        raise error(f"{name} has dtype {dtype!r}; BF16, F16 and F32 are read{whole}")
     for label, numbers in (("shape", shape), ("data_offsets", offsets)):
         if not isinstance(numbers, list) or not all(type(n) is int and n >= 0 for n in numbers):
             raise error(f"{name} has {label} {numbers!r}, expected a list of sizes")

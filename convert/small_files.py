@@ -14,6 +14,16 @@ from convert.errors import CheckpointError
 MAX_FILE = 64 << 20  # bytes; Llama 3's tokenizer.json has 9 or 17 MB
 MAX_MEMORY = 512 << 20  # bytes that Python's objects may take of it
 MAX_TEMPLATE = 4 << 20
+# What to do about a file that isn't there, by its name.
+MISSING = {
+    "tokenizer.json": "fetch it from the model that this one was made from, or have transformers' "
+    "AutoTokenizer write it by save_pretrained",
+}
+DEFAULT, TOOL_USE = "default", "tool_use"
+TEMPLATE_FILES = {
+    DEFAULT: "chat_template.jinja",
+    TOOL_USE: "additional_chat_templates/tool_use.jinja",
+}
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 LFS = b"version https://git-lfs.github.com/spec/"
 
@@ -54,21 +64,32 @@ def parse_json(raw: bytes | bytearray, text: str | None = None) -> Any:
         return json.loads(raw if text is None else text)
 
 
-def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
-    """chat_template.jinja where it exists, else tokenizer_config.json's own."""
-    path = folder / "chat_template.jinja"
-    if path.exists():
-        try:
-            return _read(path, MAX_TEMPLATE).decode()
-        except UnicodeDecodeError as error:
-            raise CheckpointError(f"it can't be read: {error}", file=path.name) from error
-    template = tokenizer_config.get("chat_template")
-    if isinstance(template, list):
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default")
-    if template is not None and not isinstance(template, str):
+def read_chat_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
+    """The chat templates by their names: DEFAULT, and TOOL_USE, which some models have for tools.
+
+    As in transformers, those in files of their own where there are any, else
+    tokenizer_config.json's, which are one text or a list of named ones; others mean nothing here.
+    """
+    paths = {name: folder / path for name, path in TEMPLATE_FILES.items()}
+    files = {name: path for name, path in paths.items() if path.exists()}
+    if files:
+        return {name: _read_template(path) for name, path in files.items()}
+    given = tokenizer_config.get("chat_template")
+    named: dict[str, Any] = {DEFAULT: given}
+    if isinstance(given, list):
+        entries = [one for one in given if isinstance(one, dict)]
+        named = {str(entry.get("name")): entry.get("template") for entry in entries}
+    found = {name: named[name] for name in TEMPLATE_FILES if named.get(name) is not None}
+    if not all(isinstance(template, str) for template in found.values()):
         raise CheckpointError("chat_template is not a text", file="tokenizer_config.json")
-    return template
+    return found
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return _read(path, MAX_TEMPLATE).decode()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"it can't be read: {error}", file=path.name) from error
 
 
 def _read(path: Path, limit: int) -> bytes:
@@ -84,7 +105,8 @@ def _read(path: Path, limit: int) -> bytes:
             )
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise CheckpointError(f"{path.name} is missing in {path.parent}") from None
+        hint = MISSING.get(path.name, "")
+        raise CheckpointError(f"{path.name} is missing in {path.parent}", hint=hint) from None
     except OSError as error:
         raise CheckpointError(f"it can't be read: {error.strerror}", file=str(path)) from error
     refuse_pointer(raw, path.name)

@@ -14,6 +14,7 @@ from convert import CheckpointError, QuantizationError, convert
 from convert.checkpoint import open_checkpoint
 from convert.config import LlamaConfig
 from convert.rope import frequency_factors, inverse_frequencies
+from llamacli.gguf import read_gguf
 from tests.standins.checkpoint import shape_config, write_checkpoint, write_json
 
 Make = Callable[..., Path]
@@ -131,6 +132,24 @@ def test_chat_template_file_wins(checkpoint: Make) -> None:
     folder = checkpoint()
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     assert open_checkpoint(folder).chat_template == "{{ messages }}"
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    templates = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    assert open_checkpoint(folder).chat_templates == templates
+
+
+def test_a_template_for_tools_is_kept_beside_the_other_one(checkpoint: Make) -> None:
+    """As Hermes' fine-tunes of Llama 3 have them; the keys are those of llama.cpp's converter."""
+    named = {"default": "{{ messages }}", "tool_use": "{{ tools }}", "rag": "{{ documents }}"}
+    listed: list[Any] = [{"name": name, "template": text} for name, text in named.items()]
+    listed += [{"name": []}, 7]
+    folder = checkpoint()
+    edit_json(folder / "tokenizer_config.json", lambda c: c.update(chat_template=listed))
+    report = convert(folder, folder.with_suffix(".gguf"), "F16")
+    metadata = read_gguf(report.path).metadata
+    assert metadata["tokenizer.chat_template"] == named["default"]
+    assert metadata["tokenizer.chat_template.tool_use"] == named["tool_use"]
+    assert "tokenizer.chat_template.rag" not in metadata
 
 
 def test_shards_give_the_bytes_of_one_file(tmp_path: Path) -> None:
@@ -214,6 +233,25 @@ BAD = {
     "other activation": (set_key("hidden_act", "gelu"), "hidden_act 'gelu'"),
     "biases": (set_key("attention_bias", True), "q_proj.bias is missing"),
     "quantized": (set_key("quantization_config", {"bits": 4}), "quantized already"),
+    "of MLX": (set_key("quantization", {"bits": 4}), "quantized already"),
+    "no architectures": (set_key("architectures", None), "it names no architectures"),
+    "Meta's files": (
+        lambda f: (f / "config.json").rename(f / "params.json") and None, "it has Meta's own files",
+    ),
+    "an adapter's tensor": (
+        header(lambda h: h.update({"q_proj.lora_A.weight": h.pop(UP)})), "merged by --merge",
+    ),
+    "no output": (
+        header(lambda h: h.update({"model.rotary_emb.inv_freq": h.pop("lm_head.weight")})),
+        "lm_head.weight is missing in the safetensors files; where the embedding is the output",
+    ),
+    "no index": (
+        lambda f: (f / "model.safetensors").rename(f / "model-00001-of-00002.safetensors") and None,
+        "model-00001-of-00002.safetensors, and no model.safetensors.index.json that says",
+    ),
+    "8 bits": (
+        header(lambda h: h[UP].update(dtype="F8_E4M3")), "convert the full-precision checkpoint",
+    ),
     "heads": (set_key("num_key_value_heads", 3), "not a multiple"),
     "text for a number": (set_key("hidden_size", "256"), "hidden_size is '256'"),
     "true for a number": (set_key("hidden_size", True), "hidden_size is True"),
@@ -242,7 +280,7 @@ BAD = {
         "overlaps",
     ),
     "entry a number": (header(lambda h: h.update({UP: 1})), "not an object"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json is missing"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "AutoTokenizer write it"),
     "unigram": (tokenizer_json(lambda t: t["model"].update(type="Unigram")), "'Unigram'"),
     "normalizer": (tokenizer_json(lambda t: t.update(normalizer={"type": "NFC"})), "normalizer"),
     "other pattern": (
@@ -277,6 +315,29 @@ def test_pickles_are_not_read(checkpoint: Make) -> None:
     folder = checkpoint()
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert "pytorch_model.bin; only safetensors" in refusal(folder)
+    (folder / "pytorch_model.bin").rename(folder / "pytorch_model.bin.index.json")
+    assert "save_pretrained write it anew" in refusal(folder)
+
+
+def test_a_file_in_place_of_a_folder_is_told_what_to_do_with(tmp_path: Path) -> None:
+    for name, told in (("m.gguf", "converted already"), ("model.safetensors", "the folder that")):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(CheckpointError, match=told):
+            open_checkpoint(tmp_path / name)
+
+
+def test_dynamic_scaling_is_none_within_the_context(checkpoint: Make) -> None:
+    """transformers' inverse frequencies are the unscaled ones up to max_position_embeddings."""
+    folder = checkpoint()
+    edit_json(
+        folder / "config.json", lambda c: c.update(rope_scaling={"type": "dynamic", "factor": 2.0})
+    )
+    opened = open_checkpoint(folder)
+    assert opened.config.rope_scaling is None
+    assert opened.notes == (
+        "dynamic rope scaling begins beyond 131072 tokens, where the file's context ends",
+    )
+    convert(folder, folder.with_suffix(".gguf"), "F16")
 
 
 def test_missing_shard_is_named(checkpoint: Make) -> None:

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 from llamacli.answer import Calling, generate
-from llamacli.engine import Engine, EngineSettings, SamplingSettings
+from llamacli.engine import Engine, EngineSettings, SamplingSettings, load_vocabulary
 from llamacli.errors import UsageError
-from llamacli.prompt import encode_turns, problem
+from llamacli.gguf import read_gguf
+from llamacli.prompt import LLAMA3_TEMPLATE, Message, encode_turns, problem
 from llamacli.tools import (
     Call,
     HeldCalls,
@@ -26,7 +28,7 @@ from llamacli.tools import (
 from tests.program import PROGRAM, run_program
 from tests.standins.calls import CALLS, NAMES, TEXTS, read_answer
 from tests.standins.tiny import write_model
-from tests.standins.vocabulary import TOOL_TEMPLATE, small_tokenizer
+from tests.standins.vocabulary import TOOL_TEMPLATE, small_tokenizer, write_vocabulary
 
 
 def fed(pieces: list[str]) -> tuple[str, list[Call], list[str]]:
@@ -163,6 +165,24 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine(model: Path) -> Iterator[Engine]:
     with Engine(model, EngineSettings(threads=1)) as engine:
         yield engine
+
+
+def test_the_template_for_tools_is_used_where_there_are_some(tmp_path: Path) -> None:
+    """Some fine-tunes have two: tool_use, and one that leaves tools out."""
+    named = {"default": LLAMA3_TEMPLATE, "tool_use": TOOL_TEMPLATE}
+    listed = [{"name": name, "template": text} for name, text in named.items()]
+    path = write_vocabulary(
+        tmp_path / "named.gguf", change=lambda writer: writer.add_chat_template(listed)
+    )
+    model = SimpleNamespace(file=read_gguf(path), vocabulary=load_vocabulary(path))
+
+    def shown(messages: list[Message], tools: list[Any] | None = None) -> str:
+        return model.vocabulary.text_of(encode_turns(model, messages, tools=tools))
+
+    asked: list[Message] = [{"role": "user", "content": "Is it raining?"}]
+    assert "weather" not in shown(asked) and "weather" in shown(asked, [WEATHER])
+    call = message_of([Call("weather", {"city": "Paris"})])
+    assert "weather" in shown([*asked, call])
 
 
 def answered(engine: Engine, seed: int, **settings: Any) -> tuple[str, list[Call], Calling]:

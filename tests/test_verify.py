@@ -174,6 +174,11 @@ BROKEN_KEYS = {
         "one question: at character",
     ),
     "no template": ({"tokenizer.chat_template": None}, "template", "missing"),
+    "another template for tools": (
+        {"tokenizer.chat_template.tool_use": "{{ tools }}"},
+        "template",
+        "a tool: at character",
+    ),
     "broken template": ({"tokenizer.chat_template": "{% if %}"}, "template", "can't be rendered"),
 }
 
@@ -231,7 +236,7 @@ def test_metas_vocabulary_is_compared_with_recorded_ids(
     checkpoint = Checkpoint(
         name="Llama", folder=llama3_files, config=LlamaConfig.from_dict(shape_config("8b")),
         tokenizer=parse_tokenizer(raw), tokenizer_config={}, generation_config={},
-        chat_template=None, weights={},
+        chat_templates={}, weights={},
     )  # fmt: skip
 
     def row(name: str) -> Row:

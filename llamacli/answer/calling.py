@@ -9,7 +9,7 @@ from llamacli.engine import Engine, Vocabulary
 from llamacli.prompt import as_openai
 from llamacli.terminal import as_json
 from llamacli.tools import (
-    PYTHON_TAG,
+    CALL_MARKERS,
     Call,
     HeldCalls,
     Reader,
@@ -85,9 +85,9 @@ class Calling:
         )
 
     def spelled(self, vocabulary: Vocabulary) -> Collection[int]:
-        """The control tokens that a call may begin with."""
-        tag = vocabulary.special_tokens.get(PYTHON_TAG)
-        return () if tag is None else (tag,)
+        """The control tokens that a call may have around it."""
+        special = vocabulary.special_tokens
+        return [special[marker] for marker in CALL_MARKERS if marker in special]
 
     def parted(self, chunks: Iterator[Chunk], *, lines: bool) -> Iterator[Chunk]:
         """The answer's text alone; where lines is set, the calls stand below it, one a line."""

@@ -113,13 +113,18 @@ def _tensors(source: "Source", as_json: bool) -> None:
 
 
 def _template(source: "Source", as_json: bool) -> None:
+    from convert import DEFAULT, TOOL_USE
     from llamacli.prompt import LLAMA3_TEMPLATE
-    from llamacli.show import find_template
+    from llamacli.show import find_templates
 
-    own = find_template(source)
+    templates = find_templates(source)
+    own = templates.get(DEFAULT)
     if as_json:
-        print_json({"template": own or LLAMA3_TEMPLATE, "own": own is not None})
+        others = {TOOL_USE: templates[TOOL_USE]} if TOOL_USE in templates else {}
+        print_json({"template": own or LLAMA3_TEMPLATE, "own": own is not None, **others})
         return
+    if TOOL_USE in templates:
+        notice("where tools are given it has another one: --json shows both")
     if own is None:
         notice("it has no template of its own; this is Llama 3's, which is used instead")
     text = own or LLAMA3_TEMPLATE

@@ -18,6 +18,8 @@ from .check import (
 )
 from .contents import (
     STRING as STRING,
+    TEMPLATE_KEY as TEMPLATE_KEY,
+    TOOL_TEMPLATE_KEY as TOOL_TEMPLATE_KEY,
     Array as Array,
     GGUFFile as GGUFFile,
     TensorInfo as TensorInfo,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llamacli.errors import InvalidModelError
-from llamacli.gguf.contents import STRING, Array, GGUFFile
+from llamacli.gguf.contents import STRING, TEMPLATE_KEY, TOOL_TEMPLATE_KEY, Array, GGUFFile
 from llamacli.gguf.file import read_gguf
 
 MAX_BLOCKS = 512  # llama.cpp's LLAMA_MAX_LAYERS
@@ -153,8 +153,9 @@ def check_vocabulary(file: GGUFFile) -> None:
         file.fail(f"{prefix}merges is missing or not an array of strings")
     if merges.length > MAX_MERGES:
         file.fail(f"it has {merges.length} merges; {MAX_MERGES} can be read")
-    if not isinstance(file.metadata.get("tokenizer.chat_template", ""), str):
-        file.fail("tokenizer.chat_template is not a text")
+    for key in (TEMPLATE_KEY, TOOL_TEMPLATE_KEY):
+        if not isinstance(file.metadata.get(key, ""), str):
+            file.fail(f"{key} is not a text")
     for name in SPECIAL_IDS:
         token = file.metadata.get(f"{prefix}{name}_token_id")
         if token is None and name == "eos":  # llama.cpp would take token 11

@@ -18,6 +18,8 @@ from llamacli.gguf.types import FILE_TYPES, TensorType
 REPLACED = "it was replaced or changed while it was read; try again"
 SAMPLES = 16  # places of a file that identify it, beside its size and time
 STRING, ARRAY = 8, 9
+TEMPLATE_KEY = "tokenizer.chat_template"
+TOOL_TEMPLATE_KEY = "tokenizer.chat_template.tool_use"  # where another one is for tools
 # GGUF value type -> the format of one value, as struct and array know it
 FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"} | {
     10: "Q",

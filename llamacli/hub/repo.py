@@ -208,7 +208,8 @@ def _from_cache(repo: str, revision: str) -> Repo | None:
             shard_names(folder)
     except CheckpointError:
         return None
-    cached = {p.name: p for p in sorted(folder.iterdir()) if p.is_file()}
+    paths_within = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    cached = {path.relative_to(folder).as_posix(): path for path in paths_within}
     files = {name: HubFile(name, p.stat().st_size, "") for name, p in cached.items()}
     return Repo(repo, revision, folder.name, files, cached, out_of_reach=True)
 

@@ -125,7 +125,9 @@ def _get_ready(file: "GGUFFile") -> None:
 
     if file.weights_nbytes > SMALL:
         import numpy as np  # noqa: F401
-    template = file.metadata.get("tokenizer.chat_template")
+    from llamacli.gguf import TEMPLATE_KEY
+
+    template = file.metadata.get(TEMPLATE_KEY)
     prepare(template if isinstance(template, str) else LLAMA3_TEMPLATE)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from llamacli.engine import Vocabulary
 from llamacli.errors import InvalidModelError, UsageError
-from llamacli.gguf import GGUFFile
+from llamacli.gguf import TEMPLATE_KEY, TOOL_TEMPLATE_KEY, GGUFFile
 from llamacli.prompt.markers import Markers, markers_of
 from llamacli.prompt.messages import Message, one_call_each
 from llamacli.prompt.template import LLAMA3_MARKER, LLAMA3_TEMPLATE, render
@@ -85,8 +85,14 @@ def encode_turns(
     tools: Sequence[Mapping[str, Any]] | None = None,
     date: datetime | None = None,
 ) -> list[int]:
-    """The prompt's tokens by the model's own template, else by Llama 3's."""
-    template = model.file.metadata.get("tokenizer.chat_template") or None
+    """The prompt's tokens by the model's own template, else by Llama 3's.
+
+    Where there are tools, or calls, that is the one which some models have for them.
+    """
+    metadata = model.file.metadata
+    template = metadata.get(TEMPLATE_KEY) or None
+    if tools or any(message.get("tool_calls") for message in messages):
+        template = metadata.get(TOOL_TEMPLATE_KEY) or template
     return encode_chat(model.vocabulary, template, messages, tools=tools, date=date)
 
 

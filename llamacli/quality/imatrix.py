@@ -22,7 +22,7 @@ from convert import (
 )
 from llamacli.engine import Engine, Vocabulary
 from llamacli.errors import UsageError
-from llamacli.gguf import check_llama, read_gguf
+from llamacli.gguf import TEMPLATE_KEY, check_llama, read_gguf
 from llamacli.machine import load_library
 from llamacli.prompt import Text
 from llamacli.quality.activations import Activations
@@ -59,7 +59,7 @@ def measure_importance(
     with open_evaluator(path, size, threads, step=STEP, observer=observer, **machine) as engine:
         activations.last = f"blk.{engine.shape.blocks - 1}.ffn_down.weight"
         if texts is None:
-            template = engine.file.metadata.get("tokenizer.chat_template") or None
+            template = engine.file.metadata.get(TEMPLATE_KEY) or None
             sources = list(calibration(engine.vocabulary, template))
         else:
             sources = list(_tokenized(engine, texts))

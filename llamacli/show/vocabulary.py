@@ -124,7 +124,7 @@ def vocabulary_file(folder: Path) -> Iterator[Path]:
         tokenizer=parse_tokenizer(read_json(folder / "tokenizer.json")),
         tokenizer_config=optional_json(folder / "tokenizer_config.json"),
         generation_config={},
-        chat_template=None,
+        chat_templates={},
         weights={},
     )
     with tempfile.TemporaryDirectory(prefix="llamacli-") as place:

@@ -11,7 +11,7 @@ from .definitions import (
     check_tools as check_tools,
     read_tools as read_tools,
 )
-from .forms import PYTHON_TAG as PYTHON_TAG, Call as Call, message_of as message_of
+from .forms import CALL_MARKERS as CALL_MARKERS, Call as Call, message_of as message_of
 from .parts import CallPart as CallPart, HeldCalls as HeldCalls, parts_of as parts_of
 from .reader import Reader as Reader
 from .results import (

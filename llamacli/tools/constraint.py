@@ -19,12 +19,12 @@ from llamacli.engine import Vocabulary
 from llamacli.errors import UsageError
 from llamacli.shape import Constraint, Grammar, constrained, read_schema
 from llamacli.tools.definitions import Tool, chosen_tools
-from llamacli.tools.forms import PYTHON_TAG
+from llamacli.tools.forms import CALL_TAG, PYTHON_TAG
 
 DEFAULT_THRESHOLD = 0.5
 MOST_CALLS = 16  # in one answer
 ANY_LENGTH = 1 << 20  # tokens
-OPENING = re.compile(rb"\s*(?:\{(?:\"|$)|\[(?:\{|$)|<function|<\|python)")
+OPENING = re.compile(rb"\s*(?:\{(?:\"|$)|\[(?:\{|$)|<function|<tool_call|<\|python)")
 
 Choice = Literal["none", "auto", "required"] | str
 
@@ -136,5 +136,6 @@ def calls_grammar(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
 
 def opening_tokens(vocabulary: Vocabulary) -> NDArray[np.int32]:
     """The tokens by which an answer begins as a call, in any form of the family's."""
-    opening, tag = vocabulary.matching(OPENING), vocabulary.special_tokens.get(PYTHON_TAG)
-    return np.array(opening + ([] if tag is None else [tag]), np.int32)
+    special = vocabulary.special_tokens
+    tags = [special[tag] for tag in (PYTHON_TAG, CALL_TAG) if tag in special]
+    return np.array(vocabulary.matching(OPENING) + tags, np.int32)

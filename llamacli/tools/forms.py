@@ -18,6 +18,8 @@ MAX_CALL = 1 << 18  # characters; what is longer is text
 JSON_KEYS = ("name", "parameters", "arguments", "type", "function", "id")
 PYTHON_TAG = "<|python_tag|>"
 FUNCTION_TAG = "<function="
+CALL_TAG, CALL_END = "<tool_call>", "</tool_call>"
+CALL_MARKERS = (PYTHON_TAG, CALL_TAG, CALL_END)  # may be control tokens
 CODE_TOOLS = ("ipython", "code_interpreter", "python")
 JSON_NAMES = {"true": True, "false": False, "null": None}
 SEPARATORS = " \t\r\n;,"
@@ -97,14 +99,27 @@ def read_function(text: str, names: Collection[str]) -> Read:
     end = _end(body, '"')
     if end is None:
         return MORE if len(text) < MAX_CALL else None
-    after = body[end:].lstrip()
-    closing = "</function>"
-    if not after.startswith(closing):
-        return MORE if closing.startswith(after) else None
     arguments = _loads(body[:end])
     if not isinstance(arguments, dict):
         return None
-    return [Call(name, arguments)], len(text) - len(after) + len(closing)
+    return _closed([Call(name, arguments)], text, body[end:], "</function>")
+
+
+def read_call(text: str, names: Collection[str]) -> Read:
+    """<tool_call>{"name": …, "arguments": {…}}</tool_call>, as Hermes' fine-tunes write it."""
+    body = text[len(CALL_TAG) :].lstrip()
+    if not body:
+        return MORE
+    read = read_object(body, names)
+    return _closed(read[0], text, body[read[1] :], CALL_END) if isinstance(read, tuple) else read
+
+
+def _closed(calls: list[Call], text: str, rest: str, closing: str) -> Read:
+    """The calls of a text that ends with rest, where that begins with what closes them."""
+    after = rest.lstrip()
+    if not after.startswith(closing):
+        return MORE if closing.startswith(after) else None
+    return calls, len(text) - len(after) + len(closing)
 
 
 def read_tagged(text: str, names: Collection[str], *, cut: bool) -> list[Call] | None:

@@ -4,12 +4,14 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 from llamacli.tools.forms import (
+    CALL_TAG,
     FUNCTION_TAG,
     MORE,
     PYTHON_TAG,
     SEPARATORS,
     Call,
     Read,
+    read_call,
     read_function,
     read_list,
     read_object,
@@ -20,6 +22,7 @@ READERS: dict[str, Callable[[str, Collection[str]], Read]] = {
     "{": read_object,
     "[": read_list,
     FUNCTION_TAG: read_function,
+    CALL_TAG: read_call,
 }
 FENCE = "```"
 
@@ -53,7 +56,7 @@ class Place:
 
 @dataclass
 class Reader:
-    """Fed with an answer's pieces, in which <|python_tag|> is spelled out.
+    """Fed with an answer's pieces, in which CALL_MARKERS are spelled out.
 
     names are those of the tools that there are: what calls another is text. JSON and lists are
     calls where they begin a line, outside of a block of code.
@@ -118,7 +121,7 @@ class Reader:
             if c in "{[" and not place.line and place.free:
                 return i, c
             if c == "<" and place.free:
-                for opener in (PYTHON_TAG, FUNCTION_TAG):
+                for opener in (PYTHON_TAG, FUNCTION_TAG, CALL_TAG):
                     rest = self.held[i : i + len(opener)]
                     if rest == opener:
                         return i, opener

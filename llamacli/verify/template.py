@@ -1,14 +1,15 @@
 """The chat template: on sample conversations, the file's gives the checkpoint's text."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from convert import Checkpoint
+from convert import DEFAULT, TOOL_USE, Checkpoint
 from llamacli.engine import common_prefix
 from llamacli.errors import InvalidModelError
 from llamacli.gguf import GGUFFile
 from llamacli.prompt import render
-from llamacli.show import find_template
+from llamacli.show import find_templates
 from llamacli.verify.rows import Row, judged, skipped
 from llamacli.verify.vocabulary import expected_ids
 
@@ -43,19 +44,20 @@ SAMPLES: dict[str, dict[str, Any]] = {
 
 def template_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
     """Compare the templates, and where they differ what they render, sandboxed, or refuse."""
-    expected, stored = checkpoint.chat_template, find_template(file)
+    wanted, found = checkpoint.chat_templates, find_templates(file)
+    expected, stored = wanted.get(DEFAULT), found.get(DEFAULT)
     if not expected and not stored:
         return skipped("template", "neither the checkpoint nor the file has one")
     if not stored:
         return judged("template", ["it is missing"], "")
     if not expected:
         return judged("template", ["the file has one, the checkpoint none"], "")
-    if stored == expected:
+    if found == wanted:
         return judged("template", [], "the checkpoint's, to the letter")
     names = _special_texts(checkpoint)
     problems = []
     for name, sample in SAMPLES.items():
-        ours, theirs = (_rendered(each, sample, names) for each in (expected, stored))
+        ours, theirs = (_rendered(each, sample, names) for each in (wanted, found))
         if ours != theirs:
             problems.append(f"{name}: {_difference(ours, theirs)}")
         if len(problems) == ENOUGH:
@@ -71,7 +73,8 @@ def _special_texts(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _rendered(template: str, sample: dict[str, Any], names: dict[str, Any]) -> str:
+def _rendered(templates: Mapping[str, str], sample: dict[str, Any], names: dict[str, Any]) -> str:
+    template = (sample.get("tools") and templates.get(TOOL_USE)) or templates[DEFAULT]
     try:
         return render(template, date=DATE, **{"tools": None, **sample, **names})
     except InvalidModelError as error:

@@ -104,6 +104,15 @@ CALLS: dict[str, Case] = {
         'First <function=weather>{"city": "Paris"}</function>\n'
         "<function=get_user_info>{}</function>", "First ", [PARIS, ("get_user_info", {})],
     ),
+    "Hermes' tag": (
+        '<tool_call>\n{"arguments": {"city": "Paris"}, "name": "weather"}\n</tool_call>',
+        "", [PARIS],
+    ),
+    "Hermes' tags in a text": (
+        'First: <tool_call>{"name": "weather", "arguments": {"city": "Paris"}}</tool_call>\n'
+        '<tool_call>\n{"name": "get_user_info", "arguments": {}}\n</tool_call>', "First: ",
+        [PARIS, ("get_user_info", {})],
+    ),
 }  # fmt: skip
 
 TEXTS = (
@@ -128,6 +137,9 @@ TEXTS = (
     "{}",
     "<function=unknown>{}</function>",
     "<function=weather>{</function>",
+    '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>',
+    '<tool_call>{"name": "weather", "arguments": {}}</tool>',
+    "<tool_call>weather</tool_call>",
     "<b>bold</b> < 3 <|",
     "[weather(" + "(" * 300,
     "{" * 5000,

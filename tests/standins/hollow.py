@@ -8,7 +8,7 @@ from convert.header import write_header
 from convert.plan import plan_tensors
 from convert.quantization import named_quantization
 from convert.rope import frequency_factors
-from convert.small_files import optional_json, read_chat_template, read_json
+from convert.small_files import optional_json, read_chat_templates, read_json
 from convert.tensors import llama_tensors
 from convert.tokenizer import parse_tokenizer
 
@@ -24,7 +24,7 @@ def without_weights(folder: Path, config: LlamaConfig | None = None) -> Checkpoi
         tokenizer=parse_tokenizer(read_json(folder / "tokenizer.json")),
         tokenizer_config=tokenizer_config,
         generation_config=optional_json(folder / "generation_config.json"),
-        chat_template=read_chat_template(folder, tokenizer_config),
+        chat_templates=read_chat_templates(folder, tokenizer_config),
         weights=dict.fromkeys(llama_tensors(config)),  # type: ignore[arg-type]
     )
 
