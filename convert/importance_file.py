@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.errors import ImportanceError
+from convert.errors import ImportanceError, SourceError
 from convert.importance import Entry, ImportanceMatrix, checked_entry
 from convert.target import whole_file
 
@@ -30,7 +30,8 @@ NUMBERS = dict(zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True))  # in s
 
 
 def read_importance(path: Path) -> ImportanceMatrix:
-    """Read and check a file of either kind. Raises ImportanceError naming file and fault."""
+    """Read and check a file of either kind. Raises ImportanceError naming file and fault, and
+    SourceError where it isn't there or can't be read."""
     try:
         if path.exists() and not path.is_file():  # opening a pipe might never end
             raise ImportanceError("it is not a regular file", file=str(path))
@@ -38,7 +39,7 @@ def read_importance(path: Path) -> ImportanceMatrix:
             data = file.read(MAX_FILE + 1)
     except OSError as error:
         fault = f"it can't be read: {error.strerror or error}"
-        raise ImportanceError(fault, file=str(path)) from error
+        raise SourceError(fault, file=str(path)) from error
     if len(data) > MAX_FILE:
         fault = f"it has more than {MAX_FILE >> 20} MiB, no importance matrix"
         raise ImportanceError(fault, file=str(path))

@@ -28,14 +28,21 @@ class PlannedTensor:
 def plan_tensors(config: LlamaConfig, quantization: Quantization) -> tuple[PlannedTensor, ...]:
     """Every tensor's type and place; rope_freqs.weight, where there is one, comes last.
 
-    Raises QuantizationError where a recipe isn't of this model.
+    Raises QuantizationError where a recipe isn't of this model, or a pattern is in no matrix' name.
     """
     planned, offset = [], 0
     specs = [*llama_tensors(config)]
-    if odd := (quantization.recipe or {}).keys() - {s.name for s in specs if len(s.shape) == 2}:
+    matrices = {spec.name for spec in specs if len(spec.shape) == 2}
+    if odd := (quantization.recipe or {}).keys() - matrices:
         raise QuantizationError(
             f"the recipe is of another model: it has {min(odd)}, this one hasn't"
         )
+    for one in quantization.overrides:
+        if not any(map(one.pattern.search, matrices)):
+            raise QuantizationError(
+                f"{one.pattern.pattern!r} is in the name of no matrix; they are called "
+                "blk.0.ffn_down.weight and the like, see `llamacli show --tensors`"
+            )
     factors = frequency_factors(config)
     if factors is not None:
         specs.append(TensorSpec(ROPE_FACTORS, ROPE_FACTORS, factors.shape))

@@ -72,7 +72,10 @@ def is_elsewhere(path: str, *, windows: bool = WINDOWS) -> bool:
 
 
 def expanded(path: str | Path) -> Path:
-    """The path with ~ or ~NAME as the home that it stands for. Raises NotFoundError for others."""
+    """The path with ~ or ~NAME as the home that it stands for. Raises NotFoundError for others, and
+    UsageError for an empty one, which would mean the folder that one is in."""
+    if path == "":
+        raise UsageError("a name or a path is empty")
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 import pytest
 
-from convert import ImportanceError, convert, read_importance, write_importance
+from convert import ImportanceError, SourceError, convert, read_importance, write_importance
 from convert.config import LlamaConfig
 from convert.importance import Entry, ImportanceMatrix, importances_for, merged_importances
 from convert.importance_file import MAX_FILE
@@ -228,7 +228,7 @@ def test_a_file_that_is_cut_anywhere_is_told(tmp_path: Path) -> None:
 
 
 def test_what_isnt_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ImportanceError, match="can't be read: No such file"):
+    with pytest.raises(SourceError, match="can't be read: No such file"):
         read_importance(tmp_path / "none.gguf")
 
 

@@ -277,6 +277,12 @@ def test_forms_of_names() -> None:
     assert parse_wanted("a/b:Q4_K_M") == Wanted("a/b", quantization="Q4_K_M")
     assert parse_wanted("a/b/c.gguf") == Wanted("a/b", file="c.gguf")
     assert parse_wanted("a/b/sub/c.gguf") == Wanted("a/b", file="sub/c.gguf")
+    address = "https://huggingface.co/a/b"
+    assert parse_wanted(f"{address}/") == parse_wanted(f"{address}/tree/main") == Wanted("a/b")
+    assert parse_wanted(f"{address}/resolve/main/s/c.gguf?download=true") == Wanted(
+        "a/b", file="s/c.gguf"
+    )
+    assert parse_wanted("hf.co/a/b:Q4_K_M") == Wanted("a/b", quantization="Q4_K_M")
     for wrong in ("", "a", "a/", "/a", "a/b:", "a/b/", "a/b:c/d", "https://x.co/a/b", "a b/c"):
         with pytest.raises(UsageError):
             parse_wanted(wrong)

@@ -11,6 +11,7 @@ from convert import QUANTIZATIONS
 from convert.checkpoint import read_config
 from convert.config import LlamaConfig
 from convert.tensors import llama_tensors
+from llamacli.commands.convert import _find
 from llamacli.engine.fit import DEFAULT_CONTEXT
 from llamacli.errors import InvalidModelError, NotFoundError
 from llamacli.models import registry
@@ -235,3 +236,9 @@ def test_the_variable_names_a_file_or_its_folder(
     monkeypatch.setenv("LLAMACLI_CONFIG", str(tmp_path / "missing.toml"))
     with pytest.raises(NotFoundError, match=r"missing\.toml"):
         registry.models()
+
+
+def test_an_id_may_stand_in_the_hubs_own_address() -> None:
+    for name in ("https://huggingface.co/owner/Repo-1", "hf.co/owner/Repo-1/tree/main"):
+        assert _find(name) == _find("owner/Repo-1")
+    assert _find("https://huggingface.co/owner/Repo-1").hub_id == "owner/Repo-1"

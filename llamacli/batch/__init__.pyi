@@ -12,6 +12,7 @@ from .job import (
 from .lines import (
     BadLine as BadLine,
     Request as Request,
+    has_place as has_place,
     key_of as key_of,
     read_lines as read_lines,
     read_output as read_output,

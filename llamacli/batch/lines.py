@@ -141,6 +141,11 @@ def _request(
     return Request(identity, messages, settings)
 
 
+def has_place(template: str) -> bool:
+    """Whether anything of a line goes into the template."""
+    return any(place[1] for place in PLACE.finditer(template))
+
+
 def fill(template: str, fields: Mapping[str, Any]) -> str:
     """The template with each {name} replaced by that field; {{ and }} are single braces.
 

@@ -85,6 +85,7 @@ def batch(
         BatchEngine,
         answer_all,
         answer_each,
+        has_place,
         key_of,
         read_lines,
         read_output,
@@ -95,6 +96,8 @@ def batch(
         raise UsageError(f"--parallel is {parallel}; give 1 to {MAX_PARALLEL}")
     if resume and output is None:
         raise UsageError("--resume goes with -o: it reads what the file already holds")
+    if template is not None and not has_place(template):
+        raise UsageError("--template has no {text} for a line, nor {FIELD} for one of JSON")
     grammar = shape.read(ending)
     path = model_path(model, quiet=quiet)
     asked = machine.asked(context, "short" if exact else "long", drafts, adapter)

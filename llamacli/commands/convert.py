@@ -215,6 +215,7 @@ def _find(source: str) -> Source:
     folder = expanded(source)
     if folder.exists():
         return Source(folder_name(folder), folder, "", None, "Q4_K_M")
+    source = registry.without_address(source)
     if model := registry.find(source):
         if model.source == registry.BUILT_IN:
             folder = Path(str(files("llamacli") / model.name))

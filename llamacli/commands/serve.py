@@ -13,6 +13,7 @@ from llamacli.models import drafting_for, engine_settings, locate, mark_used
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LEAST_KEY = 8  # characters
+ORIGIN = re.compile(r"\*|null|[a-zA-Z][\w+.-]*://[^/\s,]*/?")
 
 
 def serve(
@@ -91,6 +92,11 @@ def serve(
             f"{host} may be reached by others: give --api-key-file, or say --no-key out loud"
         )
     limits = {"--keep-alive": _seconds(keep_alive), "--timeout": _seconds(timeout)}
+    if limits["--timeout"] == 0:
+        raise UsageError("--timeout is 0; give how long an answer may take, or never")
+    for origin in cors or ():
+        if not ORIGIN.fullmatch(origin):
+            raise UsageError(f"--cors is {origin!r}; give an origin as https://a.example, or *")
     if adapter and len(model or ()) != 1:
         raise UsageError("--adapter goes with one -m: an adapter is for one model")
     if drafts.draft and len(model or ()) != 1:

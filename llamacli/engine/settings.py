@@ -168,7 +168,8 @@ class SamplingSettings:
 
 def _check(name: str, value: float, least: float, most: float) -> None:
     if isinstance(value, bool) or not math.isfinite(value) or not least <= value <= most:
-        raise UsageError(f"{name} is {value}; give {least:g} to {most:g}")
+        shown = (str(end) if isinstance(end, int) else f"{end:g}" for end in (least, most))
+        raise UsageError(f"{name} is {value}; give {' to '.join(shown)}")
 
 
 def is_sound(name: str, value: Any) -> bool:

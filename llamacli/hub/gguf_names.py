@@ -23,6 +23,7 @@ class Wanted:
 
 def parse_wanted(text: str) -> Wanted:
     """What the user wrote. Raises UsageError where it is none of the forms."""
+    text = registry.without_address(text)
     repo, colon, quantization = text.partition(":")
     if colon and HUB_ID.fullmatch(repo) and re.fullmatch(r"[\w.-]+", quantization, re.ASCII):
         return Wanted(repo, quantization=quantization)

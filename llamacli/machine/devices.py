@@ -73,10 +73,13 @@ def use_devices(devices: Sequence[Device], wanted: str) -> list[Device]:
     """The GPUs that hold layers where --device says wanted; none for the CPU.
 
     auto takes what llama.cpp would: discrete GPUs, or else integrated ones of one kind. Raises
-    UsageError where the build knows no such device.
+    UsageError where there is no such kind, or the build knows no such device.
     """
     if wanted == "cpu":
         return []
+    if wanted not in ("auto", *TITLES):
+        kinds = ", ".join(("auto", "cpu", *TITLES))
+        raise UsageError(f"the device is one of {kinds}, not {wanted!r}")
     fitting = [device for device in devices if wanted in ("auto", device.kind)]
     discrete = [device for device in fitting if device.role == "gpu"]
     integrated = [device for device in fitting if device.role == "integrated"]

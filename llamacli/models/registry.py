@@ -31,6 +31,10 @@ QUANTIZATIONS = (
 # fmt: on
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+# The Hub's address in front of an id, as browsers and other programs have it, and its page of a
+# branch main behind it.
+ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(.+)", re.IGNORECASE)
+PAGE = re.compile(r"(?<=/)(?:tree|blob|resolve)/main(?:/|$)")
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,99}", re.ASCII)
 MAX_COUNT = 1 << 50
 # Settings of `defaults`, called as the options' values are: type, least and most of numbers.
@@ -100,6 +104,12 @@ def models() -> dict[str, Model]:
             if name != DEFAULTS:
                 known[name.lower()] = _model(path, name, entry, known.get(name.lower()))
     return known
+
+
+def without_address(name: str) -> str:
+    """A name on the Hub without the Hub's address: owner/repo, and what stands behind it."""
+    found = ADDRESS.fullmatch(name)
+    return name if found is None else PAGE.sub("", found[1].partition("?")[0], count=1).rstrip("/")
 
 
 def find(name: str) -> Model | None:
