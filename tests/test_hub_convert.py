@@ -23,7 +23,7 @@ from convert.importance import Entry
 from llamacli.errors import DoesNotFitError
 from llamacli.hub.checkpoint import Needs, check_disk
 from tests.program import PROGRAM, run_program
-from tests.standins.checkpoint import shape_config, write_checkpoint
+from tests.standins.checkpoint import TEMPLATE, shape_config, write_checkpoint
 from tests.standins.hub import TOKEN, Cut, Hub, HubRepo, read_repo, serve
 from tests.standins.waiting import PATIENCE, wait_until
 from tests.systems import needs_peak, needs_signals
@@ -41,6 +41,9 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source") / NAME
     write_checkpoint(folder, shape_config("tiny", num_hidden_layers=8), shards=3)
     (folder / "README.md").write_text("---\nlicense: llama3\n---\n# Tiny\n")
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text(TEMPLATE + "{{ tools }}")
     (folder / "original").mkdir()
     (folder / "original" / "consolidated.00.pth").write_bytes(b"not read")
     return folder
@@ -92,7 +95,7 @@ def test_streamed_is_byte_for_byte_what_a_local_conversion_gives(
     assert target.read_bytes() == local
     needs = result.stderr.splitlines()[:3]
     assert f"{REPO} at {hub.repos[REPO].commit[:12]}: " in needs[0]
-    assert "to fetch in 9 files" in needs[0]
+    assert "to fetch in 11 files" in needs[0]
     assert needs[1].startswith("llamacli: disk: ") and str(store) in needs[1]
     assert needs[2].startswith("llamacli: memory: ") and "this machine has" in needs[2]
     assert files_in(store) == {target.name}

@@ -99,7 +99,7 @@ def _fetch(repo: Repo, name: str) -> Path:
     # Asked for by its revision, for the cache to know which commit that is when offline.
     with hub_errors(repo.id):
         path = Path(hf_hub_download(repo.id, name, revision=repo.revision, token=repo.token))
-    if path.parent.name != repo.commit:
+    if path.parents[name.count("/")].name != repo.commit:
         raise NotFoundError(f"{repo.id} has just been changed; call again")
     return path
 
