@@ -161,10 +161,13 @@ else:
         import termios
 
         before = termios.tcgetattr(sys.stdin)
+        hidden = termios.ECHO
+        if os.environ.get("TERM") != "dumb":  # where a line is edited by its keys, Ctrl-D is one
+            hidden |= termios.ICANON
 
         def hide() -> None:
             mode = termios.tcgetattr(sys.stdin)
-            mode[3] &= ~termios.ECHO
+            mode[3] &= ~hidden
             termios.tcsetattr(sys.stdin, termios.TCSANOW, mode)
 
         def resume(*_: Any) -> None:

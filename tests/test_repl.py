@@ -164,6 +164,15 @@ def test_keys_during_an_answer_wait_for_the_prompt(start: Start, endless: Path) 
     assert chat.raw.count(b"/tokens") == 1 and chat.raw.index(b"(cut") < chat.raw.index(b"/tokens")
 
 
+def test_ctrl_d_during_an_answer_leaves_after_it(start: Start, endless: Path) -> None:
+    """As every key does, it waits for the prompt; the terminal's driver would make a NUL of it."""
+    chat = start("-c", "100000", "-n", "3000", model=endless)
+    babble(chat)
+    chat.type(CTRL_D)
+    assert chat.leave() == 0
+    assert "(cut" in chat.text
+
+
 def test_a_resize_and_a_stopped_job(start: Start, endless: Path) -> None:
     shell = Terminal(["bash", "--norc", "-i"], PS1="sh> ")
     try:
