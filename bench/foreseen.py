@@ -70,7 +70,7 @@ def foreseen(read: list[int], answer: list[int], costs: Costs) -> tuple[float, D
         if waiting and waiting[0] == token:
             del waiting[0]
             continue
-        drafts.settle(len(drafts.proposed) - len(waiting))
+        drafts.accept(len(drafts.proposed) - len(waiting))
         waiting = list(drafts.copied(min(len(answer) - number, MOST_ROWS - 1), known))
         cost += costs.of(len(waiting) + 1)
     return len(answer) / cost, drafts.drafted
