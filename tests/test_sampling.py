@@ -14,7 +14,7 @@ from llamacli.engine import (
     common_prefix,
     sampler_chain,
 )
-from llamacli.engine.sampling import COLUMNS, likeliest
+from llamacli.engine.sampling import COLUMNS, likeliest, likeliest_biased
 from tests.standins.checkpoint import tokenizer
 from tests.standins.tiny import write_model
 
@@ -133,3 +133,17 @@ def test_common_prefix_is_the_longest_one() -> None:
         pairs = zip(a, b, strict=False)
         expected = next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
         assert common_prefix(a, b) == common_prefix(tuple(b), a) == expected
+
+
+def test_with_biases_the_likeliest_is_that_of_all_sums() -> None:
+    """Also among equals, of which the first one is taken, and for a token that is named twice."""
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        logits = generator.integers(0, 6, 12).astype(np.float32)
+        count = int(generator.integers(1, 5))
+        tokens = generator.integers(0, 12, count).tolist()
+        biases = list(zip(tokens, generator.integers(-5, 6, count).tolist(), strict=True))
+        sums = logits.copy()
+        for token, bias in biases:
+            sums[token] += bias
+        assert likeliest_biased(logits, biases) == int(sums.argmax())

@@ -6,9 +6,9 @@ LEAST = 16  # tokens; fewer cost a step nearly the same
 # Tokens of a batch from which on llama.cpp's attention on a CPU goes by tiles. 1,000 tokens into a
 # small model's prompt a token costs a fifth then: 13 of them take as long as 64 would.
 TILE = 64
-GAP = 0.2  # seconds that a step may take while others wait, or twice a step without a prompt
-# What it should: so many steps without a prompt, since a larger part of a prompt is hardly read any
-# faster then, as on a GPU, where 512 tokens take ten such steps; but seconds that nobody notices.
+GAP = 0.3  # seconds that a step may take while others wait, or twice a step without a prompt
+# What it should on a GPU: so many steps without a prompt, since a larger part of a prompt is hardly
+# read any faster then (512 tokens take ten such steps); but seconds that nobody notices.
 STEPS, SHORT = 5, 0.02
 SMOOTH = 0.4  # the weight of what was measured last
 
@@ -23,6 +23,7 @@ class Pace:
 
     slice: int | None = None
     tiles: bool = True
+    gpu: bool = False
     few: float | None = None
     many: float | None = None
     answers: float | None = None
@@ -41,7 +42,8 @@ class Pace:
         alone = self.answers or 0.0
         gap = max(GAP, 2 * alone) - alone
         if tile * self.many <= 2 * gap:
-            most = max(tile, int(min(gap, max(SHORT, STEPS * alone) - alone) / self.many))
+            wished = min(gap, max(SHORT, STEPS * alone) - alone) if self.gpu else gap
+            most = max(tile, int(wished / self.many))
             rest = max(most + TILE, 2 * TILE + LEAST)
             ends = most < pending < rest and pending * self.many <= 2 * gap
             return pending if ends else most

@@ -42,7 +42,7 @@ def serve(
         typer.Option(
             "--slice",
             help="Tokens of a prompt that are read between others' tokens.  [default: as many as "
-            "0.2 seconds let through]",
+            "0.3 seconds let through]",
         ),
     ] = None,
     context: options.Context = None,

@@ -81,6 +81,10 @@ def likeliest_biased(logits: "NDArray[np.float32]", biases: Sequence[tuple[int, 
     """The likeliest token by logits, float32 of shape (vocabulary,), once the biases are added."""
     import numpy as np
 
+    likeliest, changed = int(logits.argmax()), {token for token, _ in biases}
+    if likeliest not in changed and len(changed) == len(biases):  # no copy of all of them
+        ranks = [(-(logits[token] + np.float32(bias)), token) for token, bias in biases]
+        return min((-logits[likeliest], likeliest), *ranks)[1]
     biased = logits.copy()
     for token, bias in biases:
         biased[token] += np.float32(bias)

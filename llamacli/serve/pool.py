@@ -127,7 +127,7 @@ class Pool:
 
     async def _add(self, path: Path, engine: BatchEngine, seen: list[int]) -> Loaded:
         name = next((n for n, p in self.names().items() if p == path), path.stem)
-        lane = Lane(engine, Pace(self.slice, engine.tiles), self.metrics)
+        lane = Lane(engine, Pace(self.slice, engine.tiles, bool(engine.gpus)), self.metrics)
         model = Loaded(name, path, lane, bool(self.chosen), int(time.time()), seen)
 
         def begin() -> None:
