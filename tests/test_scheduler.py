@@ -161,6 +161,20 @@ def test_what_is_set_aside_is_there_to_be_saved(scheduler: Scheduler) -> None:
     assert len(held) == 3 and sum(one in held for one in whole) == 2  # and the last one's
 
 
+def test_what_can_not_be_put_back_is_read_anew(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where cells were given up for it in vain, too."""
+    longer = [*ASKED[0], *set_all_aside(scheduler)[0], *prompt(30, 7)]
+    finish(scheduler, begin(scheduler, Job(prompt(40, 21), GREEDY, 2), 30))
+    assert scheduler.kept.tokens
+    monkeypatch.setattr(scheduler.engine, "restore_sequence", lambda number, state: False)
+    again = begin(scheduler, Job(longer, GREEDY, 4), 31)
+    assert again.cached == 0 and not scheduler.kept.tokens
+    expected = begin(scheduler, Job(longer, GREEDY, 4, exact=True), 32)
+    assert finish(scheduler, again) == finish(scheduler, expected)
+
+
 def test_copying_takes_its_share_of_the_time_alone(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,9 +97,8 @@ class Kept:
         """
         self.settled = False
         tokens = running.tokens
+        self._bring_back(running, self._source(running)[1])
         source, shared = self._source(running)
-        if self._bring_back(running, shared):
-            source, shared = self._source(running)
         shared = min(shared, len(tokens) - 1)
         goes_on = source in self._of_chat(running)
         held = self.tokens.pop(source, None)
@@ -162,19 +161,23 @@ class Kept:
         self.aside.put(number, tokens, start, self.scales[number], chat)
         self.drop(number)
 
-    def _bring_back(self, running: Running, shared: int) -> bool:
-        """Have the cache hold what is set aside, where it has more of its tokens than shared."""
+    def _bring_back(self, running: Running, shared: int) -> None:
+        """Have the cache hold what is set aside, where it has more of its tokens than shared.
+
+        Others may be set aside for it, also where it can't be had after all.
+        """
         chat, exact = running.job.chat, running.job.exact
         states = [one for one in self.aside.states if one.scales == running.scales]
         if exact:
             states = [one for one in states if chat is not None and one.chat == chat]
         lengths = [(common_prefix(one.tokens, running.tokens), one) for one in states]
         length, state = max(lengths, key=lambda one: one[0], default=(0, None))
-        return state is not None and length > shared + WORTH and self._restore(state)
+        if state is not None and length > shared + WORTH:
+            self._restore(state)
 
-    def _restore(self, state: State) -> bool:
-        """Keep in the cache again what was set aside; False where it can't be had, which a part
-        of it that was given up since, or too few cells, cause."""
+    def _restore(self, state: State) -> None:
+        """Keep in the cache again what was set aside. A part of it that was given up since, or too
+        few cells, cause that it is forgotten."""
         while len(self.tokens) > KEPT_SEQUENCES - 2:
             self.free_oldest()
         self.aside.states.remove(state)
@@ -190,10 +193,9 @@ class Kept:
                 if end:
                     self.engine.copy(source, number, end)
                 self._hold(number, tokens, state.scales, state.chat)
-                return True
+                return
             part = self._part(tokens, end, state.scales)
         self.engine.drop(number)
-        return False
 
     def _part(self, tokens: list[int], end: int, scales: Scales) -> State | None:
         """One that is set aside and has the cells of those tokens before end, if not all."""
