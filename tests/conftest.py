@@ -46,11 +46,12 @@ COMPILED = ("test_fast_quantizer.py", "test_bytes_equal_llama_cpp[8b", "llama_cp
 
 # What takes longest begins first, so that nothing long is left for the end.
 LONGEST = (
-    *("test_fast_quantizer", *TABLES, "test_quantized_bytes", "test_smollm2", "test_hub_convert"),
-    *("test_long_run", "test_demo", "test_shape", "test_serve_safety", "test_memory_fit"),
-    *("test_serve", "test_pretokenizers", "test_prompt", "test_fuzz", "test_shell", "test_tokens"),
-    *("test_templates", "test_mcp", "test_workers", "test_whole_file", "test_speculation"),
-    *("test_template", "test_show", "test_serve_bodies", "test_systems", "test_vocabulary"),
+    *("test_fast_quantizer", *TABLES, "test_quantized_bytes", "test_shape", "test_workers"),
+    *("test_hub_convert", "test_smollm2", "test_demo", "test_bad_days", "test_serve_bodies"),
+    *("test_fuzz", "test_prompt", "test_templates", "test_pretokenizers", "test_long_run"),
+    *("test_mcp", "test_serve_safety", "test_memory_fit", "test_speculation", "test_whole_file"),
+    *("test_conversation", "test_tokens", "test_shell", "test_systems", "test_vocabulary"),
+    *("test_hostile_files", "test_serve_chat", "test_repl", "test_template", "test_pull"),
 )
 
 # A shell has its background jobs ignore Ctrl-C, and nohup has its own ignore a hangup; so would the

@@ -71,9 +71,9 @@ def hub(checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def small(hub: Hub, tmp_path: Path) -> Path:
-    """REPO with a quarter of the layers, for what tries each type on each matrix."""
+    """REPO with an eighth of the layers, for what tries each type on each matrix."""
     folder = tmp_path / "small" / NAME
-    write_checkpoint(folder, shape_config("tiny", num_hidden_layers=2), shards=2)
+    write_checkpoint(folder, shape_config("tiny", num_hidden_layers=1, vocab_size=544), shards=2)
     hub.repos[REPO] = read_repo(folder)
     return folder
 
@@ -109,18 +109,18 @@ def test_a_mixture_for_a_size_reads_weights_on_the_hub_twice_and_gives_the_same(
 
     As is done of files that are waited for, without the gradients, which take three reads.
     """
-    limit = 900_000
+    limit = 500_000
     checkpoint = open_checkpoint(small)
     for file in {stored.file for stored in checkpoint.weights.values()}:
         monkeypatch.setattr(type(file), "waits", True)
     made = fit(checkpoint, limit, "x")
     write_gguf(open_checkpoint(small), tmp_path / "local.gguf", made.quantization)
-    result = llamacli("convert", REPO, "--fit", "900kB")
-    target = store / f"{NAME}-900kB.gguf"
+    result = llamacli("convert", REPO, "--fit", "500kB")
+    target = store / f"{NAME}-500kB.gguf"
     assert result.stdout == f"{target}\n"
     assert target.read_bytes() == (tmp_path / "local.gguf").read_bytes()
     assert target.stat().st_size <= limit
-    assert "disk: 900.00 kB for" in result.stderr
+    assert "disk: 500.00 kB for" in result.stderr
     assert files_in(store) == {target.name}
 
 
@@ -194,19 +194,19 @@ def test_a_mixture_for_a_size_is_gone_on_with(
 ) -> None:
     """It is found again, the same one, so that the pieces that are there serve."""
     whole = tmp_path / "whole.gguf"
-    llamacli("convert", REPO, "--fit", "900kB", "-o", whole)
+    llamacli("convert", REPO, "--fit", "500kB", "-o", whole)
     requests = len(hub.cdn_requests())
     busy = Cut(status=503, headers=(("Retry-After", "9999"),))
     last = 2 * requests - 8
     hub.cuts = lambda number, asked: busy if len(hub.cdn_requests()) > last else None
-    target = store / f"{NAME}-900kB.gguf"
+    target = store / f"{NAME}-500kB.gguf"
     assert (
-        "goes on from what is done" in llamacli("convert", REPO, "--fit", "900kB", check=4).stderr
+        "goes on from what is done" in llamacli("convert", REPO, "--fit", "500kB", check=4).stderr
     )
     hub.cuts = lambda number, asked: None
     assert (
         "going on from what the last call has done"
-        in llamacli("convert", REPO, "--fit", "900kB").stderr
+        in llamacli("convert", REPO, "--fit", "500kB").stderr
     )
     assert target.read_bytes() == whole.read_bytes()
 

@@ -140,7 +140,7 @@ with Engine(Path(sys.argv[1]), settings) as engine:
 )
 def test_peak_is_within_a_tenth(paths: dict[str, Path], name: str, changes: dict[str, Any]) -> None:
     """Of a new process that loads the model and fills a context."""
-    given = {"context": 1024, "threads": 2, "device": "cpu", **changes}
+    given = {"context": 512, "threads": 2, "device": "cpu", **changes}
     real = subprocess.run(
         [sys.executable, "-c", PEAK, str(paths[name]), json.dumps(given)],
         check=True,

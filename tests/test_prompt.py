@@ -16,6 +16,7 @@ from llamacli.errors import InvalidModelError, UsageError
 from llamacli.prompt.encode import encode_chat, encode_raw
 from llamacli.prompt.markers import PLANES
 from llamacli.prompt.messages import ROLES, normal, problem
+from tests.conftest import Made
 from tests.standins.tiny import read_tokenizer, write_model
 from tests.standins.vocabulary import (
     TEMPLATES,
@@ -51,11 +52,14 @@ TOOL = {
 
 
 @pytest.fixture(scope="module")
-def real(llama3_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+def real(llama3_files: Path, made: Made) -> Vocabulary:
     """Meta's 128,256 tokens in llama.cpp."""
-    path = tmp_path_factory.mktemp("vocabulary") / "vocabulary.gguf"
-    raw = read_tokenizer(llama3_files / "tokenizer.json")
-    return load_vocabulary(write_model(path, tokenizer=raw, weights=False))
+
+    def write(path: Path) -> None:
+        raw = read_tokenizer(llama3_files / "tokenizer.json")
+        write_model(path, tokenizer=raw, weights=False)
+
+    return load_vocabulary(made("vocabulary.gguf", write))
 
 
 @pytest.fixture(scope="module")

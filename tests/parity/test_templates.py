@@ -128,19 +128,24 @@ def test_templates_render_as_transformers_renders_them(templates: dict[str, str]
     assert len(refused) < len(templates) / 3, refused
 
 
+@pytest.fixture(scope="module")
+def reference(llama3_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """transformers' tokenizer of Llama 3.1."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("reference")
+    for file in ("config.json", "tokenizer_config.json"):
+        shutil.copy(llama3_files / "Meta-Llama-3.1-8B-Instruct" / file, folder)
+    shutil.copy(llama3_files / "tokenizer.json", folder)
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("name", ["Llama-3.1-8B", "Llama-3.2-3B", "Llama-3.3-70B"])
 def test_conversations_with_tools_are_token_identical(
     name: str,
     templates: dict[str, str],
     real: Vocabulary,  # noqa: F811
-    llama3_files: Path,
-    tmp_path: Path,
+    reference: Any,
 ) -> None:
-    transformers = pytest.importorskip("transformers")
-    for file in ("config.json", "tokenizer_config.json"):
-        shutil.copy(llama3_files / "Meta-Llama-3.1-8B-Instruct" / file, tmp_path)
-    shutil.copy(llama3_files / "tokenizer.json", tmp_path)
-    reference = transformers.AutoTokenizer.from_pretrained(tmp_path)
     template = templates[f"meta-llama-{name}-Instruct"]
     source = conversations(11, tools=True)
     for _ in range(1000):
