@@ -36,7 +36,7 @@ def predicted(model: Model, *, gradients: bool) -> dict[str, float]:
     information = {}
     if gradients:
         information = fisher_information(checkpoint, sample_tokens(checkpoint)).columns
-    measured = measure_all(checkpoint, tried, information, {})
+    measured = measure_all(checkpoint, tried, information, {}, {})
     layers = checkpoint.config.num_hidden_layers
     by_unit = {} if gradients else costs(measured, layers, known=False)
     return {name: by_unit.get(name, 1.0) * one.error(KIND) for name, one in measured.items()}

@@ -20,6 +20,7 @@ from .checkpoint import (
     require_safetensors as require_safetensors,
     shard_names as shard_names,
 )
+from .column_weights import COLUMNS_KEY as COLUMNS_KEY
 from .config import LlamaConfig as LlamaConfig, RopeScaling as RopeScaling
 from .errors import (
     CheckpointError as CheckpointError,

@@ -55,7 +55,8 @@ def gain(
         stored, own = checkpoint.weights[spec], {one.type: kernels[one.type]}
         pairs = tuple(checkpoint.pairs.get(spec.source, ()))
         with_it, without = (
-            measure(spec, stored, own, weights, by, pairs).error(one.type) for by in (weights, None)
+            measure(spec, stored, own, weights, by, pairs).error(one.type)
+            for by in ({one.type: weights}, None)
         )
         return with_it / without if with_it and without else 1.0
 

@@ -16,6 +16,7 @@ import numpy as np
 from gguf import GGUFValueType
 
 from convert.checkpoint import Checkpoint
+from convert.column_weights import COLUMNS_KEY
 from convert.metadata import add_metadata
 from convert.plan import ALIGNMENT, PlannedTensor
 from convert.quantization import Quantization
@@ -40,6 +41,8 @@ def header_bytes(
         matrices = (tensor for tensor in tensors if len(tensor.spec.shape) == 2)
         types = ((tensor.spec.name, tensor.type) for tensor in matrices)
         writer.add_string(KEY, recipe_text(types))
+    if quantization.columns is not None:
+        writer.add_array(COLUMNS_KEY, quantization.columns)
     keys = writer.kv_data[0]
     counts = struct.pack("<IIQQ", gguf.GGUF_MAGIC, gguf.GGUF_VERSION, len(tensors), len(keys))
     entries = (
@@ -78,6 +81,8 @@ def _value(value: Any, kind: GGUFValueType) -> bytes:
 def _array(values: Sequence[Any]) -> bytes:
     if isinstance(values[0], str):
         kind, packed = GGUFValueType.STRING, b"".join(_strings(values))
+    elif isinstance(values, bytes):
+        kind, packed = GGUFValueType.UINT8, values
     else:
         kind = GGUFValueType.get_type(values[0])
         packed = np.array(values).astype(SCALARS[kind]).tobytes()

@@ -103,13 +103,6 @@ def importances_for(
     return {name: matrix.entries[name].importances for name in wanted if name in matrix.entries}
 
 
-def equal_importances(tensors: Collection[TensorSpec]) -> dict[str, NDArray[np.float32]]:
-    """As importances_for, where all columns of a matrix count alike: ones."""
-    return {
-        spec.name: np.ones(spec.columns, np.float32) for spec in tensors if len(spec.shape) == 2
-    }
-
-
 def checked_entry(
     file: Path, name: str, sums: NDArray[np.float32], counts: NDArray[np.float32]
 ) -> Entry:

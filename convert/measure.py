@@ -52,12 +52,12 @@ def measure(
     stored: StoredTensor,
     kernels: Mapping[GGMLQuantizationType, Kernel],
     inputs: NDArray[np.float32],
-    importances: NDArray[np.float32] | None = None,
+    importances: Mapping[GGMLQuantizationType, NDArray[np.float32]] | None = None,
     pairs: tuple[Pair, ...] = (),
 ) -> Measured:
     """The errors of those types for which there are kernels.
 
-    inputs are the mean squares of the columns' inputs, importances what the kernels weigh errors
+    inputs are the mean squares of the columns' inputs, importances what types' kernels weigh errors
     by; both float32 of shape (columns,). pairs are those of adapters that are added. Raises
     CheckpointError for values that aren't finite, or too large.
     """
@@ -73,7 +73,7 @@ def measure(
         rows += piece.rows
         for kind, kernel in kernels.items():
             tried = replace(piece, tensor=replace(piece.tensor, type=kind))
-            data = quantize_piece(tried, raw, kernel, importances).data
+            data = quantize_piece(tried, raw, kernel, (importances or {}).get(kind)).data
             back = dequantize(kind, data).reshape(values.shape)
             errors[kind] += float(_squares(values - back) @ weights)
     whole = spec.rows / rows

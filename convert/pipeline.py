@@ -11,9 +11,10 @@ from gguf import GGMLQuantizationType
 
 from convert import system
 from convert.checkpoint import Checkpoint, open_checkpoint
+from convert.column_weights import unpacked_columns, weights_for
 from convert.errors import ImportanceError
 from convert.header import header_bytes
-from convert.importance import ImportanceMatrix, equal_importances, importances_for
+from convert.importance import ImportanceMatrix, importances_for
 from convert.journal import Journal, digest, resumable_file, space_taken
 from convert.kernels import Kernel, choose, ggml_kernel, searched_kernel
 from convert.plan import PlannedTensor, plan_tensors
@@ -158,7 +159,11 @@ def _importances(
         for tensor in tensors:
             if requires_importance(chosen, tensor.spec.name, tensor.type):
                 raise needs_importance(chosen.name, tensor.spec.name, tensor.type)
-    return {**(equal_importances(specs) if chosen.searched else {}), **given}
+    if not chosen.searched:
+        return given
+    matrices = [spec for spec in specs if len(spec.shape) == 2]
+    columns, kinds = unpacked_columns(matrices, chosen.columns), {t.spec: t.type for t in tensors}
+    return {spec.name: weights_for(kinds[spec], spec, given, columns) for spec in matrices}
 
 
 def needs_importance(mixture: str, name: str, kind: GGMLQuantizationType) -> ImportanceError:

@@ -42,7 +42,8 @@ class Quantization:
 
     output and embedding are types asked for the matrices output.weight and token_embd.weight,
     overrides those for others, the first that fits. importance is the matrix it is made by. recipe
-    has the type of each matrix by its GGUF name, in place of the mixture's rules.
+    has the type of each matrix by its GGUF name, in place of the mixture's rules; columns what each
+    of their columns counts (see column_weights), where that is known.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Quantization:
     overrides: tuple[Override, ...] = ()
     importance: Origin | None = None
     recipe: Mapping[str, GGMLQuantizationType] | None = None
+    columns: bytes | None = None
 
     @property
     def searched(self) -> bool:
@@ -126,18 +128,26 @@ def adapted(
 
 
 def by_recipe(
-    name: str, types: Mapping[str, GGMLQuantizationType], wishes: Quantization | None = None
+    name: str,
+    types: Mapping[str, GGMLQuantizationType],
+    wishes: Quantization | None = None,
+    columns: bytes | None = None,
 ) -> Quantization:
     """A mixture of that name where each matrix has a type of its own, by its GGUF name.
 
     wishes is one whose output, embedding and overrides go before them. GGUF's number for the file
-    is that of the type which most matrices have.
+    is that of the type which most matrices have. columns is that of Quantization.
     """
     (base, _), *_ = Counter(types.values()).most_common(1)
     named = QUANTIZATIONS.get(base.name)
     nearest = named or next(one for one in QUANTIZATIONS.values() if one.base == base)
     return replace(
-        wishes or nearest, name=name, base=base, file_type=nearest.file_type, recipe=types
+        wishes or nearest,
+        name=name,
+        base=base,
+        file_type=nearest.file_type,
+        recipe=types,
+        columns=columns,
     )
 
 

@@ -18,10 +18,16 @@ from numpy.typing import NDArray
 from convert import system
 from convert.checkpoint import Checkpoint
 from convert.choice import Option, choose
+from convert.column_weights import (
+    columns_size,
+    packed_columns,
+    unpacked_columns,
+    weights_for,
+)
 from convert.errors import SizeError
 from convert.fisher import Information, fisher_information
 from convert.header import header_bytes
-from convert.importance import ImportanceMatrix, equal_importances, importances_for
+from convert.importance import ImportanceMatrix, importances_for
 from convert.kernels import dequantize
 from convert.measure import Measured, measure, sampled_nbytes
 from convert.pipeline import kernels_for, needs_importance
@@ -107,8 +113,11 @@ def fit(
     origin = None if importance is None else importance.origin
     template = replace(wishes or QUANTIZATIONS["F16"], importance=origin)
 
+    packed = None if checkpoint.waits else bytes(columns_size(matrices))
+
     def mixture(types: Mapping[TensorSpec, GGMLQuantizationType]) -> Quantization:
-        return by_recipe(name, {spec.name: kind for spec, kind in types.items()}, template)
+        by_name = {spec.name: kind for spec, kind in types.items()}
+        return by_recipe(name, by_name, template, packed)
 
     least = _file_nbytes(checkpoint, mixture(smallest))
     if least > limit:
@@ -121,8 +130,9 @@ def fit(
     information = Information()
     if not checkpoint.waits:
         information = fisher_information(checkpoint, tokens, progress)
-    columns = information.columns
-    measured = measure_all(checkpoint, tried, columns, given, threads, progress, notice)
+        packed = packed_columns(matrices, information.columns)
+    columns, weights = information.columns, unpacked_columns(matrices, packed)
+    measured = measure_all(checkpoint, tried, columns, given, weights, threads, progress, notice)
     layers, known = checkpoint.config.num_hidden_layers, bool(given)
     by_unit = {} if columns else costs(measured, layers, known=known)
 
@@ -210,6 +220,7 @@ def measure_all(
     tried: Tried,
     information: Mapping[str, NDArray[np.float32]],
     given: Mapping[str, NDArray[np.float32]],
+    weights: Mapping[str, NDArray[np.float32]],
     threads: int | None = None,
     progress: Progress = lambda *_: None,
     notice: Callable[[str], None] | None = None,
@@ -217,14 +228,13 @@ def measure_all(
     """Every matrix, by its GGUF name; the types of one that has no choice aren't tried.
 
     information is the Fisher information of all columns, by which errors are nats; without it they
-    are weighed by the columns' inputs. given are the importances of the matrices that have some;
-    others' columns count alike to the quantizers.
+    are weighed by the columns' inputs. given are the importances of the matrices that have some,
+    weights their columns' (see column_weights).
     """
     wanted = {spec: kinds if len(kinds) > 1 else [] for spec, kinds in tried.items()}
     parameters = sum(spec.parameters for spec in tried)
     needed = {kind for kinds in wanted.values() for kind in kinds}
     kernels = kernels_for(needed, parameters, notice, searched=True)
-    alike = equal_importances(tried)
     vectors = {spec.name: spec for spec in checkpoint.weights if len(spec.shape) == 1}
 
     @cache
@@ -254,7 +264,7 @@ def measure_all(
             checkpoint.weights[spec],
             own,
             inputs(spec),
-            given.get(spec.name, alike[spec.name]),
+            {kind: weights_for(kind, spec, given, weights) for kind in own},
             tuple(checkpoint.pairs.get(spec.source, ())),
         )
 

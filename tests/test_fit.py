@@ -19,12 +19,15 @@ from convert import (
     SizeError,
     convert,
     fit,
+    header_bytes,
     open_checkpoint,
     parse_recipe,
+    plan_tensors,
     write_gguf,
     write_importance,
 )
 from convert.choice import Option, choose
+from convert.column_weights import packed_columns, unpacked_columns
 from convert.kernels import ggml_kernel
 from convert.measure import RUNS, SAMPLED, Measured, _runs, measure
 from convert.quantization import (
@@ -330,7 +333,8 @@ def test_a_recipe_gives_the_same_bytes(tmp_path: Path, capfd: pytest.CaptureFixt
     assert again.read_bytes() == made.read_bytes()
     (tmp_path / "r.txt").write_text("# mine\n\n" + recipe_of(made))
     assert run("convert", DEMO, "--recipe", tmp_path / "r.txt", "-o", third) == 0
-    assert third.read_bytes() == made.read_bytes()
+    assert recipe_of(third) == recipe_of(made)  # not the bytes: only the file has the columns
+    assert third.read_bytes() != made.read_bytes()
     capfd.readouterr()
     words = ("convert", DEMO, "--recipe", made, "--tensor-type", "attn_v=Q8_0", "--force")
     assert run(*words, "-o", third) == 0
@@ -354,6 +358,39 @@ def test_a_recipe_may_be_named_as_the_store_has_it(
         capfd.readouterr()
         assert run("convert", DEMO, "--recipe", name) == 6
         assert "demo-2.4MB.gguf: it exists already" in capfd.readouterr().err
+
+
+def test_columns_weights_are_kept_to_a_sixteenth_of_an_octave() -> None:
+    """The roots of what errors cost; what is far off is cut, what costs nothing has the least."""
+    spec, none = TensorSpec("a", "a", (1, 5)), TensorSpec("b", "b", (1, 3))
+    information = {"a": np.array([1, 4, 9, 0, 1e30], np.float32), "b": np.zeros(3, np.float32)}
+    packed = packed_columns([spec, none], information)
+    weights = unpacked_columns([spec, none], packed)
+    assert np.array_equal(weights["b"], np.ones(3, np.float32))
+    smaller = {"a": information["a"][:3].repeat(2)[:5], "b": np.array([2, 2, 8], np.float32)}
+    weights = unpacked_columns([spec, none], packed_columns([spec, none], smaller))
+    for name, values in weights.items():
+        expected = np.sqrt(smaller[name] / smaller[name].mean())
+        assert np.abs(np.log2(values / expected)).max() <= 0.5 / 16 + 1e-6
+    assert packed[3] == 0 and packed[4] > packed[0] == 0
+    assert unpacked_columns([spec, none], None) == {}
+    with pytest.raises(QuantizationError, match="7 columns' weights, and 8 columns are here"):
+        unpacked_columns([spec, none], packed[1:])
+
+
+def test_columns_weights_of_another_model_are_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = open_checkpoint(DEMO)
+    matrices = {spec.name: Type.Q8_0 for spec in checkpoint.weights if len(spec.shape) == 2}
+    odd, target = tmp_path / "odd.gguf", tmp_path / "out.gguf"
+    tensors = plan_tensors(checkpoint.config, by_recipe("x", matrices))
+    odd.write_bytes(header_bytes(checkpoint, by_recipe("x", matrices, None, b"odd"), tensors))
+    with odd.open("r+b") as file:
+        file.truncate(odd.stat().st_size + tensors[-1].offset + tensors[-1].nbytes)
+    assert run("convert", DEMO, "--recipe", odd, "-o", target) == 3
+    assert "the recipe is of another model: it has 3 columns' weights" in capfd.readouterr().err
+    assert not target.exists()
 
 
 def test_recipes_that_are_none_are_named(

@@ -1,4 +1,5 @@
 from .choice import choose as choose
+from .compiled import SEARCHED as SEARCHED
 from .ggml import (
     INFINITY as INFINITY,
     Kernel as Kernel,

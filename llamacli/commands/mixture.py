@@ -104,7 +104,7 @@ class Mixture:
         from convert import QuantizationError, adapted, by_recipe, named_quantization
 
         recipe = None if self.recipe is None else recipe_file(self.recipe)
-        types = None if recipe is None else read_recipe(recipe)
+        kept = None if recipe is None else read_recipe(recipe)
         try:
             wishes = adapted(
                 named_quantization(self.named or default),
@@ -114,8 +114,9 @@ class Mixture:
             )
         except QuantizationError as error:
             raise UsageError(str(error)) from None
-        if types is not None and recipe is not None:
-            return by_recipe(recipe.stem, types, wishes)
+        if kept is not None and recipe is not None:
+            types, columns = kept
+            return by_recipe(recipe.stem, types, wishes, columns)
         return wishes
 
     @property
@@ -160,26 +161,31 @@ def recipe_file(given: Path) -> Path:
     return stored[0] if len(stored) == 1 else expanded(given)
 
 
-def read_recipe(path: Path) -> "Mapping[str, GGMLQuantizationType]":
-    """The types by tensors' names that a GGUF file keeps, or a text has.
+def read_recipe(path: Path) -> "tuple[Mapping[str, GGMLQuantizationType], bytes | None]":
+    """The types by tensors' names that a GGUF file keeps, or a text has, and what the columns count.
 
     Raises InvalidModelError and QuantizationError where it has none.
     """
-    from convert import KEY, parse_recipe
+    from convert import COLUMNS_KEY, KEY, parse_recipe
     from llamacli.gguf import read_gguf
+
+    columns = None
 
     with reading(path), path.open("rb") as file:
         start = file.read(MOST_RECIPE + 1)
     if start[:4] == b"GGUF":
-        metadata = read_gguf(path).metadata
+        gguf = read_gguf(path)
+        metadata = gguf.metadata
         if not isinstance(text := metadata.get(KEY), str):
             raise InvalidModelError("it has no recipe; files made by --fit have one", file=path)
         if made_by := metadata.get("quantize.imatrix.file"):
             by = printable(str(made_by))
             notice(f"the recipe was made by the importance matrix {by}; so are the same bytes")
+        if COLUMNS_KEY in metadata:
+            columns = gguf.raw(COLUMNS_KEY)
     else:
         text = start.decode("utf-8", errors="replace")
-    return parse_recipe(text, str(path))
+    return parse_recipe(text, str(path)), columns
 
 
 def fitted(
