@@ -162,7 +162,7 @@ def recipe_file(given: Path) -> Path:
 
 
 def read_recipe(path: Path) -> "tuple[Mapping[str, GGMLQuantizationType], bytes | None]":
-    """The types by tensors' names that a GGUF file keeps, or a text has, and what the columns count.
+    """The types by tensors' names that a GGUF file keeps, or a text, and what columns count.
 
     Raises InvalidModelError and QuantizationError where it has none.
     """
