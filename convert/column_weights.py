@@ -66,4 +66,5 @@ def _packed(information: NDArray[np.float32]) -> bytes:
     if not mean > 0:
         return bytes([ONE]) * values.size
     steps = OCTAVE * np.log2(np.maximum(values / mean, 1e-30)) / 2
-    return np.clip(np.rint(ONE + steps), 0, 255).astype(np.uint8).tobytes()
+    packed: NDArray[np.uint8] = np.clip(np.rint(ONE + steps), 0, 255).astype(np.uint8)
+    return packed.tobytes()
