@@ -52,12 +52,15 @@ def unpacked_columns(matrices: Sequence[TensorSpec], packed: bytes | None) -> We
 def weights_for(
     kind: GGMLQuantizationType, spec: TensorSpec, importances: Weights, columns: Weights
 ) -> NDArray[np.float32]:
-    """What a matrix' errors are weighed by in that type, where scales are searched for: by its
-    importances or its columns' weights, as far as there are any; types whose scales are searched
-    for by a kernel of ours take these first."""
-    first, second = (columns, importances) if kind in SEARCHED else (importances, columns)
-    alike = np.ones(spec.columns, np.float32)
-    return first.get(spec.name, second.get(spec.name, alike))
+    """What a matrix' errors are weighed by in that type, where scales are searched for.
+
+    Its columns' weights are for types that a kernel of ours searches scales for: fewer bits suffer
+    from weights that so few tokens tell (python -m bench.quality, the demo). They take its
+    importances; where there are none, all columns count alike.
+    """
+    if kind in SEARCHED and spec.name in columns:
+        return columns[spec.name]
+    return importances.get(spec.name, np.ones(spec.columns, np.float32))
 
 
 def _packed(information: NDArray[np.float32]) -> bytes:
