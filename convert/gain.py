@@ -5,9 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import exp, log
 
+import numpy as np
+
 from convert import system
 from convert.checkpoint import Checkpoint
 from convert.importance import ImportanceMatrix, importances_for
+from convert.kernels import SEARCHED
 from convert.measure import measure
 from convert.pipeline import kernels_for
 from convert.plan import PlannedTensor
@@ -51,12 +54,15 @@ def gain(
     kernels = kernels_for(kinds, parameters, None, searched=searched)
 
     def ratio(one: PlannedTensor) -> float:
+        if searched and one.type in SEARCHED:  # by what the columns count, whatever the matrix says
+            return 1.0
         spec, weights = one.spec, given[one.spec.name]
         stored, own = checkpoint.weights[spec], {one.type: kernels[one.type]}
         pairs = tuple(checkpoint.pairs.get(spec.source, ()))
+        other = {one.type: np.ones_like(weights)} if searched else None
         with_it, without = (
             measure(spec, stored, own, weights, by, pairs).error(one.type)
-            for by in ({one.type: weights}, None)
+            for by in ({one.type: weights}, other)
         )
         return with_it / without if with_it and without else 1.0
 
