@@ -37,6 +37,7 @@ from .header import header_bytes as header_bytes, write_header as write_header
 from .importance import (
     Entry as Entry,
     ImportanceMatrix as ImportanceMatrix,
+    importances_for as importances_for,
     merged_importances as merged_importances,
 )
 from .importance_file import (

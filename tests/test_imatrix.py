@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 
-from convert import ImportanceMatrix, read_importance
+from convert import Entry, ImportanceMatrix, read_importance, write_importance
 from llamacli.cli import main
 from llamacli.errors import UsageError
 from llamacli.prompt import Text
@@ -141,8 +141,16 @@ def test_nothing_to_measure_and_nothing_to_add_is_told(
 def test_a_matrix_that_is_none_is_told(
     tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("imatrix", tiny, "--add", tiny, "-o", tmp_path / "m.gguf") == 3
+    target = tmp_path / "m.gguf"
+    assert run("imatrix", tiny, "--add", tiny, "-o", target) == 3
     assert "no importance matrix" in capfd.readouterr().err
+    assert run("imatrix", tiny, "--add", tmp_path / "none", "-o", target) == 4
+    assert "there is no file" in capfd.readouterr().err
+    other = tmp_path / "other.gguf"
+    write_importance(other, ImportanceMatrix({"blk.0.x.weight": Entry(np.ones(4, np.float32), 1)}))
+    assert run("imatrix", tiny, "--chunks", "0", "--add", other, "-o", target) == 3
+    assert "it is of another model: it has blk.0.x.weight" in capfd.readouterr().err
+    assert not target.exists()
 
 
 def test_converting_measures_by_itself(

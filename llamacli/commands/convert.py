@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from llamacli.commands import adapting, fetching, options
-from llamacli.commands.measuring import AUTO, matrix_path, measured, tell_gain
+from llamacli.commands.measuring import AUTO, matrix_path, measured, read_matrix, tell_gain
 from llamacli.commands.mixture import Mixture, fitted
 from llamacli.commands.printing import bytes_bar, print_table
 from llamacli.commands.verify import check_copy
@@ -87,13 +87,13 @@ def convert(
     Weights on the Hub are read as they are converted; what was cut short goes on from there.
     A LoRA adapter as PEFT saves it becomes a file for --adapter.
     """
-    from convert import check_target, open_checkpoint, read_importance
+    from convert import check_target, open_checkpoint
 
     mixture.check()
     place = _find(source)
     chosen = mixture.chosen(place.quantization)
     measures = imatrix == AUTO and not Path(AUTO).exists()
-    importance = None if imatrix is None or measures else read_importance(expanded(imatrix))
+    importance = None if imatrix is None or measures else read_matrix(imatrix)
     if place.folder is not None and (revision or token or download):
         raise UsageError("--revision, --token and --download go with a model on the Hub")
     if verify and merge:

@@ -7,11 +7,10 @@ from typing import Annotated
 import typer
 
 from llamacli.commands import groups, options
-from llamacli.commands.measuring import CHUNKS
+from llamacli.commands.measuring import CHUNKS, check_of_model, read_matrix
 from llamacli.commands.printing import steps_bar
 from llamacli.commands.reading import read_text
 from llamacli.errors import UsageError, writing
-from llamacli.home import expanded
 from llamacli.models import model_path
 from llamacli.terminal import notice, send_path
 
@@ -52,14 +51,16 @@ def imatrix(
 
     `convert --imatrix` quantizes by it. What was cut short goes on from there.
     """
-    from convert import check_target, read_importance
+    from convert import check_target
     from llamacli.quality import measure_importance, write_matrix
 
     path = model_path(model, quiet=quiet)
     target = output or Path(f"{path.stem}.imatrix.gguf")
     with writing(target):
         check_target(target, force)
-    earlier = [read_importance(expanded(one)) for one in add or ()]
+    earlier = [read_matrix(one) for one in add or ()]
+    for one in earlier:
+        check_of_model(one, path)
     measured, machine = [], together.settings(device)
     if chunks != 0:
         texts = [read_text(one) for one in text] if text else None

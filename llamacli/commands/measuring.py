@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamacli.commands.printing import steps_bar
+from llamacli.errors import NotFoundError
+from llamacli.home import expanded
 from llamacli.terminal import notice, say
 
 if TYPE_CHECKING:
@@ -16,6 +18,25 @@ if TYPE_CHECKING:
 
 AUTO = "auto"  # in place of a matrix's file
 CHUNKS = "chunks of 512 tokens"
+
+
+def read_matrix(given: Path | str) -> "ImportanceMatrix":
+    """The matrix of a file that was named. Raises NotFoundError, ImportanceError."""
+    from convert import read_importance
+
+    path = expanded(given)
+    if not path.exists():
+        raise NotFoundError(f"there is no file {path}")
+    return read_importance(path)
+
+
+def check_of_model(matrix: "ImportanceMatrix", model: Path) -> None:
+    """Raises ImportanceError where it isn't of the model in that GGUF file."""
+    from convert import TensorSpec, importances_for
+    from llamacli.gguf import read_gguf
+
+    tensors = read_gguf(model).tensors
+    importances_for(matrix, [TensorSpec(one.name, one.name, one.shape[::-1]) for one in tensors])
 
 
 def matrix_path(target: Path) -> Path:
