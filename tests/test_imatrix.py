@@ -8,8 +8,9 @@ import gguf
 import numpy as np
 import pytest
 
-from convert import Entry, ImportanceMatrix, read_importance, write_importance
+from convert import Entry, ImportanceMatrix, lock, read_importance, write_importance
 from llamacli.cli import main
+from llamacli.commands.measuring import hidden_folder
 from llamacli.errors import UsageError
 from llamacli.prompt import Text
 from llamacli.quality import imatrix as module, measure_importance
@@ -151,6 +152,21 @@ def test_a_matrix_that_is_none_is_told(
     assert run("imatrix", tiny, "--chunks", "0", "--add", other, "-o", target) == 3
     assert "it is of another model: it has blk.0.x.weight" in capfd.readouterr().err
     assert not target.exists()
+
+
+def test_what_a_killed_call_has_left_is_removed(tmp_path: Path) -> None:
+    """A file in Q8_0 is as large as half the model. One that another call is at stays."""
+    target, others = tmp_path / "out.gguf", tmp_path / ".other.gguf.x.measuring"
+    killed, running = (tmp_path / f".out.gguf.{name}.measuring" for name in ("killed", "running"))
+    for left in (killed, running, others):
+        left.mkdir()
+        (left / "lock").touch()
+        (left / "q8_0.gguf").touch()
+    with (running / "lock").open("r+b") as held:
+        lock(held.fileno())
+        with hidden_folder(target) as folder:
+            assert set(tmp_path.iterdir()) == {running, others, folder}
+    assert set(tmp_path.iterdir()) == {running, others}
 
 
 def test_converting_measures_by_itself(

@@ -1,7 +1,10 @@
 """Measuring an importance matrix, as imatrix and convert do it."""
 
+import glob
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"  # in place of a matrix's file
 CHUNKS = "chunks of 512 tokens"
+HIDDEN, LOCK = ".measuring", "lock"  # what a hidden folder's name ends with, and its file
 
 
 def read_matrix(given: Path | str) -> "ImportanceMatrix":
@@ -53,14 +57,34 @@ def measured(write: "Write", target: Path, force: bool) -> "ImportanceMatrix":
     from llamacli.quality import measure_importance, write_matrix
 
     kept = matrix_path(target)
-    with tempfile.TemporaryDirectory(prefix=".llamacli-", dir=target.parent) as folder:
-        precise = Path(folder) / "q8_0.gguf"
+    with hidden_folder(target) as folder:
+        precise = folder / "q8_0.gguf"
         write(precise, named_quantization("Q8_0"), None)
         with steps_bar() as show:
             matrix = measure_importance(precise, progress=partial(show, CHUNKS))
     write_matrix(kept, [matrix], force=force)
     notice(f"importance matrix: {kept}")
     return read_importance(kept)
+
+
+@contextmanager
+def hidden_folder(target: Path) -> Iterator[Path]:
+    """A folder beside target as long as it is needed; one that a killed call has left is removed."""
+    from convert import lock
+
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*{HIDDEN}"):
+        with suppress(OSError):  # another call has it locked, or it can't be removed
+            with (left / LOCK).open("r+b") as file:
+                lock(file.fileno())
+            shutil.rmtree(left)
+    with (
+        tempfile.TemporaryDirectory(
+            prefix=f".{target.name}.", suffix=HIDDEN, dir=target.parent
+        ) as folder,
+        (Path(folder) / LOCK).open("wb") as file,
+    ):
+        lock(file.fileno())
+        yield Path(folder)
 
 
 def tell_gain(
