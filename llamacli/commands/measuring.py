@@ -69,7 +69,7 @@ def measured(write: "Write", target: Path, force: bool) -> "ImportanceMatrix":
 
 @contextmanager
 def hidden_folder(target: Path) -> Iterator[Path]:
-    """A folder beside target as long as it is needed; one that a killed call has left is removed."""
+    """A folder beside target as long as it is needed; what a killed call has left is removed."""
     from convert import lock
 
     for left in target.parent.glob(f".{glob.escape(target.name)}.*{HIDDEN}"):
