@@ -15,7 +15,7 @@ import typer
 
 from llamacli import __version__
 from llamacli.errors import LlamacliError, OutputError, Terminated, UsageError, named
-from llamacli.system import ENDING, signal_main
+from llamacli.system import ENDING, let_wait, signal_main
 from llamacli.terminal import DEBUG, complain, debugging
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -178,9 +178,8 @@ def _let_streams_wait() -> None:
     """Undo what other programs set on a pipe or terminal that they share with this one: reads and
     writes that fail where they would have to wait, and lose what was written."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # closed, or Windows before Python 3.12
-            if not os.get_blocking(stream.fileno()):
-                os.set_blocking(stream.fileno(), True)
+        with suppress(AttributeError, OSError, ValueError):  # closed
+            let_wait(stream.fileno())
 
 
 def _debug_first(arguments: Sequence[str]) -> list[str]:

@@ -100,6 +100,9 @@ if sys.platform == "win32":
         while msvcrt.kbhit():
             msvcrt.getwch()
 
+    def let_wait(descriptor: int) -> None:
+        """Nobody sets otherwise there."""
+
     def pipe_error(error: OSError) -> OSError:
         """Windows says of a pipe that nobody reads only that the argument is invalid."""
         return BrokenPipeError(*error.args) if error.errno == errno.EINVAL else error
@@ -221,6 +224,11 @@ else:
 
         with contextlib.suppress(termios.error, OSError, ValueError):
             termios.tcflush(sys.stdin, termios.TCIFLUSH)
+
+    def let_wait(descriptor: int) -> None:
+        """Have reads and writes wait again, where another program has set otherwise."""
+        if not os.get_blocking(descriptor):
+            os.set_blocking(descriptor, True)
 
     def pipe_error(error: OSError) -> OSError:
         """What a failed write to stdout is: BrokenPipeError, where nobody reads it."""
