@@ -85,9 +85,9 @@ def second() -> Iterator[Started]:
 
 @pytest.fixture(scope="module")
 def large(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """70B's shape with eight layers, an eighth as wide, as Q4_K_M."""
-    few = {"hidden_size": 1024, "intermediate_size": 3584, "num_hidden_layers": 8}
-    heads = {"num_attention_heads": 8, "num_key_value_heads": 1, "vocab_size": 1024}
+    """70B's shape with eight layers, a sixteenth as wide, as Q4_K_M."""
+    few = {"hidden_size": 512, "intermediate_size": 1792, "num_hidden_layers": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 1, "vocab_size": 1024}
 
     def make(path: Path) -> None:
         folder = tmp_path_factory.mktemp("large")
@@ -152,7 +152,7 @@ def test_an_adapter_lies_on_workers_with_its_matrices(
 
 
 def test_layers_go_by_the_memory_that_is_free(large: Path) -> None:
-    with worker(memory=90 << 20) as small, worker(memory=900 << 20) as big:
+    with worker(memory=30 << 20) as small, worker(memory=240 << 20) as big:
         with Engine(large, lent(small.address, big.address, split="0,1,1")) as engine:
             assert engine.settings.gpu_layers == 9
             halves = [relay.sent for relay in engine.workers.relays]
