@@ -13,7 +13,7 @@ from bench.compare import add_options, set_up, table
 from bench.report import read_report, write_report
 
 NAMES = (
-    *("help", "overhead", "oneshot", "prefill", "decode", "growth", "memory_fit"),
+    *("help", "overhead", "steps", "oneshot", "prefill", "decode", "growth", "memory_fit"),
     *("chat_turns", "resume", "prompt_cache", "batch", "vocabulary", "quantizers", "conversion"),
     *("streaming", "imatrix"),
 )

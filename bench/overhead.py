@@ -3,8 +3,7 @@
     python -m bench.overhead [--model FILE] [--runs 9]
 
 A process's whole time, less the time inside llama.cpp's functions that load the model, make its
-context, evaluate and sample; and the parts of what is left, each by a clock around it. Then the
-share of a long answer's time that isn't llama_decode's, greedy, sampled, and of eight side by side.
+context, evaluate and sample; and the parts of what is left, each by a clock around it.
 """
 
 import json
@@ -12,18 +11,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from bench.compare import Outcome, Setup, Target, figure, run_alone
-from llamacli.answer import generate
-from llamacli.batch import BatchEngine, Job, answer_all
-from llamacli.engine import Engine, EngineSettings, SamplingSettings
-
-SIDE_BY_SIDE = 8
-SAMPLINGS = {
-    "greedy": SamplingSettings(temperature=0),
-    "sampled": SamplingSettings(seed=1),
-}
 
 LLAMA_CPP = (
     "llama_model_load_from_file",
@@ -105,55 +94,12 @@ def run_once(model: Path) -> dict[str, float]:
     return {name: 1000 * seconds for name, seconds in times.items()}
 
 
-class Watched:
-    """Stands in for llama_decode, and counts its seconds."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.decode, self.seconds = engine._decode, 0.0
-        engine._decode = self
-
-    def __call__(self, context: Any, batch: Any) -> int:
-        started = time.perf_counter()
-        code = int(self.decode(context, batch))
-        self.seconds += time.perf_counter() - started
-        return code
-
-
-def shares(model: Path, tokens: int) -> dict[str, float]:
-    """Percent of the time of decoding that many tokens that isn't llama_decode's."""
-    import numpy as np  # noqa: F401, which choosing tokens is quicker with
-
-    found = {}
-    prompt, settings = [*range(100, 164)], EngineSettings(context=1024)
-    with Engine(model, settings) as engine:
-        watched = Watched(engine)
-        for name, sampling in SAMPLINGS.items():
-            engine.prefill(prompt)
-            watched.seconds = 0.0
-            result = [c.result for c in generate(engine, prompt, sampling, max_tokens=tokens)][-1]
-            assert result is not None
-            whole = result.decode_seconds + result.prefill_seconds
-            found[name] = 100 * (1 - watched.seconds / whole)
-    with BatchEngine(model, settings, SIDE_BY_SIDE) as engine:
-        watched = Watched(engine)
-        jobs = [
-            Job([number, *prompt], SAMPLINGS["sampled"], tokens) for number in range(SIDE_BY_SIDE)
-        ]
-        started = time.perf_counter()
-        list(answer_all(engine, iter(jobs)))
-        whole = time.perf_counter() - started
-        found[f"{SIDE_BY_SIDE} side by side"] = 100 * (1 - watched.seconds / whole)
-    return found
-
-
 def measure(setup: Setup) -> Outcome:
     model = setup.model()
     run_once(model)  # pages the file in
     measured = [run_once(model) for _ in range(setup.times(9))]
     shown = {"whole": "whole", **{name: f"`{name}`" for name in LLAMA_CPP}}
     shown |= {name: f"of what is left: {part}" for name, part in {**PARTS, **OTHERS}.items()}
-
-    share = [shares(model, 16 if setup.quick else 64) for _ in range(min(len(measured), 3))]
 
     def values(name: str) -> list[float]:
         return [spent[name] for spent in measured]
@@ -163,17 +109,8 @@ def measure(setup: Setup) -> Outcome:
         (
             *(figure(title, "ms", values(name)) for name, title in shown.items()),
             figure("all that is left", "ms", values("beyond"), Target(60, most=True)),
-            *(
-                figure(
-                    f"beside `llama_decode`, {name}",
-                    "% of a step",
-                    [one[name] for one in share],
-                    Target(3, most=True),
-                )
-                for name in share[0]
-            ),
         ),
-        note="A short question, an answer of 8 tokens; for the shares 64 tokens.",
+        note="A short question, an answer of 8 tokens.",
     )
 
 

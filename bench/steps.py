@@ -1,26 +1,30 @@
-"""Where the steps of answers side by side go: evaluating, choosing tokens, and Python around both.
+"""Where a long answer's steps go: evaluating, choosing tokens, and Python around both.
 
-    python -m bench.steps MODEL [--parallel 8 32] [--steps 64]
+    python -m bench.steps [--model FILE] [--runs 3]
 
-Counted are steps that only answer, once all prompts are read. An evaluation ends where its logits
-are there, since a GPU computes on its own; what is neither is Python, which fills the batch and
-makes text of tokens.
+Of one answer, and of several side by side once all prompts are read. An evaluation ends where its
+logits are there, since a GPU computes on its own; what is neither is Python, which fills the batch
+and makes text of tokens.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from bench.compare import Outcome, Setup, Target, figure, run_alone
+from llamacli.answer import generate
 from llamacli.batch import BatchEngine, Job, Scheduler, prepare
 from llamacli.batch.choosing import choose
-from llamacli.engine import EngineSettings, SamplingSettings
+from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.tune.measure import made_up_tokens
 
-PROMPT = 32
+PROMPT, SIDE_BY_SIDE = 32, 8
+WAYS = {
+    "greedy": SamplingSettings(temperature=0),
+    "sampled": SamplingSettings(temperature=0.7, top_k=50, top_p=0.9, seed=1),
+}
 
 
 @dataclass(frozen=True)
@@ -89,26 +93,63 @@ def profiled(
     return Step(1000 * whole / steps, calling, calling + waiting, choosing)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--parallel", type=int, nargs="+", default=[8, 32])
-    parser.add_argument("--steps", type=int, default=64)
-    parser.add_argument("--context", type=int, default=512)
-    given = parser.parse_args()
-    for parallel in given.parallel:
-        settings = EngineSettings(context=given.context)
-        with BatchEngine(given.model, settings, parallel) as engine:
-            tokens = made_up_tokens(engine, parallel * PROMPT)
-            prompts = [tokens[i * PROMPT : (i + 1) * PROMPT] for i in range(parallel)]
+def beside_evaluating(engine: Engine, sampling: SamplingSettings, tokens: int) -> float:
+    """The share of one answer's time, its prompt read, that isn't evaluation."""
+    decode, spent = engine._decode, 0.0
+
+    def evaluate(*arguments: Any) -> Any:
+        nonlocal spent
+        started = time.perf_counter()
+        code = decode(*arguments)
+        engine.library.llama_synchronize(engine.context_pointer)
+        spent += time.perf_counter() - started
+        return code
+
+    prompt = made_up_tokens(engine, PROMPT)
+    engine.prefill(prompt)
+    engine._decode = evaluate
+    try:
+        result = [c.result for c in generate(engine, prompt, sampling, max_tokens=tokens)][-1]
+    finally:
+        engine._decode = decode
+    assert result is not None
+    return 1 - spent / (result.prefill_seconds + result.decode_seconds)
+
+
+def measure(setup: Setup) -> Outcome:
+    """One answer, and SIDE_BY_SIDE of them."""
+    model, steps, settings = setup.model(), 16 if setup.quick else 64, EngineSettings(context=1024)
+    alone: dict[str, list[float]] = {name: [] for name in WAYS}
+    beside: dict[str, list[float]] = {name: [] for name in WAYS}
+    runs = range(setup.times(3))
+    with Engine(model, settings) as engine:
+        for _ in runs:
             for name, sampling in WAYS.items():
-                print(f"{parallel} {name}: {profiled(engine, prompts, sampling, given.steps)}")
+                alone[name].append(100 * beside_evaluating(engine, sampling, steps))
+    with BatchEngine(model, settings, SIDE_BY_SIDE) as many:
+        tokens = made_up_tokens(many, SIDE_BY_SIDE * PROMPT)
+        prompts = [tokens[at : at + PROMPT] for at in range(0, len(tokens), PROMPT)]
+        for _ in runs:
+            for name, sampling in WAYS.items():
+                step = profiled(many, prompts, sampling, steps)
+                beside[name].append(100 * step.python / step.whole)
+    return Outcome(
+        "Steps of answers, 1B shape",
+        (
+            *(figure(f"beside evaluating, {name}", "%", alone[name]) for name in WAYS),
+            *(
+                figure(
+                    f"Python, {SIDE_BY_SIDE} side by side, {name}",
+                    "%",
+                    beside[name],
+                    Target(3, most=True),
+                )
+                for name in WAYS
+            ),
+        ),
+        note=f"Of the time of {steps} tokens; beside evaluating has the choice of tokens, too.",
+    )
 
-
-WAYS = {
-    "greedy": SamplingSettings(temperature=0),
-    "sampled": SamplingSettings(temperature=0.7, top_k=50, top_p=0.9, seed=1),
-}
 
 if __name__ == "__main__":
-    main()
+    run_alone(measure, __doc__)
