@@ -27,7 +27,8 @@ from bench.compare import (
     set_up,
     table,
 )
-from convert import system
+from convert import named_quantization, open_checkpoint, system
+from convert.plan import plan_tensors
 from tests.standins.checkpoint import SHAPES, shape_config, write_checkpoint
 
 ONE_PASS = """
@@ -64,44 +65,66 @@ STUBBED = """
 import json, sys, time
 import convert.pipeline
 started = time.monotonic()
-convert.pipeline.kernels_for = lambda kinds, *_: dict.fromkeys(kinds, lambda *_: 0)
+convert.pipeline.kernels_for = lambda kinds, *_, **__: dict.fromkeys(kinds, lambda *_: 0)
 begun = []
 def check(header, size):
     begun.append(time.monotonic() - started)
 convert.pipeline.convert(sys.argv[1], sys.argv[2], sys.argv[3], force=True, check=check)
-print(json.dumps({"seconds": time.monotonic() - started, "before": begun[0]}))
+seconds = time.monotonic() - started
+print(json.dumps({"seconds": seconds, "before": begun[0], "processor": time.process_time()}))
 """
 
+# The source read and, where so many bytes are asked for, as many written and on the disk: what no
+# conversion can do without.
 READING = """
-import json, os, sys, time
+import json, os, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-import threading
 held, size = threading.local(), 4 << 20
-def read(place):
+def read(file, at, place):
     if not hasattr(held, "buffer"):
         held.buffer = bytearray(size)
-    os.preadv(place[0], [held.buffer], place[1])
+    os.preadv(file, [held.buffer], at)
+    if part:
+        os.pwrite(target, memoryview(held.buffer)[:part], place)
 files = [os.open(path, os.O_RDONLY) for path in Path(sys.argv[1]).glob("*.safetensors")]
+places = [(file, at) for file in files for at in range(0, os.fstat(file).st_size, size)]
+written = int(sys.argv[4])
+part = written // len(places)
+target = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT | os.O_TRUNC)
 started = time.monotonic()
+if part:
+    os.posix_fallocate(target, 0, written)
 with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-    places = [(file, at) for file in files for at in range(0, os.fstat(file).st_size, size)]
-    list(pool.map(read, places))
-print(json.dumps({"seconds": time.monotonic() - started}))
+    begun = [pool.submit(read, *place, i * part) for i, place in enumerate(places)]
+    for one in begun:
+        one.result()
+if part:
+    os.fsync(target)
+seconds = time.monotonic() - started
+print(json.dumps({"seconds": seconds, "processor": time.process_time()}))
 """
 
 
 def bound(checkpoint: Path, quantization: str, runs: int, title: str) -> Outcome:
     """Reading the source alone, and all of a conversion but the kernels, in turn."""
+    opened = open_checkpoint(checkpoint)
+    planned = plan_tensors(opened.config, named_quantization(quantization))
+    size, gigabytes = sum(one.nbytes for one in planned), opened.source_nbytes / 1e9
     with tempfile.TemporaryDirectory(dir=checkpoint.parent) as folder:
         target = Path(folder) / "model.gguf"
         ways = {
-            "reading": lambda: run_once(READING, checkpoint, target, quantization),
+            "reading": lambda: run_once(READING, checkpoint, target, quantization, 0),
+            "copying": lambda: run_once(READING, checkpoint, target, quantization, size),
             "stubbed": lambda: run_once(STUBBED, checkpoint, target, quantization),
             "whole": lambda: run_once(ONE_PASS, checkpoint, target, quantization),
         }
         found = in_turn(ways, runs)
-    reading, stubbed, whole = ([run["seconds"] for run in found[name]] for name in ways)
+    reading, copying, stubbed, whole = ([run["seconds"] for run in found[name]] for name in ways)
+    processor = {
+        name: [run["processor"] / gigabytes for run in found[name]]
+        for name in ("reading", "copying", "stubbed")
+    }
     before = [run["before"] for run in found["stubbed"]]
     kernels = [run["kernels"] / system.allowed_processors() for run in found["whole"]]
     larger = [max(pair) for pair in zip(kernels, reading, strict=True)]
@@ -109,12 +132,22 @@ def bound(checkpoint: Path, quantization: str, runs: int, title: str) -> Outcome
         title,
         (
             figure("reading the source", "seconds", reading),
+            figure("and writing as many bytes as the target has", "seconds", copying),
             figure("a conversion without kernels", "seconds", stubbed),
             figure("of it before the first weight", "seconds", before, Target(0.5, most=True)),
             figure("a conversion", "seconds", whole),
             figure("of it in kernels, a thread", "seconds", kernels),
+            *(
+                figure(f"processor time, {shown}", "seconds a GB read", processor[name])
+                for name, shown in (
+                    ("reading", "reading"),
+                    ("copying", "and writing"),
+                    ("stubbed", "a conversion without kernels, Python's start and all"),
+                )
+            ),
         ),
         (
+            ratio("without kernels to reading and writing", stubbed, copying),
             ratio("without kernels to reading", stubbed, reading, Target(1.3, most=True)),
             ratio(
                 "the same after the first weight's start",
@@ -128,9 +161,12 @@ def bound(checkpoint: Path, quantization: str, runs: int, title: str) -> Outcome
     )
 
 
-def run_once(script: str, checkpoint: Path, target: Path, quantization: str) -> dict[str, float]:
+def run_once(
+    script: str, checkpoint: Path, target: Path, quantization: str, *more: int
+) -> dict[str, float]:
     """Run one conversion in a process of its own and give what it reports."""
     command = [sys.executable, "-c", script, str(checkpoint), str(target), quantization]
+    command += map(str, more)
     child = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     result: dict[str, float] = json.loads(child.stdout.splitlines()[-1])
     return result
