@@ -4,12 +4,14 @@ Nothing else in this package asks which of them it is.
 """
 
 import contextlib
+import ctypes
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 WINDOWS = sys.platform == "win32"
 
@@ -121,6 +123,9 @@ if sys.platform == "win32":
     def read_ahead(descriptor: int, offset: int, length: int) -> None:
         """Have the system fetch bytes that will be read, where it can be told."""
 
+    def write_out(descriptor: int, offset: int, length: int) -> None:
+        """Have bytes that were written go to the disk from now on, where the system can be told."""
+
     def take_space(descriptor: int, size: int) -> None:
         """Have a file's disk space at once, where the file system can; OSError where it's full."""
         os.ftruncate(descriptor, size)
@@ -134,6 +139,10 @@ else:
 
     WILL_NEED: int = getattr(os, "POSIX_FADV_WILLNEED", 0)
     FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+    SYNC_RANGE: Any = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux's
+    if SYNC_RANGE is not None:
+        SYNC_RANGE.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    WRITE_RANGE = 2  # SYNC_FILE_RANGE_WRITE: begin, and don't wait
 
     def read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
         """Read into buffer from offset; how many bytes came, 0 at the end."""
@@ -178,6 +187,11 @@ else:
         """Have the system fetch bytes that will be read, where it can be told."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(descriptor, offset, length, WILL_NEED)
+
+    def write_out(descriptor: int, offset: int, length: int) -> None:
+        """Have bytes that were written go to the disk from now on, where the system can be told."""
+        if SYNC_RANGE is not None:
+            SYNC_RANGE(descriptor, offset, length, WRITE_RANGE)
 
     def take_space(descriptor: int, size: int) -> None:
         """Have a file's disk space at once, where the file system can; OSError where it's full."""

@@ -17,6 +17,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
+from convert import system
 from convert.checkpoint import Checkpoint
 from convert.journal import Journal, digest
 from convert.kernels import Kernel
@@ -128,6 +129,8 @@ class TensorWriter:
         result = quantize_piece(piece, raw, self.kernels[kind], weights, buffers.target)
         data = result.data.reshape(-1).data
         write_all(self.descriptor, data, self.start + piece.offset)
+        # Else the system may keep it all, and the end waits for the disk.
+        system.write_out(self.descriptor, self.start + piece.offset, piece.nbytes)
         hashed = None if self.journal is None else digest(data)
         return _Done(result.not_finite, result.seconds, hashed)
 

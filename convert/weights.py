@@ -58,6 +58,7 @@ class LocalFile:
         status = os.fstat(self._descriptor)
         self.size = status.st_size
         self._modified = status.st_mtime_ns
+        self._asked = 0  # where what the system was last asked to fetch ends
         self.identity = f"{self.size} bytes of {self._modified}"
 
     def __del__(self) -> None:
@@ -71,8 +72,7 @@ class LocalFile:
 
     def read_into(self, offset: int, view: memoryview) -> None:
         length, done = len(view), 0
-        # So that the disk works while pieces are quantized.
-        system.read_ahead(self._descriptor, offset + length, READ_AHEAD)
+        self._ask_ahead(offset + length)
         while done < length:
             try:
                 count = system.read_at(self._descriptor, view[done:], offset + done)
@@ -84,6 +84,18 @@ class LocalFile:
             done += count
         if os.fstat(self._descriptor).st_mtime_ns != self._modified:
             raise CheckpointError("it was changed while it was read", file=self.name)
+
+    def _ask_ahead(self, offset: int) -> None:
+        """Have the disk work while pieces are quantized.
+
+        The system looks for all pages that it is asked for, which takes as long as copying a part
+        of them where they are in memory: none is asked for twice.
+        """
+        end = offset + READ_AHEAD
+        start = self._asked if offset <= self._asked <= end else offset
+        if end - start >= READ_AHEAD // 4:
+            self._asked = end
+            system.read_ahead(self._descriptor, start, end - start)
 
     def cancel(self) -> None:
         """A disk answers soon by itself."""
