@@ -84,7 +84,7 @@ def likeliest_biased(logits: "NDArray[np.float32]", biases: Sequence[tuple[int, 
     likeliest, changed = int(logits.argmax()), {token for token, _ in biases}
     if likeliest not in changed and len(changed) == len(biases):  # no copy of all of them
         ranks = [(-(logits[token] + np.float32(bias)), token) for token, bias in biases]
-        return min((-logits[likeliest], likeliest), *ranks)[1]
+        return int(min((-logits[likeliest], likeliest), *ranks)[1])
     biased = logits.copy()
     for token, bias in biases:
         biased[token] += np.float32(bias)
