@@ -10,10 +10,11 @@ import gguf
 import numpy as np
 import pytest
 
-from convert import CheckpointError, QuantizationError, convert
+from convert import CheckpointError, QuantizationError, convert, system
 from convert.checkpoint import open_checkpoint
 from convert.config import LlamaConfig
 from convert.rope import frequency_factors, inverse_frequencies
+from convert.weights import LocalFile
 from llamacli.gguf import read_gguf
 from tests.standins.checkpoint import shape_config, write_checkpoint, write_json
 
@@ -338,6 +339,18 @@ def test_dynamic_scaling_is_none_within_the_context(checkpoint: Make) -> None:
         "dynamic rope scaling begins beyond 131072 tokens, where the file's context ends",
     )
     convert(folder, folder.with_suffix(".gguf"), "F16")
+
+
+def test_places_beyond_four_gib(tmp_path: Path) -> None:
+    """As a shard of 70B has them: written and read by their offsets, in a file with a hole."""
+    path, place = tmp_path / "large", (5 << 30) + 3
+    path.touch()
+    with path.open("r+b") as file:
+        assert system.write_at(file.fileno(), memoryview(b"weights"), place) == 7
+    large = LocalFile(path)
+    assert large.size == place + 7
+    assert large.read(place, 7) == b"weights"
+    assert large.read(place - 2, 4) == b"\0\0we"
 
 
 def test_missing_shard_is_named(checkpoint: Make) -> None:
