@@ -1,10 +1,10 @@
 """From a Hugging Face Llama checkpoint to a GGUF file: a library that prints nothing.
 
-To be read in this order: errors, config, small_files, system, weights, safetensors, tensors, lora,
-pretokenizer, added, tokenizer, checkpoint, special, rope, kernels, model_card, target, journal,
-remote, mixture, quantization, recipe, column_weights, metadata, plan, header, importance,
-importance_file, choice, adapter_config, adapter, adapter_file, merge, pieces, tensor_writer,
-measure, fisher, sensitivity, pipeline, sized, gain.
+To be read in this order: errors, config, small_files, system, signals, weights, safetensors,
+tensors, lora, pretokenizer, added, tokenizer, checkpoint, special, rope, kernels, model_card,
+target, journal, remote, mixture, quantization, recipe, column_weights, metadata, plan, header,
+importance, importance_file, choice, adapter_config, adapter, adapter_file, merge, pieces,
+tensor_writer, measure, fisher, sensitivity, pipeline, sized, gain.
 Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 

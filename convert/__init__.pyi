@@ -75,6 +75,7 @@ from .safetensors import (
     StoredTensor as StoredTensor,
     read_header as read_header,
 )
+from .signals import deferred_signals as deferred_signals
 from .sized import Fit as Fit, fit as fit
 from .small_files import (
     DEFAULT as DEFAULT,

@@ -16,6 +16,7 @@ from convert.config import DYNAMIC, LlamaConfig, rope_kind, token_ids
 from convert.errors import CheckpointError
 from convert.lora import Pair
 from convert.safetensors import StoredTensor, fetch_header, parse_header
+from convert.signals import deferred_signals
 from convert.small_files import (
     DEFAULT,
     TEMPLATE_FILES,
@@ -233,7 +234,8 @@ def _headers(files: Sequence[WeightFile]) -> Iterator[dict[str, StoredTensor]]:
     with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
         try:
             for file in files:
-                waiting.append((file, pool.submit(fetch_header, file)))
+                with deferred_signals([]):
+                    waiting.append((file, pool.submit(fetch_header, file)))
                 if len(waiting) == HEADERS_AT_ONCE:
                     first, raw = waiting.popleft()
                     yield parse_header(first, raw.result())

@@ -15,6 +15,7 @@ from convert.measure import measure
 from convert.pipeline import kernels_for
 from convert.plan import PlannedTensor
 from convert.quantization import NEED_IMPORTANCE, UNQUANTIZED
+from convert.signals import deferred_signals
 
 Progress = Callable[[str, int, int], None]  # what was measured, matrices so far, and all
 
@@ -69,7 +70,9 @@ def gain(
     logarithms = []
     pool = ThreadPoolExecutor(threads or system.allowed_processors(), "gain")
     try:
-        for one, found in zip(compared, pool.map(ratio, compared), strict=True):
+        with deferred_signals([]):
+            results = pool.map(ratio, compared)
+        for one, found in zip(compared, results, strict=True):
             logarithms.append(log(found))
             progress(one.spec.name, len(logarithms), len(compared))
     finally:

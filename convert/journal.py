@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from convert import system
 from convert.errors import SourceError, TargetError
+from convert.signals import deferred_signals
 from convert.target import Buffer, publish, unwritable, write_all
 
 MAX_JOURNAL = 1 << 28  # bytes; the journal of 405B takes 12 MB
@@ -50,7 +51,9 @@ class Journal:
         """Of some (offset, length), the offsets of those whose bytes are there and whole."""
         noted = [(o, n) for o, n in ranges if self.pieces.get(o, (0, ""))[0] == n]
         with ThreadPoolExecutor(threads) as pool:
-            whole = list(pool.map(self._is_whole, noted))
+            with deferred_signals([]):
+                results = pool.map(self._is_whole, noted)
+            whole = list(results)
         return {offset for (offset, _), there in zip(noted, whole, strict=True) if there}
 
     def _is_whole(self, place: tuple[int, int]) -> bool:

@@ -44,6 +44,7 @@ from convert.quantization import (
     tensor_nbytes,
 )
 from convert.sensitivity import costs
+from convert.signals import deferred_signals
 from convert.tensors import TensorSpec
 from convert.weights import reading
 
@@ -275,7 +276,9 @@ def measure_all(
     by_name = {}
     pool = ThreadPoolExecutor(at_once, "measure")
     with reading(files, pool):
-        for number, measured in enumerate(pool.map(one, tried), 1):
+        with deferred_signals([]):
+            results = pool.map(one, tried)
+        for number, measured in enumerate(results, 1):
             by_name[measured.spec.name] = measured
             progress(measured.spec.name, number, len(tried))
     return by_name

@@ -4,12 +4,12 @@ Nothing else in this package asks which of them it is.
 """
 
 import contextlib
-import ctypes
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +139,6 @@ else:
 
     WILL_NEED: int = getattr(os, "POSIX_FADV_WILLNEED", 0)
     FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
-    SYNC_RANGE: Any = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux's
-    if SYNC_RANGE is not None:
-        SYNC_RANGE.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     WRITE_RANGE = 2  # SYNC_FILE_RANGE_WRITE: begin, and don't wait
 
     def read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
@@ -190,8 +187,18 @@ else:
 
     def write_out(descriptor: int, offset: int, length: int) -> None:
         """Have bytes that were written go to the disk from now on, where the system can be told."""
-        if SYNC_RANGE is not None:
-            SYNC_RANGE(descriptor, offset, length, WRITE_RANGE)
+        if (sync_range := _sync_range()) is not None:
+            sync_range(descriptor, offset, length, WRITE_RANGE)
+
+    @cache
+    def _sync_range() -> Any:
+        """Linux's sync_file_range, where it is."""
+        import ctypes  # some milliseconds, of which a client of the server has few
+
+        function: Any = getattr(ctypes.CDLL(None), "sync_file_range", None)
+        if function is not None:
+            function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+        return function
 
     def take_space(descriptor: int, size: int) -> None:
         """Have a file's disk space at once, where the file system can; OSError where it's full."""

@@ -24,6 +24,7 @@ from convert.kernels import Kernel
 from convert.pieces import PIECE, Piece, not_finite_error, pieces_of, quantize_piece, read_piece
 from convert.plan import PlannedTensor
 from convert.rope import frequency_factors
+from convert.signals import deferred_signals
 from convert.target import write_all
 from convert.weights import reading
 
@@ -110,8 +111,9 @@ class TensorWriter:
             for piece in self._missing(list(pieces_of(self.checkpoint, self.tensors)), threads):
                 if len(waiting) >= ahead:
                     self._count_done(*waiting.popleft())
-                read = readers.submit(read_piece, piece).result if remote else None
-                waiting.append((piece, pool.submit(self._do, piece, read)))
+                with deferred_signals([]):
+                    read = readers.submit(read_piece, piece).result if remote else None
+                    waiting.append((piece, pool.submit(self._do, piece, read)))
             while waiting:
                 self._count_done(*waiting.popleft())
         factors = frequency_factors(self.checkpoint.config)

@@ -234,10 +234,11 @@ def test_a_mixture_for_a_size_is_found_for_what_the_merge_makes(base: Path, tmp_
     ours = fit(merged(open_checkpoint(base), [(adapter, 1.0)]), size, "x", threads=1)
     theirs = fit(open_checkpoint(tmp_path / "expected"), size, "x", threads=1)
     plain = fit(open_checkpoint(base), size, "x", threads=1)
-    # The sums' last bits differ, and so may a choice between types that cost all but the same.
+    # The sums' last bits differ, and so may a choice between types that cost all but the same, and
+    # what a column counts, by a step.
     pairs = [*zip(ours.matrices, theirs.matrices, strict=True)]
     alike = [(one.error, other.error) for one, other in pairs if one.type == other.type]
-    assert len(alike) > len(pairs) // 2 and all(a == pytest.approx(b, rel=1e-3) for a, b in alike)
+    assert len(alike) > len(pairs) // 2 and all(a == pytest.approx(b, rel=0.01) for a, b in alike)
     costs = [sum(one.cost for one in made.matrices) for made in (ours, theirs)]
     assert costs[0] == pytest.approx(costs[1], rel=0.02)
     errors, before = ([one.error for one in made.matrices] for made in (ours, plain))

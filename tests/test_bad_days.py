@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from textwrap import dedent
 
 import pytest
 
@@ -122,6 +123,32 @@ def test_interrupted_at_any_moment(
         cache = tmp_path / "store" / "cache"
         assert not cache.exists() or all(path.suffix == ".kv" for path in cache.iterdir())
     assert met > 10
+
+
+def test_interrupted_where_a_pool_of_threads_holds_a_lock(checkpoint: Make, tmp_path: Path) -> None:
+    """Its locks are Python's, which a handler that raises on their way out leaves held."""
+    code = """
+        import signal, sys, threading
+        from convert import convert
+        leave = threading.Condition.__exit__
+
+        def interrupted(condition, *error):
+            idle = sys._getframe(1).f_code.co_name == "acquire"  # the semaphore of idle threads
+            if idle and threading.active_count() > 1:
+                threading.Condition.__exit__ = leave
+                signal.raise_signal(signal.SIGINT)
+            return leave(condition, *error)
+
+        threading.Condition.__exit__ = interrupted
+        try:
+            convert(sys.argv[1], sys.argv[2], "Q8_0", threads=1)
+        except KeyboardInterrupt:
+            print("ended")
+    """
+    command = [sys.executable, "-c", dedent(code), checkpoint(), tmp_path / "out.gguf"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.stdout == "ended\n", ended.stderr
+    assert not (tmp_path / "out.gguf").exists()
 
 
 # Disks and files

@@ -109,7 +109,7 @@ def test_existing_target_needs_force(checkpoint: Make, tmp_path: Path) -> None:
         (["convert"], 2, "'source'"),
         (["convert", "{empty}"], 3, "config.json"),
         (["convert", ""], 2, "is empty"),
-        (["convert", "{folder}", "--imatrix", "{empty}/none"], 4, "No such file"),
+        (["convert", "{folder}", "--imatrix", "{empty}/none"], 4, "there is no file"),
         (["convert", "{folder}", "--tensor-type", "ffn_dwon=Q8_0"], 3, "'ffn_dwon' is in the name"),
         (["convert", "{model}"], 3, "converted already"),
         (["batch", "-m", "{model}", "--template", "sum it up"], 2, "no {text}"),

@@ -286,7 +286,10 @@ def test_other_types_have_ggmls_kernel() -> None:
 def test_compiling_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not for each type of a mixture."""
 
-    def compiling(kind: GGMLQuantizationType, on_compile: Callable[[], None]) -> choice.Choice:
+    def compiling(
+        kind: GGMLQuantizationType, *, searched: bool, on_compile: Callable[[], None]
+    ) -> choice.Choice:
+        assert not searched
         on_compile()
         return choice.Choice(ggml_kernel(kind), compiled=False, reason="")
 

@@ -300,8 +300,9 @@ def test_rm_removes_nothing_outside_the_store(put: Put, store: Path, tmp_path: P
     outside = tmp_path / "outside-Q8_0.gguf"
     outside.write_text("keep")
     (store / "link-Q8_0.gguf").symlink_to(outside)
-    for name in (str(outside), "../outside-Q8_0", "../outside-Q8_0.gguf", "*", "", ".", "/"):
+    for name in (str(outside), "../outside-Q8_0", "../outside-Q8_0.gguf", "*", ".", "/"):
         assert "in the store" in error("rm", "--yes", "--", name, check=4)
+    assert "a name or a path is empty" in error("rm", "--yes", "--", "", check=2)
     with pytest.raises(NotFoundError):
         remove_model(outside)
     llamacli("rm", "--yes", "link")

@@ -127,7 +127,10 @@ def test_a_resumed_chat_with_calls_reads_none_of_it_again(demo: Path) -> None:
     with Engine(demo, EngineSettings(threads=1)) as engine:
         first = ChatSession(engine, sampling, offer=Calling(tools), record=log.record)
         list(final_answer(first, "How large will 70B be on my disk?", lambda *_: "42.5 GB"))
-        assert [m["role"] for m in first.messages] == ["user", "assistant", "tool", "assistant"]
+        roles = [m["role"] for m in first.messages]
+        calls = roles[1:-1]  # one, or several where the model asks again
+        assert roles[0] == "user" and roles[-1] == "assistant"
+        assert calls and calls == ["assistant", "tool"] * (len(calls) // 2)
         assert save_cache(engine, log.name) is None
         log.close()
         conversation, first.record = first.conversation, lambda _: None

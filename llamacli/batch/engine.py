@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from convert import deferred_signals
 from llamacli.engine import KEPT_SEQUENCES, Engine, EngineSettings, kv_nbytes
-from llamacli.machine import deferred_signals, physical_cores
+from llamacli.machine import physical_cores
 from llamacli.speculate import MOST_ROWS, Drafting, Speculation
 
 if TYPE_CHECKING:

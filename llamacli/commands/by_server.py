@@ -137,6 +137,7 @@ def answer_lines(
     """
     from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
+    from convert import deferred_signals
     from llamacli.serve import answer_whole
 
     running: dict[Future[Result], int] = {}
@@ -154,7 +155,8 @@ def answer_lines(
 
     with ThreadPoolExecutor(parallel) as pool:
         for number, body in enumerate(bodies):
-            running[pool.submit(answer_whole, path, body, interrupted)] = number
+            with deferred_signals([]):
+                running[pool.submit(answer_whole, path, body, interrupted)] = number
             if len(running) >= parallel:
                 yield from map(outcome, wait(running, return_when=FIRST_COMPLETED).done)
             if interrupted():

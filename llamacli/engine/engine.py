@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from convert import deferred_signals
 from llamacli.engine.adapters import Scales, apply_adapters
 from llamacli.engine.context import Context, context_parameters, plan_context
 from llamacli.engine.evaluation import common_prefix, decode_error, decode_together, evaluate
@@ -14,7 +15,6 @@ from llamacli.engine.loading import logged_reason
 from llamacli.engine.model import LoadedModel, Loading
 from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError, LlamacliError, UnreachableError, UsageError
-from llamacli.machine import deferred_signals
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,10 +15,10 @@ from ctypes import POINTER, addressof, c_char, c_uint8, cast
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from convert import deferred_signals
 from llamacli.engine.adapters import adapters_key
 from llamacli.engine.settings import KV_TYPES
 from llamacli.home import replace_file
-from llamacli.machine import deferred_signals
 
 if TYPE_CHECKING:
     from llamacli.engine.engine import Engine

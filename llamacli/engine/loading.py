@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from convert import deferred_signals
 from llamacli.engine.footprint import parts
 from llamacli.engine.settings import EngineSettings
 from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
@@ -22,7 +23,7 @@ from llamacli.gguf import (
     recall,
     remember,
 )
-from llamacli.machine import Device, deferred_signals, last_error, load_library
+from llamacli.machine import Device, last_error, load_library
 
 
 def load_model(

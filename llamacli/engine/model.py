@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypedDict
 
+from convert import deferred_signals
 from llamacli.engine.adapters import LoadedAdapter, Scales, load_adapters, read_adapters
 from llamacli.engine.fit import Fitting, known_context
 from llamacli.engine.loading import in_background, load_model
@@ -12,7 +13,6 @@ from llamacli.engine.settings import EngineSettings
 from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
 from llamacli.gguf import GGUFFile, check_llama, file_identity, read_gguf, recall, remember
 from llamacli.machine import (
-    deferred_signals,
     find_devices,
     free_memory,
     load_library,

@@ -17,6 +17,7 @@ from convert import (
     Progress,
     WeightFile,
     allocate,
+    deferred_signals,
     digest,
     read_all,
     reading,
@@ -204,7 +205,8 @@ def _fetch(
                 continue
             if len(waiting) >= AHEAD:
                 write_next()
-            waiting.append((piece, pool.submit(piece.file.read, piece.offset, piece.length)))
+            with deferred_signals([]):
+                waiting.append((piece, pool.submit(piece.file.read, piece.offset, piece.length)))
         while waiting:
             write_next()
 

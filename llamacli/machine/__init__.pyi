@@ -15,7 +15,6 @@ from .devices import (
 from .memory import FreeMemory as FreeMemory, free_memory as free_memory
 from .native import (
     build_features as build_features,
-    deferred_signals as deferred_signals,
     ggml_function as ggml_function,
     last_error as last_error,
     load_library as load_library,

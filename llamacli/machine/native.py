@@ -1,23 +1,18 @@
 """llama.cpp through llama-cpp-python's low-level module: the one place that imports it."""
 
-import contextlib
 import ctypes
 import importlib
 import importlib.util
-import signal
 import sys
-import threading
 from collections import deque
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from convert import library_name
+from convert import deferred_signals, library_name
 from llamacli import system
 from llamacli.errors import LlamacliError
-from llamacli.system import ENDING
 from llamacli.terminal import debugging, writer
 
 ERROR, CONTINUED = 4, 5  # ggml's log levels; a continued line belongs to the one before
@@ -88,29 +83,6 @@ def ggml_function(name: str, result: Any, *arguments: Any) -> Any:
             function.restype, function.argtypes = result, arguments
             return function
     raise LlamacliError(f"this llama.cpp has no {name}; install the version that llamacli names")
-
-
-@contextlib.contextmanager
-def deferred_signals(arrived: list[int]) -> Iterator[None]:
-    """SIGINT and ENDING during a long call into C, put into arrived, delivered when it ends.
-
-    llama.cpp calls back into Python now and then, where a handler that raises would be lost.
-    Handlers of Python's alone are held back; in other threads than the main one none ever runs.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held = {}
-    for number in (signal.SIGINT, *ENDING):
-        if callable(signal.getsignal(number)):
-            held[number] = signal.signal(number, lambda caught, _: arrived.append(caught))
-    try:
-        yield
-    finally:
-        for number, handler in held.items():
-            signal.signal(number, handler)
-        for caught in arrived:
-            signal.raise_signal(caught)
 
 
 @cache

@@ -6,8 +6,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from convert import deferred_signals
 from llamacli.errors import LlamacliError, NotFoundError, UsageError
-from llamacli.machine import deferred_signals
 from llamacli.mcp_client.config import ServerConfig
 from llamacli.mcp_client.offer import Offered, allowed_names, differences, offer
 from llamacli.mcp_client.results import Outcome

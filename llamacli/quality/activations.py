@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convert import Entry, ImportanceMatrix
+from convert import Entry, ImportanceMatrix, deferred_signals
 from llamacli.engine import Engine
 from llamacli.errors import InvalidModelError
-from llamacli.machine import deferred_signals
 from llamacli.quality.nodes import activations_at, check_layout, read_activations, weights_of
 from llamacli.verify import all_logits
 

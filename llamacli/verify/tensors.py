@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from convert import ROPE_FACTORS, Checkpoint, LocalFile
+from convert import ROPE_FACTORS, Checkpoint, LocalFile, deferred_signals
 from llamacli.engine import ProgressCallback
 from llamacli.gguf import GGUFFile
 from llamacli.machine import physical_cores
@@ -68,7 +68,9 @@ def compare(
     pool = ThreadPoolExecutor(threads or physical_cores(), "compare")
     try:
         pieces = [piece for pair in pairs for piece in _pieces(pair)]
-        for (pair, _, _), piece_sums in zip(pieces, pool.map(_compare_piece, pieces), strict=True):
+        with deferred_signals([]):
+            results = pool.map(_compare_piece, pieces)
+        for (pair, _, _), piece_sums in zip(pieces, results, strict=True):
             sums[pair.info.name] += piece_sums
             done += piece_sums.values
             if progress is not None:
