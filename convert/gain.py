@@ -16,6 +16,7 @@ from convert.pipeline import kernels_for
 from convert.plan import PlannedTensor
 from convert.quantization import NEED_IMPORTANCE, UNQUANTIZED
 from convert.signals import deferred_signals
+from convert.weights import reading
 
 Progress = Callable[[str, int, int], None]  # what was measured, matrices so far, and all
 
@@ -68,14 +69,13 @@ def gain(
         return with_it / without if with_it and without else 1.0
 
     logarithms = []
+    files = {checkpoint.weights[one.spec].file for one in compared}
     pool = ThreadPoolExecutor(threads or system.allowed_processors(), "gain")
-    try:
+    with reading(files, pool):
         with deferred_signals([]):
             results = pool.map(ratio, compared)
         for one, found in zip(compared, results, strict=True):
             logarithms.append(log(found))
             progress(one.spec.name, len(logarithms), len(compared))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
     mean = exp(sum(logarithms) / len(logarithms)) if logarithms else 1.0
     return Gain(mean, len(compared), len(wanted) - len(compared))

@@ -1,5 +1,4 @@
 from .choice import choose as choose
-from .compiled import SEARCHED as SEARCHED
 from .ggml import (
     INFINITY as INFINITY,
     Kernel as Kernel,
@@ -8,5 +7,5 @@ from .ggml import (
     library_path as library_path,
     quantize as quantize,
 )
-from .searched import searched_kernel as searched_kernel
+from .searched import SEARCHED as SEARCHED, searched_kernel as searched_kernel
 from .values import dequantize as dequantize

@@ -22,9 +22,9 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
 from convert.kernels.comparison import BLOCK, differences, speedup
-from convert.kernels.compiled import KINDS, SEARCHED, available, compiled_kernel
+from convert.kernels.compiled import KINDS, available, compiled_kernel
 from convert.kernels.ggml import Kernel, Values, ggml_kernel, library_path
-from convert.kernels.searched import searched_kernel
+from convert.kernels.searched import SEARCHED, searched_kernel
 
 SOURCES = sorted(path.name for path in Path(__file__).parent.glob("*.py"))
 BLOCKS_COMPARED = 256  # of each kind of values

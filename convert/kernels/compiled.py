@@ -16,7 +16,6 @@ KINDS = (
     *(Type.Q6_K, Type.Q5_K, Type.Q4_K, Type.Q3_K, Type.Q2_K),
     *(Type.IQ4_XS, Type.IQ4_NL, Type.Q5_0, Type.Q4_0),
 )
-SEARCHED = (Type.Q8_0,)  # that are compiled as searched has them, not as ggml
 WHOLE_ROWS = (Type.Q5_0, Type.Q4_0)  # importances count beside the whole row's mean square
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from convert.kernels.ggml import Kernel, Values, as_float32, ggml_kernel, largest_magnitude
 
+SEARCHED = (GGMLQuantizationType.Q8_0,)
 SUB = 32  # values a block
 NBYTES = 34  # a block
 TOP = np.float32(127)
@@ -24,7 +25,7 @@ BLOCKS = 2048  # that are quantized together
 
 def searched_kernel(kind: GGMLQuantizationType) -> Kernel:
     """The kernel that searches further than ggml's, which serves where there is none."""
-    return to_q8_0 if kind == GGMLQuantizationType.Q8_0 else ggml_kernel(kind)
+    return to_q8_0 if kind in SEARCHED else ggml_kernel(kind)
 
 
 def to_q8_0(

@@ -170,7 +170,6 @@ def read_recipe(path: Path) -> "tuple[Mapping[str, GGMLQuantizationType], bytes 
     from llamacli.gguf import read_gguf
 
     columns = None
-
     with reading(path), path.open("rb") as file:
         start = file.read(MOST_RECIPE + 1)
     if start[:4] == b"GGUF":

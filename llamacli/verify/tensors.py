@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from convert import ROPE_FACTORS, Checkpoint, LocalFile, deferred_signals
+from convert import ROPE_FACTORS, Checkpoint, LocalFile, deferred_signals, reading
 from llamacli.engine import ProgressCallback
 from llamacli.gguf import GGUFFile
 from llamacli.machine import physical_cores
@@ -66,7 +66,7 @@ def compare(
     total, done = sum(pair.spec.parameters for pair in pairs), 0
     sums: dict[str, Sums] = defaultdict(Sums)
     pool = ThreadPoolExecutor(threads or physical_cores(), "compare")
-    try:
+    with reading({pair.stored.file for pair in pairs}, pool):
         pieces = [piece for pair in pairs for piece in _pieces(pair)]
         with deferred_signals([]):
             results = pool.map(_compare_piece, pieces)
@@ -75,8 +75,6 @@ def compare(
             done += piece_sums.values
             if progress is not None:
                 progress(done, total)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
     return [Compared(pair, sums[pair.info.name]) for pair in pairs]
 
 
