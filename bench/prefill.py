@@ -17,8 +17,8 @@ PROMPT = 512
 
 def llamacli_prefill(model: Path, prompt: int) -> float:
     """Tokens a second of a prompt, the second time that the model reads one."""
-    from llamacli.engine.asked import Asked, chosen_settings
     from llamacli.engine.engine import Engine
+    from llamacli.engine.settings import Asked, chosen_settings
     from llamacli.tune.measure import made_up_tokens, prefill_seconds
 
     settings = chosen_settings(Asked(context=prompt + 8), None, this_processor())

@@ -21,7 +21,7 @@ PREFIX = 2000  # tokens of the instruction, at least
 
 def instruction(model: Path, tokens: int) -> str:
     """Made-up words of at least that many tokens."""
-    from llamacli.engine.loading import load_vocabulary
+    from llamacli.engine.model import load_vocabulary
 
     vocabulary = load_vocabulary(model)
     words: list[str] = []

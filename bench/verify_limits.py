@@ -14,7 +14,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from convert.kernels import dequantize, quantize
 from convert.kernels.comparison import samples
-from llamacli.gguf.types import TENSOR_TYPES
+from llamacli.gguf.contents import TENSOR_TYPES
 from llamacli.verify.measure import measure
 
 # Values as weights are: no exact constants, no ranges that F16 scales can't express.

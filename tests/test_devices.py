@@ -10,10 +10,17 @@ import numpy as np
 import pytest
 
 from llamacli.commands.devices import describe, lines
-from llamacli.engine.asked import TUNABLE, Asked, chosen_settings, defaults
 from llamacli.engine.engine import Engine
 from llamacli.engine.kv_state import restore, save
-from llamacli.engine.settings import KINDS, KV_TYPES, EngineSettings
+from llamacli.engine.settings import (
+    KINDS,
+    KV_TYPES,
+    TUNABLE,
+    Asked,
+    EngineSettings,
+    chosen_settings,
+    defaults,
+)
 from llamacli.errors import UsageError
 from llamacli.machine.cores import Processor, this_processor
 from llamacli.machine.devices import (

@@ -10,7 +10,7 @@ from tests.fuzz.kinds import KINDS
 
 THOUSAND = 1000 // len(KINDS) + 1
 # Kinds of which a bad one is read but for what is bad, nearly always.
-COSTS_A_PART = ("card", "session", "vocabularies")
+COSTS_A_PART = ("card", "session")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llamacli.engine.loading import load_vocabulary
+from llamacli.engine.model import load_vocabulary
 from llamacli.engine.vocabulary import Vocabulary
 from llamacli.errors import InvalidModelError, UsageError
 from llamacli.prompt.encode import encode_chat, encode_raw

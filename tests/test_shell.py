@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from llamacli.engine.loading import load_vocabulary
+from llamacli.engine.model import load_vocabulary
 from llamacli.engine.vocabulary import Vocabulary
 from llamacli.prompt.input import CUT, Input, Text, fit
 from llamacli.terminal import harmless

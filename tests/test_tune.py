@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from llamacli.engine.asked import Asked, chosen_settings
-from llamacli.engine.settings import EngineSettings
+from llamacli.engine.settings import Asked, EngineSettings, chosen_settings
 from llamacli.errors import DoesNotFitError
 from llamacli.machine import cores
 from llamacli.models.demo import demo_model

@@ -17,8 +17,8 @@ from convert.config import LlamaConfig
 from convert.kernels import dequantize
 from convert.metadata import CONFIG_KEY
 from convert.tokenizer import parse_tokenizer
-from llamacli.engine.loading import load_vocabulary
-from llamacli.gguf.types import TENSOR_TYPES
+from llamacli.engine.model import load_vocabulary
+from llamacli.gguf.contents import TENSOR_TYPES
 from llamacli.verify import tokenization
 from llamacli.verify.corpus import TEXTS
 from llamacli.verify.limits import QUANTIZED, limits

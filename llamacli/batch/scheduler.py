@@ -12,8 +12,9 @@ from llamacli.batch.job import Job, Running, scales_of, token_logprob
 from llamacli.batch.kept import Kept
 from llamacli.batch.pace import Pace
 from llamacli.batch.proposals import Proposals
-from llamacli.engine import ABORTED, common_prefix, logged_reason
+from llamacli.engine import ABORTED, common_prefix
 from llamacli.errors import DoesNotFitError, InvalidModelError, LlamacliError
+from llamacli.machine import logged_reason
 from llamacli.speculate import Costs, measured_costs
 
 WORTH_WAITING = 16  # tokens that another sequence is evaluating already

@@ -198,10 +198,10 @@ def _from_hub(repo: "Repo", merge: "Sequence[str]", download: bool, job: _Job) -
 
 def _will_run(target: Path) -> "Callable[[bytes, int], None]":
     """The checks that every other command makes of a file, for its header before it is written."""
-    from llamacli.gguf import check_header
+    from llamacli.gguf import read_header
 
     def check(header: bytes, size: int) -> None:
-        check_header(header, size, target.name)
+        read_header(header, size, target.name)
 
     return check
 

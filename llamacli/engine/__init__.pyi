@@ -1,13 +1,10 @@
 from .adapters import MAX_ADAPTERS as MAX_ADAPTERS, Scales as Scales
-from .asked import (
-    Asked as Asked,
-    Profile as Profile,
-    chosen_settings as chosen_settings,
-    defaults as defaults,
+from .context import (
+    ABORTED as ABORTED,
+    KEPT_SEQUENCES as KEPT_SEQUENCES,
+    common_prefix as common_prefix,
 )
-from .context import KEPT_SEQUENCES as KEPT_SEQUENCES
 from .engine import Engine as Engine, ProgressCallback as ProgressCallback
-from .evaluation import ABORTED as ABORTED, common_prefix as common_prefix
 from .fit import DEFAULT_CONTEXT as DEFAULT_CONTEXT
 from .footprint import kv_nbytes as kv_nbytes
 from .kv_state import (
@@ -18,12 +15,11 @@ from .kv_state import (
     state_key as state_key,
 )
 from .largest import LargestFile as LargestFile, largest_file as largest_file
-from .loading import (
+from .model import (
+    Loading as Loading,
     load_file as load_file,
     load_vocabulary as load_vocabulary,
-    logged_reason as logged_reason,
 )
-from .model import Loading as Loading
 from .sampling import (
     choose_seed as choose_seed,
     chooser as chooser,
@@ -35,8 +31,12 @@ from .settings import (
     MAX_SCALE as MAX_SCALE,
     MAX_SEED as MAX_SEED,
     AdapterChoice as AdapterChoice,
+    Asked as Asked,
     EngineSettings as EngineSettings,
+    Profile as Profile,
     SamplingSettings as SamplingSettings,
+    chosen_settings as chosen_settings,
+    defaults as defaults,
     is_sound as is_sound,
     kv_types as kv_types,
 )

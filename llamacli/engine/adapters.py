@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from convert import deferred_signals
-from llamacli.engine.loading import logged_reason
 from llamacli.engine.settings import AdapterChoice
 from llamacli.errors import InvalidModelError, UsageError
 from llamacli.gguf import GGUFFile, check_adapter, file_identity, read_gguf
+from llamacli.machine import logged_reason
 
 MAX_ADAPTERS = 16
 

@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from convert import deferred_signals
 from llamacli.engine.adapters import Scales, apply_adapters
-from llamacli.engine.context import Context, context_parameters, plan_context
-from llamacli.engine.evaluation import common_prefix, decode_error, decode_together, evaluate
-from llamacli.engine.loading import logged_reason
+from llamacli.engine.context import (
+    Context,
+    common_prefix,
+    context_parameters,
+    decode_error,
+    decode_together,
+    evaluate,
+    plan_context,
+)
 from llamacli.engine.model import LoadedModel, Loading
 from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError, LlamacliError, UnreachableError, UsageError
+from llamacli.machine import logged_reason
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from llamacli.engine.asked import defaults
 from llamacli.engine.fit import DEFAULT_CONTEXT, SPARE, Fitting
-from llamacli.engine.settings import EngineSettings
+from llamacli.engine.settings import EngineSettings, defaults
 from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.gguf import GGUFFile, LlamaShape
 from llamacli.machine import find_devices, free_memory, this_processor, use_devices

@@ -1,6 +1,11 @@
 """A model in llama.cpp's memory: its file checked, its settings settled, its weights loaded."""
 
-from collections.abc import Callable
+import contextlib
+import ctypes
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypedDict
@@ -8,14 +13,24 @@ from typing import Any, Self, TypedDict
 from convert import deferred_signals
 from llamacli.engine.adapters import LoadedAdapter, Scales, load_adapters, read_adapters
 from llamacli.engine.fit import Fitting, known_context
-from llamacli.engine.loading import in_background, load_model
+from llamacli.engine.footprint import parts
 from llamacli.engine.settings import EngineSettings
 from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
-from llamacli.gguf import GGUFFile, check_llama, file_identity, read_gguf, recall, remember
+from llamacli.errors import DoesNotFitError, InvalidModelError
+from llamacli.gguf import (
+    GGUFFile,
+    check_architecture,
+    check_llama,
+    check_vocabulary,
+    file_identity,
+    read_gguf,
+)
 from llamacli.machine import (
+    Device,
     find_devices,
     free_memory,
     load_library,
+    logged_reason,
     this_processor,
     use_devices,
 )
@@ -61,7 +76,7 @@ class LoadedModel:
         """
         self.path = Path(path)
         self.parallel = parallel
-        self.file = read_gguf(self.path, recall())
+        self.file = read_gguf(self.path)
         self.shape = check_llama(self.file)
         settings = settings or EngineSettings()
         self._adapter_files = read_adapters(settings.adapters, self.file)
@@ -76,7 +91,7 @@ class LoadedModel:
         try:
             self._fit(settings)
             with (
-                in_background(lambda: meanwhile(self.file), lambda: remember(self.file)),
+                in_background(lambda: meanwhile(self.file)),
                 self.workers.watched(),
             ):
                 self._model = load_model(
@@ -153,3 +168,97 @@ class LoadedModel:
         if not self.settings.gpu_layers:
             self.gpus = []
         self.context_size = known_context(self.settings.context)
+
+
+def load_model(
+    library: Any,
+    path: Path,
+    settings: EngineSettings,
+    on_load: Callable[[float], None] | None = None,
+    *,
+    gpus: Sequence[Device] = (),
+    given_up: Callable[[], bool] = lambda: False,
+    vocabulary_only: bool = False,
+) -> Any:
+    """llama.cpp's model from a checked file, its layers on those GPUs as far as settings say.
+
+    given_up is asked while it loads, and ends that.
+    Raises InvalidModelError or DoesNotFitError.
+    """
+    signals: list[int] = []
+
+    def progress(share: float, _: Any) -> bool:
+        if on_load is not None:
+            on_load(share)
+        return not (signals or given_up())
+
+    callback = library.llama_progress_callback(progress)
+    params = library.llama_model_default_params()
+    params.progress_callback = callback
+    params.n_gpu_layers = -1 if settings.gpu_layers == "auto" else settings.gpu_layers
+    # A list that ends with NULL; an empty one keeps all on the CPU, large batches too.
+    listed = (ctypes.c_void_p * (len(gpus) + 1))(*(gpu.pointer for gpu in gpus))
+    params.devices = ctypes.cast(listed, ctypes.c_void_p)
+    split = (ctypes.c_float * library.llama_max_devices())(*parts(gpus, settings.split))
+    if any(gpu.machine for gpu in gpus):  # else llama.cpp asks the GPUs what is free
+        params.tensor_split = ctypes.cast(split, ctypes.POINTER(ctypes.c_float))
+    params.use_extra_bufts = settings.repack
+    params.vocab_only = vocabulary_only
+    if not settings.mmap:
+        params.load_mode = library.LLAMA_LOAD_MODE_NONE
+    with deferred_signals(signals):
+        model = library.llama_model_load_from_file(os.fsencode(path), params)
+    if signals:
+        raise KeyboardInterrupt
+    if not model:
+        kind = DoesNotFitError if "alloc" in logged_reason() else InvalidModelError
+        raise kind(f"llama.cpp could not load {path}{logged_reason()}")
+    return model
+
+
+def load_vocabulary(path: Path) -> Vocabulary:
+    """The vocabulary alone of a GGUF file, whose weights aren't touched; freed with the object."""
+    return load_file(path)[1]
+
+
+def load_file(path: Path) -> tuple[GGUFFile, Vocabulary]:
+    """A checked GGUF file, and its vocabulary as load_vocabulary gives it."""
+    file = read_gguf(path)
+    check_architecture(file)
+    check_vocabulary(file)
+    library = load_library()
+    model = load_model(library, path, EngineSettings(), vocabulary_only=True)
+    file_identity(path, file.status)
+    vocabulary = make_vocabulary(library, model, file)
+    freeing = weakref.finalize(vocabulary, _free, library, model)
+    freeing.atexit = False
+    return file, vocabulary
+
+
+def _free(library: Any, model: Any) -> None:
+    with deferred_signals([]):  # llama.cpp logs here, too
+        library.llama_model_free(model)
+
+
+@contextlib.contextmanager
+def in_background(work: Callable[[], None]) -> Iterator[None]:
+    """Do work in a thread beside a long call into C, and wait for it.
+
+    What it raises is raised at the end, where the block itself went well.
+    """
+    raised: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=do)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    if raised:
+        raise raised[0]

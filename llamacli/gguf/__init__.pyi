@@ -5,13 +5,11 @@ from .adapter import (
     stated_shape as stated_shape,
 )
 from .check import (
-    CONTROL as CONTROL,
     END_TOKENS as END_TOKENS,
     NORMAL as NORMAL,
     RECURSIVE_PRE_TOKENIZERS as RECURSIVE_PRE_TOKENIZERS,
     LlamaShape as LlamaShape,
     check_architecture as check_architecture,
-    check_header as check_header,
     check_llama as check_llama,
     check_vocabulary as check_vocabulary,
     read_header as read_header,
@@ -19,14 +17,13 @@ from .check import (
 from .contents import (
     STRING as STRING,
     TEMPLATE_KEY as TEMPLATE_KEY,
+    TENSOR_TYPES as TENSOR_TYPES,
     TOOL_TEMPLATE_KEY as TOOL_TEMPLATE_KEY,
     Array as Array,
     GGUFFile as GGUFFile,
     TensorInfo as TensorInfo,
+    TensorType as TensorType,
     file_identity as file_identity,
 )
-from .cursor import HeaderError as HeaderError
-from .file import padded as padded, read_gguf as read_gguf
+from .file import HeaderError as HeaderError, padded as padded, read_gguf as read_gguf
 from .merge import check_part as check_part, merged_header as merged_header
-from .remembered import recall as recall, remember as remember
-from .types import TENSOR_TYPES as TENSOR_TYPES, TensorType as TensorType

@@ -84,16 +84,9 @@ def check_llama(file: GGUFFile) -> LlamaShape:
     return shape
 
 
-def check_header(header: bytes, size: int, name: str) -> LlamaShape:
-    """check_llama for a file of that size that begins so, before the rest of it is there.
-
-    name is what errors call it.
-    """
-    return read_header(header, size, name)[1]
-
-
 def read_header(header: bytes, size: int, name: str) -> tuple[GGUFFile, LlamaShape]:
-    """The same, and what such a file holds; its arrays can't be read, as it isn't there."""
+    """A checked file of that size that begins so, before the rest of it is there; name is what
+    errors call it. Its arrays can't be read."""
     with tempfile.TemporaryDirectory(prefix="llamacli-") as folder:
         path = Path(folder) / "header.gguf"
         with path.open("wb") as file:

@@ -7,9 +7,8 @@ split.no, split.count and split.tensors.count.
 from collections.abc import Sequence
 from struct import pack
 
-from llamacli.gguf.contents import GGUFFile, TensorInfo
+from llamacli.gguf.contents import TENSOR_TYPES, GGUFFile, TensorInfo
 from llamacli.gguf.file import DEFAULT_ALIGNMENT, padded
-from llamacli.gguf.types import TENSOR_TYPES
 
 
 def check_part(number: int, parts: Sequence[GGUFFile]) -> None:

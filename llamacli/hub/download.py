@@ -28,11 +28,11 @@ from llamacli.gguf import (
     GGUFFile,
     HeaderError,
     LlamaShape,
-    check_header,
     check_part,
     merged_header,
     padded,
     read_gguf,
+    read_header,
 )
 from llamacli.hub.checkpoint import CONTEXT, KV_BYTES, Needs
 from llamacli.hub.repo import Repo, http_client, remote_file
@@ -89,7 +89,7 @@ def pull(
         header = _header(parts)
         pieces = list(_pieces(parts, len(header)))
         size = _end(parts, len(header))
-        tell(_needs(repo, names, check_header(header, size, target.name), size))
+        tell(_needs(repo, names, read_header(header, size, target.name)[1], size))
         hashes = {name: repo.files[name].etag for name in names}
         made_of = {"origin": repo.origin, "header": digest(header), "files": hashes}
         with resumable_file(target, force, made_of) as (_, journal):

@@ -16,7 +16,7 @@ from .memory import FreeMemory as FreeMemory, free_memory as free_memory
 from .native import (
     build_features as build_features,
     ggml_function as ggml_function,
-    last_error as last_error,
     load_library as load_library,
+    logged_reason as logged_reason,
     versions as versions,
 )

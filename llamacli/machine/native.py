@@ -31,9 +31,9 @@ def load_library() -> Any:
     return library
 
 
-def last_error() -> str:
-    """The last error that llama.cpp logged, in one line; empty where there was none."""
-    return " ".join(_errors[-1].split()) if _errors else ""
+def logged_reason() -> str:
+    """llama.cpp's last error, to be put behind a message of ours; empty where there was none."""
+    return f": {' '.join(_errors[-1].split())}" if _errors and _errors[-1].strip() else ""
 
 
 def versions() -> dict[str, str]:

@@ -150,6 +150,5 @@ KINDS = {
     "cache": Kind(stored.prepare, stored.bend_cache),
     "session": Kind(stored.prepare, stored.bend_session),
     "tuned": Kind(stored.prepare, stored.bend_tuned),
-    "vocabularies": Kind(stored.prepare, stored.bend_vocabularies),
     "models-toml": Kind(stored.prepare, stored.bend_models),
 }

@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 
 from llamacli.gguf.check import LlamaShape, _expected_tensors
-from llamacli.gguf.types import TENSOR_TYPES
+from llamacli.gguf.contents import TENSOR_TYPES
 from tests.standins.checkpoint import tokenizer
 from tests.standins.tiny import add_tokenizer
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from llamacli.gguf.file import read_gguf
-from llamacli.gguf.remembered import remember
 from llamacli.tune.profiles import kept_path
 from tests.fuzz.mutate import EXTREMES, TEXTS, bend_bytes, bend_json
 from tests.standins.tiny import write_model
@@ -115,17 +113,6 @@ def bend_tuned(rng: Random, folder: Path) -> list[Command]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(bend_json(rng, TUNED, rng.choice((1, 2, 4))))
     return [["run", "hi", "-m", str(model), "-n", "2", "--temp", "0", "-c", "64"]]
-
-
-def bend_vocabularies(rng: Random, folder: Path) -> list[Command]:
-    model, path = folder / "model.gguf", folder / "store" / "vocabularies.json"
-    good = folder / "good.json"
-    if not good.exists():
-        remember(read_gguf(model))
-        good.write_bytes(path.read_bytes())
-    bad = bend_json(rng, json.loads(good.read_bytes()), rng.choice((1, 1, 2, 4)))
-    path.write_bytes(bend_bytes(rng, bad) if rng.random() < 0.2 else bad)
-    return [["run", "hi", "-m", str(model), *ANSWER, "-c", "64"]]
 
 
 def bend_models(rng: Random, folder: Path) -> list[Command]:
