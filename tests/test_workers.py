@@ -42,7 +42,6 @@ from llamacli.workers import (
     address_of,
     greet,
     greeting,
-    kept,
     measure,
     parse_split,
     parse_workers,
@@ -346,7 +345,7 @@ def test_a_worker_that_has_a_small_models_weights_is_sent_none(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """None of its tensors has 10 MiB."""
-    monkeypatch.setattr(kept, "WORTH", 0)
+    monkeypatch.setattr(greeting, "WORTH", 0)
     loading, tokens = [], []
     for _ in range(2):
         with (
@@ -362,10 +361,10 @@ def test_a_worker_that_has_a_small_models_weights_is_sent_none(
 
 def test_small_tensors_are_asked_for_by_llama_cpps_hash() -> None:
     data = bytes(range(256)) * 5 + b"end"
-    value = kept.START
+    value = greeting.START
     for byte in data:
-        value = (value ^ byte) * kept.PRIME % (1 << 64)
-    assert kept._compiled()(memoryview(bytearray(data))) == value
+        value = (value ^ byte) * greeting.PRIME % (1 << 64)
+    assert greeting._compiled()(memoryview(bytearray(data))) == value
 
 
 def test_a_worker_without_a_cache_is_asked_for_nothing(
@@ -376,11 +375,11 @@ def test_a_worker_without_a_cache_is_asked_for_nothing(
         for address, worth, asked in (
             (lender.address, 0, False),
             (keeping.address, 0, True),
-            (keeping.address, kept.WORTH, False),
+            (keeping.address, greeting.WORTH, False),
         ):
-            monkeypatch.setattr(kept, "WORTH", worth)
+            monkeypatch.setattr(greeting, "WORTH", worth)
             link = greet(address)
-            assert (kept.hash_for(link, file) is not None) == asked
+            assert (greeting.hash_for(link, file) is not None) == asked
             link.close()
 
 

@@ -7,10 +7,14 @@ from .addresses import (
 )
 from .connected import Workers as Workers
 from .greeting import Link as Link, greet as greet, measure as measure
-from .hosting import Lending as Lending, address_of as address_of, host as host
+from .hosting import (
+    Lending as Lending,
+    address_of as address_of,
+    host as host,
+    host_by_ssh as host_by_ssh,
+)
 from .lend import (
     described as described,
     end_with_stdin as end_with_stdin,
     lent_devices as lent_devices,
 )
-from .ssh import host_by_ssh as host_by_ssh

@@ -1,22 +1,71 @@
 """The workers of one engine: connected, relayed, and known to llama.cpp as devices."""
 
 import ctypes
+import signal
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from llamacli.errors import LlamacliError, UnreachableError, UsageError
 from llamacli.gguf import GGUFFile
 from llamacli.machine import Device, ggml_function
+from llamacli.system import ENDING
 from llamacli.workers.addresses import TIMEOUT, Address
 
 if TYPE_CHECKING:
-    from llamacli.workers.kept import Weights
+    from llamacli.workers.greeting import Weights
     from llamacli.workers.relay import Relay
-    from llamacli.workers.waiting import Signals
 
 MOST = 12  # devices of workers; llama.cpp has room for 16 with this machine's own
+
+
+class Signals:
+    """Signals while a call into C waits for a worker: Python's handlers run only when it is back.
+
+    given_up says whether to wait no longer: after one that ends the program, or Ctrl-C twice.
+    """
+
+    def __init__(self) -> None:
+        import socket
+
+        self._noted = bytearray()
+        self._stopped = False
+        self._reading, self._writing = socket.socketpair()
+        self._reading.setblocking(False)
+        self._writing.setblocking(False)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note signals during the block; in other threads than the main one none is seen."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._read()
+        self._noted.clear()
+        before = signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def given_up(self) -> bool:
+        """To be asked by another thread."""
+        self._read()
+        ending = any(number in ENDING for number in self._noted)
+        return self._stopped or ending or self._noted.count(signal.SIGINT) > 1
+
+    def close(self) -> None:
+        self._reading.close()
+        self._writing.close()
+
+    def _read(self) -> None:
+        with suppress(OSError):  # none came, or it is closed
+            self._noted += self._reading.recv(64)
 
 
 class Workers:
@@ -57,10 +106,8 @@ class Workers:
         return workers
 
     def _connect(self, addresses: Sequence[Address], file: GGUFFile, timeout: float) -> None:
-        from llamacli.workers.greeting import greet  # sockets: 5 ms that few need
-        from llamacli.workers.kept import hash_for
+        from llamacli.workers.greeting import greet, hash_for  # sockets: 5 ms that few need
         from llamacli.workers.relay import Relay
-        from llamacli.workers.waiting import Signals
 
         self._signals = Signals()
         for address in addresses:
@@ -84,7 +131,7 @@ class Workers:
             self.devices = [_as_free_now(device) for device in other.devices]
 
     def _add(self, file: GGUFFile) -> None:
-        from llamacli.workers.kept import Weights
+        from llamacli.workers.greeting import Weights
 
         self._weights = Weights(file)
         for relay in self.relays:

@@ -1,9 +1,11 @@
-"""A worker's life: it starts the process that lends, starts it again where it died, and ends it."""
+"""A worker's life: it starts the process that lends, starts it again where it died, and ends it; on
+another machine through ssh, reached through its tunnel."""
 
+import shlex
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -18,6 +20,8 @@ from llamacli.workers.greeting import greet
 from llamacli.workers.lend import FAILED, command
 
 START = 120.0  # seconds that the process may take to begin
+SSH_START = 600.0  # through ssh, which may ask for a password first
+SSH_END = 10.0
 AGAIN = 1.0  # seconds before another one is started
 TRIES, SOON = 5, 10.0  # so many that end within so many seconds, one after the other, are enough
 CAME, WENT = b"Accepted client connection", b"Client connection closed"
@@ -164,3 +168,59 @@ def _numbers(name: str) -> str:
         return str(getaddrinfo(name, 0, AF_INET, SOCK_STREAM)[0][4][0])
     except (gaierror, UnicodeError) as error:
         raise NotFoundError(f"{name} is no IPv4 address of this machine") from error
+
+
+def host_by_ssh(
+    host: str,
+    address: Address,
+    port: int,
+    program: str,
+    arguments: Sequence[str],
+    ready: Callable[[], None],
+) -> None:
+    """Start `program worker` at host, at its loopback's port, reached here at address.
+
+    It ends when this does, however that ends: it reads its stdin, which is ssh's. Until then a
+    signal must raise. Raises UnreachableError where ssh or the worker ends by itself.
+    """
+    if host.startswith("-") or not host.isprintable():
+        raise UsageError(f"{host!r} is no host's name")
+    remote = [*shlex.split(program), "worker", "--port", str(port), "--until-eof", *arguments]
+    forward = f"127.0.0.1:{address.port}:127.0.0.1:{port}"
+    options = ["-T", "-o", "ExitOnForwardFailure=yes", "-o", "ServerAliveInterval=15"]
+    command = ["ssh", *options, "-L", forward, "--", host, shlex.join(remote)]
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    except FileNotFoundError:
+        raise NotFoundError("there is no program ssh; install OpenSSH's client") from None
+    try:
+        try:
+            wait_to_greet(address, lambda: process.poll() is not None, SSH_START)
+        except UnreachableError as error:
+            if process.poll() is not None:
+                raise _ended(host, process) from error
+            raise
+        ready()
+        _wait(process)
+        raise _ended(host, process)
+    finally:
+        _end(process)
+
+
+def _ended(host: str, process: "subprocess.Popen[bytes]") -> UnreachableError:
+    return UnreachableError(
+        f"ssh to {host} ended with code {process.returncode}",
+        hint="what it or the worker there said stands above",
+    )
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """By the end of its stdin, which the worker there sees; by force where that takes long."""
+    assert process.stdin is not None
+    with suppress(OSError):
+        process.stdin.close()
+    try:
+        process.wait(SSH_END)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

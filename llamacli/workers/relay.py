@@ -15,10 +15,7 @@ from contextlib import suppress
 from functools import partial
 from struct import error as StructError  # noqa: N812
 
-from llamacli.workers.answers import hashed_tensor, known, problem, stand_in
-from llamacli.workers.greeting import Link
-from llamacli.workers.incoming import WHOLE, Incoming
-from llamacli.workers.kept import FLAG, HEADER, MOST, SAMPLE, Hash, Weights
+from llamacli.workers.greeting import FLAG, HEADER, MOST, SAMPLE, Hash, Link, Weights
 from llamacli.workers.protocol import (
     ANSWERS,
     HEAD,
@@ -26,11 +23,17 @@ from llamacli.workers.protocol import (
     SIZE,
     TENSOR,
     U64,
+    WHOLE,
     Broken,
     Command,
+    Incoming,
     Part,
     check_length,
     fill,
+    hashed_tensor,
+    known,
+    problem,
+    stand_in,
     tensor_name,
 )
 
