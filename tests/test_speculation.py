@@ -32,7 +32,7 @@ from llamacli.speculate import (
     default_costs,
     learn_costs,
 )
-from llamacli.speculate.budget import Budget, Kind
+from llamacli.speculate.costs import Budget, Kind
 from llamacli.speculate.lookup import Lookup
 from tests.standins import smollm2
 from tests.standins.sparse import Shape, write_sparse

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from llamacli.errors import InvalidModelError
-from llamacli.prompt import worker
+from llamacli.prompt import template as rendering
 from llamacli.prompt.template import KNOWN, LLAMA3_TEMPLATE, WORKER, prepare, render, render_here
 from tests.conftest import DEMO
 from tests.standins.waiting import PATIENCE
@@ -44,11 +44,11 @@ HOSTILE = {
 @pytest.fixture(scope="module", autouse=True)
 def hasty() -> Iterator[None]:
     """A process with a second of processor time a prompt, in place of two."""
-    usual, short = (f"limit_time({seconds})" for seconds in (worker.SECONDS, 1))
-    assert usual in worker.CODE
+    usual, short = (f"limit_time({seconds})" for seconds in (rendering.SECONDS, 1))
+    assert usual in rendering.CODE
     WORKER._end()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "CODE", worker.CODE.replace(usual, short))
+        patch.setattr(rendering, "CODE", rendering.CODE.replace(usual, short))
         yield
     WORKER._end()
 
@@ -137,13 +137,13 @@ def test_a_process_that_died_is_replaced() -> None:
 def test_limits_that_the_system_refuses_leave_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """macOS refuses RLIMIT_AS; the one on processor time is set all the same."""
     pytest.importorskip("resource")
-    refused = worker.CODE.replace(
-        f"limit_memory({worker.MEMORY})",
-        f"import resource; resource.RLIMIT_AS = -1; limit_memory({worker.MEMORY})",
+    refused = rendering.CODE.replace(
+        f"limit_memory({rendering.MEMORY})",
+        f"import resource; resource.RLIMIT_AS = -1; limit_memory({rendering.MEMORY})",
     )
-    assert refused != worker.CODE
-    monkeypatch.setattr(worker, "CODE", refused)
-    own = worker.Worker()
+    assert refused != rendering.CODE
+    monkeypatch.setattr(rendering, "CODE", refused)
+    own = rendering.Worker()
     with pytest.raises(InvalidModelError, match="too much time"):
         own.render({**REQUEST, "template": HOSTILE["endless"]})
     assert own.render(REQUEST) == "1"

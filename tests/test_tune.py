@@ -15,7 +15,6 @@ from llamacli.models.demo import demo_model
 from llamacli.models.opening import engine_settings
 from llamacli.speculate import MOST_ROWS, Costs
 from llamacli.tune import profiles
-from llamacli.tune.decide import Work, estimate, in_the_running, winner
 from llamacli.tune.measure import Sample, Size
 from llamacli.tune.profiles import (
     forget,
@@ -25,17 +24,20 @@ from llamacli.tune.profiles import (
     tuned_costs,
     tuned_settings,
 )
-from llamacli.tune.search import applied, groups, tune
+from llamacli.tune.search import MOST_ROUNDS, applied, groups, measure_stage, size_for, tune
 from llamacli.tune.stages import (
     WORKS,
     Stage,
+    Work,
     batch_stage,
+    estimate,
     flash_stage,
+    in_the_running,
     kv_stage,
     threads_stage,
     weights_stage,
+    winner,
 )
-from llamacli.tune.trials import MOST_ROUNDS, measure_stage, size_for
 from tests.test_cli import llamacli
 
 PREFILL = Work(prompt=1)

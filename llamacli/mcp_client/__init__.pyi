@@ -1,3 +1,3 @@
 from .config import ServerConfig as ServerConfig, read_servers as read_servers
-from .results import Outcome as Outcome
+from .offer import Outcome as Outcome
 from .servers import Servers as Servers, open_servers as open_servers

@@ -14,10 +14,8 @@ from mcp.shared.exceptions import MCPError
 from llamacli import __version__
 from llamacli.errors import LlamacliError, NotFoundError
 from llamacli.mcp_client.config import ServerConfig
-from llamacli.mcp_client.http import reach_server
-from llamacli.mcp_client.process import run_server
-from llamacli.mcp_client.results import Outcome, outcome_of
-from llamacli.mcp_client.trace import Trace
+from llamacli.mcp_client.offer import Outcome, outcome_of
+from llamacli.mcp_client.transport import Trace, reach_server, run_server
 
 MOST_PAGES = 100
 ASKED_CLOSED = (mcp_types.CONNECTION_CLOSED, mcp_types.REQUEST_TIMEOUT)

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from llamacli.engine import Vocabulary, sample_among
 from llamacli.errors import InvalidModelError, UsageError
-from llamacli.shape.ending import Ending
-from llamacli.shape.grammar import Grammar
+from llamacli.shape.grammar import Ending, Grammar
 
 
 @dataclass

@@ -1,4 +1,5 @@
-"""Tools' definitions as OpenAI's API has them: a list of functions with JSON Schemas, checked."""
+"""Tools' definitions as OpenAI's API has them, a list of functions with JSON Schemas, checked; and
+what tools gave, bounded before a model reads it."""
 
 import json
 import re
@@ -7,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamacli.errors import InvalidModelError, UsageError
-from llamacli.prompt import parse_json
+from llamacli.prompt import RESULT_ROLES, Message, parse_json
 from llamacli.shape import read_schema
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")  # Anthropic's API allows that many
 MOST_TOOLS = 128  # as OpenAI's API allows
 NO_PARAMETERS = {"type": "object", "properties": {}}
+OUTPUT_LIMIT = 32_768  # characters of a tool's result that are read without --tool-output-limit
+NOTHING = "(the tool gave nothing)"
+STOPPED = "Error: the user stopped this call."
 
 
 class WrongTool(UsageError):
@@ -90,3 +94,27 @@ def _tool(index: int, given: Any) -> Tool:
     except (InvalidModelError, UsageError) as error:
         raise WrongTool(index, f"the parameters of {name}: {error}", "parameters") from None
     return Tool(name, {"type": "object", **parameters}, {"type": "function", **given})
+
+
+def bounded(messages: Sequence[Message], limit: int = OUTPUT_LIMIT) -> list[Message]:
+    """The messages, with the middle of each longer result cut out and what is missing told.
+
+    Raises UsageError where the limit is none.
+    """
+    if limit < 1:
+        raise UsageError(f"the limit of a tool's output is {limit}; give 1 character or more")
+    return [
+        {**message, "content": _bounded(message["content"], limit)}
+        if message["role"] in RESULT_ROLES and isinstance(message["content"], str)
+        else message
+        for message in messages
+    ]
+
+
+def _bounded(text: str, limit: int) -> str:
+    missing = len(text) - limit
+    if missing <= 0:
+        return text
+    head = limit - limit // 2
+    tail = text[len(text) - limit // 2 :]
+    return f"{text[:head]}\n[... {missing} of {len(text)} characters were cut here ...]\n{tail}"

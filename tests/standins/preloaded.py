@@ -9,8 +9,8 @@ from llamacli.machine import load_library
 
 for name in (
     *("answer.generation", "batch.scheduler", "chat.turns", "cli", "commands.spread"),
-    *("engine.engine", "models.opening", "models.registry", "prompt.template", "prompt.worker"),
-    *("shape.grammar", "speculate.drafting", "tools.constraint", "tune.profiles"),
+    *("engine.engine", "models.opening", "models.registry", "prompt.template"),
+    *("shape.grammar", "speculate.lookahead", "tools.constraint", "tune.profiles"),
 ):
     importlib.import_module(f"llamacli.{name}")
 for name in ("gguf", "numpy", "convert.pipeline", "convert.tokenizer"):

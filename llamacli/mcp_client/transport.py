@@ -1,25 +1,29 @@
-"""A server as a child process that speaks over its stdin and stdout: bounded, and ended for sure.
+"""How a server is reached, within bounds: as a child process that speaks over its stdin and stdout,
+and is ended for sure, or by streamable HTTP. A trace tells why it failed.
 
-The package's own client of that kind takes lines of any length, and gives stderr to the terminal.
+The package's own client of a process takes lines of any length, and gives stderr to the terminal.
 """
 
 import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from subprocess import PIPE
 from typing import Any
 
 import anyio
+import httpx2
 from anyio.abc import Process
 from mcp.client.stdio import get_default_environment
+from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
 from llamacli.errors import NotFoundError
 from llamacli.mcp_client.config import ServerConfig
-from llamacli.mcp_client.trace import MOST_IN_ALL, MOST_MESSAGE, MOST_NOISE, Trace
 from llamacli.system import APART, end_group
+from llamacli.terminal import shortened
 
 # Beside those of the package: language, time zone, where temporary files go. None is a secret.
 HANDED_ON = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -27,6 +31,50 @@ CLOSING = 1.0  # seconds to leave after stdin was closed
 ENDING = 1.0  # seconds to leave after SIGTERM
 DYING = 2.0  # seconds for the system to have killed it
 BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
+CONNECTING = 30.0  # seconds
+EVENTS = "text/event-stream"
+MOST_MESSAGE = 16 << 20  # bytes of one message
+MOST_IN_ALL = 1 << 30  # bytes of all messages of one server
+MOST_NOISE = 1 << 20  # bytes on stdout that are no messages
+MOST_ERRORS = 4096  # bytes of stderr, its end
+MOST_QUOTED = 200  # characters of it in an error
+
+
+@dataclass
+class Trace:
+    """fault is why the connection ended, where that is known. noise is how what isn't MCP's on
+    stdout begins; errors is stderr's end."""
+
+    fault: str = ""
+    noise: bytes = b""
+    noisy: int = 0
+    received: int = 0
+    errors: bytes = b""
+
+    def hear(self, chunk: bytes) -> None:
+        """More of stderr."""
+        self.errors = (self.errors + chunk)[-MOST_ERRORS:]
+
+    def ignore(self, line: bytes) -> None:
+        """A line of stdout that is no message."""
+        self.noise = self.noise or line[:MOST_QUOTED]
+        self.noisy += len(line) + 1
+
+    def told(self, what: str) -> str:
+        """A fault, with what the server itself said of it."""
+        parts = [what]
+        if self.fault and self.fault not in what:
+            parts.append(self.fault)
+        if self.noise:
+            parts.append(f"its stdout has other than MCP's messages, {_quoted(self.noise)}")
+        lines = self.errors.decode(errors="replace").strip().splitlines()
+        if lines:
+            parts.append(f"its last words on stderr: {_quoted(lines[-1].encode())}")
+        return "; ".join(parts)
+
+
+def _quoted(text: bytes) -> str:
+    return f"“{shortened(text.decode(errors='replace').strip(), MOST_QUOTED)}”"
 
 
 def environment(config: ServerConfig) -> dict[str, str]:
@@ -164,3 +212,57 @@ async def _ended(process: Process, seconds: float) -> bool:
         while process.returncode is None:
             await anyio.sleep(0.01)
     return process.returncode is not None
+
+
+@asynccontextmanager
+async def reach_server(config: ServerConfig, trace: Trace, seconds: float) -> AsyncIterator[Any]:
+    """The connection, as the streams that mcp's Client takes; seconds are those of an answer."""
+    limits = httpx2.Timeout(CONNECTING, read=seconds)
+    async with (
+        httpx2.AsyncClient(
+            headers=dict(config.headers), timeout=limits, transport=_Bounded(trace)
+        ) as http,
+        streamable_http_client(
+            config.url, http_client=http, max_sse_event_size=MOST_MESSAGE
+        ) as streams,
+    ):
+        yield streams
+
+
+class _Bounded(httpx2.AsyncHTTPTransport):
+    """A transport that tells why it failed, and reads no more than a message may have."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        try:
+            response = await super().handle_async_request(request)
+        except httpx2.TransportError as error:
+            self.trace.fault = str(error) or type(error).__name__
+            raise
+        if response.status_code >= 400 and response.status_code != 405:  # 405: it has no events
+            self.trace.fault = f"it answered with HTTP status {response.status_code}"
+        events = response.headers.get("content-type", "").startswith(EVENTS)
+        most = MOST_IN_ALL if events else MOST_MESSAGE
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        response.stream = _Limited(response.stream, most, self.trace)
+        return response
+
+
+class _Limited(httpx2.AsyncByteStream):
+    def __init__(self, stream: httpx2.AsyncByteStream, most: int, trace: Trace) -> None:
+        self.stream, self.most, self.trace = stream, most, trace
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        received = 0
+        async for chunk in self.stream:
+            received += len(chunk)
+            if received > self.most:
+                self.trace.fault = f"it sent more than {self.most >> 20} MiB"
+                raise httpx2.StreamError(self.trace.fault)
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
