@@ -34,26 +34,14 @@ def batch(
     file: Annotated[Path, typer.Argument(help="Lines of text or JSON; - is stdin.")] = Path("-"),
     model: options.Model = None,
     template: Annotated[
-        str | None,
-        typer.Option(help="The prompt, with {text} for a line, or {field} for a JSON line's."),
+        str | None, "The prompt, with {text} for a line, or {field} for a JSON line's."
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write there instead of stdout.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="With -o: go on with what the file doesn't hold.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that -o names.")] = False,
-    parallel: Annotated[
-        int, typer.Option("--parallel", "-p", help="Sequences that are decoded side by side.")
-    ] = 8,
-    unordered: Annotated[
-        bool, typer.Option("--unordered", help="Write answers as they finish.")
-    ] = False,
-    exact: Annotated[
-        bool,
-        typer.Option("--exact", help="Give the answers that run gives, one after the other."),
-    ] = False,
+    output: Annotated[Path | None, "-o", "Write there instead of stdout."] = None,
+    resume: Annotated[bool, "With -o: go on with what the file doesn't hold."] = False,
+    force: Annotated[bool, "Replace a file that -o names."] = False,
+    parallel: Annotated[int, "-p", "Sequences that are decoded side by side."] = 8,
+    unordered: Annotated[bool, "Write answers as they finish."] = False,
+    exact: Annotated[bool, "Give the answers that run gives, one after the other."] = False,
     system: options.System = None,
     ending: groups.Ending,
     sampling: groups.Sampling,
@@ -64,7 +52,7 @@ def batch(
     drafts: groups.Drafts,
     errors: Annotated[
         Literal["strict", "replace"],
-        typer.Option(help="Report lines that aren't UTF-8, or replace their bytes by U+FFFD."),
+        "Report lines that aren't UTF-8, or replace their bytes by U+FFFD.",
     ] = "strict",
     no_server: options.NoServer = False,
     quiet: options.Quiet = False,

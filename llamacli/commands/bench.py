@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
 from llamacli.commands import groups, options
 from llamacli.commands.printing import print_json, print_table, print_text
 from llamacli.errors import UsageError
@@ -20,15 +18,12 @@ def bench(
     *,
     model: options.ModelArgument = None,
     depth: Annotated[
-        list[int] | None,
-        typer.Option(help="Tokens in the KV cache; may be given again.  [default: 0, 512, 2048]"),
+        list[int] | None, "Tokens in the KV cache; may be given again.  [default: 0, 512, 2048]"
     ] = None,
-    prompt: Annotated[int, typer.Option(help="Tokens that are read at once.")] = 512,
-    answer: Annotated[int, typer.Option(help="Tokens that are decoded.")] = 32,
-    runs: Annotated[int, typer.Option(help="Measurements of each; the median is shown.")] = 3,
-    profile: Annotated[
-        Literal["short", "long"], typer.Option(help="Use the settings of run, or of chat.")
-    ] = "long",
+    prompt: Annotated[int, "Tokens that are read at once."] = 512,
+    answer: Annotated[int, "Tokens that are decoded."] = 32,
+    runs: Annotated[int, "Measurements of each; the median is shown."] = 3,
+    profile: Annotated[Literal["short", "long"], "Use the settings of run, or of chat."] = "long",
     adapter: options.Adapter = None,
     machine: groups.Machine,
     as_json: options.AsJson = False,

@@ -26,9 +26,7 @@ def chat(
         str | None,
         typer.Argument(metavar="SESSION", help="With --resume: which one.  [default: the last]"),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", "-r", help="Go on with a saved chat: --resume [SESSION].")
-    ] = False,
+    resume: Annotated[bool, "-r", "Go on with a saved chat: --resume [SESSION]."] = False,
     model: options.Model = None,
     system: options.System = None,
     ending: groups.Ending,
@@ -40,23 +38,17 @@ def chat(
     machine: groups.Machine,
     drafts: groups.Drafts,
     session: Annotated[
-        str | None, typer.Option(help="Save the new chat under this name.  [default: the time]")
+        str | None, "Save the new chat under this name.  [default: the time]"
     ] = None,
-    no_save: Annotated[bool, typer.Option("--no-save", help="Save nothing.")] = False,
+    no_save: Annotated[bool, "Save nothing."] = False,
     export: Annotated[
         Path | None,
-        typer.Option(
-            help="With --resume: write the saved chat to this file, JSON by its name, else "
-            "Markdown, and leave; - is stdout."
-        ),
+        "With --resume: write the saved chat to this file, JSON by its name, else "
+        "Markdown, and leave; - is stdout.",
     ] = None,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Show answers as they come, not as Markdown.")
-    ] = False,
+    plain: Annotated[bool, "Show answers as they come, not as Markdown."] = False,
     no_server: options.NoServer = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Tell whether a server answers, or why not.")
-    ] = False,
+    verbose: Annotated[bool, "-v", "Tell whether a server answers, or why not."] = False,
     date: Annotated[
         datetime | None,
         typer.Option(formats=["%Y-%m-%d"], help="The template's today.  [default: today]"),

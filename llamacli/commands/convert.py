@@ -62,10 +62,7 @@ def convert(
         ),
     ] = None,
     base: Annotated[
-        str | None,
-        typer.Option(
-            help="For an adapter: its base's folder, GGUF file or id.  [default: what it names]"
-        ),
+        str | None, "For an adapter: its base's folder, GGUF file or id.  [default: what it names]"
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that quantize.  [default: all cores]")
@@ -73,14 +70,8 @@ def convert(
     force: options.Force = False,
     revision: fetching.Revision = None,
     token: fetching.Token = None,
-    download: Annotated[
-        bool,
-        typer.Option("--download", help="Keep the weights in the Hub's cache; else none are kept."),
-    ] = False,
-    verify: Annotated[
-        bool,
-        typer.Option("--verify", help="Compare the file with the folder; see llamacli verify."),
-    ] = False,
+    download: Annotated[bool, "Keep the weights in the Hub's cache; else none are kept."] = False,
+    verify: Annotated[bool, "Compare the file with the folder; see llamacli verify."] = False,
 ) -> None:
     """Convert a Hugging Face Llama checkpoint to a GGUF file and print its path.
 

@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from llamacli.commands import options
 from llamacli.commands.printing import print_json, print_text
 
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
 
 def devices(
     workers: options.Workers = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Give one JSON object.")] = False,
+    as_json: Annotated[bool, "--json", "Give one JSON object."] = False,
 ) -> None:
     """Show processors and GPUs with their memory, and how to build for a GPU that isn't used.
 

@@ -6,25 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from llamacli.errors import LlamacliError, named
 from llamacli.terminal import count, notice
 
 if TYPE_CHECKING:
     from llamacli.hub import Needs, Repo
 
-Output = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", help="The file to write; without it, one in the store."),
-]
-Revision = Annotated[
-    str | None,
-    typer.Option(help="On the Hub: a branch, tag or commit.  [default: main]"),
-]
+Output = Annotated[Path | None, "-o", "The file to write; without it, one in the store."]
+Revision = Annotated[str | None, "On the Hub: a branch, tag or commit.  [default: main]"]
 Token = Annotated[
-    str | None,
-    typer.Option(help="On the Hub: an access token.  [default: $HF_TOKEN, or the stored one]"),
+    str | None, "On the Hub: an access token.  [default: $HF_TOKEN, or the stored one]"
 ]
 
 

@@ -38,22 +38,13 @@ class Sampling:
     """How the next token is chosen; None leaves it to the model's own settings."""
 
     temperature: Annotated[
-        float | None,
-        typer.Option("--temp", help="0 is greedy and reproducible.  [default: the model's own]"),
+        float | None, "--temp", "0 is greedy and reproducible.  [default: the model's own]"
     ] = None
-    top_k: Annotated[
-        int | None, typer.Option(help="Choose among the K likeliest tokens; 0 is all.")
-    ] = None
-    top_p: Annotated[
-        float | None, typer.Option(help="Choose among tokens that make up this share.")
-    ] = None
-    min_p: Annotated[
-        float | None, typer.Option(help="Leave out tokens below this share of the likeliest.")
-    ] = None
-    repeat_penalty: Annotated[
-        float | None, typer.Option(help="Weigh against the last 64 tokens; 1 is off.")
-    ] = None
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None
+    top_k: Annotated[int | None, "Choose among the K likeliest tokens; 0 is all."] = None
+    top_p: Annotated[float | None, "Choose among tokens that make up this share."] = None
+    min_p: Annotated[float | None, "Leave out tokens below this share of the likeliest."] = None
+    repeat_penalty: Annotated[float | None, "Weigh against the last 64 tokens; 1 is off."] = None
+    seed: Annotated[int | None, "The same seed gives the same answer."] = None
 
     def __post_init__(self) -> None:
         """Raises UsageError, before anything is read or loaded."""
@@ -73,14 +64,8 @@ class Sampling:
 class Ending:
     """Where an answer ends."""
 
-    max_tokens: Annotated[
-        int | None,
-        typer.Option("--max-tokens", "-n", help="End an answer after that many tokens."),
-    ] = None
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(help="End an answer before this text; may be given again."),
-    ] = None
+    max_tokens: Annotated[int | None, "-n", "End an answer after that many tokens."] = None
+    stop: Annotated[list[str] | None, "End an answer before this text; may be given again."] = None
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -91,15 +76,9 @@ class Ending:
 class Shape:
     """What an answer is held to."""
 
-    schema: Annotated[
-        Path | None, typer.Option(help="Answer in JSON that this file's JSON Schema accepts.")
-    ] = None
-    grammar: Annotated[
-        Path | None, typer.Option(help="Answer in text that this GBNF file's grammar has.")
-    ] = None
-    choice: Annotated[
-        list[str] | None, typer.Option(help="Answer with one of these words; give it for each.")
-    ] = None
+    schema: Annotated[Path | None, "Answer in JSON that this file's JSON Schema accepts."] = None
+    grammar: Annotated[Path | None, "Answer in text that this GBNF file's grammar has."] = None
+    choice: Annotated[list[str] | None, "Answer with one of these words; give it for each."] = None
 
     def read(self, ending: Ending) -> "Grammar | None":
         """The grammar of the one that is given. Raises as read_shape does."""
@@ -115,19 +94,14 @@ class Calls:
     """The tools that an answer may call, and how."""
 
     tools: Annotated[
-        Path | None,
-        typer.Option(help="Let the model call the functions of this file, OpenAI's list of tools."),
+        Path | None, "Let the model call the functions of this file, OpenAI's list of tools."
     ] = None
     tool_choice: Annotated[
         str, typer.Option(metavar="auto|none|required|NAME", help="Whether a tool is called.")
     ] = "auto"
     tool_threshold: ToolThreshold = 0.5
-    tool_output_limit: Annotated[
-        int, typer.Option(help="Characters of a result that the model is given.")
-    ] = 32_768
-    no_parallel_calls: Annotated[
-        bool, typer.Option("--no-parallel-calls", help="At most one call an answer.")
-    ] = False
+    tool_output_limit: Annotated[int, "Characters of a result that the model is given."] = 32_768
+    no_parallel_calls: Annotated[bool, "At most one call an answer."] = False
 
     def listed(self) -> "Sequence[Tool]":
         """The file's. Raises UsageError and NotFoundError."""
@@ -156,8 +130,7 @@ class Tools(Calls):
     """With a conversation whose calls have their results."""
 
     results: Annotated[
-        Path | None,
-        typer.Option(help="Go on with this file's messages, with calls and their results."),
+        Path | None, "Go on with this file's messages, with calls and their results."
     ] = None
 
     @property
@@ -216,19 +189,10 @@ class Machine:
             help="Layers on the GPU.  [default: auto, all that fit]",
         ),
     ] = None
-    kv_type: Annotated[
-        str | None,
-        typer.Option("--kv-type", help="The KV cache's: f16, q8_0 or q4_0.  [default: f16]"),
-    ] = None
-    flash_attention: Annotated[
-        str | None, typer.Option(help="auto, on or off.  [default: auto]")
-    ] = None
-    no_tune: Annotated[
-        bool, typer.Option("--no-tune", help="Leave aside what `llamacli tune` found.")
-    ] = False
-    overcommit: Annotated[
-        bool, typer.Option("--overcommit", help="Load it though the memory seems too small.")
-    ] = False
+    kv_type: Annotated[str | None, "The KV cache's: f16, q8_0 or q4_0.  [default: f16]"] = None
+    flash_attention: Annotated[str | None, "auto, on or off.  [default: auto]"] = None
+    no_tune: Annotated[bool, "Leave aside what `llamacli tune` found."] = False
+    overcommit: Annotated[bool, "Load it though the memory seems too small."] = False
     workers: Workers = None
     split: Split = None
     worker_timeout: WorkerTimeout = None
@@ -274,8 +238,7 @@ class Drafts:
     """Whether several tokens are checked at once, and a model that drafts them; Asked's fields."""
 
     speculate: Annotated[
-        Literal["auto", "off"],
-        typer.Option(help="Check drafted tokens several at once where that pays."),
+        Literal["auto", "off"], "Check drafted tokens several at once where that pays."
     ] = "auto"
     draft: Annotated[
         str | None,
@@ -291,19 +254,13 @@ class Drafts:
 class Output:
     """How an answer is given, and what stderr hears."""
 
-    json_object: Annotated[
-        bool, typer.Option("--json", help="Give one JSON object: text, counts, rates, seed.")
-    ] = False
-    json_events: Annotated[
-        bool, typer.Option("--jsonl", help="Stream JSON lines: start, text…, end.")
-    ] = False
-    no_stream: Annotated[
-        bool, typer.Option("--no-stream", help="Write the answer once, at its end.")
-    ] = False
+    json_object: Annotated[bool, "--json", "Give one JSON object: text, counts, rates, seed."] = (
+        False
+    )
+    json_events: Annotated[bool, "--jsonl", "Stream JSON lines: start, text…, end."] = False
+    no_stream: Annotated[bool, "Write the answer once, at its end."] = False
     quiet: Quiet = False
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Tell counts and rates on stderr at the end.")
-    ] = False
+    verbose: Annotated[bool, "-v", "Tell counts and rates on stderr at the end."] = False
 
     def style(self) -> "OutputStyle":
         """Raises UsageError where two forms are asked for."""

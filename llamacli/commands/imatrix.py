@@ -20,9 +20,7 @@ def imatrix(
     model: options.ModelArgument = None,
     text: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="A text to measure on; - is stdin; may be given again.  [default: one that ships]"
-        ),
+        "A text to measure on; - is stdin; may be given again.  [default: one that ships]",
     ] = None,
     chunks: Annotated[
         int | None,
@@ -32,14 +30,10 @@ def imatrix(
         ),
     ] = None,
     add: Annotated[
-        list[Path] | None,
-        typer.Option(help="Add what a matrix of this model has; may be given again."),
+        list[Path] | None, "Add what a matrix of this model has; may be given again."
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="The file to write.  [default: the model's name.imatrix.gguf]"
-        ),
+        Path | None, "-o", "The file to write.  [default: the model's name.imatrix.gguf]"
     ] = None,
     force: options.Force = False,
     threads: options.Threads = None,

@@ -3,8 +3,6 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from llamacli.commands.printing import print_json, print_table
 from llamacli.terminal import notice
 
@@ -13,10 +11,8 @@ if TYPE_CHECKING:
 
 
 def list_models(
-    known: Annotated[
-        bool, typer.Option("--known", help="Those that have a short name, and what they need.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON array.")] = False,
+    known: Annotated[bool, "Those that have a short name, and what they need."] = False,
+    as_json: Annotated[bool, "--json", "A JSON array."] = False,
 ) -> None:
     """List the models in the store: name, quantization, size, context, last use; adapters, too."""
     if known:

@@ -32,11 +32,9 @@ class Mcp:
         list[str] | None,
         typer.Option(metavar="NAME", help="With --mcp: this tool may be called; '*' is all."),
     ] = None
-    max_calls: Annotated[
-        int, typer.Option(help="With --mcp: after so many calls none follows.")
-    ] = 16
+    max_calls: Annotated[int, "With --mcp: after so many calls none follows."] = 16
     mcp_timeout: Annotated[
-        float, typer.Option(help="With --mcp: seconds that a server has to start, and to answer.")
+        float, "With --mcp: seconds that a server has to start, and to answer."
     ] = 60.0
 
     def read(self) -> "list[ServerConfig]":

@@ -31,14 +31,12 @@ MOST_RECIPE = 1 << 20  # bytes of a text
 class Mixture:
     """The types of a file's tensors."""
 
-    q4: Annotated[bool, typer.Option("--q4", help="Short for --quant Q4_K_M.")] = False
-    q8: Annotated[bool, typer.Option("--q8", help="Short for --quant Q8_0.")] = False
+    q4: Annotated[bool, "Short for --quant Q4_K_M."] = False
+    q8: Annotated[bool, "Short for --quant Q8_0."] = False
     quant: Annotated[
         str | None,
-        typer.Option(
-            help="Q8_0, Q6_K, Q5_K_M, Q4_K_M, IQ4_XS, Q3_K_M, … (docs/quantization.md has all).  "
-            "[default: the model's, or Q4_K_M]",
-        ),
+        "Q8_0, Q6_K, Q5_K_M, Q4_K_M, IQ4_XS, Q3_K_M, … (docs/quantization.md has all).  "
+        "[default: the model's, or Q4_K_M]",
     ] = None
     fit: Annotated[
         str | None,
@@ -59,10 +57,8 @@ class Mixture:
     ] = None
     recipe: Annotated[
         Path | None,
-        typer.Option(
-            help="Take the types that a file made by --fit has: that file, its name in the store, "
-            "or a text."
-        ),
+        "Take the types that a file made by --fit has: that file, its name in the store, "
+        "or a text.",
     ] = None
     tensor_type: Annotated[
         list[str] | None,
@@ -71,12 +67,8 @@ class Mixture:
             help="A type for tensors in whose GGUF name the pattern is found; may be given again.",
         ),
     ] = None
-    output_tensor_type: Annotated[
-        str | None, typer.Option(help="The type of the output matrix.")
-    ] = None
-    token_embedding_type: Annotated[
-        str | None, typer.Option(help="The type of the token embedding.")
-    ] = None
+    output_tensor_type: Annotated[str | None, "The type of the output matrix."] = None
+    token_embedding_type: Annotated[str | None, "The type of the token embedding."] = None
 
     def check(self) -> None:
         """Raises UsageError for what can be told to be wrong before a model is looked for."""

@@ -46,10 +46,9 @@ ModelOrFolder = Annotated[
         help="A GGUF file, a checkpoint's folder, a name in the store, or `demo`.",
     ),
 ]
-System = Annotated[str | None, typer.Option("--system", "-s", help="The system prompt.")]
+System = Annotated[str | None, "-s", "The system prompt."]
 Errors = Annotated[
-    Literal["strict", "replace"],
-    typer.Option(help="Refuse bytes that aren't UTF-8, or replace them by U+FFFD."),
+    Literal["strict", "replace"], "Refuse bytes that aren't UTF-8, or replace them by U+FFFD."
 ]
 Context = Annotated[
     Any,
@@ -69,10 +68,7 @@ Threads = Annotated[
         help="Threads.  [default: $LLAMACLI_THREADS, else all physical cores]",
     ),
 ]
-Device = Annotated[
-    str | None,
-    typer.Option(help="cpu, metal, cuda, vulkan or auto; `llamacli devices` lists them."),
-]
+Device = Annotated[str | None, "cpu, metal, cuda, vulkan or auto; `llamacli devices` lists them."]
 Adapter = Annotated[
     list[str] | None,
     typer.Option(
@@ -107,17 +103,10 @@ WorkerTimeout = Annotated[
         help="A worker that takes longer for a step is lost.  [default: 300]",
     ),
 ]
-NoServer = Annotated[
-    bool,
-    typer.Option("--no-server", help="Load the model, also where `llamacli serve` has it loaded."),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Give it all as JSON.")]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Nothing on stderr but what went wrong.")
-]
+NoServer = Annotated[bool, "Load the model, also where `llamacli serve` has it loaded."]
+Force = Annotated[bool, "Replace the file if it exists."]
+AsJson = Annotated[bool, "--json", "Give it all as JSON."]
+Quiet = Annotated[bool, "-q", "Nothing on stderr but what went wrong."]
 
 
-ToolThreshold = Annotated[
-    float, typer.Option(help="Call where a call has at least this probability, 0 to 1.")
-]
+ToolThreshold = Annotated[float, "Call where a call has at least this probability, 0 to 1."]

@@ -18,7 +18,7 @@ def rm(
             metavar="MODEL...", autocompletion=complete_models, help="Names in the store."
         ),
     ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    yes: Annotated[bool, "-y", "Don't ask."] = False,
 ) -> None:
     """Remove models and adapters from the store, after asking; no files elsewhere."""
     from llamacli.models import find_stored, remove_model

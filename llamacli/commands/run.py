@@ -31,18 +31,12 @@ def run(
         str | None, typer.Argument(help="The instruction; piped text is put below it.")
     ] = None,
     file: Annotated[
-        list[Path] | None,
-        typer.Option("--file", "-f", help="Put this file's text below, too; may be given again."),
+        list[Path] | None, "-f", "Put this file's text below, too; may be given again."
     ] = None,
     model: options.Model = None,
     system: options.System = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Complete the text as it stands, without a template.")
-    ] = False,
-    special: Annotated[
-        bool,
-        typer.Option("--special", help="With --raw: spellings of control tokens become them."),
-    ] = False,
+    raw: Annotated[bool, "Complete the text as it stands, without a template."] = False,
+    special: Annotated[bool, "With --raw: spellings of control tokens become them."] = False,
     ending: groups.Ending,
     sampling: groups.Sampling,
     shape: groups.Shape,
@@ -54,21 +48,14 @@ def run(
     drafts: groups.Drafts,
     truncate: Annotated[
         Literal["head", "middle", "tail"] | None,
-        typer.Option(help="Cut this part off a text that is longer than the context."),
+        "Cut this part off a text that is longer than the context.",
     ] = None,
     errors: options.Errors = "strict",
     cache: Annotated[
-        str | None,
-        typer.Option(
-            help="Keep what was read of the prompt's start on disk, under a name or `auto`."
-        ),
+        str | None, "Keep what was read of the prompt's start on disk, under a name or `auto`."
     ] = None,
-    show_prompt: Annotated[
-        bool, typer.Option("--show-prompt", help="Print the prompt as the model would read it.")
-    ] = False,
-    fail_on_length: Annotated[
-        bool, typer.Option("--fail-on-length", help="Exit code 1 where the answer was cut.")
-    ] = False,
+    show_prompt: Annotated[bool, "Print the prompt as the model would read it."] = False,
+    fail_on_length: Annotated[bool, "Exit code 1 where the answer was cut."] = False,
     no_server: options.NoServer = False,
     output: groups.Output,
 ) -> None:

@@ -27,48 +27,34 @@ def serve(
             help="Answer with this one alone; may be given again.  [default: all of the store]",
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port; 0 takes one that is free.")] = 8080,
+    host: Annotated[str, "The address to listen at."] = "127.0.0.1",
+    port: Annotated[int, "The port; 0 takes one that is free."] = 8080,
     socket: Annotated[
-        Path | None,
-        typer.Option(help="A Unix socket for run, chat and batch.  [default: the user's own]"),
+        Path | None, "A Unix socket for run, chat and batch.  [default: the user's own]"
     ] = None,
-    parallel: Annotated[
-        int, typer.Option("--parallel", "-p", help="Answers that are decoded side by side.")
-    ] = 4,
-    queue: Annotated[int, typer.Option(help="Answers that may wait for others.")] = 64,
+    parallel: Annotated[int, "-p", "Answers that are decoded side by side."] = 4,
+    queue: Annotated[int, "Answers that may wait for others."] = 64,
     slice_: Annotated[
         int | None,
-        typer.Option(
-            "--slice",
-            help="Tokens of a prompt that are read between others' tokens.  [default: as many as "
-            "0.3 seconds let through]",
-        ),
+        "--slice",
+        "Tokens of a prompt that are read between others' tokens.  [default: as many as "
+        "0.3 seconds let through]",
     ] = None,
     context: options.Context = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="A file with a key a line; requests need one of them.")
+        Path | None, "A file with a key a line; requests need one of them."
     ] = None,
-    no_key: Annotated[
-        bool, typer.Option("--no-key", help="Let everyone in, at an address that others reach.")
-    ] = False,
+    no_key: Annotated[bool, "Let everyone in, at an address that others reach."] = False,
     cors: Annotated[
-        list[str] | None,
-        typer.Option(help="Let web pages of this origin ask; may be given again; * is all."),
+        list[str] | None, "Let web pages of this origin ask; may be given again; * is all."
     ] = None,
     keep_alive: Annotated[
-        str,
-        typer.Option(help="Free a model of the store unused for so long: 90s, 10m, never."),
+        str, "Free a model of the store unused for so long: 90s, 10m, never."
     ] = "10m",
-    cache: Annotated[
-        bool,
-        typer.Option("--cache", help="Keep what was read on disk while the model isn't loaded."),
-    ] = False,
+    cache: Annotated[bool, "Keep what was read on disk while the model isn't loaded."] = False,
     tool_threshold: options.ToolThreshold = 0.5,
-    timeout: Annotated[str, typer.Option(help="The longest that an answer may take.")] = "1h",
-    log_prompts: Annotated[
-        bool, typer.Option("--log-prompts", help="Log what requests say, on stderr.")
-    ] = False,
+    timeout: Annotated[str, "The longest that an answer may take."] = "1h",
+    log_prompts: Annotated[bool, "Log what requests say, on stderr."] = False,
     adapter: options.Adapter = None,
     machine: groups.Machine,
     drafts: groups.Drafts,

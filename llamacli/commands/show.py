@@ -3,8 +3,6 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from llamacli.commands import options
 from llamacli.commands.printing import print_json, print_rows, print_text
 from llamacli.errors import NotFoundError, UsageError
@@ -17,21 +15,13 @@ if TYPE_CHECKING:
 
 def show(
     model: options.ModelOrFolder,
-    config: Annotated[
-        bool, typer.Option("--config", help="config.json, every key; `_derived` marks a guess.")
-    ] = False,
-    structure: Annotated[
-        bool, typer.Option("--structure", help="The module tree as PyTorch prints it.")
-    ] = False,
-    metadata: Annotated[bool, typer.Option("--metadata", help="Keys and values.")] = False,
-    tensors: Annotated[
-        bool, typer.Option("--tensors", help="Name, shape (row-major), type, bytes, share.")
-    ] = False,
-    template: Annotated[bool, typer.Option("--template", help="The chat template.")] = False,
-    rope: Annotated[
-        bool, typer.Option("--rope", help="Rotary frequencies before and after scaling.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Any of these as JSON.")] = False,
+    config: Annotated[bool, "config.json, every key; `_derived` marks a guess."] = False,
+    structure: Annotated[bool, "The module tree as PyTorch prints it."] = False,
+    metadata: Annotated[bool, "Keys and values."] = False,
+    tensors: Annotated[bool, "Name, shape (row-major), type, bytes, share."] = False,
+    template: Annotated[bool, "The chat template."] = False,
+    rope: Annotated[bool, "Rotary frequencies before and after scaling."] = False,
+    as_json: Annotated[bool, "--json", "Any of these as JSON."] = False,
 ) -> None:
     """Show what a model is: a summary, or one part of it in full. No weight is read."""
     parts = {

@@ -1,28 +1,24 @@
-"""A command's groups of options, as typer takes them: each field an option of its own."""
+"""A command as typer takes it: its options told by texts, and each field of a group an option.
 
-from collections.abc import Callable
+`Annotated[bool, "-v", "Tell more."]` is an option with that help. Texts that begin with a dash are
+its names, beside the parameter's own, which a long one stands in for; a flag has no --no- form.
+What texts don't say, a typer.Option does.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, signature
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
-KEYWORD = Parameter.KEYWORD_ONLY
+import typer
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:
     """The command as typer takes it: with the fields of a group in the group's place."""
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
-    parameters: list[Parameter] = []
-    for name, parameter in signature(command).parameters.items():
-        if name in groups:
-            own = get_type_hints(groups[name], include_extras=True)
-            parameters += [
-                Parameter(field.name, KEYWORD, default=field.default, annotation=own[field.name])
-                for field in fields(groups[name])
-            ]
-        else:
-            parameters.append(parameter.replace(kind=KEYWORD, annotation=hints[name]))
+    parameters = list(_parameters(command))
 
     @wraps(command)
     def call(**given: Any) -> None:
@@ -33,3 +29,24 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
     call.__signature__ = signature(command).replace(parameters=parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call
+
+
+def _parameters(taker: Any) -> Iterator[Parameter]:
+    """Those of a command or a group, and of the groups among them."""
+    hints = get_type_hints(taker, include_extras=True)
+    for name, parameter in signature(taker).parameters.items():
+        if is_dataclass(kind := hints[name]):
+            yield from _parameters(kind)
+        else:
+            yield parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=_option(name, kind))
+
+
+def _option(name: str, hint: Any) -> Any:
+    """The annotation with texts made an option; another one as it is."""
+    kind, *told = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
+    if not told or not isinstance(told[-1], str):
+        return hint
+    *names, text = told
+    if (names or kind is bool) and not any(one.startswith("--") for one in names):
+        names.insert(0, f"--{name.replace('_', '-')}")
+    return Annotated[kind, typer.Option(*names, help=text)]

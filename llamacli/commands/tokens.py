@@ -23,30 +23,21 @@ def tokens(
     model: options.ModelOrFolder,
     text: Annotated[str | None, typer.Argument(help="What to tokenize; else stdin.")] = None,
     find: Annotated[
-        str | None,
-        typer.Option(help="List the vocabulary's tokens that contain this, in any case."),
+        str | None, "List the vocabulary's tokens that contain this, in any case."
     ] = None,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="With --find: the token that is exactly this.")
-    ] = False,
-    regex: Annotated[
-        bool,
-        typer.Option("--regex", help="With --find: a regular expression, for tokens as printed."),
-    ] = False,
+    exact: Annotated[bool, "With --find: the token that is exactly this."] = False,
+    regex: Annotated[bool, "With --find: a regular expression, for tokens as printed."] = False,
     messages: Annotated[
-        Path | None,
-        typer.Option(help="The prompt of a conversation: JSON [{role, content}, …]; - is stdin."),
+        Path | None, "The prompt of a conversation: JSON [{role, content}, …]; - is stdin."
     ] = None,
     date: Annotated[
         datetime | None,
         typer.Option(formats=["%Y-%m-%d"], help="With --messages: the template's today."),
     ] = None,
-    special: Annotated[
-        bool, typer.Option("--special", help="Spellings of control tokens in TEXT become them.")
-    ] = False,
+    special: Annotated[bool, "Spellings of control tokens in TEXT become them."] = False,
     errors: options.Errors = "strict",
-    ids: Annotated[bool, typer.Option("--ids", help="Ids alone.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON array.")] = False,
+    ids: Annotated[bool, "Ids alone."] = False,
+    as_json: Annotated[bool, "--json", "A JSON array."] = False,
 ) -> None:
     """Print the tokens of a text, a conversation's prompt, or a search, one a line: ID and text.
 

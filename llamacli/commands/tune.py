@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
 from llamacli.commands import groups, options
 from llamacli.commands.printing import print_json, print_table, print_text
 from llamacli.errors import UsageError
@@ -23,11 +21,11 @@ def tune(
     model: options.ModelArgument = None,
     profile: Annotated[
         Literal["short", "long"] | None,
-        typer.Option(help="Tune for short answers (run) or long chats alone.  [default: both]"),
+        "Tune for short answers (run) or long chats alone.  [default: both]",
     ] = None,
-    seconds: Annotated[float, typer.Option(help="About how long to measure.")] = 60.0,
+    seconds: Annotated[float, "About how long to measure."] = 60.0,
     together: groups.Together,
-    forget: Annotated[bool, typer.Option("--forget", help="Drop what was kept.")] = False,
+    forget: Annotated[bool, "Drop what was kept."] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:

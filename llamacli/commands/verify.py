@@ -32,13 +32,8 @@ def verify(
             help="A GGUF file, a name in the store, or `demo`.",
         ),
     ],
-    against: Annotated[
-        Path, typer.Option(help="The checkpoint's folder that it should be a copy of.")
-    ],
-    text: Annotated[
-        Path | None,
-        typer.Option(help="Compare how both predict this text, too; - is stdin."),
-    ] = None,
+    against: Annotated[Path, "The checkpoint's folder that it should be a copy of."],
+    text: Annotated[Path | None, "Compare how both predict this text, too; - is stdin."] = None,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -48,7 +43,7 @@ def verify(
     ] = None,
     threads: options.Threads = None,
     together: groups.Together,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, "--json", "One JSON object."] = False,
 ) -> None:
     """Compare a GGUF file with the checkpoint that it is from: metadata, vocabulary, weights.
 

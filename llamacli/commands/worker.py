@@ -14,10 +14,10 @@ UNITS = {"": 1, "M": 1 << 20, "G": 1 << 30}
 
 def worker(
     *,
-    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port; 0 takes one that is free.")] = 50052,
+    host: Annotated[str, "The address to listen at."] = "127.0.0.1",
+    port: Annotated[int, "The port; 0 takes one that is free."] = 50052,
     device: Annotated[
-        str, typer.Option(help="What to lend: cpu, metal, cuda, vulkan, or auto.")
+        str, "What to lend: cpu, metal, cuda, vulkan, or auto."
     ] = "auto",
     memory: Annotated[
         str | None,
@@ -25,12 +25,12 @@ def worker(
     ] = None,
     threads: options.Threads = None,
     cache: Annotated[
-        bool, typer.Option("--cache", help="Keep weights on this disk, to be sent once alone.")
+        bool, "Keep weights on this disk, to be sent once alone."
     ] = False,
     listen_openly: Annotated[
         bool,
-        typer.Option("--listen-openly", help="Listen at an address that others reach: no key, no "
-                     "encryption."),
+        "Listen at an address that others reach: no key, no "
+                     "encryption."
     ] = False,
     ssh: Annotated[
         str | None,
@@ -38,10 +38,10 @@ def worker(
                      "from here, and end it afterwards."),
     ] = None,
     remote_program: Annotated[
-        str, typer.Option(help="With --ssh: how llamacli is called there.")
+        str, "With --ssh: how llamacli is called there."
     ] = "llamacli",
     remote_port: Annotated[
-        int, typer.Option(help="With --ssh: the port on that machine's loopback.")
+        int, "With --ssh: the port on that machine's loopback."
     ] = 50052,
     until_eof: Annotated[
         bool, typer.Option("--until-eof", hidden=True, help="End when stdin does.")
