@@ -3,40 +3,24 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import convert
+from llamacli import hub, models
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError, writing
 from llamacli.home import expanded, is_elsewhere
-from llamacli.models import (
-    adapter_target,
-    find,
-    folder_name,
-    matching,
-    registry,
-    split_scale,
-    stored_models,
-)
 from llamacli.terminal import count, notice, printable, say
 
-if TYPE_CHECKING:
-    from convert import Checkpoint, LlamaConfig
-    from llamacli.hub import Repo
 
-
-def is_adapter_source(folder: Path | None, repo: "Repo | None") -> bool:
+def is_adapter_source(folder: Path | None, repo: "hub.Repo | None") -> bool:
     """Whether what is to be converted is an adapter, in a folder or on the Hub."""
     if repo is not None:
-        from llamacli.hub import has_adapter
-
-        return has_adapter(repo)
-    from convert import is_adapter
-
-    return folder is not None and is_adapter(folder)
+        return hub.has_adapter(repo)
+    return folder is not None and convert.is_adapter(folder)
 
 
 def convert_adapter(
     folder: Path | None,
-    repo: "Repo | None",
+    repo: "hub.Repo | None",
     output: Path | None,
     base: str | None,
     quant: str,
@@ -44,21 +28,19 @@ def convert_adapter(
     force: bool,
 ) -> Path:
     """Write an adapter's GGUF file and give its path; its base's config alone is looked at."""
-    from convert import QuantizationError, adapter_type, check_target, open_adapter, write_adapter
-
     try:
-        adapter_type(quant)
-    except QuantizationError as error:
+        convert.adapter_type(quant)
+    except convert.QuantizationError as error:
         raise UsageError(str(error)) from None
     folder, name = _fetched(folder, repo)
-    target = output or adapter_target(name)
+    target = output or models.adapter_target(name)
     with writing(target):
-        check_target(target, force)
+        convert.check_target(target, force)
         if target.parent.resolve() == folder.resolve() and target.suffix != ".gguf":
             raise UsageError(f"{target} is a part of the adapter; name another file to write")
     config = base_config(base, folder, token)
-    adapter = open_adapter(folder, config, name)
-    report = write_adapter(adapter, config, target, quant, force=force, notice=notice)
+    adapter = convert.open_adapter(folder, config, name)
+    report = convert.write_adapter(adapter, config, target, quant, force=force, notice=notice)
     least, most = report.ranks
     ranks = f"rank {most}" if least == most else f"ranks {least} to {most}"
     say(
@@ -68,35 +50,33 @@ def convert_adapter(
     return target
 
 
-def merge_into(checkpoint: "Checkpoint", merges: Sequence[str], token: str | None) -> "Checkpoint":
+def merge_into(
+    checkpoint: "convert.Checkpoint", merges: Sequence[str], token: str | None
+) -> "convert.Checkpoint":
     """The checkpoint with the adapters that --merge names, each with its scale, merged."""
     if not merges:
         return checkpoint
-    from convert import merged, open_adapter
-
     chosen = []
     for given in merges:
-        name, scale = split_scale(given)
+        name, scale = models.split_scale(given)
         folder, called = _find(name, token)
-        chosen.append((open_adapter(folder, checkpoint.config, called), scale))
-    return merged(checkpoint, chosen)
+        chosen.append((convert.open_adapter(folder, checkpoint.config, called), scale))
+    return convert.merged(checkpoint, chosen)
 
 
 def merged_name(base: str, merges: Sequence[str]) -> str:
     """What a model is called that adapters are merged into."""
-    names = [folder_name(Path(split_scale(given)[0])) for given in merges]
+    names = [models.folder_name(Path(models.split_scale(given)[0])) for given in merges]
     return "-".join((base, *names))
 
 
-def base_config(named: str | None, folder: Path, token: str | None) -> "LlamaConfig":
+def base_config(named: str | None, folder: Path, token: str | None) -> "convert.LlamaConfig":
     """The config of an adapter's base: of the model that is named, else of the one that it names.
 
     That is a folder, a GGUF file that llamacli wrote, or a model on the Hub, of which config.json
     alone is fetched.
     """
-    from convert import read_adapter_config, read_base_config
-
-    wanted = named or read_adapter_config(folder).base
+    wanted = named or convert.read_adapter_config(folder).base
     if wanted is None:
         raise UsageError("the adapter doesn't say what its base is; name it with --base")
     if named is None and is_elsewhere(wanted):
@@ -105,37 +85,34 @@ def base_config(named: str | None, folder: Path, token: str | None) -> "LlamaCon
         )
     path = expanded(wanted)
     if path.is_dir():
-        return read_base_config(path)
+        return convert.read_base_config(path)
     if path.is_file():
         config = _config_in(path)
         if config is None:
             raise InvalidModelError("llamacli didn't write it: it has no config.json", file=path)
         return config
-    for stored in matching(wanted, stored_models()):
+    for stored in models.matching(wanted, models.stored_models()):
         if (config := _config_in(stored)) is not None:
             return config
-    model = find(wanted)
+    model = models.find(wanted)
     hub_id = model.source if model is not None else wanted
-    if not registry.HUB_ID.fullmatch(hub_id):
+    if not models.registry.HUB_ID.fullmatch(hub_id):
         raise NotFoundError(
             f"the adapter's base is {printable(wanted)!r}, which isn't here; name it with --base"
         )
-    from llamacli.hub import fetch_config
-
     try:
         revision = model.revision if model is not None else None
-        return read_base_config(fetch_config(hub_id, revision, token))
+        return convert.read_base_config(hub.fetch_config(hub_id, revision, token))
     except NotFoundError as error:
         error.hint = f"{error.hint}; " * bool(error.hint) + "or name a folder with --base"
         raise
 
 
-def _config_in(path: Path) -> "LlamaConfig | None":
+def _config_in(path: Path) -> "convert.LlamaConfig | None":
     """The config.json that a GGUF file was made by; None where it holds none."""
-    from convert import CONFIG_KEY, LlamaConfig
     from llamacli.gguf import read_gguf
 
-    text = read_gguf(path).metadata.get(CONFIG_KEY)
+    text = read_gguf(path).metadata.get(convert.CONFIG_KEY)
     if not isinstance(text, str):
         return None
     try:
@@ -143,28 +120,24 @@ def _config_in(path: Path) -> "LlamaConfig | None":
     except (ValueError, RecursionError):
         raw = None
     if not isinstance(raw, dict):
-        raise InvalidModelError(f"{CONFIG_KEY} is no JSON object", file=path)
-    return LlamaConfig.from_dict(raw)
+        raise InvalidModelError(f"{convert.CONFIG_KEY} is no JSON object", file=path)
+    return convert.LlamaConfig.from_dict(raw)
 
 
 def _find(name: str, token: str | None) -> tuple[Path, str]:
     """The folder of an adapter that --merge names: a folder, or an id on the Hub."""
     folder = expanded(name)
     if folder.is_dir():
-        return folder, folder_name(folder)
+        return folder, models.folder_name(folder)
     if folder.is_file():
         raise UsageError(f"{name} is a file; --merge takes an adapter as PEFT saves it, a folder")
-    if not registry.HUB_ID.fullmatch(name):
+    if not models.registry.HUB_ID.fullmatch(name):
         raise NotFoundError(f"there is no adapter's folder {name}")
-    from llamacli.hub import look_up
-
-    return _fetched(None, look_up(name, None, token))
+    return _fetched(None, hub.look_up(name, None, token))
 
 
-def _fetched(folder: Path | None, repo: "Repo | None") -> tuple[Path, str]:
+def _fetched(folder: Path | None, repo: "hub.Repo | None") -> tuple[Path, str]:
     if repo is None:
         assert folder is not None
-        return folder, folder_name(folder)
-    from llamacli.hub import fetch_adapter
-
-    return fetch_adapter(repo), repo.name
+        return folder, models.folder_name(folder)
+    return hub.fetch_adapter(repo), repo.name

@@ -1,14 +1,12 @@
 """llamacli bench: how fast a model loads, reads and writes on this machine."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+from llamacli import tune
 from llamacli.commands import groups, options
 from llamacli.commands.printing import print_json, print_table, print_text
 from llamacli.errors import UsageError
 from llamacli.models import engine_settings, model_path
-
-if TYPE_CHECKING:
-    from llamacli.tune import Bench, Spread
 
 DEPTHS = (0, 512, 2048)
 HEAD = ("depth", "prefill/s", "lowest", "highest", "decode/s", "lowest", "highest")
@@ -35,9 +33,8 @@ def bench(
     """
     from llamacli.engine import Engine
     from llamacli.gguf import check_llama, read_gguf
-    from llamacli.tune import Size, bench as measure
 
-    size = Size(prompt, answer)
+    size = tune.Size(prompt, answer)
     if min(prompt, answer, runs) < 1 or min(depth or [0]) < 0:
         raise UsageError("--prompt, --answer and --runs are at least 1, a --depth at least 0")
     path = model_path(model, quiet=quiet)
@@ -48,7 +45,7 @@ def bench(
         raise UsageError(f"the model knows {trained} tokens; give a lower --depth or --prompt")
     asked = machine.asked(max(depths) + max(prompt, answer), profile, adapter=adapter)
     settings = engine_settings(path, asked)
-    measured = measure(lambda: Engine(path, settings), depths, size, runs)
+    measured = tune.bench(lambda: Engine(path, settings), depths, size, runs)
     if as_json:
         adapters = [f"{choice.path}:{choice.scale:g}" for choice in settings.adapters]
         used = {**vars(settings), "adapters": adapters}
@@ -64,11 +61,11 @@ def bench(
     )
 
 
-def _rates(spread: "Spread") -> tuple[str, str, str]:
+def _rates(spread: "tune.Spread") -> tuple[str, str, str]:
     return f"{spread.median:.1f}", f"{spread.lowest:.1f}", f"{spread.highest:.1f}"
 
 
-def _fields(measured: "Bench") -> dict[str, Any]:
+def _fields(measured: "tune.Bench") -> dict[str, Any]:
     return {
         "load_seconds": vars(measured.load),
         "first_token_seconds": vars(measured.first_token),

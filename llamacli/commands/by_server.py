@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llamacli import serve
 from llamacli.commands import groups
 from llamacli.errors import LlamacliError, NotFoundError
 from llamacli.models import engine_for
@@ -39,18 +40,15 @@ def answer_by_server(
     """
     if not may_ask(machine, context, draft):
         return None
-    from llamacli.serve import ask_server, calling_field
-
     body = {**prompt, **request_fields(sampling, ending, shape), "exact": True}
-    body |= calling_field(calling)
-    answer = ask_server(path, body)
+    body |= serve.calling_field(calling)
+    answer = serve.ask_server(path, body)
     if answer is None:
         return None
     from llamacli.answer import tell
-    from llamacli.serve import BY_SERVER
 
     if style.verbose:
-        notice(BY_SERVER)
+        notice(serve.BY_SERVER)
     return tell(answer.chunks, answer.head, style, calling)
 
 
@@ -60,12 +58,10 @@ def model_for(
 ) -> "Iterator[Engine | Served]":
     """The model by a server that has it as it is asked for, else loaded here; alone asks none."""
     if not alone and may_ask(machine, asked.context, asked.draft):
-        from llamacli.serve import BY_SERVER, served_model
-
-        served = served_model(path, None, asked.adapters)
+        served = serve.served_model(path, None, asked.adapters)
         if not isinstance(served, str):
             if style.verbose:
-                notice(BY_SERVER)
+                notice(serve.BY_SERVER)
             yield served
             return
     with engine_for(path, asked, quiet=style.quiet) as engine:
@@ -79,12 +75,10 @@ def may_ask(machine: groups.Machine, context: Any, draft: str | None) -> bool:
 
 def why_not(machine: groups.Machine, draft: str | None) -> str | None:
     """Why no server is to be asked; its workers are as good as others."""
-    from llamacli.serve import own_socket  # without HTTP, whose import takes 10 ms
-
     left = replace(machine, threads=None, workers=None, split=None, worker_timeout=None)
     if left != groups.Machine() or draft is not None:
         return "options say how"
-    return "no server is there" if own_socket() is None else None
+    return "no server is there" if serve.own_socket() is None else None
 
 
 def answers_by_server(
@@ -93,10 +87,8 @@ def answers_by_server(
     """Whether a server has the model as it is asked for, and a request's adapters; it is told."""
     if not may_ask(machine, asked.context, asked.draft):
         return False
-    from llamacli.serve import BY_SERVER, has_loaded
-
-    if (has := has_loaded(path, adapters)) and not quiet:
-        notice(BY_SERVER)
+    if (has := serve.has_loaded(path, adapters)) and not quiet:
+        notice(serve.BY_SERVER)
     return has
 
 
@@ -105,9 +97,8 @@ def adapter_fields(given: "Sequence[str] | None") -> dict[str, Any]:
     if not given:
         return {}
     from llamacli.models import adapter_choices
-    from llamacli.serve import adapters_field
 
-    return adapters_field(adapter_choices(given))
+    return serve.adapters_field(adapter_choices(given))
 
 
 def request_fields(
@@ -138,7 +129,6 @@ def answer_lines(
     from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
     from convert import deferred_signals
-    from llamacli.serve import answer_whole
 
     running: dict[Future[Result], int] = {}
 
@@ -156,7 +146,7 @@ def answer_lines(
     with ThreadPoolExecutor(parallel) as pool:
         for number, body in enumerate(bodies):
             with deferred_signals([]):
-                running[pool.submit(answer_whole, path, body, interrupted)] = number
+                running[pool.submit(serve.answer_whole, path, body, interrupted)] = number
             if len(running) >= parallel:
                 yield from map(outcome, wait(running, return_when=FIRST_COMPLETED).done)
             if interrupted():

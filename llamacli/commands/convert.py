@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from llamacli import hub, models
 from llamacli.commands import adapting, fetching, options
 from llamacli.commands.measuring import AUTO, matrix_path, measured, read_matrix, tell_gain
 from llamacli.commands.mixture import Mixture, fitted
@@ -15,14 +16,12 @@ from llamacli.commands.printing import bytes_bar, print_table
 from llamacli.commands.verify import check_copy
 from llamacli.errors import NotFoundError, UsageError, writing
 from llamacli.home import expanded
-from llamacli.models import folder_name, target_path
 from llamacli.terminal import count, notice, printable, say, send_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from convert import Checkpoint, ImportanceMatrix, Quantization, Report
-    from llamacli.hub import Repo
 
 
 class Source(NamedTuple):
@@ -95,9 +94,7 @@ def convert(
         raise UsageError("--imatrix auto reads the weights twice; keep them here with --download")
     repo = None
     if place.folder is None:
-        from llamacli.hub import look_up
-
-        repo = look_up(place.hub_id, revision or place.revision, token)
+        repo = hub.look_up(place.hub_id, revision or place.revision, token)
     if adapting.is_adapter_source(place.folder, repo):
         if imatrix or mixture.changed or merge or verify or download:
             raise UsageError("an adapter takes --base, --quant, -o and --force alone")
@@ -108,7 +105,7 @@ def convert(
         raise UsageError("--base goes with an adapter; this is a checkpoint itself")
     name = adapting.merged_name(place.name, merge or ())
     label = mixture.label or chosen.name.removeprefix(f"{name}-")  # a recipe's, by its file
-    target = output or target_path(name, label)
+    target = output or models.target_path(name, label)
     with writing(target):
         check_target(target, force)
         if measures:
@@ -173,16 +170,14 @@ class _Job:
         return report
 
 
-def _from_hub(repo: "Repo", merge: "Sequence[str]", download: bool, job: _Job) -> "Report":
-    from llamacli.hub import check_disk, needs, open_checkpoint, read_outline
-
-    config, shards = read_outline(repo)
-    needed = needs(repo, config, shards, job.chosen, keep=download, size=job.mixture.size)
+def _from_hub(repo: "hub.Repo", merge: "Sequence[str]", download: bool, job: _Job) -> "Report":
+    config, shards = hub.read_outline(repo)
+    needed = hub.needs(repo, config, shards, job.chosen, keep=download, size=job.mixture.size)
     fetching.tell_needs(repo, needed, job.target)
-    check_disk(needed, job.target)
+    hub.check_disk(needed, job.target)
     with (
         fetching.kept_pieces(job.target),
-        open_checkpoint(repo, config, shards, keep=download) as opened,
+        hub.open_checkpoint(repo, config, shards, keep=download) as opened,
     ):
         return job.run(adapting.merge_into(opened, merge, repo.token), repo.origin)
 
@@ -201,30 +196,26 @@ def _find(source: str) -> Source:
     """What SOURCE means: a folder that is there, a known model, an id on the Hub."""
     from importlib.resources import files
 
-    from llamacli.models import registry
-
     folder = expanded(source)
     if folder.exists():
-        return Source(folder_name(folder), folder, "", None, "Q4_K_M")
-    source = registry.without_address(source)
-    if model := registry.find(source):
-        if model.source == registry.BUILT_IN:
+        return Source(models.folder_name(folder), folder, "", None, "Q4_K_M")
+    source = models.registry.without_address(source)
+    if model := models.registry.find(source):
+        if model.source == models.registry.BUILT_IN:
             folder = Path(str(files("llamacli") / model.name))
             return Source(model.name, folder, "", None, model.quantization)
-        if not registry.HUB_ID.fullmatch(model.source):
+        if not models.registry.HUB_ID.fullmatch(model.source):
             folder = expanded(model.source)
             return Source(model.name, folder, "", None, model.quantization)
         name = model.source.rpartition("/")[2]
         return Source(name, None, model.source, model.revision, model.quantization)
-    if registry.HUB_ID.fullmatch(source):
+    if models.registry.HUB_ID.fullmatch(source):
         return Source(source.rpartition("/")[2], None, source, None, "Q4_K_M")
     raise NotFoundError(_not_found(source))
 
 
 def _not_found(source: str) -> str:
-    from llamacli.models import near_names
-
-    near = near_names(source)
+    near = models.near_names(source)
     hint = f"did you mean {' or '.join(near)}?" if near else "`llamacli list --known` has names"
     return f"there is no folder {source} and no model of that name; {hint}"
 

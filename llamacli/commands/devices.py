@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 from llamacli.commands import options
-from llamacli.commands.printing import print_json, print_text
+from llamacli.commands.printing import print_either
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,10 +24,7 @@ def devices(
     load_library()
     fields = describe(find_devices(), this_machine())
     fields["workers"] += _meet(workers or "")
-    if as_json:
-        print_json(fields)
-    else:
-        print_text(lines(fields))
+    print_either(as_json, fields, lines(fields))
 
 
 def describe(devices: "Sequence[Device]", machine: "Machine") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llamacli import answer, models, prompt, shape
 from llamacli.commands.options import (
     Device,
     Quiet,
@@ -26,10 +27,7 @@ from llamacli.commands.options import (
 from llamacli.errors import UsageError
 
 if TYPE_CHECKING:
-    from llamacli.answer import Calling, OutputStyle
     from llamacli.engine import Asked, Profile, SamplingSettings
-    from llamacli.prompt import Message, Spelled
-    from llamacli.shape import Grammar
     from llamacli.tools import Tool
 
 
@@ -53,7 +51,7 @@ class Sampling:
 
             SamplingSettings(**given)
 
-    def settings(self, engine: "Spelled", **own: Any) -> "SamplingSettings":
+    def settings(self, engine: "prompt.Spelled", **own: Any) -> "SamplingSettings":
         """What was asked for, with own values before it, else what the model's file says."""
         from llamacli.engine import SamplingSettings
 
@@ -80,13 +78,11 @@ class Shape:
     grammar: Annotated[Path | None, "Answer in text that this GBNF file's grammar has."] = None
     choice: Annotated[list[str] | None, "Answer with one of these words; give it for each."] = None
 
-    def read(self, ending: Ending) -> "Grammar | None":
+    def read(self, ending: Ending) -> "shape.Grammar | None":
         """The grammar of the one that is given. Raises as read_shape does."""
         if not (self.schema or self.grammar or self.choice):
             return None
-        from llamacli.shape import read_shape
-
-        return read_shape(self.schema, self.grammar, self.choice or (), ending.stop or ())
+        return shape.read_shape(self.schema, self.grammar, self.choice or (), ending.stop or ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,22 +103,19 @@ class Calls:
         """The file's. Raises UsageError and NotFoundError."""
         if self.tools is None:
             return ()
-        from llamacli.prompt import read_file
         from llamacli.tools import read_tools
 
-        return read_tools(read_file(self.tools).text, str(self.tools))
+        return read_tools(prompt.read_file(self.tools).text, str(self.tools))
 
-    def calling(self, tools: "Sequence[Tool]", first: int = 0) -> "Calling | None":
+    def calling(self, tools: "Sequence[Tool]", first: int = 0) -> "answer.Calling | None":
         """How an answer may call those tools; None where there are none.
 
         first numbers the ids of its calls. Raises UsageError.
         """
-        from llamacli.answer import Calling
-
         if not tools:
             return None
         parallel = not self.no_parallel_calls
-        return Calling(tools, self.tool_choice, parallel, self.tool_threshold, first)
+        return answer.Calling(tools, self.tool_choice, parallel, self.tool_threshold, first)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,15 +130,14 @@ class Tools(Calls):
     def used(self) -> bool:
         return self.tools is not None or self.results is not None
 
-    def messages(self) -> "list[Message]":
+    def messages(self) -> "list[prompt.Message]":
         """Those of --results, or none. Raises UsageError and NotFoundError."""
         if self.results is None:
             return []
-        from llamacli.prompt import decode, read_bytes, read_messages
         from llamacli.tools import bounded
 
         name = "stdin" if self.results == Path("-") else str(self.results)
-        read = read_messages(decode(read_bytes(self.results), name), name)
+        read = prompt.read_messages(prompt.decode(prompt.read_bytes(self.results), name), name)
         return bounded(read, self.tool_output_limit)
 
 
@@ -206,13 +198,12 @@ class Machine:
     ) -> "Asked":
         """What is asked of the engine; a field here is one of Asked's, but for no_tune."""
         from llamacli.engine import Asked
-        from llamacli.models import adapter_choices
 
         chosen = {name: value for name, value in vars(self).items() if name != "no_tune"}
         together = Together(self.workers, self.split, self.worker_timeout)
         chosen |= {"workers": None, "split": None, **together.settings()}
         chosen |= vars(drafts) if drafts is not None else {}
-        chosen |= {"adapters": adapter_choices(adapter)}
+        chosen |= {"adapters": models.adapter_choices(adapter)}
         return Asked(**chosen, context=context, tune=not self.no_tune, profile=profile)
 
     def check(
@@ -228,9 +219,7 @@ class Machine:
             return
         asked = self.asked(context, "short", drafts, adapter)
         if asked.draft is not None:
-            from llamacli.models import drafting_for
-
-            drafting_for(path, asked)
+            models.drafting_for(path, asked)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,12 +251,10 @@ class Output:
     quiet: Quiet = False
     verbose: Annotated[bool, "-v", "Tell counts and rates on stderr at the end."] = False
 
-    def style(self) -> "OutputStyle":
+    def style(self) -> "answer.OutputStyle":
         """Raises UsageError where two forms are asked for."""
-        from llamacli.answer import OutputStyle
-
         if self.json_object and self.json_events:
             raise UsageError("--json and --jsonl exclude each other")
         form: Literal["text", "json", "jsonl"]
         form = "json" if self.json_object else "jsonl" if self.json_events else "text"
-        return OutputStyle(form, not self.no_stream, self.quiet, self.verbose)
+        return answer.OutputStyle(form, not self.no_stream, self.quiet, self.verbose)

@@ -1,13 +1,10 @@
 """llamacli list: the models in the store, or those that have a short name."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+from llamacli import models, terminal
 from llamacli.commands.printing import print_json, print_table
-from llamacli.terminal import notice
-
-if TYPE_CHECKING:
-    from llamacli.models import Model, Stored
 
 
 def list_models(
@@ -19,36 +16,33 @@ def list_models(
         _known(as_json)
         return
     from llamacli.home import home
-    from llamacli.models import inventory
 
-    stored = inventory()
+    stored = models.inventory()
     if as_json:
         print_json([_as_object(model) for model in stored])
     elif stored:
         heads = ("name", "quantization", "size", "context", "last used")
         print_table(heads, [_row(model) for model in stored], "llrrl")
     else:
-        notice(
+        terminal.notice(
             f"the store {home()} is empty; `llamacli list --known` has models to convert, "
             "and `-m demo` is built in"
         )
 
 
-def _row(model: "Stored") -> tuple[str, ...]:
-    from llamacli.terminal import count, shortened
-
-    name, size = model.path.stem, count(model.bytes, "B")
+def _row(model: "models.Stored") -> tuple[str, ...]:
+    name, size = model.path.stem, terminal.count(model.bytes, "B")
     used = "never" if model.used is None else f"{model.used:%Y-%m-%d %H:%M}"
     if model.problem is not None:
-        return name, "damaged", size, "-", f"{used}; {shortened(model.problem)}"
+        return name, "damaged", size, "-", f"{used}; {terminal.shortened(model.problem)}"
     if model.adapts is not None:
-        base = f" of {shortened(model.adapts)}" if model.adapts else ""
+        base = f" of {terminal.shortened(model.adapts)}" if model.adapts else ""
         return name, model.quantization or "unknown", size, "-", f"an adapter{base}"
     context = "-" if model.context is None else str(model.context)
     return name, model.quantization or "unknown", size, context, used
 
 
-def _as_object(model: "Stored") -> dict[str, Any]:
+def _as_object(model: "models.Stored") -> dict[str, Any]:
     return {
         "name": model.path.stem,
         "short_names": list(model.short_names),
@@ -63,9 +57,7 @@ def _as_object(model: "Stored") -> dict[str, Any]:
 
 
 def _known(as_json: bool) -> None:
-    from llamacli.models import models
-
-    known = models().values()
+    known = models.models().values()
     if as_json:
         print_json([asdict(model) for model in known])
         return
@@ -73,11 +65,9 @@ def _known(as_json: bool) -> None:
     print_table(heads, [_known_row(model) for model in known], "lrrrrr")
 
 
-def _known_row(model: "Model") -> tuple[str, ...]:
-    from llamacli.terminal import count
-
+def _known_row(model: "models.Model") -> tuple[str, ...]:
     def size(number: int | None, unit: str = "B") -> str:
-        return "-" if number is None else count(number, unit)
+        return "-" if number is None else terminal.count(number, unit)
 
     return (
         model.name,

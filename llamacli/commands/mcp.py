@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llamacli import mcp_client
 from llamacli.commands.groups import Calls
 from llamacli.errors import UsageError
 from llamacli.terminal import as_json, notice, shortened
@@ -14,7 +15,6 @@ from llamacli.terminal import as_json, notice, shortened
 if TYPE_CHECKING:
     from llamacli.answer import Chunk, OutputStyle, Result
     from llamacli.chat import ChatSession
-    from llamacli.mcp_client import ServerConfig, Servers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,25 +37,21 @@ class Mcp:
         float, "With --mcp: seconds that a server has to start, and to answer."
     ] = 60.0
 
-    def read(self) -> "list[ServerConfig]":
+    def read(self) -> "list[mcp_client.ServerConfig]":
         """The servers that are named. Raises UsageError and NotFoundError."""
-        from llamacli.mcp_client import read_servers
-
-        return read_servers(self.mcp or ())
+        return mcp_client.read_servers(self.mcp or ())
 
     @contextmanager
-    def opened(self, given: "Sequence[ServerConfig]") -> "Iterator[Servers]":
+    def opened(self, given: "Sequence[mcp_client.ServerConfig]") -> "Iterator[mcp_client.Servers]":
         """The servers, which run meanwhile; what can't be used of them is told."""
-        from llamacli.mcp_client import open_servers
-
-        with open_servers(given, self.mcp_timeout, self.allow or ()) as servers:
+        with mcp_client.open_servers(given, self.mcp_timeout, self.allow or ()) as servers:
             for problem in servers.problems:
                 notice(problem)
             yield servers
 
     def answer(
         self,
-        given: "Sequence[ServerConfig]",
+        given: "Sequence[mcp_client.ServerConfig]",
         chat: "ChatSession",
         question: str,
         style: "OutputStyle",
@@ -69,7 +65,7 @@ class Mcp:
 
 def answer_with_servers(
     session: "ChatSession",
-    servers: "Servers",
+    servers: "mcp_client.Servers",
     question: str,
     style: "OutputStyle",
 ) -> "Result":

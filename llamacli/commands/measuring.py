@@ -9,38 +9,36 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import convert
 from llamacli.commands.printing import steps_bar
 from llamacli.errors import NotFoundError
 from llamacli.home import expanded
 from llamacli.terminal import notice, say
 
 if TYPE_CHECKING:
-    from convert import Checkpoint, ImportanceMatrix, Quantization, Report
-
-    Write = Callable[[Path, Quantization, ImportanceMatrix | None], Report]
+    Write = Callable[[Path, convert.Quantization, convert.ImportanceMatrix | None], convert.Report]
 
 AUTO = "auto"  # in place of a matrix's file
 CHUNKS = "chunks of 512 tokens"
 HIDDEN, LOCK = ".measuring", "lock"  # what a hidden folder's name ends with, and its file
 
 
-def read_matrix(given: Path | str) -> "ImportanceMatrix":
+def read_matrix(given: Path | str) -> "convert.ImportanceMatrix":
     """The matrix of a file that was named. Raises NotFoundError, ImportanceError."""
-    from convert import read_importance
-
     path = expanded(given)
     if not path.exists():
         raise NotFoundError(f"there is no file {path}")
-    return read_importance(path)
+    return convert.read_importance(path)
 
 
-def check_of_model(matrix: "ImportanceMatrix", model: Path) -> None:
+def check_of_model(matrix: "convert.ImportanceMatrix", model: Path) -> None:
     """Raises ImportanceError where it isn't of the model in that GGUF file."""
-    from convert import TensorSpec, importances_for
     from llamacli.gguf import read_gguf
 
     tensors = read_gguf(model).tensors
-    importances_for(matrix, [TensorSpec(one.name, one.name, one.shape[::-1]) for one in tensors])
+    convert.importances_for(
+        matrix, [convert.TensorSpec(one.name, one.name, one.shape[::-1]) for one in tensors]
+    )
 
 
 def matrix_path(target: Path) -> Path:
@@ -48,34 +46,31 @@ def matrix_path(target: Path) -> Path:
     return target.with_name(f"{target.stem}.imatrix.gguf")
 
 
-def measured(write: "Write", target: Path, force: bool) -> "ImportanceMatrix":
+def measured(write: "Write", target: Path, force: bool) -> "convert.ImportanceMatrix":
     """The matrix of a checkpoint, of which write makes GGUF files: by Q8_0, on the text that ships.
 
     The Q8_0 file lies in a hidden folder beside target as long as it is needed.
     """
-    from convert import named_quantization, read_importance
     from llamacli.quality import measure_importance, write_matrix
 
     kept = matrix_path(target)
     with hidden_folder(target) as folder:
         precise = folder / "q8_0.gguf"
-        write(precise, named_quantization("Q8_0"), None)
+        write(precise, convert.named_quantization("Q8_0"), None)
         with steps_bar() as show:
             matrix = measure_importance(precise, progress=partial(show, CHUNKS))
     write_matrix(kept, [matrix], force=force)
     notice(f"importance matrix: {kept}")
-    return read_importance(kept)
+    return convert.read_importance(kept)
 
 
 @contextmanager
 def hidden_folder(target: Path) -> Iterator[Path]:
     """A folder beside target as long as it is needed; what a killed call has left is removed."""
-    from convert import lock
-
     for left in target.parent.glob(f".{glob.escape(target.name)}.*{HIDDEN}"):
         with suppress(OSError):  # another call has it locked, or it can't be removed
             with (left / LOCK).open("r+b") as file:
-                lock(file.fileno())
+                convert.lock(file.fileno())
             shutil.rmtree(left)
     with (
         tempfile.TemporaryDirectory(
@@ -83,22 +78,20 @@ def hidden_folder(target: Path) -> Iterator[Path]:
         ) as folder,
         (Path(folder) / LOCK).open("wb") as file,
     ):
-        lock(file.fileno())
+        convert.lock(file.fileno())
         yield Path(folder)
 
 
 def tell_gain(
-    checkpoint: "Checkpoint",
-    report: "Report",
-    matrix: "ImportanceMatrix",
+    checkpoint: "convert.Checkpoint",
+    report: "convert.Report",
+    matrix: "convert.ImportanceMatrix",
     searched: bool,
     threads: int | None,
 ) -> None:
     """Say what a file's matrix gained it; searched is that of the file's Quantization."""
-    from convert import gain
-
     with steps_bar() as show:
-        found = gain(
+        found = convert.gain(
             checkpoint,
             report.tensors,
             matrix,

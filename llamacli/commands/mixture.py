@@ -3,23 +3,22 @@
 import re
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import convert
 from llamacli.commands.printing import print_table, steps_bar
 from llamacli.errors import InvalidModelError, UsageError, reading
 from llamacli.home import expanded
 from llamacli.terminal import count, notice, printable, say
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from gguf import GGMLQuantizationType
 
-    from convert import Checkpoint, Fit, ImportanceMatrix, Quantization
 
 MEMORY = "memory"  # in place of a size
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]i?)?B?", re.IGNORECASE)
@@ -72,8 +71,6 @@ class Mixture:
 
     def check(self) -> None:
         """Raises UsageError for what can be told to be wrong before a model is looked for."""
-        from convert import QuantizationError, named_quantization
-
         given = {"--q4": self.q4, "--q8": self.q8, "--quant": self.quant is not None}
         given |= {"--fit": self.fit is not None, "--recipe": self.recipe is not None}
         named = [name for name, on in given.items() if on]
@@ -84,32 +81,29 @@ class Mixture:
         if self.fit not in (None, MEMORY):
             parse_size(str(self.fit))
         try:
-            named_quantization(self.named or "Q4_K_M")
-        except QuantizationError as error:
+            convert.named_quantization(self.named or "Q4_K_M")
+        except convert.QuantizationError as error:
             raise UsageError(f"--quant: {error}") from None
 
-    def chosen(self, default: str) -> "Quantization":
+    def chosen(self, default: str) -> "convert.Quantization":
         """The mixture that is asked for; for --fit, one that holds what is fixed, and the name.
 
         default names the one where none is asked for. Raises UsageError, InvalidModelError.
         """
-        from convert import QuantizationError, adapted, by_recipe, named_quantization
-
-        recipe = None if self.recipe is None else recipe_file(self.recipe)
-        kept = None if recipe is None else read_recipe(recipe)
         try:
-            wishes = adapted(
-                named_quantization(self.named or default),
+            wishes = convert.adapted(
+                convert.named_quantization(self.named or default),
                 output=self.output_tensor_type,
                 embedding=self.token_embedding_type,
                 overrides=self.tensor_type or (),
             )
-        except QuantizationError as error:
+        except convert.QuantizationError as error:
             raise UsageError(str(error)) from None
-        if kept is not None and recipe is not None:
-            types, columns = kept
-            return by_recipe(recipe.stem, types, wishes, columns)
-        return wishes
+        if self.recipe is None:
+            return wishes
+        recipe = recipe_file(self.recipe)
+        types, columns = read_recipe(recipe)
+        return convert.by_recipe(recipe.stem, types, wishes, columns)
 
     @property
     def label(self) -> str | None:
@@ -158,7 +152,6 @@ def read_recipe(path: Path) -> "tuple[Mapping[str, GGMLQuantizationType], bytes 
 
     Raises InvalidModelError and QuantizationError where it has none.
     """
-    from convert import COLUMNS_KEY, KEY, parse_recipe
     from llamacli.gguf import read_gguf
 
     columns = None
@@ -167,36 +160,35 @@ def read_recipe(path: Path) -> "tuple[Mapping[str, GGMLQuantizationType], bytes 
     if start[:4] == b"GGUF":
         gguf = read_gguf(path)
         metadata = gguf.metadata
-        if not isinstance(text := metadata.get(KEY), str):
+        if not isinstance(text := metadata.get(convert.KEY), str):
             raise InvalidModelError("it has no recipe; files made by --fit have one", file=path)
         if made_by := metadata.get("quantize.imatrix.file"):
             by = printable(str(made_by))
             notice(f"the recipe was made by the importance matrix {by}; so are the same bytes")
-        if COLUMNS_KEY in metadata:
-            columns = gguf.raw(COLUMNS_KEY)
+        if convert.COLUMNS_KEY in metadata:
+            columns = gguf.raw(convert.COLUMNS_KEY)
     else:
         text = start.decode("utf-8", errors="replace")
-    return parse_recipe(text, str(path)), columns
+    return convert.parse_recipe(text, str(path)), columns
 
 
 def fitted(
-    checkpoint: "Checkpoint",
+    checkpoint: "convert.Checkpoint",
     mixture: Mixture,
-    wishes: "Quantization",
-    importance: "ImportanceMatrix | None",
+    wishes: "convert.Quantization",
+    importance: "convert.ImportanceMatrix | None",
     threads: int | None,
-) -> "Quantization":
+) -> "convert.Quantization":
     """The mixture that is found for the size that was asked for; a table tells what it is.
 
     Raises DoesNotFitError where no file is as small, and what convert.fit raises.
     """
-    from convert import fit
     from llamacli.quality import sample_tokens
 
     asked = str(mixture.fit)
     limit = _free(checkpoint, mixture.context) if asked == MEMORY else parse_size(asked)
     with steps_bar() as show:
-        fitted_mixture = fit(
+        fitted_mixture = convert.fit(
             checkpoint,
             limit,
             str(mixture.label),
@@ -211,15 +203,14 @@ def fitted(
     return fitted_mixture.quantization
 
 
-def _free(checkpoint: "Checkpoint", context: int | None) -> int:
+def _free(checkpoint: "convert.Checkpoint", context: int | None) -> int:
     """The largest file of this model that this machine has memory for now."""
-    from convert import header_bytes, named_quantization, plan_tensors
     from llamacli.engine import largest_file
     from llamacli.gguf import read_header
 
-    like = named_quantization("Q8_0")
-    tensors = plan_tensors(checkpoint.config, like)
-    header = header_bytes(checkpoint, like, tensors)
+    like = convert.named_quantization("Q8_0")
+    tensors = convert.plan_tensors(checkpoint.config, like)
+    header = convert.header_bytes(checkpoint, like, tensors)
     size = len(header) + tensors[-1].offset + tensors[-1].nbytes
     largest = largest_file(*read_header(header, size, checkpoint.name), context)
     notice(
@@ -228,7 +219,7 @@ def _free(checkpoint: "Checkpoint", context: int | None) -> int:
     return largest.nbytes
 
 
-def _show(made: "Fit", limit: int) -> None:
+def _show(made: "convert.Fit", limit: int) -> None:
     """A row for each kind of matrix: its types, bits a weight, and what part of the loss it has."""
     kinds = defaultdict(list)
     for one in made.matrices:

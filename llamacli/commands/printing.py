@@ -28,6 +28,14 @@ def print_json(value: Any, out: TextIO | None = None) -> None:
     writer(out or sys.stdout)(as_json(value, indent=2) + "\n")
 
 
+def print_either(as_json: bool, value: Any, text: str) -> None:
+    """A value as JSON, or the same as text."""
+    if as_json:
+        print_json(value)
+    else:
+        print_text(text)
+
+
 def print_table(
     head: Sequence[str],
     rows: Rows,
@@ -99,27 +107,22 @@ def bytes_bar(unit: str) -> "Iterator[Callable[[Progress], None]]":
     from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
     shown = (
-        TextColumn("{task.fields[tensor]:<28}"),
+        TextColumn("{task.description:<28}"),
         BarColumn(bar_width=None),
-        TextColumn("{task.fields[size]}"),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[done]}"),
         TimeRemainingColumn(),
     )
     with Bar(*shown, console=_console(sys.stderr), transient=True) as bar:
-        task = bar.add_task("", total=None, tensor="", size="", rate="")
-        begun: list[int] = []  # what an earlier call had done
+        task = bar.add_task("", total=None, done="")
 
         def show(progress: "Progress") -> None:
-            if not begun:
-                begun.append(progress.parameters)
-            elapsed = bar.tasks[0].elapsed or 1e-9
+            size = f"{count(progress.nbytes, 'B')} of {count(progress.total_nbytes, 'B')}"
             bar.update(
                 task,
                 total=progress.total_parameters,
                 completed=progress.parameters,
-                tensor=_markup(progress.tensor),
-                size=f"{count(progress.nbytes, 'B')} of {count(progress.total_nbytes, 'B')}",
-                rate=f"{(progress.parameters - begun[0]) / elapsed / 1e6:.0f} {unit}/s",
+                description=_markup(progress.tensor),
+                done=f"{size} {(bar.tasks[0].speed or 0) / 1e6:.0f} {unit}/s",
             )
 
         yield show

@@ -1,18 +1,16 @@
 """llamacli pull: a GGUF file from the Hub into the store."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from llamacli import hub
 from llamacli.commands import fetching, options
 from llamacli.commands.printing import bytes_bar
 from llamacli.errors import writing
 from llamacli.home import possible_name
 from llamacli.models import target_folder
 from llamacli.terminal import notice, send_path
-
-if TYPE_CHECKING:
-    from llamacli.hub import Needs
 
 
 def pull(
@@ -30,22 +28,21 @@ def pull(
     It is checked before it gets its name. What was cut short goes on from there.
     """
     from convert import check_target
-    from llamacli.hub import check_disk, choose, look_up, parse_wanted, pull as fetch
 
-    wanted = parse_wanted(source)
-    repo = look_up(wanted.repo, revision, token)
-    name, parts = choose(repo, wanted)
+    wanted = hub.parse_wanted(source)
+    repo = hub.look_up(wanted.repo, revision, token)
+    name, parts = hub.choose(repo, wanted)
     target = output or target_folder() / possible_name(name)
     with writing(target):
         check_target(target, force)
 
-    def tell(needed: "Needs") -> None:
+    def tell(needed: "hub.Needs") -> None:
         fetching.tell_needs(repo, needed, target)
-        check_disk(needed, target)
+        hub.check_disk(needed, target)
 
     with (
         fetching.kept_pieces(target),
         bytes_bar("MB") as show,
     ):
-        fetch(repo, parts, target, tell=tell, force=force, progress=show, notice=notice)
+        hub.pull(repo, parts, target, tell=tell, force=force, progress=show, notice=notice)
     send_path(target)

@@ -1,15 +1,11 @@
 """Texts that commands are given to measure on."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from llamacli.prompt import Text
+from llamacli import prompt
 
 
-def read_text(path: Path) -> "Text":
+def read_text(path: Path) -> "prompt.Text":
     """A file's text, or stdin's for `-`. Raises NotFoundError, UsageError."""
-    from llamacli.prompt import Text, decode, read_bytes
-
     name = "stdin" if path == Path("-") else path.name
-    return Text(name, decode(read_bytes(path), name))
+    return prompt.Text(name, prompt.decode(prompt.read_bytes(path), name))

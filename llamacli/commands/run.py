@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llamacli import prompt as prompts
 from llamacli.answer import answer
 from llamacli.commands import groups, options
 from llamacli.commands.by_server import adapter_fields, answer_by_server, model_for
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from llamacli.answer import Calling, Result
     from llamacli.engine import Engine
-    from llamacli.prompt import Cut, Encode, Input, Message
 
 LEAST_ANSWER = 512  # tokens that --truncate leaves for an answer without -n, at most a quarter
 
@@ -48,7 +48,7 @@ def run(
     drafts: groups.Drafts,
     truncate: Annotated[
         Literal["head", "middle", "tail"] | None,
-        "Cut this part off a text that is longer than the context.",
+        "prompts.Cut this part off a text that is longer than the context.",
     ] = None,
     errors: options.Errors = "strict",
     cache: Annotated[
@@ -64,8 +64,6 @@ def run(
     The prompt is the instruction, a blank line, and the text; several texts get a line
     `==> NAME <==` each.
     """
-    from llamacli.prompt import Input, gather
-
     if special and not raw:
         raise UsageError("--special goes with --raw")
     if raw and system is not None:
@@ -81,15 +79,13 @@ def run(
     path = model_path(model, quiet=output.quiet)
     machine.check(context, drafts, adapter, path)
     if cache is not None:
-        from llamacli.prompt import cache as prompt_cache
-
-        prompt_cache.check(cache)
+        prompts.cache.check(cache)
     whole = fail_on_length or grammar is not None
     if mcp.mcp:
         from llamacli.chat import ChatSession
 
         servers = mcp.read()
-        question = gather(prompt, file or (), errors).joined()
+        question = prompts.gather(prompt, file or (), errors).joined()
         asked_for = machine.asked(context, "short", drafts, adapter)
         with model_for(path, machine, asked_for, style, alone=no_server) as engine:
             chat = ChatSession(
@@ -103,17 +99,17 @@ def run(
                 chat.set_system(system)
             _check_whole(mcp.answer(servers, chat, question, style, tools), whole)
         return
-    given, calling = Input(""), None
-    messages: list[Message] = []
+    given, calling = prompts.Input(""), None
+    messages: list[prompts.Message] = []
     if tools.used:
         listed, messages = tools.listed(), tools.messages()
         if not messages or prompt or file:
-            messages += gather(prompt, file or (), errors, stdin=not messages).messages()
+            messages += prompts.gather(prompt, file or (), errors, stdin=not messages).messages()
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
         calling = tools.calling(listed, sum(len(m.get("tool_calls") or ()) for m in messages))
     else:
-        given = gather(prompt, file or (), errors)
+        given = prompts.gather(prompt, file or (), errors)
     if not (no_server or truncate or cache or show_prompt):
         asked: dict[str, Any] = {"messages": messages or given.messages(system)}
         if raw:
@@ -129,11 +125,9 @@ def run(
     with engine_for(path, asked_for, quiet=output.quiet) as engine:
         settings = sampling.settings(engine)
 
-        def encode(parts: Input) -> list[int]:
+        def encode(parts: prompts.Input) -> list[int]:
             if raw:
-                from llamacli.prompt import encode_raw
-
-                return encode_raw(engine.vocabulary, parts.joined(), special=special)
+                return prompts.encode_raw(engine.vocabulary, parts.joined(), special=special)
             return encode_messages(engine, messages or parts.messages(system), calling)
 
         if truncate is None:
@@ -182,23 +176,24 @@ def _check_whole(result: "Result", wanted: bool) -> None:
 
 def encode_messages(
     engine: "Engine",
-    messages: "list[Message]",
+    messages: "list[prompts.Message]",
     calling: "Calling | None" = None,
     date: "datetime | None" = None,
 ) -> list[int]:
     """The prompt's tokens by the model's template, with the tools that there are."""
-    from llamacli.prompt import encode_turns
-
     definitions = [tool.given for tool in calling.tools] if calling else None
-    return encode_turns(engine, messages, tools=definitions, date=date)
+    return prompts.encode_turns(engine, messages, tools=definitions, date=date)
 
 
 def _fit(
-    engine: "Engine", given: "Input", encode: "Encode", room: int, cut: "Cut", quiet: bool
+    engine: "Engine",
+    given: "prompts.Input",
+    encode: "prompts.Encode",
+    room: int,
+    cut: "prompts.Cut",
+    quiet: bool,
 ) -> list[int]:
-    from llamacli.prompt import fit
-
-    tokens, missing = fit(given, encode, engine.vocabulary, room, cut)
+    tokens, missing = prompts.fit(given, encode, engine.vocabulary, room, cut)
     if missing and not quiet:
         notice(f"the text is too long for the context: {missing} tokens of its {cut} were cut")
     return tokens
@@ -208,18 +203,16 @@ def _cached(
     engine: "Engine",
     name: str,
     tokens: list[int],
-    given: "Input",
-    encode: "Encode",
+    given: "prompts.Input",
+    encode: "prompts.Encode",
     system: str | None,
     quiet: bool,
 ) -> "Callable[[], None] | None":
     """Load what is cached of the prompt; what saves its stable start where not all of it was."""
-    from llamacli.prompt import cache as prompt_cache
-
-    prefix = prompt_cache.stable_prefix(given, encode, system)
-    path = prompt_cache.cache_path(engine, name, prefix)
-    prompt_cache.limit_bytes()  # a wrong one is told before an answer
-    problem = prompt_cache.load(engine, path, tokens)
+    prefix = prompts.cache.stable_prefix(given, encode, system)
+    path = prompts.cache.cache_path(engine, name, prefix)
+    prompts.cache.limit_bytes()  # a wrong one is told before an answer
+    problem = prompts.cache.load(engine, path, tokens)
     if problem and not quiet:
         notice(f"the cache {path.name} is not used: {problem}")
     if engine.tokens[: len(prefix)] == prefix:
@@ -227,7 +220,7 @@ def _cached(
 
     def save() -> None:
         try:
-            prompt_cache.store(engine, path, prefix)
+            prompts.cache.store(engine, path, prefix)
         except OSError as error:
             if not quiet:
                 notice(f"the cache {path} can't be written: {error.strerror}")

@@ -1,16 +1,13 @@
 """llamacli show: what a model is, without running it."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+from llamacli import models, show as showing
 from llamacli.commands import options
-from llamacli.commands.printing import print_json, print_rows, print_text
+from llamacli.commands.printing import print_either, print_json, print_rows, print_text
 from llamacli.errors import NotFoundError, UsageError
-from llamacli.models import DEMO, locate
 from llamacli.terminal import notice
-
-if TYPE_CHECKING:
-    from llamacli.show import Source
 
 
 def show(
@@ -25,89 +22,69 @@ def show(
 ) -> None:
     """Show what a model is: a summary, or one part of it in full. No weight is read."""
     parts = {
-        "--config": config, "--structure": structure, "--metadata": metadata,
-        "--tensors": tensors, "--template": template, "--rope": rope,
+        "--config": (config, _config), "--structure": (structure, _structure),
+        "--metadata": (metadata, _metadata), "--tensors": (tensors, _tensors),
+        "--template": (template, _template), "--rope": (rope, _rope),
     }  # fmt: skip
-    chosen = [name for name, on in parts.items() if on]
+    chosen = [name for name, (wanted, _) in parts.items() if wanted]
     if len(chosen) > 1:
         raise UsageError(f"{' and '.join(chosen)} exclude each other")
-    printers = {
-        "--config": _config, "--structure": _structure, "--metadata": _metadata,
-        "--tensors": _tensors, "--template": _template, "--rope": _rope,
-    }  # fmt: skip
+    printer = parts[chosen[0]][1] if chosen else _card
     try:
         source = open_source(model)
     except NotFoundError:
         if chosen or not _known_card(model, as_json):
             raise
         return
-    printers.get("".join(chosen), _card)(source, as_json)
+    printer(source, as_json)
 
 
-def open_source(model: str) -> "Source":
+def open_source(model: str) -> "showing.Source":
     """A checkpoint's folder as it is, anything else as the GGUF file it names, read.
 
     A name that is no model's may be an adapter's.
     """
     from llamacli.gguf import read_gguf
-    from llamacli.models import existing_path, stored_adapter
 
-    path = existing_path(model) if model and model != DEMO else None
+    path = models.existing_path(model) if model and model != models.DEMO else None
     if path is not None and path.is_dir():
         return path
     try:
-        return read_gguf(locate(model))
+        return read_gguf(models.locate(model))
     except NotFoundError:
-        if (adapter := stored_adapter(model)) is None:
+        if (adapter := models.stored_adapter(model)) is None:
             raise
         return read_gguf(adapter)
 
 
-def _config(source: "Source", as_json: bool) -> None:  # noqa: ARG001
-    from llamacli.show import find_config
-
-    shown = find_config(source)
+def _config(source: "showing.Source", as_json: bool) -> None:  # noqa: ARG001
+    shown = showing.find_config(source)
     for line in shown.notices:
         notice(line)
     print_json(shown.config.raw)
 
 
-def _structure(source: "Source", as_json: bool) -> None:
-    from llamacli.show import find_config, structure
-
-    tree = structure.module_tree(find_config(source).config)
-    if as_json:
-        print_json(structure.as_json(tree))
-    else:
-        print_text(structure.render(tree) + "\n")
+def _structure(source: "showing.Source", as_json: bool) -> None:
+    structure = showing.structure
+    tree = structure.module_tree(showing.find_config(source).config)
+    print_either(as_json, structure.as_json(tree), structure.render(tree) + "\n")
 
 
-def _metadata(source: "Source", as_json: bool) -> None:
-    from llamacli.show import find_metadata, table
-
-    metadata = find_metadata(source)
-    if as_json:
-        print_json(metadata)
-    else:
-        print_text(table(metadata))
+def _metadata(source: "showing.Source", as_json: bool) -> None:
+    metadata = showing.find_metadata(source)
+    print_either(as_json, metadata, showing.table(metadata))
 
 
-def _tensors(source: "Source", as_json: bool) -> None:
-    from llamacli.show import tensors
-
-    shown = tensors.find_tensors(source)
-    if as_json:
-        print_json(tensors.as_json(shown))
-    else:
-        print_text(tensors.table(shown))
+def _tensors(source: "showing.Source", as_json: bool) -> None:
+    shown = showing.tensors.find_tensors(source)
+    print_either(as_json, showing.tensors.as_json(shown), showing.tensors.table(shown))
 
 
-def _template(source: "Source", as_json: bool) -> None:
+def _template(source: "showing.Source", as_json: bool) -> None:
     from convert import DEFAULT, TOOL_USE
     from llamacli.prompt import LLAMA3_TEMPLATE
-    from llamacli.show import find_templates
 
-    templates = find_templates(source)
+    templates = showing.find_templates(source)
     own = templates.get(DEFAULT)
     if as_json:
         others = {TOOL_USE: templates[TOOL_USE]} if TOOL_USE in templates else {}
@@ -121,36 +98,30 @@ def _template(source: "Source", as_json: bool) -> None:
     print_text(text if text.endswith("\n") else text + "\n")
 
 
-def _rope(source: "Source", as_json: bool) -> None:
-    from llamacli.show import rope
-
-    frequencies = rope.find_rope(source)
+def _rope(source: "showing.Source", as_json: bool) -> None:
+    rope = showing.rope
+    found = rope.find_rope(source)
     if as_json:
-        print_json(rope.as_json(frequencies))
+        print_json(rope.as_json(found))
     else:
-        print_text(f"{rope.table(frequencies)}\n{rope.plot(frequencies)}")
+        print_text(f"{rope.table(found)}\n{rope.plot(found)}")
 
 
-def _card(source: "Source", as_json: bool) -> None:
-    from llamacli.show import card
-
-    facts = card.describe(source)
+def _card(source: "showing.Source", as_json: bool) -> None:
+    facts = showing.card.describe(source)
     if as_json:
         print_json(facts)
     else:
-        print_rows(card.lines(facts))
+        print_rows(showing.card.lines(facts))
 
 
 def _known_card(name: str, as_json: bool) -> bool:
     """What models.toml has of a model that isn't in the store; False where it doesn't know it."""
-    from llamacli.models import find
-    from llamacli.show import known_lines
-
-    model = find(name)
+    model = models.find(name)
     if model is None:
         return False
     if as_json:
         print_json({**asdict(model), "stored": False})
     else:
-        print_rows(known_lines(model))
+        print_rows(showing.known_lines(model))
     return True

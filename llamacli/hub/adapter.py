@@ -3,6 +3,9 @@
 import shutil
 from pathlib import Path
 
+from huggingface_hub import try_to_load_from_cache
+
+from convert import ADAPTER_FILES, CONFIG, INDEX, SINGLE, WEIGHTS
 from llamacli.errors import DoesNotFitError, InvalidModelError
 from llamacli.hub.repo import Repo, download, fetch_small, look_up
 from llamacli.terminal import count, notice, printable
@@ -10,15 +13,11 @@ from llamacli.terminal import count, notice, printable
 
 def has_adapter(repo: Repo) -> bool:
     """Whether a repo is an adapter's and no model's."""
-    from convert import CONFIG, INDEX, SINGLE
-
     return CONFIG in repo.files and not {SINGLE, INDEX} & repo.files.keys()
 
 
 def fetch_adapter(repo: Repo) -> Path:
     """The folder with the adapter's files. Raises InvalidModelError, NotFoundError."""
-    from convert import ADAPTER_FILES, CONFIG, WEIGHTS
-
     if WEIGHTS not in repo.files:
         raise InvalidModelError(f"{repo.id} has no {WEIGHTS}; pickles aren't read")
     folder = fetch_small(repo, [CONFIG, *(n for n in ADAPTER_FILES if n not in (CONFIG, WEIGHTS))])
@@ -38,8 +37,6 @@ def fetch_config(hub_id: str, revision: str | None, token: str | None) -> Path:
 
     Raises InvalidModelError, NotFoundError.
     """
-    from huggingface_hub import try_to_load_from_cache
-
     cached = try_to_load_from_cache(hub_id, "config.json", revision=revision)
     if isinstance(cached, str):
         return Path(cached).parent

@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from huggingface_hub import constants
+
+import convert
 from llamacli.errors import DoesNotFitError, InvalidModelError
 from llamacli.hub.repo import Repo, download, fetch_small, http_client, remote_file
 from llamacli.terminal import count
-
-if TYPE_CHECKING:
-    from convert import Checkpoint, LlamaConfig, Quantization
 
 CONTEXT = 8192  # tokens that the memory for running is told for
 KV_BYTES = 4  # of a key and a value in F16
@@ -34,38 +33,34 @@ class Needs:
     running: int
 
 
-def read_outline(repo: Repo) -> "tuple[LlamaConfig, list[str]]":
+def read_outline(repo: Repo) -> "tuple[convert.LlamaConfig, list[str]]":
     """config.json and the names of the weights' files; no more is fetched than tells these.
 
     Raises CheckpointError where the repo is no such checkpoint, NotFoundError.
     """
-    from convert import INDEX, read_config, require_safetensors, shard_names
-
-    require_safetensors(repo.id, repo.files)
+    convert.require_safetensors(repo.id, repo.files)
     if "config.json" not in repo.files:
         raise InvalidModelError(f"{repo.id} has no config.json; is it a checkpoint?")
-    folder = fetch_small(repo, ["config.json", INDEX])
-    return read_config(folder), shard_names(folder, repo.files)
+    folder = fetch_small(repo, ["config.json", convert.INDEX])
+    return convert.read_config(folder), convert.shard_names(folder, repo.files)
 
 
 def needs(
     repo: Repo,
-    config: "LlamaConfig",
+    config: "convert.LlamaConfig",
     shards: list[str],
-    quantization: "Quantization",
+    quantization: "convert.Quantization",
     *,
     keep: bool,
     size: int | None = None,
 ) -> Needs:
     """What the conversion takes; keep tells that the weights stay in the Hub's cache, and size what
     the file is made to take."""
-    from convert import SMALL_FILES, plan_tensors
-
-    wanted = [name for name in (*SMALL_FILES, *shards) if name in repo.files]
+    wanted = [name for name in (*convert.SMALL_FILES, *shards) if name in repo.files]
     missing = [repo.files[name] for name in wanted if name not in repo.cached]
     fetched = sum(file.size for file in missing)
-    small = sum(file.size for file in missing if file.name in SMALL_FILES)
-    target = size or sum(tensor.nbytes for tensor in plan_tensors(config, quantization))
+    small = sum(file.size for file in missing if file.name in convert.SMALL_FILES)
+    target = size or sum(tensor.nbytes for tensor in convert.plan_tensors(config, quantization))
     tokens = min(config.max_position_embeddings, CONTEXT)
     values = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     running = target + tokens * values * KV_BYTES
@@ -74,12 +69,8 @@ def needs(
 
 def check_disk(needed: Needs, target: Path) -> None:
     """Raises DoesNotFitError that says what is short, for the GGUF file or the Hub's cache."""
-    from huggingface_hub import constants
-
-    from convert import space_taken
-
     cache = _existing(Path(constants.HF_HUB_CACHE))
-    places = {target.parent: needed.target - space_taken(target)}
+    places = {target.parent: needed.target - convert.space_taken(target)}
     if cache.stat().st_dev == target.parent.stat().st_dev:
         places[target.parent] += needed.cached
     else:
@@ -96,25 +87,23 @@ def check_disk(needed: Needs, target: Path) -> None:
 
 @contextmanager
 def open_checkpoint(
-    repo: Repo, config: "LlamaConfig", shards: list[str], *, keep: bool
-) -> "Iterator[Checkpoint]":
+    repo: Repo, config: "convert.LlamaConfig", shards: list[str], *, keep: bool
+) -> "Iterator[convert.Checkpoint]":
     """The checkpoint with its weights in the Hub's cache, or on the Hub where they aren't cached.
 
     keep fetches them into the cache first. Raises CheckpointError, NotFoundError.
     """
-    from convert import SMALL_FILES, LocalFile, WeightFile, describe_checkpoint
-
-    folder = fetch_small(repo, SMALL_FILES)
+    folder = fetch_small(repo, convert.SMALL_FILES)
     cached = dict(repo.cached)
     if keep and not all(name in cached for name in shards):
         download(repo, shards)
         cached |= {name: folder / name for name in shards}
     with http_client() as client:
-        files: list[WeightFile] = [
-            LocalFile(cached[name]) if name in cached else remote_file(repo, name, client)
+        files: list[convert.WeightFile] = [
+            convert.LocalFile(cached[name]) if name in cached else remote_file(repo, name, client)
             for name in shards
         ]
-        yield describe_checkpoint(folder, repo.name, config, files)
+        yield convert.describe_checkpoint(folder, repo.name, config, files)
 
 
 def _existing(folder: Path) -> Path:

@@ -10,30 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convert import (
-    CheckpointError,
-    Journal,
-    LocalFile,
-    Progress,
-    WeightFile,
-    allocate,
-    deferred_signals,
-    digest,
-    read_all,
-    reading,
-    resumable_file,
-)
+import convert
+from llamacli import gguf
 from llamacli.errors import InvalidModelError
-from llamacli.gguf import (
-    GGUFFile,
-    HeaderError,
-    LlamaShape,
-    check_part,
-    merged_header,
-    padded,
-    read_gguf,
-    read_header,
-)
 from llamacli.hub.checkpoint import CONTEXT, KV_BYTES, Needs
 from llamacli.hub.repo import Repo, http_client, remote_file
 
@@ -52,17 +31,17 @@ CHECKERS = 2  # threads that check what an earlier call has fetched
 class Part:
     """A file of the repo: its header as it is and as it reads; its data starts where that ends."""
 
-    file: WeightFile
+    file: convert.WeightFile
     sha256: str | None
     raw: bytes
-    header: GGUFFile
+    header: gguf.GGUFFile
 
 
 @dataclass(frozen=True)
 class Piece:
     """Some bytes of a part's data, and their place in the target."""
 
-    file: WeightFile
+    file: convert.WeightFile
     offset: int
     length: int
     place: int
@@ -75,7 +54,7 @@ def pull(
     *,
     tell: Callable[[Needs], None],
     force: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[convert.Progress], None] | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> None:
     """Fetch the files, parts of one model in order, and make target of them.
@@ -89,13 +68,13 @@ def pull(
         header = _header(parts)
         pieces = list(_pieces(parts, len(header)))
         size = _end(parts, len(header))
-        tell(_needs(repo, names, read_header(header, size, target.name)[1], size))
+        tell(_needs(repo, names, gguf.read_header(header, size, target.name)[1], size))
         hashes = {name: repo.files[name].etag for name in names}
-        made_of = {"origin": repo.origin, "header": digest(header), "files": hashes}
-        with resumable_file(target, force, made_of) as (_, journal):
+        made_of = {"origin": repo.origin, "header": convert.digest(header), "files": hashes}
+        with convert.resumable_file(target, force, made_of) as (_, journal):
             if notice is not None and journal.pieces:
                 notice("going on from what the last call has fetched, checked by its hashes")
-            allocate(journal.descriptor, target, size)
+            convert.allocate(journal.descriptor, target, size)
             journal.write(header, 0)
             _fetch(pieces, journal, target.name, progress)
             if notice is not None and size > LONG_TO_CHECK:
@@ -106,7 +85,7 @@ def pull(
 def _open(repo: Repo, name: str, client: "httpx2.Client", scratch: Path) -> Part:
     """A file of the repo with its header read, as much of it as that takes."""
     cached = repo.cached.get(name)
-    file = remote_file(repo, name, client) if cached is None else LocalFile(cached)
+    file = remote_file(repo, name, client) if cached is None else convert.LocalFile(cached)
     most, length = min(MAX_HEADER, file.size), min(HEADER, file.size)
     raw = b""
     while True:
@@ -114,12 +93,12 @@ def _open(repo: Repo, name: str, client: "httpx2.Client", scratch: Path) -> Part
         _write_sparse(scratch, raw, file.size)
         try:
             with _named(scratch, name):
-                header = read_gguf(scratch)
+                header = gguf.read_gguf(scratch)
                 if length == most < header.data_offset:
                     header.fail(f"its header takes more than {length} bytes")
             if header.data_offset <= length:
                 return Part(file, repo.files[name].sha256, raw[: header.data_offset], header)
-        except HeaderError as error:
+        except gguf.HeaderError as error:
             if length == most or error.position <= length:
                 raise
         length = min(4 * length, most)
@@ -131,8 +110,8 @@ def _header(parts: Sequence[Part]) -> bytes:
     headers = [part.header for part in parts]
     for number, part in enumerate(parts):
         with _named(part.header.path, part.file.name):
-            check_part(number, headers)
-    return merged_header(headers)
+            gguf.check_part(number, headers)
+    return gguf.merged_header(headers)
 
 
 def _write_sparse(path: Path, data: bytes, size: int) -> None:
@@ -153,7 +132,7 @@ def _named(path: Path, name: str) -> Iterator[None]:
         raise
 
 
-def _needs(repo: Repo, names: Sequence[str], shape: LlamaShape, size: int) -> Needs:
+def _needs(repo: Repo, names: Sequence[str], shape: gguf.LlamaShape, size: int) -> Needs:
     missing = [repo.files[name].size for name in names if name not in repo.cached]
     values = shape.blocks * shape.kv_heads * shape.head_size
     running = size + min(shape.context, CONTEXT) * values * KV_BYTES
@@ -166,7 +145,7 @@ def _length(part: Part) -> int:
 
 
 def _end(parts: Sequence[Part], start: int) -> int:
-    return start + sum(padded(_length(part)) for part in parts[:-1]) + _length(parts[-1])
+    return start + sum(gguf.padded(_length(part)) for part in parts[:-1]) + _length(parts[-1])
 
 
 def _pieces(parts: Sequence[Part], start: int) -> Iterator[Piece]:
@@ -174,14 +153,14 @@ def _pieces(parts: Sequence[Part], start: int) -> Iterator[Piece]:
         for at in range(0, _length(part), PIECE):
             length = min(PIECE, _length(part) - at)
             yield Piece(part.file, part.header.data_offset + at, length, start + at)
-        start += padded(_length(part))
+        start += gguf.padded(_length(part))
 
 
 def _fetch(
     pieces: Sequence[Piece],
-    journal: Journal,
+    journal: convert.Journal,
     name: str,
-    progress: Callable[[Progress], None] | None,
+    progress: Callable[[convert.Progress], None] | None,
 ) -> None:
     """Fetch and write the pieces that aren't there yet, in order, some ahead in parallel."""
     there = journal.offsets_kept([(piece.place, piece.length) for piece in pieces], CHECKERS)
@@ -195,17 +174,17 @@ def _fetch(
         journal.write(data.result(), piece.place)
         done += piece.length
         if progress is not None:
-            progress(Progress(name, done, total, done, total))
+            progress(convert.Progress(name, done, total, done, total))
 
     files = {piece.file for piece in pieces}
     pool = ThreadPoolExecutor(max(file.parallel for file in files), thread_name_prefix="read")
-    with reading(files, pool):
+    with convert.reading(files, pool):
         for piece in pieces:
             if piece.place in there:
                 continue
             if len(waiting) >= AHEAD:
                 write_next()
-            with deferred_signals([]):
+            with convert.deferred_signals([]):
                 waiting.append((piece, pool.submit(piece.file.read, piece.offset, piece.length)))
         while waiting:
             write_next()
@@ -214,11 +193,11 @@ def _fetch(
 def _check_hashes(parts: Sequence[Part], descriptor: int, start: int) -> None:
     """That each file arrived as the Hub has it. Raises CheckpointError."""
     for part in parts:
-        digest = hashlib.sha256(part.raw)
+        hashed = hashlib.sha256(part.raw)
         for at in range(0, _length(part), PIECE):
-            digest.update(read_all(descriptor, min(PIECE, _length(part) - at), start + at))
-        if part.sha256 not in (None, digest.hexdigest()):
-            raise CheckpointError(
+            hashed.update(convert.read_all(descriptor, min(PIECE, _length(part) - at), start + at))
+        if part.sha256 not in (None, hashed.hexdigest()):
+            raise convert.CheckpointError(
                 f"{part.file.name} arrived with another SHA-256 than the Hub tells; fetch it again"
             )
-        start += padded(_length(part))
+        start += gguf.padded(_length(part))

@@ -3,12 +3,13 @@
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+
+import httpx2
+from huggingface_hub import constants, errors
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import parse_ratelimit_headers
 
 from llamacli.errors import NotFoundError, OutputError
-
-if TYPE_CHECKING:
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
 LOGIN = "hf auth login"
 
@@ -19,9 +20,6 @@ def hub_errors(repo: str, *, near: Callable[[], list[str]] = list) -> Iterator[N
 
     near gives names that may have been meant; it is called only where repo isn't there.
     """
-    import httpx2
-    from huggingface_hub import errors
-
     try:
         yield
     except errors.LocalEntryNotFoundError as error:  # it stands for what kept from looking
@@ -58,8 +56,6 @@ def busy_text(repo: str, seconds: float | None) -> str:
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that a server asks to wait, by Retry-After or the Hub's own header."""
-    from huggingface_hub.utils import parse_ratelimit_headers
-
     value = headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)
@@ -68,8 +64,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _text(repo: str, error: BaseException, near: Callable[[], list[str]]) -> str:
-    from huggingface_hub import errors
-
     if isinstance(error, errors.OfflineModeIsEnabled):
         return offline_text(repo)
     if isinstance(error, errors.GatedRepoError):
@@ -91,8 +85,6 @@ def _text(repo: str, error: BaseException, near: Callable[[], list[str]]) -> str
 
 
 def _status(repo: str, error: "HfHubHTTPError", near: Callable[[], list[str]]) -> str:
-    from huggingface_hub.errors import RepositoryNotFoundError
-
     status, headers = error.response.status_code, error.response.headers
     if headers.get("X-Error-Message") == "Invalid credentials in Authorization header":
         return f"the Hub doesn't know the token; log in again ({LOGIN}) or give another --token"
@@ -119,8 +111,6 @@ def _missing(repo: str, names: list[str]) -> str:
 
 
 def _host() -> str:
-    from huggingface_hub import constants
-
     return str(constants.ENDPOINT)
 
 

@@ -3,17 +3,17 @@
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from huggingface_hub import HfApi, ModelInfo, constants, get_session
 
 from llamacli import __version__
 from llamacli.errors import InvalidModelError, NotFoundError
 from llamacli.home import possible_name
+from llamacli.hub.client import use_client
 from llamacli.hub.errors import hub_errors
 from llamacli.models import registry
 from llamacli.system import WINDOWS
-
-if TYPE_CHECKING:
-    from huggingface_hub import ModelInfo
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -41,10 +41,6 @@ def fetch_index(repo: str, revision: str, token: str | None) -> tuple[str, dict[
     Raises NotFoundError that says why and what to do, InvalidModelError for an index that makes
     no sense.
     """
-    from huggingface_hub import HfApi, constants
-
-    from llamacli.hub.client import use_client
-
     use_client()
     api = HfApi(constants.ENDPOINT, library_name="llamacli", library_version=__version__)
     with hub_errors(repo, near=lambda: _near(repo)):
@@ -59,8 +55,6 @@ def fetch_index(repo: str, revision: str, token: str | None) -> tuple[str, dict[
 
 def _near(repo: str) -> list[str]:
     """Ids that may have been meant: known models', and what the Hub's search finds."""
-    from huggingface_hub import constants, get_session
-
     known = [m.source for m in registry.models().values() if registry.HUB_ID.fullmatch(m.source)]
     params: dict[str, Any] = {"search": repo.rpartition("/")[2], "limit": 20}
     try:

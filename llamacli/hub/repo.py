@@ -10,17 +10,16 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import httpx2
+import huggingface_hub as hf
+from huggingface_hub.errors import HfHubHTTPError
+
+import convert
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
 from llamacli.hub.errors import hub_errors, offline_text, retry_after
 from llamacli.hub.index import HubFile, fetch_index
 from llamacli.models import REVISION
-
-if TYPE_CHECKING:
-    import httpx2
-
-    from convert import Location, RemoteFile
 
 TOKEN = re.compile("[!-~]+")
 MAX_SMALL = 256 << 20  # bytes of a file that is not weights
@@ -57,17 +56,14 @@ def look_up(repo: str, revision: str | None = None, token: str | None = None) ->
     NotFoundError that says why and what to do, InvalidModelError for an index that makes no sense,
     UsageError for a token that can't be one.
     """
-    from huggingface_hub import constants
-    from huggingface_hub.utils import disable_progress_bars
-
     if token is not None and not TOKEN.fullmatch(token):
         raise UsageError("the token holds other characters than an access token does")
 
-    disable_progress_bars()
+    hf.utils.disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     revision = revision or "main"
     _check_id(repo, revision)
-    if constants.is_offline_mode():
+    if hf.constants.is_offline_mode():
         if (cached := _from_cache(repo, revision)) is None:
             raise NotFoundError(offline_text(repo))
         return cached
@@ -90,15 +86,13 @@ def fetch_small(repo: Repo, names: Iterable[str]) -> Path:
 
 
 def _fetch(repo: Repo, name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
     if name in repo.cached:
         return repo.cached[name]
     if repo.files[name].size > MAX_SMALL:
         raise InvalidModelError(f"{name} of {repo.id} is absurdly large")
     # Asked for by its revision, for the cache to know which commit that is when offline.
     with hub_errors(repo.id):
-        path = Path(hf_hub_download(repo.id, name, revision=repo.revision, token=repo.token))
+        path = Path(hf.hf_hub_download(repo.id, name, revision=repo.revision, token=repo.token))
     if path.parents[name.count("/")].name != repo.commit:
         raise NotFoundError(f"{repo.id} has just been changed; call again")
     return path
@@ -106,87 +100,70 @@ def _fetch(repo: Repo, name: str) -> Path:
 
 def download(repo: Repo, names: list[str]) -> None:
     """Files into the Hub's cache the classical way, with huggingface_hub's progress bars."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
-
     if sys.stderr.isatty():
-        enable_progress_bars()
+        hf.utils.enable_progress_bars()
     with hub_errors(repo.id):
-        snapshot_download(repo.id, revision=repo.commit, token=repo.token, allow_patterns=names)
-    disable_progress_bars()
+        hf.snapshot_download(repo.id, revision=repo.commit, token=repo.token, allow_patterns=names)
+    hf.utils.disable_progress_bars()
 
 
-def remote_file(repo: Repo, name: str, client: "httpx2.Client") -> "RemoteFile":
+def remote_file(repo: Repo, name: str, client: "httpx2.Client") -> "convert.RemoteFile":
     """A file of the repo, to be read by byte range. Raises NotFoundError where it isn't there."""
-    from convert import RemoteFile
-
     file = repo.files.get(name)
     if file is None:
         raise NotFoundError(f"{repo.id} has no file {name}")
-    return RemoteFile(Path(name).name, file.size, file.etag, _locator(repo, file), client)
+    return convert.RemoteFile(Path(name).name, file.size, file.etag, _locator(repo, file), client)
 
 
 def http_client() -> "httpx2.Client":
     """A client for byte ranges: many connections kept open, huggingface_hub's own timeout."""
-    import httpx2
-    from huggingface_hub import constants
-
     limits = httpx2.Limits(max_connections=32, max_keepalive_connections=32)
-    timeout = httpx2.Timeout(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    timeout = httpx2.Timeout(hf.constants.HF_HUB_DOWNLOAD_TIMEOUT)
     return httpx2.Client(follow_redirects=True, timeout=timeout, limits=limits)
 
 
-def _locator(repo: Repo, file: HubFile) -> "Callable[[], Location]":
+def _locator(repo: Repo, file: HubFile) -> "Callable[[], convert.Location]":
     """Where the file's bytes are served, from the Hub's answer to HEAD; the token stays there."""
-    import httpx2
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import build_hf_headers
+    url = hf.hf_hub_url(repo.id, file.name, revision=repo.commit)
 
-    from convert import BUSY, Broken, CheckpointError, Location, SourceError
-
-    url = hf_hub_url(repo.id, file.name, revision=repo.commit)
-
-    def locate() -> Location:
+    def locate() -> convert.Location:
         try:
             with hub_errors(repo.id):
-                remote = get_hf_file_metadata(
-                    url, token=repo.token, timeout=constants.HF_HUB_ETAG_TIMEOUT
+                remote = hf.get_hf_file_metadata(
+                    url, token=repo.token, timeout=hf.constants.HF_HUB_ETAG_TIMEOUT
                 )
         except NotFoundError as error:
             cause = error.__cause__
             if isinstance(cause, HfHubHTTPError):
                 status, asked = cause.response.status_code, retry_after(cause.response.headers)
-                if status in BUSY or status >= 500:
-                    raise Broken(str(error), wait=asked or 0.0) from error
+                if status in convert.BUSY or status >= 500:
+                    raise convert.Broken(str(error), wait=asked or 0.0) from error
             elif _is_network(cause):
-                raise Broken(str(error)) from error
-            raise SourceError(str(error)) from error
+                raise convert.Broken(str(error)) from error
+            raise convert.SourceError(str(error)) from error
         if remote.size not in (None, file.size) or remote.etag not in (None, file.etag):
-            raise CheckpointError(f"{file.name} was changed at {repo.id} while it was read")
+            raise convert.CheckpointError(f"{file.name} was changed at {repo.id} while it was read")
         inside = httpx2.URL(remote.location).origin == httpx2.URL(url).origin
         token = repo.token if inside else False
-        return Location(remote.location, build_hf_headers(token=token, library_name="llamacli"))
+        return convert.Location(
+            remote.location, hf.utils.build_hf_headers(token=token, library_name="llamacli")
+        )
 
     return locate
 
 
 def _check_id(repo: str, revision: str) -> None:
-    from huggingface_hub.utils import validate_repo_id
-
     with hub_errors(repo):
-        validate_repo_id(repo)
+        hf.utils.validate_repo_id(repo)
     if not REVISION.fullmatch(revision) or ".." in revision:
         raise NotFoundError(f"{revision!r} is not the name of a branch, tag or commit")
 
 
 def _cached(repo: str, commit: str, files: Mapping[str, HubFile]) -> dict[str, Path]:
     """Those files that the Hub's cache has whole."""
-    from huggingface_hub import try_to_load_from_cache
-
     paths = {}
     for name in files:
-        path = try_to_load_from_cache(repo, name, revision=commit)
+        path = hf.try_to_load_from_cache(repo, name, revision=commit)
         if isinstance(path, str) and Path(path).is_file():
             paths[name] = Path(path)
     return {name: path for name, path in paths.items() if path.stat().st_size == files[name].size}
@@ -194,19 +171,18 @@ def _cached(repo: str, commit: str, files: Mapping[str, HubFile]) -> dict[str, P
 
 def _from_cache(repo: str, revision: str) -> Repo | None:
     """A checkpoint or an adapter in the Hub's cache, or None where it isn't there, or not whole."""
-    from huggingface_hub import try_to_load_from_cache
-
-    from convert import CONFIG, WEIGHTS, CheckpointError, shard_names
-
-    paths = (try_to_load_from_cache(repo, n, revision=revision) for n in ("config.json", CONFIG))
+    paths = (
+        hf.try_to_load_from_cache(repo, n, revision=revision)
+        for n in ("config.json", convert.CONFIG)
+    )
     path = next((path for path in paths if isinstance(path, str)), None)
     if path is None:
         return None
     folder = Path(path).parent
     try:
-        if not (folder / WEIGHTS).is_file():
-            shard_names(folder)
-    except CheckpointError:
+        if not (folder / convert.WEIGHTS).is_file():
+            convert.shard_names(folder)
+    except convert.CheckpointError:
         return None
     paths_within = (path for path in sorted(folder.rglob("*")) if path.is_file())
     cached = {path.relative_to(folder).as_posix(): path for path in paths_within}
@@ -215,6 +191,4 @@ def _from_cache(repo: str, revision: str) -> Repo | None:
 
 
 def _is_network(error: BaseException | None) -> bool:
-    import httpx2
-
     return isinstance(error, httpx2.TransportError)

@@ -3,22 +3,17 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from llamacli import engine
 from llamacli.errors import NotFoundError, UsageError, writing
 from llamacli.home import expanded, home, possible_name
 from llamacli.models.store import ADAPTERS, stored_adapters
-
-if TYPE_CHECKING:
-    from llamacli.engine import AdapterChoice
 
 SUFFIX = ".gguf"
 
 
 def split_scale(given: str) -> tuple[str, float]:
     """NAME:SCALE as its parts; the scale is 1 where there is none. Raises UsageError."""
-    from llamacli.engine import MAX_SCALE
-
     name, colon, number = given.rpartition(":")
     try:
         scale = float(number)
@@ -26,8 +21,10 @@ def split_scale(given: str) -> tuple[str, float]:
         return given, 1.0  # a path with a colon in it, perhaps
     if not colon or not name or expanded(given).exists():
         return given, 1.0
-    if not math.isfinite(scale) or abs(scale) > MAX_SCALE:
-        raise UsageError(f"the scale of {name} is {number}; give a number up to {MAX_SCALE:g}")
+    if not math.isfinite(scale) or abs(scale) > engine.MAX_SCALE:
+        raise UsageError(
+            f"the scale of {name} is {number}; give a number up to {engine.MAX_SCALE:g}"
+        )
     return name, scale
 
 
@@ -51,14 +48,12 @@ def stored_adapter(name: str) -> Path | None:
     return next((one for one in stored_adapters() if name in (one.stem, one.name)), None)
 
 
-def adapter_choices(given: Sequence[str] | None) -> "tuple[AdapterChoice, ...]":
+def adapter_choices(given: Sequence[str] | None) -> "tuple[engine.AdapterChoice, ...]":
     """What --adapter was given, FILE[:SCALE] each. Raises UsageError, NotFoundError."""
     if not given:
         return ()
-    from llamacli.engine import AdapterChoice
-
     split = map(split_scale, given)
-    return tuple(AdapterChoice(adapter_path(name).resolve(), scale) for name, scale in split)
+    return tuple(engine.AdapterChoice(adapter_path(name).resolve(), scale) for name, scale in split)
 
 
 def adapter_target(name: str) -> Path:

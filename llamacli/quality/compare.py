@@ -8,16 +8,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from llamacli import verify
 from llamacli.errors import InvalidModelError, UsageError
 from llamacli.gguf import check_llama, read_gguf
-from llamacli.verify import (
-    WINDOW,
-    Prediction,
-    bits_per_weight,
-    open_evaluator,
-    predict,
-    windows,
-)
 
 Progress = Callable[[Path, int, int], None]  # the file, tokens evaluated so far, and all
 
@@ -29,7 +22,7 @@ class Quality:
     path: Path
     nbytes: int
     bits: float
-    prediction: Prediction
+    prediction: verify.Prediction
 
 
 def compare(
@@ -48,15 +41,17 @@ def compare(
     another vocabulary, and what Engine raises.
     """
     files = [read_gguf(path) for path in (reference, *paths)]
-    size = min(WINDOW, *(check_llama(file).context for file in files))
-    with open_evaluator(reference, size, threads, **machine) as precise:
-        parts = windows(precise.vocabulary, text, size)
+    size = min(verify.WINDOW, *(check_llama(file).context for file in files))
+    with verify.open_evaluator(reference, size, threads, **machine) as precise:
+        parts = verify.windows(precise.vocabulary, text, size)
         for path, file in zip(paths, files[1:], strict=True):
-            with open_evaluator(path, size, threads, shared=precise.workers, **machine) as engine:
-                if windows(engine.vocabulary, text, size) != parts:
+            with verify.open_evaluator(
+                path, size, threads, shared=precise.workers, **machine
+            ) as engine:
+                if verify.windows(engine.vocabulary, text, size) != parts:
                     raise InvalidModelError(f"{path} reads text otherwise than {reference}")
-                prediction = predict(engine, precise, parts, partial(progress, path))
-            yield Quality(path, file.size, bits_per_weight(file), prediction)
+                prediction = verify.predict(engine, precise, parts, partial(progress, path))
+            yield Quality(path, file.size, verify.bits_per_weight(file), prediction)
 
 
 def check_plot() -> None:

@@ -13,13 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from convert import (
-    ConvertError,
-    ImportanceMatrix,
-    merged_importances,
-    read_importance,
-    write_importance,
-)
+import convert
 from llamacli.engine import Engine, Vocabulary
 from llamacli.errors import UsageError
 from llamacli.gguf import TEMPLATE_KEY, check_llama, read_gguf
@@ -45,7 +39,7 @@ def measure_importance(
     progress: Progress = lambda *_: None,
     notice: Callable[[str], None] = lambda _: None,
     **machine: Any,
-) -> ImportanceMatrix:
+) -> convert.ImportanceMatrix:
     """The matrix of a GGUF model over chunks of texts, WINDOW tokens each, at most so many.
 
     Without texts it is measured on those that ship: dialogues, prose, code, numbers. Where target
@@ -81,13 +75,13 @@ def measure_importance(
 
 
 def write_matrix(
-    target: Path, measured: Sequence[ImportanceMatrix], *, force: bool = False
+    target: Path, measured: Sequence[convert.ImportanceMatrix], *, force: bool = False
 ) -> None:
     """Write the sum of some matrices, and drop what was kept for it.
 
     Raises ImportanceError where they are of different models, TargetError.
     """
-    write_importance(target, merged_importances(measured), force=force)
+    convert.write_importance(target, convert.merged_importances(measured), force=force)
     for path in _kept_files(target):
         with suppress(OSError):
             path.unlink()
@@ -126,14 +120,14 @@ class _Kept:
     def load(self, activations: Activations) -> int:
         """How many chunks it has; what can't be read counts as none."""
         try:
-            matrix = read_importance(self.path)
-        except ConvertError:
+            matrix = convert.read_importance(self.path)
+        except convert.ConvertError:
             return 0
         activations.take(matrix)
         return matrix.chunks
 
-    def save(self, matrix: ImportanceMatrix) -> None:
-        write_importance(self.path, matrix, force=True)
+    def save(self, matrix: convert.ImportanceMatrix) -> None:
+        convert.write_importance(self.path, matrix, force=True)
 
 
 def _kept_files(target: Path) -> Iterator[Path]:

@@ -8,14 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert import (
-    CONFIG_KEY,
-    ROPE_FACTORS,
-    CheckpointError,
-    LlamaConfig,
-    frequency_factors,
-    read_config,
-)
+import convert
 from llamacli.gguf import Array, GGUFFile, check_architecture
 
 Source = GGUFFile | Path  # a Path is a checkpoint's folder
@@ -37,7 +30,7 @@ SAME = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
 class FoundConfig:
     """A config, whether it was derived from metadata, and what of it can't be vouched for."""
 
-    config: LlamaConfig
+    config: convert.LlamaConfig
     derived: bool
     notices: tuple[str, ...] = ()
 
@@ -49,16 +42,16 @@ def find_config(source: Source) -> FoundConfig:
     Raises InvalidModelError or CheckpointError.
     """
     if isinstance(source, Path):
-        return FoundConfig(read_config(source), derived=False)
+        return FoundConfig(convert.read_config(source), derived=False)
     check_architecture(source)
     derived = derive_config(source)
-    if CONFIG_KEY not in source.metadata:
+    if convert.CONFIG_KEY not in source.metadata:
         return FoundConfig(derived, True, _unexplained_factors(source, derived))
-    config = _checked(source, f"{CONFIG_KEY}: ", _stored(source))
+    config = _checked(source, f"{convert.CONFIG_KEY}: ", _stored(source))
     return FoundConfig(config, False, _contradictions(config, derived))
 
 
-def derive_config(file: GGUFFile) -> LlamaConfig:
+def derive_config(file: GGUFFile) -> convert.LlamaConfig:
     """A config from the metadata and tensors alone, which is what llama.cpp runs by."""
     raw = _raw_config(file)
     return _checked(file, "as derived from the metadata, ", raw)
@@ -66,43 +59,44 @@ def derive_config(file: GGUFFile) -> LlamaConfig:
 
 def frequency_tensor(file: GGUFFile) -> "array[float] | None":
     """rope_freqs.weight, what each frequency is divided by: float32 of head size / 2."""
-    tensor = next((t for t in file.tensors if t.name == ROPE_FACTORS), None)
+    tensor = next((t for t in file.tensors if t.name == convert.ROPE_FACTORS), None)
     if tensor is None:
         return None
     if tensor.type.name != "F32" or len(tensor.shape) != 1 or tensor.shape[0] > MAX_FACTORS:
-        file.fail(f"{ROPE_FACTORS} is {tensor.type.name} {list(tensor.shape)}, not a vector of F32")
+        what = f"{tensor.type.name} {list(tensor.shape)}"
+        file.fail(f"{convert.ROPE_FACTORS} is {what}, not a vector of F32")
     factors = array("f")
     with file.path.open("rb") as opened:
         opened.seek(tensor.offset)
         factors.frombytes(opened.read(tensor.nbytes))
     if not all(1e-6 < factor < 1e6 for factor in factors):
-        file.fail(f"{ROPE_FACTORS} has values that no frequency can be divided by")
+        file.fail(f"{convert.ROPE_FACTORS} has values that no frequency can be divided by")
     return factors
 
 
-def explains(config: LlamaConfig, factors: "array[float]") -> bool:
+def explains(config: convert.LlamaConfig, factors: "array[float]") -> bool:
     """Whether a config's rope_scaling is of the llama3 kind and gives just these factors."""
     if config.head_dim != 2 * len(factors):
         return False
-    expected = frequency_factors(config)
+    expected = convert.frequency_factors(config)
     return expected is not None and _close(expected.tolist(), factors)
 
 
-def _checked(file: GGUFFile, where: str, raw: Mapping[str, Any]) -> LlamaConfig:
+def _checked(file: GGUFFile, where: str, raw: Mapping[str, Any]) -> convert.LlamaConfig:
     try:
-        return LlamaConfig.from_dict(raw)
-    except CheckpointError as error:
+        return convert.LlamaConfig.from_dict(raw)
+    except convert.CheckpointError as error:
         file.fail(where + error.fault)
 
 
 def _stored(file: GGUFFile) -> dict[str, Any]:
-    text = file.metadata[CONFIG_KEY]
+    text = file.metadata[convert.CONFIG_KEY]
     try:
         raw = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):
         raw = None
     if not isinstance(raw, dict):
-        file.fail(f"{CONFIG_KEY} holds no JSON object")
+        file.fail(f"{convert.CONFIG_KEY} holds no JSON object")
     return raw
 
 
@@ -173,8 +167,8 @@ def _llama3_scaling(file: GGUFFile, raw: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     scaling = {"factor": _decimal(max(factors)), **LLAMA3_SCALING}
     try:
-        config = LlamaConfig.from_dict({**raw, "rope_scaling": scaling})
-    except CheckpointError:
+        config = convert.LlamaConfig.from_dict({**raw, "rope_scaling": scaling})
+    except convert.CheckpointError:
         return {}
     return {"rope_scaling": scaling} if explains(config, factors) else {}
 
@@ -184,20 +178,20 @@ def _close(a: "list[float]", b: "array[float]") -> bool:
     return len(a) == len(b) and all(abs(x - y) <= 1e-5 * abs(y) for x, y in zip(a, b, strict=True))
 
 
-def _unexplained_factors(file: GGUFFile, config: LlamaConfig) -> tuple[str, ...]:
+def _unexplained_factors(file: GGUFFile, config: convert.LlamaConfig) -> tuple[str, ...]:
     scaling = config.rope_scaling
     if frequency_tensor(file) is None or (scaling is not None and scaling.kind == "llama3"):
         return ()
     return (
-        f"{ROPE_FACTORS} scales its frequencies in a way that rope_scaling doesn't say; "
+        f"{convert.ROPE_FACTORS} scales its frequencies in a way that rope_scaling doesn't say; "
         "--rope shows them",
     )
 
 
-def _contradictions(stored: LlamaConfig, derived: LlamaConfig) -> tuple[str, ...]:
+def _contradictions(stored: convert.LlamaConfig, derived: convert.LlamaConfig) -> tuple[str, ...]:
     """Where config.json as it is stored doesn't fit the file around it."""
     return tuple(
-        f"its {CONFIG_KEY} says {name} {getattr(stored, name)}, "
+        f"its {convert.CONFIG_KEY} says {name} {getattr(stored, name)}, "
         f"the rest of its metadata {getattr(derived, name)}"
         for name in SAME
         if getattr(stored, name) != getattr(derived, name)

@@ -6,14 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert import (
-    ROPE_FACTORS,
-    LlamaConfig,
-    RopeScaling,
-    frequency_factors,
-    inverse_frequencies,
-    read_config,
-)
+import convert
 from llamacli.errors import InvalidModelError
 from llamacli.gguf import check_architecture
 from llamacli.show.config import (
@@ -49,22 +42,24 @@ class Rope:
 def find_rope(source: Source) -> Rope:
     """The rotary embedding of a checkpoint's folder or a GGUF file, which is read as it runs."""
     if isinstance(source, Path):
-        return rope_of(read_config(source))
+        return rope_of(convert.read_config(source))
     check_architecture(source)
     rope = rope_of(derive_config(source))
     factors = frequency_tensor(source)
     if factors is None or rope.scaling == "llama3":
         return rope
     if len(factors) != len(rope.factors):
-        source.fail(f"{ROPE_FACTORS} has {len(factors)} values, not {len(rope.factors)}")
+        source.fail(f"{convert.ROPE_FACTORS} has {len(factors)} values, not {len(rope.factors)}")
     both = tuple(a * b for a, b in zip(rope.factors, factors, strict=True))
-    names = ROPE_FACTORS if rope.scaling is None else f"{rope.scaling}, {ROPE_FACTORS}"
+    names = (
+        convert.ROPE_FACTORS if rope.scaling is None else f"{rope.scaling}, {convert.ROPE_FACTORS}"
+    )
     if rope.scaling is None and explains(find_config(source).config, factors):
         names = "llama3"
     return Rope(rope.theta, rope.head_dim, names, rope.frequencies, both)
 
 
-def rope_of(config: LlamaConfig) -> Rope:
+def rope_of(config: convert.LlamaConfig) -> Rope:
     """What a config says."""
     if not 1 < config.rope_theta < 1e20:
         raise InvalidModelError(f"rope_theta is {config.rope_theta:g}; above 1 it is of use")
@@ -73,17 +68,17 @@ def rope_of(config: LlamaConfig) -> Rope:
             f"its attention heads have {config.head_dim} values; that is absurd"
         )
     scaling = config.rope_scaling
-    frequencies = tuple(inverse_frequencies(config).tolist())
+    frequencies = tuple(convert.inverse_frequencies(config).tolist())
     factors: Sequence[float] = [1.0 if scaling is None else scaling.factor] * len(frequencies)
     if scaling is not None and scaling.kind == "yarn":
         factors = _yarn_factors(config, scaling)
-    elif (computed := frequency_factors(config)) is not None:
+    elif (computed := convert.frequency_factors(config)) is not None:
         factors = computed.tolist()
     kind = None if scaling is None else scaling.kind
     return Rope(config.rope_theta, config.head_dim, kind, frequencies, tuple(factors))
 
 
-def _yarn_factors(config: LlamaConfig, scaling: RopeScaling) -> list[float]:
+def _yarn_factors(config: convert.LlamaConfig, scaling: convert.RopeScaling) -> list[float]:
     """YaRN (Peng et al. 2023, equations 18 to 23), with the bounds rounded as llama.cpp has it.
 
     Pairs that turn more than beta_fast times within the original context stay, those below

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import convert
 from llamacli.errors import UsageError
 from llamacli.gguf import GGUFFile
 
@@ -78,9 +79,7 @@ def _pattern(wanted: str) -> Callable[[Token], bool]:
 
 
 def _read_folder(folder: Path) -> Sequence[str]:
-    from convert import parse_vocabulary, read_json
-
-    return parse_vocabulary(read_json(folder / "tokenizer.json")).tokens
+    return convert.parse_vocabulary(convert.read_json(folder / "tokenizer.json")).tokens
 
 
 def _letters() -> dict[int, int]:
@@ -107,27 +106,17 @@ def vocabulary_file(folder: Path) -> Iterator[Path]:
     """A GGUF file with the vocabulary of a checkpoint alone, for as long as the block runs."""
     import tempfile
 
-    from convert import (
-        Checkpoint,
-        named_quantization,
-        optional_json,
-        parse_tokenizer,
-        read_config,
-        read_json,
-        write_header,
-    )
-
-    checkpoint = Checkpoint(
+    checkpoint = convert.Checkpoint(
         name=folder.resolve().name,
         folder=folder,
-        config=read_config(folder),
-        tokenizer=parse_tokenizer(read_json(folder / "tokenizer.json")),
-        tokenizer_config=optional_json(folder / "tokenizer_config.json"),
+        config=convert.read_config(folder),
+        tokenizer=convert.parse_tokenizer(convert.read_json(folder / "tokenizer.json")),
+        tokenizer_config=convert.optional_json(folder / "tokenizer_config.json"),
         generation_config={},
         chat_templates={},
         weights={},
     )
     with tempfile.TemporaryDirectory(prefix="llamacli-") as place:
         path = Path(place) / "vocabulary.gguf"
-        write_header(path, checkpoint, named_quantization("F32"), ())
+        convert.write_header(path, checkpoint, convert.named_quantization("F32"), ())
         yield path

@@ -7,15 +7,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from convert import (
-    ITEM_SIZES,
-    StoredTensor,
-    TensorSpec,
-    WeightFile,
-    as_float32,
-    dequantize,
-    permute_heads,
-)
+import convert
 from llamacli.gguf import TensorInfo
 from llamacli.verify.limits import Limits, limits
 from llamacli.verify.measure import Sums
@@ -25,10 +17,10 @@ from llamacli.verify.measure import Sums
 class Pair:
     """A tensor of the checkpoint and the one of the file that should be its copy."""
 
-    spec: TensorSpec
-    stored: StoredTensor
+    spec: convert.TensorSpec
+    stored: convert.StoredTensor
     info: TensorInfo
-    file: WeightFile
+    file: convert.WeightFile
     importances: bool
 
     @property
@@ -41,7 +33,7 @@ class Pair:
         if self.spec.head_dim is None:
             return values
         shaped = values[0] if len(self.spec.shape) == 1 else values
-        return np.asarray(permute_heads(shaped, self.spec.head_dim), np.float32).reshape(
+        return np.asarray(convert.permute_heads(shaped, self.spec.head_dim), np.float32).reshape(
             values.shape
         )
 
@@ -50,7 +42,9 @@ class Pair:
         kind = self.info.type
         nbytes = self.spec.columns // kind.block * kind.nbytes
         data = self.file.read(self.info.offset + first * nbytes, rows * nbytes)
-        return dequantize(GGMLQuantizationType[kind.name], data).reshape(rows, self.spec.columns)
+        return convert.dequantize(GGMLQuantizationType[kind.name], data).reshape(
+            rows, self.spec.columns
+        )
 
 
 @dataclass(frozen=True)
@@ -68,12 +62,14 @@ class Compared:
         )
 
 
-def read_rows(spec: TensorSpec, stored: StoredTensor, first: int, rows: int) -> NDArray[np.float32]:
+def read_rows(
+    spec: convert.TensorSpec, stored: convert.StoredTensor, first: int, rows: int
+) -> NDArray[np.float32]:
     """Rows of a checkpoint's tensor as it stores them, float32 of shape (rows, columns)."""
-    nbytes = spec.columns * ITEM_SIZES[stored.dtype]
+    nbytes = spec.columns * convert.ITEM_SIZES[stored.dtype]
     data = stored.file.read(stored.offset + first * nbytes, rows * nbytes)
     dtype = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}[stored.dtype]
     values: NDArray[Any] = np.frombuffer(data, dtype).reshape(rows, spec.columns)
     if stored.dtype == "F16":
         return values.astype(np.float32)
-    return as_float32(values)
+    return convert.as_float32(values)
