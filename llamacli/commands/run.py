@@ -48,7 +48,7 @@ def run(
     drafts: groups.Drafts,
     truncate: Annotated[
         Literal["head", "middle", "tail"] | None,
-        "prompts.Cut this part off a text that is longer than the context.",
+        "Cut this part off a text that is longer than the context.",
     ] = None,
     errors: options.Errors = "strict",
     cache: Annotated[
