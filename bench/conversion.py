@@ -28,7 +28,7 @@ from bench.compare import (
     table,
 )
 from convert import named_quantization, open_checkpoint, system
-from convert.plan import plan_tensors
+from convert.header import plan_tensors
 from tests.standins.checkpoint import SHAPES, shape_config, write_checkpoint
 
 ONE_PASS = """

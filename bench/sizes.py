@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.report import DOCS, with_figures
 from convert import QUANTIZATIONS
 from convert.config import LlamaConfig
-from convert.plan import plan_tensors
+from convert.header import plan_tensors
 from convert.quantization import Origin, requires_importance
 from tests.standins.checkpoint import shape_config
 

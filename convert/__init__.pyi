@@ -3,6 +3,7 @@ from .adapter import (
     WEIGHTS as WEIGHTS,
     Adapter as Adapter,
     is_adapter as is_adapter,
+    merged as merged,
     open_adapter as open_adapter,
     read_base_config as read_base_config,
 )
@@ -33,7 +34,12 @@ from .errors import (
     TargetExistsError as TargetExistsError,
 )
 from .gain import Gain as Gain, gain as gain
-from .header import header_bytes as header_bytes, write_header as write_header
+from .header import (
+    ROPE_FACTORS as ROPE_FACTORS,
+    header_bytes as header_bytes,
+    plan_tensors as plan_tensors,
+    write_header as write_header,
+)
 from .importance import (
     Entry as Entry,
     ImportanceMatrix as ImportanceMatrix,
@@ -56,10 +62,8 @@ from .kernels import (
     dequantize as dequantize,
     library_path as library_path,
 )
-from .merge import merged as merged
 from .metadata import CONFIG_KEY as CONFIG_KEY, GENERATION_KEY as GENERATION_KEY
 from .pipeline import Report as Report, convert as convert, write_gguf as write_gguf
-from .plan import ROPE_FACTORS as ROPE_FACTORS, plan_tensors as plan_tensors
 from .quantization import (
     QUANTIZATIONS as QUANTIZATIONS,
     Quantization as Quantization,
@@ -69,7 +73,6 @@ from .quantization import (
 )
 from .recipe import KEY as KEY, parse_recipe as parse_recipe
 from .remote import BUSY as BUSY, Broken as Broken, Location as Location, RemoteFile as RemoteFile
-from .rope import frequency_factors as frequency_factors, inverse_frequencies as inverse_frequencies
 from .safetensors import (
     ITEM_SIZES as ITEM_SIZES,
     StoredTensor as StoredTensor,
@@ -102,6 +105,8 @@ from .target import allocate as allocate, check_target as check_target
 from .tensor_writer import Progress as Progress
 from .tensors import (
     TensorSpec as TensorSpec,
+    frequency_factors as frequency_factors,
+    inverse_frequencies as inverse_frequencies,
     llama_tensors as llama_tensors,
     permute_heads as permute_heads,
 )

@@ -1,21 +1,23 @@
-"""A LoRA adapter as PEFT saves it: its pairs, matched with the modules of a base model.
+"""A LoRA adapter as PEFT saves it: its pairs, matched with the modules of a base model, and merged.
 
 A folder with adapter_config.json and adapter_model.safetensors. Nothing here reads a weight.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from convert.adapter_config import CONFIG, AdapterConfig, read_adapter_config
-from convert.checkpoint import INDEX, SINGLE
+from convert.added import check_templates
+from convert.checkpoint import INDEX, SINGLE, Checkpoint
 from convert.config import LlamaConfig
 from convert.errors import CheckpointError
 from convert.lora import Pair
 from convert.safetensors import StoredTensor, read_header
-from convert.small_files import read_json
+from convert.small_files import optional_json, read_chat_templates, read_json
 from convert.tensors import TensorSpec, llama_tensors
+from convert.tokenizer import parse_tokenizer
 from convert.weights import LocalFile
 
 WEIGHTS = "adapter_model.safetensors"
@@ -182,3 +184,84 @@ def _check_vocabulary(
         raise _error(f"the embedding and the output have {sorted(sizes)} rows: not one vocabulary")
     if sizes != {base.vocab_size} and any(f"{module}.weight" in VOCABULARY for module in pairs):
         raise _error("it resizes the vocabulary and adapts its matrices, too, which isn't read")
+
+
+EMBEDDING, OUTPUT = VOCABULARY
+
+Scaled = tuple[Adapter, float]  # an adapter, and what its pairs are times beside their own scale
+
+
+def merged_config(config: LlamaConfig, adapters: Iterable[Adapter]) -> LlamaConfig:
+    """The base's config as the adapters leave it: a vocabulary resized, an output untied.
+
+    PEFT adds a pair of a tied embedding, or of its output, to that one alone.
+    """
+    for adapter in adapters:
+        saved = adapter.saved
+        if EMBEDDING in saved and OUTPUT not in saved and config.tie_word_embeddings:
+            raise CheckpointError(
+                "it has an embed_tokens of its own and no lm_head, but the base has both as one: "
+                "which is meant isn't said",
+                file=WEIGHTS,
+            )
+        if OUTPUT in saved or not adapter.pairs.keys().isdisjoint(VOCABULARY):
+            config = replace(config, tie_word_embeddings=False)
+        if rows := {saved[source].shape[0] for source in VOCABULARY if source in saved}:
+            config = replace(config, vocab_size=rows.pop())
+    return config
+
+
+def merged(checkpoint: Checkpoint, adapters: Sequence[Scaled]) -> Checkpoint:
+    """The checkpoint with W + scale · B·A in place of each W that has a pair.
+
+    The sums are made in float32 while the pieces are converted. Raises CheckpointError, for two
+    adapters too that have a tensor of their own for the same place.
+    """
+    config = merged_config(checkpoint.config, (adapter for adapter, _ in adapters))
+    stored: dict[str, StoredTensor] = {s.source: t for s, t in checkpoint.weights.items()}
+    stored.setdefault(OUTPUT, stored[EMBEDDING])  # where they are one
+    pairs: dict[str, tuple[Pair, ...]] = {}
+    taken: set[str] = set()
+    for adapter, scale in adapters:
+        for source, tensor in adapter.saved.items():
+            if source in taken:
+                raise CheckpointError(f"{source} is in two of the adapters", file=adapter.name)
+            taken.add(source)
+            stored[source] = tensor
+        for source, pair in adapter.pairs.items():
+            pairs[source] = (*pairs.get(source, ()), replace(pair, scale=pair.scale * scale))
+    if config.vocab_size != checkpoint.config.vocab_size:
+        checkpoint = _with_tokenizer(checkpoint, config, adapters)
+    identities = [f"{adapter.identity} times {scale!r}" for adapter, scale in adapters]
+    return replace(
+        checkpoint,
+        config=config,
+        weights={spec: stored[spec.source] for spec in llama_tensors(config)},
+        pairs=pairs,
+        merged=tuple(f"{adapter.name}:{scale:g}" for adapter, scale in adapters),
+        merged_identity="\n".join(identities),
+    )
+
+
+def _with_tokenizer(
+    checkpoint: Checkpoint, config: LlamaConfig, adapters: Sequence[Scaled]
+) -> Checkpoint:
+    """With the tokenizer of the adapter that resized the vocabulary."""
+    folder = next(adapter.folder for adapter, _ in reversed(adapters) if adapter.saved)
+    if not (folder / "tokenizer.json").is_file():
+        fault = "it resizes the vocabulary, and has no tokenizer.json that says to what"
+        raise CheckpointError(fault, file=str(folder))
+    tokenizer = parse_tokenizer(read_json(folder / "tokenizer.json"), config.vocab_size)
+    if len(tokenizer.tokens) != config.vocab_size:
+        rows = config.vocab_size
+        fault = f"it has {len(tokenizer.tokens)} tokens, the adapter's embedding {rows} rows"
+        raise CheckpointError(fault, file="tokenizer.json")
+    tokenizer_config = optional_json(folder / "tokenizer_config.json")
+    templates = read_chat_templates(folder, tokenizer_config) or checkpoint.chat_templates
+    check_templates(tokenizer.added, templates)
+    return replace(
+        checkpoint,
+        tokenizer=tokenizer,
+        tokenizer_config=tokenizer_config,
+        chat_templates=templates,
+    )

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from convert.checkpoint import Checkpoint
 from convert.errors import CheckpointError
+from convert.header import PlannedTensor
 from convert.pieces import PIECE, Piece, not_finite_error, piece_values, read_piece
-from convert.plan import PlannedTensor
-from convert.rope import frequency_factors, inverse_frequencies
+from convert.tensors import frequency_factors, inverse_frequencies
 
 TOKENS = 256
 READS = 3  # of each matrix in a layer: forward, and forward again and back from the end

@@ -9,11 +9,11 @@ import numpy as np
 
 from convert import system
 from convert.checkpoint import Checkpoint
+from convert.header import PlannedTensor
 from convert.importance import ImportanceMatrix, importances_for
 from convert.kernels import SEARCHED
 from convert.measure import measure
 from convert.pipeline import kernels_for
-from convert.plan import PlannedTensor
 from convert.quantization import NEED_IMPORTANCE, UNQUANTIZED
 from convert.signals import deferred_signals
 from convert.weights import reading

@@ -1,5 +1,7 @@
 """All that precedes the weights in a GGUF file: metadata, vocabulary, and the tensors' places.
 
+Each tensor's type and place are planned before a weight is read.
+
 The gguf package collects the keys; its writer packs a vocabulary's half a million strings one by
 one, which takes longer than quantizing a small model, so they are packed here, all at once.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
@@ -7,21 +9,67 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
-from gguf import GGUFValueType
+from gguf import GGMLQuantizationType, GGUFValueType
 
 from convert.checkpoint import Checkpoint
 from convert.column_weights import COLUMNS_KEY
+from convert.config import LlamaConfig
+from convert.errors import QuantizationError
 from convert.metadata import add_metadata
-from convert.plan import ALIGNMENT, PlannedTensor
-from convert.quantization import Quantization
+from convert.quantization import Quantization, tensor_nbytes, tensor_type
 from convert.recipe import KEY, recipe_text
 from convert.target import unwritable
+from convert.tensors import TensorSpec, frequency_factors, llama_tensors
+
+ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
+ROPE_FACTORS = "rope_freqs.weight"
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor of the target: its type and its bytes' place, counted from the data's start."""
+
+    spec: TensorSpec
+    type: GGMLQuantizationType
+    offset: int
+    nbytes: int
+
+
+def plan_tensors(config: LlamaConfig, quantization: Quantization) -> tuple[PlannedTensor, ...]:
+    """Every tensor's type and place; rope_freqs.weight, where there is one, comes last.
+
+    Raises QuantizationError where a recipe isn't of this model, or a pattern is in no matrix' name.
+    """
+    planned, offset = [], 0
+    specs = [*llama_tensors(config)]
+    matrices = {spec.name for spec in specs if len(spec.shape) == 2}
+    if odd := (quantization.recipe or {}).keys() - matrices:
+        raise QuantizationError(
+            f"the recipe is of another model: it has {min(odd)}, this one hasn't"
+        )
+    for one in quantization.overrides:
+        if not any(map(one.pattern.search, matrices)):
+            raise QuantizationError(
+                f"{one.pattern.pattern!r} is in the name of no matrix; they are called "
+                "blk.0.ffn_down.weight and the like, see `llamacli show --tensors`"
+            )
+    factors = frequency_factors(config)
+    if factors is not None:
+        specs.append(TensorSpec(ROPE_FACTORS, ROPE_FACTORS, factors.shape))
+    for spec in specs:
+        kind = tensor_type(quantization, spec, config)
+        nbytes = tensor_nbytes(kind, spec.parameters)
+        planned.append(PlannedTensor(spec, kind, offset, nbytes))
+        offset += -(-nbytes // ALIGNMENT) * ALIGNMENT
+    return tuple(planned)
+
 
 SCALARS = {
     GGUFValueType.UINT8: "u1", GGUFValueType.INT8: "i1", GGUFValueType.UINT16: "<u2",

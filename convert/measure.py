@@ -11,10 +11,10 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
+from convert.header import PlannedTensor
 from convert.kernels import Kernel, dequantize
 from convert.lora import Pair
 from convert.pieces import PIECE, Piece, not_finite_error, piece_values, quantize_piece, read_piece
-from convert.plan import PlannedTensor
 from convert.safetensors import ITEM_SIZES, StoredTensor
 from convert.tensors import TensorSpec
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from convert.checkpoint import Checkpoint
 from convert.errors import CheckpointError
+from convert.header import PlannedTensor
 from convert.kernels import INFINITY, Kernel
 from convert.lora import Pair, as_float32
-from convert.plan import PlannedTensor
 from convert.quantization import tensor_nbytes
 from convert.safetensors import ITEM_SIZES, StoredTensor
 from convert.tensors import TensorSpec, permute_heads

@@ -26,12 +26,11 @@ from convert.column_weights import (
 )
 from convert.errors import SizeError
 from convert.fisher import Information, fisher_information
-from convert.header import header_bytes
+from convert.header import ALIGNMENT, header_bytes, plan_tensors
 from convert.importance import ImportanceMatrix, importances_for
 from convert.kernels import dequantize
 from convert.measure import Measured, measure, sampled_nbytes
 from convert.pipeline import kernels_for, needs_importance
-from convert.plan import ALIGNMENT, plan_tensors
 from convert.quantization import (
     NEED_IMPORTANCE,
     QUANTIZATIONS,

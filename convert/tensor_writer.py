@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from convert import system
 from convert.checkpoint import Checkpoint
+from convert.header import PlannedTensor
 from convert.journal import Journal, digest
 from convert.kernels import Kernel
 from convert.pieces import PIECE, Piece, not_finite_error, pieces_of, quantize_piece, read_piece
-from convert.plan import PlannedTensor
-from convert.rope import frequency_factors
 from convert.signals import deferred_signals
 from convert.target import write_all
+from convert.tensors import frequency_factors
 from convert.weights import reading
 
 LARGEST = 4 * PIECE  # bytes of most pieces, before and after

@@ -15,7 +15,7 @@ import pytest
 
 from convert import CheckpointError, convert
 from convert.checkpoint import open_checkpoint
-from convert.model_card import read_model_card
+from convert.metadata import read_model_card
 from llamacli.chat.conversation import replay
 from llamacli.chat.file import MAX_LINES, read_session
 from llamacli.errors import InvalidModelError

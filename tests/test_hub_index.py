@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import constants
 
 from llamacli.errors import InvalidModelError, LlamacliError, NotFoundError
-from llamacli.hub import client
+from llamacli.hub import index as hub_index
 from llamacli.hub.index import HubFile, fetch_index
 from tests.standins.hub import Hub, HubRepo, git_hash, serve, sha256
 
@@ -42,7 +42,7 @@ def test_a_busy_hub_is_waited_for(hub: Hub) -> None:
 
 def test_pauses_are_those_asked_for_or_grow(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(client.time, "sleep", waits.append)
+    monkeypatch.setattr(hub_index.time, "sleep", waits.append)
     hub.api_answers += [(429, {"Retry-After": "9"}, b""), (500, {}, b""), (502, {}, b"")]
     fetch()
     assert waits == [9.0, 2.0, 4.0]
@@ -89,7 +89,7 @@ def body(raw: bytes) -> Callable[[Hub], None]:
         (body(b"[" * 100_000), "no JSON"),
         (body(b"[]"), "makes no sense"),
         (body(b"{}"), "makes no sense"),
-        (body(b" " * (client.MAX_ANSWER + 1)), "absurdly large"),
+        (body(b" " * (hub_index.MAX_ANSWER + 1)), "absurdly large"),
         (index(sha="../../etc"), "no commit"),
         (index(sha=None), "no commit"),
         (index(siblings={}), "lists no files"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from demo.facts import FACTS
-from llamacli.models.demo import demo_model
+from llamacli.models.opening import demo_model
 
 QUESTIONS = [(question, fact.proof) for fact in FACTS.values() for question in fact.ask]
 WARM = 400  # answers after which every cell of the KV cache was used several times

@@ -9,9 +9,8 @@ import pytest
 
 from convert import QUANTIZATIONS, ImportanceError, QuantizationError, convert
 from convert.checkpoint import Checkpoint, open_checkpoint
-from convert.header import write_header
+from convert.header import plan_tensors, write_header
 from convert.importance import Entry, ImportanceMatrix, importances_for
-from convert.plan import plan_tensors
 from convert.quantization import (
     UNQUANTIZED,
     Quantization,

@@ -15,9 +15,8 @@ from gguf import GGUFReader, TokenType
 from convert import CheckpointError, convert
 from convert.checkpoint import INDEX, open_checkpoint, shard_names
 from convert.config import LlamaConfig
-from convert.rope import frequency_factors
 from convert.special import adds_special_tokens, end_tokens, special_ids
-from convert.tensors import permute_heads
+from convert.tensors import frequency_factors, permute_heads
 from llamacli.engine import load_vocabulary
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.verify.report import verify

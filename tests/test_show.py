@@ -14,7 +14,7 @@ import pytest
 from convert import convert
 from convert.config import LlamaConfig
 from convert.metadata import CONFIG_KEY
-from convert.rope import frequency_factors, inverse_frequencies
+from convert.tensors import frequency_factors, inverse_frequencies
 from llamacli.errors import InvalidModelError
 from llamacli.gguf.file import read_gguf
 from llamacli.show import card, metadata, rope, structure, tensors

@@ -391,7 +391,7 @@ WORKER = """
 import shutil, sys, time
 from pathlib import Path
 from convert.target import whole_file
-from llamacli.models.demo import demo_model
+from llamacli.models.opening import demo_model
 from llamacli.errors import InvalidModelError, NotFoundError
 from llamacli.gguf.check import check_llama
 from llamacli.gguf.contents import REPLACED

@@ -11,8 +11,7 @@ import pytest
 from llamacli.engine.settings import Asked, EngineSettings, chosen_settings
 from llamacli.errors import DoesNotFitError
 from llamacli.machine import cores
-from llamacli.models.demo import demo_model
-from llamacli.models.opening import engine_settings
+from llamacli.models.opening import demo_model, engine_settings
 from llamacli.speculate import MOST_ROWS, Costs
 from llamacli.tune import profiles
 from llamacli.tune.measure import Sample, Size

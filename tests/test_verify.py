@@ -20,12 +20,10 @@ from convert.tokenizer import parse_tokenizer
 from llamacli.engine.model import load_vocabulary
 from llamacli.gguf.contents import TENSOR_TYPES
 from llamacli.verify import tokenization
-from llamacli.verify.corpus import TEXTS
-from llamacli.verify.limits import QUANTIZED, limits
-from llamacli.verify.measure import measure
+from llamacli.verify.measure import QUANTIZED, limits, measure
 from llamacli.verify.report import Report, verify
 from llamacli.verify.rows import Row
-from llamacli.verify.tokenization import tokenization_row
+from llamacli.verify.tokenization import TEXTS, tokenization_row
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.rewritten import rewrite
 from tests.standins.tiny import read_tokenizer, write_model

@@ -15,8 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from llamacli.chat.conversation import Conversation
-from llamacli.chat.file import SessionHead, SessionText, read_session
-from llamacli.chat.log import SessionLog, latest, lock, mend
+from llamacli.chat.file import (
+    SessionHead,
+    SessionLog,
+    SessionText,
+    latest,
+    lock,
+    mend,
+    read_session,
+)
 from llamacli.engine import Unusable, saved_tokens, state_key
 from llamacli.errors import LlamacliError, NotFoundError, UsageError, reading, writing
 from llamacli.home import NAME, check_name, home

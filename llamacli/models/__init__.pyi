@@ -1,17 +1,15 @@
 from . import registry as registry
-from .adapters import (
-    adapter_choices as adapter_choices,
-    adapter_target as adapter_target,
-    split_scale as split_scale,
-    stored_adapter as stored_adapter,
-)
 from .listing import Stored as Stored, inventory as inventory
 from .names import (
+    adapter_choices as adapter_choices,
+    adapter_target as adapter_target,
     complete_models as complete_models,
     existing_path as existing_path,
     find_stored as find_stored,
     matching as matching,
     near_names as near_names,
+    split_scale as split_scale,
+    stored_adapter as stored_adapter,
     stored_model as stored_model,
 )
 from .opening import (

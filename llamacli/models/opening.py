@@ -1,4 +1,4 @@
-"""What the commands that answer do alike: find and load the model, show an answer."""
+"""What the commands that answer do alike: find the model, convert the demo, and load it."""
 
 import threading
 from contextlib import contextmanager, suppress
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamacli.errors import OutputError, UsageError
-from llamacli.models.demo import demo_model
 from llamacli.models.store import DEMO, mark_used
 from llamacli.terminal import notice
 
@@ -16,6 +15,41 @@ if TYPE_CHECKING:
     from llamacli.engine import Asked, Engine, EngineSettings
     from llamacli.gguf import GGUFFile
     from llamacli.speculate import Costs, Drafting
+
+import math
+from collections.abc import Callable
+
+from llamacli.models.store import target_path
+
+QUANTIZATION = "Q4_K_M"
+
+
+def demo_model(on_convert: Callable[[], None] | None = None) -> Path:
+    """The demo's GGUF file, made now (a second or two) where it isn't there or is older.
+
+    on_convert is called before a conversion starts.
+    """
+    from importlib.resources import as_file, files
+
+    target = target_path(DEMO, QUANTIZATION)
+    with as_file(files("llamacli") / DEMO) as checkpoint:
+        weights = checkpoint / "model.safetensors"
+        if _modified(target) < weights.stat().st_mtime:
+            from convert import convert
+
+            if on_convert is not None:
+                on_convert()
+            convert(checkpoint, target, QUANTIZATION, force=True)
+    return target
+
+
+def _modified(path: Path) -> float:
+    """Another process may remove the file at any time."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return -math.inf
+
 
 SMALL = 1 << 29  # bytes, that are loaded in less than 0.1 s
 

@@ -11,7 +11,7 @@ from prompt_toolkit.document import Document
 from llamacli.chat import saved as sessions
 from llamacli.errors import UsageError
 from llamacli.repl import actions, saved, tools
-from llamacli.repl.settings import SETTINGS
+from llamacli.repl.actions import SETTINGS
 from llamacli.repl.state import Ask, Repl
 from llamacli.terminal import say
 

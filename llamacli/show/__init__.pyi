@@ -1,9 +1,13 @@
 from . import card as card, rope as rope, structure as structure, tensors as tensors
 from .card import known_lines as known_lines
 from .config import Source as Source, find_config as find_config
-from .metadata import find_metadata as find_metadata, table as table
+from .metadata import (
+    find_metadata as find_metadata,
+    find_template as find_template,
+    find_templates as find_templates,
+    table as table,
+)
 from .rope import find_rope as find_rope, rope_of as rope_of
-from .template import find_template as find_template, find_templates as find_templates
 from .vocabulary import (
     find_tokens as find_tokens,
     read_tokens as read_tokens,

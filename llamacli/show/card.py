@@ -10,8 +10,8 @@ from llamacli.errors import InvalidModelError
 from llamacli.gguf import Array, GGUFFile, base_name, check_llama, is_adapter, stated_shape
 from llamacli.models import Model
 from llamacli.show.config import Source, find_config
+from llamacli.show.metadata import find_template
 from llamacli.show.rope import find_rope
-from llamacli.show.template import find_template
 from llamacli.show.tensors import Tensor, find_tensors
 from llamacli.terminal import count, printable, shortened
 

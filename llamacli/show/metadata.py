@@ -1,4 +1,4 @@
-"""Keys and values of a GGUF file's metadata, or of a checkpoint's small JSON files."""
+"""Keys and values of a GGUF file's metadata, or of a checkpoint's small files; chat templates."""
 
 import json
 import math
@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from convert import read_config, read_json
-from llamacli.gguf import STRING, Array, GGUFFile
+from convert import DEFAULT, TOOL_USE, optional_json, read_chat_templates, read_config, read_json
+from llamacli.gguf import STRING, TEMPLATE_KEY, TOOL_TEMPLATE_KEY, Array, GGUFFile
 from llamacli.show.config import Source
 from llamacli.terminal import columns, shortened
 
@@ -71,3 +71,25 @@ def _joined(values: list[Any]) -> str:
 
 def _written(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def find_template(source: Source) -> str | None:
+    """The model's own template, as it is; None where it has none."""
+    return find_templates(source).get(DEFAULT)
+
+
+def find_templates(source: Source) -> Mapping[str, str]:
+    """The model's own templates: DEFAULT, and TOOL_USE where it has another one for tools."""
+    if isinstance(source, Path):
+        found = read_chat_templates(source, optional_json(source / "tokenizer_config.json"))
+    else:
+        keys = {DEFAULT: TEMPLATE_KEY, TOOL_USE: TOOL_TEMPLATE_KEY}
+        found = {name: _text(source, key) for name, key in keys.items()}
+    return {name: template for name, template in found.items() if template}
+
+
+def _text(file: GGUFFile, key: str) -> str:
+    template = file.metadata.get(key, "")
+    if not isinstance(template, str):
+        file.fail(f"{key} is not a text")
+    return template

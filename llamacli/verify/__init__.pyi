@@ -1,8 +1,9 @@
 from . import report as report
-from .logits import all_logits as all_logits, open_evaluator as open_evaluator
 from .prediction import (
     WINDOW as WINDOW,
     Prediction as Prediction,
+    all_logits as all_logits,
+    open_evaluator as open_evaluator,
     predict as predict,
     windows as windows,
 )

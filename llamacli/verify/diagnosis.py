@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convert import TensorSpec, permute_heads
-from llamacli.verify.limits import Limits
-from llamacli.verify.measure import PLAIN_BLOCK, measure
+from llamacli.verify.measure import PLAIN_BLOCK, Limits, measure
 from llamacli.verify.pairs import Compared, Pair, read_rows
 
 ROWS = 16  # that are compared with what else the tensor could be

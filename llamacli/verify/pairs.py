@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 import convert
 from llamacli.gguf import TensorInfo
-from llamacli.verify.limits import Limits, limits
-from llamacli.verify.measure import Sums
+from llamacli.verify.measure import Limits, Sums, limits
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from llamacli.engine import ProgressCallback, Vocabulary
 from llamacli.errors import OutputError
 from llamacli.gguf import GGUFFile
 from llamacli.terminal import count
-from llamacli.verify.logits import open_evaluator
-from llamacli.verify.prediction import WINDOW, Prediction, predict, windows
+from llamacli.verify.prediction import WINDOW, Prediction, open_evaluator, predict, windows
 from llamacli.verify.rows import Row, finite, judged
 
 # From so many bits a weight on, the largest mean Kullback-Leibler divergence, in nats: about ten

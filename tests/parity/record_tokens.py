@@ -11,8 +11,7 @@ from pathlib import Path
 
 from convert.small_files import read_json
 from convert.tokenizer import parse_tokenizer
-from llamacli.verify.corpus import TEXTS
-from llamacli.verify.tokenization import RECORDED, fingerprint, reference
+from llamacli.verify.tokenization import RECORDED, TEXTS, fingerprint, reference
 
 
 def main() -> None:

@@ -4,12 +4,10 @@ from pathlib import Path
 
 from convert.checkpoint import Checkpoint, read_config
 from convert.config import LlamaConfig
-from convert.header import write_header
-from convert.plan import plan_tensors
+from convert.header import plan_tensors, write_header
 from convert.quantization import named_quantization
-from convert.rope import frequency_factors
 from convert.small_files import optional_json, read_chat_templates, read_json
-from convert.tensors import llama_tensors
+from convert.tensors import frequency_factors, llama_tensors
 from convert.tokenizer import parse_tokenizer
 
 
