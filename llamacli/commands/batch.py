@@ -1,7 +1,6 @@
 """llamacli batch: a prompt a line in, a JSON object a line out."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -107,44 +106,32 @@ def batch(
         notice(f"{len(lines) - len(left)} of {len(lines)} lines are answered already")
     with open_output(output, whole, resume) as write:
         if left:
-            common = _Common(sampling, ending, grammar, shape.choice or [])
             answers = Answers(write, len(left), unordered, quiet)
             adapters = adapter_fields(adapter)
             if not no_server and answers_by_server(path, machine, asked, adapters, quiet):
                 fields = {**request_fields(sampling, ending, shape), **adapters, "exact": exact}
                 count = 1 if exact else parallel
+
+                def body(line: "Request") -> dict[str, Any]:
+                    return {**fields, **line.settings, "messages": list(line.messages)}
+
                 with interrupts() as arrived:
                     ask = partial(answer_lines, path, count)
-                    _answer(ask, partial(_body, fields), left, answers, lambda: bool(arrived))
+                    _answer(ask, body, left, answers, lambda: bool(arrived))
             elif exact:
                 with engine_for(path, asked, quiet=quiet) as alone, interrupts() as arrived:
-                    make = partial(_job, alone, common)
+                    make = partial(_job, alone, sampling, ending, grammar, shape.choice or [])
                     _answer(partial(answer_each, alone), make, left, answers, lambda: bool(arrived))
             else:
                 settings = engine_settings(path, asked, quiet=quiet)
                 drafting = drafting_for(path, asked, quiet=quiet)
                 opened = BatchEngine(path, settings, parallel, drafting)
                 with opened as engine, interrupts() as arrived:
-                    make = partial(_job, engine, common)
+                    make = partial(_job, engine, sampling, ending, grammar, shape.choice or [])
                     _answer(partial(answer_all, engine), make, left, answers, lambda: bool(arrived))
             failed += answers.failed
     if failed:
         raise LlamacliError(f"{failed} of {len(lines)} lines have an error instead of an answer")
-
-
-@dataclass(frozen=True)
-class _Common:
-    """What holds for each line that doesn't say otherwise."""
-
-    sampling: groups.Sampling
-    ending: groups.Ending
-    grammar: "Grammar | None"
-    choices: list[str]
-
-
-def _body(fields: dict[str, Any], line: "Request") -> dict[str, Any]:
-    """A line's request to the server: its own settings before those that hold for all."""
-    return {**fields, **line.settings, "messages": list(line.messages)}
 
 
 def _answer(
@@ -189,18 +176,25 @@ def _answer(
     answers.close()
 
 
-def _job(engine: "Engine", common: _Common, line: "Request") -> "Job":
+def _job(
+    engine: "Engine",
+    sampling: groups.Sampling,
+    ending: groups.Ending,
+    grammar: "Grammar | None",
+    choices: list[str],
+    line: "Request",
+) -> "Job":
+    """A line's job: its own settings before those that hold for all."""
     from llamacli.batch import Job
     from llamacli.prompt import encode_turns
     from llamacli.shape import check_choices
 
     own = dict(line.settings)
-    max_tokens = own.pop("max_tokens", common.ending.max_tokens)
-    stop = own.pop("stop", tuple(common.ending.stop or ()))
-    if stop and common.grammar is not None:
+    max_tokens = own.pop("max_tokens", ending.max_tokens)
+    stop = own.pop("stop", tuple(ending.stop or ()))
+    if stop and grammar is not None:
         raise UsageError("a stop text would cut an answer that has a shape")
-    sampling = common.sampling.settings(engine, **own)
     prompt = encode_turns(engine, list(line.messages))
     most = engine.most_tokens(len(prompt), max_tokens)
-    check_choices(common.choices, engine.vocabulary, most)
-    return Job(prompt, sampling, max_tokens, stop, common.grammar)
+    check_choices(choices, engine.vocabulary, most)
+    return Job(prompt, sampling.settings(engine, **own), max_tokens, stop, grammar)

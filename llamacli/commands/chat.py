@@ -73,8 +73,7 @@ def chat(
     asked = machine.asked(context, "long", drafts, adapter)
     if mcp.mcp and not terminal:
         raise UsageError("chat --mcp needs a terminal; in scripts use run --mcp")
-    if mcp.mcp and calls.tools:
-        raise UsageError("--mcp and --tools exclude each other")
+    options.exclusive(mcp=mcp.mcp or None, tools=calls.tools)
     offer = calls.calling(calls.listed())
     if not terminal:
         from llamacli.answer import OutputStyle, answer

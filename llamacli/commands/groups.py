@@ -23,6 +23,7 @@ from llamacli.commands.options import (
     WorkerTimeout,
     complete_models,
     count_or_auto,
+    exclusive,
 )
 from llamacli.errors import UsageError
 
@@ -253,8 +254,7 @@ class Output:
 
     def style(self) -> "answer.OutputStyle":
         """Raises UsageError where two forms are asked for."""
-        if self.json_object and self.json_events:
-            raise UsageError("--json and --jsonl exclude each other")
+        exclusive(json=self.json_object, jsonl=self.json_events)
         form: Literal["text", "json", "jsonl"]
         form = "json" if self.json_object else "jsonl" if self.json_events else "text"
         return answer.OutputStyle(form, not self.no_stream, self.quiet, self.verbose)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import convert
+from llamacli.commands.options import exclusive
 from llamacli.commands.printing import print_table, steps_bar
 from llamacli.errors import InvalidModelError, UsageError, reading
 from llamacli.home import expanded
@@ -71,11 +72,7 @@ class Mixture:
 
     def check(self) -> None:
         """Raises UsageError for what can be told to be wrong before a model is looked for."""
-        given = {"--q4": self.q4, "--q8": self.q8, "--quant": self.quant is not None}
-        given |= {"--fit": self.fit is not None, "--recipe": self.recipe is not None}
-        named = [name for name, on in given.items() if on]
-        if len(named) > 1:
-            raise UsageError(f"{' and '.join(named)} exclude each other")
+        exclusive(q4=self.q4, q8=self.q8, quant=self.quant, fit=self.fit, recipe=self.recipe)
         if self.context is not None and self.fit != MEMORY:
             raise UsageError("-c goes with --fit memory")
         if self.fit not in (None, MEMORY):

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from llamacli.errors import UsageError
+
 
 def complete_models(incomplete: str) -> list[str]:
     from llamacli.models import complete_models  # 10 ms that only completion needs
@@ -17,6 +19,19 @@ def count_or_auto(value: Any) -> Any:
         return value if value == "auto" else int(value)
     except ValueError:
         raise typer.BadParameter(f"{value!r} is neither a number nor auto") from None
+
+
+def _or_from(variable: str, text: str, metavar: str | None = None) -> Any:
+    """An option that an environment variable stands in for."""
+    return typer.Option(envvar=variable, show_envvar=False, metavar=metavar, help=text)
+
+
+def exclusive(**given: Any) -> str | None:
+    """The option that is given; raises UsageError where there are several."""
+    names = [f"--{name}" for name, value in given.items() if value not in (None, False)]
+    if len(names) > 1:
+        raise UsageError(f"{' and '.join(names)} exclude each other")
+    return names[0] if names else None
 
 
 Model = Annotated[
@@ -62,11 +77,7 @@ Context = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(
-        envvar="LLAMACLI_THREADS",
-        show_envvar=False,
-        help="Threads.  [default: $LLAMACLI_THREADS, else all physical cores]",
-    ),
+    _or_from("LLAMACLI_THREADS", "Threads.  [default: $LLAMACLI_THREADS, else all physical cores]"),
 ]
 Device = Annotated[str | None, "cpu, metal, cuda, vulkan or auto; `llamacli devices` lists them."]
 Adapter = Annotated[
@@ -78,29 +89,26 @@ Adapter = Annotated[
 ]
 Workers = Annotated[
     str | None,
-    typer.Option(
-        envvar="LLAMACLI_WORKERS",
-        show_envvar=False,
-        metavar="HOST:PORT,…",
-        help="Machines that hold layers, too, by `llamacli worker`.  [default: $LLAMACLI_WORKERS]",
+    _or_from(
+        "LLAMACLI_WORKERS",
+        "Machines that hold layers, too, by `llamacli worker`.  [default: $LLAMACLI_WORKERS]",
+        "HOST:PORT,…",
     ),
 ]
 Split = Annotated[
     str | None,
-    typer.Option(
-        envvar="LLAMACLI_SPLIT",
-        show_envvar=False,
-        metavar="N,N…",
-        help="The parts of this machine and of each worker: 3,1.  [default: by free memory]",
+    _or_from(
+        "LLAMACLI_SPLIT",
+        "The parts of this machine and of each worker: 3,1.  [default: by free memory]",
+        "N,N…",
     ),
 ]
 WorkerTimeout = Annotated[
     float | None,
-    typer.Option(
-        envvar="LLAMACLI_WORKER_TIMEOUT",
-        show_envvar=False,
-        metavar="SECONDS",
-        help="A worker that takes longer for a step is lost.  [default: 300]",
+    _or_from(
+        "LLAMACLI_WORKER_TIMEOUT",
+        "A worker that takes longer for a step is lost.  [default: 300]",
+        "SECONDS",
     ),
 ]
 NoServer = Annotated[bool, "Load the model, also where `llamacli serve` has it loaded."]

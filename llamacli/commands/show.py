@@ -6,7 +6,7 @@ from typing import Annotated
 from llamacli import models, show as showing
 from llamacli.commands import options
 from llamacli.commands.printing import print_either, print_json, print_rows, print_text
-from llamacli.errors import NotFoundError, UsageError
+from llamacli.errors import NotFoundError
 from llamacli.terminal import notice
 
 
@@ -21,22 +21,21 @@ def show(
     as_json: Annotated[bool, "--json", "Any of these as JSON."] = False,
 ) -> None:
     """Show what a model is: a summary, or one part of it in full. No weight is read."""
-    parts = {
-        "--config": (config, _config), "--structure": (structure, _structure),
-        "--metadata": (metadata, _metadata), "--tensors": (tensors, _tensors),
-        "--template": (template, _template), "--rope": (rope, _rope),
+    chosen = options.exclusive(
+        config=config, structure=structure, metadata=metadata,
+        tensors=tensors, template=template, rope=rope,
+    )  # fmt: skip
+    printers = {
+        "--config": _config, "--structure": _structure, "--metadata": _metadata,
+        "--tensors": _tensors, "--template": _template, "--rope": _rope,
     }  # fmt: skip
-    chosen = [name for name, (wanted, _) in parts.items() if wanted]
-    if len(chosen) > 1:
-        raise UsageError(f"{' and '.join(chosen)} exclude each other")
-    printer = parts[chosen[0]][1] if chosen else _card
     try:
         source = open_source(model)
     except NotFoundError:
         if chosen or not _known_card(model, as_json):
             raise
         return
-    printer(source, as_json)
+    printers.get(chosen or "", _card)(source, as_json)
 
 
 def open_source(model: str) -> "showing.Source":

@@ -1,7 +1,7 @@
 """The summary of a model: what it is, how large it is, what it takes to run."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,35 +31,36 @@ def describe(source: Source) -> dict[str, Any]:
 
 def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The same for people: labels and values, without those that aren't known."""
-    if "ranks" in facts:
-        return _told(_adapter_rows(facts))
+    fact = facts.get
+    tied: dict[Any, str] = {True: "the embedding's", False: "its own"}
+    own: dict[Any, str] = {True: "its own", False: "none; Llama 3's is used"}
     rows = (
-        ("name", facts["name"]),
-        ("path", facts["path"]),
-        ("format", facts["format"]),
-        ("architecture", facts["architecture"]),
-        ("license", facts["license"]),
+        ("name", fact("name")),
+        ("path", fact("path")),
+        ("format", fact("format")),
+        ("architecture", fact("architecture")),
+        ("license", fact("license")),
+        ("base", fact("base")),
+        ("adapts", f"{facts['matrices']} matrices" if "matrices" in facts else None),
+        ("rank", _ranks(fact("ranks"))),
+        ("alpha", f"{facts['alpha']:g}" if fact("alpha") else None),
         ("parameters", _counted(facts["parameters"])),
-        ("quantization", facts["quantization"]),
+        ("quantization", fact("quantization")),
         ("size", _size(facts)),
         ("tensors", _types(facts["types"])),
-        ("context", _tokens(facts["context"])),
-        ("layers", facts["layers"]),
-        ("hidden size", facts["hidden_size"]),
-        ("feed-forward", facts["feed_forward_size"]),
+        ("context", _tokens(fact("context"))),
+        ("layers", fact("layers")),
+        ("hidden size", fact("hidden_size")),
+        ("feed-forward", fact("feed_forward_size")),
         ("attention", _attention(facts)),
-        ("vocabulary", _tokens(facts["vocabulary"])),
-        ("output matrix", {True: "the embedding's", False: "its own"}.get(facts["tied"])),
+        ("vocabulary", _tokens(fact("vocabulary"))),
+        ("output matrix", tied.get(fact("tied"))),
         ("rope", _rope_text(facts)),
         ("KV cache", _cache(facts)),
-        ("template", "its own" if facts["has_template"] else "none; Llama 3's is used"),
-        ("config", facts["config"]),
-        ("runs here", facts["runs"]),
+        ("template", own.get(fact("has_template"))),
+        ("config", fact("config")),
+        ("runs here", fact("runs", "with its base: run -m BASE --adapter")),
     )
-    return _told(rows)
-
-
-def _told(rows: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
     return [(label, shortened(printable(str(value)), 200)) for label, value in rows if value]
 
 
@@ -80,25 +81,6 @@ def _describe_adapter(file: GGUFFile) -> dict[str, Any]:
         "bytes": file.size,
         "types": _count_types(tensors),
     }
-
-
-def _adapter_rows(facts: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    least, most = facts["ranks"]
-    alpha = facts["alpha"]
-    return (
-        ("name", facts["name"]),
-        ("path", facts["path"]),
-        ("format", facts["format"]),
-        ("base", facts["base"]),
-        ("adapts", f"{facts['matrices']} matrices"),
-        ("rank", str(least) if least == most else f"{least} to {most}"),
-        ("alpha", None if alpha is None else f"{alpha:g}"),
-        ("parameters", _counted(facts["parameters"])),
-        ("quantization", facts["quantization"]),
-        ("size", count(facts["bytes"], "B")),
-        ("tensors", _types(facts["types"])),
-        ("runs here", "with its base: run -m BASE --adapter"),
-    )
 
 
 def known_lines(model: Model) -> list[tuple[str, str]]:
@@ -221,8 +203,15 @@ def _rope(source: Source) -> dict[str, Any]:
     return {"rope_theta": rope.theta, "rope_scaling": rope.scaling, "rope_factor": factor}
 
 
+def _ranks(ranks: Sequence[int] | None) -> str | None:
+    if ranks is None:
+        return None
+    least, most = ranks
+    return str(least) if least == most else f"{least} to {most}"
+
+
 def _rope_text(facts: Mapping[str, Any]) -> str | None:
-    if facts["rope_theta"] is None:
+    if facts.get("rope_theta") is None:
         return None
     scaling = facts["rope_scaling"]
     end = "no scaling" if scaling is None else f"{scaling} scaling, up to {facts['rope_factor']:g}"
@@ -233,18 +222,19 @@ def _size(facts: Mapping[str, Any]) -> str | None:
     if not facts["bytes"]:
         return None
     size = count(facts["bytes"], "B")
-    bits = facts["bytes"] * 8 / facts["parameters"] if facts["parameters"] else 0
+    weighs = facts["parameters"] and "ranks" not in facts
+    bits = facts["bytes"] * 8 / facts["parameters"] if weighs else 0
     return f"{size}, {bits:.2f} bits a parameter" if bits else size
 
 
 def _attention(facts: Mapping[str, Any]) -> str | None:
-    if not facts["heads"] or not facts["head_dim"]:
+    if not facts.get("heads") or not facts["head_dim"]:
         return None
     return f"{facts['heads']} heads of {facts['head_dim']}, {facts['kv_heads']} for keys and values"
 
 
 def _cache(facts: Mapping[str, Any]) -> str | None:
-    each = facts["kv_cache_bytes_per_token"]
+    each = facts.get("kv_cache_bytes_per_token")
     if not each:
         return None
     whole = f", {count(each * facts['context'], 'B')} for all" if facts["context"] else ""
