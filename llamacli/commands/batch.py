@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def batch(
     *,
-    file: Annotated[Path, typer.Argument(help="Lines of text or JSON; - is stdin.")] = Path("-"),
+    file: Annotated[Path, typer.Argument, "Lines of text or JSON; - is stdin."] = Path("-"),
     model: options.Model = None,
     template: Annotated[
         str | None, "The prompt, with {text} for a line, or {field} for a JSON line's."

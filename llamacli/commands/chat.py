@@ -23,8 +23,7 @@ def chat(
     *,
     call: typer.Context,
     name: Annotated[
-        str | None,
-        typer.Argument(metavar="SESSION", help="With --resume: which one.  [default: the last]"),
+        str | None, typer.Argument, "<SESSION>", "With --resume: which one.  [default: the last]"
     ] = None,
     resume: Annotated[bool, "-r", "Go on with a saved chat: --resume [SESSION]."] = False,
     model: options.Model = None,

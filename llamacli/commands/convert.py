@@ -37,28 +37,22 @@ class Source(NamedTuple):
 def convert(
     source: Annotated[
         str,
-        typer.Argument(
-            help="A checkpoint or a LoRA adapter: its folder, a known model's name, or an id on "
-            "the Hub."
-        ),
+        typer.Argument,
+        "A checkpoint or a LoRA adapter: its folder, a known model's name, or an id on the Hub.",
     ],
     output: fetching.Output = None,
     *,
     mixture: Mixture,
     imatrix: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE|auto",
-            help="An importance matrix of this model (see llamacli imatrix); auto measures one by "
-            "a Q8_0 file first, and keeps it beside the target.",
-        ),
+        "<FILE|auto>",
+        "An importance matrix of this model (see llamacli imatrix); auto measures one by "
+        "a Q8_0 file first, and keeps it beside the target.",
     ] = None,
     merge: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="ADAPTER[:SCALE]",
-            help="Merge a LoRA adapter, PEFT's folder or an id on the Hub; may be given again.",
-        ),
+        "<ADAPTER[:SCALE]>",
+        "Merge a LoRA adapter, PEFT's folder or an id on the Hub; may be given again.",
     ] = None,
     base: Annotated[
         str | None, "For an adapter: its base's folder, GGUF file or id.  [default: what it names]"

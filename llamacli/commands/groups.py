@@ -93,9 +93,7 @@ class Calls:
     tools: Annotated[
         Path | None, "Let the model call the functions of this file, OpenAI's list of tools."
     ] = None
-    tool_choice: Annotated[
-        str, typer.Option(metavar="auto|none|required|NAME", help="Whether a tool is called.")
-    ] = "auto"
+    tool_choice: Annotated[str, "<auto|none|required|NAME>", "Whether a tool is called."] = "auto"
     tool_threshold: ToolThreshold = 0.5
     tool_output_limit: Annotated[int, "Characters of a result that the model is given."] = 32_768
     no_parallel_calls: Annotated[bool, "At most one call an answer."] = False
@@ -232,11 +230,9 @@ class Drafts:
     ] = "auto"
     draft: Annotated[
         str | None,
-        typer.Option(
-            metavar="MODEL|auto",
-            autocompletion=complete_models,
-            help="A small model of the same vocabulary that drafts; auto as models.toml names it.",
-        ),
+        complete_models,
+        "<MODEL|auto>",
+        "A small model of the same vocabulary that drafts; auto as models.toml names it.",
     ] = None
 
 

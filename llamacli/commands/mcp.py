@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from llamacli import mcp_client
 from llamacli.commands.groups import Calls
 from llamacli.errors import UsageError
@@ -23,14 +21,11 @@ class Mcp:
 
     mcp: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="FILE|COMMAND|URL",
-            help="Call the tools of MCP servers: a file of mcpServers, a command, or a URL.",
-        ),
+        "<FILE|COMMAND|URL>",
+        "Call the tools of MCP servers: a file of mcpServers, a command, or a URL.",
     ] = None
     allow: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="With --mcp: this tool may be called; '*' is all."),
+        list[str] | None, "<NAME>", "With --mcp: this tool may be called; '*' is all."
     ] = None
     max_calls: Annotated[int, "With --mcp: after so many calls none follows."] = 16
     mcp_timeout: Annotated[

@@ -40,11 +40,8 @@ class Mixture:
     ] = None
     fit: Annotated[
         str | None,
-        typer.Option(
-            metavar="SIZE|memory",
-            help="Find a mixture for a file of this size, as 5.5GB, or for the memory that is free "
-            "here.",
-        ),
+        "<SIZE|memory>",
+        "Find a mixture for a file of this size, as 5.5GB, or for the memory that is free here.",
     ] = None
     context: Annotated[
         int | None,
@@ -62,10 +59,8 @@ class Mixture:
     ] = None
     tensor_type: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="PATTERN=TYPE",
-            help="A type for tensors in whose GGUF name the pattern is found; may be given again.",
-        ),
+        "<PATTERN=TYPE>",
+        "A type for tensors in whose GGUF name the pattern is found; may be given again.",
     ] = None
     output_tensor_type: Annotated[str | None, "The type of the output matrix."] = None
     token_embedding_type: Annotated[str | None, "The type of the token embedding."] = None

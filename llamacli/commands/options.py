@@ -21,11 +21,6 @@ def count_or_auto(value: Any) -> Any:
         raise typer.BadParameter(f"{value!r} is neither a number nor auto") from None
 
 
-def _or_from(variable: str, text: str, metavar: str | None = None) -> Any:
-    """An option that an environment variable stands in for."""
-    return typer.Option(envvar=variable, show_envvar=False, metavar=metavar, help=text)
-
-
 def exclusive(**given: Any) -> str | None:
     """The option that is given; raises UsageError where there are several."""
     names = [f"--{name}" for name, value in given.items() if value not in (None, False)]
@@ -36,30 +31,23 @@ def exclusive(**given: Any) -> str | None:
 
 Model = Annotated[
     str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        envvar="LLAMACLI_MODEL",
-        show_envvar=False,
-        autocompletion=complete_models,
-        help="A GGUF file, a name in the store, or `demo`.  [default: $LLAMACLI_MODEL]",
-    ),
+    complete_models,
+    "-m",
+    "$LLAMACLI_MODEL",
+    "A GGUF file, a name in the store, or `demo`.  [default: $LLAMACLI_MODEL]",
 ]
 ModelArgument = Annotated[
     str | None,
-    typer.Argument(
-        envvar="LLAMACLI_MODEL",
-        show_envvar=False,
-        autocompletion=complete_models,
-        help="A GGUF file, a name in the store, or `demo`.  [default: $LLAMACLI_MODEL]",
-    ),
+    typer.Argument,
+    complete_models,
+    "$LLAMACLI_MODEL",
+    "A GGUF file, a name in the store, or `demo`.  [default: $LLAMACLI_MODEL]",
 ]
 ModelOrFolder = Annotated[
     str,
-    typer.Argument(
-        autocompletion=complete_models,
-        help="A GGUF file, a checkpoint's folder, a name in the store, or `demo`.",
-    ),
+    typer.Argument,
+    complete_models,
+    "A GGUF file, a checkpoint's folder, a name in the store, or `demo`.",
 ]
 System = Annotated[str | None, "-s", "The system prompt."]
 Errors = Annotated[
@@ -77,39 +65,32 @@ Context = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    _or_from("LLAMACLI_THREADS", "Threads.  [default: $LLAMACLI_THREADS, else all physical cores]"),
+    "$LLAMACLI_THREADS",
+    "Threads.  [default: $LLAMACLI_THREADS, else all physical cores]",
 ]
 Device = Annotated[str | None, "cpu, metal, cuda, vulkan or auto; `llamacli devices` lists them."]
 Adapter = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="FILE[:SCALE]",
-        help="A LoRA adapter for the model (convert makes it); may be given again.",
-    ),
+    "<FILE[:SCALE]>",
+    "A LoRA adapter for the model (convert makes it); may be given again.",
 ]
 Workers = Annotated[
     str | None,
-    _or_from(
-        "LLAMACLI_WORKERS",
-        "Machines that hold layers, too, by `llamacli worker`.  [default: $LLAMACLI_WORKERS]",
-        "HOST:PORT,…",
-    ),
+    "$LLAMACLI_WORKERS",
+    "<HOST:PORT,…>",
+    "Machines that hold layers, too, by `llamacli worker`.  [default: $LLAMACLI_WORKERS]",
 ]
 Split = Annotated[
     str | None,
-    _or_from(
-        "LLAMACLI_SPLIT",
-        "The parts of this machine and of each worker: 3,1.  [default: by free memory]",
-        "N,N…",
-    ),
+    "$LLAMACLI_SPLIT",
+    "<N,N…>",
+    "The parts of this machine and of each worker: 3,1.  [default: by free memory]",
 ]
 WorkerTimeout = Annotated[
     float | None,
-    _or_from(
-        "LLAMACLI_WORKER_TIMEOUT",
-        "A worker that takes longer for a step is lost.  [default: 300]",
-        "SECONDS",
-    ),
+    "$LLAMACLI_WORKER_TIMEOUT",
+    "<SECONDS>",
+    "A worker that takes longer for a step is lost.  [default: 300]",
 ]
 NoServer = Annotated[bool, "Load the model, also where `llamacli serve` has it loaded."]
 Force = Annotated[bool, "Replace the file if it exists."]

@@ -10,10 +10,7 @@ from llamacli.terminal import send_path
 
 
 def path(
-    model: Annotated[
-        str,
-        typer.Argument(autocompletion=complete_models, help="A name, as -m takes it."),
-    ],
+    model: Annotated[str, typer.Argument, complete_models, "A name, as -m takes it."],
 ) -> None:
     """Print the path of a model's file, for other programs."""
     send_path(locate(model).absolute())

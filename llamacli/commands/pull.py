@@ -15,8 +15,7 @@ from llamacli.terminal import notice, send_path
 
 def pull(
     source: Annotated[
-        str,
-        typer.Argument(help="owner/repo:Q4_K_M, owner/repo/file.gguf, or owner/repo with one."),
+        str, typer.Argument, "owner/repo:Q4_K_M, owner/repo/file.gguf, or owner/repo with one."
     ],
     output: fetching.Output = None,
     force: options.Force = False,

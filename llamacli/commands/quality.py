@@ -23,18 +23,13 @@ def quality(
     *,
     models: Annotated[
         list[str],
-        typer.Argument(
-            metavar="MODEL...",
-            autocompletion=options.complete_models,
-            help="GGUF files of one model, names in the store, or `demo`.",
-        ),
+        typer.Argument,
+        options.complete_models,
+        "<MODEL...>",
+        "GGUF files of one model, names in the store, or `demo`.",
     ],
     against: Annotated[
-        str,
-        typer.Option(
-            autocompletion=options.complete_models,
-            help="The file of higher precision that they are held against.",
-        ),
+        str, options.complete_models, "The file of higher precision that they are held against."
     ],
     text: Annotated[Path, "The text that they predict; - is stdin."],
     plot: Annotated[Path | None, "Also draw size against divergence, into this PNG file."] = None,

@@ -13,10 +13,7 @@ from llamacli.terminal import ask, count, notice
 
 def rm(
     models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL...", autocompletion=complete_models, help="Names in the store."
-        ),
+        list[str], typer.Argument, complete_models, "<MODEL...>", "Names in the store."
     ],
     yes: Annotated[bool, "-y", "Don't ask."] = False,
 ) -> None:

@@ -28,7 +28,7 @@ LEAST_ANSWER = 512  # tokens that --truncate leaves for an answer without -n, at
 def run(
     *,
     prompt: Annotated[
-        str | None, typer.Argument(help="The instruction; piped text is put below it.")
+        str | None, typer.Argument, "The instruction; piped text is put below it."
     ] = None,
     file: Annotated[
         list[Path] | None, "-f", "Put this file's text below, too; may be given again."

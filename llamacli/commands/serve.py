@@ -4,8 +4,6 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from llamacli.commands import groups, options
 from llamacli.errors import NotFoundError, UsageError
 from llamacli.models import drafting_for, engine_settings, locate, mark_used
@@ -20,12 +18,10 @@ def serve(
     *,
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            "--model",
-            "-m",
-            autocompletion=options.complete_models,
-            help="Answer with this one alone; may be given again.  [default: all of the store]",
-        ),
+        options.complete_models,
+        "--model",
+        "-m",
+        "Answer with this one alone; may be given again.  [default: all of the store]",
     ] = None,
     host: Annotated[str, "The address to listen at."] = "127.0.0.1",
     port: Annotated[int, "The port; 0 takes one that is free."] = 8080,

@@ -1,8 +1,10 @@
 """A command as typer takes it: its options told by texts, and each field of a group an option.
 
-`Annotated[bool, "-v", "Tell more."]` is an option with that help. Texts that begin with a dash are
-its names, beside the parameter's own, which a long one stands in for; a flag has no --no- form.
-What texts don't say, a typer.Option does.
+`Annotated[str | None, "-m", "$LLAMACLI_MODEL", "<NAME>", complete_models, "Which model."]` is an
+option with that help. Texts with a dash in front are its names, beside the parameter's own, which a
+long one stands in for; a flag has no --no- form. $ begins the variable that may hold it, < what its
+value is called; a function completes it; typer.Argument makes an argument of it. What these don't
+say, a typer.Option does.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,11 +44,24 @@ def _parameters(taker: Any) -> Iterator[Parameter]:
 
 
 def _option(name: str, hint: Any) -> Any:
-    """The annotation with texts made an option; another one as it is."""
+    """The annotation with an option of what is told; one that tells none as it is."""
     kind, *told = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
     if not told or not isinstance(told[-1], str):
         return hint
-    *names, text = told
+    make: Any = typer.Option
+    names: list[str] = []
+    more: dict[str, Any] = {}
+    for one in told[:-1]:
+        if one is typer.Argument:
+            make = one
+        elif callable(one):
+            more["autocompletion"] = one
+        elif one.startswith("$"):
+            more |= {"envvar": one[1:], "show_envvar": False}
+        elif one.startswith("<"):
+            more["metavar"] = one[1:-1]
+        else:
+            names.append(one)
     if (names or kind is bool) and not any(one.startswith("--") for one in names):
         names.insert(0, f"--{name.replace('_', '-')}")
-    return Annotated[kind, typer.Option(*names, help=text)]
+    return Annotated[kind, make(*names, help=told[-1], **more)]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def tokens(
     model: options.ModelOrFolder,
-    text: Annotated[str | None, typer.Argument(help="What to tokenize; else stdin.")] = None,
+    text: Annotated[str | None, typer.Argument, "What to tokenize; else stdin."] = None,
     find: Annotated[
         str | None, "List the vocabulary's tokens that contain this, in any case."
     ] = None,

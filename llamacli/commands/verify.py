@@ -26,20 +26,14 @@ STYLES = {"passed": "green", "failed": "bold red", "skipped": "yellow"}
 def verify(
     *,
     model: Annotated[
-        str,
-        typer.Argument(
-            autocompletion=options.complete_models,
-            help="A GGUF file, a name in the store, or `demo`.",
-        ),
+        str, typer.Argument, options.complete_models, "A GGUF file, a name in the store, or `demo`."
     ],
     against: Annotated[Path, "The checkpoint's folder that it should be a copy of."],
     text: Annotated[Path | None, "Compare how both predict this text, too; - is stdin."] = None,
     reference: Annotated[
         str | None,
-        typer.Option(
-            autocompletion=options.complete_models,
-            help="With --text: a GGUF file of higher precision.  [default: the checkpoint itself]",
-        ),
+        options.complete_models,
+        "With --text: a GGUF file of higher precision.  [default: the checkpoint itself]",
     ] = None,
     threads: options.Threads = None,
     together: groups.Together,

@@ -21,7 +21,7 @@ def worker(
     ] = "auto",
     memory: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Tell of at most so much memory: 8G, 900M."),
+        "<SIZE>", "Tell of at most so much memory: 8G, 900M."
     ] = None,
     threads: options.Threads = None,
     cache: Annotated[
@@ -34,8 +34,8 @@ def worker(
     ] = False,
     ssh: Annotated[
         str | None,
-        typer.Option(metavar="HOST", help="Start a worker on that machine, reached by a tunnel "
-                     "from here, and end it afterwards."),
+        "<HOST>", "Start a worker on that machine, reached by a tunnel "
+                     "from here, and end it afterwards."
     ] = None,
     remote_program: Annotated[
         str, "With --ssh: how llamacli is called there."
