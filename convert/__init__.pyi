@@ -58,10 +58,10 @@ from .journal import (
     space_taken as space_taken,
 )
 from .kernels import (
-    as_float32 as as_float32,
     dequantize as dequantize,
     library_path as library_path,
 )
+from .lora import as_float32 as as_float32
 from .metadata import CONFIG_KEY as CONFIG_KEY, GENERATION_KEY as GENERATION_KEY
 from .pipeline import Report as Report, convert as convert, write_gguf as write_gguf
 from .quantization import (

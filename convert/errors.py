@@ -24,7 +24,12 @@ class CheckpointError(ConvertError):
 
 
 class SourceError(ConvertError):
-    """The source can't be reached, or no longer; what is done may be kept and gone on with."""
+    """The source can't be reached or read, or no longer; what is done may be gone on with."""
+
+
+def unreadable(file: str, error: OSError) -> SourceError:
+    """What the system said against reading a file that is there."""
+    return SourceError(f"it can't be read: {error.strerror or error}", file=file)
 
 
 class QuantizationError(ConvertError):

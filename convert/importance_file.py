@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from convert.errors import ImportanceError, SourceError
+from convert.errors import ImportanceError, unreadable
 from convert.importance import Entry, ImportanceMatrix, checked_entry
 from convert.target import whole_file
 
@@ -38,8 +38,7 @@ def read_importance(path: Path) -> ImportanceMatrix:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
     except OSError as error:
-        fault = f"it can't be read: {error.strerror or error}"
-        raise SourceError(fault, file=str(path)) from error
+        raise unreadable(str(path), error) from error
     if len(data) > MAX_FILE:
         fault = f"it has more than {MAX_FILE >> 20} MiB, no importance matrix"
         raise ImportanceError(fault, file=str(path))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from convert.errors import CheckpointError
+from convert.errors import CheckpointError, unreadable
 
 MAX_FILE = 64 << 20  # bytes; Llama 3's tokenizer.json has 9 or 17 MB
 MAX_MEMORY = 512 << 20  # bytes that Python's objects may take of it
@@ -108,7 +108,7 @@ def _read(path: Path, limit: int) -> bytes:
         hint = MISSING.get(path.name, "")
         raise CheckpointError(f"{path.name} is missing in {path.parent}", hint=hint) from None
     except OSError as error:
-        raise CheckpointError(f"it can't be read: {error.strerror}", file=str(path)) from error
+        raise unreadable(str(path), error) from error
     refuse_pointer(raw, path.name)
     return raw
 

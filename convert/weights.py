@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from convert import system
-from convert.errors import CheckpointError
+from convert.errors import CheckpointError, unreadable
 
 READ_AHEAD = 64 << 20  # bytes that the system is asked to fetch beyond what is read now
 
@@ -54,7 +54,7 @@ class LocalFile:
         try:
             self._descriptor = os.open(path, os.O_RDONLY | system.OWN)
         except OSError as error:
-            raise CheckpointError(f"it can't be read: {error.strerror}", file=str(path)) from error
+            raise unreadable(str(path), error) from error
         status = os.fstat(self._descriptor)
         self.size = status.st_size
         self._modified = status.st_mtime_ns
@@ -77,8 +77,7 @@ class LocalFile:
             try:
                 count = system.read_at(self._descriptor, view[done:], offset + done)
             except OSError as error:
-                fault = f"it can't be read: {error.strerror}"
-                raise CheckpointError(fault, file=self.name) from error
+                raise unreadable(self.name, error) from error
             if count == 0:
                 raise CheckpointError("it became shorter while it was read", file=self.name)
             done += count

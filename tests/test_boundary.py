@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -235,6 +235,35 @@ def test_an_unreadable_folder(
         with pytest.raises(SystemExit) as left:
             cli.main(arguments)
         assert left.value.code == expected, (arguments, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "unreadable.gguf"])
+def test_an_unreadable_file_of_a_model(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is out of reach, whatever it is a file of: code 4. One that isn't valid is code 3."""
+
+    def refusing(opened: Callable[..., Any]) -> Callable[..., Any]:
+        def opening(path: Any, *arguments: Any, **options: Any) -> Any:
+            if not isinstance(path, int) and Path(path).name == name:
+                raise PermissionError(errno.EACCES, "Permission denied", os.fsdecode(path))
+            return opened(path, *arguments, **options)
+
+        return opening
+
+    file = tmp_path / "unreadable.gguf"
+    file.write_bytes(b"GGUF")
+    monkeypatch.setattr(os, "open", refusing(os.open))
+    monkeypatch.setattr(io, "open", refusing(io.open))
+    checkpoint = Path(cli.__file__).parent / "demo"
+    target = str(tmp_path / "x.gguf")
+    del cli.app.registered_commands[:]
+    with pytest.raises(SystemExit) as left:
+        if name.endswith(".gguf"):
+            cli.main(["show", str(file)])
+        cli.main(["convert", str(checkpoint), "-o", target])
+    said = capsys.readouterr().err
+    assert left.value.code == 4 and "can't be read: Permission denied" in said, said
 
 
 # In the chat

@@ -182,7 +182,7 @@ def _from_cache(repo: str, revision: str) -> Repo | None:
     try:
         if not (folder / convert.WEIGHTS).is_file():
             convert.shard_names(folder)
-    except convert.CheckpointError:
+    except convert.ConvertError:
         return None
     paths_within = (path for path in sorted(folder.rglob("*")) if path.is_file())
     cached = {path.relative_to(folder).as_posix(): path for path in paths_within}

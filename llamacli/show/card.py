@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from convert import CONFIG_KEY, CheckpointError, llama_tensors
+from convert import CONFIG_KEY, ConvertError, llama_tensors
 from llamacli.errors import InvalidModelError
 from llamacli.gguf import Array, GGUFFile, base_name, check_llama, is_adapter, stated_shape
 from llamacli.models import Model
@@ -173,7 +173,7 @@ def _describe_folder(folder: Path) -> dict[str, Any]:
 def _stored_tensors(folder: Path) -> tuple[Tensor, ...]:
     try:
         return find_tensors(folder)
-    except CheckpointError:  # --tensors tells what is wrong with them
+    except ConvertError:  # --tensors tells what is wrong with them
         return ()
 
 
@@ -197,7 +197,7 @@ def _runs(file: GGUFFile) -> str:
 def _rope(source: Source) -> dict[str, Any]:
     try:
         rope = find_rope(source)
-    except (InvalidModelError, CheckpointError):
+    except (InvalidModelError, ConvertError):
         return {"rope_theta": None, "rope_scaling": None, "rope_factor": None}
     factor = max(rope.factors)
     return {"rope_theta": rope.theta, "rope_scaling": rope.scaling, "rope_factor": factor}

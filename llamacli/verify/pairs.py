@@ -1,7 +1,6 @@
 """A tensor of the checkpoint beside the one of the file that should be its copy."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType
@@ -67,8 +66,4 @@ def read_rows(
     """Rows of a checkpoint's tensor as it stores them, float32 of shape (rows, columns)."""
     nbytes = spec.columns * convert.ITEM_SIZES[stored.dtype]
     data = stored.file.read(stored.offset + first * nbytes, rows * nbytes)
-    dtype = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}[stored.dtype]
-    values: NDArray[Any] = np.frombuffer(data, dtype).reshape(rows, spec.columns)
-    if stored.dtype == "F16":
-        return values.astype(np.float32)
-    return convert.as_float32(values)
+    return convert.as_float32(data, stored.dtype).reshape(rows, spec.columns)
