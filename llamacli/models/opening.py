@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from llamacli.engine import Asked, Engine, EngineSettings
-    from llamacli.gguf import GGUFFile
-    from llamacli.speculate import Costs, Drafting
 
 import math
 from collections.abc import Callable
 
+from llamacli import gguf, machine, speculate, tune
+from llamacli.models import names
 from llamacli.models.store import target_path
 
 QUANTIZATION = "Q4_K_M"
@@ -56,20 +56,16 @@ SMALL = 1 << 29  # bytes, that are loaded in less than 0.1 s
 
 def model_path(model: str | None, *, quiet: bool = False) -> Path:
     """The file that -m means, noted as used; without -m, the one model that there is."""
-    from llamacli.models.names import only_model
-
-    path = only_model() if model is None else locate(model, quiet=quiet)
+    path = names.only_model() if model is None else locate(model, quiet=quiet)
     mark_used(path)
     return path
 
 
 def locate(model: str, *, quiet: bool = False) -> Path:
     """The file that a name means; the demo is converted on its first use."""
-    from llamacli.models.names import find_model
-
     if model.lower() == DEMO and not Path(DEMO).is_file():
         return demo_model(None if quiet else lambda: notice("converting the demo, this once"))
-    return find_model(model)
+    return names.find_model(model)
 
 
 @contextmanager
@@ -99,36 +95,32 @@ def open_engine(
 ) -> "Engine":
     """The model, loaded as asked, with drafts unless they are off; on_load is Engine's."""
     from llamacli.engine import Engine
-    from llamacli.speculate import DraftingEngine
 
     settings = engine_settings(path, asked, quiet=quiet)
     drafting = drafting_for(path, asked, quiet=quiet)
     if drafting is None:
         return Engine(path, settings, on_load=on_load, meanwhile=_get_ready)
-    return DraftingEngine(path, settings, drafting, on_load=on_load, meanwhile=_get_ready)
+    return speculate.DraftingEngine(path, settings, drafting, on_load=on_load, meanwhile=_get_ready)
 
 
-def drafting_for(path: Path, asked: "Asked", *, quiet: bool = False) -> "Drafting | None":
+def drafting_for(path: Path, asked: "Asked", *, quiet: bool = False) -> "speculate.Drafting | None":
     """How answers of the model at path are drafted, as asked; None where drafts are off.
 
     Raises UsageError where a model is to draft all the same, and as draft_path does.
     """
-    from llamacli.speculate import Drafting
-    from llamacli.tune import keep_costs, tuned_costs
-
     if asked.speculate == "off":
         if asked.draft is not None:
             raise UsageError("--draft goes with --speculate auto")
         return None
     draft = None if asked.draft is None else draft_path(asked.draft, path, quiet=quiet)
 
-    def learned(costs: "Costs") -> None:
+    def learned(costs: "speculate.Costs") -> None:
         if asked.tune and not asked.workers:
             with suppress(OutputError):  # they are measured again then
-                keep_costs(path, costs)
+                tune.keep_costs(path, costs)
 
-    costs = tuned_costs(path) if asked.tune and not asked.workers else None
-    return Drafting(draft, costs, learned)
+    costs = tune.tuned_costs(path) if asked.tune and not asked.workers else None
+    return speculate.Drafting(draft, costs, learned)
 
 
 def draft_path(draft: str, path: Path, *, quiet: bool = False) -> Path:
@@ -138,18 +130,17 @@ def draft_path(draft: str, path: Path, *, quiet: bool = False) -> Path:
     """
     if draft != "auto":
         return model_path(draft, quiet=quiet)
-    from llamacli.models.names import short_names
     from llamacli.models.registry import models
 
     known = models()
-    for name in short_names(path):
+    for name in names.short_names(path):
         model = known.get(name.lower())
         if model is not None and model.draft is not None:
             return model_path(model.draft, quiet=quiet)
     raise UsageError(f"models.toml names no draft for {path.name}; name a model: --draft MODEL")
 
 
-def _get_ready(file: "GGUFFile") -> None:
+def _get_ready(file: "gguf.GGUFFile") -> None:
     """What an answer needs next, while the model loads: 40 ms of imports and of its template.
 
     A small model is loaded before numpy is, which only makes choosing tokens quicker.
@@ -159,18 +150,16 @@ def _get_ready(file: "GGUFFile") -> None:
 
     if file.weights_nbytes > SMALL:
         import numpy as np  # noqa: F401
-    from llamacli.gguf import TEMPLATE_KEY
-
-    template = file.metadata.get(TEMPLATE_KEY)
+    template = file.metadata.get(gguf.TEMPLATE_KEY)
     prepare(template if isinstance(template, str) else LLAMA3_TEMPLATE)
 
 
 def engine_settings(path: Path, asked: "Asked", *, quiet: bool = False) -> "EngineSettings":
     """What was asked, else what `llamacli tune` found, else what suits the processor."""
     from llamacli.engine import chosen_settings
-    from llamacli.machine import this_processor
-    from llamacli.tune import tuned_settings
 
     tell = notice if not quiet else lambda _: None
-    tuned = tuned_settings(path, asked.profile, tell, asked.workers or ()) if asked.tune else None
-    return chosen_settings(asked, tuned, this_processor())
+    tuned = (
+        tune.tuned_settings(path, asked.profile, tell, asked.workers or ()) if asked.tune else None
+    )
+    return chosen_settings(asked, tuned, machine.this_processor())

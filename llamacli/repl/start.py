@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from llamacli import mcp_client
 from llamacli.answer import Calling
 from llamacli.chat import ChatEngine, ChatSession
 from llamacli.engine import AdapterChoice, Asked, Engine, SamplingSettings
@@ -28,9 +29,6 @@ from llamacli.repl.saved import (
 from llamacli.repl.state import Repl, heading
 from llamacli.terminal import lively, notice, say, show_status, writer
 from llamacli.tools import OUTPUT_LIMIT
-
-if TYPE_CHECKING:
-    from llamacli.mcp_client import Servers
 
 UNTOLD = 0.5  # seconds of loading before it is counted
 
@@ -54,7 +52,7 @@ class Wanted:
     name: str | None = None
     no_server: str | None = None
     verbose: bool = False
-    servers: "Servers | None" = None
+    servers: "mcp_client.Servers | None" = None
     offer: Calling | None = None
     most_calls: int = 16
     output_limit: int = OUTPUT_LIMIT

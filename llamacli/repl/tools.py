@@ -1,8 +1,9 @@
 """Calls of tools in a chat: made by a server where the user says so, or by the user, and shown."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from llamacli import mcp_client
 from llamacli.answer import interrupts
 from llamacli.chat import ChatSession, perform_calls
 from llamacli.errors import UsageError
@@ -11,9 +12,6 @@ from llamacli.repl.state import Repl, beginning
 from llamacli.system import drop_keys, held_keys
 from llamacli.terminal import as_json, asked, columns, notice, say
 from llamacli.tools import NOTHING, STOPPED, Tool
-
-if TYPE_CHECKING:
-    from llamacli.mcp_client import Servers
 
 DECLINED = "Error: the user declined this call."
 FOLDED = 200  # characters
@@ -68,7 +66,7 @@ def _is_wanted(repl: Repl, name: str) -> bool:
     return reply in ("y", "yes", "a", "always")
 
 
-def refresh(servers: "Servers", session: ChatSession) -> None:
+def refresh(servers: "mcp_client.Servers", session: ChatSession) -> None:
     """Before a question: take the servers' tools as they are now, and tell what is different."""
     if session.offer is not None and servers.changed():
         for line in servers.refresh():
