@@ -122,6 +122,7 @@ def describe_checkpoint(
         config.vocab_size,
         file="generation_config.json",
     )
+    index = None if [file.name for file in files] == [SINGLE] else _read_index(folder)
     templates = read_chat_templates(folder, tokenizer_config)
     check_templates(tokenizer.added, templates)
     return Checkpoint(
@@ -132,7 +133,7 @@ def describe_checkpoint(
         tokenizer_config=tokenizer_config,
         generation_config=generation_config,
         chat_templates=templates,
-        weights=_match(config, files, _index_of(folder, files)),
+        weights=_match(config, files, index),
         notes=tuple(_notes(folder, config, tokenizer, files)),
     )
 
@@ -207,11 +208,6 @@ def require_safetensors(where: str, present: Collection[str]) -> None:
             "anew as safetensors",
         )
     raise CheckpointError(f"it has neither {SINGLE} nor {INDEX}", file=where)
-
-
-def _index_of(folder: Path, files: Sequence[WeightFile]) -> dict[str, str] | None:
-    """The index, where these files are the ones that it names."""
-    return None if [file.name for file in files] == [SINGLE] else _read_index(folder)
 
 
 def _read_index(folder: Path) -> dict[str, str] | None:

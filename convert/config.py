@@ -79,6 +79,7 @@ class LlamaConfig:
             raise _error(f"head_dim {head_dim} is odd; rotary embeddings need pairs")
         theta, scaling = _rope(raw)
         vocab_size = _integer(raw, "vocab_size", most=MAX_VOCABULARY)
+        bos = token_ids(raw.get("bos_token_id"), "bos_token_id", vocab_size)
         return cls(
             vocab_size=vocab_size,
             hidden_size=hidden,
@@ -94,7 +95,7 @@ class LlamaConfig:
             tie_word_embeddings=_boolean(raw, "tie_word_embeddings"),
             attention_bias=_boolean(raw, "attention_bias"),
             mlp_bias=_boolean(raw, "mlp_bias"),
-            bos_token_id=_bos(raw, vocab_size),
+            bos_token_id=next(iter(bos), None),
             eos_token_ids=token_ids(raw.get("eos_token_id"), "eos_token_id", vocab_size),
             torch_dtype=raw.get("torch_dtype") or raw.get("dtype"),
             raw=raw,
@@ -137,11 +138,6 @@ def _require_llama(raw: Mapping[str, Any]) -> None:
             raise _error(f"{key} is {raw[key]!r}, which llama.cpp's Llama doesn't do")
     if raw.get("quantization_config") is not None or raw.get("quantization") is not None:
         raise _error("the weights are quantized already; convert the full-precision checkpoint")
-
-
-def _bos(raw: Mapping[str, Any], vocab_size: int) -> int | None:
-    ids = token_ids(raw.get("bos_token_id"), "bos_token_id", vocab_size)
-    return ids[0] if ids else None
 
 
 def _integer(

@@ -69,7 +69,7 @@ def resumable_file(target: Path, force: bool, made_of: Any) -> Iterator[tuple[Pa
     Where the source fails or the process ends, the pieces stay for the next call; after any other
     error they go. Raises TargetError where another process is at it, or the system refuses.
     """
-    part, notes = partial_path(target), _journal_path(target)
+    part, notes = partial_path(target), target.with_name(f".{target.name}.journal")
     descriptor, useless = -1, False
     try:
         with system.alone(target):
@@ -114,10 +114,6 @@ def space_taken(target: Path) -> int:
         return system.disk_space(partial_path(target).lstat())
     except OSError:
         return 0
-
-
-def _journal_path(target: Path) -> Path:
-    return target.with_name(f".{target.name}.journal")
 
 
 def digest(data: Buffer) -> str:
@@ -221,12 +217,8 @@ def _parse(text: str, head: str) -> tuple[dict[int, tuple[int, str]], int]:
             offset, nbytes, hashed = json.loads(line)
         except (ValueError, TypeError, RecursionError):
             break
-        if not _is_piece(offset, nbytes, hashed):
+        if type(offset) is not int or type(nbytes) is not int or not isinstance(hashed, str):
             break
         pieces[offset] = (nbytes, hashed)
         length += len(line.encode()) + 1
     return pieces, length
-
-
-def _is_piece(offset: Any, nbytes: Any, hashed: Any) -> bool:
-    return type(offset) is int and type(nbytes) is int and isinstance(hashed, str)

@@ -5,6 +5,7 @@ README.md, the model card, is free text by strangers, and read with care.
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
@@ -20,6 +21,7 @@ from convert.quantization import Origin, Quantization
 from convert.special import NAMED_CONTROL_TOKENS, adds_special_tokens, end_tokens, special_ids
 
 MAX_CARD = 1 << 18  # bytes; Meta's have 40 kB
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a pair, which UTF-8 hasn't
 MAX_DEPTH = 16  # PyYAML's time grows with the square of it
 LISTS = {"base_model", "base_models", "base_model_sources", "dataset", "datasets"} | {
     "dataset_sources", "language", "languages", "pipeline_tag", "tags",
@@ -55,11 +57,7 @@ def _check_yaml(text: str) -> None:
 
 def _is_plain(key: Any, value: Any) -> bool:
     texts = value if key in LISTS and isinstance(value, list) and value else [value]
-    return all(isinstance(text, str) and not _has_surrogates(text) for text in texts)
-
-
-def _has_surrogates(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
+    return all(isinstance(text, str) and not SURROGATE.search(text) for text in texts)
 
 
 # config.json and generation_config.json whole, as JSON strings, so that nothing of them is lost.

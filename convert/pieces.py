@@ -114,7 +114,9 @@ def quantize_piece(
         bits = permute_heads(bits, spec.head_dim)
     if dtype == kind.name:
         return Quantized(bits.view(np.uint8), _not_finite(bits, dtype), 0.0)
-    values: NDArray[Any] = bits if dtype == "BF16" else _float32(bits, dtype)
+    values: NDArray[Any] = bits  # of BF16, as kernels take them
+    if dtype != "BF16":
+        values = as_float32(bits.data, dtype)
     data = np.empty(piece.nbytes, np.uint8) if out is None else out[: piece.nbytes]
     started = time.perf_counter()
     largest = kernel(values.reshape(-1), data, importances)
@@ -138,10 +140,3 @@ def _not_finite(bits: NDArray[Any], dtype: str) -> int:
     infinity = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000}[dtype]
     magnitudes = bits & bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
     return int((magnitudes >= infinity).sum())
-
-
-def _float32(bits: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """The values of F16 or F32 bits, exactly."""
-    if dtype == "F16":
-        return bits.view(np.float16).astype(np.float32)
-    return bits.view(np.float32)

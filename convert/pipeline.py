@@ -115,7 +115,7 @@ def write_gguf(
             made_of = {
                 "origin": origin,
                 "header": digest(header),
-                "files": _files(checkpoint),
+                "files": {s.file.name: s.file.identity for s in checkpoint.weights.values()},
                 "importances": digest(b"".join(map(bytes, importances.values()))),
                 "merged": digest(checkpoint.merged_identity.encode()),
             }
@@ -198,10 +198,6 @@ def kernels_for(
         kind: choose(kind, searched=searched, on_compile=on_compile).kernel
         for kind in sorted(kinds)
     }
-
-
-def _files(checkpoint: Checkpoint) -> dict[str, str]:
-    return {stored.file.name: stored.file.identity for stored in checkpoint.weights.values()}
 
 
 def _tell(journal: Journal, notice: Callable[[str], None] | None) -> None:

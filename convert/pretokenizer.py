@@ -123,7 +123,8 @@ def recognize(pre_tokenizer: Any, *, ignores_merges: bool) -> PreTokenizer:
     if same:
         value = "true" if ignores_merges else "false or missing"
         raise _error(f"model.ignore_merges is {value}, which llama.cpp's {same[0].name} is not")
-    raise _error(f"its pre_tokenizer is {_told(steps)}, which is none of llama.cpp's")
+    told = " and then ".join(f"{kind} {how}".strip() for kind, how in steps)
+    raise _error(f"its pre_tokenizer is {told}, which is none of llama.cpp's")
 
 
 def _steps(step: Any) -> Iterator[Step]:
@@ -162,10 +163,6 @@ def _split(step: Mapping[str, Any]) -> Step:
     if whole or (behavior == "Isolated" and not invert):
         return "Split", regex
     return "Split", f"{regex} ({behavior}{', inverted' if invert else ''})"
-
-
-def _told(steps: tuple[Step, ...]) -> str:
-    return " and then ".join(f"{kind} {how}".strip() for kind, how in steps)
 
 
 def _error(fault: str) -> CheckpointError:

@@ -170,16 +170,13 @@ class RemoteFile:
                 self._location, self._etag = self._locate(), None
             return self._location
 
-    def _expire(self, location: Location) -> None:
-        with self._lock:
-            if self._location is location:
-                self._location = None
-
     def _check(self, response: httpx2.Response, location: Location, offset: int) -> None:
         """That the answer is the part of the same file that was asked for."""
         status = response.status_code
         if status in EXPIRED:
-            self._expire(location)
+            with self._lock:
+                if self._location is location:
+                    self._location = None
             raise Broken(f"the server refuses it (HTTP {status})", refused=True)
         if status in BUSY or status >= 500:
             raise Broken(f"the server answers HTTP {status}", wait=_asked_wait(response))

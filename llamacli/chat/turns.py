@@ -109,7 +109,8 @@ class ChatSession:
 
     def calls_left(self) -> int:
         """How many more calls this turn may have."""
-        return self.most_calls - self._results()
+        roles = [message["role"] for message in self.conversation.body]
+        return self.most_calls - roles[self._last_question() :].count("tool")
 
     def give(self, call: dict[str, Any], text: str) -> None:
         """A call's result."""
@@ -179,7 +180,9 @@ class ChatSession:
             if said or ended:
                 answer = message_of(calls, said, calling.first) if calling and calls else None
                 step = answer or assistant(said)
-                self._step({"event": "regenerate", **_told(step)} if anew else step)
+                if anew:
+                    step = {"event": "regenerate", **{k: v for k, v in step.items() if k != "role"}}
+                self._step(step)
 
     def _chunks(
         self,
@@ -233,11 +236,6 @@ class ChatSession:
             return False
         return True
 
-    def _results(self) -> int:
-        """How many results this turn has."""
-        roles = [message["role"] for message in self.conversation.body]
-        return roles[self._last_question() :].count("tool")
-
     def _last_question(self) -> int:
         turns = self.conversation.turns()
         if not turns:
@@ -272,7 +270,3 @@ class ChatSession:
                 "be used beside an answer: shorten it, or raise the context with -c"
             )
         return tokens, forgotten
-
-
-def _told(message: Message) -> dict[str, Any]:
-    return {key: value for key, value in message.items() if key != "role"}

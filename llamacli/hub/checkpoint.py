@@ -73,7 +73,8 @@ def needs(
 
 def check_disk(needed: Needs, target: Path) -> None:
     """Raises DoesNotFitError that says what is short, for the GGUF file or the Hub's cache."""
-    cache = _existing(Path(constants.HF_HUB_CACHE))
+    cache = Path(constants.HF_HUB_CACHE)
+    cache = next(place for place in (cache, *cache.parents) if place.exists())
     places = {target.parent: needed.target - convert.space_taken(target)}
     if cache.stat().st_dev == target.parent.stat().st_dev:
         places[target.parent] += needed.cached
@@ -108,11 +109,6 @@ def open_checkpoint(
             for name in shards
         ]
         yield convert.describe_checkpoint(folder, repo.name, config, files)
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def has_adapter(repo: Repo) -> bool:

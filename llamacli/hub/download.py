@@ -36,6 +36,11 @@ class Part:
     raw: bytes
     header: gguf.GGUFFile
 
+    @property
+    def length(self) -> int:
+        """Bytes of its data."""
+        return max(self.file.size - self.header.data_offset, 0)
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -67,7 +72,7 @@ def pull(
         parts = [_open(repo, name, client, Path(folder) / f"{i}") for i, name in enumerate(names)]
         header = _header(parts)
         pieces = list(_pieces(parts, len(header)))
-        size = _end(parts, len(header))
+        size = len(header) + sum(gguf.padded(one.length) for one in parts[:-1]) + parts[-1].length
         tell(_needs(repo, names, gguf.read_header(header, size, target.name)[1], size))
         hashes = {name: repo.files[name].etag for name in names}
         made_of = {"origin": repo.origin, "header": convert.digest(header), "files": hashes}
@@ -90,7 +95,9 @@ def _open(repo: Repo, name: str, client: "httpx2.Client", scratch: Path) -> Part
     raw = b""
     while True:
         raw += file.read(len(raw), length - len(raw))
-        _write_sparse(scratch, raw, file.size)
+        with scratch.open("wb") as sparse:
+            sparse.write(raw)
+            sparse.truncate(file.size)  # the beginning alone takes disk
         try:
             with _named(scratch, name):
                 header = gguf.read_gguf(scratch)
@@ -114,13 +121,6 @@ def _header(parts: Sequence[Part]) -> bytes:
     return gguf.merged_header(headers)
 
 
-def _write_sparse(path: Path, data: bytes, size: int) -> None:
-    """A file of that size of which the beginning alone takes disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.truncate(size)
-
-
 @contextmanager
 def _named(path: Path, name: str) -> Iterator[None]:
     """Errors name the file on the Hub, not the one that its header was written to."""
@@ -139,21 +139,12 @@ def _needs(repo: Repo, names: Sequence[str], shape: gguf.LlamaShape, size: int) 
     return Needs(sum(missing), len(missing), 0, size, running)
 
 
-def _length(part: Part) -> int:
-    """Bytes of a part's data."""
-    return max(part.file.size - part.header.data_offset, 0)
-
-
-def _end(parts: Sequence[Part], start: int) -> int:
-    return start + sum(gguf.padded(_length(part)) for part in parts[:-1]) + _length(parts[-1])
-
-
 def _pieces(parts: Sequence[Part], start: int) -> Iterator[Piece]:
     for part in parts:
-        for at in range(0, _length(part), PIECE):
-            length = min(PIECE, _length(part) - at)
+        for at in range(0, part.length, PIECE):
+            length = min(PIECE, part.length - at)
             yield Piece(part.file, part.header.data_offset + at, length, start + at)
-        start += gguf.padded(_length(part))
+        start += gguf.padded(part.length)
 
 
 def _fetch(
@@ -194,10 +185,10 @@ def _check_hashes(parts: Sequence[Part], descriptor: int, start: int) -> None:
     """That each file arrived as the Hub has it. Raises CheckpointError."""
     for part in parts:
         hashed = hashlib.sha256(part.raw)
-        for at in range(0, _length(part), PIECE):
-            hashed.update(convert.read_all(descriptor, min(PIECE, _length(part) - at), start + at))
+        for at in range(0, part.length, PIECE):
+            hashed.update(convert.read_all(descriptor, min(PIECE, part.length - at), start + at))
         if part.sha256 not in (None, hashed.hexdigest()):
             raise convert.CheckpointError(
                 f"{part.file.name} arrived with another SHA-256 than the Hub tells; fetch it again"
             )
-        start += gguf.padded(_length(part))
+        start += gguf.padded(part.length)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import convert
-from llamacli.engine import Engine, Vocabulary
+from llamacli.engine import Vocabulary
 from llamacli.errors import UsageError
 from llamacli.gguf import TEMPLATE_KEY, check_llama, read_gguf
 from llamacli.machine import load_library
@@ -56,7 +56,8 @@ def measure_importance(
             template = engine.file.metadata.get(TEMPLATE_KEY) or None
             sources = list(calibration(engine.vocabulary, template))
         else:
-            sources = list(_tokenized(engine, texts))
+            bos = engine.vocabulary.add_bos
+            sources = [(one.name, engine.vocabulary.tokenize(one.text, bos=bos)) for one in texts]
         parts = list(_chunks(engine.vocabulary, sources, size))[:chunks]
         names = [name for name, _ in sources]
         kept = None if target is None else _Kept(target, engine.identity, parts)
@@ -82,14 +83,9 @@ def write_matrix(
     Raises ImportanceError where they are of different models, TargetError.
     """
     convert.write_importance(target, convert.merged_importances(measured), force=force)
-    for path in _kept_files(target):
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*.kept"):
         with suppress(OSError):
             path.unlink()
-
-
-def _tokenized(engine: Engine, texts: Sequence[Text]) -> Iterator[tuple[str, list[int]]]:
-    bos = engine.vocabulary.add_bos
-    return ((text.name, engine.vocabulary.tokenize(text.text, bos=bos)) for text in texts)
 
 
 def _chunks(
@@ -128,7 +124,3 @@ class _Kept:
 
     def save(self, matrix: convert.ImportanceMatrix) -> None:
         convert.write_importance(self.path, matrix, force=True)
-
-
-def _kept_files(target: Path) -> Iterator[Path]:
-    return target.parent.glob(f".{glob.escape(target.name)}.*.kept")

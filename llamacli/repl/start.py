@@ -78,7 +78,7 @@ def start_repl(wanted: Wanted, *, resume: bool, session: str | None = None) -> N
     chat.offer, chat.most_calls = wanted.offer, wanted.most_calls
     chat.output_limit = wanted.output_limit
     name = model or str(path)
-    plain = wanted.plain or not _has_colours()
+    plain = wanted.plain or not lively(sys.stdout) or bool(os.environ.get("NO_COLOR"))
     repl = Repl(chat, name, _opener(wanted, path, asked), keeps=wanted.save, plain=plain)
     repl.servers = wanted.servers
     try:
@@ -170,7 +170,3 @@ def _load(path: Path, asked: Asked) -> Engine:
     finally:
         if drawn:
             show_status("")
-
-
-def _has_colours() -> bool:
-    return lively(sys.stdout) and not os.environ.get("NO_COLOR")
