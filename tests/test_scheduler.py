@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from llamacli.batch import BatchEngine, Job, Pace, Running, Scheduler, prepare
 from llamacli.batch.job import token_logprob
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
+from llamacli.errors import LlamacliError
 from llamacli.serve.lane import Lane, Task
 from llamacli.serve.metrics import Metrics
 from tests.standins.tiny import write_model
@@ -107,7 +107,10 @@ def test_cells_are_freed_where_they_are_needed(path: Path) -> None:
         assert 0 < scheduler.kept.cells <= engine.cells
 
 
-def test_no_more_sequences_are_kept_than_there_are(scheduler: Scheduler) -> None:
+def test_no_more_sequences_are_kept_than_there_are(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler.kept.aside, "most", 0)  # as where a GPU has the cells
     for seed in range(40):
         finish(scheduler, begin(scheduler, Job(prompt(8, seed), GREEDY, 2)))
     assert len(scheduler.kept.tokens) == 16
@@ -152,11 +155,35 @@ def test_what_nobody_answers_in_is_out_of_the_cache_while_others_answer(
         assert got == expected[: len(got)]
 
 
+def logprobs(scheduler: Scheduler, asked: list[int], index: int) -> list[Any]:
+    """Those of a greedy answer, and how much of the prompt was in the cache."""
+    running = begin(scheduler, Job(asked, GREEDY, 6, logprobs=2), index)
+    finish(scheduler, running)
+    return [running.cached, *running.logprobs]
+
+
+def test_a_repeated_question_has_the_same_answer_to_the_last_bit(path: Path) -> None:
+    """What others left meanwhile is out of its way, and what it left lies where it lay."""
+    settings = EngineSettings(threads=1, flash_attention="off")
+    with BatchEngine(path, settings, 4) as engine:
+        scheduler = Scheduler(engine, Pace())
+        for number, asked in enumerate(ASKED):
+            logprobs(scheduler, asked, number)
+        repeated = [logprobs(scheduler, asked, 10) for asked in ASKED]
+        assert [one[0] for one in repeated] == [len(asked) - 1 for asked in ASKED]
+        others = [
+            begin(scheduler, Job(asked, GREEDY, 20), 20 + i)
+            for i, asked in enumerate([*ASKED, prompt(50, 9)])
+        ]
+        for other in others:
+            finish(scheduler, other)
+        assert [logprobs(scheduler, asked, 30) for asked in ASKED] == repeated
+
+
 def test_what_is_set_aside_is_there_to_be_saved(scheduler: Scheduler) -> None:
     answers = set_all_aside(scheduler)
     scheduler.leave(scheduler.running[0])
-    numbers = scheduler.kept.to_save(3)
-    held = [scheduler.kept.tokens[number] for number in numbers]
+    held = [tokens for tokens, _ in scheduler.kept.each_in_first(3)]
     whole = [[*asked, *answer[:-1]] for asked, answer in zip(ASKED, answers, strict=True)]
     assert len(held) == 3 and sum(one in held for one in whole) == 2  # and the last one's
 
@@ -164,31 +191,17 @@ def test_what_is_set_aside_is_there_to_be_saved(scheduler: Scheduler) -> None:
 def test_what_can_not_be_put_back_is_read_anew(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where cells were given up for it in vain, too."""
     longer = [*ASKED[0], *set_all_aside(scheduler)[0], *prompt(30, 7)]
-    finish(scheduler, begin(scheduler, Job(prompt(40, 21), GREEDY, 2), 30))
-    assert scheduler.kept.tokens
     monkeypatch.setattr(scheduler.engine, "restore_sequence", lambda number, state: False)
     again = begin(scheduler, Job(longer, GREEDY, 4), 31)
-    assert again.cached == 0 and not scheduler.kept.tokens
+    assert again.cached == 0
     expected = begin(scheduler, Job(longer, GREEDY, 4, exact=True), 32)
     assert finish(scheduler, again) == finish(scheduler, expected)
 
 
-def test_copying_takes_its_share_of_the_time_alone(
+def test_what_is_set_aside_takes_no_more_memory_than_the_cache(
     scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is short is read anew then, what is long isn't."""
-    aside = scheduler.kept.aside
-    aside.taken, aside.then = 1e9, perf_counter()
-    for long, kept in ((512, 0), (100, 1)):  # the last one has the start's cells to itself
-        monkeypatch.setattr("llamacli.batch.aside.LONG", long)
-        set_all_aside(scheduler)
-        assert len(aside.states) == kept
-        scheduler.leave(scheduler.running[0])
-
-
-def test_what_is_set_aside_takes_no_more_memory_than_the_cache(scheduler: Scheduler) -> None:
     """The oldest goes; what lacks its start then is read anew."""
     aside = scheduler.kept.aside
     assert 0 < aside.most <= scheduler.engine.kv_nbytes
@@ -199,9 +212,33 @@ def test_what_is_set_aside_takes_no_more_memory_than_the_cache(scheduler: Schedu
     aside.most = sum(len(state.data) for state in parts)
     finish(scheduler, begin(scheduler, Job(prompt(40, 11), GREEDY, 2), 30))
     begin(scheduler, Job(prompt(40, 12), GREEDY, 100), 31)
-    scheduler.step()
     assert 0 < aside.nbytes <= aside.most and whole not in aside.states
     assert begin(scheduler, Job([*ASKED[0], *answers[0], 5], GREEDY, 2), 32).cached == 0
+    monkeypatch.setattr("llamacli.batch.aside.MOST", 2)
+    for seed in range(3):
+        finish(scheduler, begin(scheduler, Job(prompt(8, seed), GREEDY, 2), 40 + seed))
+        scheduler.step()
+    assert len(aside.states) == 2
+
+
+def test_one_that_can_not_begin_is_told_and_the_rest_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an error of ours, which must not end the engine's thread."""
+    pieces: list[Any] = []
+    with BatchEngine(path, SETTINGS, 4) as engine:
+        lane = Lane(engine, Pace(), Metrics())
+        with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
+            patched.setattr(lane.scheduler.kept, "begin", lambda running: 1 / 0)
+            lane.submit(Task(0, Job(prompt(9), GREEDY, 3), pieces.append))
+            lane.admit()
+        lane.fail_all(LlamacliError("unexpected"))
+        assert str(pieces.pop().error) == "unexpected" and not lane.busy
+        lane.submit(Task(0, Job(prompt(9), GREEDY, 3), pieces.append))
+        while lane.busy:
+            lane.admit()
+            lane.turn(lambda: None)
+    assert pieces[-1].result.answer_tokens
 
 
 def test_a_long_prompt_is_read_in_slices_beside_an_answer(path: Path) -> None:
@@ -247,6 +284,7 @@ def test_requests_that_come_together_read_their_common_start_once(path: Path) ->
             job = Job([*prompt(200), *prompt(8, 10 + index)], GREEDY, 3)
             lane.submit(Task(index, job, lambda piece: None))
         while lane.busy:
+            lane.admit()
             lane.turn(lambda: None)
     lines = metrics.text().decode().splitlines()
     assert f"llamacli_prompt_tokens_total {200 + 4 * 8}.0" in lines

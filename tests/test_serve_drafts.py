@@ -69,6 +69,7 @@ def answered(
     for index, job in enumerate(jobs):
         lane.submit(Task(index, job, pieces[index].append))
     while lane.busy:
+        lane.admit()
         lane.turn(lambda: None)
         steps += 1
     engine.library.llama_memory_clear(engine.memory, False)

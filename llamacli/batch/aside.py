@@ -6,17 +6,13 @@ it: what nobody answers in would slow down all who do.
 
 from ctypes import Array, c_uint8
 from dataclasses import dataclass, field
-from time import perf_counter
 
 from llamacli.batch.engine import BatchEngine
-from llamacli.engine import Scales
+from llamacli.engine import Scales, common_prefix
 from llamacli.machine import free_memory
 
-PART = 4  # of the memory that is free, one of so many parts may be taken
-# Of the time copying takes this share, and so many seconds at once, but for what has more tokens
-# than LONG: without flash attention a value lies apart from a token's others, and to copy what was
-# answered beside seven others takes as long as reading a tenth of it anew.
-SHARE, BURST, LONG = 0.02, 0.1, 512
+SHARE = 4  # of the memory that is free, one of so many parts may be taken
+MOST = 256  # states, which are looked through for each job
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +31,7 @@ class State:
 
 @dataclass
 class Aside:
-    """states, those used longest ago first, have at most so many bytes: 0 sets nothing aside.
+    """states, those used longest ago first, have at most so many bytes; 0 sets nothing aside.
 
     That is as many as the KV cache has, where this machine's own memory holds it.
     """
@@ -43,12 +39,10 @@ class Aside:
     engine: BatchEngine
     most: int = field(init=False)
     states: list[State] = field(default_factory=list)
-    taken: float = 0.0  # seconds of copying, beyond its share of the time until then
-    then: float = 0.0
 
     def __post_init__(self) -> None:
         afar = self.engine.gpus or self.engine.settings.workers
-        self.most = 0 if afar else min(self.engine.kv_nbytes, free_memory().resident // PART)
+        self.most = 0 if afar else min(self.engine.kv_nbytes, free_memory().resident // SHARE)
 
     @property
     def nbytes(self) -> int:
@@ -56,14 +50,12 @@ class Aside:
 
     def put(self, number: int, tokens: list[int], start: int, scales: Scales,
             chat: str | None) -> None:  # fmt: skip
-        """Copy what that sequence has from start on, where there is room for it, and time.
+        """Copy what that sequence has from start on, where there is room for it.
 
         Its cells before that are no longer its own then.
         """
         size = (len(tokens) - start) * self.engine.kv_nbytes // self.engine.cells
-        began = perf_counter()
-        self.taken, self.then = max(self.taken - SHARE * (began - self.then), 0.0), began
-        if not 0 < size <= self.most or (self.taken > BURST and len(tokens) - start <= LONG):
+        if not 0 < size <= self.most:
             return
         if start:
             self.engine.drop(number, 0, start)
@@ -72,6 +64,39 @@ class Aside:
         except MemoryError:
             return
         self.states.append(State(tokens, start, scales, chat, data))
-        while self.nbytes > self.most:
+        while self.nbytes > self.most or len(self.states) > MOST:
             del self.states[0]
-        self.taken += perf_counter() - began
+
+    def used(self, state: State) -> None:
+        """Have it be the one used last."""
+        self.states.remove(state)
+        self.states.append(state)
+
+    def forget(self, tokens: list[int], scales: Scales, chat: str | None) -> None:
+        """Those that a longer sequence takes the place of: its starts, and what its chat had."""
+        self.states[:] = [
+            one
+            for one in self.states
+            if (one.chat, one.scales) != (chat, scales)
+            or (chat is None and common_prefix(one.tokens, tokens) < len(one.tokens))
+        ]
+
+    def parts(
+        self, tokens: list[int], have: int, scales: Scales, chat: str | None = None
+    ) -> list[tuple[State, int]]:
+        """States that together have the cells of tokens from have on, each up to a position, in
+        that order: as many of tokens as there are. Of a chat's alone, where one is named.
+        """
+        there = [
+            (common_prefix(one.tokens, tokens), one)
+            for one in self.states
+            if one.scales == scales and chat in (None, one.chat)
+        ]
+        end, chain = max((length for length, _ in there), default=0), list[tuple[State, int]]()
+        while end > have:
+            able = [one for length, one in there if length >= end > one.start]
+            if not able:
+                return []  # what was before it was given up since
+            chain.insert(0, (min(able, key=lambda one: one.start), end))
+            end = chain[0][0].start
+        return chain

@@ -1,16 +1,15 @@
-"""What finished sequences leave in the KV cache, so that others begin there."""
+"""What finished sequences leave, in the KV cache or beside it, so that others begin there."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from llamacli.batch.aside import Aside, State
+from llamacli.batch.aside import Aside
 from llamacli.batch.engine import BatchEngine
 from llamacli.batch.job import Running
 from llamacli.engine import KEPT_SEQUENCES, Scales, common_prefix
 
 FIRST = 0  # the sequence that an engine's own methods know
-WORTH = 16  # tokens; their cells slow nobody down, and reading them takes no longer than one
 
 
 @dataclass
@@ -28,7 +27,6 @@ class Kept:
     scales: dict[int, Scales] = field(default_factory=dict)
     chats: dict[int, str | None] = field(default_factory=dict)
     aside: Aside = field(init=False)
-    settled: bool = True  # whether none is left to be set aside
 
     def __post_init__(self) -> None:
         self.aside = Aside(self.engine)
@@ -50,6 +48,7 @@ class Kept:
         for number, other in others:
             if chat is not None or common_prefix(other, tokens) == len(other):
                 self.drop(number)
+        self.aside.forget(tokens, running.scales, chat)
         if len(self.tokens) >= KEPT_SEQUENCES:
             self.free_oldest()
         self._hold(running.sequence, tokens, running.scales, chat)
@@ -61,21 +60,15 @@ class Kept:
         self._set_aside(next(iter(self.tokens)))
         return True
 
-    def make_way(self) -> None:
-        """Set one aside that has cells of its own, for those that are answered in.
+    def make_way(self, beside: Running | None = None) -> None:
+        """Set all of them aside for those that are answered in, and beside, which is about to be.
 
-        Called before each evaluation: no step takes as long as copying all of them would. Not while
-        there is an exact one: its cells are to lie in order, since llama.cpp's flash attention
-        rounds its sums as it goes, and lower ones that become free would be taken first.
+        Not while there is an exact one: its cells are to lie in order, since llama.cpp's flash
+        attention rounds its sums as it goes, and lower ones that become free would be taken first.
         """
         exact = any(one.job.exact and one.evaluated for one in self.running)
-        if self.settled or exact or not self.aside.most:
-            return
-        for number, tokens in self.tokens.items():
-            if len(tokens) - self._elsewhere(number) > WORTH:
-                self._set_aside(number)
-                return
-        self.settled = True
+        while self.tokens and self.aside.most and not exact:
+            self._set_aside(next(iter(self.tokens)), beside)
 
     def drop(self, number: int) -> None:
         self.engine.drop(number)
@@ -95,53 +88,57 @@ class Kept:
         Exact ones begin at what their own chat left, else at nothing: what others read in other
         shapes has other last bits.
         """
-        self.settled = False
-        tokens = running.tokens
-        self._bring_back(running, self._source(running)[1])
+        tokens, most = running.tokens, running.length - 1
         source, shared = self._source(running)
-        shared = min(shared, len(tokens) - 1)
-        goes_on = source in self._of_chat(running)
-        held = self.tokens.pop(source, None)
-        if goes_on and held is not None and shared == len(held):  # with all of it: no copy stays
+        shared = min(shared, most)
+        goes_on = source in self._of_chat(running) and shared == len(self.tokens[source])
+        if goes_on:  # with all of it: no copy stays
             running.sequence = source
+            del self.tokens[source]
         else:
-            if held is not None:
-                self.tokens[source] = held  # now the one used last
             running.sequence = self._unused()[0]
+            if source in self.tokens:
+                self.tokens[source] = self.tokens.pop(source)  # now the one used last
             if shared:
                 self.engine.copy(source, running.sequence, shared)
         running.evaluated = shared
+        self.make_way(running)
+        chat = running.job.chat
+        if not running.job.exact or chat is not None:
+            own = chat if running.job.exact else None
+            running.evaluated = self._bring_back(running.sequence, tokens[:most], shared,
+                                                 running.scales, own)  # fmt: skip
         if not running.answer.tokens:
-            running.cached = shared
+            running.cached = running.evaluated
 
-    def unused(self) -> int:
-        """The number of a sequence that holds nothing; the one used longest ago makes room."""
-        if not self._unused():
+    def unused(self, but: int = -1) -> int:
+        """The number of a sequence that holds nothing, but not that one; the one used longest ago
+        makes room."""
+        if not set(self._unused()) - {but}:
             self.free_oldest()
-        return self._unused()[0]
+        return next(number for number in self._unused() if number != but)
 
-    def to_save(self, most: int) -> list[int]:
-        """The numbers of those used last, the first one, whose place to_first takes, before all.
+    def each_in_first(self, most: int) -> Iterator[tuple[list[int], Scales]]:
+        """Have the first sequence hold, one after another, those used last, to be saved from there.
 
-        What is set aside is brought back for it as far as there are cells. Nothing may run.
+        Gives what it holds. Nothing may run; what the first one held itself, which is the first to
+        be given, is forgotten then.
         """
-        for state in reversed(self.aside.states[:]):
-            if len(self.tokens) >= most:
-                break
-            if self.cells + len(state.tokens) <= self.engine.cells:
-                self._restore(state)
-        return sorted(list(self.tokens)[-most:], key=lambda number: number != FIRST)
-
-    def to_first(self, number: int) -> None:
-        """Have the first sequence hold what that one holds, to be saved from there.
-
-        What the first one held itself is in no other, and forgotten.
-        """
-        if number != FIRST:
-            if FIRST in self.tokens:
-                self.drop(FIRST)
+        numbers = sorted(list(self.tokens)[-most:], key=lambda number: number != FIRST)
+        for number in numbers:
+            if number != FIRST:
+                self.engine.drop(FIRST)
+                self.engine.copy(number, FIRST)
+            yield self.tokens[number], self.scales[number]
+        self.tokens.pop(FIRST, None)
+        for state in self.aside.states[::-1][: most - len(numbers)]:
             self.engine.drop(FIRST)
-            self.engine.copy(number, FIRST)
+            source, shared = self._longest_of_all(state.tokens, state.scales)
+            if shared:
+                self.engine.copy(source, FIRST, shared)
+            have = self._bring_back(FIRST, state.tokens, shared, state.scales, state.chat)
+            if have == len(state.tokens):
+                yield state.tokens, state.scales
 
     def from_first(self, tokens: list[int]) -> None:
         """Keep what the first sequence holds, where it was restored to, in one of its own."""
@@ -151,71 +148,36 @@ class Kept:
 
     def _hold(self, number: int, tokens: list[int], scales: Scales, chat: str | None) -> None:
         self.tokens[number], self.scales[number], self.chats[number] = tokens, scales, chat
-        self.settled = False
 
-    def _set_aside(self, number: int) -> None:
+    def _set_aside(self, number: int, beside: Running | None = None) -> None:
         """Free its cells. Of a start that others have nothing is copied, unless it is a chat's:
         an exact one goes on from its own alone."""
-        tokens, chat = self.tokens[number], self.chats[number]
-        start = self._elsewhere(number) if chat is None else 0
-        self.aside.put(number, tokens, start, self.scales[number], chat)
+        tokens, chat, scales = self.tokens[number], self.chats[number], self.scales[number]
+        start = 0
+        if chat is None:
+            numbers = [other for other in self._alike(scales) if other != number]
+            kept = self._longest(numbers, tokens)[1]
+            start = max(kept, self._running(tokens, scales, beside)[1])
+        self.aside.put(number, tokens, start, scales, chat)
         self.drop(number)
 
-    def _bring_back(self, running: Running, shared: int) -> None:
-        """Have the cache hold what is set aside, where it has more of its tokens than shared.
-
-        Others may be set aside for it, also where it can't be had after all.
-        """
-        chat, exact = running.job.chat, running.job.exact
-        states = [one for one in self.aside.states if one.scales == running.scales]
-        if exact:
-            states = [one for one in states if chat is not None and one.chat == chat]
-        lengths = [(common_prefix(one.tokens, running.tokens), one) for one in states]
-        length, state = max(lengths, key=lambda one: one[0], default=(0, None))
-        if state is not None and length > shared + WORTH:
-            self._restore(state)
-
-    def _restore(self, state: State) -> None:
-        """Keep in the cache again what was set aside. A part of it that was given up since, or too
-        few cells, cause that it is forgotten."""
-        while len(self.tokens) > KEPT_SEQUENCES - 2:
-            self.free_oldest()
-        self.aside.states.remove(state)
-        number, beside, *_ = self._unused()
-        part: State | None = state
-        tokens, end = state.tokens, len(state.tokens)
-        while part is not None and self._put_back(beside, part):
+    def _bring_back(
+        self, number: int, tokens: list[int], have: int, scales: Scales, chat: str | None
+    ) -> int:
+        """Have a sequence that holds so many of tokens hold as many as there are with what is set
+        aside; how many it holds then. Others may be set aside for it."""
+        for state, end in self.aside.parts(tokens, have, scales, chat):
+            beside = self.unused(number)
+            while not self.engine.restore_sequence(beside, state.data):
+                if not self.free_oldest():
+                    return have
+            if have:
+                self.engine.drop(beside, 0, have)
             self.engine.copy(beside, number, end)
             self.engine.drop(beside)
-            end = part.start
-            source, shared = self._longest_of_all(tokens[:end], state.scales)
-            if shared == end:
-                if end:
-                    self.engine.copy(source, number, end)
-                self._hold(number, tokens, state.scales, state.chat)
-                return
-            part = self._part(tokens, end, state.scales)
-        self.engine.drop(number)
-
-    def _part(self, tokens: list[int], end: int, scales: Scales) -> State | None:
-        """One that is set aside and has the cells of those tokens before end, if not all."""
-        for state in self.aside.states:
-            same = state.scales == scales and state.start < end
-            if same and common_prefix(state.tokens, tokens) >= end:
-                return state
-        return None
-
-    def _put_back(self, number: int, state: State) -> bool:
-        while not self.engine.restore_sequence(number, state.data):
-            if not self.free_oldest():
-                return False
-        return True
-
-    def _elsewhere(self, number: int) -> int:
-        """How many of its first tokens' cells another sequence has, too."""
-        tokens, scales = self.tokens[number], self.scales[number]
-        numbers = [other for other in self._alike(scales) if other != number]
-        return max(self._longest(numbers, tokens)[1], self._running(tokens, scales)[1])
+            self.aside.used(state)
+            have = end
+        return have
 
     def _source(self, running: Running) -> tuple[int, int]:
         """The sequence in the cache that it can begin with, and so many tokens of that; (-1, 0) for
@@ -242,9 +204,11 @@ class Kept:
         lengths = ((number, common_prefix(self.tokens[number], tokens)) for number in numbers)
         return max(lengths, key=lambda one: one[1], default=(-1, 0))
 
-    def _running(self, tokens: Sequence[int], scales: Scales) -> tuple[int, int]:
-        """As _longest, of those that are answered in."""
-        alike = [one for one in self.running if one.scales == scales]
+    def _running(
+        self, tokens: Sequence[int], scales: Scales, beside: Running | None = None
+    ) -> tuple[int, int]:
+        """As _longest, of those that are answered in, and one beside them."""
+        alike = [one for one in (*self.running, *filter(None, [beside])) if one.scales == scales]
         lengths = (
             (one.sequence, min(common_prefix(one.tokens, tokens), one.evaluated)) for one in alike
         )

@@ -65,7 +65,7 @@ class Scheduler:
         """Take it out; what it has in the cache stays until its cells are needed."""
         if running in self.put_back:
             self.put_back.remove(running)
-        else:
+        elif running in self.running:  # else it couldn't begin
             self.running.remove(running)
             self._trim(running)
             self.kept.keep(running)

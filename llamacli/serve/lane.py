@@ -87,8 +87,7 @@ class Lane:
         self.scheduler = Scheduler(self.engine, self.scheduler.pace)
 
     def turn(self, on_evaluate: Callable[[], None]) -> None:
-        """Start what can start, and do a step; on_evaluate is the scheduler's."""
-        self._admit()
+        """A step of those that run; on_evaluate is the scheduler's."""
         if not self.scheduler.running:
             return
         begun = perf_counter()
@@ -113,8 +112,10 @@ class Lane:
             self.metrics.ended(running)
         self._count()
 
-    def _admit(self) -> None:
+    def admit(self) -> bool:
+        """Start what can start; whether there was something."""
         self.scheduler.bring_back()
+        before = self.started
         for task in list(self.waiting):
             if not self.scheduler.has_room:
                 break
@@ -130,6 +131,7 @@ class Lane:
             self.started += 1
             self.scheduler.start(task.running)
             self.metrics.began(task.running)
+        return self.started > before
 
     def _count(self) -> None:
         self.metrics.queue(len(self.tasks), len(self.waiting))

@@ -21,10 +21,8 @@ def save_states(scheduler: Scheduler) -> None:
     """
     engine, kept = scheduler.engine, scheduler.kept
     try:
-        for number in kept.to_save(MOST):
-            tokens = kept.tokens[number]
-            kept.to_first(number)
-            engine.use_adapters(kept.scales[number])  # they are in the file's key
+        for tokens, scales in kept.each_in_first(MOST):
+            engine.use_adapters(scales)  # they are in the file's key
             engine.tokens = list(tokens)
             cache.store(engine, cache.cache_path(engine, cache.AUTO, tokens), tokens)
     except OSError as error:

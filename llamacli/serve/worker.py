@@ -4,6 +4,7 @@ import asyncio
 import threading
 import traceback
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -69,12 +70,10 @@ class Worker:
     def _run(self) -> None:
         while not self.stopped:
             self._take()
+            while any(_survived(lane, lane.admit) for lane in list(self.lanes)):
+                self._take()  # what came meanwhile: prompts that come together are read together
             for lane in list(self.lanes):
-                try:
-                    lane.turn(self._flush)
-                except Exception as error:  # of ours: it must not end the server
-                    say(traceback.format_exc())
-                    lane.fail_all(LlamacliError(f"unexpected {type(error).__name__}"))
+                _survived(lane, partial(lane.turn, self._flush))
             if not any(lane.busy for lane in self.lanes):
                 self._flush()
 
@@ -93,6 +92,16 @@ class Worker:
         if self.pieces:
             pieces, self.pieces = list(self.pieces.values()), {}
             self.loop.call_soon_threadsafe(_put_all, pieces)
+
+
+def _survived(lane: Lane, work: Callable[[], bool | None]) -> bool:
+    """What it gives. An error of ours must not end the server, only what the lane answers."""
+    try:
+        return bool(work())
+    except Exception as error:
+        say(traceback.format_exc())
+        lane.fail_all(LlamacliError(f"unexpected {type(error).__name__}"))
+        return False
 
 
 def _put_all(pieces: list[tuple[Stream, list[Piece]]]) -> None:
