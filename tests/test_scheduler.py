@@ -289,6 +289,8 @@ def test_requests_that_come_together_read_their_common_start_once(path: Path) ->
     lines = metrics.text().decode().splitlines()
     assert f"llamacli_prompt_tokens_total {200 + 4 * 8}.0" in lines
     assert f"llamacli_prompt_tokens_cached_total {3 * 200}.0" in lines
+    busy = next(line for line in lines if line.startswith("llamacli_n_busy_slots_per_decode "))
+    assert 1 < float(busy.split()[1]) < 4  # of the average step, as llama-server counts
 
 
 def test_the_end_of_a_prompt_is_read_with_what_comes_before_it() -> None:

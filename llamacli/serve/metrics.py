@@ -1,5 +1,7 @@
 """What is counted, in Prometheus' form; the meanings are llama-server's."""
 
+from time import perf_counter
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from llamacli.batch import Running, Step
@@ -29,8 +31,9 @@ class Metrics:
         self.accepted_tokens = counter("drafted_tokens_accepted", "Of them, those of answers.")
         self.decodes = counter("n_decode", "Calls of llama_decode.")
         self.prompt_seconds = counter("prompt_seconds", "Seconds of steps that read prompts.")
-        self.answer_seconds = counter("tokens_predicted_seconds", "Seconds of the other steps.")
-        self.sequences = gauge("n_busy_slots_per_decode", "Sequences in the last step.")
+        self.answer_seconds = counter("tokens_predicted_seconds", "Answers' seconds, side by side.")
+        self.sequences = gauge("n_busy_slots_per_decode", "Sequences in the average step.")
+        self.steps = self.busy = 0
         self.processing = gauge("requests_processing", "Answers that run.")
         self.deferred = gauge("requests_deferred", "Answers that wait for a sequence.")
         self.first = histogram("time_to_first_token_seconds", "From request to first token.")
@@ -41,10 +44,12 @@ class Metrics:
 
     def step(self, step: Step, sequences: int, seconds: float) -> None:
         self.decodes.inc(step.evaluations)
-        self.sequences.set(sequences)
+        self.steps, self.busy = self.steps + 1, self.busy + sequences
+        self.sequences.set(self.busy / self.steps)
         self.answer_tokens.inc(len(step.grown))
         self.prompt_tokens.inc(step.read)
-        (self.prompt_seconds if step.read else self.answer_seconds).inc(seconds)
+        if step.read:
+            self.prompt_seconds.inc(seconds)
 
     def token(self, now: float, asked: float, last: float) -> None:
         if last:
@@ -56,6 +61,8 @@ class Metrics:
         self.cached_tokens.inc(running.cached)
 
     def ended(self, running: Running) -> None:
+        if running.prefilled is not None:
+            self.answer_seconds.inc(perf_counter() - running.prefilled)
         if running.drafts is not None:
             self.drafted_tokens.inc(running.drafts.drafted.tokens)
             self.accepted_tokens.inc(running.drafts.drafted.accepted)
