@@ -42,7 +42,7 @@ from convert.tensors import TensorSpec, llama_tensors
 from demo.held_out import conversations
 from llamacli.cli import main
 from llamacli.commands.mixture import parse_size
-from llamacli.engine import LargestFile, largest as room, largest_file
+from llamacli.engine import fit as room, largest_file
 from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.machine import FreeMemory
@@ -493,10 +493,10 @@ def test_the_largest_file_is_what_fits_and_no_more(
     monkeypatch.setattr(room, "free_memory", lambda: FreeMemory(30 << 20))
     short = largest_file(file, shape, 128)
     long = largest_file(file, shape, 2048)
-    assert short.context == 128 and largest_file(file, shape) == LargestFile(long.nbytes, 2048)
+    assert short[1] == 128 and largest_file(file, shape) == (long[0], 2048)
     # The KV cache's float16 keys and values of 4 layers and 2 heads of 64.
-    assert short.nbytes - long.nbytes >= (2048 - 128) * 2 * 4 * 2 * 64 * 2 - (2 << 20)
-    assert 0 < long.nbytes < short.nbytes < (30 << 20)
+    assert short[0] - long[0] >= (2048 - 128) * 2 * 4 * 2 * 64 * 2 - (2 << 20)
+    assert 0 < long[0] < short[0] < (30 << 20)
     monkeypatch.setattr(room, "free_memory", lambda: FreeMemory(1 << 20))
     with pytest.raises(DoesNotFitError, match="2048 tokens of context"):
         largest_file(file, shape, 2048)
@@ -512,4 +512,4 @@ def test_memory_gives_a_file_for_what_is_free(
     err = capfd.readouterr().err
     assert "for a file, with 256 tokens of context" in err
     file = read_gguf(target)
-    assert file.size <= largest_file(file, check_llama(file), 256).nbytes + file.data_offset
+    assert file.size <= largest_file(file, check_llama(file), 256)[0] + file.data_offset

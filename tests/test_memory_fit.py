@@ -13,7 +13,7 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from llamacli.batch import BatchEngine
-from llamacli.engine import largest, largest_file
+from llamacli.engine import fit as room, largest_file
 from llamacli.engine.context import PADDING, plan_context
 from llamacli.engine.engine import Engine
 from llamacli.engine.fit import DEFAULT_CONTEXT, SPARE, Fitting
@@ -301,13 +301,13 @@ def test_the_largest_file_is_what_the_gpus_hold(
     settings = EngineSettings(context=512, gpu_layers=shape.blocks + 1, repack=False)
     gpus = [cuda(i, PLENTY) for i in range(cards)]
     shares = fitting(paths["8b"], PLENTY, *gpus).need(settings).gpus
-    monkeypatch.setattr(largest, "free_memory", lambda: FreeMemory(PLENTY))
+    monkeypatch.setattr(room, "free_memory", lambda: FreeMemory(PLENTY))
 
     def largest_bytes(free: float) -> int:
         recorded = [cuda(i, int(free / (1 - SPARE))) for i in range(cards)]
         cpu = Device("CPU", "AMD EPYC", "cpu", "cpu", 20 << 30, 24 << 30)
-        monkeypatch.setattr(largest, "find_devices", lambda: [*recorded, cpu])
-        return largest_file(file, shape, 512).nbytes
+        monkeypatch.setattr(room, "find_devices", lambda: [*recorded, cpu])
+        return largest_file(file, shape, 512)[0]
 
     full = max(shares, key=lambda share: share.total)
     assert largest_bytes(full.total) == pytest.approx(weights, abs=4 * MIB)

@@ -204,11 +204,9 @@ def _free(checkpoint: "convert.Checkpoint", context: int | None) -> int:
     tensors = convert.plan_tensors(checkpoint.config, like)
     header = convert.header_bytes(checkpoint, like, tensors)
     size = len(header) + tensors[-1].offset + tensors[-1].nbytes
-    largest = largest_file(*read_header(header, size, checkpoint.name), context)
-    notice(
-        f"memory: {count(largest.nbytes, 'B')} for a file, with {largest.context} tokens of context"
-    )
-    return largest.nbytes
+    nbytes, tokens = largest_file(*read_header(header, size, checkpoint.name), context)
+    notice(f"memory: {count(nbytes, 'B')} for a file, with {tokens} tokens of context")
+    return nbytes
 
 
 def _show(made: "convert.Fit", limit: int) -> None:

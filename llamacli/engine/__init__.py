@@ -1,6 +1,6 @@
 """A model in llama.cpp: from the settings that were asked for to logits and a chosen token.
 
-To be read in this order: settings, context, footprint, fit, largest, vocabulary, adapters, model,
+To be read in this order: settings, context, footprint, fit, vocabulary, adapters, model,
 engine, sampling, kv_state.
 Its public face is in __init__.pyi; each name is imported when it is first used.
 """

@@ -5,7 +5,7 @@ from .context import (
     common_prefix as common_prefix,
 )
 from .engine import Engine as Engine, ProgressCallback as ProgressCallback
-from .fit import DEFAULT_CONTEXT as DEFAULT_CONTEXT
+from .fit import DEFAULT_CONTEXT as DEFAULT_CONTEXT, largest_file as largest_file
 from .footprint import kv_nbytes as kv_nbytes
 from .kv_state import (
     Unusable as Unusable,
@@ -14,7 +14,6 @@ from .kv_state import (
     saved_tokens as saved_tokens,
     state_key as state_key,
 )
-from .largest import LargestFile as LargestFile, largest_file as largest_file
 from .model import (
     Loading as Loading,
     load_file as load_file,

@@ -1,15 +1,23 @@
-"""Whether a model fits before a byte of it is loaded, and what would make it fit."""
+"""Whether a model fits before a byte of it is loaded, what would make it fit, and how large a file
+of it may be."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from llamacli.engine.context import PADDING, plan_context
-from llamacli.engine.footprint import Footprint, Share, footprint
-from llamacli.engine.settings import KV_TYPES, EngineSettings, kv_types
+from llamacli.engine.footprint import Footprint, Share, as_q4_k_m, footprint, kv_nbytes, scaled
+from llamacli.engine.settings import EngineSettings, defaults, kv_types
 from llamacli.errors import DoesNotFitError, UsageError
-from llamacli.gguf import TENSOR_TYPES, GGUFFile, LlamaShape, TensorInfo
-from llamacli.machine import Device, FreeMemory, Processor
+from llamacli.gguf import GGUFFile, LlamaShape
+from llamacli.machine import (
+    Device,
+    FreeMemory,
+    Processor,
+    find_devices,
+    free_memory,
+    this_processor,
+    use_devices,
+)
 
 # Without -c a context takes at most this many tokens: 1 GiB of F16 KV cache for an 8B model,
 # where the 131,072 that Llama 3.1 was trained for would take 16.
@@ -18,6 +26,7 @@ LEAST_CONTEXT = 512  # tokens that are worth to be offered
 SPARE = 0.05  # of the free memory, which -c auto leaves to others
 ROOM = 0.25  # of it stays free where attention takes more memory to be faster
 GIB = 1 << 30
+STEP = 1 << 20  # bytes of the largest file; no finer
 
 
 @dataclass(frozen=True)
@@ -67,20 +76,22 @@ class Fitting:
 
     def largest_context(self, settings: EngineSettings, spare: float = 0.0) -> int:
         """The most tokens that fit, up to the model's; at least a few, which may not."""
-        return _largest(
-            -(-self.shape.context // PADDING),
-            lambda n: self.fits(replace(settings, context=self._tokens(n)), spare),
-            self._tokens,
-        )
+        most = self.shape.context
 
-    def _tokens(self, steps: int) -> int:
-        return min(max(steps, 1) * PADDING, self.shape.context)
+        def tokens(steps: int) -> int:
+            return min(max(steps, 1) * PADDING, most)
+
+        steps = _largest(
+            -(-most // PADDING),
+            lambda steps: self.fits(replace(settings, context=tokens(steps)), spare),
+        )
+        return tokens(steps)
 
     def _check(self, settings: EngineSettings) -> None:
         trained, head = self.shape.context, self.shape.head_size
         if isinstance(settings.context, int) and settings.context > trained:
             raise UsageError(
-                f"a context of {settings.context} tokens was asked for; the model knows {trained}"
+                f"a context of {settings.context} was asked for; the model knows {trained} tokens"
             )
         if not self.gpus and settings.gpu_layers not in ("auto", 0):
             raise UsageError(
@@ -140,7 +151,7 @@ class Fitting:
             need = self.need(replace(settings, gpu_layers=count))
             return not any(self._short_gpus(need, 1.0))
 
-        return _largest(self.shape.blocks + 1, fit, int)
+        return _largest(self.shape.blocks + 1, fit)
 
     def _short(self, need: Footprint, share: float) -> list[str]:
         """What is short, in words, each with its numbers."""
@@ -188,67 +199,63 @@ class Fitting:
         for kind, held in small.items():
             if held and not context:
                 yield from (f"--kv-type {kind} {change}" for change in self._smaller_context(held))
-        if self._quantized is not None:
-            other = replace(self, file=self._quantized)
-            if other.fits(settings):
-                yield "the same model as Q4_K_M (llamacli convert --q4)"
-            else:
-                for change in other._smaller_context(settings):
-                    yield f"the same model as Q4_K_M (llamacli convert --q4) with {change}"
+        packed = as_q4_k_m(self.file)
+        if packed.weights_nbytes <= 0.9 * self.file.weights_nbytes:
+            other = replace(self, file=packed)
+            smaller = [f" with {change}" for change in other._smaller_context(settings)]
+            for ending in [""] if other.fits(settings) else smaller:
+                yield f"the same model as Q4_K_M (llamacli convert --q4){ending}"
 
     def _smaller_context(self, settings: EngineSettings) -> list[str]:
         """One that leaves some of what is free where it can, so that it fits a moment later too."""
         for spare in (SPARE, 0.0):
             context = self.largest_context(settings, spare)
-            worth = (
-                min(LEAST_CONTEXT, self.shape.context) <= context < known_context(settings.context)
-            )
+            least = min(LEAST_CONTEXT, self.shape.context)
+            worth = least <= context < known_context(settings.context)
             if worth and self.fits(replace(settings, context=context), spare):
                 return [f"-c {context}"]
         return []
 
     def _with_cache(self, kind: str, settings: EngineSettings) -> EngineSettings | None:
         """The settings with that KV type where it is smaller, and the model and they allow it."""
-        packed, now = TENSOR_TYPES[KV_TYPES[kind]], TENSOR_TYPES[KV_TYPES[settings.kv_type]]
-        smaller = packed.nbytes / packed.block < now.nbytes / now.block
-        divides = self.shape.head_size % packed.block == 0
-        allowed = smaller and divides and settings.flash_attention != "off"
-        return replace(settings, kv_type=kind) if allowed else None
-
-    @cached_property
-    def _quantized(self) -> GGUFFile | None:
-        """The file as a Q4_K_M would be, nearly; None where that is not much smaller."""
-        tensors, offset = [], self.file.data_offset
-        for tensor in self.file.tensors:
-            made = _as_q4_k_m(tensor, offset)
-            tensors.append(made)
-            offset += made.nbytes
-        size = sum(t.nbytes for t in tensors)
-        if size > 0.9 * self.file.weights_nbytes:
-            return None
-        return replace(self.file, tensors=tuple(tensors), size=offset)
+        sizes = {name: kv_nbytes(self.shape, name, PADDING) for name in (kind, settings.kv_type)}
+        smaller = sizes[kind] < sizes[settings.kv_type]
+        allowed = kind in kv_types(self.shape.head_size) and settings.flash_attention != "off"
+        return replace(settings, kv_type=kind) if smaller and allowed else None
 
 
-def _as_q4_k_m(tensor: TensorInfo, offset: int) -> TensorInfo:
-    """Matrices as Q4_K, the embedding and the output as Q6_K; vectors stay."""
-    numbers = {kind.name: kind for kind in TENSOR_TYPES.values()}
-    kind = tensor.type
-    if len(tensor.shape) == 2 and tensor.shape[0] % 256 == 0:
-        inside = tensor.name.startswith("blk.")
-        kind = numbers["Q4_K" if inside else "Q6_K"]
-    values = 1
-    for length in tensor.shape:
-        values *= length
-    return replace(tensor, type=kind, offset=offset, nbytes=values // kind.block * kind.nbytes)
+def largest_file(file: GGUFFile, shape: LlamaShape, context: int | None = None) -> tuple[int, int]:
+    """(bytes, tokens): the largest file of this model, in any quantization, that what is free holds
+    with a context of so many tokens.
+
+    On GPUs where there are some, all layers of it. A little is left to others. The file given is
+    any of the model. Raises UsageError for a context beyond the model's, DoesNotFitError where
+    even the context doesn't fit.
+    """
+    tokens = context or min(shape.context, DEFAULT_CONTEXT)
+    processor = this_processor()
+    gpus = use_devices(find_devices(), "auto")
+    chosen = {**defaults(processor, "long"), "repack": False, "context": tokens}
+    settings = EngineSettings(**chosen, gpu_layers=shape.blocks + 1 if gpus else 0)
+    fitting = Fitting(file, shape, processor, gpus, free_memory())
+    fitting._check(settings)
+
+    def fits(steps: int) -> bool:
+        return replace(fitting, file=scaled(file, steps * STEP)).fits(settings, SPARE)
+
+    nbytes = STEP * _largest(4 * file.weights_nbytes // STEP, fits)
+    if not nbytes:
+        raise DoesNotFitError(f"the memory that is free doesn't hold {tokens} tokens of context")
+    return nbytes, tokens
 
 
-def _largest(most: int, fit: Callable[[int], bool], value: Callable[[int], int]) -> int:
-    """value of the largest number up to most that fits, by bisection; of 0 where none does."""
+def _largest(most: int, fit: Callable[[int], bool]) -> int:
+    """The largest number up to most that fits, by bisection; 0 where none does."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fit(middle) else (low, middle - 1)
-    return value(low)
+    return low
 
 
 def known_context(context: int | str | None) -> int:

@@ -4,9 +4,10 @@ The sizes follow llama.cpp's own rules of where a tensor goes (llama-model.cpp, 
 and what its graph keeps at once; tests compare them with what llama.cpp allocates.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -233,9 +234,8 @@ def _place_weights(
     weights = _Weights([], [], [[] for _ in range(gpus)])
     tied = all(tensor.name != "output.weight" for tensor in file.tensors)
     for tensor in file.tensors:
-        first, _, rest = tensor.name.partition(".")
-        is_embedding = first == "token_embd"
-        place = places[int(rest.partition(".")[0])] if first == "blk" else places[-1]
+        is_embedding = tensor.name.startswith("token_embd.")
+        place = places[-1] if is_embedding else _place(tensor, places)
         repacked = len(tensor.shape) == 2 and is_repacked(tensor, features)
         if is_embedding or (place == HOST and not repacked):
             weights.plain.append(tensor)
@@ -246,6 +246,28 @@ def _place_weights(
         elif repacked:
             weights.copied.append(tensor)
     return weights
+
+
+def as_q4_k_m(file: GGUFFile) -> GGUFFile:
+    """The file as a Q4_K_M would be, nearly: matrices as Q4_K, the embedding and the output as
+    Q6_K; vectors stay."""
+    kinds = {kind.name: kind for kind in TENSOR_TYPES.values()}
+    tensors, offset = [], file.data_offset
+    for tensor in file.tensors:
+        kind = tensor.type
+        if len(tensor.shape) == 2 and tensor.shape[0] % 256 == 0:
+            kind = kinds["Q4_K" if tensor.name.startswith("blk.") else "Q6_K"]
+        nbytes = math.prod(tensor.shape) // kind.block * kind.nbytes
+        tensors.append(replace(tensor, type=kind, offset=offset, nbytes=nbytes))
+        offset += nbytes
+    return replace(file, tensors=tuple(tensors), size=offset)
+
+
+def scaled(file: GGUFFile, nbytes: int) -> GGUFFile:
+    """The file as if its tensors took as many bytes together."""
+    share = nbytes / file.weights_nbytes
+    tensors = tuple(replace(one, nbytes=int(one.nbytes * share)) for one in file.tensors)
+    return replace(file, tensors=tensors, size=file.data_offset + nbytes)
 
 
 def _span(tensors: Sequence[TensorInfo]) -> int:

@@ -3,14 +3,12 @@
 import math
 import re
 from dataclasses import dataclass
-from struct import Struct
 from typing import NoReturn
 
-from llamacli.errors import InvalidModelError
-from llamacli.gguf.contents import GGUFFile, TensorInfo, mapped
+from llamacli.gguf.contents import GGUFFile, TensorInfo
 
 ALPHA = "adapter.lora.alpha"
-FLOAT32 = 6  # GGUF's value type
+FLOAT32_PAIR = 8 + len(ALPHA) + 4 + 4  # bytes of the key, with its length and type, and a float32
 TYPES = {"F32", "F16", "BF16", "Q8_0"}  # those that llama.cpp's own converter writes
 # The matrices that llama.cpp's graph of a Llama model multiplies by, and adds a product beside.
 MATRIX = re.compile(
@@ -92,19 +90,12 @@ def _alpha(file: GGUFFile) -> float:
     if ALPHA not in file.metadata:
         return 0.0
     value = file.metadata[ALPHA]
-    if not isinstance(value, float) or _value_type(file, ALPHA) != FLOAT32:
+    span = file.spans[ALPHA]  # of a key and its value
+    if not isinstance(value, float) or span.stop - span.start != FLOAT32_PAIR:
         file.fail(f"{ALPHA} is {value!r}, not a float32")
     if not math.isfinite(value):
         file.fail(f"{ALPHA} is {value}, not a number")
     return value
-
-
-def _value_type(file: GGUFFile, key: str) -> int:
-    span = file.spans[key]
-    with mapped(file.path) as (data, status):
-        if status != file.status:
-            raise InvalidModelError("it was replaced or changed while it was read", file=file.path)
-        return int(Struct("<I").unpack_from(data, span.start + 8 + len(key.encode()))[0])
 
 
 def _check_pair(

@@ -165,19 +165,16 @@ class GGUFFile:
 
 @contextmanager
 def mapped(path: Path) -> Iterator[tuple[mmap.mmap, FileStatus]]:
-    data, status = _map(path)
-    with data:
-        yield data, status
-
-
-def _map(path: Path) -> tuple[mmap.mmap, FileStatus]:
+    """A file's bytes, and its status. Raises NotFoundError and InvalidModelError."""
     with reading(path), path.open("rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise InvalidModelError("it is no regular file; models are read by mapping", file=path)
         if status.st_size == 0:
             raise InvalidModelError("it is empty, not a GGUF file", file=path)
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), file_status(file)
+        data, known = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), file_status(file)
+    with data:
+        yield data, known
 
 
 def file_status(file: BinaryIO) -> FileStatus:

@@ -5,6 +5,7 @@ record a tensor, then the tensors' data. Long arrays are stepped over and read o
 """
 
 import hashlib
+import math
 import mmap
 from pathlib import Path
 from struct import Struct, error as StructError  # noqa: N812
@@ -192,9 +193,7 @@ class _Reader:
         for name, shape, kind, offset in records:
             if name in tensors:
                 self.fail(f"tensor {name} is there twice")
-            values = 1
-            for length in shape:
-                values *= length
+            values = math.prod(shape)
             if values < 1 or shape[0] % kind.block:
                 self.fail(f"{name}'s shape {list(shape)} isn't whole {kind.name} blocks")
             nbytes = values // kind.block * kind.nbytes

@@ -36,7 +36,9 @@ def free_memory() -> FreeMemory:
     group = cgroup_free(_own_groups(Path("/proc/self/cgroup")))
     if group is not None and group < free:
         free, limit = group, "under the control group's limit"
-    return FreeMemory(free, limit, _address_space())
+    most = system.address_space_limit()
+    mapped = 0 if most is None else int(psutil.Process().memory_info().vms)
+    return FreeMemory(free, limit, None if most is None else max(most - mapped, 0))
 
 
 def cgroup_free(folders: list[Path]) -> int | None:
@@ -77,13 +79,3 @@ def _own_groups(listed: Path) -> list[Path]:
         own = root / path.lstrip("/")
         folders += [f for f in (own, *own.parents) if f == root or root in f.parents]
     return folders
-
-
-def _address_space() -> int | None:
-    """Bytes left under `ulimit -v`."""
-    most = system.address_space_limit()
-    if most is None:
-        return None
-    import psutil
-
-    return max(most - int(psutil.Process().memory_info().vms), 0)
