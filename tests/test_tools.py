@@ -11,7 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from llamacli.answer import Calling, generate
+from llamacli.answer import Calling, constraint_for, generate
 from llamacli.engine import Engine, EngineSettings, SamplingSettings, load_vocabulary
 from llamacli.errors import UsageError
 from llamacli.gguf import read_gguf
@@ -188,7 +188,7 @@ def test_the_template_for_tools_is_used_where_there_are_some(tmp_path: Path) -> 
 def answered(engine: Engine, seed: int, **settings: Any) -> tuple[str, list[Call], Calling]:
     calling = Calling(check_tools([WEATHER, MODELS]), **settings)
     prompt = encode_turns(engine, [{"role": "user", "content": "x"}])
-    constraint = calling.constraint(engine, len(prompt), 160)
+    constraint = constraint_for(engine, len(prompt), 160, calling=calling)
     answer = generate(
         engine,
         prompt,
@@ -220,7 +220,7 @@ def test_held_calls_come_piece_by_piece(engine: Engine, seed: int) -> None:
     """At every split: a name once, then its arguments, which are those of the whole."""
     calling = Calling(check_tools([WEATHER, MODELS]), choice="required")
     prompt = encode_turns(engine, [{"role": "user", "content": "x"}])
-    constraint = calling.constraint(engine, len(prompt), 160)
+    constraint = constraint_for(engine, len(prompt), 160, calling=calling)
     sampling = SamplingSettings(seed=seed)
     answer = generate(engine, prompt, sampling, max_tokens=160, constraint=constraint)
     written = ['[ {"name": "weather", "parameters": {"city": "a\\"}{]", "days": 1} } , '
@@ -253,7 +253,7 @@ def test_the_threshold_decides_between_call_and_answer(engine: Engine) -> None:
     engine.prefill(prompt)
     logits = engine.logits().copy()
     shares = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum()
-    constraint = calling.constraint(engine, len(prompt), 160)
+    constraint = constraint_for(engine, len(prompt), 160, calling=calling)
     assert constraint is not None
     share = float(shares[constraint.openings].sum())
     assert 0 < share < 0.5
@@ -269,7 +269,7 @@ def test_the_threshold_decides_between_call_and_answer(engine: Engine) -> None:
 
 def test_without_choice_nothing_is_held(engine: Engine) -> None:
     calling = Calling(check_tools([WEATHER]), choice="none")
-    assert calling.constraint(engine, 10, 100) is None
+    assert constraint_for(engine, 10, 100, calling=calling) is None
 
 
 def run(*arguments: str | Path, stdin: str = "", code: int = 0) -> str:
@@ -333,7 +333,7 @@ def test_long_results_are_cut_in_their_middle() -> None:
 def test_where_no_call_fits_it_answers_or_says_so(engine: Engine) -> None:
     calling = Calling(check_tools([WEATHER]), threshold=0.0)
     prompt = encode_turns(engine, [{"role": "user", "content": "x"}])
-    constraint = calling.constraint(engine, len(prompt), 3)
+    constraint = constraint_for(engine, len(prompt), 3, calling=calling)
     answer = generate(engine, prompt, SamplingSettings(seed=1), max_tokens=3, constraint=constraint)
     assert "".join(chunk.text for chunk in calling.parted(answer, lines=False))[:1] not in (
         "{",
@@ -341,4 +341,5 @@ def test_where_no_call_fits_it_answers_or_says_so(engine: Engine) -> None:
     )
     assert not calling.calls
     with pytest.raises(UsageError, match="don't fit"):
-        Calling(check_tools([WEATHER]), choice="required").constraint(engine, len(prompt), 3)
+        calling = Calling(check_tools([WEATHER]), choice="required")
+        constraint_for(engine, len(prompt), 3, calling=calling)

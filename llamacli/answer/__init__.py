@@ -1,7 +1,6 @@
 """From logits to a text on stdout: decoding, stopping, writing, signals.
 
 To be read in this order: result, generation, calling, output.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader

@@ -5,20 +5,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llamacli.answer.result import Chunk, Result
-from llamacli.engine import Engine, Vocabulary
+from llamacli.engine import Vocabulary
 from llamacli.prompt import as_openai
 from llamacli.terminal import as_json
-from llamacli.tools import (
-    CALL_MARKERS,
-    Call,
-    HeldCalls,
-    Reader,
-    Tool,
-    message_of,
-)
+from llamacli.tools import CALL_MARKERS, Call, HeldCalls, Reader, Tool, message_of
 
 if TYPE_CHECKING:
-    from llamacli.tools import Choice, ToolConstraint
+    from llamacli.tools import Choice
 
 
 @dataclass
@@ -68,21 +61,6 @@ class Calling:
     threshold: float | None = None  # the default
     first: int = 0
     calls: list[Call] = field(default_factory=list)
-
-    def constraint(
-        self, engine: Engine, prompt: int, max_tokens: int | None
-    ) -> "ToolConstraint | None":
-        """What generate needs for an answer to that many tokens. Raises as tool_constraint."""
-        from llamacli.tools import tool_constraint  # numpy's and llguidance's 60 ms
-
-        return tool_constraint(
-            engine.vocabulary,
-            self.tools,
-            engine.most_tokens(prompt, max_tokens),
-            choice=self.choice,
-            parallel=self.parallel,
-            threshold=self.threshold,
-        )
 
     def spelled(self, vocabulary: Vocabulary) -> Collection[int]:
         """The control tokens that a call may have around it."""

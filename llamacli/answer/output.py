@@ -83,11 +83,24 @@ def constraint_for(
     Over a second's work where there are many tools; it takes no more of the engine than its
     vocabulary. Raises UsageError and DoesNotFitError.
     """
-    held = calling.constraint(engine, prompt, max_tokens) if calling is not None else None
+    if calling is None and shape is None:
+        return None
+    most, held = engine.most_tokens(prompt, max_tokens), None
+    if calling is not None:
+        from llamacli.tools import tool_constraint  # numpy's and llguidance's 60 ms
+
+        held = tool_constraint(
+            engine.vocabulary,
+            calling.tools,
+            most,
+            choice=calling.choice,
+            parallel=calling.parallel,
+            threshold=calling.threshold,
+        )
     if held is None and shape is not None:
         from llamacli.shape import constrained
 
-        return constrained(engine.vocabulary, shape, engine.most_tokens(prompt, max_tokens))
+        return constrained(engine.vocabulary, shape, most)
     return held
 
 

@@ -2,7 +2,6 @@
 
 To be read in this order: settings, context, footprint, fit, vocabulary, adapters, model,
 engine, sampling, kv_state.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader

@@ -65,16 +65,14 @@ class Vocabulary:
             raise UsageError(f"the text has {what}") from None
         if len(raw) > MAX_TEXT:
             raise UsageError(f"the text has {len(raw)} bytes; {MAX_TEXT} can be read at once")
-        room = len(raw) + 8
-        for _ in range(2):
-            tokens = (self.library.llama_token * room)()
-            count = self.library.llama_tokenize(
-                self.pointer, raw, len(raw), tokens, room, False, special
-            )
-            if count >= 0:
-                return list(tokens[:count])
-            room = -count
-        raise LlamacliError("llama.cpp's tokenizer gave no stable length")
+        room = len(raw) + 8  # a token has a byte or more
+        tokens = (self.library.llama_token * room)()
+        count = self.library.llama_tokenize(
+            self.pointer, raw, len(raw), tokens, room, False, special
+        )
+        if count < 0:
+            raise LlamacliError(f"llama.cpp makes more than {room} tokens of {len(raw)} bytes")
+        return list(tokens[:count])
 
     def piece(self, token: int) -> bytes:
         """The bytes that token stands for; control tokens give their spelling."""

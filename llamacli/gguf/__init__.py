@@ -1,7 +1,6 @@
 """GGUF files, checked before a byte of them reaches llama.cpp.
 
 To be read in this order: contents, file, check, merge, adapter.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader

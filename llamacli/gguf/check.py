@@ -184,11 +184,7 @@ def check_tokens(file: GGUFFile, tokens: list[bytes]) -> None:
         text.decode()
     except UnicodeDecodeError as error:
         file.fail(f"a token is not UTF-8: {text[max(error.start - 8, 0) : error.end + 8]!r}")
-    _check_lengths(file, tokens)
-
-
-def _check_lengths(file: GGUFFile, tokens: list[bytes]) -> None:
-    """llama.cpp spells a token without byte-level letters out in the square of its length."""
+    # llama.cpp spells a token without byte-level letters out in the square of its length.
     lengths = list(map(len, tokens))
     if sum(map(mul, lengths, lengths)) > MAX_SPELLED:
         file.fail(f"its tokens are absurdly long, up to {max(lengths)} bytes")

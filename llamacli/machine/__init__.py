@@ -1,7 +1,6 @@
 """What this machine has: llama.cpp's library, cores, GPUs, free memory.
 
 To be read in this order: native, cores, devices, memory.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader

@@ -1,8 +1,7 @@
 """Servers of the Model Context Protocol (MCP): their tools, offered to a model and called.
 
 To be read in this order: config, offer, transport, connection, servers.
-Its public face is in __init__.pyi; each name is imported when it is first used. The package mcp is
-imported where a server is connected to, and nowhere else.
+The package mcp is imported where a server is connected to, and nowhere else.
 """
 
 import lazy_loader

@@ -65,10 +65,8 @@ class Connection:
         return outcome_of(result)
 
     def _failed(self, what: str, error: Exception) -> NotFoundError:
-        return NotFoundError(self.trace.told(f"{what}: {self._reason(error)}"))
-
-    def _reason(self, error: Exception) -> str:
-        return _reason(error, self.trace, self.seconds)
+        reason = _reason(error, self.trace, self.seconds)
+        return NotFoundError(self.trace.told(f"{what}: {reason}"))
 
 
 @asynccontextmanager

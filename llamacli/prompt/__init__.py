@@ -1,7 +1,6 @@
 """From what a user gives to the tokens that the model reads.
 
 To be read in this order: messages, markers, environment, template, encode, input, cache.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from llamacli.engine import Vocabulary
 from llamacli.errors import InvalidModelError, UsageError
 from llamacli.gguf import TEMPLATE_KEY, TOOL_TEMPLATE_KEY, GGUFFile
-from llamacli.prompt.markers import Markers, markers_of
+from llamacli.prompt.markers import markers_of
 from llamacli.prompt.messages import Message, one_call_each
 from llamacli.prompt.template import LLAMA3_MARKER, LLAMA3_TEMPLATE, render
 
@@ -33,7 +33,6 @@ def encode_chat(
     template: str | None,
     messages: Sequence[Mapping[str, Any]],
     *,
-    add_generation_prompt: bool = True,
     tools: Sequence[Mapping[str, Any]] | None = None,
     date: datetime | None = None,
 ) -> list[int]:
@@ -49,9 +48,11 @@ def encode_chat(
         template = LLAMA3_TEMPLATE
         _check_llama3(vocabulary)
     _check_tools(template, messages, tools)
-    markers = _markers(vocabulary, template, messages, tools)
+    given = json.dumps([template, messages, tools], ensure_ascii=False)
+    markers = markers_of(vocabulary.special_tokens, given)
+    if markers is None:
+        raise UsageError("the messages hold characters of every unused plane of Unicode")
     names: dict[str, Any] = {
-        "add_generation_prompt": add_generation_prompt,
         "tools": tools,
         "date": date,
         "markers": markers,
@@ -126,13 +127,6 @@ def _check_tools(template: str, messages: Sequence[Mapping[str, Any]], tools: An
         )
     if "tool_calls" not in template and any(m.get("tool_calls") for m in messages):
         raise NoTools("the model's chat template takes no calls of tools (tool_calls)")
-
-
-def _markers(vocabulary: Vocabulary, *given: Any) -> Markers:
-    markers = markers_of(vocabulary.special_tokens, json.dumps(given, ensure_ascii=False))
-    if markers is None:
-        raise UsageError("the messages hold characters of every unused plane of Unicode")
-    return markers
 
 
 def _split(text: str, written: Collection[str]) -> list[str]:

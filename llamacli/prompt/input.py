@@ -9,7 +9,7 @@ from os import fstat
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
-from llamacli.errors import DoesNotFitError, LlamacliError, UsageError, reading
+from llamacli.errors import DoesNotFitError, UsageError, reading
 from llamacli.prompt.messages import Message
 
 if TYPE_CHECKING:
@@ -173,7 +173,5 @@ def _cut(ids: Sequence[int], keep: int, cut: Cut, vocabulary: "Vocabulary") -> s
         return spell(ids[:keep])
     if cut == "head":
         return spell(ids[len(ids) - keep :])
-    if cut == "middle":
-        half = keep // 2
-        return spell(ids[: keep - half]) + CUT + spell(ids[len(ids) - half :] if half else [])
-    raise LlamacliError(f"unknown cut {cut!r}")
+    half = keep // 2
+    return spell(ids[: keep - half]) + CUT + spell(ids[len(ids) - half :] if half else [])

@@ -3,7 +3,6 @@
 llguidance says which tokens may follow; what is here reads shapes for it, refuses by name what
 can't be honoured, and brings an answer to its shape's end before its last token.
 To be read in this order: grammar, gbnf, schema_values, schema, read, constraint.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader

@@ -21,7 +21,8 @@ def read_shape(
 
     Raises UsageError, NotFoundError, and InvalidModelError for a file that can't be honoured.
     """
-    given = [name for name, value in _named(schema, gbnf, choices) if value]
+    named = {"--schema": schema, "--grammar": gbnf, "--choice": choices}
+    given = [name for name, value in named.items() if value]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other")
     if given and stop:
@@ -40,7 +41,8 @@ def choice_grammar(words: Sequence[str]) -> Grammar:
             raise UsageError("a --choice is empty")
         if not word.isprintable() and re.search(NO_TEXT, word):
             raise UsageError(f"the --choice {word!a} is not a text")
-    return read_gbnf("root ::= " + " | ".join(map(_literal, words)))
+    literals = ("".join(f"\\U{ord(character):08X}" for character in word) for word in words)
+    return read_gbnf("root ::= " + " | ".join(f'"{literal}"' for literal in literals))
 
 
 def check_choices(words: Sequence[str], vocabulary: Vocabulary, most: int) -> None:
@@ -48,13 +50,3 @@ def check_choices(words: Sequence[str], vocabulary: Vocabulary, most: int) -> No
     for word in words:
         if (count := len(vocabulary.tokenize(word))) > most:
             raise UsageError(f"the choice {word!r} takes {count} tokens, {most} are left for it")
-
-
-def _literal(word: str) -> str:
-    return '"' + "".join(f"\\U{ord(character):08X}" for character in word) + '"'
-
-
-def _named(
-    schema: Path | None, gbnf: Path | None, choices: Sequence[str]
-) -> list[tuple[str, object]]:
-    return [("--schema", schema), ("--grammar", gbnf), ("--choice", choices)]

@@ -1,7 +1,6 @@
 """Several tokens an evaluation: drafts that the model checks at once, and only where that pays.
 
 To be read in this order: lookup, costs, drafts, lookahead.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader

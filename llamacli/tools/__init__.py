@@ -1,7 +1,6 @@
 """Tools that a model may call: their definitions, its calls in every form, and calls held to them.
 
 To be read in this order: definitions, forms, reader, constraint.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader

@@ -1,7 +1,6 @@
 """Measuring what serves a model best on this machine, and remembering it.
 
 To be read in this order: measure, profiles, stages, search.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader

@@ -38,36 +38,36 @@ def tuned_settings(
 
     A file that can't be read as what `keep` writes counts as none; on_problem gets to know.
     """
-    if not home(FOLDER).is_dir():  # spares who never tuned the hashes
-        return None
-    kept = kept_path(path, workers)
     try:
-        with kept.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-        profiles = json.loads(raw[:MAX_BYTES])
+        profiles = _read(path, workers)
         whole = profile in profiles or COSTS not in profiles
         return _checked(profiles[profile]) if whole else None
     except FileNotFoundError:
         return None
     except OSError as error:
-        on_problem(f"{kept} can't be read: {error.strerror}")
+        on_problem(f"{kept_path(path, workers)} can't be read: {error.strerror}")
     except (ValueError, KeyError, TypeError, RecursionError, UsageError):
+        kept = kept_path(path, workers)
         on_problem(f"{kept} is damaged and not used; run `llamacli tune` again")
     return None
 
 
 def tuned_costs(path: Path) -> Costs | None:
     """What checking drafts costs for the model at path; None where it wasn't measured."""
-    if not home(FOLDER).is_dir():
-        return None
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        with kept_path(path).open("rb") as file:
-            costs = json.loads(file.read(MAX_BYTES))[COSTS]
-        known = {int(size): float(cost) for size, cost in costs.items()}
+        known = {int(size): float(cost) for size, cost in _read(path)[COSTS].items()}
         sound = all(0 < size <= 1 << 16 and 0.1 <= cost <= 1e5 for size, cost in known.items())
         if sound and known.get(1) == 1 and 2 <= len(known) <= 64:
             return Costs(known)
     return None
+
+
+def _read(path: Path, workers: Sequence[object] = ()) -> Any:
+    """What is kept for the model at path, unchecked. Raises OSError, and ValueError."""
+    if not home(FOLDER).is_dir():  # spares who never tuned the hashes
+        raise FileNotFoundError
+    with kept_path(path, workers).open("rb") as file:
+        return json.loads(file.read(MAX_BYTES))
 
 
 def check_place() -> None:
@@ -99,8 +99,8 @@ def keep_costs(path: Path, costs: Costs) -> None:
     """Add what was learned of drafts to what is kept. Raises OutputError."""
     kept = kept_path(path)
     value: Any = None
-    with suppress(OSError, ValueError, RecursionError), kept.open("rb") as file:
-        value = json.loads(file.read(MAX_BYTES))
+    with suppress(OSError, ValueError, RecursionError):
+        value = _read(path)
     if not isinstance(value, dict):
         value = {"model": str(path), "machine": machine()}
     with writing(kept):

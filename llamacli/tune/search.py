@@ -120,7 +120,7 @@ def tune(
             chosen = {goal.name: winner(rounds, goal.work, goal.default) for goal in stage.goals}
             settings.update(applied(stage, chosen, settings))
             rows.extend(rows_of(stage, rounds, chosen))
-            speed = typical(rounds)
+            speed = next(iter(rounds[-1].values()))  # to plan by
 
         run(
             weights_stage(settings, shape.blocks, gpu),
@@ -161,12 +161,6 @@ def applied(stage: Stage, chosen: Mapping[str, str], settings: Settings) -> Sett
         for profile in goal.profiles:
             result[profile] = replace(result[profile], **changes)
     return result
-
-
-def typical(rounds: Rounds) -> Sample:
-    """Medians over all candidates, to plan by."""
-    samples = [sample for samples in rounds for sample in samples.values()]
-    return Sample(*(_median(samples, name) for name in ("load", "prefill", "decode")))
 
 
 def rows_of(stage: Stage, rounds: Rounds, chosen: Mapping[str, str]) -> list[Row]:

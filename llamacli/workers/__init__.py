@@ -1,7 +1,6 @@
 """Other machines that hold a part of a model's layers, by llama.cpp's RPC backend.
 
 To be read in this order: addresses, protocol, greeting, relay, connected, lend, hosting.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader
