@@ -94,9 +94,10 @@ def writing(path: object, done: str = "written", hint: str = "") -> Iterator[Non
         raise OutputError(f"{path} can't be {done}: {reason(error)}", hint=hint) from error
 
 
-def reason(error: OSError) -> str:
-    """Why, in the system's words."""
-    return error.strerror or " ".join(str(error).split()) or type(error).__name__
+def reason(error: BaseException) -> str:
+    """Why, in one line, in the system's words where it is the system's."""
+    told = error.strerror if isinstance(error, OSError) else None
+    return told or " ".join(str(error).split()) or type(error).__name__
 
 
 def named(error: BaseException) -> BaseException:

@@ -14,11 +14,7 @@ from .kv_state import (
     saved_tokens as saved_tokens,
     state_key as state_key,
 )
-from .model import (
-    Loading as Loading,
-    load_file as load_file,
-    load_vocabulary as load_vocabulary,
-)
+from .model import Loading as Loading, load_file as load_file, load_vocabulary as load_vocabulary
 from .sampling import (
     choose_seed as choose_seed,
     chooser as chooser,

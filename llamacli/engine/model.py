@@ -90,10 +90,7 @@ class LoadedModel:
         self.workers = Workers.of(settings.workers, self.file, timeout, shared)
         try:
             self._fit(settings)
-            with (
-                in_background(lambda: meanwhile(self.file)),
-                self.workers.watched(),
-            ):
+            with in_background(lambda: meanwhile(self.file)), self.workers.watched():
                 self._model = load_model(
                     self._library,
                     self.path,

@@ -7,6 +7,7 @@ from .cores import (
 from .devices import (
     Device as Device,
     Machine as Machine,
+    device_memory as device_memory,
     find_devices as find_devices,
     this_machine as this_machine,
     unused_hardware as unused_hardware,

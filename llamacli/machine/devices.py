@@ -155,13 +155,18 @@ def _has_nvidia() -> bool:
     return any(Path("/proc/driver/nvidia/gpus").glob("*"))
 
 
+def device_memory(pointer: int | None) -> tuple[int, int]:
+    """(free, total) bytes of a device, as ggml tells of them now."""
+    size = ctypes.POINTER(ctypes.c_size_t)
+    ask = ggml_function("ggml_backend_dev_memory", None, ctypes.c_void_p, size, size)
+    free, total = ctypes.c_size_t(0), ctypes.c_size_t(0)
+    ask(pointer, ctypes.byref(free), ctypes.byref(total))
+    return free.value, total.value
+
+
 def _describe(pointer: int) -> Device:
-    text, handle, size = ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t
-    free, total = size(0), size(0)
-    memory = ggml_function(
-        "ggml_backend_dev_memory", None, handle, ctypes.POINTER(size), ctypes.POINTER(size)
-    )
-    memory(pointer, ctypes.byref(free), ctypes.byref(total))
+    text, handle = ctypes.c_char_p, ctypes.c_void_p
+    free, total = device_memory(pointer)
     role = ggml_function("ggml_backend_dev_type", ctypes.c_int, handle)(pointer)
     backend = ggml_function("ggml_backend_dev_backend_reg", handle, handle)(pointer)
     name = ggml_function("ggml_backend_reg_name", text, handle)(backend).decode(errors="replace")
@@ -175,8 +180,8 @@ def _describe(pointer: int) -> Device:
         description=told("ggml_backend_dev_description"),
         kind=BACKENDS.get(name, name.lower()),
         role=ROLES[role] if 0 <= role < len(ROLES) else "other",
-        free=free.value,
-        total=total.value,
+        free=free,
+        total=total,
         pointer=pointer,
     )
 

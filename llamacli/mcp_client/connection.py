@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 
 from llamacli import __version__
-from llamacli.errors import LlamacliError, NotFoundError
+from llamacli.errors import LlamacliError, NotFoundError, reason
 from llamacli.mcp_client.config import ServerConfig
 from llamacli.mcp_client.offer import Outcome, outcome_of
 from llamacli.mcp_client.transport import Trace, reach_server, run_server
@@ -65,8 +65,8 @@ class Connection:
         return outcome_of(result)
 
     def _failed(self, what: str, error: Exception) -> NotFoundError:
-        reason = _reason(error, self.trace, self.seconds)
-        return NotFoundError(self.trace.told(f"{what}: {reason}"))
+        why = _why(error, self.trace, self.seconds)
+        return NotFoundError(self.trace.told(f"{what}: {why}"))
 
 
 @asynccontextmanager
@@ -101,8 +101,8 @@ async def connected(config: ServerConfig, seconds: float) -> AsyncIterator[Conne
         first = first_of(error)
         if begun or isinstance(first, LlamacliError):
             raise first from None
-        reason = _reason(first, trace, seconds)
-        raise NotFoundError(trace.told(f"it can't be used: {reason}")) from error
+        why = _why(first, trace, seconds)
+        raise NotFoundError(trace.told(f"it can't be used: {why}")) from error
 
 
 def first_of(error: BaseException) -> BaseException:
@@ -112,13 +112,12 @@ def first_of(error: BaseException) -> BaseException:
     return error
 
 
-def _reason(error: BaseException, trace: Trace, seconds: float) -> str:
+def _why(error: BaseException, trace: Trace, seconds: float) -> str:
     closed = isinstance(error, MCPError) and error.code in ASKED_CLOSED
     if isinstance(error, TimeoutError):
         return f"it didn't answer within {seconds:g} s"
     if closed and trace.fault:
         return trace.fault
-    with suppress(ValueError):  # pydantic's errors have many lines
-        if type(error).__name__ == "ValidationError":
-            return "what it answered isn't as MCP has it"
-    return " ".join(str(error).split()) or type(error).__name__
+    if type(error).__name__ == "ValidationError":  # pydantic's, of many lines
+        return "what it answered isn't as MCP has it"
+    return reason(error)

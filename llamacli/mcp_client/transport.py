@@ -20,7 +20,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
-from llamacli.errors import NotFoundError
+from llamacli.errors import NotFoundError, reason
 from llamacli.mcp_client.config import ServerConfig
 from llamacli.system import APART, end_group
 from llamacli.terminal import shortened
@@ -240,7 +240,7 @@ class _Bounded(httpx2.AsyncHTTPTransport):
         try:
             response = await super().handle_async_request(request)
         except httpx2.TransportError as error:
-            self.trace.fault = str(error) or type(error).__name__
+            self.trace.fault = reason(error)
             raise
         if response.status_code >= 400 and response.status_code != 405:  # 405: it has no events
             self.trace.fault = f"it answered with HTTP status {response.status_code}"

@@ -119,11 +119,7 @@ class Environment(ImmutableSandboxedEnvironment):
     ) -> str:
         """Unlike jinja2's own, without HTML's escapes: what transformers gives templates."""
         text = json.dumps(
-            value,
-            ensure_ascii=False,
-            indent=indent,
-            separators=separators,
-            sort_keys=sort_keys,
+            value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys
         )
         if not ensure_ascii:
             return text

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import IO, Any
 
-from llamacli.errors import InvalidModelError
+from llamacli.errors import InvalidModelError, reason
 from llamacli.prompt.markers import Markers
 
 # Llama 3's format, for files that have no template of their own.
@@ -236,6 +236,5 @@ def render_here(
         *(TemplateError, ArithmeticError, LookupError, RecursionError),
         *(AttributeError, TypeError, ValueError, MemoryError),
     ) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        fault = f"the chat template can't be rendered: {reason[:300]}"
+        fault = f"the chat template can't be rendered: {reason(error)[:300]}"
         raise InvalidModelError(fault) from error

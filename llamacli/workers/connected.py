@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from llamacli.errors import LlamacliError, UnreachableError, UsageError
 from llamacli.gguf import GGUFFile
-from llamacli.machine import Device, ggml_function
+from llamacli.machine import Device, device_memory, ggml_function
 from llamacli.system import ENDING
 from llamacli.workers.addresses import TIMEOUT, Address
 
@@ -128,7 +128,9 @@ class Workers:
     def _join(self, other: "Workers") -> None:
         self._guest, self._signals, self.relays = True, other._signals, other.relays
         with self.watched():
-            self.devices = [_as_free_now(device) for device in other.devices]
+            for device in other.devices:
+                free, total = device_memory(device.pointer)
+                self.devices.append(replace(device, free=free, total=total))
 
     def _add(self, file: GGUFFile) -> None:
         from llamacli.workers.greeting import Weights
@@ -210,11 +212,3 @@ def _devices(relay: "Relay") -> Iterator[Device]:
             pointer=get(registry, number),
             machine=machine,
         )
-
-
-def _as_free_now(device: Device) -> Device:
-    size = ctypes.POINTER(ctypes.c_size_t)
-    ask = ggml_function("ggml_backend_dev_memory", None, ctypes.c_void_p, size, size)
-    free, total = ctypes.c_size_t(0), ctypes.c_size_t(0)
-    ask(device.pointer, ctypes.byref(free), ctypes.byref(total))
-    return replace(device, free=free.value, total=total.value)

@@ -65,10 +65,7 @@ def address_of(lending: Lending) -> Address:
 
 
 def host(
-    lending: Lending,
-    address: Address,
-    ready: Callable[[], None],
-    tell: Callable[[str], None],
+    lending: Lending, address: Address, ready: Callable[[], None], tell: Callable[[str], None]
 ) -> None:
     """Lend until a signal raises; ready is called when clients can come.
 

@@ -16,6 +16,7 @@ from typing import Any
 from llamacli.errors import LlamacliError
 from llamacli.machine import (
     Device,
+    device_memory,
     find_devices,
     free_memory,
     ggml_function,
@@ -92,10 +93,7 @@ def _tell_memory(device: Device, limit: int | None) -> Any:
     assert device.pointer is not None
     functions = (ctypes.c_void_p * 3).from_address(device.pointer)
     functions[2] = ctypes.cast(tell, ctypes.c_void_p).value
-    free, total = ctypes.c_size_t(0), ctypes.c_size_t(0)
-    ask = ggml_function("ggml_backend_dev_memory", None, ctypes.c_void_p, size, size)
-    ask(device.pointer, ctypes.byref(free), ctypes.byref(total))
-    if total.value != lendable(device, limit)[1]:
+    if device_memory(device.pointer)[1] != lendable(device, limit)[1]:
         raise LlamacliError("this llama.cpp tells of its memory otherwise than llamacli knows")
     return tell
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import partial
 from struct import error as StructError  # noqa: N812
 
+from llamacli.errors import reason
 from llamacli.workers.greeting import FLAG, HEADER, MOST, SAMPLE, Hash, Link, Weights
 from llamacli.workers.protocol import (
     ANSWERS,
@@ -289,5 +290,5 @@ class Relay:
         return self.lost is None
 
     def _lose(self, error: OSError) -> None:
-        self.lost = error.strerror or str(error) or type(error).__name__
+        self.lost = reason(error)
         self.link.close()
