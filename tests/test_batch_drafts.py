@@ -22,9 +22,8 @@ from llamacli.speculate import (
     DraftingEngine,
     DraftModel,
     Drafts,
-    default_costs,
 )
-from llamacli.speculate.costs import ON_CPU
+from llamacli.speculate.costs import ON_CPU, default_costs
 from tests.standins.tiny import write_model
 from tests.test_cli import llamacli
 

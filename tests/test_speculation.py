@@ -28,11 +28,9 @@ from llamacli.speculate import (
     DraftModel,
     Lookahead,
     Speculation,
-    check_same_tokens,
-    default_costs,
-    learn_costs,
 )
-from llamacli.speculate.costs import Budget, Kind
+from llamacli.speculate.costs import Budget, Kind, default_costs, learn_costs
+from llamacli.speculate.drafts import check_same_tokens
 from llamacli.speculate.lookup import Lookup
 from tests.standins import smollm2
 from tests.standins.sparse import Shape, write_sparse

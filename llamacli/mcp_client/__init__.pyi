@@ -1,3 +1,2 @@
 from .config import ServerConfig as ServerConfig, read_servers as read_servers
-from .offer import Outcome as Outcome
 from .servers import Servers as Servers, open_servers as open_servers

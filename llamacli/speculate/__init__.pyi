@@ -1,14 +1,7 @@
-from .costs import (
-    MOST_ROWS as MOST_ROWS,
-    Costs as Costs,
-    default_costs as default_costs,
-    learn_costs as learn_costs,
-    measured_costs as measured_costs,
-)
+from .costs import MOST_ROWS as MOST_ROWS, Costs as Costs, measured_costs as measured_costs
 from .drafts import (
     DraftModel as DraftModel,
     Drafts as Drafts,
-    check_same_tokens as check_same_tokens,
     drafting_cost as drafting_cost,
     likely_token as likely_token,
 )

@@ -1,12 +1,11 @@
 from .addresses import (
-    PORT as PORT,
     TIMEOUT as TIMEOUT,
     Address as Address,
     parse_split as parse_split,
     parse_workers as parse_workers,
 )
 from .connected import Workers as Workers
-from .greeting import Link as Link, greet as greet, measure as measure
+from .greeting import greet as greet, measure as measure
 from .hosting import (
     Lending as Lending,
     address_of as address_of,
