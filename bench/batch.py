@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.compare import Outcome, Setup, Target, apart, figure, in_turn, ratio, run_alone
 from bench.llama_cpp_tools import tool
-from llamacli.machine.cores import physical_cores
+from llamacli.machine import physical_cores
 
 PARALLEL, PROMPT, TOKENS = 8, 128, 64
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.compare import Outcome, Setup, Target, apart, figure, in_turn, ratio, run_alone
 from bench.llama_cpp_tools import llama_bench
-from llamacli.machine.cores import physical_cores
+from llamacli.machine import physical_cores
 
 DEPTH, TOKENS = 512, 64
 REPEATS = 4  # in a process: single ones differ by a tenth, more than what is looked for

@@ -17,7 +17,7 @@ import numpy as np
 from bench.compare import Outcome, Setup, Target, apart, figure, in_turn, ratio, run_alone
 from bench.llama_cpp_tools import tool
 from convert import convert, read_importance, write_importance
-from llamacli.machine.cores import physical_cores
+from llamacli.machine import physical_cores
 
 CHUNKS = 4
 PACKAGE = Path(__file__).parents[1] / "llamacli"

@@ -42,7 +42,7 @@ def tool(name: str) -> Path:
 
 def llama_bench(model: Path, *options: str | int, repeats: int = 1) -> list[float]:
     """Tokens a second of each test that llama-bench makes of the options, the median of repeats."""
-    from llamacli.machine.cores import physical_cores
+    from llamacli.machine import physical_cores
 
     command = [tool("llama-bench"), "-m", model, "-t", physical_cores(), "-r", repeats]
     output = subprocess.run(

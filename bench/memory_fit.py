@@ -26,8 +26,7 @@ def counted_and_real(model: Path, context: int, changes: dict[str, Any]) -> tupl
     from llamacli.engine.engine import Engine
     from llamacli.engine.fit import Fitting
     from llamacli.engine.settings import EngineSettings
-    from llamacli.machine.cores import this_processor
-    from llamacli.machine.memory import free_memory
+    from llamacli.machine import free_memory, this_processor
     from llamacli.system import peak_resident
 
     settings = EngineSettings(context=context, device="cpu", **changes)

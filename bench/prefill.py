@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.compare import Outcome, Setup, Target, apart, figure, in_turn, ratio, run_alone
 from bench.llama_cpp_tools import llama_bench
-from llamacli.machine.cores import physical_cores, this_processor
+from llamacli.machine import physical_cores, this_processor
 
 PROMPT = 512
 

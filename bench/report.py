@@ -66,7 +66,7 @@ def machine() -> str:
     """The machine and the versions in a sentence."""
     import psutil
 
-    from llamacli.machine.cores import physical_cores
+    from llamacli.machine import physical_cores
     from llamacli.machine.devices import find_devices
 
     memory = psutil.virtual_memory().total / 2**30

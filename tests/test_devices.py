@@ -22,7 +22,6 @@ from llamacli.engine.settings import (
     defaults,
 )
 from llamacli.errors import UsageError
-from llamacli.machine.cores import Processor, this_processor
 from llamacli.machine.devices import (
     Device,
     Machine,
@@ -32,6 +31,7 @@ from llamacli.machine.devices import (
     use_devices,
 )
 from llamacli.machine.native import build_features
+from llamacli.machine.resources import Processor, this_processor
 from tests.program import PROGRAM, run_program
 from tests.standins.tiny import write_model
 

@@ -22,9 +22,8 @@ from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import padded, read_gguf
-from llamacli.machine.cores import Processor, this_processor
 from llamacli.machine.devices import Device
-from llamacli.machine.memory import FreeMemory, cgroup_free
+from llamacli.machine.resources import FreeMemory, Processor, cgroup_free, this_processor
 from tests.program import CPU_ALONE
 from tests.standins.sparse import Shape, write_sparse
 from tests.standins.tiny import write_model

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llamacli.machine import cores, native
+from llamacli.machine import native, resources
 
 
 @pytest.mark.parametrize(
@@ -26,16 +26,16 @@ from llamacli.machine import cores, native
     ],
 )
 def test_compilers_that_leave_tiles_unconfigured(comments: list[str], whole: bool) -> None:
-    assert cores.configures_tiles(comments) == whole
+    assert resources.configures_tiles(comments) == whole
 
 
 @pytest.mark.parametrize("version", ["12.2.0", "14.2.0"])
 def test_such_a_build_repacks_nothing(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"CPU": {"AVX2": "1", "AMX_INT8": "1", "REPACK": "1", "SVE": "0"}}
-    monkeypatch.setattr(cores, "build_features", lambda: told)
-    monkeypatch.setattr(cores, "library_comments", lambda: [f"GCC: (GNU) {version}"])
+    monkeypatch.setattr(resources, "build_features", lambda: told)
+    monkeypatch.setattr(resources, "library_comments", lambda: [f"GCC: (GNU) {version}"])
     expected = {"AVX2"} if version < "14" else {"AVX2", "AMX_INT8", "REPACK"}
-    assert cores.this_processor().features == expected
+    assert resources.this_processor().features == expected
 
 
 class Library:

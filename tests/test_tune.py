@@ -10,7 +10,7 @@ import pytest
 
 from llamacli.engine.settings import Asked, EngineSettings, chosen_settings
 from llamacli.errors import DoesNotFitError
-from llamacli.machine import cores
+from llamacli.machine import resources
 from llamacli.models.opening import demo_model, engine_settings
 from llamacli.speculate import MOST_ROWS, Costs
 from llamacli.tune import profiles
@@ -323,10 +323,10 @@ def test_threads_that_are_tried_on_hybrid_processors(tmp_path: Path) -> None:
         folder = tmp_path / "system" / "cpu" / f"cpu{number}" / "topology"
         folder.mkdir(parents=True)
         (folder / "core_id").write_text(f"{core}\n")
-    assert cores._fast_cores(tmp_path) == 0
+    assert resources._fast_cores(tmp_path) == 0
     (tmp_path / "cpu_core").mkdir()
     (tmp_path / "cpu_core" / "cpus").write_text("0-3\n")
-    assert cores._fast_cores(tmp_path) == 2
+    assert resources._fast_cores(tmp_path) == 2
 
 
 def test_fast_cores_by_capacity_as_arm_has_it(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_fast_cores_by_capacity_as_arm_has_it(tmp_path: Path) -> None:
         folder = tmp_path / "system" / "cpu" / f"cpu{number}"
         folder.mkdir(parents=True)
         (folder / "cpu_capacity").write_text(f"{capacity}\n")
-    assert cores._fast_cores(tmp_path) == 3
+    assert resources._fast_cores(tmp_path) == 3
 
 
 def test_tuning_the_demo_measures_and_keeps() -> None:
@@ -371,7 +371,7 @@ def test_the_program_tunes_and_other_commands_use_it(store: Path) -> None:
 
 def test_what_was_tuned_for_another_device_or_kv_cache_is_left_aside() -> None:
     tuned = {"gpu_layers": 17, "flash_attention": "off", "ubatch": 256}
-    processor = cores.Processor(2, frozenset())
+    processor = resources.Processor(2, frozenset())
     on_cpu = chosen_settings(Asked(device="cpu"), tuned, processor)
     assert (on_cpu.gpu_layers, on_cpu.flash_attention, on_cpu.ubatch) == ("auto", "off", 256)
     small = chosen_settings(Asked(kv_type="q8_0"), tuned, processor)

@@ -1,6 +1,6 @@
 """What this machine has: llama.cpp's library, cores, GPUs, free memory.
 
-To be read in this order: native, cores, devices, memory.
+To be read in this order: native, devices, resources.
 """
 
 import lazy_loader
