@@ -23,7 +23,7 @@ from llamacli.speculate import (
     DraftModel,
     Drafts,
 )
-from llamacli.speculate.costs import ON_CPU, default_costs
+from llamacli.speculate.costs import ON_CPU
 from tests.standins.tiny import write_model
 from tests.test_cli import llamacli
 
@@ -260,7 +260,7 @@ def test_a_draft_beside_others_costs_what_it_adds() -> None:
 def test_one_waits_no_more_than_twice_as_long_for_anothers_draft(drafting: BatchEngine) -> None:
     assert drafting.speculation is not None
     rows = []
-    known, drafting.speculation.costs = drafting.speculation.costs, default_costs(gpu=False)
+    known, drafting.speculation.costs = drafting.speculation.costs, Costs(ON_CPU)
     try:
         for pace in (None, Pace()):
             scheduler = Scheduler(drafting, pace)

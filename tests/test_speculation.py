@@ -29,7 +29,7 @@ from llamacli.speculate import (
     Lookahead,
     Speculation,
 )
-from llamacli.speculate.costs import Budget, Kind, default_costs, learn_costs
+from llamacli.speculate.costs import ON_CPU, ON_GPU, Budget, Kind, learn_costs
 from llamacli.speculate.drafts import check_same_tokens
 from llamacli.speculate.lookup import Lookup
 from tests.standins import smollm2
@@ -192,7 +192,7 @@ def test_the_distribution_is_the_models(tmp_path: Path, place: int) -> None:
 def test_a_seed_repeats(engine: DraftingEngine) -> None:
     prompt = question(engine)
     sampling = SamplingSettings(temperature=0.9, seed=3)
-    speculation = Speculation(default_costs(gpu=False))
+    speculation = Speculation(Costs(ON_CPU))
     first, second = (
         answered(engine, prompt, sampling, max_tokens=80, speculation=speculation) for _ in range(2)
     )
@@ -270,7 +270,7 @@ def test_costs_that_cannot_be_are_not_learned(
     engine.keep(0)
     engine.prefill([5, 9, 14])
     learned = learn_costs(engine)
-    least = default_costs(gpu=True)
+    least = Costs(ON_GPU)
     assert learned.known == {size: round(least.of(size), 2) for size in learned.known}
     assert engine.tokens == [5, 9, 14]
 
@@ -428,14 +428,14 @@ def simulated(costs: Costs, truth: float, tokens: int = 4000, seed: int = 0) -> 
 
 @pytest.mark.parametrize("gpu", [False, True])
 def test_drafts_that_are_wrong_cost_a_fiftieth_at_most(gpu: bool) -> None:
-    costs = default_costs(gpu=gpu)
+    costs = Costs(ON_GPU if gpu else ON_CPU)
     for truth in (0.0, 0.1, 0.3, 0.5, 0.7):
         assert simulated(costs, truth) < 1 / 0.98, truth
     assert simulated(costs, 0.98) < (0.5 if not gpu else 0.25)
 
 
 def test_drafting_is_tried_again_when_the_text_changes() -> None:
-    costs, budget, kind = default_costs(gpu=False), Budget(), Kind(0.92)
+    costs, budget, kind = Costs(ON_CPU), Budget(), Kind(0.92)
     for _ in range(5000):  # always wrong
         size = budget.length(kind, 31, costs)
         budget.saw(kind, 0, size, costs.of(size + 1)) if size else budget.saw_plain()

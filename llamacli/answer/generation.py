@@ -95,7 +95,7 @@ def generate(
         decode_seconds=seconds,
         seed=seed,
         stop_text=answer.text.stop_text,
-        drafted=ahead.drafted,
+        drafted=ahead.drafts.drafted,
     )
     yield Chunk(rest, result)
 

@@ -12,6 +12,7 @@ from llamacli.commands.by_server import adapter_fields, answer_by_server, model_
 from llamacli.commands.mcp import Mcp
 from llamacli.commands.printing import print_text
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
+from llamacli.home import check_name
 from llamacli.models import engine_for, model_path
 from llamacli.terminal import notice
 
@@ -79,7 +80,7 @@ def run(
     path = model_path(model, quiet=output.quiet)
     machine.check(context, drafts, adapter, path)
     if cache is not None:
-        prompts.cache.check(cache)
+        check_name(cache, "a cache's")
     whole = fail_on_length or grammar is not None
     if mcp.mcp:
         from llamacli.chat import ChatSession

@@ -66,12 +66,12 @@ class Engine(LoadedModel):
         except BaseException:
             self.close()
             raise
-        self._token = (self._library.llama_token * 1)()
-        self._one = self._library.llama_batch_get_one(self._token, 1)
-        self._decode = self._library.llama_decode
+        self._token = (self.library.llama_token * 1)()
+        self._one = self.library.llama_batch_get_one(self._token, 1)
+        self._decode = self.library.llama_decode
         if self.settings.workers:
             size = self.vocabulary.size if observer is None else 0
-            self._decode = partial(decode_together, self._library, self.workers, size)
+            self._decode = partial(decode_together, self.library, self.workers, size)
 
     def close(self) -> None:
         """Free the context and the model; may be called twice."""
@@ -80,9 +80,9 @@ class Engine(LoadedModel):
         self.tokens = []
         with deferred_signals([]):  # llama.cpp logs here, too
             if rows is not None:
-                self._library.llama_batch_free(rows)
+                self.library.llama_batch_free(rows)
             if held is not None:
-                self._library.llama_free(held.pointer)
+                self.library.llama_free(held.pointer)
             super().close()
 
     def reconfigure(self, settings: EngineSettings) -> None:
@@ -122,16 +122,16 @@ class Engine(LoadedModel):
     def use_adapters(self, scales: Scales) -> None:
         """Compute with the loaded adapters at these scales; what is in the cache is not theirs."""
         if scales != self.scales:
-            apply_adapters(self._library, self.context_pointer, self.adapters, scales)
+            apply_adapters(self.library, self.context_pointer, self.adapters, scales)
             self.scales = scales
 
     def sequence_state(self, sequence: int = 0) -> Array[c_uint8]:
         """The KV cache of tokens, a copy in llama.cpp's own format; or of another sequence."""
         context = self.context_pointer
         with self.workers.watched(), deferred_signals([]):
-            size = self._library.llama_state_seq_get_size(context, sequence)
+            size = self.library.llama_state_seq_get_size(context, sequence)
             state = (c_uint8 * size)()
-            used: int = self._library.llama_state_seq_get_data(context, state, size, sequence)
+            used: int = self.library.llama_state_seq_get_data(context, state, size, sequence)
         return (c_uint8 * used).from_buffer(state)
 
     @property
@@ -169,7 +169,7 @@ class Engine(LoadedModel):
         with deferred_signals(signals):
             for start in range(kept, len(tokens), step):
                 part = tokens[start : start + step]
-                if not evaluate(self._library, self._decode, self.context_pointer, part, stopped):
+                if not evaluate(self.library, self._decode, self.context_pointer, part, stopped):
                     break
                 self.tokens.extend(part)
                 if on_progress is not None:
@@ -194,8 +194,8 @@ class Engine(LoadedModel):
     def keep(self, count: int) -> None:
         """Drop all but the first count tokens from the cache."""
         memory = self._context.memory
-        if count == 0 or not self._library.llama_memory_seq_rm(memory, 0, count, -1):
-            self._library.llama_memory_clear(memory, False)
+        if count == 0 or not self.library.llama_memory_seq_rm(memory, 0, count, -1):
+            self.library.llama_memory_clear(memory, False)
             count = 0
         del self.tokens[count:]
 
@@ -223,7 +223,7 @@ class Engine(LoadedModel):
             raise DoesNotFitError(f"the context of {self.context_size} tokens is full")
         self.make_room(held + count)
         if self._rows is None:
-            self._rows = self._library.llama_batch_init(self.settings.outputs, 0, 1)
+            self._rows = self.library.llama_batch_init(self.settings.outputs, 0, 1)
         batch = self._rows
         batch.n_tokens = count
         for i, token in enumerate(tokens):
@@ -235,7 +235,7 @@ class Engine(LoadedModel):
 
     def logit(self, token: int, row: int = -1) -> float:
         """One value of logits(row)."""
-        return float(self._library.llama_get_logits_ith(self.context_pointer, row)[token])
+        return float(self.library.llama_get_logits_ith(self.context_pointer, row)[token])
 
     def logits(self, row: int = -1) -> "NDArray[np.float32]":
         """The logits after the last token, or those of a row, float32 of shape (vocabulary,).
@@ -244,7 +244,7 @@ class Engine(LoadedModel):
         """
         import numpy as np
 
-        values = self._library.llama_get_logits_ith(self.context_pointer, row)
+        values = self.library.llama_get_logits_ith(self.context_pointer, row)
         return np.ctypeslib.as_array(values, (self.vocabulary.size,))
 
     def _first_room(self) -> int:
@@ -267,28 +267,28 @@ class Engine(LoadedModel):
         """
         former, self._held = self._held, None
         if former is not None:
-            self._library.llama_free(former.pointer)
+            self.library.llama_free(former.pointer)
         plan = plan_context(room, self.settings, self.parallel)
         params = context_parameters(
-            self._library, plan, self.settings, self.file, self._processor.cores
+            self.library, plan, self.settings, self.file, self._processor.cores
         )
         if self._observer is not None:
             params.cb_eval = self._observer
         pointer = None
         try:
             with self.workers.watched():
-                pointer = self._library.llama_init_from_model(self._model, params)
+                pointer = self.library.llama_init_from_model(self._model, params)
         except UnreachableError:
             if pointer:
-                self._library.llama_free(pointer)
+                self.library.llama_free(pointer)
             raise
         if not pointer:
             raise DoesNotFitError(
                 f"a context of {self.context_size} tokens can't be made for {self.path}"
                 f"{logged_reason()}; lower it with -c"
             )
-        self._held = Context(pointer, self._library.llama_get_memory(pointer), room)
-        apply_adapters(self._library, pointer, self.adapters, self.scales)
-        set_state = self._library.llama_state_seq_set_data
+        self._held = Context(pointer, self.library.llama_get_memory(pointer), room)
+        apply_adapters(self.library, pointer, self.adapters, self.scales)
+        set_state = self.library.llama_state_seq_set_data
         if state is not None and self.tokens and not set_state(pointer, state, len(state), 0):
             raise LlamacliError(f"llama.cpp can't move its KV cache{logged_reason()}")

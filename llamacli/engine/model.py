@@ -51,7 +51,8 @@ class LoadedModel:
     """The weights, and what they were loaded with.
 
     identity tells the file that was loaded from others, whatever is at path since. adapters are
-    the LoRA adapters loaded with it, scales those that it computes with.
+    the LoRA adapters loaded with it, scales those that it computes with. library is the low-level
+    module llama_cpp.llama_cpp.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class LoadedModel:
         self._adapter_files = read_adapters(settings.adapters, self.file)
         self.adapters: list[LoadedAdapter] = []
         self.scales: Scales = tuple(choice.scale for choice in settings.adapters)
-        self._library = load_library()
+        self.library = load_library()
         self._processor = this_processor()
         self._others = held
         self._model: Any = None
@@ -92,7 +93,7 @@ class LoadedModel:
             self._fit(settings)
             with in_background(lambda: meanwhile(self.file)), self.workers.watched():
                 self._model = load_model(
-                    self._library,
+                    self.library,
                     self.path,
                     self.settings,
                     on_load,
@@ -102,8 +103,8 @@ class LoadedModel:
             # The file that was checked is still there: it is what llama.cpp has read.
             self.identity = file_identity(self.path, self.file.status)
             with self.workers.watched():
-                self.adapters = load_adapters(self._library, self._model, self._adapter_files)
-            self.vocabulary: Vocabulary = make_vocabulary(self._library, self._model, self.file)
+                self.adapters = load_adapters(self.library, self._model, self._adapter_files)
+            self.vocabulary: Vocabulary = make_vocabulary(self.library, self._model, self.file)
         except BaseException:
             self.close()
             raise
@@ -120,7 +121,7 @@ class LoadedModel:
         self.adapters, self.scales = [], ()
         with deferred_signals([]):  # llama.cpp logs here, too
             if model is not None:
-                self._library.llama_model_free(model)
+                self.library.llama_model_free(model)
             self.workers.close()
 
     @property
@@ -142,25 +143,13 @@ class LoadedModel:
         """Whether a worker is lost: nothing is to be had of this engine any more."""
         return self.workers.lost
 
-    @property
-    def library(self) -> Any:
-        """The low-level module llama_cpp.llama_cpp."""
-        return self._library
-
     def _fit(self, settings: EngineSettings) -> None:
         """Settle what settings leave open, by the devices and the memory that is free."""
         self.gpus = [*self.workers.devices, *use_devices(find_devices(), settings.device)]
         free = free_memory()
         free = replace(free, resident=max(free.resident - self._others, 0))
-        fitting = Fitting(
-            self.file,
-            self.shape,
-            self._processor,
-            self.gpus,
-            free,
-            self.parallel,
-            self._adapter_files,
-        )
+        here = self._processor, self.gpus, free
+        fitting = Fitting(self.file, self.shape, *here, self.parallel, self._adapter_files)
         self.settings = fitting.fit(settings)
         if not self.settings.gpu_layers:
             self.gpus = []

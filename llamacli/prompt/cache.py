@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from llamacli.engine import Unusable, common_prefix, restore, save, saved_tokens, state_key
 from llamacli.errors import UsageError
-from llamacli.home import check_name, home
+from llamacli.home import home
 from llamacli.prompt.input import Input, Text
 
 if TYPE_CHECKING:
@@ -30,11 +30,6 @@ STALE = 3600.0  # seconds after which a temporary file was left by a process tha
 SUFFIX = ".kv"
 
 Encode = Callable[[Input], list[int]]
-
-
-def check(name: str) -> None:
-    """Raises UsageError for a name that no cache can have."""
-    check_name(name, "a cache's")
 
 
 def cache_path(engine: "Engine", name: str, prefix: Sequence[int]) -> Path:

@@ -7,7 +7,7 @@ spelling in the rendered text was written by the template, whatever it did with 
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -50,7 +50,8 @@ class Markers:
 
     def plain(self, text: str) -> str:
         """A rendered text with every respelled character as it was."""
-        return own_characters(self.plane).sub(_moved_back(self.plane), text)
+        back = own_characters(self.plane)
+        return back.sub(lambda match: chr(ord(match.group()) - self.plane), text)
 
     @cached_property
     def written(self) -> dict[str, str]:
@@ -99,7 +100,3 @@ def own_characters(plane: int) -> "re.Pattern[str]":
 
 def moved(text: str, plane: int) -> str:
     return "".join(chr(plane + ord(c)) for c in text)
-
-
-def _moved_back(plane: int) -> Callable[["re.Match[str]"], str]:
-    return lambda match: chr(ord(match.group()) - plane)

@@ -16,8 +16,8 @@ from llamacli.engine import Engine
 MOST_ROWS = 32  # tokens that are checked at once
 LEARNED = (1, 2, 4, 8, 16)  # sizes that are measured before a first draft
 PATIENCE = 1.5  # seconds; where measuring takes longer, once must do
-# By which a first draft is thought of: a processor of 2 cores with AVX2 and a 1B model, an H200 and
-# an 8B model.
+# By which a first draft is thought of where nothing was measured: a processor of 2 cores with AVX2
+# and a 1B model, an H200 that has all layers of an 8B model.
 ON_CPU = {1: 1.0, 2: 1.6, 4: 2.5, 8: 5.1, 16: 6.1, 64: 20.8}
 ON_GPU = {1: 1.0, 2: 1.2, 4: 1.5, 16: 2.2, 64: 3.7}
 
@@ -72,11 +72,6 @@ class Costs:
         low, high = sizes[at - 1], sizes[at]
         share = (tokens - low) / (high - low)
         return self.known[low] + share * (self.known[high] - self.known[low])
-
-
-def default_costs(*, gpu: bool) -> Costs:
-    """Where nothing was measured; for all layers on a GPU, or for others."""
-    return Costs(ON_GPU if gpu else ON_CPU)
 
 
 def learn_costs(engine: Engine) -> Costs:

@@ -15,9 +15,8 @@ from typing import TypeVar, Unpack
 
 from llamacli.engine import DEFAULT_CONTEXT, Engine, EngineSettings, Loading
 from llamacli.gguf import check_llama, read_gguf
-from llamacli.speculate.costs import MOST_ROWS, Costs, default_costs, learn_costs
+from llamacli.speculate.costs import MOST_ROWS, ON_CPU, ON_GPU, Costs, learn_costs
 from llamacli.speculate.drafts import DraftModel, Drafts, check_same_tokens, drafting_cost
-from llamacli.speculate.lookup import Drafted
 
 E = TypeVar("E", bound=Engine)
 
@@ -62,10 +61,6 @@ class Lookahead:
         self.drafts = Drafts(self.valid)
         if self.speculation is not None:
             self.drafts.lookup.extend(self.prompt)
-
-    @property
-    def drafted(self) -> Drafted:
-        return self.drafts.drafted
 
     def advance(self, token: int, left: int) -> int:
         """The row of the logits after token, which was drawn; at most left more are wanted."""
@@ -157,7 +152,7 @@ class Drafting:
         """The engine's: by the costs that are known, else by those usual for its device."""
         layers = engine.settings.gpu_layers
         on_gpu = isinstance(layers, int) and layers > engine.shape.blocks
-        guessed = default_costs(gpu=on_gpu and not engine.settings.workers)
+        guessed = Costs(ON_GPU if on_gpu and not engine.settings.workers else ON_CPU)
         return Speculation(self.costs or guessed, model, self.costs is not None, self.learned)
 
 
