@@ -78,7 +78,11 @@ from .safetensors import (
     StoredTensor as StoredTensor,
     read_header as read_header,
 )
-from .signals import deferred_signals as deferred_signals
+from .signals import (
+    Pool as Pool,
+    deferred_signals as deferred_signals,
+    some_ahead as some_ahead,
+)
 from .sized import Fit as Fit, fit as fit
 from .small_files import (
     DEFAULT as DEFAULT,

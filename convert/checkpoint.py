@@ -4,9 +4,7 @@ Nothing here reads a weight: shards' headers alone, checked against the files' s
 """
 
 import re
-from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from convert.config import DYNAMIC, LlamaConfig, rope_kind, token_ids
 from convert.errors import CheckpointError
 from convert.lora import Pair
 from convert.safetensors import StoredTensor, fetch_header, parse_header
-from convert.signals import deferred_signals
+from convert.signals import Pool, some_ahead
 from convert.small_files import (
     DEFAULT,
     TEMPLATE_FILES,
@@ -26,7 +24,7 @@ from convert.small_files import (
 )
 from convert.tensors import TensorSpec, llama_tensors
 from convert.tokenizer import Tokenizer, parse_tokenizer
-from convert.weights import LocalFile, WeightFile
+from convert.weights import LocalFile, WeightFile, reading
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -226,22 +224,10 @@ def _read_index(folder: Path) -> dict[str, str] | None:
 
 def _headers(files: Sequence[WeightFile]) -> Iterator[dict[str, StoredTensor]]:
     """Each file's tensors in turn; some headers are fetched ahead, none is parsed ahead."""
-    waiting: deque[tuple[WeightFile, Future[bytes | bytearray]]] = deque()
-    with ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
-        try:
-            for file in files:
-                with deferred_signals([]):
-                    waiting.append((file, pool.submit(fetch_header, file)))
-                if len(waiting) == HEADERS_AT_ONCE:
-                    first, raw = waiting.popleft()
-                    yield parse_header(first, raw.result())
-            while waiting:
-                first, raw = waiting.popleft()
-                yield parse_header(first, raw.result())
-        except BaseException:
-            for file in files:
-                file.cancel()
-            raise
+    pool = Pool(HEADERS_AT_ONCE)
+    with reading(files, pool):
+        headers = some_ahead(lambda file: pool.submit(fetch_header, file), files, HEADERS_AT_ONCE)
+        yield from (parse_header(file, raw) for file, raw in headers)
 
 
 def _match(

@@ -1,7 +1,6 @@
 """What an importance matrix gained a file: its columns' errors, with it and without."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import exp, log
 
@@ -15,7 +14,7 @@ from convert.kernels import SEARCHED
 from convert.measure import measure
 from convert.pipeline import kernels_for
 from convert.quantization import NEED_IMPORTANCE, UNQUANTIZED
-from convert.signals import deferred_signals
+from convert.signals import Pool
 from convert.weights import reading
 
 Progress = Callable[[str, int, int], None]  # what was measured, matrices so far, and all
@@ -70,11 +69,9 @@ def gain(
 
     logarithms = []
     files = {checkpoint.weights[one.spec].file for one in compared}
-    pool = ThreadPoolExecutor(threads or system.allowed_processors(), "gain")
+    pool = Pool(threads or system.allowed_processors(), "gain")
     with reading(files, pool):
-        with deferred_signals([]):
-            results = pool.map(ratio, compared)
-        for one, found in zip(compared, results, strict=True):
+        for one, found in zip(compared, pool.map(ratio, compared), strict=True):
             logarithms.append(log(found))
             progress(one.spec.name, len(logarithms), len(compared))
     mean = exp(sum(logarithms) / len(logarithms)) if logarithms else 1.0

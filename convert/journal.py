@@ -11,14 +11,13 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from convert import system
 from convert.errors import SourceError, TargetError
-from convert.signals import deferred_signals
+from convert.signals import Pool
 from convert.target import Buffer, publish, unwritable, write_all
 
 MAX_JOURNAL = 1 << 28  # bytes; the journal of 405B takes 12 MB
@@ -50,10 +49,8 @@ class Journal:
     def offsets_kept(self, ranges: Iterable[tuple[int, int]], threads: int) -> set[int]:
         """Of some (offset, length), the offsets of those whose bytes are there and whole."""
         noted = [(o, n) for o, n in ranges if self.pieces.get(o, (0, ""))[0] == n]
-        with ThreadPoolExecutor(threads) as pool:
-            with deferred_signals([]):
-                results = pool.map(self._is_whole, noted)
-            whole = list(results)
+        with Pool(threads) as pool:
+            whole = list(pool.map(self._is_whole, noted))
         return {offset for (offset, _), there in zip(noted, whole, strict=True) if there}
 
     def _is_whole(self, place: tuple[int, int]) -> bool:

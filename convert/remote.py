@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import httpx2
 
 from convert.errors import CheckpointError, SourceError
+from convert.weights import WeightFile
 
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 EXPIRED = (401, 403, 404, 410)  # how servers of signed addresses say that the time is up
@@ -59,7 +60,7 @@ class Broken(Exception):
         self.refused = refused
 
 
-class RemoteFile:
+class RemoteFile(WeightFile):
     """A file behind HTTP, read by byte range by several threads at once.
 
     identity is what the server's index calls its contents (an ETag or hash). locate gives its
@@ -90,11 +91,6 @@ class RemoteFile:
         self._cancelled = threading.Event()
         self._responses: set[httpx2.Response] = set()
 
-    def read(self, offset: int, length: int) -> bytearray:
-        buffer = bytearray(length)
-        self.read_into(offset, memoryview(buffer))
-        return buffer
-
     def read_into(self, offset: int, view: memoryview) -> None:
         """As many bytes as view holds; what breaks goes on at the byte where it broke.
 
@@ -117,7 +113,6 @@ class RemoteFile:
                 self._pause(failures, error)
 
     def cancel(self) -> None:
-        """End reads under way, and later ones, with an error, soon."""
         self._cancelled.set()
         for response in list(self._responses):
             stream = response.extensions.get("network_stream")

@@ -50,13 +50,14 @@ def sync_folder(folder: Path) -> None:
 if sys.platform == "win32":
     import msvcrt
 
+    # What each of these does is told below, where the other systems' are.
+
     LOCKED_BYTE = 1 << 40  # Windows locks bytes; one that no file has keeps none from being read
 
     # A descriptor has one position there, which several threads move.
     _moving = threading.Lock()
 
     def read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
-        """Read into buffer from offset; how many bytes came, 0 at the end."""
         with _moving:
             os.lseek(descriptor, offset, os.SEEK_SET)
             data = os.read(descriptor, min(len(buffer), 1 << 30))
@@ -64,16 +65,11 @@ if sys.platform == "win32":
         return len(data)
 
     def write_at(descriptor: int, data: memoryview, offset: int) -> int:
-        """Write data at offset; how many bytes were written."""
         with _moving:
             os.lseek(descriptor, offset, os.SEEK_SET)
             return os.write(descriptor, data[: 1 << 30])
 
     def lock(descriptor: int) -> None:
-        """An exclusive lock, until the file is closed.
-
-        Raises BlockingIOError where another process has it, OSError where nothing can be locked.
-        """
         with _moving:
             at = os.lseek(descriptor, 0, os.SEEK_CUR)
             os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
@@ -85,11 +81,9 @@ if sys.platform == "win32":
                 os.lseek(descriptor, at, os.SEEK_SET)
 
     def sync(descriptor: int) -> None:
-        """Have a file's bytes on the disk before this returns."""
         os.fsync(descriptor)
 
     def close_before_renaming(descriptor: int) -> int:
-        """Close what is open, if it is, where no open file is renamed or removed: -1 then."""
         if descriptor >= 0:
             os.close(descriptor)
         return -1
@@ -117,21 +111,18 @@ if sys.platform == "win32":
             os.close(descriptor)
 
     def name_new(path: Path, new: Path) -> None:
-        """Give a file a name that none has yet. Raises FileExistsError where one has."""
         path.rename(new)
 
     def read_ahead(descriptor: int, offset: int, length: int) -> None:
-        """Have the system fetch bytes that will be read, where it can be told."""
+        pass
 
     def write_out(descriptor: int, offset: int, length: int) -> None:
-        """Have bytes that were written go to the disk from now on, where the system can be told."""
+        pass
 
     def take_space(descriptor: int, size: int) -> None:
-        """Have a file's disk space at once, where the file system can; OSError where it's full."""
         os.ftruncate(descriptor, size)
 
     def disk_space(status: os.stat_result) -> int:
-        """Bytes of the disk that a file takes; it has no holes."""
         return status.st_size
 
 else:

@@ -7,9 +7,8 @@ done. So a few pieces are in memory at a time, whatever the model's size.
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -23,7 +22,7 @@ from convert.header import PlannedTensor
 from convert.journal import Journal, digest
 from convert.kernels import Kernel
 from convert.pieces import PIECE, Piece, not_finite_error, pieces_of, quantize_piece, read_piece
-from convert.signals import deferred_signals
+from convert.signals import Pool, some_ahead
 from convert.target import write_all
 from convert.tensors import frequency_factors
 from convert.weights import reading
@@ -103,19 +102,18 @@ class TensorWriter:
         """Quantize and write all pieces in order; return the seconds spent in kernels."""
         files = {stored.file for stored in self.checkpoint.weights.values()}
         ahead = max(2 * threads, min(threads * PIECES_AHEAD, MOST_AHEAD))
-        waiting: deque[tuple[Piece, Future[_Done]]] = deque()
         remote = self.checkpoint.waits
-        readers = ThreadPoolExecutor(max(file.parallel for file in files), "read")
-        pool = ThreadPoolExecutor(threads, "quantize")
+        readers = Pool(max(file.parallel for file in files), "read")
+        pool = Pool(threads, "quantize")
+
+        def start(piece: Piece) -> Future[_Done]:
+            read = readers.submit(read_piece, piece).result if remote else None
+            return pool.submit(self._do, piece, read)
+
         with reading(files, readers, pool):
-            for piece in self._missing(list(pieces_of(self.checkpoint, self.tensors)), threads):
-                if len(waiting) >= ahead:
-                    self._count_done(*waiting.popleft())
-                with deferred_signals([]):
-                    read = readers.submit(read_piece, piece).result if remote else None
-                    waiting.append((piece, pool.submit(self._do, piece, read)))
-            while waiting:
-                self._count_done(*waiting.popleft())
+            missing = self._missing(list(pieces_of(self.checkpoint, self.tensors)), threads)
+            for piece, done in some_ahead(start, missing, ahead):
+                self._count_done(piece, done)
         factors = frequency_factors(self.checkpoint.config)
         if factors is not None:
             place = self.start + self.tensors[-1].offset
@@ -150,8 +148,8 @@ class TensorWriter:
                 missing.append(piece)
         return missing
 
-    def _count_done(self, piece: Piece, future: "Future[_Done]") -> None:
-        done, spec = future.result(), piece.tensor.spec
+    def _count_done(self, piece: Piece, done: _Done) -> None:
+        spec = piece.tensor.spec
         self.not_finite += done.not_finite
         if piece.first_row + piece.rows == spec.rows and self.not_finite:
             raise not_finite_error(piece.stored, spec, self.not_finite)

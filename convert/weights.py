@@ -27,19 +27,22 @@ class WeightFile(Protocol):
     waits: bool
 
     def read(self, offset: int, length: int) -> bytearray:
-        """Exactly length bytes from offset. Raises CheckpointError where they aren't there."""
-        ...
+        """Exactly length bytes from offset. Raises CheckpointError where they aren't there, and
+        SourceError where they can't be read."""
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer))
+        return buffer
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """As many bytes as view holds, into it. Raises as read."""
         ...
 
     def cancel(self) -> None:
-        """End reads under way, and later ones, with an error, soon."""
-        ...
+        """End reads under way, and later ones, with an error; a disk answers soon by itself."""
+        return
 
 
-class LocalFile:
+class LocalFile(WeightFile):
     """A file on disk.
 
     Its bytes are copied out, not mapped: a mapping of a file that is cut while it is read kills
@@ -64,11 +67,6 @@ class LocalFile:
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
-
-    def read(self, offset: int, length: int) -> bytearray:
-        buffer = bytearray(length)
-        self.read_into(offset, memoryview(buffer))
-        return buffer
 
     def read_into(self, offset: int, view: memoryview) -> None:
         length, done = len(view), 0
@@ -95,9 +93,6 @@ class LocalFile:
         if end - start >= READ_AHEAD // 4:
             self._asked = end
             system.read_ahead(self._descriptor, start, end - start)
-
-    def cancel(self) -> None:
-        """A disk answers soon by itself."""
 
 
 @contextmanager

@@ -126,9 +126,9 @@ def answer_lines(
 
     interrupted and on_step are answer_all's. Raises NotFoundError where the server is gone.
     """
-    from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+    from concurrent.futures import FIRST_COMPLETED, wait
 
-    from convert import deferred_signals
+    from convert import Pool
 
     running: dict[Future[Result], int] = {}
 
@@ -143,10 +143,9 @@ def answer_lines(
         on_step(result.answer_tokens)
         return number, result
 
-    with ThreadPoolExecutor(parallel) as pool:
+    with Pool(parallel) as pool:
         for number, body in enumerate(bodies):
-            with deferred_signals([]):
-                running[pool.submit(serve.answer_whole, path, body, interrupted)] = number
+            running[pool.submit(serve.answer_whole, path, body, interrupted)] = number
             if len(running) >= parallel:
                 yield from map(outcome, wait(running, return_when=FIRST_COMPLETED).done)
             if interrupted():

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from llamacli import mcp_client
-from llamacli.commands.groups import Calls
 from llamacli.errors import UsageError
 from llamacli.terminal import as_json, notice, shortened
 
@@ -43,19 +42,6 @@ class Mcp:
             for problem in servers.problems:
                 notice(problem)
             yield servers
-
-    def answer(
-        self,
-        given: "Sequence[mcp_client.ServerConfig]",
-        chat: "ChatSession",
-        question: str,
-        style: "OutputStyle",
-        calls: Calls,
-    ) -> "Result":
-        """The last answer on stdout, with the servers' tools."""
-        with self.opened(given) as servers:
-            chat.offer, chat.most_calls = calls.calling(servers.tools), self.max_calls
-            return answer_with_servers(chat, servers, question, style)
 
 
 def answer_with_servers(

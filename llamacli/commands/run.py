@@ -9,7 +9,7 @@ from llamacli import prompt as prompts
 from llamacli.answer import answer
 from llamacli.commands import groups, options
 from llamacli.commands.by_server import adapter_fields, answer_by_server, model_for
-from llamacli.commands.mcp import Mcp
+from llamacli.commands.mcp import Mcp, answer_with_servers
 from llamacli.commands.printing import print_text
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
 from llamacli.home import check_name
@@ -85,7 +85,7 @@ def run(
     if mcp.mcp:
         from llamacli.chat import ChatSession
 
-        servers = mcp.read()
+        named = mcp.read()
         question = prompts.gather(prompt, file or (), errors).joined()
         asked_for = machine.asked(context, "short", drafts, adapter)
         with model_for(path, machine, asked_for, style, alone=no_server) as engine:
@@ -98,7 +98,9 @@ def run(
             )
             if system is not None:
                 chat.set_system(system)
-            _check_whole(mcp.answer(servers, chat, question, style, tools), whole)
+            with mcp.opened(named) as servers:
+                chat.offer, chat.most_calls = tools.calling(servers.tools), mcp.max_calls
+                _check_whole(answer_with_servers(chat, servers, question, style), whole)
         return
     given, calling = prompts.Input(""), None
     messages: list[prompts.Message] = []

@@ -2,9 +2,8 @@
 
 import hashlib
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,28 +156,19 @@ def _fetch(
     there = journal.offsets_kept([(piece.place, piece.length) for piece in pieces], CHECKERS)
     total = sum(piece.length for piece in pieces)
     done = sum(piece.length for piece in pieces if piece.place in there)
-    waiting: deque[tuple[Piece, Future[bytearray]]] = deque()
-
-    def write_next() -> None:
-        nonlocal done
-        piece, data = waiting.popleft()
-        journal.write(data.result(), piece.place)
-        done += piece.length
-        if progress is not None:
-            progress(convert.Progress(name, done, total, done, total))
-
+    missing = [piece for piece in pieces if piece.place not in there]
     files = {piece.file for piece in pieces}
-    pool = ThreadPoolExecutor(max(file.parallel for file in files), thread_name_prefix="read")
+    pool = convert.Pool(max(file.parallel for file in files), "read")
+
+    def start(piece: Piece) -> "Future[bytearray]":
+        return pool.submit(piece.file.read, piece.offset, piece.length)
+
     with convert.reading(files, pool):
-        for piece in pieces:
-            if piece.place in there:
-                continue
-            if len(waiting) >= AHEAD:
-                write_next()
-            with convert.deferred_signals([]):
-                waiting.append((piece, pool.submit(piece.file.read, piece.offset, piece.length)))
-        while waiting:
-            write_next()
+        for piece, data in convert.some_ahead(start, missing, AHEAD):
+            journal.write(data, piece.place)
+            done += piece.length
+            if progress is not None:
+                progress(convert.Progress(name, done, total, done, total))
 
 
 def _check_hashes(parts: Sequence[Part], descriptor: int, start: int) -> None:

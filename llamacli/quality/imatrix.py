@@ -60,8 +60,8 @@ def measure_importance(
             sources = [(one.name, engine.vocabulary.tokenize(one.text, bos=bos)) for one in texts]
         parts = list(_chunks(engine.vocabulary, sources, size))[:chunks]
         names = [name for name, _ in sources]
-        kept = None if target is None else _Kept(target, engine.identity, parts)
-        done = kept.load(activations) if kept is not None else 0
+        kept = None if target is None else _kept_path(target, engine.identity, parts)
+        done = 0 if kept is None else _take_kept(kept, activations)
         if done:
             notice(f"going on after chunk {done}, from what the last call has done")
         saved = time.monotonic()
@@ -69,7 +69,8 @@ def measure_importance(
             progress(number - 1, len(parts))
             activations.evaluate(engine, part)
             if kept is not None and time.monotonic() - saved >= KEEP_EVERY:
-                kept.save(activations.matrix(names, number, size))
+                matrix = activations.matrix(names, number, size)
+                convert.write_importance(kept, matrix, force=True)
                 saved = time.monotonic()
         progress(len(parts), len(parts))
         return activations.matrix(names, len(parts), size)
@@ -103,24 +104,17 @@ def _chunks(
             yield part if bos is None else [bos, *part[1:]]
 
 
-class _Kept:
-    """What has been measured so far for a target, of this model and these chunks."""
+def _kept_path(target: Path, identity: Sequence[int | str], parts: Sequence[Sequence[int]]) -> Path:
+    """Where what was measured so far is kept, of this model and these chunks."""
+    digest = hashlib.sha256(json.dumps([identity, parts]).encode()).hexdigest()[:16]
+    return target.with_name(f".{target.name}.{digest}.kept")
 
-    def __init__(
-        self, target: Path, identity: Sequence[int | str], parts: Sequence[Sequence[int]]
-    ) -> None:
-        described = json.dumps([identity, parts])
-        digest = hashlib.sha256(described.encode()).hexdigest()[:16]
-        self.path = target.with_name(f".{target.name}.{digest}.kept")
 
-    def load(self, activations: Activations) -> int:
-        """How many chunks it has; what can't be read counts as none."""
-        try:
-            matrix = convert.read_importance(self.path)
-        except convert.ConvertError:
-            return 0
-        activations.take(matrix)
-        return matrix.chunks
-
-    def save(self, matrix: convert.ImportanceMatrix) -> None:
-        convert.write_importance(self.path, matrix, force=True)
+def _take_kept(path: Path, activations: Activations) -> int:
+    """How many chunks were kept; what can't be read counts as none."""
+    try:
+        matrix = convert.read_importance(path)
+    except convert.ConvertError:
+        return 0
+    activations.take(matrix)
+    return matrix.chunks

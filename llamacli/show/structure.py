@@ -5,7 +5,7 @@ the attention after its kernel (SDPA, their default).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from convert import LlamaConfig
@@ -29,28 +29,20 @@ def module_tree(config: LlamaConfig) -> Module:
     hidden, layers = config.hidden_size, config.num_hidden_layers
     norm = Module("LlamaRMSNorm", f"({hidden},), eps={config.rms_norm_eps}")
     rotary = Module("LlamaRotaryEmbedding")
-    decoder = Module(
+    decoder = _module(
         "LlamaDecoderLayer",
-        children=(
-            ("self_attn", _attention(config, rotary)),
-            ("mlp", _mlp(config)),
-            ("input_layernorm", norm),
-            ("post_attention_layernorm", norm),
-        ),
-        count=layers,
+        self_attn=_attention(config, rotary),
+        mlp=_mlp(config),
+        input_layernorm=norm,
+        post_attention_layernorm=norm,
     )
-    stack = Module("ModuleList", children=(("0" if layers == 1 else f"0-{layers - 1}", decoder),))
-    model = Module(
-        "LlamaModel",
-        children=(
-            ("embed_tokens", _embedding(config)),
-            ("layers", stack),
-            ("norm", norm),
-            ("rotary_emb", rotary),
-        ),
+    decoder = replace(decoder, count=layers)
+    stack = _module("ModuleList", **{"0" if layers == 1 else f"0-{layers - 1}": decoder})
+    model = _module(
+        "LlamaModel", embed_tokens=_embedding(config), layers=stack, norm=norm, rotary_emb=rotary
     )
     head = _linear(hidden, config.vocab_size)
-    return Module("LlamaForCausalLM", children=(("model", model), ("lm_head", head)))
+    return _module("LlamaForCausalLM", model=model, lm_head=head)
 
 
 def render(module: Module) -> str:
@@ -95,26 +87,26 @@ def _attention(config: LlamaConfig, rotary: Module) -> Module:
     hidden = config.hidden_size
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
-    return Module(
+    return _module(
         "LlamaSdpaAttention",
-        children=(
-            ("q_proj", _linear(hidden, queries)),
-            ("k_proj", _linear(hidden, keys)),
-            ("v_proj", _linear(hidden, keys)),
-            ("o_proj", _linear(queries, hidden)),
-            ("rotary_emb", rotary),
-        ),
+        q_proj=_linear(hidden, queries),
+        k_proj=_linear(hidden, keys),
+        v_proj=_linear(hidden, keys),
+        o_proj=_linear(queries, hidden),
+        rotary_emb=rotary,
     )
 
 
 def _mlp(config: LlamaConfig) -> Module:
     hidden, inner = config.hidden_size, config.intermediate_size
-    return Module(
+    return _module(
         "LlamaMLP",
-        children=(
-            ("gate_proj", _linear(hidden, inner)),
-            ("up_proj", _linear(hidden, inner)),
-            ("down_proj", _linear(inner, hidden)),
-            ("act_fn", Module("SiLU")),
-        ),
+        gate_proj=_linear(hidden, inner),
+        up_proj=_linear(hidden, inner),
+        down_proj=_linear(inner, hidden),
+        act_fn=Module("SiLU"),
     )
+
+
+def _module(kind: str, **children: Module) -> Module:
+    return Module(kind, children=tuple(children.items()))

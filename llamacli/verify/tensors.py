@@ -2,10 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from convert import ROPE_FACTORS, Checkpoint, LocalFile, deferred_signals, reading
+from convert import ROPE_FACTORS, Checkpoint, LocalFile, Pool, reading
 from llamacli.engine import ProgressCallback
 from llamacli.gguf import GGUFFile
 from llamacli.machine import physical_cores
@@ -65,12 +64,11 @@ def compare(
     """The sums of every pair, in order, by that many threads (all processors by default)."""
     total, done = sum(pair.spec.parameters for pair in pairs), 0
     sums: dict[str, Sums] = defaultdict(Sums)
-    pool = ThreadPoolExecutor(threads or physical_cores(), "compare")
+    pool = Pool(threads or physical_cores(), "compare")
     with reading({pair.stored.file for pair in pairs}, pool):
         pieces = [piece for pair in pairs for piece in _pieces(pair)]
-        with deferred_signals([]):
-            results = pool.map(_compare_piece, pieces)
-        for (pair, _, _), piece_sums in zip(pieces, results, strict=True):
+        results = zip(pieces, pool.map(_compare_piece, pieces), strict=True)
+        for (pair, _, _), piece_sums in results:
             sums[pair.info.name] += piece_sums
             done += piece_sums.values
             if progress is not None:
