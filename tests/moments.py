@@ -10,8 +10,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_all_start_methods, get_context
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,11 +27,6 @@ from tests.standins.waiting import PATIENCE
 
 PRELOADED = (gguf, jinja2.sandbox, np, rich.progress, rich.table, convert, llamacli.engine.engine)
 END = "the end"
-
-# Children are forked from a server that has imported all this, and has no threads.
-CONTEXT = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-if isinstance(CONTEXT, ForkServerContext):
-    CONTEXT.set_forkserver_preload([__name__])
 
 
 @dataclass(frozen=True)
@@ -61,6 +54,8 @@ def run(
 
     memory is how many bytes of address space it may take beyond those it has after a first run.
     """
+    from tests.program import CONTEXT  # here alone: what it forks from imports this module
+
     folder.mkdir(exist_ok=True)
     for name in ("said", "entered"):
         (folder / name).unlink(missing_ok=True)
@@ -106,13 +101,17 @@ def _main(
 
     def count(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal calls
-        importing = frame.f_code.co_filename.startswith("<frozen importlib")
-        if event in events and not importing:  # its weak references' callbacks drop exceptions
-            calls += 1
-            entered.setdefault(frame.f_code.co_name, calls)
-            if calls == moment:
-                sys.setprofile(None)
-                os.kill(os.getpid(), number)
+        if event not in events:
+            return
+        code = frame.f_code
+        if code.co_filename.startswith("<frozen importlib"):
+            return  # its weak references' callbacks drop exceptions
+        calls += 1
+        if code.co_name not in entered:
+            entered[code.co_name] = calls
+        if calls == moment:
+            sys.setprofile(None)
+            os.kill(os.getpid(), number)
 
     sys.setprofile(count)
     try:

@@ -5,14 +5,14 @@ thousand. Here a process that has it already (tests/standins/preloaded.py) is fo
 for what Python or a library reads of the environment as it starts.
 """
 
-import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from multiprocessing import reduction
+from multiprocessing import get_all_start_methods, get_context, reduction
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from tests.terminal import PROGRAM
 
 # A GPU's driver doesn't outlive a fork.
 CPU_ALONE = all(device.kind == "cpu" for device in find_devices())
-if FORKS := PLATFORM == sys.platform == "linux" and CPU_ALONE:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.standins.preloaded"])
+FORKS = PLATFORM == sys.platform == "linux" and CPU_ALONE
+# One process that is forked, for tests/moments.py, too, which does so on every system that can.
+CONTEXT = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+if isinstance(CONTEXT, ForkServerContext):
+    CONTEXT.set_forkserver_preload(["tests.moments", *["tests.standins.preloaded"] * FORKS])
 STARTED = dict(os.environ)
 # Of the environment, what is read by the program alone, or as late as it is used.
 READ_LATE = ("COLUMNS", "HF_", "HOME", "LLAMACLI_", "NO_COLOR", "PWD", "PYTEST_", "TERM", "XDG_")
@@ -79,7 +81,7 @@ def _fork(
     timeout: float,
 ) -> int:
     """The exit code of the program, forked; raises TimeoutExpired as subprocess.run does."""
-    child = context.Process(
+    child = CONTEXT.Process(
         target=forked.start, args=(arguments, environment, folder, _Streams(descriptors))
     )
     child.start()

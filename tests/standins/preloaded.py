@@ -13,6 +13,9 @@ for name in (
     *("shape.grammar", "speculate.lookahead", "tools.constraint", "tune.profiles"),
 ):
     importlib.import_module(f"llamacli.{name}")
-for name in ("gguf", "numpy", "convert.pipeline", "convert.tokenizer"):
+for name in (
+    *("gguf", "numpy", "convert.pipeline", "convert.tokenizer", "platformdirs.unix", "psutil"),
+    *("httpcore2", "h11", "anyio._backends._asyncio", "filelock", "tqdm.auto"),  # the Hub's
+):
     importlib.import_module(name)
 load_library()
