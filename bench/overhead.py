@@ -3,7 +3,8 @@
     python -m bench.overhead [--model FILE] [--runs 9]
 
 A process's whole time, less the time inside llama.cpp's functions that load the model, make its
-context, evaluate and sample; and the parts of what is left, each by a clock around it.
+context and evaluate, and of choosing tokens; and the parts of what is left, each by a clock around
+it.
 """
 
 import json
@@ -18,8 +19,8 @@ LLAMA_CPP = (
     "llama_model_load_from_file",
     "llama_init_from_model",
     "llama_decode",
-    "llama_sampler_sample",
 )
+CHOOSING = "choosing"  # by llama.cpp's samplers, or by numpy where that is quicker
 PARTS = {
     "read_gguf": "reading the file's header",
     "check_llama": "checking it",
@@ -37,6 +38,7 @@ OTHERS = {
 
 SCRIPT = """
 import json, os, sys, time
+from types import SimpleNamespace
 begun, names, started = time.time(), sys.argv.pop(1).split(","), float(sys.argv.pop(1))
 spent = {"python": begun - started}
 
@@ -65,6 +67,15 @@ for name in names:
 for name in ("read_gguf", "check_llama", "make_vocabulary"):
     timed(llamacli.engine.model, name)
 timed(llamacli.engine.engine.Engine, "_fit")
+from llamacli.engine import sampling
+chooser = sampling.chooser
+
+def timed_chooser(*arguments):
+    held = SimpleNamespace(choosing=chooser(*arguments))
+    timed(held, "choosing")
+    return held.choosing
+
+sampling.chooser = timed_chooser
 timed(llamacli.commands.run, "encode_messages")
 leave = os._exit
 
@@ -88,7 +99,7 @@ def run_once(model: Path) -> dict[str, float]:
     whole, ended = time.perf_counter() - started, time.time()
     spent: dict[str, float] = json.loads(child.stderr.splitlines()[-1])
     spent["end"] += ended
-    beyond = whole - sum(spent[name] for name in LLAMA_CPP)
+    beyond = whole - sum(spent[name] for name in (*LLAMA_CPP, CHOOSING))
     rest = whole - sum(spent.values())
     times = {**spent, "rest": rest, "whole": whole, "beyond": beyond}
     return {name: 1000 * seconds for name, seconds in times.items()}
@@ -99,6 +110,7 @@ def measure(setup: Setup) -> Outcome:
     run_once(model)  # pages the file in
     measured = [run_once(model) for _ in range(setup.times(9))]
     shown = {"whole": "whole", **{name: f"`{name}`" for name in LLAMA_CPP}}
+    shown[CHOOSING] = "choosing tokens"
     shown |= {name: f"of what is left: {part}" for name, part in {**PARTS, **OTHERS}.items()}
 
     def values(name: str) -> list[float]:

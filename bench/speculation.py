@@ -1,15 +1,13 @@
 """Drafts beside plain decoding, with a trained model: rewriting, free text, costs, what pays.
 
     python -m bench.speculation MODEL [--tokens N] [--rounds N] [--threads N] [--draft MODEL]
-    python -m bench.speculation MODEL --peer [--kinds KIND ...]
 
 Rounds alternate, so that what slows the machine slows both. What is rewritten are texts of Python's
 help, with one change; the model goes on with the second half of the copy, as well as it can. Free
 text is what it says to a question. All are greedy; bench.foreseen has what drafts make of a copy
 without a fault. Then what checking so many tokens at once costs here, and from which acceptance on
-a draft pays by these costs, for models that draft at several costs; --plot draws that. --peer
-measures llama-server's own speculation by n-grams on the same tokens, each kind at several lengths,
-and without.
+a draft pays by these costs, for models that draft at several costs; --plot draws that. bench.ngrams
+has llama-server's own speculation on the same texts.
 """
 
 import argparse
@@ -19,11 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from bench.llama_cpp_tools import tool
-from bench.served import started
 from llamacli.answer import Result, generate
 from llamacli.engine import EngineSettings, SamplingSettings
-from llamacli.machine import physical_cores
 from llamacli.prompt import encode_turns
 from llamacli.speculate import MOST_ROWS, Costs, Drafting, DraftingEngine
 from llamacli.tune.measure import checking_costs
@@ -37,28 +32,6 @@ CHANGES = {
 }
 QUESTION = "Explain in a few paragraphs how a bicycle stays upright, and what a rider does for it."
 GREEDY = SamplingSettings(temperature=0)
-PEERS: dict[
-    str, list[tuple[tuple[str, int], ...]]
-] = {  # llama-server's kinds: its options, at its defaults and others
-    "none": [()],
-    "ngram-simple": [
-        (("--spec-ngram-simple-size-n", n), ("--spec-ngram-simple-size-m", m))
-        for n, m in ((12, 48), (4, 16), (12, 24), (4, 32))
-    ],
-    "ngram-map-k": [
-        (("--spec-ngram-map-k-size-n", n), ("--spec-ngram-map-k-size-m", m))
-        for n, m in ((12, 48), (4, 16), (12, 24))
-    ],
-    "ngram-map-k4v": [
-        (("--spec-ngram-map-k4v-size-n", n), ("--spec-ngram-map-k4v-size-m", m))
-        for n, m in ((12, 48), (4, 16))
-    ],
-    "ngram-mod": [
-        (("--spec-ngram-mod-n-min", least), ("--spec-ngram-mod-n-max", most))
-        for least, most in ((48, 64), (4, 24))
-    ],
-    "ngram-cache": [()],
-}
 DRAFTING = (0.0, 0.05, 0.1, 0.2, 0.35)  # costs of drafting a token
 
 
@@ -112,37 +85,6 @@ def least_acceptance(costs: Costs, drafting: float) -> float | None:
     return None
 
 
-def measure_peer(
-    model: Path,
-    kinds: list[str],
-    prompts: dict[str, list[int]],
-    tokens: int,
-    settings: EngineSettings,
-) -> None:
-    """llama-server's tokens a second after the prompt, each kind and setting in a process."""
-    for kind in kinds:
-        for setting in PEERS[kind]:
-            options = [str(word) for pair in setting for word in pair]
-            command = [str(tool("llama-server")), "-m", str(model), "-c", "8192", "-np", "1"]
-            command += ["-t", str(settings.threads or physical_cores()), "--spec-type", kind]
-            command += ["-fa", settings.flash_attention, *options]
-
-            def at(port: int, command: list[str] = command) -> list[str]:
-                return [*command, "--port", str(port)]
-
-            with started("llama-server", at) as server:
-                for name, prompt in prompts.items():
-                    asked = {"prompt": prompt, "n_predict": tokens, "temperature": 0}
-                    found = [server.post("/completion", asked)["timings"] for _ in range(2)]
-                    best = max(one["predicted_per_second"] for one in found)
-                    drafted = [found[0].get(key, 0) for key in ("draft_n_accepted", "draft_n")]
-                    print(
-                        f"llama-server, {kind} {' '.join(options)}, {name}: {best:.1f} tokens/s, "
-                        f"{drafted[0]} of {drafted[1]} drafted accepted",
-                        flush=True,
-                    )
-
-
 def plot(costs: Costs, path: Path) -> None:
     """Which share of drafted tokens must be accepted, by what drafting a token costs."""
     from matplotlib.figure import Figure
@@ -178,8 +120,6 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--peer", action="store_true")
-    parser.add_argument("--kinds", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--depth", type=int, default=512)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--flash-attention", choices=("auto", "on", "off"), default="auto")
@@ -195,10 +135,6 @@ def main() -> None:
             **{f"rewriting {name}": rewriting(engine, name, given.lines) for name in CHANGES},
             "free text": encode_turns(engine, [{"role": "user", "content": QUESTION}]),
         }
-        if given.peer:
-            engine.close()
-            measure_peer(given.model, given.kinds, prompts, given.tokens, settings)
-            return
         for name, prompt in prompts.items():
             tell(name, measure(engine, prompt, given.tokens, given.rounds))
         known = checking_costs(engine, given.depth, 5.0)

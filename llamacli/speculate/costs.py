@@ -6,7 +6,7 @@ on the same machine. A seed repeats.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from time import perf_counter
@@ -23,15 +23,20 @@ ON_GPU = {1: 1.0, 2: 1.2, 4: 1.5, 16: 2.2, 64: 3.7}
 
 GAIN = 1.05  # what a draft must promise, in tokens a cost
 CREDIT = 1.0  # what may be lost before anything was gained, in evaluations of one token
-ALLOWANCE = 0.01  # what each token without a draft adds to it: at most a hundredth is lost
+ALLOWANCE = 0.01  # what each token without a draft adds to it: about a hundredth is lost at most
 MOST_CREDIT = 16.0
-WEIGHT = 2.0  # tokens that a kind's first estimate is worth
-FADING = 0.97  # of what was seen, with each draft
-FORGETTING = 0.995  # with each token for which no draft was worth it: it is tried again
-SIZES = (1, 2, 3, 5, 7, 11, 15, 23, 31)
+RISK = 0.03  # that a draft may always have: what it loses where it is wrong, times how likely
+OVERDRAFT = 2.0  # what a draft that is likely right may lose beyond the credit
+WEIGHT = 4.0  # tokens that a kind's first estimate is worth
+FADING = 0.98  # of what was seen, with each token
+FORGETTING = 0.995  # with each token for which no model was asked: it is tried again
+SIZES = (1, 2, 3, 5, 7, 11, 15, 19, 23, 27, 31)
 # The first estimate of a token's acceptance by how many tokens before it are the same, less than 3
 # only where a text is being copied; and of a draft model's.
-BY_LENGTH = ((17, 0.92), (9, 0.85), (5, 0.7), (3, 0.5), (2, 0.75), (1, 0.7), (0, 0.6))
+BY_LENGTH = (
+    *((65, 0.98), (33, 0.96), (17, 0.93), (9, 0.85), (5, 0.7)),
+    *((3, 0.5), (2, 0.5), (1, 0.4), (0, 0.3)),
+)
 OF_MODEL = 0.7
 
 
@@ -108,26 +113,25 @@ def measured_costs(evaluate: Callable[[int], None]) -> Costs:
 
 @dataclass
 class Kind:
-    """Drafts that are alike: how many of their tokens were accepted, and of how many tried."""
+    """Tokens that are foretold alike: how many were right, and of how many that were drawn."""
 
     first: float
-    accepted: float = 0.0
-    tried: float = 0.0
+    right: float = 0.0
+    seen: float = 0.0
 
     @property
     def rate(self) -> float:
-        """The share of a draft's tokens, one after the other, that is accepted; below 1."""
-        rate = (self.accepted + WEIGHT * self.first) / (self.tried + WEIGHT)
+        """The share that is right; below 1."""
+        rate = (self.right + WEIGHT * self.first) / (self.seen + WEIGHT)
         return min(rate, 0.99)
 
-    def saw(self, accepted: int, drafted: int) -> None:
-        """A draft of which so many were accepted; after the first wrong one none was tried."""
-        self.accepted = self.accepted * FADING + accepted
-        self.tried = self.tried * FADING + min(accepted + 1, drafted)
+    def saw(self, right: bool) -> None:
+        self.right = self.right * FADING + right
+        self.seen = self.seen * FADING + 1
 
     def forget(self) -> None:
-        self.accepted *= FORGETTING
-        self.tried *= FORGETTING
+        self.right *= FORGETTING
+        self.seen *= FORGETTING
 
 
 @dataclass
@@ -135,42 +139,55 @@ class Budget:
     """Chooses drafts' lengths for one answer, and keeps account of what they gained and cost."""
 
     balance: float = CREDIT
-    kinds: dict[float, Kind] = field(default_factory=dict)
+    model: Kind = field(default_factory=lambda: Kind(OF_MODEL))
+    copied: dict[int, Kind] = field(
+        default_factory=lambda: {least: Kind(first) for least, first in BY_LENGTH}
+    )
 
-    def kind(self, first: float) -> Kind:
-        return self.kinds.setdefault(first, Kind(first))
+    def kinds(self, same: int, count: int) -> list[Kind]:
+        """Those of so many copied tokens in a row, the first of them after same equal ones."""
+        at = next(i for i, (least, _) in enumerate(BY_LENGTH) if same >= least)
+        kinds = []
+        for length in range(same, same + count):
+            if at and length >= BY_LENGTH[at - 1][0]:
+                at -= 1
+            kinds.append(self.copied[BY_LENGTH[at][0]])
+        return kinds
 
-    def length(self, kind: Kind, most: int, costs: Costs, drafting: float = 0.0) -> int:
-        """How many tokens to draft, at most that many; 0 where none is worth it.
+    def length(self, kinds: Sequence[Kind], costs: Costs, drafting: float = 0.0) -> int:
+        """How many tokens to draft, of so many, each of its kind; 0 where none is worth it.
 
         costs are those of checking them, drafting is what drafting a token costs.
         """
         best, gain = 0, GAIN
-        for size in SIZES:
-            if size > most:
+        right, tokens, size = 1.0, 1.0, 0
+        for size_wanted in SIZES:
+            if size_wanted > len(kinds):
                 break
+            for kind in kinds[size:size_wanted]:
+                right *= kind.rate
+                tokens += right
+            size = size_wanted
             cost = costs.of(size + 1) + drafting * size
-            promise = (1 - kind.rate ** (size + 1)) / (1 - kind.rate) / cost
-            if promise > gain and cost - 1 <= self.balance:
-                best, gain = size, promise
-        if not best and most:
-            kind.forget()
+            if tokens / cost > gain and self._allows(cost - 1, 1 - kinds[0].rate):
+                best, gain = size, tokens / cost
         return best
 
-    def saw(self, kind: Kind, accepted: int, drafted: int, cost: float) -> None:
+    def saw(self, kinds: Sequence[Kind], accepted: int, cost: float) -> None:
         """What came of a draft; cost is that of drafting and checking it."""
-        kind.saw(accepted, drafted)
+        for number, kind in enumerate(kinds[: accepted + 1]):  # none is drawn after a wrong one
+            kind.saw(number < accepted)
         self.balance = min(self.balance + accepted + 1 - cost, MOST_CREDIT)
 
-    def gave_up(self, kind: Kind, drafting: float) -> None:
+    def gave_up(self, drafting: float) -> None:
         """A model that was asked had nothing likely to draft."""
-        kind.saw(0, 1)
+        self.model.saw(False)
         self.balance -= drafting
 
     def saw_plain(self) -> None:
         self.balance = min(self.balance + ALLOWANCE, MOST_CREDIT)
 
-
-def first_rate(same: int) -> float:
-    """The first estimate for a copied draft after that many equal tokens."""
-    return next((rate for length, rate in BY_LENGTH if same >= length), 0.0)
+    def _allows(self, loss: float, wrong: float) -> bool:
+        """Whether a draft may lose that much, which it does with that probability."""
+        credit = max(self.balance, 0.0)
+        return loss <= credit + OVERDRAFT and loss * wrong <= credit + RISK

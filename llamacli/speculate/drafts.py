@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from llamacli.engine import Engine
 from llamacli.errors import UsageError
 from llamacli.gguf import GGUFFile
-from llamacli.speculate.costs import OF_MODEL, Budget, Costs, Kind, first_rate
+from llamacli.speculate.costs import Budget, Costs, Kind
 from llamacli.speculate.lookup import Drafted, Lookup
 
 if TYPE_CHECKING:
@@ -34,49 +34,62 @@ class Drafts:
     budget: Budget = field(default_factory=Budget)
     drafted: Drafted = field(default_factory=Drafted)
     proposed: list[int] = field(default_factory=list)
-    kind: Kind | None = None
+    kinds: list[Kind] = field(default_factory=list)  # of the proposed tokens
     cost: float = 0.0  # of drafting and checking what is proposed
+    foretold: tuple[int, int, Kind] | None = None  # a token that wasn't worth it: where, which
 
     def promising(self, most: int, costs: Costs) -> bool:
         """Whether something is there to be copied that seems to pay."""
         found, same = self._copy(most)
-        return bool(self.budget.length(self.budget.kind(first_rate(same)), len(found), costs))
+        return bool(self.budget.length(self.budget.kinds(same, len(found)), costs))
 
     def copied(self, most: int, costs: Costs) -> list[int]:
         """What can be copied, at most so many tokens; empty where none is worth it."""
-        self.kind, self.proposed = None, []
+        self._look_back()
+        self.kinds, self.proposed = [], []
         found, same = self._copy(most)
         if found:
-            kind = self.budget.kind(first_rate(same))
-            if size := self.budget.length(kind, len(found), costs):
-                self._propose(kind, found[:size], costs, 0.0)
+            kinds = self.budget.kinds(same, len(found))
+            if size := self.budget.length(kinds, costs):
+                self._propose(kinds[:size], found[:size], costs, 0.0)
+            else:
+                self.foretold = len(self.lookup.tokens), found[0], kinds[0]
         return self.proposed
 
     def wanted(self, most: int, costs: Costs, drafting: float) -> int:
         """How many tokens a model should draft, at drafting each; 0 where none is worth it."""
-        return self.budget.length(self.budget.kind(OF_MODEL), most, costs, drafting)
+        size = self.budget.length([self.budget.model] * most, costs, drafting)
+        if not size and most:
+            self.budget.model.forget()
+        return size
 
     def modelled(self, tokens: list[int], costs: Costs, drafting: float) -> list[int]:
         """What a model that was asked has drafted, as far as it is valid."""
-        kind = self.budget.kind(OF_MODEL)
-        self.kind, self.proposed = None, []
+        self.kinds, self.proposed = [], []
         if tokens := self._allowed(tokens):
-            self._propose(kind, tokens, costs, drafting)
+            self._propose([self.budget.model] * len(tokens), tokens, costs, drafting)
         else:
-            self.budget.gave_up(kind, drafting)
+            self.budget.gave_up(drafting)
         return self.proposed
 
     def accept(self, accepted: int) -> None:
         """An evaluation is over, with so many of the proposed tokens accepted."""
-        size, kind = len(self.proposed), self.kind
-        if kind is None:
+        if not self.proposed:
             self.budget.saw_plain()
             return
         self.drafted.evaluations += 1
-        self.drafted.tokens += size
+        self.drafted.tokens += len(self.proposed)
         self.drafted.accepted += accepted
-        self.budget.saw(kind, accepted, size, self.cost)
-        self.kind, self.proposed = None, []
+        self.budget.saw(self.kinds, accepted, self.cost)
+        self.kinds, self.proposed = [], []
+
+    def _look_back(self) -> None:
+        """Learn from a token that was foretold and not drafted: that costs nothing."""
+        if self.foretold is not None:
+            place, token, kind = self.foretold
+            if place < len(self.lookup.tokens):
+                kind.saw(self.lookup.tokens[place] == token)
+            self.foretold = None
 
     def _copy(self, most: int) -> tuple[list[int], int]:
         if most < 1:
@@ -87,8 +100,8 @@ class Drafts:
     def _allowed(self, tokens: list[int]) -> list[int]:
         return tokens[: self.valid(tokens)] if tokens else tokens
 
-    def _propose(self, kind: Kind, tokens: list[int], costs: Costs, drafting: float) -> None:
-        self.kind, self.proposed = kind, tokens
+    def _propose(self, kinds: list[Kind], tokens: list[int], costs: Costs, drafting: float) -> None:
+        self.kinds, self.proposed = kinds, tokens
         self.cost = costs.of(len(tokens) + 1) + drafting * len(tokens)
 
 

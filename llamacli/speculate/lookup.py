@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 LEAST = 3  # tokens that must be the same; shorter ones are chance
-LONGEST = 32  # that are compared
+LONGEST = 80  # that are compared
 PLACES = 8  # the latest ones of the same LEAST tokens that are compared
 SURE = 9  # equal tokens from which on a text counts as copied, be some of its tokens others
 NEAR = 8  # tokens around where the copied text should go on that one in common is looked for
@@ -53,8 +53,8 @@ class Lookup:
         """(at most that many tokens, how many before them are the same here and there).
 
         They are what followed the latest of the longest equal stretches; where that is the end
-        itself, it is repeated. Where less than LEAST are the same but a text is being copied, with
-        a word or so changed, they are what follows there.
+        itself, it is repeated. Where a text is being copied, with a word or so changed, they are
+        what follows there, be less than LEAST the same or more elsewhere.
         """
         tokens, end = self.tokens, len(self.tokens)
         best, same = 0, 0
@@ -66,8 +66,10 @@ class Lookup:
                 tokens[place - 1 - length] == tokens[end - 1 - length]
             ):
                 length += 1
-            if length > same:
+            if length > same or place == self.copied:
                 best, same = place, length
+                if same == LONGEST or place == self.copied:
+                    break
         if same >= SURE:
             self.copied, self.other = best, 0
         elif not same:
