@@ -158,7 +158,7 @@ def test_the_documents_example_is_right(write: Write) -> None:
     write(text.partition("```toml\n")[2].partition("```")[0])
     assert registry.defaults()["model"] == "llama-3.1-8b"
     assert registry.models()["my-tune"].quantization == "Q5_K_M"
-    every = {"model", *registry.NUMBERS, *registry.WORDS}
+    every = registry.DEFAULT_KEYS.keys() - {"workers", "split"}
     assert all(f"`{key}`" in text for key in every)
 
 

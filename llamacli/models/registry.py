@@ -6,7 +6,7 @@ a table `defaults` with what commands use where no option is given.
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,28 +37,8 @@ ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(.+)",
 PAGE = re.compile(r"(?<=/)(?:tree|blob|resolve)/main(?:/|$)")
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,99}", re.ASCII)
 MAX_COUNT = 1 << 50
-# Settings of `defaults`, called as the options' values are: type, least and most of numbers.
-NUMBERS: dict[str, tuple[type, float, float]] = {
-    "context": (int, 1, 1 << 31),
-    "threads": (int, 1, 512),
-    "gpu_layers": (int, 0, 1 << 31),
-    "max_tokens": (int, 1, 1 << 31),
-    "seed": (int, 0, (1 << 32) - 2),
-    "temperature": (float, 0.0, 1e6),
-    "top_k": (int, 0, 1 << 31),
-    "top_p": (float, 0.0, 1.0),
-    "min_p": (float, 0.0, 1.0),
-    "repeat_penalty": (float, 0.0, 1e6),
-    "worker_timeout": (float, 0.001, 1e8),
-}
-TEXTS = ("model", "workers", "split")
-WORDS = {
-    "context": ("auto",),
-    "gpu_layers": ("auto",),
-    "device": ("auto", "cpu", "metal", "cuda", "vulkan"),
-    "kv_type": ("f16", "q8_0", "q4_0"),
-    "flash_attention": ("auto", "on", "off"),
-}
+
+Check = Callable[[Any], str]  # what is wrong with a value; "" where nothing is
 
 
 @dataclass(frozen=True)
@@ -121,7 +101,7 @@ def find(name: str) -> Model | None:
 
 
 def defaults() -> dict[str, Any]:
-    """What the user's file sets where no option is given: keys of TEXTS, NUMBERS and WORDS.
+    """What the user's file sets where no option is given: keys of DEFAULT_KEYS.
 
     Raises InvalidModelError naming the file, and the table and key that are wrong.
     """
@@ -130,7 +110,7 @@ def defaults() -> dict[str, Any]:
     if not isinstance(given, Mapping):
         _fail(path, (DEFAULTS,), "is not a table")
     for key, value in given.items():
-        _check_default(path, key, value)
+        _check(path, (DEFAULTS, key), value, DEFAULT_KEYS)
     return dict(given)
 
 
@@ -181,7 +161,9 @@ def _model(path: Path, name: str, entry: Any, known: Model | None) -> Model:
     if known is not None and known.source == BUILT_IN:
         _fail(path, (name,), "is the built-in model and can't be changed")
     for key, value in entry.items():
-        _check(path, (name, key), value)
+        _check(path, (name, key), value, MODEL_KEYS)
+    if entry.get("source") == BUILT_IN and name != DEMO:
+        _fail(path, (name, "source"), f"is {BUILT_IN!r}, which {DEMO} alone is")
     inherited = {} if known is None else {f.name: getattr(known, f.name) for f in fields(Model)}
     for key, dependent in DEPENDS.items():
         if key in entry and entry[key] != inherited.get(key):
@@ -192,72 +174,80 @@ def _model(path: Path, name: str, entry: Any, known: Model | None) -> Model:
     return Model(**values)
 
 
-def _check_default(path: Path, key: str, value: Any) -> None:
-    place = (DEFAULTS, key)
-    if key in TEXTS:
-        _text(path, place, value)
-    elif value in WORDS.get(key, ()):
-        return
-    elif key in NUMBERS:
-        _number(path, place, value, *NUMBERS[key])
-    elif key in WORDS:
-        _fail(path, place, f"is {value!r}, none of {', '.join(WORDS[key])}")
-    else:
-        _unknown(path, place, [*TEXTS, *NUMBERS, *WORDS])
+def _check(path: Path, place: tuple[str, str], value: Any, checks: Mapping[str, Check]) -> None:
+    if (check := checks.get(place[-1])) is None:
+        import difflib
 
-
-def _check(path: Path, place: tuple[str, str], value: Any) -> None:
-    key = place[-1]
-    if key == "source":
-        _check_source(path, place, value)
-    elif key == "revision":
-        if not REVISION.fullmatch(_text(path, place, value)) or ".." in value:
-            _fail(path, place, f"is {value!r}, not a branch, tag or commit")
-    elif key == "quantization":
-        if _text(path, place, value) not in QUANTIZATIONS:
-            _fail(path, place, f"is {value!r}, none of {', '.join(QUANTIZATIONS)}")
-    elif key in ("license", "draft"):
-        _text(path, place, value)
-    elif key in {field.name for field in fields(Model)} - {"name"}:
-        _number(path, place, value, int, 1, MAX_COUNT)
-    else:
-        _unknown(path, place, [f.name for f in fields(Model) if f.name != "name"])
-
-
-def _check_source(path: Path, place: tuple[str, str], value: Any) -> None:
-    if _text(path, place, value) == BUILT_IN:
-        if place[0] != DEMO:
-            _fail(path, place, f"is {BUILT_IN!r}, which {DEMO} alone is")
-    elif (
-        not HUB_ID.fullmatch(value) and not value.startswith("~") and not Path(value).is_absolute()
-    ):
-        what = "neither a Hub id, as owner/name, nor a folder's absolute path"
-        _fail(path, place, f"is {value!r}, {what}")
-
-
-def _text(path: Path, place: tuple[str, ...], value: Any) -> str:
-    if not isinstance(value, str) or not value or not value.isprintable():
-        _fail(path, place, f"is {value!r}, not a line of text")
-    return value
-
-
-def _number(
-    path: Path, place: tuple[str, ...], value: Any, kind: type, least: float, most: float
-) -> None:
-    kinds = int if kind is int else (int, float)
-    if not isinstance(value, kinds) or isinstance(value, bool) or not least <= value <= most:
-        name = "whole number" if kind is int else "number"
-        _fail(path, place, f"is {value!r}, not a {name} from {least:g} to {most:g}")
-
-
-def _unknown(path: Path, place: tuple[str, ...], known: Sequence[str]) -> NoReturn:
-    import difflib
-
-    near = difflib.get_close_matches(place[-1], known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-    _fail(path, place, f"is not known; {hint}")
+        near = difflib.get_close_matches(place[-1], checks, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(checks)}"
+        _fail(path, place, f"is not known; {hint}")
+    if fault := check(value):
+        _fail(path, place, f"is {value!r}, {fault}")
 
 
 def _fail(path: Path, place: tuple[str, ...], what: str) -> NoReturn:
     """What is wrong with the table or key at that place."""
     raise InvalidModelError(f"{'.'.join(place)} {what}", file=path)
+
+
+def _line(value: Any) -> str:
+    sound = isinstance(value, str) and value and value.isprintable()
+    return "" if sound else "not a line of text"
+
+
+def _word(*words: str) -> Check:
+    return lambda value: "" if value in words else f"none of {', '.join(words)}"
+
+
+def _number(kind: type, least: float, most: float, *words: str) -> Check:
+    """A number between two, or one of some words."""
+    name, kinds = ("whole number", (int,)) if kind is int else ("number", (int, float))
+
+    def check(value: Any) -> str:
+        number = isinstance(value, kinds) and not isinstance(value, bool)
+        fits = value in words or (number and least <= value <= most)
+        return "" if fits else f"not a {name} from {least:g} to {most:g}"
+
+    return check
+
+
+def _revision(value: Any) -> str:
+    if fault := _line(value):
+        return fault
+    sound = REVISION.fullmatch(value) and ".." not in value
+    return "" if sound else "not a branch, tag or commit"
+
+
+def _source(value: Any) -> str:
+    if (fault := _line(value)) or value == BUILT_IN:
+        return fault
+    sound = HUB_ID.fullmatch(value) or value.startswith("~") or Path(value).is_absolute()
+    return "" if sound else "neither a Hub id, as owner/name, nor a folder's absolute path"
+
+
+MODEL_KEYS: dict[str, Check] = {
+    "source": _source,
+    "revision": _revision,
+    "quantization": _word(*QUANTIZATIONS),
+    **dict.fromkeys(("license", "draft"), _line),
+    **dict.fromkeys(("context", "parameters"), _number(int, 1, MAX_COUNT)),
+    **dict.fromkeys(("checkpoint_bytes", "gguf_bytes", "memory_bytes"), _number(int, 1, MAX_COUNT)),
+}
+# Called as the options' values are.
+DEFAULT_KEYS: dict[str, Check] = {
+    **dict.fromkeys(("model", "workers", "split"), _line),
+    "context": _number(int, 1, 1 << 31, "auto"),
+    "threads": _number(int, 1, 512),
+    "gpu_layers": _number(int, 0, 1 << 31, "auto"),
+    "max_tokens": _number(int, 1, 1 << 31),
+    "seed": _number(int, 0, (1 << 32) - 2),
+    "temperature": _number(float, 0.0, 1e6),
+    "top_k": _number(int, 0, 1 << 31),
+    "top_p": _number(float, 0.0, 1.0),
+    "min_p": _number(float, 0.0, 1.0),
+    "repeat_penalty": _number(float, 0.0, 1e6),
+    "worker_timeout": _number(float, 0.001, 1e8),
+    "device": _word("auto", "cpu", "metal", "cuda", "vulkan"),
+    "kv_type": _word("f16", "q8_0", "q4_0"),
+    "flash_attention": _word("auto", "on", "off"),
+}
