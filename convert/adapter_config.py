@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.errors import CheckpointError
-from convert.small_files import read_json
+from convert.small_files import boolean, read_json
 
 CONFIG = "adapter_config.json"
 MAX_RANK = 4096
@@ -103,19 +103,12 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         alpha=_positive("lora_alpha", raw.get("lora_alpha")),
         rank_pattern=_pattern(raw, "rank_pattern", whole=True),
         alpha_pattern=_pattern(raw, "alpha_pattern"),
-        rslora=_flag(raw, "use_rslora"),
+        rslora=boolean(raw, "use_rslora", CONFIG),
     )
 
 
 def _error(fault: str, hint: str = "") -> CheckpointError:
     return CheckpointError(fault, file=CONFIG, hint=hint)
-
-
-def _flag(raw: Mapping[str, Any], key: str) -> bool:
-    value = raw.get(key)
-    if not isinstance(value, bool | None):
-        raise _error(f"{key} is {value!r}, expected true or false")
-    return bool(value)
 
 
 def _positive(key: str, value: Any, *, whole: bool = False) -> float:

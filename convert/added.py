@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from convert.errors import CheckpointError
+from convert.pretokenizer import refused
 
 # What llama.cpp takes for control tokens, or an answer's end, by their text, whatever their type
 # (src/llama-vocab.cpp, llama_vocab::impl::load), and what its converter types so, whatever
@@ -55,13 +55,13 @@ def read_added(entries: Any) -> list[AddedToken]:
     """Check tokenizer.json's added_tokens, an array or null. Raises CheckpointError."""
     entries = [] if entries is None else entries
     if not isinstance(entries, list):
-        raise _error("added_tokens is not a list")
+        raise refused("added_tokens is not a list")
     if len(entries) > MAX_ADDED:
-        raise _error(f"added_tokens has {len(entries)} entries, more than {MAX_ADDED}")
+        raise refused(f"added_tokens has {len(entries)} entries, more than {MAX_ADDED}")
     added = [_read(entry) for entry in entries]
     for token in added:
         if token.flags and not token.control:
-            raise _error(f"added token {token.text!r} has {token.flags[0]}, {UNDONE}")
+            raise refused(f"added token {token.text!r} has {token.flags[0]}, {UNDONE}")
     _check_overlaps([token.text for token in added if not token.control])
     return added
 
@@ -77,19 +77,19 @@ def check_templates(added: Iterable[AddedToken], templates: Mapping[str, str]) -
     together = "\0".join(templates.values())
     for token in added:
         if token.control and token.flags and token.text in together:
-            raise _error(
+            raise refused(
                 f"added token {token.text!r} of the chat template has {token.flags[0]}, {UNDONE}"
             )
 
 
 def _read(entry: Any) -> AddedToken:
     if not isinstance(entry, Mapping):
-        raise _error(f"added token {entry!r} is not an object")
+        raise refused(f"added token {entry!r} is not an object")
     token: Any = entry.get("id")
     text: Any = entry.get("content")
     is_id = isinstance(token, int) and not isinstance(token, bool) and token >= 0
     if not is_id or not isinstance(text, str) or not text:
-        raise _error(f"added token {entry!r} has no id or no content")
+        raise refused(f"added token {entry!r} has no id or no content")
     flags = tuple(flag for flag in FLAGS if entry.get(flag))
     return AddedToken(int(token), text, bool(entry.get("special")) or is_marker(text), flags)
 
@@ -98,7 +98,7 @@ def _check_overlaps(texts: list[str]) -> None:
     """Refuse tokens of which one can begin within another: tokenizers takes the first of them in
     a text, llama.cpp the longest. Runs of one letter come out alike."""
     if sum(map(len, texts)) > 1 << 20:
-        raise _error("its added tokens are absurdly long")
+        raise refused("its added tokens are absurdly long")
     begins: dict[str, str] = {}
     for text in texts:
         for end in range(1, len(text)):
@@ -107,11 +107,7 @@ def _check_overlaps(texts: list[str]) -> None:
         for start in range(1, len(text)):
             other = begins.get(text[start:])
             if other is not None and len(set(text + other)) > 1:
-                raise _error(
+                raise refused(
                     f"added tokens {text!r} and {other!r} can overlap in a text, "
                     "which llama.cpp then cuts otherwise"
                 )
-
-
-def _error(fault: str) -> CheckpointError:
-    return CheckpointError(fault, file="tokenizer.json")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from convert.errors import CheckpointError
+from convert.small_files import boolean
 
 # Upper bounds far above any Llama: they keep products of dimensions small enough to reason about.
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS of llama.cpp
@@ -92,9 +93,9 @@ class LlamaConfig:
             rms_norm_eps=_number(raw, "rms_norm_eps", default=1e-6),
             rope_theta=theta,
             rope_scaling=scaling,
-            tie_word_embeddings=_boolean(raw, "tie_word_embeddings"),
-            attention_bias=_boolean(raw, "attention_bias"),
-            mlp_bias=_boolean(raw, "mlp_bias"),
+            tie_word_embeddings=boolean(raw, "tie_word_embeddings", "config.json"),
+            attention_bias=boolean(raw, "attention_bias", "config.json"),
+            mlp_bias=boolean(raw, "mlp_bias", "config.json"),
             bos_token_id=next(iter(bos), None),
             eos_token_ids=token_ids(raw.get("eos_token_id"), "eos_token_id", vocab_size),
             torch_dtype=raw.get("torch_dtype") or raw.get("dtype"),
@@ -163,13 +164,6 @@ def _number(raw: Mapping[str, Any], key: str, default: float | None = None) -> f
     if not numeric or not 0 < value < 1e30 or not math.isfinite(value):
         raise _error(f"{key} is {value!r}, expected a positive number")
     return float(value)
-
-
-def _boolean(raw: Mapping[str, Any], key: str) -> bool:
-    value = raw.get(key)
-    if value is not None and not isinstance(value, bool):
-        raise _error(f"{key} is {value!r}, expected true or false")
-    return bool(value)
 
 
 def rope_kind(raw: Mapping[str, Any]) -> Any:

@@ -122,18 +122,18 @@ def recognize(pre_tokenizer: Any, *, ignores_merges: bool) -> PreTokenizer:
             return row
     if same:
         value = "true" if ignores_merges else "false or missing"
-        raise _error(f"model.ignore_merges is {value}, which llama.cpp's {same[0].name} is not")
+        raise refused(f"model.ignore_merges is {value}, which llama.cpp's {same[0].name} is not")
     told = " and then ".join(f"{kind} {how}".strip() for kind, how in steps)
-    raise _error(f"its pre_tokenizer is {told}, which is none of llama.cpp's")
+    raise refused(f"its pre_tokenizer is {told}, which is none of llama.cpp's")
 
 
 def _steps(step: Any) -> Iterator[Step]:
     """The steps in order; those of a Sequence, one deep as tokenizers writes it."""
     if not isinstance(step, Mapping):
-        raise _error("its pre_tokenizer is missing, or is not an object")
+        raise refused("its pre_tokenizer is missing, or is not an object")
     inner = step.get("pretokenizers") if step.get("type") == "Sequence" else [step]
     if not isinstance(inner, list) or not all(isinstance(one, Mapping) for one in inner):
-        raise _error("its pre_tokenizer is a Sequence of something else than objects")
+        raise refused("its pre_tokenizer is a Sequence of something else than objects")
     yield from map(_step, inner)
 
 
@@ -165,5 +165,5 @@ def _split(step: Mapping[str, Any]) -> Step:
     return "Split", f"{regex} ({behavior}{', inverted' if invert else ''})"
 
 
-def _error(fault: str) -> CheckpointError:
+def refused(fault: str) -> CheckpointError:
     return CheckpointError(fault, file="tokenizer.json")

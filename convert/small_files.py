@@ -47,6 +47,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def boolean(raw: Mapping[str, Any], key: str, file: str, told: str = "") -> bool:
+    """A key's value, false where it is missing or null. Raises CheckpointError naming both."""
+    value = raw.get(key)
+    if not isinstance(value, bool | None):
+        raise CheckpointError(f"{told or key} is {value!r}, expected true or false", file=file)
+    return bool(value)
+
+
 def optional_json(path: Path) -> dict[str, Any]:
     """read_json, or an empty object where there is no such file."""
     return read_json(path) if path.exists() else {}

@@ -10,7 +10,8 @@ from gguf import TokenType
 
 from convert.added import AddedToken, markers_among, read_added
 from convert.errors import CheckpointError
-from convert.pretokenizer import PreTokenizer, recognize
+from convert.pretokenizer import PreTokenizer, recognize, refused
+from convert.small_files import boolean
 
 MAX_TOKENS = 1 << 21
 # Fields of tokenizer.json's model that change tokens, and what they must be.
@@ -58,16 +59,17 @@ def parse_vocabulary(raw: Mapping[str, Any], size: int | None = None) -> Tokeniz
     model = raw.get("model")
     if not isinstance(model, Mapping) or model.get("type", "BPE") != "BPE":
         kind = model.get("type") if isinstance(model, Mapping) else None
-        raise _error(f"the model is {kind!r}, not a byte-level BPE")
+        raise refused(f"the model is {kind!r}, not a byte-level BPE")
     _check_sentencepiece(model)
     if (normalizer := raw.get("normalizer")) not in (None, {"type": "Sequence", "normalizers": []}):
         kind = normalizer.get("type") if isinstance(normalizer, Mapping) else normalizer
-        raise _error(f"it has a normalizer ({kind}), and llama.cpp's tokenizer changes no text")
+        raise refused(f"it has a normalizer ({kind}), and llama.cpp's tokenizer changes no text")
     _check_decoder(raw.get("decoder"))
-    pre = recognize(raw.get("pre_tokenizer"), ignores_merges=_boolean(model, "ignore_merges"))
+    ignores = boolean(model, "ignore_merges", "tokenizer.json", "model.ignore_merges")
+    pre = recognize(raw.get("pre_tokenizer"), ignores_merges=ignores)
     for key, neutral in NEUTRAL.items():
         if model.get(key) not in neutral:
-            raise _error(f"model.{key} is {model[key]!r}, which llama.cpp's tokenizer doesn't do")
+            raise refused(f"model.{key} is {model[key]!r}, which llama.cpp's tokenizer doesn't do")
     vocabulary = _vocabulary(model.get("vocab"))
     _check_bytes(model, vocabulary)
     added = read_added(raw.get("added_tokens"))
@@ -93,7 +95,7 @@ def _check_sentencepiece(model: Mapping[str, Any]) -> None:
     vocabulary = model.get("vocab")
     by_bytes = isinstance(vocabulary, Mapping) and "<0x0A>" in vocabulary
     if model.get("byte_fallback") and by_bytes:
-        raise _error("it is a SentencePiece tokenizer, as Llama 2's; byte-level BPE is converted")
+        raise refused("it is a SentencePiece tokenizer, as Llama 2's; byte-level BPE is converted")
 
 
 def _check_decoder(decoder: Any) -> None:
@@ -104,17 +106,17 @@ def _check_decoder(decoder: Any) -> None:
     for step in steps:
         kind = step.get("type") if isinstance(step, Mapping) else step
         if kind not in (None, "ByteLevel"):
-            raise _error(f"its decoder is {kind!r}, and llama.cpp's tokenizer joins bytes alone")
+            raise refused(f"its decoder is {kind!r}, and llama.cpp's tokenizer joins bytes alone")
 
 
 def _vocabulary(vocabulary: Any) -> Mapping[str, int]:
     if not isinstance(vocabulary, Mapping) or not vocabulary:
-        raise _error("model.vocab is missing or empty")
+        raise refused("model.vocab is missing or empty")
     ids = list(vocabulary.values())
     if set(map(type, ids)) != {int} or min(ids) < 0 or len(set(ids)) != len(ids):
-        raise _error("model.vocab gives a token no id, or one id to two tokens")
+        raise refused("model.vocab gives a token no id, or one id to two tokens")
     if max(ids) >= MAX_TOKENS:
-        raise _error(f"model.vocab has the id {max(ids)}; {MAX_TOKENS} tokens are the most")
+        raise refused(f"model.vocab has the id {max(ids)}; {MAX_TOKENS} tokens are the most")
     return vocabulary
 
 
@@ -122,11 +124,11 @@ def _check_bytes(model: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Non
     """Bytes without a token: tokenizers may write them another way, llama.cpp leaves them out."""
     letters = byte_letters()
     if missing := [byte for byte in TYPED if letters[byte] not in vocabulary]:
-        raise _error(f"model.vocab has no token for {chr(missing[0])!r}")
+        raise refused(f"model.vocab has no token for {chr(missing[0])!r}")
     lacks = any(letter not in vocabulary for letter in letters)
     for key in ("unk_token", "byte_fallback"):
         if lacks and model.get(key):
-            raise _error(
+            raise refused(
                 f"model.{key} is {model[key]!r} and there are bytes without a token, "
                 "which llama.cpp leaves out"
             )
@@ -138,7 +140,7 @@ def _tokens(
     """Every token's text and type; ids that nothing has are tokens that never occur."""
     most = max(chain(vocabulary.values(), (token.id for token in added))) + 1
     if most > MAX_TOKENS:
-        raise _error(f"added_tokens has the id {most - 1}; {MAX_TOKENS} tokens are the most")
+        raise refused(f"added_tokens has the id {most - 1}; {MAX_TOKENS} tokens are the most")
     length = max(most, size or 0)
     texts: list[str | None] = [None] * length
     types = [int(TokenType.NORMAL)] * length
@@ -146,7 +148,7 @@ def _tokens(
         texts[token] = text
     for one in added:
         if texts[one.id] not in (None, one.text):
-            raise _error(f"added token {one.text!r} takes the id {one.id} of {texts[one.id]!r}")
+            raise refused(f"added token {one.text!r} takes the id {one.id} of {texts[one.id]!r}")
         texts[one.id] = one.text
         types[one.id] = int(TokenType.CONTROL if one.control else TokenType.USER_DEFINED)
     if None in texts:
@@ -154,7 +156,7 @@ def _tokens(
     hidden = {*markers_among(vocabulary)} - {one.text for one in added}
     if hidden:
         text = min(hidden)
-        raise _error(
+        raise refused(
             f"token {vocabulary[text]}, {text!r}, is none of the added tokens, but llama.cpp takes "
             "it for a control token"
         )
@@ -176,16 +178,16 @@ def _check_texts(texts: list[str]) -> None:
     if len(set(texts)) != len(texts):
         seen: dict[str, int] = {}
         i, text = next((i, t) for i, t in enumerate(texts) if seen.setdefault(t, i) != i)
-        raise _error(f"tokens {seen[text]} and {i} are both {text!r}")
+        raise refused(f"tokens {seen[text]} and {i} are both {text!r}")
     together = "\n".join(texts)
     if "" in texts or "\0" in together:
         bad = next(i for i, text in enumerate(texts) if not text or "\0" in text)
-        raise _error(f"token {bad} is empty or has a zero byte in it")
+        raise refused(f"token {bad} is empty or has a zero byte in it")
     try:
         together.encode()
     except UnicodeEncodeError as error:
         bad_text = together[error.start : error.end]
-        raise _error(f"a token has {bad_text!r}, which is not valid Unicode") from None
+        raise refused(f"a token has {bad_text!r}, which is not valid Unicode") from None
 
 
 def _check_words(special: Mapping[str, int]) -> None:
@@ -194,7 +196,7 @@ def _check_words(special: Mapping[str, int]) -> None:
         rest = text[1:] if text[0] not in "\r\n" and not text[0].isalnum() else text
         kinds = {(c.isalpha(), c.isnumeric()) for c in text}
         if (rest and rest.isalpha()) or len(kinds) == 1:
-            raise _error(f"the control token {text!r} is a word, which any text may have")
+            raise refused(f"the control token {text!r} is a word, which any text may have")
 
 
 def _merges(
@@ -202,7 +204,7 @@ def _merges(
 ) -> tuple[str, ...]:
     """Merges written as 'a b' or, by newer versions, as ['a', 'b'], checked all at once."""
     if not isinstance(merges, list) or not merges:
-        raise _error("model.merges is missing or empty")
+        raise refused("model.merges is missing or empty")
     try:
         pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
         written = list(map(" ".join, pairs))
@@ -215,7 +217,7 @@ def _merges(
         raise _fault(merges, vocabulary)
     if any(map(special.__contains__, joined)):
         rank = next(i for i, text in enumerate(joined) if text in special)
-        raise _error(f"merge {rank} makes the control token {joined[rank]!r}")
+        raise refused(f"merge {rank} makes the control token {joined[rank]!r}")
     return tuple(written)
 
 
@@ -227,12 +229,12 @@ def _fault(merges: list[Any], vocabulary: Mapping[str, int]) -> CheckpointError:
             or len(pair) != 2
             or not all(isinstance(part, str) and part and " " not in part for part in pair)
         ):
-            return _error(f"merge {rank} is {merge!r}, expected a pair of tokens")
+            return refused(f"merge {rank} is {merge!r}, expected a pair of tokens")
         if pair[0] not in vocabulary or pair[1] not in vocabulary:
-            return _error(f"merge {rank} joins {pair[0]!r} and {pair[1]!r}, not both tokens")
+            return refused(f"merge {rank} joins {pair[0]!r} and {pair[1]!r}, not both tokens")
         if pair[0] + pair[1] not in vocabulary:
-            return _error(f"merge {rank} makes {pair[0] + pair[1]!r}, which is no token")
-    return _error("model.merges are not pairs of tokens")
+            return refused(f"merge {rank} makes {pair[0] + pair[1]!r}, which is no token")
+    return refused("model.merges are not pairs of tokens")
 
 
 def byte_letters() -> list[str]:
@@ -241,14 +243,3 @@ def byte_letters() -> list[str]:
     hidden = (b for b in range(256) if b not in visible)
     letters = {b: chr(b) for b in visible} | {b: chr(256 + i) for i, b in enumerate(hidden)}
     return [letters[b] for b in range(256)]
-
-
-def _boolean(model: Mapping[str, Any], key: str) -> bool:
-    value = model.get(key)
-    if value is not None and not isinstance(value, bool):
-        raise _error(f"model.{key} is {value!r}, expected true or false")
-    return bool(value)
-
-
-def _error(fault: str) -> CheckpointError:
-    return CheckpointError(fault, file="tokenizer.json")
