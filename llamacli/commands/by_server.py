@@ -5,10 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamacli import serve
+from llamacli import chat, models, serve
 from llamacli.commands import groups
 from llamacli.errors import LlamacliError, NotFoundError
-from llamacli.models import engine_for
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from llamacli.answer import Calling, OutputStyle, Result
-    from llamacli.chat import Served
     from llamacli.engine import Asked, Engine
 
 
@@ -55,7 +53,7 @@ def answer_by_server(
 @contextmanager
 def model_for(
     path: Path, machine: groups.Machine, asked: "Asked", style: "OutputStyle", *, alone: bool
-) -> "Iterator[Engine | Served]":
+) -> "Iterator[Engine | chat.Served]":
     """The model by a server that has it as it is asked for, else loaded here; alone asks none."""
     if not alone and may_ask(machine, asked.context, asked.draft):
         served = serve.served_model(path, None, asked.adapters)
@@ -64,7 +62,7 @@ def model_for(
                 notice(serve.BY_SERVER)
             yield served
             return
-    with engine_for(path, asked, quiet=style.quiet) as engine:
+    with models.engine_for(path, asked, quiet=style.quiet) as engine:
         yield engine
 
 
@@ -96,9 +94,7 @@ def adapter_fields(given: "Sequence[str] | None") -> dict[str, Any]:
     """The field of a request that names adapters: a server that hasn't loaded them won't answer."""
     if not given:
         return {}
-    from llamacli.models import adapter_choices
-
-    return serve.adapters_field(adapter_choices(given))
+    return serve.adapters_field(models.adapter_choices(given))
 
 
 def request_fields(

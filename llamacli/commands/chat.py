@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from llamacli import repl
 from llamacli.commands import groups, options
 from llamacli.commands.by_server import adapter_fields, answer_by_server, why_not
 from llamacli.commands.mcp import Mcp
@@ -92,10 +93,8 @@ def chat(
             answer(engine, tokens, settings, style, calling=offer, max_tokens=limit, stop=stop)
         return
 
-    from llamacli.repl import Wanted, start_repl
-
     source = call.get_parameter_source("model")
-    wanted = Wanted(
+    wanted = repl.Wanted(
         model=model,
         named=source is not None and source.name == "COMMANDLINE",
         asked=asked,
@@ -111,12 +110,12 @@ def chat(
         verbose=verbose,
     )
     if not mcp.mcp:
-        start_repl(wanted, resume=resume, session=name)
+        repl.start_repl(wanted, resume=resume, session=name)
         return
     with mcp.opened(mcp.read()) as servers:
         offer = calls.calling(servers.tools)
         wanted = replace(wanted, servers=servers, offer=offer, most_calls=mcp.max_calls)
-        start_repl(wanted, resume=resume, session=name)
+        repl.start_repl(wanted, resume=resume, session=name)
 
 
 def _export(name: str | None, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
+from llamacli import terminal, workers as others
 from llamacli.commands import options
 from llamacli.commands.printing import print_either
 
@@ -66,13 +67,12 @@ def describe(devices: "Sequence[Device]", machine: "Machine") -> dict[str, Any]:
 def _meet(listed: str) -> list[dict[str, Any]]:
     """Each worker's devices and link. Raises UsageError and UnreachableError."""
     from llamacli.errors import UnreachableError
-    from llamacli.workers import greet, measure, parse_workers
 
     met = []
-    for address in parse_workers(listed):
-        link = greet(address)
+    for address in others.parse_workers(listed):
+        link = others.greet(address)
         try:
-            speed = measure(link)
+            speed = others.measure(link)
         except OSError as error:
             raise UnreachableError(f"the worker {address} is lost: {error}") from error
         finally:
@@ -91,8 +91,6 @@ def _meet(listed: str) -> list[dict[str, Any]]:
 
 def lines(fields: dict[str, Any]) -> str:
     """The same for people."""
-    from llamacli.terminal import columns, printable
-
     rows = [("device", "kind", "free", "memory", "", "")]
     for device in fields["devices"]:
         sizes = (_gib(device["memory_free"]), _gib(device["memory_total"]))
@@ -104,12 +102,12 @@ def lines(fields: dict[str, Any]) -> str:
         for device in worker["devices"]:
             sizes = (_gib(device["memory_free"]), _gib(device["memory_total"]))
             rows.append((worker["address"], "worker", *sizes, "used", far))
-    text = columns(rows, "llrrll")
+    text = terminal.columns(rows, "llrrll")
     versions = ", ".join(f"{name} {version}" for name, version in fields["versions"].items())
     text += f"\n{versions}\n"
     for backend, features in fields["built_for"].items():
         named = [k if value == "1" else f"{k}={value}" for k, value in features.items()]
-        text += printable(f"{backend} is built with {' '.join(named)}") + "\n"
+        text += terminal.printable(f"{backend} is built with {' '.join(named)}") + "\n"
     text += f"{fields['threads']} threads, unless --threads or `llamacli tune` say otherwise\n"
     for unused in fields["unused"]:
         text += f"\n{unused['found']}; to build it for that:\n  {unused['command']}\n"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llamacli import answer, models, prompt, shape
+from llamacli import answer, models, prompt, shape, tools as toolset
 from llamacli.commands.options import (
     Device,
     Quiet,
@@ -29,7 +29,6 @@ from llamacli.errors import UsageError
 
 if TYPE_CHECKING:
     from llamacli.engine import Asked, Profile, SamplingSettings
-    from llamacli.tools import Tool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +97,13 @@ class Calls:
     tool_output_limit: Annotated[int, "Characters of a result that the model is given."] = 32_768
     no_parallel_calls: Annotated[bool, "At most one call an answer."] = False
 
-    def listed(self) -> "Sequence[Tool]":
+    def listed(self) -> "Sequence[toolset.Tool]":
         """The file's. Raises UsageError and NotFoundError."""
         if self.tools is None:
             return ()
-        from llamacli.tools import read_tools
+        return toolset.read_tools(prompt.read_file(self.tools).text, str(self.tools))
 
-        return read_tools(prompt.read_file(self.tools).text, str(self.tools))
-
-    def calling(self, tools: "Sequence[Tool]", first: int = 0) -> "answer.Calling | None":
+    def calling(self, tools: "Sequence[toolset.Tool]", first: int = 0) -> "answer.Calling | None":
         """How an answer may call those tools; None where there are none.
 
         first numbers the ids of its calls. Raises UsageError.
@@ -133,11 +130,9 @@ class Tools(Calls):
         """Those of --results, or none. Raises UsageError and NotFoundError."""
         if self.results is None:
             return []
-        from llamacli.tools import bounded
-
         name = "stdin" if self.results == Path("-") else str(self.results)
         read = prompt.read_messages(prompt.decode(prompt.read_bytes(self.results), name), name)
-        return bounded(read, self.tool_output_limit)
+        return toolset.bounded(read, self.tool_output_limit)
 
 
 @dataclass(frozen=True)

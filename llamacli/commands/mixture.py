@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import convert
+from llamacli import engine, models, quality
 from llamacli.commands.options import exclusive
 from llamacli.commands.printing import print_table, steps_bar
 from llamacli.errors import InvalidModelError, UsageError, reading
@@ -131,11 +132,9 @@ def parse_size(text: str) -> int:
 
 def recipe_file(given: Path) -> Path:
     """The file that a recipe is in, which may be one that a name means in the store."""
-    from llamacli.models import existing_path, matching, stored_models
-
-    if path := existing_path(str(given)):
+    if path := models.existing_path(str(given)):
         return path
-    stored = matching(given.name, stored_models()) if len(given.parts) == 1 else []
+    stored = models.matching(given.name, models.stored_models()) if len(given.parts) == 1 else []
     return stored[0] if len(stored) == 1 else expanded(given)
 
 
@@ -175,8 +174,6 @@ def fitted(
 
     Raises DoesNotFitError where no file is as small, and what convert.fit raises.
     """
-    from llamacli.quality import sample_tokens
-
     asked = str(mixture.fit)
     limit = _free(checkpoint, mixture.context) if asked == MEMORY else parse_size(asked)
     with steps_bar() as show:
@@ -186,7 +183,7 @@ def fitted(
             str(mixture.label),
             wishes=wishes,
             importance=importance,
-            tokens=() if checkpoint.waits else sample_tokens(checkpoint),
+            tokens=() if checkpoint.waits else quality.sample_tokens(checkpoint),
             threads=threads,
             progress=lambda name, done, total: show(f"measuring {name}", done, total),
             notice=notice,
@@ -197,14 +194,13 @@ def fitted(
 
 def _free(checkpoint: "convert.Checkpoint", context: int | None) -> int:
     """The largest file of this model that this machine has memory for now."""
-    from llamacli.engine import largest_file
     from llamacli.gguf import read_header
 
     like = convert.named_quantization("Q8_0")
     tensors = convert.plan_tensors(checkpoint.config, like)
     header = convert.header_bytes(checkpoint, like, tensors)
     size = len(header) + tensors[-1].offset + tensors[-1].nbytes
-    nbytes, tokens = largest_file(*read_header(header, size, checkpoint.name), context)
+    nbytes, tokens = engine.largest_file(*read_header(header, size, checkpoint.name), context)
     notice(f"memory: {count(nbytes, 'B')} for a file, with {tokens} tokens of context")
     return nbytes
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llamacli import verify
 from llamacli.commands import groups, options
 from llamacli.commands.printing import print_json, print_table, steps_bar
 from llamacli.commands.reading import read_text
@@ -89,18 +90,16 @@ def _cells(one: "Quality") -> tuple[str, ...]:
 
 
 def _fields(one: "Quality") -> dict[str, Any]:
-    from llamacli.verify import finite
-
     prediction = one.prediction
     return {
         "file": str(one.path),
         "bytes": one.nbytes,
         "bits_per_weight": one.bits,
         "tokens": prediction.tokens,
-        "perplexity": finite(prediction.perplexity),
-        "reference_perplexity": finite(prediction.reference_perplexity),
-        "kl_divergence": finite(prediction.divergence),
-        "kl_divergence_99": finite(prediction.divergence_99),
-        "kl_divergence_max": finite(prediction.divergence_most),
+        "perplexity": verify.finite(prediction.perplexity),
+        "reference_perplexity": verify.finite(prediction.reference_perplexity),
+        "kl_divergence": verify.finite(prediction.divergence),
+        "kl_divergence_99": verify.finite(prediction.divergence_99),
+        "kl_divergence_max": verify.finite(prediction.divergence_most),
         "top1_agreement": prediction.agreement,
     }

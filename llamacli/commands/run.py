@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llamacli import prompt as prompts
+from llamacli import prompt as prompts, shape as shapes
 from llamacli.answer import answer
 from llamacli.commands import groups, options
 from llamacli.commands.by_server import adapter_fields, answer_by_server, model_for
@@ -149,9 +149,7 @@ def run(
             print_text(engine.vocabulary.text_of(tokens) + "\n")
             return
         if shape.choice:
-            from llamacli.shape import check_choices
-
-            check_choices(shape.choice, engine.vocabulary, most)
+            shapes.check_choices(shape.choice, engine.vocabulary, most)
         saver = None
         if cache is not None:
             saver = _cached(engine, cache, tokens, given, encode, system, output.quiet)

@@ -3,20 +3,15 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from llamacli import engine, prompt, show as showing, terminal
 from llamacli.commands import options
 from llamacli.commands.printing import print_json, print_text
 from llamacli.commands.show import open_source
 from llamacli.errors import UsageError
-from llamacli.terminal import notice
-
-if TYPE_CHECKING:
-    from llamacli.engine import Vocabulary
-    from llamacli.prompt import Errors
-    from llamacli.show import Source
 
 
 def tokens(
@@ -68,32 +63,33 @@ def tokens(
     _print(vocabulary, encoded, ids, as_json)
 
 
-def _find(source: "Source", find: str, exact: bool, regex: bool, ids: bool, as_json: bool) -> None:
-    from llamacli.show import find_tokens, read_tokens
-    from llamacli.terminal import printable
-
-    matches = find_tokens(read_tokens(source), find, exact=exact, regex=regex)
+def _find(
+    source: "showing.Source", find: str, exact: bool, regex: bool, ids: bool, as_json: bool
+) -> None:
+    matches = showing.find_tokens(showing.read_tokens(source), find, exact=exact, regex=regex)
     if as_json:
         rows = [{"id": t.id, "token": t.written, "text": t.text} for t in matches]
         print_json([token.id for token in matches] if ids else rows)
     else:
-        _print_lines(f"{t.id}" if ids else f"{t.id} {printable(t.written)}" for t in matches)
+        _print_lines(
+            f"{t.id}" if ids else f"{t.id} {terminal.printable(t.written)}" for t in matches
+        )
     if not matches:
-        notice("no token was found")
+        terminal.notice("no token was found")
 
 
-def _print(vocabulary: "Vocabulary", encoded: Sequence[int], ids: bool, as_json: bool) -> None:
-    from llamacli.terminal import quoted
-
+def _print(
+    vocabulary: "engine.Vocabulary", encoded: Sequence[int], ids: bool, as_json: bool
+) -> None:
     if as_json:
         print_json(list(encoded) if ids else [_as_object(vocabulary, token) for token in encoded])
     elif ids:
         _print_lines(map(str, encoded))
     else:
-        _print_lines(f"{token} {quoted(vocabulary.piece(token))}" for token in encoded)
+        _print_lines(f"{token} {terminal.quoted(vocabulary.piece(token))}" for token in encoded)
 
 
-def _as_object(vocabulary: "Vocabulary", token: int) -> dict[str, Any]:
+def _as_object(vocabulary: "engine.Vocabulary", token: int) -> dict[str, Any]:
     piece = vocabulary.piece(token)
     fields = {
         "id": token,
@@ -108,32 +104,27 @@ def _print_lines(lines: Iterable[str]) -> None:
     print_text("".join(f"{line}\n" for line in lines))
 
 
-def _vocabulary(source: "Source") -> "Vocabulary":
-    from llamacli.engine import load_vocabulary
-
+def _vocabulary(source: "showing.Source") -> "engine.Vocabulary":
     if isinstance(source, Path):
-        from llamacli.show import vocabulary_file
-
-        with vocabulary_file(source) as path:
-            return load_vocabulary(path)
-    return load_vocabulary(source.path)
+        with showing.vocabulary_file(source) as path:
+            return engine.load_vocabulary(path)
+    return engine.load_vocabulary(source.path)
 
 
-def _read(text: str | None, errors: "Errors") -> str:
-    from llamacli.prompt import decode, read_bytes
-
-    return decode(read_bytes(Path("-")), "stdin", errors) if text is None else text
+def _read(text: str | None, errors: "prompt.Errors") -> str:
+    return prompt.decode(prompt.read_bytes(Path("-")), "stdin", errors) if text is None else text
 
 
 def _encode_messages(
-    source: "Source", vocabulary: "Vocabulary", path: Path, date: datetime | None, errors: "Errors"
+    source: "showing.Source",
+    vocabulary: "engine.Vocabulary",
+    path: Path,
+    date: datetime | None,
+    errors: "prompt.Errors",
 ) -> list[int]:
-    from llamacli.prompt import decode, encode_chat, read_bytes, read_messages
-    from llamacli.show import find_template
-
     name = "stdin" if path == Path("-") else str(path)
-    messages = read_messages(decode(read_bytes(path), name, errors), name)
-    template = find_template(source)
+    messages = prompt.read_messages(prompt.decode(prompt.read_bytes(path), name, errors), name)
+    template = showing.find_template(source)
     if template is None:
-        notice("the model has no template of its own; Llama 3's is used")
-    return encode_chat(vocabulary, template or None, messages, date=date)
+        terminal.notice("the model has no template of its own; Llama 3's is used")
+    return prompt.encode_chat(vocabulary, template or None, messages, date=date)

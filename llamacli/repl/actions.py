@@ -192,12 +192,17 @@ def stats(repl: Repl, argument: str) -> None:  # noqa: ARG001
 
     if repl.session.last is not None:
         say(f"last answer: {summary(repl.session.last)}")
-    totals = repl.totals
-    rate = totals.answer_tokens / totals.seconds if totals.seconds else 0.0
+    results = repl.results
+    tokens, seconds = (
+        sum(r.answer_tokens for r in results),
+        sum(r.decode_seconds for r in results),
+    )
+    cached = sum(r.cached_tokens for r in results)
+    read = sum(r.prompt_tokens for r in results) - cached
     say(
-        f"all answers since the start: {totals.answers}, of {totals.answer_tokens} tokens at "
-        f"{rate:.1f}/s; for their prompts {totals.read_tokens} tokens were read and "
-        f"{totals.cached_tokens} found in the cache"
+        f"all answers since the start: {len(results)}, of {tokens} tokens at "
+        f"{tokens / seconds if seconds else 0.0:.1f}/s; for their prompts {read} tokens were read "
+        f"and {cached} found in the cache"
     )
 
 

@@ -107,7 +107,7 @@ def show_answer(repl: Repl, ask: Ask) -> None:
     finally:
         last = repl.session.last
         if last is not None and last is not before:
-            repl.totals.add(last)
+            repl.results.append(last)
     if last is not None and last.finish_reason == "length":
         full = last.answer_tokens != repl.session.max_tokens
         say(f"(cut: {'the context is full' if full else 'max-tokens is reached'})")

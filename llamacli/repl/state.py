@@ -21,31 +21,13 @@ Ask = Callable[..., Iterator[Chunk]]  # a session's send, regenerate or edit, to
 
 
 @dataclass
-class Totals:
-    """Sums over the answers of a chat."""
-
-    answers: int = 0
-    answer_tokens: int = 0
-    read_tokens: int = 0
-    cached_tokens: int = 0
-    seconds: float = 0.0
-
-    def add(self, result: Result) -> None:
-        self.answers += 1
-        self.answer_tokens += result.answer_tokens
-        self.read_tokens += result.prompt_tokens - result.cached_tokens
-        self.cached_tokens += result.cached_tokens
-        self.seconds += result.decode_seconds
-
-
-@dataclass
 class Repl:
     """model is what -m takes for the engine's model. open_model checks another one by such a name,
     calls what it is given, and loads it.
 
     log is None where the chat isn't saved; keeps is False where nothing at all is to be. attached
     are files that go with the next message. That message begins as begin, where it isn't None, and
-    replaces the last question. read has the user type, below a prompt, a text that begins so.
+    replaces the last question. results are those of all answers since the start. read has the user type, below a prompt, a text that begins so.
     """
 
     session: ChatSession
@@ -59,7 +41,7 @@ class Repl:
     leaving: bool = False
     servers: "Servers | None" = None
     read: Callable[[str, str], str] = lambda prompt, begin: begin  # noqa: ARG005
-    totals: Totals = field(default_factory=Totals)
+    results: list[Result] = field(default_factory=list)
 
     @property
     def engine(self) -> ChatEngine:
