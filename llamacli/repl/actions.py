@@ -193,10 +193,8 @@ def stats(repl: Repl, argument: str) -> None:  # noqa: ARG001
     if repl.session.last is not None:
         say(f"last answer: {summary(repl.session.last)}")
     results = repl.results
-    tokens, seconds = (
-        sum(r.answer_tokens for r in results),
-        sum(r.decode_seconds for r in results),
-    )
+    tokens = sum(r.answer_tokens for r in results)
+    seconds = sum(r.decode_seconds for r in results)
     cached = sum(r.cached_tokens for r in results)
     read = sum(r.prompt_tokens for r in results) - cached
     say(

@@ -27,7 +27,8 @@ class Repl:
 
     log is None where the chat isn't saved; keeps is False where nothing at all is to be. attached
     are files that go with the next message. That message begins as begin, where it isn't None, and
-    replaces the last question. results are those of all answers since the start. read has the user type, below a prompt, a text that begins so.
+    replaces the last question. results are those of all answers since the start. read has the user
+    type, below a prompt, a text that begins so.
     """
 
     session: ChatSession
