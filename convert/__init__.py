@@ -1,11 +1,10 @@
 """From a Hugging Face Llama checkpoint to a GGUF file: a library that prints nothing.
 
 To be read in this order: errors, small_files, config, system, signals, weights, safetensors,
-tensors, lora, pretokenizer, added, tokenizer, checkpoint, special, kernels,
-target, journal, remote, mixture, quantization, recipe, column_weights, metadata, header,
-importance, importance_file, choice, adapter_config, adapter, adapter_file, pieces,
-tensor_writer, measure, fisher, sensitivity, pipeline, sized, gain.
-Its public face is in __init__.pyi; each name is imported when it is first used.
+tensors, lora, pretokenizer, added, tokenizer, checkpoint, special, kernels, target, journal,
+remote, mixture, quantization, recipe, column_weights, metadata, header, importance,
+importance_file, choice, adapter_config, adapter, adapter_file, pieces, tensor_writer, measure,
+fisher, sensitivity, pipeline, sized, gain.
 """
 
 import lazy_loader

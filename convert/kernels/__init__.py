@@ -2,7 +2,6 @@
 
 To be read in this order: ggml, values, searched, vectors, lanes, minimums, scales, q2_k, q4_k,
 q3_k, q6_k, q4_0, q8_0, iq4, by_type, compiled, comparison, choice.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader

@@ -2,7 +2,6 @@
 
 To be read in this order: lines, engine, job, alone, aside, kept, pace,
 shared_draft, proposals, choosing, scheduler, answering.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader

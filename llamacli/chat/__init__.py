@@ -1,7 +1,6 @@
 """A conversation whose KV cache stays, and how it is saved.
 
 To be read in this order: conversation, served, turns, loop, file, export, saved.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader

@@ -1,7 +1,6 @@
 """Checkpoints and GGUF files on the Hugging Face Hub.
 
 To be read in this order: errors, index, repo, gguf_names, checkpoint, download.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader

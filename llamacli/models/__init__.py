@@ -1,7 +1,6 @@
 """Names of models, the files they mean, and opening one.
 
 To be read in this order: store, registry, names, listing, opening.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader

@@ -1,7 +1,6 @@
 """How good a quantized file is, and what makes it better: importance matrices, comparisons.
 
 To be read in this order: activations, calibration, imatrix, compare.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader

@@ -1,8 +1,6 @@
 """The chat's screen: lines typed, commands, answers as they come.
 
-To be read in this order: state, editor, tools, saved, markdown, actions,
-commands, loop, start.
-Its public face is in __init__.pyi; each name is imported when it is first used.
+To be read in this order: state, editor, tools, saved, markdown, actions, commands, loop, start.
 """
 
 import lazy_loader

@@ -3,7 +3,6 @@
 To be read in this order: faults, fields, ask, messages, tools, logprobs, listen, metrics, guard,
 openai, stream, http, batches, batch_routes, lane, worker, saved_states, pool, answers, chat,
 completions, page, responses, own, anthropic, local, forms, app, run, client, served.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader

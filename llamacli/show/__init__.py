@@ -1,7 +1,6 @@
 """What `show` and `tokens` tell of a model.
 
 To be read in this order: config, metadata, tensors, rope, structure, card, vocabulary.
-Its public face is in __init__.pyi; each name is imported when it is first used.
 """
 
 import lazy_loader

@@ -1,9 +1,7 @@
 """Whether a GGUF file is a faithful copy of its checkpoint.
 
-To be read in this order: rows, measure, pairs, diagnosis, tensors, metadata,
-vocabulary, template, tokenization, prediction,
-text, report.
-Its public face is in __init__.pyi; each name is imported when it is first used.
+To be read in this order: rows, measure, pairs, diagnosis, tensors, metadata, vocabulary,
+template, tokenization, prediction, text, report.
 """
 
 import lazy_loader
