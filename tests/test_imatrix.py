@@ -99,9 +99,9 @@ def test_an_interrupted_call_is_gone_on_with(
 def test_damaged_pieces_of_an_earlier_call_are_not_used(tmp_path: Path) -> None:
     target = tmp_path / "m.gguf"
     parts = [[1, 2, 3]]
-    kept = module._Kept(target, [1], parts)
-    kept.path.write_bytes(b"GGUF")
-    assert kept.load(Activations()) == 0
+    kept = module._kept_path(target, [1], parts)
+    kept.write_bytes(b"GGUF")
+    assert module._take_kept(kept, Activations()) == 0
 
 
 def test_a_text_that_is_too_short_is_told(tiny: Path) -> None:
