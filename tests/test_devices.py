@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from llamacli.commands.devices import describe, lines
+from llamacli.engine.context import default_threads
 from llamacli.engine.engine import Engine
 from llamacli.engine.kv_state import restore, save
 from llamacli.engine.settings import (
@@ -204,7 +205,7 @@ AVX2, AVX512, NEON = (
 def test_flags_win_over_tuned_settings_and_those_over_defaults() -> None:
     tuned = {"threads": 6, "threads_batch": 7, "repack": False, "ubatch": 256, "context": 1}
     plain = chosen_settings(Asked(), None, NEON)
-    assert (plain.threads, plain.repack, plain.ubatch) == (8, True, 512)
+    assert (plain.threads, plain.repack, plain.ubatch) == (None, True, 512)
     settled = chosen_settings(Asked(context="auto"), tuned, NEON)
     assert (settled.threads, settled.threads_batch, settled.repack) == (6, 7, False)
     assert settled.context == "auto" and "context" not in TUNABLE
@@ -213,12 +214,17 @@ def test_flags_win_over_tuned_settings_and_those_over_defaults() -> None:
     assert (flagged.kv_type, flagged.ubatch) == ("q8_0", 256)
 
 
+def test_a_processor_that_only_looks_up_embeddings_wakes_no_threads() -> None:
+    """All 32 blocks and the output are on GPUs; the output isn't; nothing is."""
+    assert [default_threads(layers, 32, 16) for layers in (33, 32, 0)] == [1, 16, 16]
+
+
 def test_defaults_by_kind_of_processor() -> None:
     """With AVX-512, answers that are short go without repacked weights."""
-    assert defaults(AVX512, "short") == {"threads": 8, "repack": False}
-    assert defaults(AVX512, "long") == {"threads": 8, "repack": True}
-    assert defaults(AVX2, "short") == defaults(AVX2, "long") == {"threads": 8, "repack": False}
-    assert defaults(NEON, "short") == defaults(NEON, "long") == {"threads": 8, "repack": True}
+    assert defaults(AVX512, "short") == {"repack": False}
+    assert defaults(AVX512, "long") == {"repack": True}
+    assert defaults(AVX2, "short") == defaults(AVX2, "long") == {"repack": False}
+    assert defaults(NEON, "short") == defaults(NEON, "long") == {"repack": True}
     here = this_processor()
     assert here.cores >= 1
     assert here.features == {k for k, v in build_features()["CPU"].items() if v != "0"}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -60,6 +61,20 @@ def test_prefill_evaluates_only_what_is_new(engine: Engine) -> None:
     assert engine.prefill(longer) == len(first) and engine.tokens == longer
     assert engine.prefill(longer) == len(longer) - 1  # the last one again, for its logits
     assert engine.prefill(first) == len(first) - 1
+
+
+def test_a_prompt_is_read_once_prefill_returns(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU goes on after llama_decode: its time was counted as that of the answer."""
+    waited: list[int] = []
+
+    def synchronize(_: Any) -> None:
+        waited.append(len(engine.tokens))
+
+    monkeypatch.setattr(engine.library, "llama_synchronize", synchronize)
+    engine.prefill([5, 6, 7, 8])
+    assert waited == [4]
 
 
 def test_logits_are_the_same_with_and_without_the_cache(path: Path, engine: Engine) -> None:

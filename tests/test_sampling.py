@@ -14,7 +14,8 @@ from llamacli.engine import (
     common_prefix,
     sampler_chain,
 )
-from llamacli.engine.sampling import COLUMNS, likeliest, likeliest_biased
+from llamacli.engine.sampling import COLUMNS, PARTS, likeliest, likeliest_biased
+from llamacli.engine.settings import MAX_LIKELIEST
 from tests.standins.checkpoint import tokenizer
 from tests.standins.tiny import write_model
 
@@ -47,7 +48,7 @@ def test_the_likeliest_token_is_that_of_llama_cpp_s_greedy_sampler(engine: Engin
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Of a vocabulary that is large enough for its likeliest tokens to be looked for."""
     folder = tmp_path_factory.mktemp("wide")
-    path = write_model(folder / "wide.gguf", tokenizer=tokenizer(4 * COLUMNS + 500))
+    path = write_model(folder / "wide.gguf", tokenizer=tokenizer(PARTS * COLUMNS + 500))
     with Engine(path, EngineSettings(context=512, threads=1)) as made:
         yield made
 
@@ -84,18 +85,18 @@ def test_of_the_likeliest_the_samplers_draw_what_they_draw_of_all(
 
 def test_the_likeliest_are_among_those_looked_at() -> None:
     rng = np.random.default_rng(1)
-    for size in (4 * COLUMNS, 4 * COLUMNS + 1, 32_000, 128_256):
+    for size in (PARTS * COLUMNS, PARTS * COLUMNS + 1, 32_000, 128_256):
         logits = rng.standard_normal(size).astype(np.float32)
-        logits[-3:] = 9  # beyond the last whole row
-        for count in (1, 50, COLUMNS // 4):
+        logits[-3:] = 9  # beyond the last whole part
+        for count in (1, 50, MAX_LIKELIEST):
             tokens = likeliest(logits, count)
             assert tokens is not None and len(tokens) < 2 * count + 20
             assert set(np.argsort(-logits)[:count]) <= set(tokens.tolist())
         equal = np.zeros(size, np.float32)
         few = likeliest(equal, 50)
         assert few is not None and len(few) == size  # which of equal ones isn't decided here
-    assert likeliest(logits[: 4 * COLUMNS - 1], 50) is None
-    assert likeliest(logits, COLUMNS) is None
+    assert likeliest(logits[: PARTS * COLUMNS - 1], 50) is None
+    assert likeliest(logits, MAX_LIKELIEST + 1) is None
     assert likeliest(np.full(9000, np.nan, np.float32), 50) is None
 
 

@@ -15,9 +15,10 @@ Ready = Sequence[tuple[Running, int]]  # those that are up to date, and the rows
 
 def choose(engine: BatchEngine, ready: Ready) -> list[int | LlamacliError]:
     """A token each. Of many, several threads choose where that takes longer than handing them
-    over: samplers are C, which lets go of Python's lock, and none knows of another."""
+    over, which looking for the likeliest ones doesn't: samplers of all logits are C, which lets
+    go of Python's lock, and none knows of another."""
     choosers = engine.choosers
-    quick = all(one.job.sampling.is_greedy and one.is_unconstrained for one, _ in ready)
+    quick = all(one.is_unconstrained and one.job.sampling.looks_for_likeliest for one, _ in ready)
     if choosers is None or len(ready) < MANY or quick:
         return _choose_some(engine, ready, 0)
     outputs = [0, *accumulate(1 + len(running.proposed) for running, _ in ready)]

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from convert import deferred_signals
-from llamacli.engine import KEPT_SEQUENCES, Engine, EngineSettings, kv_nbytes
+from llamacli.engine import KEPT_SEQUENCES, Engine, EngineSettings, Rows, kv_nbytes
 from llamacli.machine import physical_cores
 from llamacli.speculate import MOST_ROWS, Drafting, Speculation
 
@@ -22,8 +22,7 @@ MANY = 8  # sequences whose tokens several threads choose
 MAX_PARALLEL = 256 - KEPT_SEQUENCES  # llama.cpp's LLAMA_MAX_SEQ
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """What a batch has of a sequence: its tokens from a position on.
 
     There are logits after the last so many of them.
@@ -73,7 +72,8 @@ class BatchEngine(Engine):
         # Never more than llama.cpp takes at once, so that a full cache leaves nothing half done.
         batches = library.llama_n_batch, library.llama_n_ubatch
         self.rows = min(int(count(self.context_pointer)) for count in batches)
-        self.batch = library.llama_batch_init(self.rows, 0, 1)
+        self._filled = Rows(library, self.rows)
+        self.batch = self._filled.batch
         self.cells = int(library.llama_n_ctx(self.context_pointer))
         self.kv_nbytes = kv_nbytes(self.shape, self.settings.kv_type, self.cells)
         self.tiles = not self.gpus and self.settings.flash_attention != "off"
@@ -85,9 +85,6 @@ class BatchEngine(Engine):
             self.draft.close()
         if (choosers := getattr(self, "choosers", None)) is not None:
             choosers.shutdown()
-        if (batch := getattr(self, "batch", None)) is not None:
-            self.library.llama_batch_free(batch)
-            self.batch = None
         super().close()
 
     def keep(self, count: int) -> None:
@@ -114,18 +111,16 @@ class BatchEngine(Engine):
 
         Gives the row of each one's first logits, None where it has none.
         """
-        batch, rows, at = self.batch, list[int | None](), 0
+        tokens, positions, numbers, outputs = list[int](), list[int](), list[int](), list[int]()
+        rows = list[int | None]()
         for part in parts:
-            first = at + len(part.tokens) - part.outputs
-            for position, token in enumerate(part.tokens, part.position):
-                batch.token[at] = token
-                batch.pos[at] = position
-                batch.n_seq_id[at] = 1
-                batch.seq_id[at][0] = part.sequence
-                batch.logits[at] = at >= first
-                at += 1
-            rows.append(first if part.outputs else None)
-        batch.n_tokens = at
+            count = len(part.tokens)
+            tokens += part.tokens
+            positions += range(part.position, part.position + count)
+            numbers += [part.sequence] * count
+            outputs += [0] * (count - part.outputs) + [1] * part.outputs
+            rows.append(len(tokens) - part.outputs if part.outputs else None)
+        self._filled.fill(tokens, positions, numbers, outputs)
         return rows
 
     def all_logits(self, count: int) -> "NDArray[np.float32]":

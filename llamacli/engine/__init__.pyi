@@ -2,7 +2,9 @@ from .adapters import MAX_ADAPTERS as MAX_ADAPTERS, Scales as Scales
 from .context import (
     ABORTED as ABORTED,
     KEPT_SEQUENCES as KEPT_SEQUENCES,
+    Rows as Rows,
     common_prefix as common_prefix,
+    default_threads as default_threads,
 )
 from .engine import Engine as Engine, ProgressCallback as ProgressCallback
 from .fit import DEFAULT_CONTEXT as DEFAULT_CONTEXT, largest_file as largest_file

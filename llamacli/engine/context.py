@@ -2,6 +2,7 @@
 batches of tokens evaluated in it, which can be stopped."""
 
 from collections.abc import Callable, Sequence
+from ctypes import POINTER, Array, addressof, c_int8, c_int32, cast, sizeof
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from llamacli.workers import Workers
 ABORTED, NO_MEMORY = 2, -2  # llama_decode's codes
 PADDING = 256  # llama.cpp rounds the cells of a KV cache up to these
 SEQUENCE_CELLS = 1024  # cells for each sequence beside the first
+EMBEDDING_THREADS = 1  # waking more takes longer than looking up embeddings
 KEPT_SEQUENCES = 16  # beside those that are answered in: what finished ones leave for others
 
 
@@ -56,6 +58,12 @@ def shared_cells(context: int, parallel: int) -> int:
     return min(context * parallel, context + SEQUENCE_CELLS * (parallel - 1))
 
 
+def default_threads(layers: int, blocks: int, cores: int) -> int:
+    """Of a processor with so many cores: with all blocks' layers and the output on GPUs, the
+    embeddings are all that it computes."""
+    return EMBEDDING_THREADS if layers > blocks else cores
+
+
 def context_parameters(
     library: Any, plan: ContextPlan, settings: EngineSettings, file: GGUFFile, threads: int
 ) -> Any:
@@ -93,6 +101,26 @@ def common_prefix(a: Sequence[object], b: Sequence[object]) -> int:
             differs = same + step
         step = max((differs - same) // 2, 1)
     return same
+
+
+class Rows:
+    """llama.cpp's batch of at most so many tokens, in memory of Python's, which is filled as a
+    whole: a value at a time takes several times as long."""
+
+    def __init__(self, library: Any, most: int) -> None:
+        tokens, positions, sequences = ((c_int32 * most)() for _ in range(3))
+        outputs = (c_int8 * most)()
+        first = addressof(sequences)
+        places = (cast(first + sizeof(c_int32) * i, POINTER(c_int32)) for i in range(most))
+        counts, numbers = (c_int32 * most)(*[1] * most), (POINTER(c_int32) * most)(*places)
+        self._columns: tuple[Array[Any], ...] = (tokens, positions, sequences, outputs)
+        self.batch = library.llama_batch(0, tokens, None, positions, counts, numbers, outputs)
+
+    def fill(self, *columns: Sequence[int]) -> None:
+        """The tokens, their positions, their sequences, and 1 for each that has logits, else 0."""
+        count = self.batch.n_tokens = len(columns[0])
+        for column, values in zip(self._columns, columns, strict=True):
+            column[:count] = list(values)
 
 
 def evaluate(

@@ -11,10 +11,12 @@ from convert import deferred_signals
 from llamacli.engine.adapters import Scales, apply_adapters
 from llamacli.engine.context import (
     Context,
+    Rows,
     common_prefix,
     context_parameters,
     decode_error,
     decode_together,
+    default_threads,
     evaluate,
     plan_context,
 )
@@ -58,7 +60,7 @@ class Engine(LoadedModel):
         self._observer = observer
         self.tokens: list[int] = []
         self._held: Context | None = None
-        self._rows: Any = None  # the batch of decode_rows
+        self._rows: Rows | None = None  # the batch of decode_rows
         super().__init__(path, settings, **loading)
         try:
             with deferred_signals([]):
@@ -75,12 +77,9 @@ class Engine(LoadedModel):
 
     def close(self) -> None:
         """Free the context and the model; may be called twice."""
-        held, rows = self._held, self._rows
-        self._held = self._rows = None
+        held, self._held = self._held, None
         self.tokens = []
         with deferred_signals([]):  # llama.cpp logs here, too
-            if rows is not None:
-                self.library.llama_batch_free(rows)
             if held is not None:
                 self.library.llama_free(held.pointer)
             super().close()
@@ -174,6 +173,7 @@ class Engine(LoadedModel):
                 self.tokens.extend(part)
                 if on_progress is not None:
                     on_progress(len(self.tokens), len(tokens))
+            self.library.llama_synchronize(self.context_pointer)  # a GPU computes on its own
         return kept
 
     def most_tokens(self, prompt: int, asked: int | None = None) -> int:
@@ -222,14 +222,9 @@ class Engine(LoadedModel):
         if held + count > self.context_size:
             raise DoesNotFitError(f"the context of {self.context_size} tokens is full")
         self.make_room(held + count)
-        if self._rows is None:
-            self._rows = self.library.llama_batch_init(self.settings.outputs, 0, 1)
-        batch = self._rows
-        batch.n_tokens = count
-        for i, token in enumerate(tokens):
-            batch.token[i], batch.pos[i], batch.logits[i] = token, held + i, True
-            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-        if code := self._decode(self._context.pointer, batch):
+        self._rows = self._rows or Rows(self.library, self.settings.outputs)
+        self._rows.fill(tokens, range(held, held + count), [0] * count, [1] * count)
+        if code := self._decode(self._context.pointer, self._rows.batch):
             raise decode_error(code)
         self.tokens.extend(tokens)
 
@@ -269,9 +264,9 @@ class Engine(LoadedModel):
         if former is not None:
             self.library.llama_free(former.pointer)
         plan = plan_context(room, self.settings, self.parallel)
-        params = context_parameters(
-            self.library, plan, self.settings, self.file, self._processor.cores
-        )
+        layers, cores = self.settings.gpu_layers, self._processor.cores
+        threads = default_threads(int(layers), self.shape.blocks, cores)
+        params = context_parameters(self.library, plan, self.settings, self.file, threads)
         if self._observer is not None:
             params.cb_eval = self._observer
         pointer = None

@@ -4,18 +4,18 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from ctypes import POINTER, byref, cast
+from ctypes import byref
 from typing import TYPE_CHECKING, Any
 
 from llamacli.engine.engine import Engine
-from llamacli.engine.settings import MAX_SEED, SamplingSettings
+from llamacli.engine.settings import MAX_LIKELIEST, MAX_SEED, SamplingSettings
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 CANDIDATE = [("id", "<i4"), ("logit", "<f4"), ("p", "<f4")]  # llama_token_data, as numpy has it
-COLUMNS = 1024
+PARTS, COLUMNS = 8, 1024
 
 
 def choose_seed(settings: SamplingSettings) -> int:
@@ -97,17 +97,23 @@ def likeliest(logits: "NDArray[np.float32]", count: int) -> "NDArray[np.int64] |
     logits are float32 of shape (vocabulary,). None where the vocabulary is too small, or count too
     large, to gain by it, and where logits are no numbers.
 
-    As rows of COLUMNS, the logits have a greatest one in each column; count columns have one that
-    is at least the count-th greatest of these, so no token below it is among the count likeliest.
+    The logits are folded: PARTS of them become their greatest one, of which rows of COLUMNS have a
+    greatest one in each column; count columns have one that is at least the count-th greatest of
+    these, so no token below it is among the count likeliest.
     """
     import numpy as np
 
-    rows = len(logits) // COLUMNS
-    if rows < 4 or count > COLUMNS // 4:
+    size = len(logits) // PARTS
+    rows, whole = size // COLUMNS, size * PARTS
+    if not rows or count > MAX_LIKELIEST:
         return None
-    greatest = logits[: rows * COLUMNS].reshape(rows, COLUMNS).max(axis=0)
+    folded = logits[:whole].reshape(PARTS, size).max(axis=0)
+    greatest = folded[: rows * COLUMNS].reshape(rows, COLUMNS).max(axis=0)
     least = np.partition(greatest, COLUMNS - count)[COLUMNS - count]
-    tokens = np.flatnonzero(logits >= least)
+    places = np.flatnonzero(folded >= least)
+    tokens = (places + size * np.arange(PARTS)[:, None]).ravel()
+    rest = whole + np.flatnonzero(logits[whole:] >= least)
+    tokens = np.concatenate([tokens[logits[tokens] >= least], rest])
     return tokens if len(tokens) >= count else None
 
 
@@ -117,7 +123,7 @@ def sample_among(library: Any, chain: Any, logits: "NDArray[np.float32]", tokens
 
     candidates = np.zeros(len(tokens), CANDIDATE)
     candidates["id"], candidates["logit"] = tokens, logits[tokens]
-    data = cast(candidates.ctypes.data, POINTER(library.llama_token_data))
+    data = (library.llama_token_data * len(tokens)).from_buffer(candidates)
     array = library.llama_token_data_array(data, len(tokens), -1, False)
     library.llama_sampler_apply(chain, byref(array))
     return int(array.data[array.selected].id)

@@ -27,6 +27,7 @@ MAX_BATCH = 1 << 16
 MAX_SCALE = 1e4  # of an adapter
 MAX_SEED = (1 << 32) - 2  # llama.cpp takes 2^32 - 1 for "choose one"
 MAX_LAST_N = 1 << 20
+MAX_LIKELIEST = 256  # tokens that are looked for among all
 
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml's type numbers
@@ -172,14 +173,13 @@ def chosen_settings(
 def defaults(processor: "Processor", profile: Profile) -> dict[str, Any]:
     """Engine settings for a kind of processor where nothing was measured.
 
-    One thread a core that does the matrix products. With AVX2 alone the plain kernels read and
-    decode faster than those for repacked weights; with AVX-512 they read faster, and decode slower,
-    which a long chat feels. Nothing is copied at the start then. The figures are in
-    docs/performance.md.
+    With AVX2 alone the plain kernels read and decode faster than those for repacked weights; with
+    AVX-512 they read faster, and decode slower, which a long chat feels. Nothing is copied at the
+    start then. The figures are in docs/performance.md.
     """
     widest = "AVX512" if "AVX512" in processor.features else "AVX2"
     plain = widest in processor.features and (widest == "AVX2" or profile == "short")
-    return {"threads": processor.cores, "repack": not plain}
+    return {"repack": not plain}
 
 
 @dataclass(frozen=True)
@@ -233,6 +233,11 @@ class SamplingSettings:
     def draws_of_top_k(self) -> bool:
         """Whether one of the top_k likeliest tokens is drawn, whatever came before."""
         return self.temperature > 0 < self.top_k and not (self.penalizes or self.logit_bias)
+
+    @property
+    def looks_for_likeliest(self) -> bool:
+        """Whether few tokens, or one, are soon found to choose from."""
+        return self.is_greedy or (self.draws_of_top_k and self.top_k <= MAX_LIKELIEST)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], **chosen: Any) -> Self:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llamacli.engine import Engine, EngineSettings, Profile, defaults
+from llamacli.engine import Engine, EngineSettings, Profile, default_threads, defaults
 from llamacli.errors import DoesNotFitError
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.machine import find_devices, this_processor, thread_counts, use_devices
@@ -130,7 +130,9 @@ def tune(
         alike = groups(settings)
         for i, group in enumerate(alike):
             end = _share(started + seconds, len(alike) - i)
-            threads = settings[group[0]].threads or processor.cores
+            layers = settings[group[0]].gpu_layers
+            layers = shape.blocks + gpu if layers == "auto" else layers
+            threads = default_threads(layers, shape.blocks, processor.cores)
             run(threads_stage(thread_counts(), threads, group), group[0], _share(end, 4))
             run(flash_stage(group), group[0], _share(end, 3))
             each = (_share(end, 2) - time.monotonic()) / BATCHES_MEASURED
