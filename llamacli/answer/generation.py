@@ -187,6 +187,8 @@ def split_at_stop(text: str, stop: Sequence[str]) -> tuple[str, str, bool]:
     The earliest stop text ends the text. Without one, the longest ending that could begin a stop
     text waits.
     """
+    if not stop:
+        return text, "", False
     places = [at for at in map(text.find, stop) if at >= 0]
     if places:
         return text[: min(places)], "", True

@@ -113,8 +113,9 @@ class Running:
         """That many of its next tokens; where they are all there are, with logits, and a draft."""
         start, end = self.evaluated, self.evaluated + count
         prompt = len(self.job.prompt)
-        tokens = [*self.job.prompt[start:end]]
-        tokens += self.answer.tokens[max(start - prompt, 0) : max(end - prompt, 0)]
+        tokens = [*self.job.prompt[start:end]] if start < prompt else []
+        if end > prompt:
+            tokens += self.answer.tokens[max(start - prompt, 0) : end - prompt]
         if end < self.length:
             return Part(self.sequence, start, tokens)
         return Part(self.sequence, start, tokens + self.proposed, 1 + len(self.proposed))

@@ -127,21 +127,21 @@ class Scheduler:
     def _share(self, together: Sequence[Running]) -> list[tuple[Running, int]]:
         """How many tokens of each are evaluated: the next one of an answer, and of the prompts
         what the pace lets through, half of it the one that came first, then the shortest."""
-        answers = [one for one in together if one.length - one.evaluated == 1]
-        prompts = [one for one in together if one.length - one.evaluated > 1]
-        room = self.engine.rows - len(answers)
-        if self.pace is not None and answers:
-            pending = sum(one.length - one.evaluated for one in prompts)
-            beside = 0 if self.engine.tiles else len(answers)  # in the prompts' batch
+        left = [(one, one.length - one.evaluated) for one in together]
+        parts = {id(one): (one, 1) for one, count in left if count == 1}
+        prompts = [(one, count) for one, count in left if count > 1]
+        room = self.engine.rows - len(parts)
+        if self.pace is not None and parts:
+            pending = sum(count for _, count in prompts)
+            beside = 0 if self.engine.tiles else len(parts)  # in the prompts' batch
             room = min(room, self.pace.most(beside, pending))
-        parts = {id(one): (one, 1) for one in answers}
         if len(prompts) > 1:
-            first = prompts[0]
-            parts[id(first)] = (first, min(first.length - first.evaluated, max(1, room // 2)))
+            first, count = prompts[0]
+            parts[id(first)] = (first, min(count, max(1, room // 2)))
             room -= parts[id(first)][1]
-        for one in sorted(prompts, key=lambda one: one.length - one.evaluated):
+        for one, count in sorted(prompts, key=lambda prompt: prompt[1]):
             _, given = parts.get(id(one), (one, 0))
-            more = min(one.length - one.evaluated - given, room)
+            more = min(count - given, room)
             room -= more
             if given + more:
                 parts[id(one)] = (one, given + more)

@@ -76,14 +76,22 @@ class Vocabulary:
 
     def piece(self, token: int) -> bytes:
         """The bytes that token stands for; control tokens give their spelling."""
+        if (known := self._known.get(token)) is not None:
+            return known
         room = 64
         for _ in range(2):
             buffer = create_string_buffer(room)
             count = self.library.llama_token_to_piece(self.pointer, token, buffer, room, 0, True)
             if count >= 0:
-                return buffer.raw[:count]
+                piece = self._known[token] = buffer.raw[:count]
+                return piece
             room = -count
         raise LlamacliError(f"llama.cpp gives no text for token {token}")
+
+    @cached_property
+    def _known(self) -> dict[int, bytes]:
+        """The pieces that have been asked for."""
+        return {}
 
     @cached_property
     def pieces(self) -> list[bytes]:
