@@ -64,6 +64,7 @@ from .kernels import (
 from .lora import as_float32 as as_float32
 from .metadata import CONFIG_KEY as CONFIG_KEY, GENERATION_KEY as GENERATION_KEY
 from .pipeline import Report as Report, convert as convert, write_gguf as write_gguf
+from .pretokenizer import byte_letters as byte_letters
 from .quantization import (
     QUANTIZATIONS as QUANTIZATIONS,
     Quantization as Quantization,

@@ -23,7 +23,7 @@ from convert.tensor_writer import Importances, Progress, TensorWriter
 
 SMALL = 50_000_000  # parameters that ggml's kernel has quantized before a faster one is loaded
 
-Check = Callable[[bytes, int], None]
+Check = Callable[[bytes, int], object]
 
 
 class Options(TypedDict, total=False):

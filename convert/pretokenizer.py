@@ -167,3 +167,11 @@ def _split(step: Mapping[str, Any]) -> Step:
 
 def refused(fault: str) -> CheckpointError:
     return CheckpointError(fault, file="tokenizer.json")
+
+
+def byte_letters() -> list[str]:
+    """The visible letter that byte-level BPE writes for each byte (GPT-2's bytes_to_unicode)."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = (b for b in range(256) if b not in visible)
+    letters = {b: chr(b) for b in visible} | {b: chr(256 + i) for i, b in enumerate(hidden)}
+    return [letters[b] for b in range(256)]

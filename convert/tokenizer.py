@@ -10,7 +10,7 @@ from gguf import TokenType
 
 from convert.added import AddedToken, markers_among, read_added
 from convert.errors import CheckpointError
-from convert.pretokenizer import PreTokenizer, recognize, refused
+from convert.pretokenizer import PreTokenizer, byte_letters, recognize, refused
 from convert.small_files import boolean
 
 MAX_TOKENS = 1 << 21
@@ -235,11 +235,3 @@ def _fault(merges: list[Any], vocabulary: Mapping[str, int]) -> CheckpointError:
         if pair[0] + pair[1] not in vocabulary:
             return refused(f"merge {rank} makes {pair[0] + pair[1]!r}, which is no token")
     return refused("model.merges are not pairs of tokens")
-
-
-def byte_letters() -> list[str]:
-    """The visible letter that byte-level BPE writes for each byte (GPT-2's bytes_to_unicode)."""
-    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = (b for b in range(256) if b not in visible)
-    letters = {b: chr(b) for b in visible} | {b: chr(256 + i) for i, b in enumerate(hidden)}
-    return [letters[b] for b in range(256)]

@@ -12,8 +12,7 @@ import pytest
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 
 from convert import CheckpointError
-from convert.pretokenizer import PRE_TOKENIZERS, PreTokenizer, Step, recognize
-from convert.tokenizer import byte_letters
+from convert.pretokenizer import PRE_TOKENIZERS, PreTokenizer, Step, byte_letters, recognize
 from llamacli.engine import Vocabulary, load_vocabulary
 from llamacli.gguf.check import PRE_TOKENIZERS as MATCHED, RECURSIVE_PRE_TOKENIZERS
 from tests.standins.checkpoint import tokenizer

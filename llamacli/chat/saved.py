@@ -85,10 +85,7 @@ def resume(name: str | None, on_failure: Notify) -> Session:
     Raises NotFoundError, UsageError where another chat has it open, and InvalidModelError where
     the file is no session's.
     """
-    name = _latest() if name is None else check_name(name, "a session's")
-    path = _path(name)
-    if not path.is_file():
-        raise NotFoundError(_not_found(name))
+    name, path = _existing(name)
     file, unwritable = _open(path)
     log = None
     try:
@@ -108,10 +105,7 @@ def look(name: str | None) -> tuple[str, SessionText]:
     """A saved session, the latest where no name is given, as its file has it now: another chat may
     have it open. Raises as resume does, but for that.
     """
-    name = _latest() if name is None else check_name(name, "a session's")
-    path = _path(name)
-    if not path.is_file():
-        raise NotFoundError(_not_found(name))
+    name, path = _existing(name)
     with _open_to_read(path) as file:
         return name, read_session(file, name)
 
@@ -204,17 +198,22 @@ def _open_to_read(path: Path) -> BinaryIO:
         return path.open("rb")
 
 
+def _existing(name: str | None) -> tuple[str, Path]:
+    """The session of that name, else the latest, and its file. Raises NotFoundError, UsageError."""
+    name = _latest() if name is None else check_name(name, "a session's")
+    if not (path := _path(name)).is_file():
+        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise NotFoundError(f"there is no session {name}{hint}")
+    return name, path
+
+
 def _latest() -> str:
     known = names()
     if not known:
         raise NotFoundError("there is no saved chat to go on with yet")
     marked = latest(home(FOLDER))
     return marked if marked in known else known[0]
-
-
-def _not_found(name: str) -> str:
-    near = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
-    return f"there is no session {name}" + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 
 def _info(name: str) -> SessionInfo:

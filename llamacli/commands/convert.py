@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from llamacli import hub, models
+from llamacli import gguf, hub, models
 from llamacli.commands import adapting, fetching, options
 from llamacli.commands.measuring import AUTO, matrix_path, measured, read_matrix, tell_gain
 from llamacli.commands.mixture import Mixture, fitted
@@ -19,7 +19,7 @@ from llamacli.home import expanded
 from llamacli.terminal import count, notice, printable, say, send_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from convert import Checkpoint, ImportanceMatrix, Quantization, Report
 
@@ -147,7 +147,7 @@ class _Job:
                     threads=self.threads,
                     progress=show,
                     notice=notice,
-                    check=_will_run(path),
+                    check=lambda header, size: gguf.read_header(header, size, path.name),
                     force=self.force,
                     origin=origin,
                     importance=matrix,
@@ -174,16 +174,6 @@ def _from_hub(repo: "hub.Repo", merge: "Sequence[str]", download: bool, job: _Jo
         hub.open_checkpoint(repo, config, shards, keep=download) as opened,
     ):
         return job.run(adapting.merge_into(opened, merge, repo.token), repo.origin)
-
-
-def _will_run(target: Path) -> "Callable[[bytes, int], None]":
-    """The checks that every other command makes of a file, for its header before it is written."""
-    from llamacli.gguf import read_header
-
-    def check(header: bytes, size: int) -> None:
-        read_header(header, size, target.name)
-
-    return check
 
 
 def _find(source: str) -> Source:

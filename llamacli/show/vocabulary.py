@@ -36,7 +36,7 @@ def read_tokens(source: "Source") -> list[Token]:
         by_bytes = source.metadata.get("tokenizer.ggml.model") == "gpt2"
     else:
         written, by_bytes = _read_folder(source), True
-    letters = _letters()
+    letters = {ord(letter): byte for byte, letter in enumerate(convert.byte_letters())}
     return [
         Token(i, token, _text(token, letters) if by_bytes else token)
         for i, token in enumerate(written)
@@ -80,16 +80,6 @@ def _pattern(wanted: str) -> Callable[[Token], bool]:
 
 def _read_folder(folder: Path) -> Sequence[str]:
     return convert.parse_vocabulary(convert.read_json(folder / "tokenizer.json")).tokens
-
-
-def _letters() -> dict[int, int]:
-    """From the letter that GPT-2's byte-level BPE writes to the byte it stands for.
-
-    Bytes that Latin-1 shows are written as themselves, the others by letters from U+0100 on.
-    """
-    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = (byte for byte in range(0x100) if byte not in shown)
-    return {byte: byte for byte in shown} | {0x100 + i: byte for i, byte in enumerate(hidden)}
 
 
 def _text(written: str, letters: dict[int, int]) -> str:

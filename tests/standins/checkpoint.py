@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from convert.config import LlamaConfig
-from convert.pretokenizer import LLAMA3_PATTERN
+from convert.pretokenizer import LLAMA3_PATTERN, byte_letters
 from convert.safetensors import ITEM_SIZES
 from convert.tensors import TensorSpec, llama_tensors
-from convert.tokenizer import byte_letters
 
 NAMED_SPECIAL = {
     0: "begin_of_text", 1: "end_of_text", 4: "finetune_right_pad_id", 6: "start_header_id",
