@@ -69,7 +69,7 @@ def write_adapter(
     alpha = file_alpha(list(adapter.pairs.values()))
     writer = gguf.GGUFWriter(None, ARCHITECTURE)
     _add_metadata(writer, adapter, alpha, file_type)
-    item, nbytes = kind_size(kind), 0
+    item, nbytes = ITEM_SIZES[kind.name], 0
     for spec, pair in places:
         for letter, shape in (("a", a_shape(pair)), ("b", pair.b.shape)):
             size = shape[0] * shape[1] * item
@@ -144,11 +144,6 @@ def gguf_matrices(pair: Pair, spec: TensorSpec, alpha: float) -> Iterator[NDArra
         b = permute_heads(b, spec.head_dim).astype(np.float32, copy=False)
     rest = np.float32(pair.scale * pair.rank / alpha)
     yield b if abs(float(rest) - 1.0) < 1e-6 else b * rest
-
-
-def kind_size(kind: GGMLQuantizationType) -> int:
-    """Bytes of a value."""
-    return ITEM_SIZES[kind.name]
 
 
 def packed(

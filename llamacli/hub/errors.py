@@ -64,6 +64,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _text(repo: str, error: BaseException, near: Callable[[], list[str]]) -> str:
+    host = constants.ENDPOINT
     if isinstance(error, errors.OfflineModeIsEnabled):
         return offline_text(repo)
     if isinstance(error, errors.GatedRepoError):
@@ -79,9 +80,9 @@ def _text(repo: str, error: BaseException, near: Callable[[], list[str]]) -> str
     if isinstance(error, errors.HfHubHTTPError):
         return _status(repo, error, near)
     if isinstance(error, errors.FileMetadataError):
-        return f"{_host()} doesn't answer as the Hub does; look at HF_ENDPOINT and any proxy"
+        return f"{host} doesn't answer as the Hub does; look at HF_ENDPOINT and any proxy"
     reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{_host()} can't be reached: {reason}; look at the network, or at HF_ENDPOINT"
+    return f"{host} can't be reached: {reason}; look at the network, or at HF_ENDPOINT"
 
 
 def _status(repo: str, error: "HfHubHTTPError", near: Callable[[], list[str]]) -> str:
@@ -94,7 +95,7 @@ def _status(repo: str, error: "HfHubHTTPError", near: Callable[[], list[str]]) -
         return f"the token gives no right to read {repo}; see {_page(repo)}"
     if status == 429:
         return busy_text(repo, retry_after(headers))
-    return f"{_host()} answers HTTP {status} for {repo}; try again later"
+    return f"{constants.ENDPOINT} answers HTTP {status} for {repo}; try again later"
 
 
 def _gated(repo: str, error: "GatedRepoError") -> str:
@@ -106,16 +107,14 @@ def _gated(repo: str, error: "GatedRepoError") -> str:
 def _missing(repo: str, names: list[str]) -> str:
     by_lower = {name.lower(): name for name in names}
     meant = [by_lower[n] for n in difflib.get_close_matches(repo.lower(), by_lower, 3, 0.6)]
-    hint = f"did you mean {' or '.join(meant)}?" if meant else "look for it at " + _host()
+    hint = (
+        f"did you mean {' or '.join(meant)}?" if meant else f"look for it at {constants.ENDPOINT}"
+    )
     return f"there is no model {repo} on the Hub, or it is private (then: {LOGIN}); {hint}"
 
 
-def _host() -> str:
-    return str(constants.ENDPOINT)
-
-
 def _page(repo: str) -> str:
-    return f"{_host()}/{repo}"
+    return f"{constants.ENDPOINT}/{repo}"
 
 
 def _span(seconds: float) -> str:

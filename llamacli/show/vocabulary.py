@@ -5,7 +5,7 @@ Byte-level BPE writes a visible letter for each byte: Ġ stands for a blank, Ã�
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,7 +35,8 @@ def read_tokens(source: "Source") -> list[Token]:
         written: Sequence[str] = [raw.decode(errors="replace") for raw in strings]
         by_bytes = source.metadata.get("tokenizer.ggml.model") == "gpt2"
     else:
-        written, by_bytes = _read_folder(source), True
+        raw = convert.read_json(source / "tokenizer.json")
+        written, by_bytes = convert.parse_vocabulary(raw).tokens, True
     letters = {ord(letter): byte for byte, letter in enumerate(convert.byte_letters())}
     return [
         Token(i, token, _text(token, letters) if by_bytes else token)
@@ -52,34 +53,25 @@ def find_tokens(
     have cases: the other letters stand for bytes there. A pattern is matched, case and all, with
     how a token is written. Raises UsageError where it is no regular expression.
     """
-    fits = _pattern(wanted) if regex else _whole(wanted) if exact else _part(wanted)
-    return [token for token in tokens if fits(token)]
-
-
-def _part(wanted: str) -> Callable[[Token], bool]:
+    if regex:
+        search = _compiled(wanted).search
+        return [token for token in tokens if search(token.written)]
+    if exact:
+        return [token for token in tokens if wanted in (token.text, token.written)]
     folded, lower = wanted.casefold(), wanted.translate(ASCII_LOWER)
-
-    def fits(token: Token) -> bool:
-        return folded in token.text.casefold() or lower in token.written.translate(ASCII_LOWER)
-
-    return fits
-
-
-def _whole(wanted: str) -> Callable[[Token], bool]:
-    return lambda token: wanted in (token.text, token.written)
+    return [
+        token
+        for token in tokens
+        if folded in token.text.casefold() or lower in token.written.translate(ASCII_LOWER)
+    ]
 
 
-def _pattern(wanted: str) -> Callable[[Token], bool]:
+def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         with warnings.catch_warnings(action="ignore"):
-            search = re.compile(wanted).search
+            return re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise UsageError(f"{wanted!r} is not a regular expression: {error}") from None
-    return lambda token: search(token.written) is not None
-
-
-def _read_folder(folder: Path) -> Sequence[str]:
-    return convert.parse_vocabulary(convert.read_json(folder / "tokenizer.json")).tokens
+        raise UsageError(f"{pattern!r} is not a regular expression: {error}") from None
 
 
 def _text(written: str, letters: dict[int, int]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convert import TensorSpec, permute_heads
-from llamacli.verify.measure import PLAIN_BLOCK, Limits, measure
+from llamacli.verify.measure import PLAIN_BLOCK, measure
 from llamacli.verify.pairs import Compared, Pair, read_rows
 
 ROWS = 16  # that are compared with what else the tensor could be
@@ -29,7 +29,7 @@ def diagnose(compared: Compared, pairs: Sequence[Pair]) -> str:
         return f"it is scaled by {sums.scale:.3g}"
     within = sums.relative(pair.limits.floor) <= pair.limits.relative
     for what, values in () if within else _candidates(pair, rows, pairs):
-        if _fits(values, copy, pair.limits):
+        if measure(values, copy, 1).relative(pair.limits.floor) <= pair.limits.relative:
             return what
     if sums.bad:
         return _damage(compared)
@@ -81,10 +81,6 @@ def _columns(pair: Pair, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
         for first in range(0, spec.rows, step)
     ]
     return np.ascontiguousarray(np.concatenate(parts).T)
-
-
-def _fits(values: NDArray[np.float32], copy: NDArray[np.float32], bounds: Limits) -> bool:
-    return measure(values, copy, 1).relative(bounds.floor) <= bounds.relative
 
 
 def _scaled(compared: Compared) -> bool:
