@@ -77,7 +77,9 @@ def resumable_file(target: Path, force: bool, made_of: Any) -> Iterator[tuple[Pa
                     yield part, journal
                     system.sync(descriptor)
                 except BaseException as error:
-                    useless = not _worth_keeping(error, journal)
+                    # Where the source failed or the user ended it; else the same would fail again.
+                    ended = isinstance(error, SourceError) or not isinstance(error, Exception)
+                    useless = not (journal.pieces and ended)
                     raise
         finally:
             if useless:
@@ -116,12 +118,6 @@ def space_taken(target: Path) -> int:
 def digest(data: Buffer) -> str:
     """A short hash: of a piece, or of what a file is made of."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _worth_keeping(error: BaseException, journal: Journal) -> bool:
-    """Where the source failed or the user ended it; else the same would fail again."""
-    ended = isinstance(error, SourceError) or not isinstance(error, Exception)
-    return bool(journal.pieces) and ended
 
 
 def _remove(*paths: Path) -> None:

@@ -241,7 +241,9 @@ def _wanted_type(
         index=_index(quantization, int(layer), part),
         layers=config.num_hidden_layers,
         grouped=config.num_attention_heads // config.num_key_value_heads >= 4,
-        large=_is_70b(config),
+        # llama.cpp's own test for LLM_TYPE_70B, where 8 heads share one attn_v.
+        large=config.num_hidden_layers == 80
+        and config.num_attention_heads != config.num_key_value_heads,
         importance=quantization.importance is not None,
     )
     return block_type(mixture, base, part, position)
@@ -253,13 +255,6 @@ def _index(quantization: Quantization, layer: int, part: str) -> int:
         return layer
     names = (f"blk.{i}.{part}.weight" for i in range(layer))
     return sum(_asked(quantization, name) is None for name in names)
-
-
-def _is_70b(config: LlamaConfig) -> bool:
-    """llama.cpp's own test for LLM_TYPE_70B, where 8 heads share one attn_v."""
-    return config.num_hidden_layers == 80 and (
-        config.num_attention_heads != config.num_key_value_heads
-    )
 
 
 def fitting(kind: GGMLQuantizationType, columns: int) -> GGMLQuantizationType:

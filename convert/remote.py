@@ -174,7 +174,9 @@ class RemoteFile(WeightFile):
                     self._location = None
             raise Broken(f"the server refuses it (HTTP {status})", refused=True)
         if status in BUSY or status >= 500:
-            raise Broken(f"the server answers HTTP {status}", wait=_asked_wait(response))
+            after = response.headers.get("Retry-After", "").strip()  # a date counts as none
+            wait = float(after) if after.isdecimal() else 0.0
+            raise Broken(f"the server answers HTTP {status}", wait=wait)
         if response.headers.get("Content-Encoding", "identity") != "identity":
             fault = "the server compresses what is to be read as it is"
             raise SourceError(fault, file=self.name)
@@ -217,9 +219,3 @@ class RemoteFile(WeightFile):
             ) from error
         if self._cancelled.wait(max(pause(self._patience, failures), error.wait)):
             raise self._stopped()
-
-
-def _asked_wait(response: httpx2.Response) -> float:
-    """Seconds by Retry-After; dates, the header's other form, count as none."""
-    value = response.headers.get("Retry-After", "").strip()
-    return float(value) if value.isdecimal() else 0.0

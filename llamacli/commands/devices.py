@@ -2,14 +2,12 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from llamacli import terminal, workers as others
+from llamacli import machine as hardware, terminal, workers as others
 from llamacli.commands import options
 from llamacli.commands.printing import print_either
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from llamacli.machine import Device, Machine
 
 
 def devices(
@@ -20,46 +18,35 @@ def devices(
 
     Of workers it tells how far they are, too: a round trip's time, and bytes a second.
     """
-    from llamacli.machine import find_devices, load_library, this_machine
-
-    load_library()
-    fields = describe(find_devices(), this_machine())
+    hardware.load_library()
+    fields = describe(hardware.find_devices(), hardware.this_machine())
     fields["workers"] += _meet(workers or "")
     print_either(as_json, fields, lines(fields))
 
 
-def describe(devices: "Sequence[Device]", machine: "Machine") -> dict[str, Any]:
+def describe(devices: "Sequence[hardware.Device]", machine: "hardware.Machine") -> dict[str, Any]:
     """All that is told, for JSON."""
-    from llamacli.machine import (
-        build_features,
-        free_memory,
-        this_processor,
-        unused_hardware,
-        use_devices,
-        versions,
-    )
-
-    features = build_features()
-    used = {device.name for device in use_devices(devices, "auto")}
+    features, resident = hardware.build_features(), hardware.free_memory().resident
+    used = {device.name for device in hardware.use_devices(devices, "auto")}
     return {
-        "versions": versions(),
+        "versions": hardware.versions(),
         "built_for": features,
         "devices": [
             {
                 "name": device.name,
                 "description": device.description,
                 "kind": device.kind,
-                "memory_free": free_memory().resident if device.role == "cpu" else device.free,
+                "memory_free": resident if device.role == "cpu" else device.free,
                 "memory_total": device.total,
                 "used": device.name in used or (device.role == "cpu" and not used),
             }
             for device in devices
         ],
         "workers": [],
-        "threads": this_processor().cores,
+        "threads": hardware.this_processor().cores,
         "unused": [
             {"found": what, "command": command}
-            for what, command in unused_hardware(devices, machine)
+            for what, command in hardware.unused_hardware(devices, machine)
         ],
     }
 
@@ -103,8 +90,8 @@ def lines(fields: dict[str, Any]) -> str:
             sizes = (_gib(device["memory_free"]), _gib(device["memory_total"]))
             rows.append((worker["address"], "worker", *sizes, "used", far))
     text = terminal.columns(rows, "llrrll")
-    versions = ", ".join(f"{name} {version}" for name, version in fields["versions"].items())
-    text += f"\n{versions}\n"
+    packages = ", ".join(f"{name} {version}" for name, version in fields["versions"].items())
+    text += f"\n{packages}\n"
     for backend, features in fields["built_for"].items():
         named = [k if value == "1" else f"{k}={value}" for k, value in features.items()]
         text += terminal.printable(f"{backend} is built with {' '.join(named)}") + "\n"
