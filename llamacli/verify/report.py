@@ -14,6 +14,7 @@ from llamacli.verify.metadata import metadata_row, rope_row
 from llamacli.verify.rows import Row, judged
 from llamacli.verify.template import template_row
 from llamacli.verify.tensors import tensors_row
+from llamacli.verify.text import text_row
 from llamacli.verify.tokenization import tokenization_row
 from llamacli.verify.vocabulary import merges_row, special_tokens_row, tokens_row
 
@@ -58,20 +59,6 @@ def verify(
     def vocabulary() -> Vocabulary:
         return load_vocabulary(path)
 
-    def compare_text() -> Row:
-        from llamacli.verify.text import text_row
-
-        return text_row(
-            file,
-            checkpoint,
-            vocabulary(),
-            text or "",
-            reference=reference,
-            threads=threads,
-            progress=lambda done, total: progress("evaluating the text", done, total),
-            **machine,
-        )
-
     rows: dict[str, Callable[[], Row]] = {
         "file": lambda: _file_row(file),
         "metadata": lambda: metadata_row(file, checkpoint),
@@ -89,7 +76,16 @@ def verify(
         ),
     }
     if text is not None:
-        rows["text"] = compare_text
+        rows["text"] = lambda: text_row(
+            file,
+            checkpoint,
+            vocabulary(),
+            text or "",
+            reference=reference,
+            threads=threads,
+            progress=lambda done, total: progress("evaluating the text", done, total),
+            **machine,
+        )
     return Report(path, folder, tuple(_row(name, make) for name, make in rows.items()))
 
 
