@@ -103,7 +103,7 @@ COMMANDS = {
 
 def register(arguments: Sequence[str]) -> None:
     """Import the command that is called; for help and suggestions all of them, in 50 ms."""
-    from llamacli.commands.spread import spread
+    from llamacli.commands.options import spread
 
     called = next((word for word in arguments if not word.startswith("-")), "")
     for name in [called] if called in COMMANDS else COMMANDS:

@@ -2,7 +2,7 @@
 machine's use.
 
 A group is a dataclass whose fields are options. A command takes one as a keyword parameter,
-`sampling: groups.Sampling`; commands/spread gives typer the fields in its place.
+`sampling: groups.Sampling`; commands/options gives typer the fields in its place.
 """
 
 from collections.abc import Sequence

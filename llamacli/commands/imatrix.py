@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from llamacli.commands import groups, options
-from llamacli.commands.measuring import CHUNKS, check_of_model, read_matrix
+from llamacli.commands.measuring import CHUNKS, check_of_model, read_matrix, read_text
 from llamacli.commands.printing import steps_bar
-from llamacli.commands.reading import read_text
 from llamacli.errors import UsageError, writing
 from llamacli.models import model_path
 from llamacli.terminal import notice, send_path

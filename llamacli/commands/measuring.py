@@ -1,4 +1,4 @@
-"""Measuring an importance matrix, as imatrix and convert do it."""
+"""Texts to measure on, and measuring an importance matrix, as imatrix and convert do it."""
 
 import glob
 import shutil
@@ -17,6 +17,10 @@ from llamacli.terminal import notice, say
 
 if TYPE_CHECKING:
     Write = Callable[[Path, convert.Quantization, convert.ImportanceMatrix | None], convert.Report]
+
+from pathlib import Path
+
+from llamacli import prompt
 
 AUTO = "auto"  # in place of a matrix's file
 CHUNKS = "chunks of 512 tokens"
@@ -108,3 +112,9 @@ def tell_gain(
     if found.unfit:
         parts.append(f"{found.unfit} matrices have types that can't be made without it")
     say(f"importance matrix: {'; '.join(parts) or 'no type here is made by it'}")
+
+
+def read_text(path: Path) -> "prompt.Text":
+    """A file's text, or stdin's for `-`. Raises NotFoundError, UsageError."""
+    name = "stdin" if path == Path("-") else path.name
+    return prompt.Text(name, prompt.decode(prompt.read_bytes(path), name))

@@ -8,7 +8,7 @@ import importlib
 from llamacli.machine import load_library
 
 for name in (
-    *("answer.generation", "batch.scheduler", "chat.turns", "cli", "commands.spread"),
+    *("answer.generation", "batch.scheduler", "chat.turns", "cli", "commands.options"),
     *("engine.engine", "models.opening", "models.registry", "prompt.template"),
     *("shape.grammar", "speculate.lookahead", "tools.constraint", "tune.profiles"),
 ):
