@@ -266,7 +266,8 @@ def test_one_waits_no_more_than_twice_as_long_for_anothers_draft(drafting: Batch
             scheduler = Scheduler(drafting, pace)
             for i, prompt in enumerate(([5, 9, 14, 30] * 30, jobs(drafting)[0].prompt)):
                 scheduler.start(prepare(drafting, i, Job(prompt, GREEDY, 50)))
-            scheduler.step()
+            while any(running.prefilled is None for running in scheduler.running):
+                scheduler.step()
             one, _ = scheduler.running
             assert one.drafts is not None
             one.drafts.lookup.extend([5, 9, 14, 30] * 8)

@@ -73,6 +73,7 @@ def told_beside_a_prompt(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) 
     begin(scheduler, Job(prompt(20), GREEDY, 9))
     begin(scheduler, Job(prompt(20, 1), GREEDY, 9), 1)
     scheduler.step()
+    scheduler.step()
     begin(scheduler, Job(prompt(30, 2), GREEDY, 9), 2)
     happened: list[list[int] | str] = []
     fill = scheduler.engine.fill
@@ -302,6 +303,24 @@ def test_the_end_of_a_prompt_is_read_with_what_comes_before_it() -> None:
         slices.append(min(left, pace.most(3, left)))
         left -= slices[-1]
     assert slices == [93, 135]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "grown"),
+    [(1e9, [[0], [1, 2], [3], [0, 1, 2, 3]]), (0.0, [[0], [0, 1, 2, 3], [0, 1, 2, 3]])],
+)
+def test_prompts_that_come_together_are_read_one_after_the_other(
+    path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, grown: list[list[int]]
+) -> None:
+    """And answered side by side, if that doesn't take too long; short ones share a batch."""
+    monkeypatch.setattr("llamacli.batch.pace.TOGETHER", seconds)
+    with BatchEngine(path, SETTINGS, 8) as engine:
+        scheduler, answers = Scheduler(engine, Pace()), []
+        for index, length in enumerate((70, 40, 70, 40)):
+            begin(scheduler, Job(prompt(length, index), GREEDY, 9), index)
+        for _ in grown:
+            answers.append(sorted(one.index for one, _ in scheduler.step().grown))
+    assert answers == grown
 
 
 def test_an_exact_one_answers_as_a_run_does_whatever_is_beside_it(path: Path) -> None:

@@ -7,6 +7,7 @@ LEAST = 16  # tokens; fewer cost a step nearly the same
 # small model's prompt a token costs a fifth then: 13 of them take as long as 64 would.
 TILE = 64
 GAP = 0.3  # seconds that a step may take while others wait, or twice a step without a prompt
+TOGETHER = 1.5  # seconds that answers may wait for their second token
 # What it should on a GPU: so many steps without a prompt, since a larger part of a prompt is hardly
 # read any faster then (512 tokens take ten such steps); but seconds that nobody notices.
 STEPS, SHORT = 5, 0.02
@@ -49,6 +50,14 @@ class Pace:
             return pending if ends else most
         few = self.few if self.few is not None else self.many
         return min(tile, max(LEAST, int(gap / few)))
+
+    def together(self, pending: int, waited: float | None) -> bool:
+        """Whether so many tokens of prompts are to be read before answers that have their first
+        token, and waited so many seconds, get the next: side by side from there on, they cost less
+        than one ahead of another. Waited is None where there are none."""
+        if self.slice is not None or self.gpu:
+            return False
+        return waited is None or (self.many or TOGETHER) * pending + waited <= TOGETHER
 
     def measured(self, prompt: int, answers: int, seconds: float) -> None:
         """A step with so many tokens of prompts and of answers took that long."""

@@ -4,13 +4,14 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from time import perf_counter
 
 from llamacli.batch.choosing import choose, draw
 from llamacli.batch.engine import BatchEngine, Part
 from llamacli.batch.job import Job, Running, scales_of, token_logprob
 from llamacli.batch.kept import Kept
-from llamacli.batch.pace import Pace
+from llamacli.batch.pace import TILE, Pace
 from llamacli.batch.proposals import Proposals
 from llamacli.engine import ABORTED, common_prefix
 from llamacli.errors import DoesNotFitError, InvalidModelError, LlamacliError
@@ -126,13 +127,19 @@ class Scheduler:
 
     def _share(self, together: Sequence[Running]) -> list[tuple[Running, int]]:
         """How many tokens of each are evaluated: the next one of an answer, and of the prompts
-        what the pace lets through, half of it the one that came first, then the shortest."""
+        what the pace lets through, half of it the one that came first, then the shortest.
+
+        Prompts that come together are read one after the other, so that the first ones' first
+        tokens needn't wait for all."""
         left = [(one, one.length - one.evaluated) for one in together]
         parts = {id(one): (one, 1) for one, count in left if count == 1}
         prompts = [(one, count) for one, count in left if count > 1]
+        pending = sum(count for _, count in prompts)
+        answers = [one for one, _ in parts.values()]
+        if self._come_together(answers, pending):
+            return [(one, 1) for one in answers if not one.answer.tokens] + _some(prompts)
         room = self.engine.rows - len(parts)
         if self.pace is not None and parts:
-            pending = sum(count for _, count in prompts)
             beside = 0 if self.engine.tiles else len(parts)  # in the prompts' batch
             room = min(room, self.pace.most(beside, pending))
         if len(prompts) > 1:
@@ -146,6 +153,16 @@ class Scheduler:
             if given + more:
                 parts[id(one)] = (one, given + more)
         return list(parts.values())
+
+    def _come_together(self, answers: Sequence[Running], pending: int) -> bool:
+        """Whether so many tokens of prompts fit a batch, and there are no answers but such as can
+        wait."""
+        if self.pace is None or not 0 < pending <= self.engine.rows - len(answers):
+            return False
+        if any(len(one.answer.tokens) > 1 for one in answers):
+            return False
+        begun = [one.prefilled for one in answers if one.prefilled is not None]
+        return self.pace.together(pending, perf_counter() - min(begun) if begun else None)
 
     def _evaluate(
         self,
@@ -269,3 +286,9 @@ class Scheduler:
         latest.evaluated = 0
         self.running.remove(latest)
         self.put_back.append(latest)
+
+
+def _some(prompts: Sequence[tuple[Running, int]]) -> list[tuple[Running, int]]:
+    """The first of them, as many as a batch is worth, and all of their tokens."""
+    tokens = list(accumulate(count for _, count in prompts))
+    return [one for one, until in zip(prompts, [0, *tokens], strict=False) if until < TILE]
