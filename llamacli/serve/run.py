@@ -200,6 +200,8 @@ class _Life:
             return
         self.server.ready.set()
         names = ", ".join(self.options.models) or "the store's models"
+        if not pool.names():
+            names = "the store's models, of which there is none yet (llamacli pull, or convert),"
         notice(f"{names} at http://{shown}:{port}, and by the socket" if self.own else
                f"{names} at http://{shown}:{port}")  # fmt: skip
 
