@@ -1,7 +1,7 @@
 """From a Hugging Face Llama checkpoint to a GGUF file: a library that prints nothing.
 
 To be read in this order: errors, small_files, config, system, signals, weights, safetensors,
-tensors, lora, pretokenizer, added, tokenizer, checkpoint, special, kernels, target, journal,
+tensors, lora, added, pretokenizer, tokenizer, checkpoint, special, kernels, target, journal,
 remote, mixture, quantization, recipe, column_weights, metadata, header, importance,
 importance_file, choice, adapter_config, adapter, adapter_file, pieces, tensor_writer, measure,
 fisher, sensitivity, pipeline, sized, gain.

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from convert.pretokenizer import refused
+from convert.errors import CheckpointError
 
 # What llama.cpp takes for control tokens, or an answer's end, by their text, whatever their type
 # (src/llama-vocab.cpp, llama_vocab::impl::load), and what its converter types so, whatever
@@ -111,3 +111,7 @@ def _check_overlaps(texts: list[str]) -> None:
                     f"added tokens {text!r} and {other!r} can overlap in a text, "
                     "which llama.cpp then cuts otherwise"
                 )
+
+
+def refused(fault: str) -> CheckpointError:
+    return CheckpointError(fault, file="tokenizer.json")

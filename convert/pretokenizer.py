@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from convert.errors import CheckpointError
+from convert.added import refused
 
 # Llama 3's pattern, and the others as the tokenizer.json files of their models have them.
 LLAMA3_PATTERN = (
@@ -163,10 +163,6 @@ def _split(step: Mapping[str, Any]) -> Step:
     if whole or (behavior == "Isolated" and not invert):
         return "Split", regex
     return "Split", f"{regex} ({behavior}{', inverted' if invert else ''})"
-
-
-def refused(fault: str) -> CheckpointError:
-    return CheckpointError(fault, file="tokenizer.json")
 
 
 def byte_letters() -> list[str]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from gguf import TokenType
 
-from convert.added import AddedToken, markers_among, read_added
+from convert.added import AddedToken, markers_among, read_added, refused
 from convert.errors import CheckpointError
-from convert.pretokenizer import PreTokenizer, byte_letters, recognize, refused
+from convert.pretokenizer import PreTokenizer, byte_letters, recognize
 from convert.small_files import boolean
 
 MAX_TOKENS = 1 << 21

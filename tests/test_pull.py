@@ -14,7 +14,7 @@ import pytest
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
 from llamacli.gguf import read_gguf
 from llamacli.hub import download
-from llamacli.hub.gguf_names import Wanted, choose, parse_wanted
+from llamacli.hub.download import Wanted, choose, parse_wanted
 from llamacli.hub.index import HubFile
 from llamacli.hub.repo import Repo
 from tests.standins.checkpoint import tokenizer

@@ -8,6 +8,5 @@ from .checkpoint import (
     open_checkpoint as open_checkpoint,
     read_outline as read_outline,
 )
-from .download import pull as pull
-from .gguf_names import choose as choose, parse_wanted as parse_wanted
+from .download import choose as choose, parse_wanted as parse_wanted, pull as pull
 from .repo import Repo as Repo, look_up as look_up

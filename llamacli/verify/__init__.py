@@ -1,6 +1,6 @@
 """Whether a GGUF file is a faithful copy of its checkpoint.
 
-To be read in this order: rows, measure, pairs, diagnosis, tensors, metadata, vocabulary,
+To be read in this order: rows, measure, pairs, tensors, metadata, vocabulary,
 template, tokenization, prediction, text, report.
 """
 

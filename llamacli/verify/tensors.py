@@ -8,9 +8,8 @@ from convert import ROPE_FACTORS, Checkpoint, LocalFile, Pool, reading
 from llamacli.engine import ProgressCallback
 from llamacli.gguf import GGUFFile
 from llamacli.machine import physical_cores
-from llamacli.verify.diagnosis import diagnose
 from llamacli.verify.measure import Sums, measure
-from llamacli.verify.pairs import Compared, Pair
+from llamacli.verify.pairs import Compared, Pair, diagnose
 from llamacli.verify.rows import Row, finite, judged
 
 PIECE = 1 << 20  # values that a thread compares at a time: 14 MB with all that is made of them
