@@ -58,8 +58,6 @@ def chooser(engine: Engine, settings: SamplingSettings, chain: Any) -> Callable[
 
     if "numpy" not in sys.modules:
         return sample
-    if settings.is_plainly_greedy:
-        return lambda row: int(engine.logits(row).argmax())
     if settings.is_greedy:
         return lambda row: likeliest_biased(engine.logits(row), settings.logit_bias)
     if not settings.draws_of_top_k:
@@ -79,16 +77,11 @@ def chooser(engine: Engine, settings: SamplingSettings, chain: Any) -> Callable[
 
 def likeliest_biased(logits: "NDArray[np.float32]", biases: Sequence[tuple[int, float]]) -> int:
     """The likeliest token by logits, float32 of shape (vocabulary,), once the biases are added."""
-    import numpy as np
-
-    likeliest, changed = int(logits.argmax()), {token for token, _ in biases}
-    if likeliest not in changed and len(changed) == len(biases):  # no copy of all of them
-        ranks = [(-(logits[token] + np.float32(bias)), token) for token, bias in biases]
-        return int(min((-logits[likeliest], likeliest), *ranks)[1])
-    biased = logits.copy()
+    if biases:
+        logits = logits.copy()
     for token, bias in biases:
-        biased[token] += np.float32(bias)
-    return int(biased.argmax())
+        logits[token] += bias
+    return int(logits.argmax())
 
 
 def likeliest(logits: "NDArray[np.float32]", count: int) -> "NDArray[np.int64] | None":
