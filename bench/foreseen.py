@@ -21,10 +21,10 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from types import ModuleType
 
+from bench.checking import checking_costs
 from llamacli.engine import Engine, EngineSettings, Vocabulary
 from llamacli.speculate import MOST_ROWS, Costs, Drafted, Drafts
 from llamacli.speculate.costs import LEARNED
-from llamacli.tune.measure import checking_costs
 
 LINES, TOKENS = 300, 600
 RENAMED: tuple[tuple[ModuleType, str, str], ...] = (

@@ -16,12 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import peers
+from bench.checking import checking_costs
 from bench.steps import WAYS, profiled
 from llamacli.answer import Result, generate
 from llamacli.batch import BatchEngine, Job, answer_all
 from llamacli.engine import Engine, EngineSettings, SamplingSettings, chooser, sampler_chain
 from llamacli.speculate import MOST_ROWS, DraftingEngine
-from llamacli.tune.measure import checking_costs, decode_seconds, made_up_tokens
+from llamacli.tune.measure import decode_seconds, made_up_tokens
 from tests.standins.checkpoint import SPECIALS
 from tests.standins.walk import walk
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
 
+from bench.checking import checking_costs
 from llamacli.answer import Result, generate
 from llamacli.engine import EngineSettings, SamplingSettings
 from llamacli.prompt import encode_turns
 from llamacli.speculate import MOST_ROWS, Costs, Drafting, DraftingEngine
-from llamacli.tune.measure import checking_costs
 
 LINES = 120
 # Of Python's help: what is rewritten, and the one change.

@@ -12,7 +12,8 @@ from llamacli.engine.settings import Asked, EngineSettings, chosen_settings
 from llamacli.errors import DoesNotFitError
 from llamacli.machine import resources
 from llamacli.models.opening import demo_model, engine_settings
-from llamacli.speculate import MOST_ROWS, Costs
+from llamacli.speculate import Costs
+from llamacli.speculate.costs import LEARNED
 from llamacli.tune import profiles
 from llamacli.tune.measure import Sample, Size
 from llamacli.tune.profiles import (
@@ -347,7 +348,7 @@ def test_tuning_the_demo_measures_and_keeps() -> None:
     assert all(row.prefill > 0 and row.decode > 0 and row.load for row in rows.values())
     assert sorted(goal for row in rows.values() for goal in row.best_for) == ["long", "short"]
     keep(path, tuned.profiles, {"costs": tuned.costs})
-    assert tuned.costs[1] == 1 and max(tuned.costs) == MOST_ROWS
+    assert tuned.costs[1] == 1 and max(tuned.costs) == LEARNED[-1]
     assert tuned_costs(path) == Costs(tuned.costs)
     for name in profiles.PROFILES:
         assert tuned_settings(path, name) == tuned.profiles[name]

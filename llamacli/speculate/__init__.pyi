@@ -1,4 +1,9 @@
-from .costs import MOST_ROWS as MOST_ROWS, Costs as Costs, measured_costs as measured_costs
+from .costs import (
+    MOST_ROWS as MOST_ROWS,
+    Costs as Costs,
+    learn_costs as learn_costs,
+    measured_costs as measured_costs,
+)
 from .drafts import (
     DraftModel as DraftModel,
     Drafts as Drafts,

@@ -79,7 +79,7 @@ class Costs:
         return self.known[low] + share * (self.known[high] - self.known[low])
 
 
-def learn_costs(engine: Engine) -> Costs:
+def learn_costs(engine: Engine, rounds: int = 2, patience: float = PATIENCE) -> Costs:
     """Measure them where the engine's cache ends, which stays as it is; the logits don't."""
     held = len(engine.tokens)
 
@@ -88,22 +88,25 @@ def learn_costs(engine: Engine) -> Costs:
         engine.logit(0, size - 1)  # waits for a device that computes on its own
         engine.keep(held)
 
-    return measured_costs(evaluate)
+    return measured_costs(evaluate, rounds, patience)
 
 
-def measured_costs(evaluate: Callable[[int], None]) -> Costs:
+def measured_costs(
+    evaluate: Callable[[int], None], rounds: int = 2, patience: float = PATIENCE
+) -> Costs:
     """By a function that evaluates so many tokens at once and waits for them.
 
-    Takes some thirty evaluations, half of them where those are slow.
+    At most so many rounds, none begins after so many seconds: by default some thirty evaluations'
+    time, half of it where those are slow.
     """
     least = dict.fromkeys(LEARNED, float("inf"))
     begun = perf_counter()
-    for _ in range(2):
+    for _ in range(rounds):
         for size in LEARNED:
             started = perf_counter()
             evaluate(size)
             least[size] = min(least[size], perf_counter() - started)
-        if perf_counter() - begun > PATIENCE:
+        if perf_counter() - begun > patience:
             break
     rising = accumulate(least.values(), max)
     known = {size: seconds / least[1] for size, seconds in zip(LEARNED, rising, strict=True)}

@@ -17,11 +17,10 @@ from llamacli.engine import Engine, EngineSettings, Profile, default_threads, de
 from llamacli.errors import DoesNotFitError
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.machine import find_devices, this_processor, thread_counts, use_devices
-from llamacli.speculate import MOST_ROWS
+from llamacli.speculate import MOST_ROWS, learn_costs
 from llamacli.tune.measure import (
     Sample,
     Size,
-    checking_costs,
     decode_seconds,
     made_up_tokens,
     prefill_seconds,
@@ -43,6 +42,7 @@ from llamacli.tune.stages import (
 
 WEIGHTS_SHARE = 0.4  # of the time, for the stage that loads the model again and again
 COSTS_SHARE, DEPTH = 0.05, 128  # for what drafts cost, with so many tokens in the cache
+COSTS_ROUNDS = 50
 BATCHES_MEASURED = 12  # about so many measurements find the micro-batch
 USUAL_PROMPT = 512  # tokens; more would only cost time where the batch isn't the question
 PLANNED_ROUNDS, MOST_ROUNDS = 3, 6
@@ -221,10 +221,12 @@ class Trials:
         prefill = prefill_seconds(engine, tokens[: size.prompt])
         return Sample(load, prefill, decode_seconds(engine, tokens, size.prompt))
 
-    def costs(self, settings: EngineSettings, depth: int, seconds: float) -> dict[int, float]:
-        """What checking several tokens at once costs, as checking_costs has it."""
+    def costs(self, settings: EngineSettings, depth: int, seconds: float) -> Mapping[int, float]:
+        """What checking several tokens at once costs, measured for about so many seconds."""
         settings = replace(settings, outputs=MOST_ROWS, context=depth + MOST_ROWS)
-        return checking_costs(self._with(settings)[0], depth, seconds)
+        engine, _ = self._with(settings)
+        engine.prefill(made_up_tokens(engine, depth))
+        return learn_costs(engine, COSTS_ROUNDS, seconds).known
 
     def _with(self, settings: EngineSettings, reload: bool = False) -> tuple[Engine, float]:
         """The model with those settings, and the seconds of loading, 0 where it was there."""
