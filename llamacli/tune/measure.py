@@ -100,24 +100,17 @@ def bench(
 
     The engine's context must hold the deepest and size. Raises what Engine raises.
     """
-    loads, firsts = [], []
-    engine = None
-    try:
-        for _ in range(runs):
-            if engine is not None:
-                engine.close()
-            started = time.perf_counter()
-            engine = open_engine()
+    loads, firsts, rates = [], [], list[AtDepth]()
+    for run in range(runs):
+        started = time.perf_counter()
+        with open_engine() as engine:
             loads.append(time.perf_counter() - started)
             engine.prefill(made_up_tokens(engine, size.prompt))
             engine.logit(0)
             firsts.append(time.perf_counter() - started)
-        assert engine is not None
-        rates = tuple(_at_depth(engine, depth, size, runs) for depth in sorted(depths))
-    finally:
-        if engine is not None:
-            engine.close()
-    return Bench(spread(loads), spread(firsts), rates, peak_resident())
+            if run == runs - 1:
+                rates = [_at_depth(engine, depth, size, runs) for depth in sorted(depths)]
+    return Bench(spread(loads), spread(firsts), tuple(rates), peak_resident())
 
 
 def spread(values: Sequence[float]) -> Spread:
