@@ -1,11 +1,9 @@
 """What a prompt is made of: an instruction, texts from stdin and files, and how they are joined."""
 
-import stat
 import sys
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from os import fstat
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -105,9 +103,7 @@ def read_bytes(path: Path) -> bytes:
 def _read(file: BinaryIO, name: str) -> bytes:
     data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        size = fstat(file.fileno()).st_size if stat.S_ISREG(fstat(file.fileno()).st_mode) else 0
-        is_long = f"has {size} bytes" if size else f"has more than {MAX_BYTES} bytes"
-        raise DoesNotFitError(f"{name} {is_long}; at most {MAX_BYTES} are read")
+        raise DoesNotFitError(f"{name} has more than {MAX_BYTES} bytes, the most that are read")
     return data
 
 
