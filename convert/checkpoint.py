@@ -21,6 +21,7 @@ from convert.small_files import (
     optional_json,
     read_chat_templates,
     read_json,
+    without_collection,
 )
 from convert.tensors import TensorSpec, llama_tensors
 from convert.tokenizer import Tokenizer, parse_tokenizer
@@ -105,7 +106,8 @@ def describe_checkpoint(
     folder: Path, name: str, config: LlamaConfig, files: Sequence[WeightFile]
 ) -> Checkpoint:
     """Put a checkpoint together from its small files in folder and its weight files anywhere."""
-    tokenizer = parse_tokenizer(read_json(folder / "tokenizer.json"), config.vocab_size)
+    with without_collection():
+        tokenizer = parse_tokenizer(read_json(folder / "tokenizer.json"), config.vocab_size)
     if len(tokenizer.tokens) != config.vocab_size:
         raise CheckpointError(
             f"it has {len(tokenizer.tokens)} tokens, but config.json's vocab_size (the embedding's "

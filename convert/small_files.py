@@ -68,7 +68,7 @@ def parse_json(raw: bytes | bytearray, text: str | None = None) -> Any:
     nbytes = 2 * len(raw) + 72 * lists + 40 * (values + lists) + 32 * strings
     if nbytes > MAX_MEMORY:
         raise CheckpointError(f"it is absurdly large: read, it could take {nbytes >> 20} MiB")
-    with _without_collection():
+    with without_collection():
         return json.loads(raw if text is None else text)
 
 
@@ -132,8 +132,9 @@ def refuse_pointer(start: bytes | bytearray, name: str) -> None:
 
 
 @contextmanager
-def _without_collection() -> Iterator[None]:
-    """Half a million new lists set the garbage collector off again and again, for nothing."""
+def without_collection() -> Iterator[None]:
+    """Half a million new lists set the garbage collector off again and again, for nothing, and once
+    more after it where they are still there."""
     on = gc.isenabled()
     gc.disable()
     try:
