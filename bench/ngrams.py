@@ -30,7 +30,7 @@ CONTEXT = 8192
 KINDS: dict[str, list[dict[str, int]]] = {
     "none": [{}],
     "ngram-simple": [{"size-n": n, "size-m": m} for n, m in ((12, 48), (4, 16), (12, 24), (4, 32))],
-    "ngram-map-k": [{"size-n": n, "size-m": m} for n, m in ((12, 48), (4, 16), (12, 24), (4, 32))],
+    "ngram-map-k": [{"size-n": n, "size-m": m} for n, m in ((12, 48), (4, 16))],
     "ngram-map-k4v": [{"size-n": n, "size-m": m} for n, m in ((12, 48), (4, 16))],
     "ngram-mod": [
         {"n-match": match, "n-min": least, "n-max": most}
