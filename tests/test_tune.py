@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,15 @@ from llamacli.tune.profiles import (
     tuned_costs,
     tuned_settings,
 )
-from llamacli.tune.search import MOST_ROUNDS, applied, groups, measure_stage, size_for, tune
+from llamacli.tune.search import (
+    MOST_ROUNDS,
+    Trials,
+    applied,
+    groups,
+    measure_stage,
+    size_for,
+    tune,
+)
 from llamacli.tune.stages import (
     WORKS,
     Stage,
@@ -197,10 +206,36 @@ def test_micro_batches_are_those_that_the_prompt_can_tell_apart() -> None:
     assert list(batch_stage(1024, ("short",)).candidates) == ["128", "256", "512", "1024"]
 
 
+@pytest.mark.parametrize("default", ["on", "off"])
+def test_attention_is_left_to_the_engine_where_nothing_else_is_faster(default: str) -> None:
+    """Which chooses by the memory that is free; what it takes on this processor wins a tie."""
+    stage = flash_stage(("long",), default)
+    for times in ({"on": 1.0, "off": 1.0}, {"on": 1.0, "off": 2.0}, {"on": 2.0, "off": 1.0}):
+        rounds = [{name: Sample(prefill=t, decode=t) for name, t in times.items()}] * 4
+        best = winner(rounds, WORKS["long"], stage.goals[0].default)
+        assert best == (
+            default if times["on"] == times["off"] else min(times, key=lambda name: times[name])
+        )
+        settings = applied(stage, {"long": best}, {"long": EngineSettings()})["long"]
+        assert settings.flash_attention == ("auto" if best == default else best)
+
+
+def test_what_the_engine_takes_by_itself_is_known_of_the_loaded_model() -> None:
+    with closing(Trials(demo_model())) as trials:
+        trials.measure(EngineSettings(flash_attention="off"), Size(8, 4), False)
+        assert trials.attention == "off"
+        trials.measure(EngineSettings(flash_attention="on"), Size(8, 4), False)
+        assert trials.attention == "on"
+
+
 def test_no_kv_type_that_costs_accuracy_is_ever_chosen() -> None:
     assert kv_stage(64).goals == ()
     assert list(kv_stage(16).candidates) == ["f16"]  # the others hold 32 values a block
-    stages = [flash_stage(("long",)), batch_stage(600, ("long",)), weights_stage(BOTH, 2, True)]
+    stages = [
+        flash_stage(("long",), "on"),
+        batch_stage(600, ("long",)),
+        weights_stage(BOTH, 2, True),
+    ]
     assert all("kv_type" not in goal.sets for stage in stages for goal in stage.goals)
 
 

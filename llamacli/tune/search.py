@@ -134,7 +134,7 @@ def tune(
             layers = shape.blocks + gpu if layers == "auto" else layers
             threads = default_threads(layers, shape.blocks, processor.cores)
             run(threads_stage(thread_counts(), threads, group), group[0], _share(end, 4))
-            run(flash_stage(group), group[0], _share(end, 3))
+            run(flash_stage(group, trials.attention), group[0], _share(end, 3))
             each = (_share(end, 2) - time.monotonic()) / BATCHES_MEASURED
             prompt = size_for(each, speed, longest).prompt
             run(batch_stage(prompt, group), group[0], _share(end, 2), prompt)
@@ -206,6 +206,12 @@ class Trials:
         if self._engine is not None:
             self._engine.close()
         self._engine = self._asked = None
+
+    @property
+    def attention(self) -> str:
+        """Whether the model that is loaded has flash attention: on or off."""
+        settings = self._engine.settings if self._engine is not None else EngineSettings()
+        return "off" if settings.flash_attention == "off" else "on"
 
     def measure(self, settings: EngineSettings, size: Size, reload: bool) -> Sample:
         """Read and decode so many tokens; the model is loaded where reload or settings ask for it.

@@ -113,13 +113,18 @@ def threads_stage(counts: Sequence[int], default: int, profiles: tuple[Profile, 
     return Stage(f"threads, {' and '.join(profiles)}", candidates, goals)
 
 
-def flash_stage(profiles: tuple[Profile, ...]) -> Stage:
-    """Attention with llama.cpp's flash kernels, and by matrix products."""
+def flash_stage(profiles: tuple[Profile, ...], default: str) -> Stage:
+    """Attention with llama.cpp's flash kernels, on, and by matrix products, off.
+
+    default is what the engine takes by itself, which it is left to: by the memory that is free.
+    """
     goals = tuple(
-        Goal(profile, WORKS[profile], "on", (profile,), ("flash_attention",))
+        Goal(profile, WORKS[profile], default, (profile,), ("flash_attention",))
         for profile in profiles
     )
-    candidates = {name: {"flash_attention": name} for name in ("on", "off")}
+    candidates = {
+        name: {"flash_attention": "auto" if name == default else name} for name in ("on", "off")
+    }
     return Stage(f"flash attention, {' and '.join(profiles)}", candidates, goals)
 
 
