@@ -7,10 +7,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from llamacli.answer import Calling, generate
+from llamacli.answer import Calling, constraint_for, generate
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.prompt import encode_turns
 from llamacli.tools import check_tools
+from llamacli.tools.constraint import ToolConstraint
 
 GREETINGS = ("hi", "Hello!", "Good morning", "How are you?", "Thanks a lot", "Who are you?")
 QUESTIONS = (
@@ -35,8 +36,8 @@ def probability(engine: Engine, text: str) -> float:
     """What all openings of a call have together."""
     given = [one.given for one in TOOLS]
     tokens = encode_turns(engine, [{"role": "user", "content": text}], tools=given)
-    constraint = Calling(TOOLS).constraint(engine, len(tokens), 64)
-    assert constraint is not None
+    constraint = constraint_for(engine, len(tokens), 64, calling=Calling(TOOLS))
+    assert isinstance(constraint, ToolConstraint)
     settings = SamplingSettings(temperature=0.0)
     next(generate(engine, tokens, settings, max_tokens=64, constraint=constraint))
     return constraint.probability or 0.0
