@@ -10,8 +10,7 @@ from typing import Any
 from llamacli.answer import Calling, constraint_for, generate
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.prompt import encode_turns
-from llamacli.tools import check_tools
-from llamacli.tools.constraint import ToolConstraint
+from llamacli.tools import ToolConstraint, check_tools
 
 GREETINGS = ("hi", "Hello!", "Good morning", "How are you?", "Thanks a lot", "Who are you?")
 QUESTIONS = (
