@@ -106,7 +106,11 @@ from .system import (
     sync as sync,
     sync_folder as sync_folder,
 )
-from .target import allocate as allocate, check_target as check_target
+from .target import (
+    allocate as allocate,
+    check_target as check_target,
+    whole_file as whole_file,
+)
 from .tensor_writer import Progress as Progress
 from .tensors import (
     TensorSpec as TensorSpec,

@@ -51,7 +51,9 @@ def test_a_folder_becomes_a_file_in_the_store(base: Path, lora: Path, store: Pat
     assert not [*store.glob("*.gguf")]  # it is no model
 
 
-def test_list_show_and_rm_know_an_adapter(base: Path, lora: Path, store: Path) -> None:
+def test_list_show_and_rm_know_an_adapter(
+    base: Path, lora: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert llamacli("convert", str(lora), "--base", str(base)).returncode == 0
     assert llamacli("list").stdout.splitlines()[1].split()[:2] == ["lora", "F32"]
     assert f"an adapter of {BASE}" in llamacli("list").stdout
@@ -68,6 +70,10 @@ def test_list_show_and_rm_know_an_adapter(base: Path, lora: Path, store: Path) -
     assert "blk.0.attn_q.weight.lora_a" in llamacli("show", "lora", "--tensors").stdout
     for part in ("--config", "--structure", "--rope"):
         assert "it is an adapter, not a model" in llamacli("show", "lora", part, check=3).stderr
+    with monkeypatch.context() as beside:  # its folder, which is called so, too
+        beside.chdir(lora.parent)
+        assert llamacli("show", "lora").stdout == told
+        assert "`llamacli convert lora/` makes" in llamacli("show", "lora/", check=2).stderr
     assert llamacli("rm", "lora", "--yes").stderr.startswith("llamacli: removed lora (")
     assert not path.exists()
     llamacli("show", "lora", check=4)

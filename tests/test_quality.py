@@ -82,6 +82,9 @@ def test_the_command_shows_a_table_json_and_a_picture(
     assert [line[0] for line in lines] == ["file", "one.gguf", "other.gguf"] and err == ""
     assert lines[1][-1] == "100.0%"
     assert picture.read_bytes().startswith(b"\x89PNG")
+    beside = tmp_path / "beside"
+    beside.touch()
+    assert picture.stat().st_mode == beside.stat().st_mode
     assert run("quality", one, *settings, "--plot", picture) == 6
     assert "exists already" in capfd.readouterr().err
     assert run("quality", other, *settings, "--json") == 0

@@ -10,7 +10,6 @@ from llamacli.commands import groups, options
 from llamacli.commands.measuring import read_text
 from llamacli.commands.printing import print_json, print_table, steps_bar
 from llamacli.errors import writing
-from llamacli.home import replace_file
 from llamacli.models import model_path
 from llamacli.terminal import count, printable
 
@@ -46,7 +45,7 @@ def quality(
     its mean over tokens, what 99% of them are below, its largest. The last column is how often
     both find the same token likeliest.
     """
-    from convert import check_target
+    from convert import check_target, whole_file
     from llamacli import quality as package
 
     if plot is not None:
@@ -68,8 +67,9 @@ def quality(
             )
         )
     if plot is not None:
-        with writing(plot):
-            replace_file(plot, package.plot(measured))
+        picture = package.plot(measured)
+        with whole_file(plot, force) as part:
+            part.write_bytes(picture)
     if as_json:
         print_json([_fields(one) for one in measured])
     else:

@@ -6,7 +6,7 @@ from typing import Annotated
 from llamacli import models, show as showing
 from llamacli.commands import options
 from llamacli.commands.printing import print_either, print_json, print_rows, print_text
-from llamacli.errors import NotFoundError
+from llamacli.errors import NotFoundError, UsageError
 from llamacli.terminal import notice
 
 
@@ -41,13 +41,20 @@ def show(
 def open_source(model: str) -> "showing.Source":
     """A checkpoint's folder as it is, anything else as the GGUF file it names, read.
 
-    A name that is no model's may be an adapter's.
+    A name that is no model's may be an adapter's, whose folder lies here perhaps.
     """
     from llamacli.gguf import read_gguf
 
     path = models.existing_path(model) if model and model != models.DEMO else None
     if path is not None and path.is_dir():
-        return path
+        from convert import is_adapter
+
+        if not is_adapter(path):
+            return path
+        if (adapter := models.stored_adapter(model)) is not None:
+            return read_gguf(adapter)
+        hint = f"`llamacli convert {model}` makes a file of it"
+        raise UsageError(f"{model} is a LoRA adapter as PEFT saves it", hint=hint)
     try:
         return read_gguf(models.locate(model))
     except NotFoundError:
