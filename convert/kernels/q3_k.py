@@ -44,7 +44,7 @@ TOP = np.float32(3)
 BOTTOM = np.float32(-4)
 TOP_SCALE = np.float32(31)
 BOTTOM_SCALE = np.float32(-32)
-WIDE = 32  # lanes that are searched together
+WIDE = 16  # lanes that are searched together
 TIMES = 5  # that ggml goes through a sub-block's levels
 TERMS = 4 * SUB * WIDE
 VALUE, LEVEL, TERM_LX, TERM_L2 = range(0, 4 * SUB, SUB)  # the first of SUB rows, a lane a column
@@ -164,10 +164,13 @@ def _go_through(terms: Floats, sums: Floats) -> np.uint64:
         ideal = v * part_l2 / part_x
         n = max(BOTTOM, min(TOP, (ideal + ROUND) - ROUND))
         doubt = select((part_x <= ZERO) | (abs(ideal) <= REACH), doubt, one)
+        better = (part_x > ZERO) & (n != q)
+        if flags(better) == 0:  # as mostly, so that the next level's sums needn't be waited for
+            continue
         new_lx, new_l2 = v * v * v * n, v * v * n * n
         trial_x, trial_l2 = part_x + new_lx, part_l2 + new_l2
-        better = trial_x * trial_x * sum_l2 > sum_lx * sum_lx * trial_l2
-        better &= (part_x > ZERO) & (n != q) & (trial_l2 > ZERO)
+        better &= trial_x * trial_x * sum_l2 > sum_lx * sum_lx * trial_l2
+        better &= trial_l2 > ZERO
         store(terms, (LEVEL + i) * WIDE, select(better, n, q))
         store(terms, (TERM_LX + i) * WIDE, select(better, new_lx, lx))
         store(terms, (TERM_L2 + i) * WIDE, select(better, new_l2, l2))
