@@ -4,7 +4,7 @@ To be read in this order: errors, small_files, config, system, signals, weights,
 tensors, lora, added, pretokenizer, tokenizer, checkpoint, special, kernels, target, journal,
 remote, mixture, quantization, recipe, column_weights, metadata, header, importance,
 importance_file, choice, adapter_config, adapter, adapter_file, pieces, tensor_writer, measure,
-fisher, sensitivity, pipeline, sized, gain.
+network, fisher, sensitivity, pipeline, sized, gain.
 """
 
 import lazy_loader

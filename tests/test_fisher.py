@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from convert import convert, open_checkpoint
-from convert.fisher import _forward, _Model, _Norm, _rounding, fisher_information
+from convert.fisher import _rounding, fisher_information
+from convert.network import Model, Norm, forward
 from llamacli.quality import sample_tokens
 from llamacli.verify import all_logits, open_evaluator
 from tests.standins.checkpoint import shape_config, write_checkpoint
@@ -32,7 +33,7 @@ def logits(
     """By the forward pass that gradients are computed from; a matrix' values may be off, by random
     steps.
     """
-    model = _Model(open_checkpoint(folder), len(ids), lambda *_: None)
+    model = Model(open_checkpoint(folder), len(ids), lambda *_: None)
     read = model._read
 
     def off(name: str, first: int, count: int) -> NDArray[np.float32]:
@@ -41,7 +42,7 @@ def logits(
         return values + step * (name == matrix) * dice.standard_normal(values.shape, np.float32)
 
     model._read = off  # type: ignore[method-assign]
-    norm = _Norm(_forward(model, ids)[0], model.vector("output_norm.weight"), 1e-5)
+    norm = Norm(forward(model, ids)[0], model.vector("output_norm.weight"), 1e-5)
     return model.times(model.output, norm.output)
 
 
@@ -85,17 +86,17 @@ def test_rounded_inputs_cost_what_the_gradients_tell(
     ids = np.array(tokens)
     rounding = fisher_information(checkpoint, tokens).rounding
     precise = log_softmax(logits(DEMO, ids))
-    times, ratios = _Model.times, {}
+    times, ratios = Model.times, {}
     for part in PARTS:
         name = f"blk.1.{part}.weight"
 
         def rounded(
-            self: _Model, matrix: str, inputs: NDArray[np.float32], name: str = name
+            self: Model, matrix: str, inputs: NDArray[np.float32], name: str = name
         ) -> NDArray[np.float32]:
             off = inputs + 4 * _rounding(inputs, block) if matrix == name else inputs
             return times(self, matrix, off)
 
-        monkeypatch.setattr(_Model, "times", rounded)
+        monkeypatch.setattr(Model, "times", rounded)
         off = log_softmax(logits(DEMO, ids))
         divergence = (np.exp(precise) * (precise - off)).sum(axis=1).mean()
         ratios[name] = float(divergence / (16 * rounding[name][block]))
