@@ -333,7 +333,8 @@ def test_a_recipe_gives_the_same_bytes(tmp_path: Path, capfd: pytest.CaptureFixt
     assert "a mixture for 2.40 MB" in err
     assert run("convert", DEMO, "--recipe", made, "-o", again) == 0
     assert again.read_bytes() == made.read_bytes()
-    (tmp_path / "r.txt").write_text("# mine\n\n" + recipe_of(made))
+    text = "# mine\n\n" + recipe_of(made)
+    (tmp_path / "r.txt").write_text(text, encoding="utf-8-sig")  # as editors of Windows have it
     assert run("convert", DEMO, "--recipe", tmp_path / "r.txt", "-o", third) == 0
     assert recipe_of(third) == recipe_of(made)  # not the bytes: only the file has the columns
     assert third.read_bytes() != made.read_bytes()

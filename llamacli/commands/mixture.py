@@ -159,7 +159,7 @@ def read_recipe(path: Path) -> "tuple[Mapping[str, GGMLQuantizationType], bytes 
         if convert.COLUMNS_KEY in metadata:
             columns = gguf.raw(convert.COLUMNS_KEY)
     else:
-        text = start.decode("utf-8", errors="replace")
+        text = start.decode("utf-8-sig", errors="replace")
     return convert.parse_recipe(text, str(path)), columns
 
 
