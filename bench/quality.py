@@ -71,7 +71,7 @@ def demo(scratch: Path) -> Model:  # noqa: ARG001
     return Model(
         "The built-in demo, 3.5 M parameters",
         Path(str(files("llamacli") / "demo")),
-        joined(conversations(random.Random(1), 100_000), 1500),
+        joined(conversations(random.Random(1), 100_000), 6000),
         [Text("corpus", joined(dialogues(random.Random(5)), 8000))],
         20,
         tuple(name for name in QUANTIZATIONS if name not in ("F32", "BF16", "F16")),

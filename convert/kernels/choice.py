@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from convert.kernels.comparison import BLOCK, differences, speedup
 from convert.kernels.compiled import KINDS, available, compiled_kernel
 from convert.kernels.ggml import Kernel, Values, ggml_kernel, library_path
 from convert.kernels.searched import SEARCHED, searched_kernel
+from convert.kernels.unbiased import unbiased_kernel
 
 SOURCES = sorted(path.name for path in Path(__file__).parent.glob("*.py"))
 BLOCKS_COMPARED = 256  # of each kind of values
@@ -62,12 +63,15 @@ def choose(
     """The compiled kernel where there is one, it gives ggml's bytes and is faster; else ggml's.
 
     Where searched, that of a type which is searched further than by ggml gives the bytes that NumPy
-    finds, which serves without it.
+    finds, which serves without it; the other types' blocks have their scales mended (unbiased).
     on_compile is called before the first compilation and check on this machine, which take some
     seconds. folder is for the results and the compiled code, the user's cache folder by default;
     where it can't be written, every process compiles. Call it from one thread at a time.
     """
     further = searched and kind in SEARCHED
+    if searched and not further:
+        chosen = choose(kind, on_compile=on_compile, folder=folder)
+        return replace(chosen, kernel=unbiased_kernel(kind, chosen.kernel))
     reference = searched_kernel(kind) if further else ggml_kernel(kind)
     if not further and kind not in KINDS:
         return Choice(reference, False, f"{kind.name}: ggml's kernel")

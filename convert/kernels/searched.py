@@ -9,6 +9,7 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from convert.kernels.ggml import Kernel, Values, as_float32, ggml_kernel, largest_magnitude
+from convert.kernels.unbiased import unbiased_kernel
 
 SEARCHED = (GGMLQuantizationType.Q8_0,)
 SUB = 32  # values a block
@@ -24,8 +25,8 @@ BLOCKS = 2048  # that are quantized together
 
 
 def searched_kernel(kind: GGMLQuantizationType) -> Kernel:
-    """The kernel that searches further than ggml's, which serves where there is none."""
-    return to_q8_0 if kind in SEARCHED else ggml_kernel(kind)
+    """The kernel that searches further than ggml's, else ggml's with its blocks' scales mended."""
+    return to_q8_0 if kind in SEARCHED else unbiased_kernel(kind, ggml_kernel(kind))
 
 
 def to_q8_0(
