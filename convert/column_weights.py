@@ -54,13 +54,17 @@ def weights_for(
 ) -> NDArray[np.float32]:
     """What a matrix' errors are weighed by in that type, where scales are searched for.
 
-    Its columns' weights are for types that a kernel of ours searches scales for: fewer bits suffer
-    from weights that so few tokens tell (python -m bench.quality, the demo). They take its
-    importances; where there are none, all columns count alike.
+    Its columns' weights are for types that a kernel of ours searches scales for. Others take its
+    importances, and where there are none the roots of the columns' weights: fewer bits may suffer
+    from what so few tokens tell (python -m bench.quality, both models).
     """
     if kind in SEARCHED and spec.name in columns:
         return columns[spec.name]
-    return importances.get(spec.name, np.ones(spec.columns, np.float32))
+    if spec.name in importances:
+        return importances[spec.name]
+    if spec.name in columns:
+        return np.sqrt(columns[spec.name])
+    return np.ones(spec.columns, np.float32)
 
 
 def _packed(information: NDArray[np.float32]) -> bytes:

@@ -59,7 +59,7 @@ class Quantization:
     @property
     def searched(self) -> bool:
         """Whether scales are searched for as far as can be: by a kernel that goes further than
-        ggml's, where there is one, and without importances as if all columns had the same."""
+        ggml's, where there is one, and without importances by what columns count."""
         return self.recipe is not None
 
 
