@@ -222,6 +222,18 @@ def test_what_is_set_aside_takes_no_more_memory_than_the_cache(
     assert len(aside.states) == 2
 
 
+def test_what_is_too_long_to_be_set_aside_stays_in_the_cache(scheduler: Scheduler) -> None:
+    engine, aside = scheduler.engine, scheduler.kept.aside
+    aside.most = 60 * engine.kv_nbytes // engine.cells
+    for length in (100, 50):
+        finish(scheduler, begin(scheduler, Job(prompt(length, length), GREEDY, 2)))
+    begin(scheduler, Job(prompt(40), GREEDY, 100), 1)
+    scheduler.step()
+    assert [len(tokens) > 99 for tokens in scheduler.kept.tokens.values()] == [True]
+    assert [len(state.tokens) > 99 for state in aside.states] == [False]
+    assert begin(scheduler, Job(prompt(100, 100), GREEDY, 2), 2).cached == 99
+
+
 def test_one_that_can_not_begin_is_told_and_the_rest_goes_on(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,14 +48,17 @@ class Aside:
     def nbytes(self) -> int:
         return sum(len(state.data) for state in self.states)
 
+    def fits(self, count: int) -> bool:
+        """Whether the cells of so many tokens can be set aside at all."""
+        return count * self.engine.kv_nbytes // self.engine.cells <= self.most
+
     def put(self, number: int, tokens: list[int], start: int, scales: Scales,
             chat: str | None) -> None:  # fmt: skip
         """Copy what that sequence has from start on, where there is room for it.
 
         Its cells before that are no longer its own then.
         """
-        size = (len(tokens) - start) * self.engine.kv_nbytes // self.engine.cells
-        if not 0 < size <= self.most:
+        if start == len(tokens) or not self.fits(len(tokens) - start):
             return
         if start:
             self.engine.drop(number, 0, start)

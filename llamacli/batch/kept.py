@@ -61,14 +61,16 @@ class Kept:
         return True
 
     def make_way(self, beside: Running | None = None) -> None:
-        """Set all of them aside for those that are answered in, and beside, which is about to be.
+        """Set all that can be aside for those that are answered in, and beside, which is about to
+        be.
 
         Not while there is an exact one: its cells are to lie in order, since llama.cpp's flash
         attention rounds its sums as it goes, and lower ones that become free would be taken first.
         """
         exact = any(one.job.exact and one.evaluated for one in self.running)
-        while self.tokens and self.aside.most and not exact:
-            self._set_aside(next(iter(self.tokens)), beside)
+        for number, tokens in list(self.tokens.items()):
+            if not exact and self.aside.fits(len(tokens)):
+                self._set_aside(number, beside)
 
     def drop(self, number: int) -> None:
         self.engine.drop(number)
