@@ -15,7 +15,7 @@ from convert.column_weights import unpacked_columns, weights_for
 from convert.errors import ImportanceError
 from convert.header import PlannedTensor, header_bytes, plan_tensors
 from convert.importance import ImportanceMatrix, importances_for
-from convert.journal import Journal, digest, resumable_file, space_taken
+from convert.journal import digest, resumable_file, space_taken
 from convert.kernels import Kernel, choose, ggml_kernel, searched_kernel
 from convert.quantization import Quantization, named_quantization, requires_importance
 from convert.target import allocate, check_space, check_target, whole_file, write_all
@@ -120,7 +120,10 @@ def write_gguf(
                 "merged": digest(checkpoint.merged_identity.encode()),
             }
             part, journal = stack.enter_context(resumable_file(target, force, made_of))
-            _tell(journal, notice)
+            if notice is not None and journal.renewed:
+                notice("the source has changed since the last call; starting anew")
+            elif notice is not None and journal.pieces:
+                notice("going on from what the last call has done, checked by its hashes")
         file = stack.enter_context(open(part, "r+b", buffering=0))
         allocate(file.fileno(), target, size)
         write_all(file.fileno(), header, 0)
@@ -198,10 +201,3 @@ def kernels_for(
         kind: choose(kind, searched=searched, on_compile=on_compile).kernel
         for kind in sorted(kinds)
     }
-
-
-def _tell(journal: Journal, notice: Callable[[str], None] | None) -> None:
-    if notice is not None and journal.renewed:
-        notice("the source has changed since the last call; starting anew")
-    elif notice is not None and journal.pieces:
-        notice("going on from what the last call has done, checked by its hashes")

@@ -44,10 +44,10 @@ def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("adapts", f"{facts['matrices']} matrices" if "matrices" in facts else None),
         ("rank", _ranks(fact("ranks"))),
         ("alpha", f"{facts['alpha']:g}" if fact("alpha") else None),
-        ("parameters", _counted(facts["parameters"])),
+        ("parameters", count(facts["parameters"]) if facts["parameters"] else None),
         ("quantization", fact("quantization")),
         ("size", _size(facts)),
-        ("tensors", _types(facts["types"])),
+        ("tensors", ", ".join(f"{number} {name}" for name, number in facts["types"].items())),
         ("context", _tokens(fact("context"))),
         ("layers", fact("layers")),
         ("hidden size", fact("hidden_size")),
@@ -239,14 +239,6 @@ def _cache(facts: Mapping[str, Any]) -> str | None:
         return None
     whole = f", {count(each * facts['context'], 'B')} for all" if facts["context"] else ""
     return f"{count(each, 'B')} a token{whole} (F16)"
-
-
-def _types(types: Mapping[str, int]) -> str:
-    return ", ".join(f"{number} {name}" for name, number in types.items())
-
-
-def _counted(number: int) -> str | None:
-    return count(number) if number else None
 
 
 def _tokens(number: int | None) -> str | None:

@@ -54,7 +54,9 @@ def template_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
         return judged("template", ["the file has one, the checkpoint none"], "")
     if found == wanted:
         return judged("template", [], "the checkpoint's, to the letter")
-    names = _special_texts(checkpoint)
+    ids, tokens = expected_ids(checkpoint), checkpoint.tokenizer.tokens
+    special = ((f"{name}_token", ids[name]) for name in ("bos", "eos"))
+    names = {name: "" if token is None else tokens[token] for name, token in special}
     problems = []
     for name, sample in SAMPLES.items():
         ours, theirs = (_rendered(each, sample, names) for each in (wanted, found))
@@ -63,14 +65,6 @@ def template_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
         if len(problems) == ENOUGH:
             break
     return judged("template", problems, f"another text, but {len(SAMPLES)} conversations are alike")
-
-
-def _special_texts(checkpoint: Checkpoint) -> dict[str, Any]:
-    ids, tokens = expected_ids(checkpoint), checkpoint.tokenizer.tokens
-    return {
-        f"{name}_token": "" if (token := ids[name]) is None else tokens[token]
-        for name in ("bos", "eos")
-    }
 
 
 def _rendered(templates: Mapping[str, str], sample: dict[str, Any], names: dict[str, Any]) -> str:
