@@ -1,7 +1,6 @@
 from .adapter import (
     ADAPTER_FILES as ADAPTER_FILES,
     WEIGHTS as WEIGHTS,
-    Adapter as Adapter,
     is_adapter as is_adapter,
     merged as merged,
     open_adapter as open_adapter,
@@ -33,7 +32,7 @@ from .errors import (
     TargetError as TargetError,
     TargetExistsError as TargetExistsError,
 )
-from .gain import Gain as Gain, gain as gain
+from .gain import gain as gain
 from .header import (
     ROPE_FACTORS as ROPE_FACTORS,
     header_bytes as header_bytes,
