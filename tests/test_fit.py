@@ -2,7 +2,8 @@
 
 import itertools
 import random
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType as Type
 
+import convert as convert_package
 from convert import (
+    Checkpoint,
     CheckpointError,
     Fit,
     ImportanceError,
@@ -28,6 +31,7 @@ from convert import (
 )
 from convert.choice import Option, choose
 from convert.column_weights import packed_columns, unpacked_columns
+from convert.fisher import Information, fisher_information
 from convert.kernels import ggml_kernel
 from convert.measure import RUNS, SAMPLED, Measured, _runs, measure
 from convert.quantization import (
@@ -62,8 +66,45 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made() -> Fit:
-    return fit(open_checkpoint(DEMO), MADE_FOR, "demo", threads=1)
+def known() -> Callable[[pytest.MonkeyPatch], None]:
+    """known(patch): fit finds gradients, and types' errors in a matrix, once while the patch lasts.
+
+    Neither depends on the size of the file.
+    """
+    gradients: dict[object, Information] = {}
+    errors: dict[object, Measured] = {}
+
+    def gradients_once(checkpoint: Checkpoint, tokens: Sequence[int], *told: Any) -> Information:
+        key = checkpoint.folder, tuple(tokens)
+        if key not in gradients:
+            gradients[key] = fisher_information(checkpoint, tokens, *told)
+        return gradients[key]
+
+    def errors_once(
+        spec: TensorSpec, stored: Any, kernels: dict[Type, Any], *given: Any
+    ) -> Measured:
+        inputs, weights, pairs = given
+        by = tuple((kind, one.tobytes()) for kind, one in weights.items())
+        key = spec, (*kernels,), None if inputs is None else inputs.tobytes(), by, pairs
+        if key not in errors:
+            errors[key] = measure(spec, stored, kernels, *given)
+        return errors[key]
+
+    def use(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr("convert.sized.fisher_information", gradients_once)
+        patch.setattr("convert.sized.measure", errors_once)
+
+    return use
+
+
+@pytest.fixture(scope="module")
+def made(known: Callable[[pytest.MonkeyPatch], None]) -> Fit:
+    """What `convert --fit 2.4MB` finds for the demo."""
+    checkpoint = open_checkpoint(DEMO)
+    with pytest.MonkeyPatch.context() as patch:
+        known(patch)
+        tokens = sample_tokens(checkpoint)
+        return fit(checkpoint, MADE_FOR, "2.4MB", tokens=tokens, threads=1)
 
 
 def run(*words: str | Path | int) -> int:
@@ -123,25 +164,11 @@ def test_the_file_is_as_large_as_it_says_and_fills_the_limit(made: Fit, tmp_path
     assert abs(sum(one.cost for one in made.matrices) - 1) < 1e-9
 
 
-@pytest.fixture
-def measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Types' errors in a matrix don't depend on the size of the file: found for one, they serve."""
-    known: dict[object, Measured] = {}
-
-    def once(spec: TensorSpec, stored: Any, kernels: dict[Type, Any], *given: Any) -> Measured:
-        inputs, weights, pairs = given
-        by = tuple((kind, one.tobytes()) for kind, one in weights.items())
-        key = spec, (*kernels,), None if inputs is None else inputs.tobytes(), by, pairs
-        if key not in known:
-            known[key] = measure(spec, stored, kernels, *given)
-        return known[key]
-
-    monkeypatch.setattr("convert.sized.measure", once)
-
-
-@pytest.mark.usefixtures("measured_once")
-def test_it_loses_less_than_the_named_mixtures_of_its_size(tmp_path: Path) -> None:
+def test_it_loses_less_than_the_named_mixtures_of_its_size(
+    known: Callable[[pytest.MonkeyPatch], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The demo is a trained model; the text is one that it wasn't trained on."""
+    known(monkeypatch)
     held_out = conversations(random.Random(1), 200)
     text = "\n\n".join(turn["content"] for one in held_out for turn in one)[:4000]
     convert(DEMO, tmp_path / "reference.gguf", "BF16")
@@ -156,11 +183,6 @@ def test_it_loses_less_than_the_named_mixtures_of_its_size(tmp_path: Path) -> No
         assert mine.nbytes <= theirs.nbytes
         ratios[name] = mine.prediction.divergence / theirs.prediction.divergence
     assert max(ratios.values()) <= 0.9, ratios
-
-
-def test_the_same_whatever_the_threads(made: Fit) -> None:
-    again = fit(open_checkpoint(DEMO), MADE_FOR, "demo", threads=3)
-    assert again == made
 
 
 def test_types_that_need_a_matrix_are_taken_with_one_alone(
@@ -323,40 +345,64 @@ def test_values_that_are_no_numbers_are_named(tmp_path: Path) -> None:
         fit(open_checkpoint(tmp_path / "c"), 900_000, "x")
 
 
-def test_a_recipe_gives_the_same_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """From the file, and from a text of the user's own."""
-    made, again, third = (tmp_path / f"{name}.gguf" for name in "abc")
-    assert run("convert", DEMO, "--fit", "2.4MB", "-o", made) == 0
+def test_the_command_finds_the_same_whatever_the_threads(
+    made: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found: list[Fit] = []
+
+    def noting(*given: Any, **named: Any) -> Fit:
+        found.append(fit(*given, **named))
+        return found[-1]
+
+    monkeypatch.setattr(convert_package, "fit", noting)
+    target = tmp_path / "out.gguf"
+    assert run("convert", DEMO, "--fit", "2.4MB", "--threads", "3", "-o", target) == 0
+    assert found == [made]
     out, err = capfd.readouterr()
-    assert out == f"{made}\n"
+    assert out == f"{target}\n"
     assert "ffn_down " in err and "of the loss" in err
     assert "a mixture for 2.40 MB" in err
-    assert run("convert", DEMO, "--recipe", made, "-o", again) == 0
-    assert again.read_bytes() == made.read_bytes()
-    text = "# mine\n\n" + recipe_of(made)
+    again = tmp_path / "again.gguf"
+    assert run("convert", DEMO, "--recipe", target, "-o", again) == 0
+    assert again.read_bytes() == target.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def file(made: Fit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("file") / "demo-2.4MB.gguf"
+    write_gguf(open_checkpoint(DEMO), path, made.quantization)
+    return path
+
+
+def test_a_recipe_may_be_a_text_of_ones_own(
+    file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    third = tmp_path / "c.gguf"
+    text = "# mine\n\n" + recipe_of(file)
     (tmp_path / "r.txt").write_text(text, encoding="utf-8-sig")  # as editors of Windows have it
     assert run("convert", DEMO, "--recipe", tmp_path / "r.txt", "-o", third) == 0
-    assert recipe_of(third) == recipe_of(made)  # not the bytes: only the file has the columns
-    assert third.read_bytes() != made.read_bytes()
+    assert recipe_of(third) == recipe_of(file)  # not the bytes: only the file has the columns
+    assert third.read_bytes() != file.read_bytes()
     capfd.readouterr()
-    words = ("convert", DEMO, "--recipe", made, "--tensor-type", "attn_v=Q8_0", "--force")
+    words = ("convert", DEMO, "--recipe", file, "--tensor-type", "attn_v=Q8_0", "--force")
     assert run(*words, "-o", third) == 0
     types = types_of(third)
     assert {kind for name, kind in types.items() if "attn_v" in name} == {"Q8_0"}
     assert recipe_of(third).count("Q8_0 ") >= 4
     capfd.readouterr()
-    assert run("convert", DEMO, "--recipe", again, "-o", third, "--force", "--quant", "Q8_0") == 2
+    assert run("convert", DEMO, "--recipe", file, "-o", third, "--force", "--quant", "Q8_0") == 2
     assert "--quant and --recipe exclude each other" in capfd.readouterr().err
 
 
 def test_a_recipe_may_be_named_as_the_store_has_it(
-    store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    file: Path, store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("convert", DEMO, "--fit", "2.4MB") == 0
-    made, again = store / "demo-2.4MB.gguf", tmp_path / "again.gguf"
+    store.mkdir()
+    shutil.copy(file, store)
+    again = tmp_path / "again.gguf"
     for name in ("demo-2.4MB", "demo-2.4MB.gguf"):
         assert run("convert", DEMO, "--recipe", name, "-o", again) == 0
-        assert again.read_bytes() == made.read_bytes()
+        assert again.read_bytes() == file.read_bytes()
         again.unlink()
         capfd.readouterr()
         assert run("convert", DEMO, "--recipe", name) == 6
