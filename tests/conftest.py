@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ import pytest
 from filelock import FileLock
 
 from convert import convert
+from llamacli.engine import Vocabulary, load_vocabulary
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.hollow import without_weights, write_hollow
-from tests.standins.tiny import write_model
+from tests.standins.tiny import read_tokenizer, write_model
 
 if TYPE_CHECKING:
     from tests.standins.server import Serving
@@ -40,6 +42,9 @@ TABLES = (
     *("test_mixtures", "test_verify", "test_verify_foreign", "test_fit", "test_bench_report"),
     "test_imatrix",
 )
+
+# Those that read Meta's vocabulary by transformers, which takes two seconds each time.
+REFERRING = ("test_prompt", "test_tokens", "test_templates")
 
 # Tests that need compiled kernels, which one process compiles for all.
 COMPILED = ("test_fast_quantizer.py", "test_bytes_equal_llama_cpp[8b", "llama_cpp[1b tied")
@@ -89,6 +94,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             stem = Path(file).stem
             if stem in TABLES:
                 return "tables"
+            if stem in REFERRING:
+                return "referring"
             if any(part in nodeid for part in COMPILED):
                 return "compiled"
             return nodeid.partition("-")[0] if stem in SPLIT else file
@@ -139,6 +146,24 @@ def real_models(llama3_files: Path, made: Made) -> Path:
             write_hollow(without_weights(folder), place / f"{source.name}.gguf")
 
     return made("real", copy_and_convert)
+
+
+@pytest.fixture(scope="session")
+def real(llama3_files: Path, made: Made) -> Vocabulary:
+    """Meta's 128,256 tokens in llama.cpp."""
+
+    def write(path: Path) -> None:
+        raw = read_tokenizer(llama3_files / "tokenizer.json")
+        write_model(path, tokenizer=raw, weights=False)
+
+    return load_vocabulary(made("vocabulary.gguf", write))
+
+
+@pytest.fixture(scope="session")
+def reference(real_models: Path) -> Callable[[str], Any]:
+    """reference(name): transformers' tokenizer of one of Meta's models."""
+    transformers = pytest.importorskip("transformers")
+    return cache(lambda name: transformers.AutoTokenizer.from_pretrained(real_models / name))
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from llamacli.prompt import encode_chat
 from llamacli.prompt.encode import _split
 from llamacli.prompt.markers import Markers
 from llamacli.prompt.template import render_here
-from tests.test_prompt import conversations, read, real  # noqa: F401, a fixture
+from tests.test_prompt import conversations, read
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKER = re.compile(r"<[|｜][^\s<>{}]+?[|｜]>|</?s>|\[/?[A-Z_]+\]|</?[a-z_]+>")
@@ -128,29 +128,19 @@ def test_templates_render_as_transformers_renders_them(templates: dict[str, str]
     assert len(refused) < len(templates) / 3, refused
 
 
-@pytest.fixture(scope="module")
-def reference(llama3_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """transformers' tokenizer of Llama 3.1."""
-    transformers = pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("reference")
-    for file in ("config.json", "tokenizer_config.json"):
-        shutil.copy(llama3_files / "Meta-Llama-3.1-8B-Instruct" / file, folder)
-    shutil.copy(llama3_files / "tokenizer.json", folder)
-    return transformers.AutoTokenizer.from_pretrained(folder)
-
-
 @pytest.mark.parametrize("name", ["Llama-3.1-8B", "Llama-3.2-3B", "Llama-3.3-70B"])
 def test_conversations_with_tools_are_token_identical(
     name: str,
     templates: dict[str, str],
-    real: Vocabulary,  # noqa: F811
-    reference: Any,
+    real: Vocabulary,
+    reference: Callable[[str], Any],
 ) -> None:
     template = templates[f"meta-llama-{name}-Instruct"]
+    tokenizer = reference("Meta-Llama-3.1-8B-Instruct")
     source = conversations(11, tools=True)
     for _ in range(1000):
         given = next(source)
-        expected = reference.apply_chat_template(
+        expected = tokenizer.apply_chat_template(
             given["messages"],
             tools=given.get("tools"),
             chat_template=template,
