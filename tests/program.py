@@ -1,4 +1,4 @@
-"""The program run to its end, as subprocess.run does it, but mostly without a new Python.
+"""The program, run to its end or started, as subprocess does it, but mostly without a new Python.
 
 A new one takes 0.2 s of processor time to import what a command needs, and the tests start over a
 thousand. Here a process that has it already (tests/standins/preloaded.py) is forked instead, but
@@ -14,14 +14,14 @@ from contextlib import ExitStack
 from multiprocessing import get_all_start_methods, get_context, reduction
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from llamacli.machine import find_devices
 from tests.standins import forked
 from tests.standins.waiting import PATIENCE
 from tests.systems import PLATFORM
-from tests.terminal import PROGRAM
 
+PROGRAM = (sys.executable, "-m", "llamacli")
 # A GPU's driver doesn't outlive a fork.
 CPU_ALONE = all(device.kind == "cpu" for device in find_devices())
 FORKS = PLATFORM == sys.platform == "linux" and CPU_ALONE
@@ -52,9 +52,14 @@ def run_program(
         files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
         files[0].write(data)
         files[0].seek(0)
-        if FORKS and not _read_at_start(environment):
-            given = arguments, environment, str(cwd or Path.cwd())
-            code = _fork(*given, [file.fileno() for file in files], timeout)
+        if can_fork(environment):
+            streams = [file.fileno() for file in files]
+            child = Program(arguments, environment, str(cwd or Path.cwd()), streams)
+            try:
+                code = child.wait(timeout)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                raise
         else:
             code = subprocess.run(
                 [*PROGRAM, *arguments],
@@ -73,29 +78,63 @@ def run_program(
     )
 
 
-def _fork(
-    arguments: list[str],
-    environment: dict[str, str],
-    folder: str,
-    descriptors: list[int],
-    timeout: float,
-) -> int:
-    """The exit code of the program, forked; raises TimeoutExpired as subprocess.run does."""
-    child = CONTEXT.Process(
-        target=forked.start, args=(arguments, environment, folder, _Streams(descriptors))
-    )
-    child.start()
-    child.join(timeout)
-    if child.exitcode is None:
-        child.kill()
-        raise subprocess.TimeoutExpired(arguments, timeout)
-    return child.exitcode
+class Program:
+    """A forked program, as far as tests ask what subprocess.Popen gives."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: str,
+        descriptors: Sequence[int],
+        stderr: IO[bytes] | None = None,
+        *,
+        leads: bool = False,
+    ) -> None:
+        given = [*arguments], dict(environment), folder, _Streams(descriptors), leads
+        self.stderr = stderr
+        self._process = CONTEXT.Process(target=forked.start, args=given)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        self._process.join(timeout)
+        if (code := self.poll()) is None:
+            raise subprocess.TimeoutExpired("llamacli", timeout)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            self._process.kill()
+
+
+def start_program(
+    arguments: Sequence[str], environment: Mapping[str, str]
+) -> "Program | subprocess.Popen[bytes]":
+    """What subprocess.Popen gives for PROGRAM and these arguments; stderr is a pipe."""
+    if not can_fork(environment):
+        command = [*PROGRAM, *arguments]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
+    reading, writing = os.pipe()
+    try:
+        streams = 0, 1, writing
+        return Program(arguments, environment, str(Path.cwd()), streams, os.fdopen(reading, "rb"))
+    finally:
+        os.close(writing)
 
 
 class _Streams:
     """Descriptors that a process is sent while it is started."""
 
-    def __init__(self, descriptors: list[int]) -> None:
+    def __init__(self, descriptors: Sequence[int]) -> None:
         self.descriptors = descriptors
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -106,10 +145,10 @@ def _as_text(output: bytes) -> str:
     return output.decode().replace("\r\n", "\n").replace("\r", "\n")  # as subprocess has it
 
 
-def _read_at_start(environment: Mapping[str, str]) -> bool:
-    """Whether something differs of what is read before the program has begun."""
-    return any(
-        environment.get(name) != STARTED.get(name)
+def can_fork(environment: Mapping[str, str]) -> bool:
+    """Whether nothing differs of what is read before the program has begun."""
+    return FORKS and all(
+        environment.get(name, "") == STARTED.get(name, "")
         for name in environment.keys() | STARTED.keys()
         if not name.startswith(READ_LATE)
     )

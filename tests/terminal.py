@@ -9,7 +9,6 @@ import select
 import signal
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,10 +18,10 @@ from typing import Any
 import pyte
 import pytest
 
+from tests.program import PROGRAM, Program, can_fork
 from tests.standins.waiting import PATIENCE
 from tests.systems import WINDOWS
 
-PROGRAM = (sys.executable, "-m", "llamacli")
 ENCODING = os.environ.get("PYTHONIOENCODING", "utf-8")  # of what the program writes
 
 
@@ -100,9 +99,17 @@ class Terminal:
         self.status: int | None = None
         environment = {**os.environ, "TERM": "xterm-256color", **env}
         environment = {name: value for name, value in environment.items() if value}
-        self.pid, self.file = _module("pty").fork()
-        if self.pid == 0:
-            os.execvpe(command[0], list(command), environment)
+        self.program: Program | None = None
+        if tuple(command[: len(PROGRAM)]) == PROGRAM and can_fork(environment):
+            self.file, slave = _module("pty").openpty()
+            given = command[len(PROGRAM) :], environment, str(Path.cwd())
+            self.program = Program(*given, [slave] * 3, leads=True)
+            self.pid = self.program.pid
+            os.close(slave)
+        else:
+            self.pid, self.file = _module("pty").fork()
+            if self.pid == 0:
+                os.execvpe(command[0], list(command), environment)
         self.resize(columns, rows)
 
     def resize(self, columns: int, rows: int) -> None:
@@ -160,7 +167,10 @@ class Terminal:
 
     def wait_child(self) -> int:
         if self.status is None:
-            code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            if self.program is not None:
+                code = self.program.wait()
+            else:
+                code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             self.status = code if code >= 0 else 128 - code
             os.close(self.file)
         return self.status

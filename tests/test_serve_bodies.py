@@ -16,7 +16,7 @@ from tests.standins.server import Serving, serving
 from tests.standins.tiny import write_model
 from tests.standins.vocabulary import TOOL_TEMPLATE
 
-EXAMPLES = int(os.environ.get("LLAMACLI_EXAMPLES", "200"))  # 10,000 were run before a release
+EXAMPLES = int(os.environ.get("LLAMACLI_EXAMPLES", "300"))  # 10,000 were run before a release
 
 TEXT = some.text(max_size=30) | some.sampled_from(["<|eot_id|>", "\x1b[2J", "\ud800", ""])
 ANY = some.recursive(

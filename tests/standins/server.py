@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
+from tests.program import Program, start_program
 from tests.standins.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ WEB = httpx2.Client(verify=False, timeout=60, limits=httpx2.Limits(max_keepalive
 class Serving:
     """A server that answers at url; log holds what it has said."""
 
-    child: subprocess.Popen[bytes]
+    child: Program | subprocess.Popen[bytes]
     runtime: Path
     url: str = ""
     log: list[str] = field(default_factory=list)
@@ -77,10 +78,12 @@ def serving(
         environment = {**os.environ, **variables, "XDG_RUNTIME_DIR": runtime}
         if home is not None:
             environment["LLAMACLI_HOME"] = str(home)
-        command = [sys.executable, *program, "serve", "--port", "0", "--threads", "1"]
-        child = subprocess.Popen(
-            [*command, *map(str, arguments)], stderr=subprocess.PIPE, env=environment
-        )
+        words = ["serve", "--port", "0", "--threads", "1", *map(str, arguments)]
+        if program == USUAL:
+            child = start_program(words, environment)
+        else:
+            command = [sys.executable, *program, *words]
+            child = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
         server = Serving(child, Path(runtime))
         reader = threading.Thread(target=_read, args=(server,))
         reader.start()

@@ -1,14 +1,17 @@
 """Waiting for what must come: time decides no test, so what never ends has ten minutes."""
 
-import subprocess
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 PATIENCE = 600.0  # seconds after which a program is taken to hang, on the busiest machine
 
 
-def wait_until(holds: Callable[[], bool], child: "subprocess.Popen[Any] | None" = None) -> None:
+class Child(Protocol):
+    def poll(self) -> int | None: ...
+
+
+def wait_until(holds: Callable[[], bool], child: Child | None = None) -> None:
     """Return when something holds; a failure where it never does, or the child ended before."""
     end = time.monotonic() + PATIENCE
     while not holds():
