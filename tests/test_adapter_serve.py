@@ -114,7 +114,7 @@ def alone(folder: Path, *adapters: AdapterChoice) -> str:
 
 def asked(server: Serving, path: str = "/v1/completions", **fields: Any) -> httpx2.Response:
     body = {"prompt": PROMPT, "temperature": 0, "max_tokens": TOKENS, **fields}
-    return WEB.post(f"{server.url}{path}", json=body, timeout=60)
+    return WEB.post(f"{server.url}{path}", json=body)
 
 
 def test_each_request_has_its_own(server: Serving, folder: Path) -> None:

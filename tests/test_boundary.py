@@ -403,7 +403,7 @@ def test_a_hangup_ends_an_answer(name: str, code: int, endless: Path) -> None:
     assert child.stdout is not None
     child.stdout.read(10)
     child.send_signal(signal.Signals[name])
-    _, told = child.communicate(timeout=60)
+    _, told = child.communicate(timeout=PATIENCE)
     assert child.returncode == code, told
 
 
@@ -451,7 +451,7 @@ def test_the_models_name_is_looked_up_before_stdin_is_read() -> None:
             stderr=subprocess.PIPE,
         )
         try:
-            assert child.wait(60) == 4
+            assert child.wait(PATIENCE) == 4
         finally:
             child.kill()
             for stream in (child.stdin, child.stdout, child.stderr):

@@ -12,12 +12,12 @@ from demo.facts import FACTS
 from llamacli.models.opening import demo_model
 
 QUESTIONS = [(question, fact.proof) for fact in FACTS.values() for question in fact.ask]
-WARM = 400  # answers after which every cell of the KV cache was used several times
+WARM = 800  # answers after which every cell of the KV cache was used several times
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="it reads /proc")
-def test_a_batch_of_a_thousand_prompts(store: Path, tmp_path: Path) -> None:
-    asked = [QUESTIONS[i % len(QUESTIONS)] for i in range(1000)]
+def test_a_batch_of_two_thousand_prompts(store: Path, tmp_path: Path) -> None:
+    asked = [QUESTIONS[i % len(QUESTIONS)] for i in range(2000)]
     lines = tmp_path / "lines"
     lines.write_text("".join(json.dumps({"prompt": text}) + "\n" for text, _ in asked))
     command = [
@@ -50,6 +50,6 @@ def test_a_batch_of_a_thousand_prompts(store: Path, tmp_path: Path) -> None:
             resident.append(int(statm[1]) * PAGESIZE)
             descriptors.append(len([*Path(f"/proc/{child.pid}/fd").iterdir()]))
     assert child.wait() == 0
-    assert len(wrong) < 20, wrong
-    assert max(resident[WARM:]) - resident[WARM] < 4 << 20  # 7 kB an answer
+    assert len(wrong) < 40, wrong
+    assert max(resident[WARM:]) - resident[WARM] < 8 << 20  # 7 kB an answer
     assert max(descriptors[WARM:]) <= max(descriptors[:WARM])

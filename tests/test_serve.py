@@ -30,7 +30,7 @@ def client(server: Serving) -> Any:
 
 def post(server: Serving, path: str, body: Any, **headers: str) -> httpx2.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return WEB.post(f"{server.url}{path}", content=content, headers=headers, timeout=60)
+    return WEB.post(f"{server.url}{path}", content=content, headers=headers)
 
 
 def test_an_answer(client: Any) -> None:

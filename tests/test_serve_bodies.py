@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings, strategies as some
 from tests.standins.server import Serving, serving
 from tests.standins.tiny import write_model
 from tests.standins.vocabulary import TOOL_TEMPLATE
+from tests.standins.waiting import PATIENCE
 
 EXAMPLES = int(os.environ.get("LLAMACLI_EXAMPLES", "300"))  # 10,000 were run before a release
 
@@ -96,7 +97,7 @@ def check(server: Serving, client: httpx2.Client, path: str, body: Any) -> None:
 
 
 def drive(server: Serving, path: str, made: "some.SearchStrategy[Any]") -> None:
-    with httpx2.Client(timeout=60) as client:
+    with httpx2.Client(timeout=PATIENCE) as client:
 
         @settings(
             max_examples=EXAMPLES,
@@ -257,6 +258,7 @@ def test_the_package_llm_answers_by_it(server: Serving, tmp_path: Path) -> None:
     for options in ((), ("--no-stream",)):
         done = subprocess.run(
             [sys.executable, "-m", "llm", "-m", "mine", "Hi", "-o", "temperature", "0", *options],
-            capture_output=True, text=True, timeout=120, env=environment, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=PATIENCE, env=environment,
+            stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert done.stdout.startswith("Hello!"), done.stderr

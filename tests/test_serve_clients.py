@@ -14,7 +14,7 @@ from llamacli.answer import Chunk
 from llamacli.serve import ask_server
 from tests.program import PROGRAM, run_program
 from tests.standins.server import WEB, Serving, serving
-from tests.standins.waiting import wait_until
+from tests.standins.waiting import PATIENCE, wait_until
 from tests.systems import PLATFORM, needs_unix_sockets
 
 pytestmark = [needs_unix_sockets, pytest.mark.usefixtures("reached")]
@@ -169,7 +169,7 @@ def test_a_server_that_dies_in_the_middle_is_told(
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert child.stdout is not None and child.stdout.read(10)
         server.child.kill()
-        _, told = child.communicate(timeout=60)
+        _, told = child.communicate(timeout=PATIENCE)
         assert child.returncode == 4 and b"the server is gone" in told
 
 
@@ -182,7 +182,7 @@ def test_ctrl_c_ends_the_answer_and_frees_the_server(
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert child.stdout is not None and child.stdout.read(10)
         child.send_signal(signal.SIGINT)
-        out, _ = child.communicate(timeout=60)
+        out, _ = child.communicate(timeout=PATIENCE)
         assert child.returncode == 130 and out.endswith(b"\n")
         url = f"{server.url}/metrics"
         wait_until(lambda: "processing 0.0" in WEB.get(url).text)

@@ -65,7 +65,7 @@ def claude(server: Serving) -> Any:
 
 
 def post(server: Serving, path: str, body: Any) -> httpx2.Response:
-    return WEB.post(f"{server.url}{path}", json=body, timeout=60)
+    return WEB.post(f"{server.url}{path}", json=body)
 
 
 def held(name: str, arguments: Any) -> None:

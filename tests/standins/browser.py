@@ -13,6 +13,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.standins.waiting import PATIENCE
+
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # W3C's name of an element's reference
 
 
@@ -75,7 +77,7 @@ def browser(folder: Path) -> Iterator[Browser]:
         }  # fmt: skip
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         wanted |= {"timeouts": {"implicit": 60_000}}  # ms, in which an element may come
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
             asked = {"capabilities": {"alwaysMatch": wanted}}
             answer = client.post("/session", json=asked).json()["value"]
             assert "sessionId" in answer, answer
@@ -86,4 +88,4 @@ def browser(folder: Path) -> Iterator[Browser]:
                 client.delete(session)
     finally:
         child.terminate()
-        child.wait(30)
+        child.wait(PATIENCE)

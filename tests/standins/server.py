@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from tests.program import Program, start_program
-from tests.standins.waiting import wait_until
+from tests.program import PROGRAM, Program, start_program
+from tests.standins.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
 # One client for all: making one reads the certificates of the machine. Connections are not shared.
-WEB = httpx2.Client(verify=False, timeout=60, limits=httpx2.Limits(max_keepalive_connections=0))
+WEB = httpx2.Client(
+    verify=False, timeout=PATIENCE, limits=httpx2.Limits(max_keepalive_connections=0)
+)
 
 
 @dataclass
@@ -45,11 +47,13 @@ class Serving:
     def client(self, key: str = "none") -> "OpenAI":
         import openai  # takes a second, as anthropic does: where they are used alone
 
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=PATIENCE
+        )
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.child.send_signal(number)
-        return self.child.wait(60)
+        return self.child.wait(PATIENCE)
 
     def memory(self) -> int:
         """Bytes that are resident."""
@@ -59,9 +63,13 @@ class Serving:
         return int(match[1]) * 1024
 
 
-# Python's arguments for the program, and for one whose running answers get a second after SIGTERM.
-USUAL = ("-m", "llamacli")
-HASTY = ("-c", "import llamacli.serve.run as r; r.GRACE = 1.0; import llamacli.cli as c; c.start()")
+def granting(seconds: float) -> tuple[str, str]:
+    """Python's arguments for the program whose running answers get so long after a signal."""
+    changed = f"import llamacli.serve.run as r; r.GRACE = {seconds}"
+    return "-c", f"{changed}; import llamacli.cli as c; c.start()"
+
+
+USUAL, HASTY, PATIENT = PROGRAM[1:], granting(1.0), granting(1e6)
 
 
 @contextmanager
@@ -95,7 +103,7 @@ def serving(
         finally:
             if child.poll() is None:
                 child.kill()
-            child.wait(60)
+            child.wait(PATIENCE)
             reader.join()
 
 
