@@ -54,7 +54,7 @@ def run(
 
     memory is how many bytes of address space it may take beyond those it has after a first run.
     """
-    from tests.program import CONTEXT  # here alone: what it forks from imports this module
+    from tests.standins.program import CONTEXT  # here alone: what it forks from imports this module
 
     folder.mkdir(exist_ok=True)
     for name in ("said", "entered"):

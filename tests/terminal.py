@@ -18,7 +18,7 @@ from typing import Any
 import pyte
 import pytest
 
-from tests.program import PROGRAM, Program, can_fork
+from tests.standins.program import PROGRAM, Program, can_fork
 from tests.standins.waiting import PATIENCE
 from tests.systems import WINDOWS
 

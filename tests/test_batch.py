@@ -23,7 +23,7 @@ from llamacli.engine.settings import EngineSettings, SamplingSettings
 from llamacli.errors import LlamacliError
 from llamacli.shape.read import choice_grammar
 from llamacli.speculate import DraftingEngine
-from tests.program import PROGRAM, run_program
+from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import VOCABULARY, write_model
 from tests.standins.waiting import PATIENCE, wait_until
 from tests.systems import needs_signals

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.program import PROGRAM, run_program
+from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import write_model
 from tests.standins.waiting import PATIENCE
 from tests.systems import needs_signals

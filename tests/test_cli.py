@@ -11,8 +11,8 @@ import pytest
 
 from convert import convert
 from llamacli import __version__
-from tests.program import PROGRAM, run_program
 from tests.standins.checkpoint import shape_config, write_checkpoint
+from tests.standins.program import PROGRAM, run_program
 from tests.standins.waiting import PATIENCE
 from tests.systems import needs_linux, needs_shell
 from tests.terminal import on_terminal

@@ -33,7 +33,7 @@ from llamacli.machine.devices import (
 )
 from llamacli.machine.native import build_features
 from llamacli.machine.resources import Processor, this_processor
-from tests.program import PROGRAM, run_program
+from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import write_model
 
 GIB = 1 << 30

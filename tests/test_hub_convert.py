@@ -22,9 +22,9 @@ from convert.checkpoint import open_checkpoint
 from convert.importance import Entry
 from llamacli.errors import DoesNotFitError
 from llamacli.hub.checkpoint import Needs, check_disk
-from tests.program import PROGRAM, run_program
 from tests.standins.checkpoint import TEMPLATE, shape_config, write_checkpoint
 from tests.standins.hub import TOKEN, Cut, Hub, HubRepo, read_repo, serve
+from tests.standins.program import PROGRAM, run_program
 from tests.standins.waiting import PATIENCE, wait_until
 from tests.systems import needs_peak, needs_signals
 from tests.test_cli import llamacli, one_line

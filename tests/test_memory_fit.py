@@ -24,7 +24,7 @@ from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import padded, read_gguf
 from llamacli.machine.devices import Device
 from llamacli.machine.resources import FreeMemory, Processor, cgroup_free, this_processor
-from tests.program import CPU_ALONE
+from tests.standins.program import CPU_ALONE
 from tests.standins.sparse import Shape, write_sparse
 from tests.standins.tiny import write_model
 from tests.systems import PLATFORM

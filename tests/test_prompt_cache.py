@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llamacli.prompt.cache import SUFFIX, prune
-from tests.program import PROGRAM, run_program
+from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import write_model
 
 INSTRUCTION = "sort the following lines by how they begin and say why " * 3

@@ -16,7 +16,7 @@ from llamacli.models import open_engine
 from llamacli.serve import BY_SERVER, Refused, ServedModel, served_model
 from llamacli.serve.client import begin
 from llamacli.tools import check_tools
-from tests.program import run_program
+from tests.standins.program import run_program
 from tests.standins.server import WEB, serving
 from tests.standins.tiny import write_model
 from tests.standins.waiting import wait_until

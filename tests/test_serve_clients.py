@@ -12,7 +12,7 @@ import pytest
 
 from llamacli.answer import Chunk
 from llamacli.serve import ask_server
-from tests.program import PROGRAM, run_program
+from tests.standins.program import PROGRAM, run_program
 from tests.standins.server import WEB, Serving, serving
 from tests.standins.waiting import PATIENCE, wait_until
 from tests.systems import PLATFORM, needs_unix_sockets

@@ -18,7 +18,7 @@ from llamacli.engine.model import load_vocabulary
 from llamacli.engine.vocabulary import Vocabulary
 from llamacli.prompt.input import CUT, Input, Text, fit
 from llamacli.terminal import harmless
-from tests.program import PROGRAM, run_program
+from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import CONTEXT, write_model
 from tests.standins.waiting import PATIENCE, wait_until
 from tests.systems import needs_linux, needs_shell, needs_signals

@@ -20,9 +20,9 @@ from llamacli.gguf.file import read_gguf
 from llamacli.show import card, metadata, rope, structure, tensors
 from llamacli.show.config import SAME, derive_config, find_config
 from tests import terminal
-from tests.program import PROGRAM, run_program
 from tests.standins.checkpoint import TEMPLATE, shape_config, write_json, write_small_files
 from tests.standins.hollow import without_weights, write_hollow
+from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import BLOCKS, CONTEXT, HEAD_SIZE, VOCABULARY, WIDTH, write_model
 from tests.systems import needs_peak
 

@@ -23,7 +23,7 @@ from llamacli.models.store import (
     stored_models,
     target_path,
 )
-from tests.program import PROGRAM, run_program
+from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import CONTEXT, write_model
 from tests.standins.waiting import PATIENCE
 from tests.terminal import open_terminal

@@ -14,8 +14,8 @@ import pytest
 
 from llamacli.gguf.file import read_gguf
 from llamacli.show.vocabulary import find_tokens, read_tokens
-from tests.program import PROGRAM, run_program
 from tests.standins.checkpoint import TEMPLATE
+from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import write_model
 from tests.standins.waiting import PATIENCE
 from tests.systems import needs_signals

@@ -25,8 +25,8 @@ from llamacli.tools import (
     message_of,
     read_tools,
 )
-from tests.program import PROGRAM, run_program
 from tests.standins.calls import CALLS, NAMES, TEXTS, read_answer
+from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import write_model
 from tests.standins.vocabulary import TOOL_TEMPLATE, small_tokenizer, write_vocabulary
 

@@ -13,8 +13,8 @@ from convert import convert
 from llamacli.cli import main
 from llamacli.engine.engine import Engine
 from llamacli.verify.report import Report, verify
-from tests.program import PROGRAM, run_program
 from tests.standins.checkpoint import shape_config, write_checkpoint
+from tests.standins.program import PROGRAM, run_program
 from tests.standins.rewritten import Tensors, rewrite
 from tests.terminal import on_terminal
 

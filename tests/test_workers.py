@@ -47,7 +47,6 @@ from llamacli.workers import (
     parse_workers,
 )
 from tests.conftest import Made
-from tests.program import PROGRAM, run_program
 from tests.standins import tiny
 from tests.standins.adapter import write_adapter as write_lora
 from tests.standins.checkpoint import (
@@ -57,6 +56,7 @@ from tests.standins.checkpoint import (
     write_small_files,
 )
 from tests.standins.hollow import without_weights, write_hollow
+from tests.standins.program import PROGRAM, run_program
 from tests.standins.server import HASTY, WEB, serving
 from tests.standins.tiny import write_model
 from tests.standins.waiting import PATIENCE, wait_until

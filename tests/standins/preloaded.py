@@ -1,4 +1,4 @@
-"""What most commands import, for the process that tests/program.py forks the program from.
+"""What most commands import, for the process that tests/standins/program.py forks the program from.
 
 Nothing of it reads the environment as it is imported, as huggingface_hub does.
 """

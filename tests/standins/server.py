@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from tests.program import PROGRAM, Program, start_program
+from tests.standins.program import PROGRAM, Program, start_program
 from tests.standins.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:

@@ -19,12 +19,11 @@ from typing import IO, Any
 from llamacli.machine import find_devices
 from tests.standins import forked
 from tests.standins.waiting import PATIENCE
-from tests.systems import PLATFORM
 
 PROGRAM = (sys.executable, "-m", "llamacli")
 # A GPU's driver doesn't outlive a fork.
 CPU_ALONE = all(device.kind == "cpu" for device in find_devices())
-FORKS = PLATFORM == sys.platform == "linux" and CPU_ALONE
+FORKS = sys.platform == "linux" and "LLAMACLI_SYSTEM" not in os.environ and CPU_ALONE
 # One process that is forked, for tests/moments.py, too, which does so on every system that can.
 CONTEXT = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
 if isinstance(CONTEXT, ForkServerContext):
