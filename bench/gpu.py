@@ -62,9 +62,11 @@ def run_stage(stage: str, model: Path, rounds: int, limit: float) -> dict[str, A
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         told, _ = child.communicate(timeout=limit)
+        if child.returncode:
+            return {"failed": f"it ended with code {child.returncode}; stderr says why"}
         found: dict[str, Any] = json.loads(told.splitlines()[-1])
-    except (subprocess.TimeoutExpired, ValueError, IndexError) as error:
-        found = {"failed": f"{type(error).__name__}, exit code {child.poll()}"}
+    except subprocess.TimeoutExpired:
+        return {"failed": f"it took more than {limit:.0f} s"}
     finally:
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)  # the servers that it started, too

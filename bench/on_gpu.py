@@ -169,11 +169,13 @@ def micro_batches(model: Path, rounds: int) -> Found:
 def serve(model: Path, rounds: int) -> Found:
     """llamacli serve beside llama-server, as bench.serve compares them."""
     command = [sys.executable, "-m", "bench.serve", "--model", str(model), "--runs", str(rounds)]
-    command += ["--shared", "0", "--context", "8192", "load", "gaps"]
-    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    tell(told)
+    command += ["--shared", "0", "--context", "8192", "--flash-attention", "auto", "load", "gaps"]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    tell(ran.stdout)
+    if ran.returncode:
+        raise SystemExit(f"bench.serve ended with code {ran.returncode}")
     found: Found = {}
-    for line in told.splitlines():
+    for line in ran.stdout.splitlines():
         server, what, values = line.split(": ", 2)
         for value in values.split(", "):
             name, _, number = value.rpartition(" ")

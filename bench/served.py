@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
 PROMPT, ANSWER, SHARED, LONG = 128, 64, 1000, 4000
 CONNECTIONS = 64
+LOGGED = 30  # lines of a server's log that tell why it ended, a backtrace among them
 
 
 @dataclass
@@ -234,18 +235,19 @@ def _prompt_seconds(server: Served) -> float:
 
 @contextmanager
 def started(name: str, command: Callable[[int], list[str]]) -> Iterator[Served]:
-    """A server that was waited for."""
+    """A server that was waited for.
+
+    Raises SystemExit with the end of its log where it ended instead.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as runtime:
+    with tempfile.TemporaryDirectory() as runtime, tempfile.TemporaryFile() as log:
         environment = {**os.environ, "XDG_RUNTIME_DIR": runtime}
-        child = subprocess.Popen(
-            command(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
-        )
+        child = subprocess.Popen(command(port), stdout=log, stderr=log, env=environment)
         try:
             server = Served(name, port, child.pid, runtime)
-            _wait(server, child)
+            _wait(server, child, log)
             asked = {"content": "<|eot_id|>", "parse_special": True}
             server.end = server.post("/tokenize", asked)["tokens"][0]
             yield server
@@ -254,7 +256,7 @@ def started(name: str, command: Callable[[int], list[str]]) -> Iterator[Served]:
             child.wait(60)
 
 
-def _wait(server: Served, child: subprocess.Popen[bytes]) -> None:
+def _wait(server: Served, child: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     while child.poll() is None:
         try:
             connection = HTTPConnection("127.0.0.1", server.port, timeout=5)
@@ -264,4 +266,6 @@ def _wait(server: Served, child: subprocess.Popen[bytes]) -> None:
         except OSError:
             pass
         time.sleep(0.1)
-    raise SystemExit(f"{server.name} ended with code {child.returncode}")
+    log.seek(0)
+    told = log.read().decode(errors="replace").splitlines()[-LOGGED:]
+    raise SystemExit("\n".join([*told, f"{server.name} ended with code {child.returncode}"]))

@@ -1,13 +1,15 @@
 """How comparisons are taken in turn, summed up and written into the page."""
 
+import sys
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 
-from bench import quality, serve, sizes
+from bench import quality, serve, served, sizes
 from bench.compare import Outcome, Target, figure, in_turn, ratio, table
+from bench.gpu import run_stage
 from bench.report import markers, read_report, with_figures, write_report
 from convert import convert, open_checkpoint
 from convert.config import LlamaConfig
@@ -70,6 +72,18 @@ def test_figures_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert read_report(tmp_path / "performance.json") == report
     for name in ("ratios.png", "growth.png"):
         assert (tmp_path / name).stat().st_size < 100_000
+
+
+def test_a_server_that_ends_at_once_is_told_with_the_end_of_its_log() -> None:
+    ends = [sys.executable, "-S", "-c", "raise SystemExit('no such device')"]
+    told = pytest.raises(SystemExit, match="no such device\npeer ended with code 1")
+    with told, served.started("peer", lambda port: ends):
+        pass
+
+
+def test_a_gpus_stage_that_prints_nothing_has_failed_with_its_code() -> None:
+    found = run_stage("none that is known", Path("none.gguf"), 1, 60)
+    assert found == {"failed": "it ended with code 2; stderr says why"}
 
 
 def test_a_servers_figures_say_which_targets_are_met() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llamacli.commands.devices import describe, lines
-from llamacli.engine.context import default_threads
+from llamacli.engine.context import EMBEDDING_THREADS, default_threads
 from llamacli.engine.engine import Engine
 from llamacli.engine.kv_state import restore, save
 from llamacli.engine.settings import (
@@ -214,9 +214,13 @@ def test_flags_win_over_tuned_settings_and_those_over_defaults() -> None:
     assert (flagged.kv_type, flagged.ubatch) == ("q8_0", 256)
 
 
-def test_a_processor_that_only_looks_up_embeddings_wakes_no_threads() -> None:
+def test_a_processor_that_only_looks_up_embeddings_wakes_few_threads() -> None:
     """All 32 blocks and the output are on GPUs; the output isn't; nothing is."""
-    assert [default_threads(layers, 32, 16) for layers in (33, 32, 0)] == [1, 16, 16]
+    assert [default_threads(layers, 32, 16) for layers in (33, 32, 0)] == [
+        EMBEDDING_THREADS,
+        16,
+        16,
+    ]
 
 
 def test_defaults_by_kind_of_processor() -> None:

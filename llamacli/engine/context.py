@@ -15,7 +15,7 @@ from llamacli.workers import Workers
 ABORTED, NO_MEMORY = 2, -2  # llama_decode's codes
 PADDING = 256  # llama.cpp rounds the cells of a KV cache up to these
 SEQUENCE_CELLS = 1024  # cells for each sequence beside the first
-EMBEDDING_THREADS = 1  # waking more takes longer than looking up embeddings
+EMBEDDING_THREADS = 2  # looking up embeddings goes no faster with more: docs/performance.md
 KEPT_SEQUENCES = 16  # beside those that are answered in: what finished ones leave for others
 
 
