@@ -10,7 +10,14 @@ import typer
 
 from llamacli import gguf, hub, models
 from llamacli.commands import adapting, fetching, options
-from llamacli.commands.measuring import AUTO, matrix_path, measured, read_matrix, tell_gain
+from llamacli.commands.measuring import (
+    AUTO,
+    clear_hidden,
+    matrix_path,
+    measured,
+    read_matrix,
+    tell_gain,
+)
 from llamacli.commands.mixture import Mixture, fitted
 from llamacli.commands.printing import bytes_bar, print_table
 from llamacli.commands.verify import check_copy
@@ -106,6 +113,7 @@ def convert(
             check_target(matrix_path(target), force)
         if place.folder is not None and _is_source(target, place.folder):
             raise UsageError(f"{target} is a part of the checkpoint; name another file to write")
+    clear_hidden(target)
     job = _Job(target, threads, force, mixture, chosen, importance, measures, verify)
     if place.folder is not None:
         report = job.run(adapting.merge_into(open_checkpoint(place.folder), merge or (), token))

@@ -68,14 +68,18 @@ def measured(write: "Write", target: Path, force: bool) -> "convert.ImportanceMa
     return convert.read_importance(kept)
 
 
-@contextmanager
-def hidden_folder(target: Path) -> Iterator[Path]:
-    """A folder beside target as long as it is needed; what a killed call has left is removed."""
+def clear_hidden(target: Path) -> None:
+    """Remove such folders as a killed call has left."""
     for left in target.parent.glob(f".{glob.escape(target.name)}.*{HIDDEN}"):
         with suppress(OSError):  # another call has it locked, or it can't be removed
             with (left / LOCK).open("r+b") as file:
                 convert.lock(file.fileno())
             shutil.rmtree(left)
+
+
+@contextmanager
+def hidden_folder(target: Path) -> Iterator[Path]:
+    """A folder beside target as long as it is needed."""
     with (
         tempfile.TemporaryDirectory(
             prefix=f".{target.name}.", suffix=HIDDEN, dir=target.parent
