@@ -22,7 +22,7 @@ from convert import convert
 from demo.calls import OWN, TOOLS, result_and_answer
 from demo.facts import FACTS
 from demo.held_out import CALLS, GREETINGS, QUESTIONS, conversations
-from llamacli.answer import Calling, generate
+from llamacli.answer import Calling, constraint_for, generate
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.prompt import Message, encode_chat
 from llamacli.tools import Call, check_tools, message_of
@@ -52,7 +52,7 @@ def answer_or_call(engine: Engine, messages: list[Message]) -> tuple[str, list[C
         prompt,
         GREEDY,
         max_tokens=80,
-        constraint=calling.constraint(engine, len(prompt), 80),
+        constraint=constraint_for(engine, len(prompt), 80, calling=calling),
         spelled=calling.spelled(engine.vocabulary),
     )
     text = "".join(chunk.text for chunk in calling.parted(chunks, lines=False))
