@@ -254,10 +254,11 @@ def test_one_that_can_not_begin_is_told_and_the_rest_goes_on(
     assert pieces[-1].result.answer_tokens
 
 
-def test_a_long_prompt_is_read_in_slices_beside_an_answer(path: Path) -> None:
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_long_prompt_is_read_in_slices_beside_an_answer(path: Path, exact: bool) -> None:
     with BatchEngine(path, SETTINGS, 2) as engine:
         scheduler = Scheduler(engine, Pace(slice=50))
-        answering = begin(scheduler, Job(prompt(5), GREEDY, 200))
+        answering = begin(scheduler, Job(prompt(5), GREEDY, 200, exact=exact))
         scheduler.step()
         long = begin(scheduler, Job(prompt(400, 3), GREEDY, 3), 1)
         for step in range(1, 8):

@@ -134,12 +134,13 @@ class Scheduler:
         left = [(one, one.length - one.evaluated) for one in together]
         parts = {id(one): (one, 1) for one, count in left if count == 1}
         prompts = [(one, count) for one, count in left if count > 1]
-        pending = sum(count for _, count in prompts)
-        answers = [one for one, _ in parts.values()]
-        if self._come_together(answers, pending):
-            return [(one, 1) for one in answers if not one.answer.tokens] + _some(prompts)
-        room = self.engine.rows - len(parts)
-        if self.pace is not None and parts:
+        pending, room = sum(count for _, count in prompts), self.engine.rows - len(parts)
+        # Whoever is answered beside them waits, too: exact ones, and those with other adapters.
+        waiting = [one for one in self.running if one.length - one.evaluated == 1]
+        if pending <= room and self._come_together(waiting, pending):
+            beginning = [(one, 1) for one, _ in parts.values() if not one.answer.tokens]
+            return beginning + _some(prompts)
+        if self.pace is not None and waiting:
             beside = 0 if self.engine.tiles else len(parts)  # in the prompts' batch
             room = min(room, self.pace.most(beside, pending))
         if len(prompts) > 1:
@@ -154,14 +155,12 @@ class Scheduler:
                 parts[id(one)] = (one, given + more)
         return list(parts.values())
 
-    def _come_together(self, answers: Sequence[Running], pending: int) -> bool:
-        """Whether so many tokens of prompts fit a batch, and there are no answers but such as can
-        wait."""
-        if self.pace is None or not 0 < pending <= self.engine.rows - len(answers):
+    def _come_together(self, waiting: Sequence[Running], pending: int) -> bool:
+        """Whether so many tokens of prompts are to be read at once, since there are no answers but
+        such as can wait."""
+        if self.pace is None or not pending or any(len(one.answer.tokens) > 1 for one in waiting):
             return False
-        if any(len(one.answer.tokens) > 1 for one in answers):
-            return False
-        begun = [one.prefilled for one in answers if one.prefilled is not None]
+        begun = [one.prefilled for one in waiting if one.prefilled is not None]
         return self.pace.together(pending, perf_counter() - min(begun) if begun else None)
 
     def _evaluate(
