@@ -361,6 +361,19 @@ def test_an_exact_one_answers_as_a_run_does_whatever_is_beside_it(path: Path) ->
         assert cached == [0, 0]
 
 
+def test_nothing_below_an_exact_ones_cells_is_freed_as_it_goes_on(scheduler: Scheduler) -> None:
+    """Its next ones would take their place, out of order."""
+    first = begin(scheduler, Job(prompt(40), GREEDY, 30, exact=True, chat="a"))
+    scheduler.step()
+    asked = prompt(50, 1)
+    second = begin(scheduler, Job(asked, GREEDY, 4, exact=True, chat="b"), 1)
+    longer = [*asked, *finish(scheduler, second), *prompt(9, 2)]
+    finish(scheduler, first)
+    again = begin(scheduler, Job(longer, GREEDY, 2, exact=True, chat="b"), 2)
+    assert again.sequence == second.sequence and again.cached > 50
+    assert list(scheduler.kept.tokens) == [first.sequence]
+
+
 def test_probabilities_are_the_models_own(scheduler: Scheduler) -> None:
     hot = SamplingSettings(temperature=2.0, seed=3)
     running = begin(scheduler, Job(prompt(9), hot, 6, logprobs=5))

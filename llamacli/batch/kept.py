@@ -67,7 +67,8 @@ class Kept:
         Not while there is an exact one: its cells are to lie in order, since llama.cpp's flash
         attention rounds its sums as it goes, and lower ones that become free would be taken first.
         """
-        exact = any(one.job.exact and one.evaluated for one in self.running)
+        answered = (*self.running, *filter(None, [beside]))
+        exact = any(one.job.exact and one.evaluated for one in answered)
         for number, tokens in list(self.tokens.items()):
             if not exact and self.aside.fits(len(tokens)):
                 self._set_aside(number, beside)
