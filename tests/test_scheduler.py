@@ -2,12 +2,14 @@
 
 import random
 from collections.abc import Iterator
+from ctypes import c_uint8
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llamacli.batch import BatchEngine, Job, Pace, Running, Scheduler, prepare
+from llamacli.batch.aside import State
 from llamacli.batch.job import token_logprob
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.errors import LlamacliError
@@ -220,6 +222,41 @@ def test_what_is_set_aside_takes_no_more_memory_than_the_cache(
         finish(scheduler, begin(scheduler, Job(prompt(8, seed), GREEDY, 2), 40 + seed))
         scheduler.step()
     assert len(aside.states) == 2
+
+
+def test_what_is_put_back_may_be_given_up_as_room_is_made_for_it(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While an exact one is answered others' cells stay, until one needs them."""
+    aside, restore = scheduler.kept.aside, scheduler.engine.restore_sequence
+    finish(scheduler, begin(scheduler, Job(prompt(60, 1), GREEDY, 2)))
+    begin(scheduler, Job(prompt(50, 9), GREEDY, 400, exact=True), 1)
+    finish(scheduler, begin(scheduler, Job(prompt(50, 3), GREEDY, 2), 2))
+    assert len(aside.states) == len(scheduler.kept.tokens) == 1
+    aside.most, full = aside.nbytes, [False]
+    monkeypatch.setattr(
+        scheduler.engine,
+        "restore_sequence",
+        lambda number, state: full.pop() if full else restore(number, state),
+    )
+    assert begin(scheduler, Job([*prompt(60, 1), 5], GREEDY, 2), 3).cached == 60
+    assert [state.tokens[:50] for state in aside.states] == [prompt(50, 3)]
+
+
+def test_what_has_lost_its_start_hides_nothing_shorter(scheduler: Scheduler) -> None:
+    aside, data, tokens = scheduler.kept.aside, (c_uint8 * 1)(), prompt(90)
+    whole = State([*tokens[:60], *prompt(9, 1)], 0, (), None, data)
+    middle = State([*tokens[:80], *prompt(9, 2)], 50, (), None, data)
+    end = State(tokens, 85, (), None, data)
+    for states, parts in (
+        ([whole, end], [(whole, 60)]),
+        ([whole, middle, end], [(whole, 50), (middle, 80)]),
+        ([middle, end], []),
+    ):
+        aside.states[:] = states
+        assert aside.parts(tokens, 0, ()) == parts
+    assert aside.parts(tokens, 85, ()) == [(end, 90)]
+    aside.states.clear()
 
 
 def test_what_is_too_long_to_be_set_aside_stays_in_the_cache(scheduler: Scheduler) -> None:

@@ -71,9 +71,10 @@ class Aside:
             del self.states[0]
 
     def used(self, state: State) -> None:
-        """Have it be the one used last."""
-        self.states.remove(state)
-        self.states.append(state)
+        """Have it be the one used last, unless it was given up meanwhile."""
+        if state in self.states:
+            self.states.remove(state)
+            self.states.append(state)
 
     def forget(self, tokens: list[int], scales: Scales, chat: str | None) -> None:
         """Those that a longer sequence takes the place of: its starts, and what its chat had."""
@@ -95,11 +96,14 @@ class Aside:
             for one in self.states
             if one.scales == scales and chat in (None, one.chat)
         ]
-        end, chain = max((length for length, _ in there), default=0), list[tuple[State, int]]()
-        while end > have:
-            able = [one for length, one in there if length >= end > one.start]
-            if not able:
-                return []  # what was before it was given up since
-            chain.insert(0, (min(able, key=lambda one: one.start), end))
-            end = chain[0][0].start
-        return chain
+        for end in sorted({length for length, _ in there if length > have}, reverse=True):
+            chain = list[tuple[State, int]]()
+            while end > have:
+                able = [one for length, one in there if length >= end > one.start]
+                if not able:
+                    break  # what was before it was given up since
+                chain.insert(0, (min(able, key=lambda one: one.start), end))
+                end = chain[0][0].start
+            else:
+                return chain
+        return []
