@@ -291,6 +291,34 @@ def test_one_that_can_not_begin_is_told_and_the_rest_goes_on(
     assert pieces[-1].result.answer_tokens
 
 
+def test_one_that_can_not_be_prepared_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces: list[Any] = []
+    with BatchEngine(path, SETTINGS, 4) as engine:
+        lane = Lane(engine, Pace(), Metrics())
+        monkeypatch.setattr("llamacli.serve.lane.prepare", lambda *_: 1 / 0)
+        lane.submit(Task(0, Job(prompt(9), GREEDY, 3), pieces.append))
+        with pytest.raises(ZeroDivisionError):
+            lane.admit()
+        lane.fail_all(LlamacliError("unexpected"))
+    assert [str(piece.error) for piece in pieces] == ["unexpected"] and not lane.busy
+
+
+def test_all_are_told_where_one_that_made_room_can_not_go_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces: list[Any] = []
+    with BatchEngine(path, SETTINGS, 4) as engine:
+        lane = Lane(engine, Pace(), Metrics())
+        for index in range(2):
+            lane.submit(Task(index, Job(prompt(9, index), GREEDY, 9), pieces.append))
+        lane.admit()
+        lane.scheduler._make_room()
+        assert len(lane.scheduler.put_back) == 1
+        monkeypatch.setattr(lane.scheduler.kept, "begin", lambda running: 1 / 0)
+        lane.fail_all(LlamacliError("unexpected"))
+    assert [str(piece.error) for piece in pieces] == ["unexpected"] * 2 and not lane.busy
+
+
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_long_prompt_is_read_in_slices_beside_an_answer(path: Path, exact: bool) -> None:
     with BatchEngine(path, SETTINGS, 2) as engine:

@@ -82,6 +82,7 @@ class Lane:
 
     def fail_all(self, error: LlamacliError) -> None:
         """End everything with an error, and forget what is in the cache."""
+        self.scheduler.put_back.clear()  # none of them is to go on as another leaves
         self.end_all(error)
         self.engine.library.llama_memory_clear(self.engine.memory, False)
         self.scheduler = Scheduler(self.engine, self.scheduler.pace)
@@ -121,12 +122,12 @@ class Lane:
                 break
             if self.scheduler.should_wait(task.job):
                 continue
-            self.waiting.remove(task)
             try:
                 task.running = prepare(self.engine, self.started, task.job)
             except LlamacliError as error:
-                task.deliver(Piece(task.index, error=error))
+                self.fail([task], error)
                 continue
+            self.waiting.remove(task)
             self.tasks[self.started] = task
             self.started += 1
             self.scheduler.start(task.running)
