@@ -150,7 +150,7 @@ def test_what_nobody_answers_in_is_out_of_the_cache_while_others_answer(
         assert again.cached == len(ASKED[i]) + len(answers[i]) - 1
         with Engine(path, SETTINGS) as single:
             single.prefill(longer)
-            expected = []
+            expected = list[int]()
             while len(expected) < 8:
                 expected.append(int(single.logits().argmax()))
                 single.decode(expected[-1])
