@@ -7,7 +7,6 @@ header and all that isn't quantized count, so that the file is never larger.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -43,7 +42,7 @@ from convert.quantization import (
     tensor_nbytes,
 )
 from convert.sensitivity import costs
-from convert.signals import deferred_signals
+from convert.signals import Pool
 from convert.tensors import TensorSpec
 from convert.weights import reading
 
@@ -273,11 +272,9 @@ def measure_all(
     if checkpoint.waits:
         at_once = max(at_once, *(file.parallel for file in files))
     by_name = {}
-    pool = ThreadPoolExecutor(at_once, "measure")
+    pool = Pool(at_once, "measure")
     with reading(files, pool):
-        with deferred_signals([]):
-            results = pool.map(one, tried)
-        for number, measured in enumerate(results, 1):
+        for number, measured in enumerate(pool.map(one, tried), 1):
             by_name[measured.spec.name] = measured
             progress(measured.spec.name, number, len(tried))
     return by_name

@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from convert import system
 from convert.errors import CheckpointError, unreadable
+from convert.signals import Pool
 
 READ_AHEAD = 64 << 20  # bytes that the system is asked to fetch beyond what is read now
 
@@ -96,7 +96,7 @@ class LocalFile(WeightFile):
 
 
 @contextmanager
-def reading(files: Collection[WeightFile], *pools: ThreadPoolExecutor) -> Iterator[None]:
+def reading(files: Collection[WeightFile], *pools: Pool) -> Iterator[None]:
     """Where pools read files: they are shut down at the end, and reads soon end where it fails."""
     try:
         yield

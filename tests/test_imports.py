@@ -32,6 +32,7 @@ def modules(package: str) -> dict[str, Path]:
 
 
 MODULES = modules("llamacli") | modules("convert")
+EVERY = MODULES | modules("bench") | modules("demo") | modules("tests")
 
 
 @cache
@@ -158,6 +159,42 @@ def test_benchmarks_and_tests_share_nothing_but_the_standins() -> None:
             if name.startswith(user):
                 taken = [m for m, _ in imports(path) if f"{m}.".startswith(theirs)]
                 assert all(m.startswith("tests.standins") for m in taken), name
+
+
+def given_by(module: str) -> set[str]:
+    """The names that a module has once it is imported, or a package's face and its modules."""
+    names = {name.removeprefix(f"{module}.") for name in EVERY if within(name, module)}
+    stub = EVERY[module].with_suffix(".pyi")
+    for node in at_import(parsed(stub if stub.exists() else EVERY[module])):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {name.asname or name.name for name in node.names}
+    return names
+
+
+def test_what_benchmarks_and_the_demos_scripts_import_is_there() -> None:
+    """Most of them run by hand alone."""
+    missing = {
+        f"{name}: {module}.{one}"
+        for name, path in (modules("bench") | modules("demo")).items()
+        for module, names in imports(path)
+        if module in EVERY
+        for one in set(names) - given_by(module)
+    }
+    assert not missing
+
+
+def test_threads_are_handed_work_that_no_signal_cuts_short() -> None:
+    """By convert's Pool: one that arrives in a pool's locks would leave them held."""
+    users = {
+        name
+        for name, path in MODULES.items()
+        if any("ThreadPoolExecutor" in names for _, names in imports(path))
+    }
+    assert users == {"convert.signals"}
 
 
 def test_only_system_asks_which_system_it_is() -> None:

@@ -1,13 +1,12 @@
 """An engine whose KV cache holds many sequences, with one batch for tokens of several."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from convert import deferred_signals
+from convert import Pool, deferred_signals
 from llamacli.engine import KEPT_SEQUENCES, Engine, EngineSettings, Rows, kv_nbytes
 from llamacli.machine import physical_cores
 from llamacli.speculate import MOST_ROWS, Drafting, Speculation
@@ -78,7 +77,7 @@ class BatchEngine(Engine):
         self.kv_nbytes = kv_nbytes(self.shape, self.settings.kv_type, self.cells)
         self.tiles = not self.gpus and self.settings.flash_attention != "off"
         self.threads = physical_cores()  # which looks through the system's files
-        self.choosers = ThreadPoolExecutor(self.threads) if parallel >= MANY else None
+        self.choosers = Pool(self.threads) if parallel >= MANY else None
 
     def close(self) -> None:
         if self.draft is not None:
