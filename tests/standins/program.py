@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from multiprocessing import get_all_start_methods, get_context, reduction
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,8 +24,9 @@ PROGRAM = (sys.executable, "-m", "llamacli")
 CPU_ALONE = all(device.kind == "cpu" for device in find_devices())
 FORKS = sys.platform == "linux" and "LLAMACLI_SYSTEM" not in os.environ and CPU_ALONE
 # One process that is forked, for tests/moments.py, too, which does so on every system that can.
-CONTEXT = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-if isinstance(CONTEXT, ForkServerContext):
+CAN = "forkserver" in get_all_start_methods()
+CONTEXT: Any = get_context("forkserver" if CAN else "spawn")
+if CAN:
     CONTEXT.set_forkserver_preload(["tests.moments", *["tests.standins.preloaded"] * FORKS])
 STARTED = dict(os.environ)
 # Of the environment, what is read by the program alone, or as late as it is used.

@@ -38,6 +38,7 @@ LACKING = {
         "pthread_sigmask setitimer siginterrupt sigpending sigwait sigwaitinfo",
         "select": "epoll poll",
         "socket": "AF_UNIX SO_REUSEPORT",
+        "multiprocessing.context": "ForkContext ForkServerContext",
         "time": "CLOCK_MONOTONIC CLOCK_PROCESS_CPUTIME_ID CLOCK_REALTIME clock_gettime "
         "clock_gettime_ns tzset",
         "modules": "fcntl grp posix pty pwd readline resource syslog termios tty",
