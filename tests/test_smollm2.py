@@ -15,6 +15,7 @@ from llamacli.chat import ChatSession
 from llamacli.commands.verify import check_copy
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.gguf import check_llama, read_gguf
+from llamacli.gguf.file import MERGES, TOKENS
 from llamacli.prompt import encode_chat
 from llamacli.quality import compare
 from tests.parity.record_smollm2 import POSITIONS, PROMPT, RECORDED
@@ -112,6 +113,10 @@ def test_the_file_as_the_package_ships_it_runs(checkpoint: Path) -> None:
         assert not engine.vocabulary.add_bos
         right = [word in said_of(engine, question, word) for question, word in QUESTIONS.items()]
     assert sum(right) >= 8
+
+
+def test_its_vocabulary_is_a_known_one(file: Callable[[str], Path]) -> None:
+    assert read_gguf(file("Q8_0")).known == {TOKENS, MERGES}
 
 
 def test_no_text_becomes_one_of_its_control_tokens(file: Callable[[str], Path]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llamacli.gguf.file import read_gguf
+from llamacli.gguf.file import MERGES, TOKENS, read_gguf
 from llamacli.show.vocabulary import find_tokens, read_tokens
 from tests.standins.checkpoint import TEMPLATE
 from tests.standins.program import PROGRAM, run_program
@@ -142,6 +142,10 @@ def test_bytes_that_are_not_utf8(tiny: Path) -> None:
     rows = json.loads(tokens(tiny, "--errors", "replace", "--json", stdin=b"ab\xff"))
     assert bytes(b for row in rows for b in row["bytes"]).decode() == "ab\ufffd"
     assert "the byte 0xff, which isn't UTF-8" in tokens(tiny, os.fsdecode(b"\xff"), check=2)
+
+
+def test_metas_vocabulary_is_a_known_one(real_models: Path) -> None:
+    assert read_gguf(real_models / f"{NAME}.gguf").known == {TOKENS, MERGES}
 
 
 # Conversations
