@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import convert
+from llamacli import prompt
 from llamacli.commands.printing import steps_bar
 from llamacli.errors import NotFoundError
 from llamacli.home import expanded
@@ -17,10 +18,6 @@ from llamacli.terminal import notice, say
 
 if TYPE_CHECKING:
     Write = Callable[[Path, convert.Quantization, convert.ImportanceMatrix | None], convert.Report]
-
-from pathlib import Path
-
-from llamacli import prompt
 
 AUTO = "auto"  # in place of a matrix's file
 CHUNKS = "chunks of 512 tokens"

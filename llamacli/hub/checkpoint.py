@@ -45,7 +45,7 @@ def read_outline(repo: Repo) -> "tuple[convert.LlamaConfig, list[str]]":
     convert.require_safetensors(repo.id, repo.files)
     if "config.json" not in repo.files:
         raise InvalidModelError(f"{repo.id} has no config.json; is it a checkpoint?")
-    folder = fetch_small(repo, ["config.json", convert.INDEX])
+    folder = fetch_small(repo, ["config.json", INDEX])
     return convert.read_config(folder), convert.shard_names(folder, repo.files)
 
 

@@ -1,27 +1,23 @@
 """What the commands that answer do alike: find the model, convert the demo, and load it."""
 
+import math
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llamacli import gguf, machine, speculate, tune
 from llamacli.errors import OutputError, UsageError
-from llamacli.models.store import DEMO, mark_used
+from llamacli.models import names
+from llamacli.models.store import DEMO, mark_used, target_path
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from llamacli.engine import Asked, Engine, EngineSettings
 
-import math
-from collections.abc import Callable
-
-from llamacli import gguf, machine, speculate, tune
-from llamacli.models import names
-from llamacli.models.store import target_path
-
-QUANTIZATION = "Q4_K_M"
+QUANTIZATION = "Q4_K_M"  # the demo's
+SMALL = 1 << 29  # bytes, that are loaded in less than 0.1 s
 
 
 def demo_model(on_convert: Callable[[], None] | None = None) -> Path:
@@ -49,9 +45,6 @@ def _modified(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return -math.inf
-
-
-SMALL = 1 << 29  # bytes, that are loaded in less than 0.1 s
 
 
 def model_path(model: str | None, *, quiet: bool = False) -> Path:

@@ -21,7 +21,7 @@ from llamacli.verify.measure import PLAIN_BLOCK, Limits, Sums, limits, measure
 class Pair:
     """A tensor of the checkpoint and the one of the file that should be its copy."""
 
-    spec: convert.TensorSpec
+    spec: TensorSpec
     stored: convert.StoredTensor
     info: TensorInfo
     file: convert.WeightFile
@@ -37,7 +37,7 @@ class Pair:
         if self.spec.head_dim is None:
             return values
         shaped = values[0] if len(self.spec.shape) == 1 else values
-        return np.asarray(convert.permute_heads(shaped, self.spec.head_dim), np.float32).reshape(
+        return np.asarray(permute_heads(shaped, self.spec.head_dim), np.float32).reshape(
             values.shape
         )
 
@@ -67,7 +67,7 @@ class Compared:
 
 
 def read_rows(
-    spec: convert.TensorSpec, stored: convert.StoredTensor, first: int, rows: int
+    spec: TensorSpec, stored: convert.StoredTensor, first: int, rows: int
 ) -> NDArray[np.float32]:
     """Rows of a checkpoint's tensor as it stores them, float32 of shape (rows, columns)."""
     nbytes = spec.columns * convert.ITEM_SIZES[stored.dtype]
