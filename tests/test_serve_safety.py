@@ -1,5 +1,6 @@
 """Who may ask, what a bad client can do, and how the server ends."""
 
+import asyncio
 import json
 import re
 import signal
@@ -21,6 +22,7 @@ import pytest
 from llamacli.serve.guard import Rules, check, own_hosts
 from llamacli.serve.listen import listen_on_port
 from llamacli.serve.run import GRACE
+from llamacli.serve.worker import Worker
 from tests.standins.server import HASTY, PATIENT, WEB, Serving, serving
 from tests.standins.waiting import PATIENCE, wait_until
 from tests.systems import needs_signals, needs_unix_sockets
@@ -188,6 +190,23 @@ def test_a_client_that_is_killed_frees_its_sequence(server: Serving) -> None:
     child.kill()
     child.communicate()
     wait_until(lambda: "processing 0.0" in WEB.get(f"{server.url}/metrics").text)
+
+
+def test_work_that_fails_ends_no_engines_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    """By an error of ours: who asks next would wait for ever."""
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    async def ask() -> str:
+        worker = Worker()
+        worker.do(fail)
+        told = await asyncio.wait_for(worker.call(lambda: "there"), PATIENCE)
+        await worker.stop()
+        return told
+
+    assert asyncio.run(ask()) == "there"
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_health_answers_throughout_a_storm(server: Serving) -> None:

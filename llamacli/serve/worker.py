@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -70,10 +70,10 @@ class Worker:
     def _run(self) -> None:
         while not self.stopped:
             self._take()
-            while any(_survived(lane, lane.admit) for lane in list(self.lanes)):
+            while any(_survived([lane], lane.admit) for lane in list(self.lanes)):
                 self._take()  # what came meanwhile: prompts that come together are read together
             for lane in list(self.lanes):
-                _survived(lane, partial(lane.turn, self._flush))
+                _survived([lane], partial(lane.turn, self._flush))
             if not any(lane.busy for lane in self.lanes):
                 self._flush()
 
@@ -82,7 +82,7 @@ class Worker:
         try:
             work = self.inbox.get(block=not any(lane.busy for lane in self.lanes))
             while True:
-                work()
+                _survived(self.lanes, work)
                 work = self.inbox.get_nowait()
         except Empty:
             pass
@@ -94,13 +94,14 @@ class Worker:
             self.loop.call_soon_threadsafe(_put_all, pieces)
 
 
-def _survived(lane: Lane, work: Callable[[], bool | None]) -> bool:
-    """What it gives. An error of ours must not end the server, only what the lane answers."""
+def _survived(lanes: Sequence[Lane], work: Callable[[], bool | None]) -> bool:
+    """What it gives. An error of ours must not end the server, only what those lanes answer."""
     try:
         return bool(work())
     except Exception as error:
         say(traceback.format_exc())
-        lane.fail_all(LlamacliError(f"unexpected {type(error).__name__}"))
+        for lane in lanes:
+            lane.fail_all(LlamacliError(f"unexpected {type(error).__name__}"))
         return False
 
 
