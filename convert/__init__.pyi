@@ -107,6 +107,7 @@ from .system import (
 )
 from .target import (
     allocate as allocate,
+    check_space as check_space,
     check_target as check_target,
     whole_file as whole_file,
 )

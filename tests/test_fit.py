@@ -5,6 +5,7 @@ import random
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -26,6 +27,7 @@ from convert import (
     open_checkpoint,
     parse_recipe,
     plan_tensors,
+    sized,
     write_gguf,
     write_importance,
 )
@@ -520,6 +522,18 @@ def test_refusals_of_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert run("convert", DEMO, "--fit", "memory", "-c", "1000000", "-o", target) == 2
     assert "the model knows 2048 tokens" in capfd.readouterr().err
     assert [path.name for path in tmp_path.iterdir() if path.name != "store"] == []
+
+
+def test_a_full_disk_is_told_before_errors_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_500_000))
+    monkeypatch.setattr(sized, "measure", lambda *_: pytest.fail("measured"))
+    target = tmp_path / "out.gguf"
+    assert run("convert", DEMO, "--fit", "2.3MB", "-o", target) == 6
+    assert "2.3 MB are needed, and 1.5 MB are free" in capfd.readouterr().err
+    assert run("convert", DEMO, "--fit", "100GB", "-o", target) == 6
+    assert "4.0 MB are needed" in capfd.readouterr().err  # as Q8_0
 
 
 def test_a_name_of_its_own_in_the_store(

@@ -165,7 +165,8 @@ class _Job:
         if self.measures:
             matrix = measured(write, self.target, self.force)
         if self.mixture.fit is not None:
-            chosen = fitted(checkpoint, self.mixture, chosen, matrix, self.threads)
+            local = self.target if origin is None else None  # the Hub's needs were told before
+            chosen = fitted(checkpoint, self.mixture, chosen, matrix, self.threads, local)
         report = write(self.target, chosen, matrix)
         if self.verify and matrix is not None:
             tell_gain(checkpoint, report, matrix, chosen.searched, self.threads)

@@ -169,13 +169,21 @@ def fitted(
     wishes: "convert.Quantization",
     importance: "convert.ImportanceMatrix | None",
     threads: int | None,
+    target: Path | None,
 ) -> "convert.Quantization":
     """The mixture that is found for the size that was asked for; a table tells what it is.
 
-    Raises DoesNotFitError where no file is as small, and what convert.fit raises.
+    Raises DoesNotFitError where no file is as small, and what convert.fit raises; and at once, as
+    write_gguf would after it, where target's disk has no room. None where that was asked before.
     """
     asked = str(mixture.fit)
-    limit = _free(checkpoint, mixture.context) if asked == MEMORY else parse_size(asked)
+    header, size = _as_q8_0(checkpoint)
+    if asked == MEMORY:
+        limit = _free(checkpoint.name, header, size, mixture.context)
+    else:
+        limit = parse_size(asked)
+    if target is not None:
+        convert.check_space(target, min(limit, size))
     with steps_bar() as show:
         fitted_mixture = convert.fit(
             checkpoint,
@@ -192,15 +200,19 @@ def fitted(
     return fitted_mixture.quantization
 
 
-def _free(checkpoint: "convert.Checkpoint", context: int | None) -> int:
-    """The largest file of this model that this machine has memory for now."""
-    from llamacli.gguf import read_header
-
+def _as_q8_0(checkpoint: "convert.Checkpoint") -> tuple[bytes, int]:
+    """The header of a Q8_0 file of it, and that file's bytes."""
     like = convert.named_quantization("Q8_0")
     tensors = convert.plan_tensors(checkpoint.config, like)
     header = convert.header_bytes(checkpoint, like, tensors)
-    size = len(header) + tensors[-1].offset + tensors[-1].nbytes
-    nbytes, tokens = engine.largest_file(*read_header(header, size, checkpoint.name), context)
+    return header, len(header) + tensors[-1].offset + tensors[-1].nbytes
+
+
+def _free(name: str, header: bytes, size: int, context: int | None) -> int:
+    """The largest file of the model of that Q8_0 file that this machine has memory for now."""
+    from llamacli.gguf import read_header
+
+    nbytes, tokens = engine.largest_file(*read_header(header, size, name), context)
     notice(f"memory: {count(nbytes, 'B')} for a file, with {tokens} tokens of context")
     return nbytes
 
