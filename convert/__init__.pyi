@@ -63,6 +63,7 @@ from .kernels import (
 from .lora import as_float32 as as_float32
 from .metadata import CONFIG_KEY as CONFIG_KEY, GENERATION_KEY as GENERATION_KEY
 from .pipeline import Report as Report, convert as convert, write_gguf as write_gguf
+from .pool import Pool as Pool, some_ahead as some_ahead
 from .pretokenizer import byte_letters as byte_letters
 from .quantization import (
     QUANTIZATIONS as QUANTIZATIONS,
@@ -78,11 +79,7 @@ from .safetensors import (
     StoredTensor as StoredTensor,
     read_header as read_header,
 )
-from .signals import (
-    Pool as Pool,
-    deferred_signals as deferred_signals,
-    some_ahead as some_ahead,
-)
+from .signals import deferred_signals as deferred_signals
 from .sized import Fit as Fit, fit as fit
 from .small_files import (
     DEFAULT as DEFAULT,

@@ -13,8 +13,8 @@ from convert.added import check_templates
 from convert.config import DYNAMIC, LlamaConfig, rope_kind, token_ids
 from convert.errors import CheckpointError
 from convert.lora import Pair
+from convert.pool import Pool, some_ahead
 from convert.safetensors import StoredTensor, fetch_header, parse_header
-from convert.signals import Pool, some_ahead
 from convert.small_files import (
     DEFAULT,
     TEMPLATE_FILES,

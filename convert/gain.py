@@ -13,8 +13,8 @@ from convert.importance import ImportanceMatrix, importances_for
 from convert.kernels import SEARCHED
 from convert.measure import measure
 from convert.pipeline import kernels_for
+from convert.pool import Pool
 from convert.quantization import NEED_IMPORTANCE, UNQUANTIZED
-from convert.signals import Pool
 from convert.weights import reading
 
 Progress = Callable[[str, int, int], None]  # what was measured, matrices so far, and all

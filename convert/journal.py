@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from convert import system
 from convert.errors import SourceError, TargetError
-from convert.signals import Pool
+from convert.pool import Pool
 from convert.target import Buffer, publish, unwritable, write_all
 
 MAX_JOURNAL = 1 << 28  # bytes; the journal of 405B takes 12 MB

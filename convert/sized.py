@@ -30,6 +30,7 @@ from convert.importance import ImportanceMatrix, importances_for
 from convert.kernels import dequantize
 from convert.measure import Measured, measure, sampled_nbytes
 from convert.pipeline import kernels_for, needs_importance
+from convert.pool import Pool
 from convert.quantization import (
     NEED_IMPORTANCE,
     QUANTIZATIONS,
@@ -42,7 +43,6 @@ from convert.quantization import (
     tensor_nbytes,
 )
 from convert.sensitivity import costs
-from convert.signals import Pool
 from convert.tensors import TensorSpec
 from convert.weights import reading
 

@@ -22,7 +22,7 @@ from convert.header import PlannedTensor
 from convert.journal import Journal, digest
 from convert.kernels import Kernel
 from convert.pieces import PIECE, Piece, not_finite_error, pieces_of, quantize_piece, read_piece
-from convert.signals import Pool, some_ahead
+from convert.pool import Pool, some_ahead
 from convert.target import write_all
 from convert.tensors import frequency_factors
 from convert.weights import reading

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from convert import system
 from convert.errors import CheckpointError, unreadable
-from convert.signals import Pool
+from convert.pool import Pool
 
 READ_AHEAD = 64 << 20  # bytes that the system is asked to fetch beyond what is read now
 

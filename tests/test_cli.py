@@ -76,7 +76,7 @@ def test_a_small_model_answers_without_what_others_need(model: Path) -> None:
         "run", "-m", model, "-n", "2", "--threads", "1", "--no-server", "hi"
     )
     assert told.endswith("\n") and "llama_cpp.llama_cpp" in modules
-    assert not {"numpy", "gguf", "llguidance", "rich"} & modules
+    assert not {"numpy", "gguf", "llguidance", "rich", "logging", "concurrent.futures"} & modules
     assert not [name for name in modules if name.startswith(("llamacli.chat.", "llamacli.tools."))]
 
 

@@ -194,7 +194,7 @@ def test_threads_are_handed_work_that_no_signal_cuts_short() -> None:
         for name, path in MODULES.items()
         if any("ThreadPoolExecutor" in names for _, names in imports(path))
     }
-    assert users == {"convert.signals"}
+    assert users == {"convert.pool"}
 
 
 def test_only_system_asks_which_system_it_is() -> None:
