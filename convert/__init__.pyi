@@ -34,7 +34,6 @@ from .errors import (
 )
 from .gain import gain as gain
 from .header import (
-    ROPE_FACTORS as ROPE_FACTORS,
     header_bytes as header_bytes,
     plan_tensors as plan_tensors,
     write_header as write_header,
@@ -110,6 +109,7 @@ from .target import (
 )
 from .tensor_writer import Progress as Progress
 from .tensors import (
+    ROPE_FACTORS as ROPE_FACTORS,
     TensorSpec as TensorSpec,
     frequency_factors as frequency_factors,
     inverse_frequencies as inverse_frequencies,

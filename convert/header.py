@@ -26,10 +26,9 @@ from convert.metadata import add_metadata
 from convert.quantization import Quantization, tensor_nbytes, tensor_type
 from convert.recipe import KEY, recipe_text
 from convert.target import unwritable
-from convert.tensors import TensorSpec, frequency_factors, llama_tensors
+from convert.tensors import ROPE_FACTORS, TensorSpec, frequency_factors, llama_tensors
 
 ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
-ROPE_FACTORS = "rope_freqs.weight"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from convert.config import LlamaConfig
 
+ROPE_FACTORS = "rope_freqs.weight"
+
 
 @dataclass(frozen=True)
 class TensorSpec:

@@ -80,6 +80,11 @@ def test_a_small_model_answers_without_what_others_need(model: Path) -> None:
     assert not [name for name in modules if name.startswith(("llamacli.chat.", "llamacli.tools."))]
 
 
+def test_show_reads_a_file_without_what_writes_one(model: Path) -> None:
+    told, modules = imported_by("show", model, "--json")
+    assert told.startswith("{") and not {"convert.header", "convert.kernels"} & modules
+
+
 def test_convert_prints_the_path_alone(checkpoint: Make, tmp_path: Path) -> None:
     result = llamacli("convert", checkpoint(), "-o", tmp_path / "out.gguf")
     assert result.stdout == f"{tmp_path / 'out.gguf'}\n"
