@@ -128,7 +128,7 @@ Context = Annotated[
 Threads = Annotated[
     int | None,
     "$LLAMACLI_THREADS",
-    "Threads.  [default: $LLAMACLI_THREADS, else all physical cores]",
+    "Threads.  [default: $LLAMACLI_THREADS, else by cores and GPUs]",
 ]
 Device = Annotated[str | None, "cpu, metal, cuda, vulkan or auto; `llamacli devices` lists them."]
 Adapter = Annotated[
