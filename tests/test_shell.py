@@ -6,7 +6,9 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from llamacli.answer import interrupts
 from llamacli.engine.model import load_vocabulary
 from llamacli.engine.vocabulary import Vocabulary
 from llamacli.prompt.input import CUT, Input, Text, fit
@@ -423,10 +426,20 @@ def test_a_signal_gives_whole_json(tmp_path: Path) -> None:
 
 
 @needs_linux
-def test_a_signal_ends_it_though_nobody_reads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["run", "batch"])
+def test_a_signal_ends_it_though_nobody_reads(tmp_path: Path, model: Path, command: str) -> None:
     """The pipe is full and the reader asleep: the write doesn't hold the program up."""
     fcntl = pytest.importorskip("fcntl")
-    child = start_long_answer(tmp_path, "--jsonl")
+    if command == "run":
+        child = start_long_answer(tmp_path, "--jsonl")
+    else:
+        lines = tmp_path / "lines.txt"
+        lines.write_text("hi\n" * 3000)
+        child = subprocess.Popen(
+            [*PROGRAM, "batch", lines, "-m", model, "-n", "20", "--threads", "1"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
     assert child.stdout is not None
     size = fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, 2 * PAGESIZE)  # of 16, soon full
     child.stdout.readline()
@@ -434,6 +447,32 @@ def test_a_signal_ends_it_though_nobody_reads(tmp_path: Path) -> None:
     child.terminate()
     assert child.wait(timeout=PATIENCE) == 143
     child.communicate()
+
+
+@needs_linux
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_between_writes_limits_those_that_follow(number: signal.Signals) -> None:
+    """What an answer ends with finds the pipe full, or the terminal stopped, after the signal."""
+    reader, pipe = os.pipe()
+    os.set_blocking(pipe, False)
+    with suppress(BlockingIOError):
+        while os.write(pipe, bytes(PAGESIZE)):
+            pass
+    os.set_blocking(pipe, True)
+    free = threading.Timer(20, os.read, (reader, 1 << 20))  # or this test would wait for ever
+    free.start()
+    written: list[int] = []
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupts() as arrived:
+            signal.raise_signal(number)
+            arrived.around(lambda text: written.append(os.write(pipe, text.encode())))("the end")
+    finally:
+        signal.signal(number, before)
+        free.cancel()
+        for descriptor in (reader, pipe):
+            os.close(descriptor)
+    assert not written
 
 
 def _is_full(pipe: Any, size: int) -> bool:

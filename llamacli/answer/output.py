@@ -238,16 +238,19 @@ class Interrupts:
     arrived: list[int] = field(default_factory=list)
     writes: int = 0
     writing: bool = False
+    limit: Callable[[], None] = lambda: None  # have the write that is under way end in PATIENCE
 
     def __bool__(self) -> bool:
         return bool(self.arrived)
 
     def around(self, write: Callable[[str], None]) -> Callable[[str], None]:
-        """The same write, left by an exception where it blocks after a signal."""
+        """The same write, left by an exception where it blocks and a signal has come or comes."""
 
         def watched(text: str) -> None:
             self.writes, self.writing = self.writes + 1, True
             try:
+                if self.arrived:  # what an answer ends with, say
+                    self.limit()
                 write(text)
             finally:
                 self.writing = False
@@ -274,8 +277,11 @@ def interrupts() -> Iterator[Interrupts]:
         if len(state.arrived) > 1:
             held[number](number, frame)
         elif state.writing:
-            begun.append(state.writes)
-            start(PATIENCE)
+            state.limit()
+
+    def limit() -> None:
+        begun.append(state.writes)
+        start(PATIENCE)
 
     def give_up() -> None:
         if state.writing and state.writes == begun[-1]:
@@ -284,6 +290,7 @@ def interrupts() -> Iterator[Interrupts]:
 
     failed: Exception | None = None
     with alarm(give_up) as start:
+        state.limit = limit
         for caught in (signal.SIGINT, *ENDING):
             if callable(signal.getsignal(caught)):
                 held[caught] = signal.signal(caught, arrive)

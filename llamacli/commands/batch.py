@@ -22,7 +22,7 @@ from llamacli.terminal import notice
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llamacli.answer import Result
+    from llamacli.answer import Interrupts, Result
     from llamacli.batch import BadLine, Job, Request
     from llamacli.engine import Engine
     from llamacli.shape import Grammar
@@ -106,7 +106,7 @@ def batch(
         notice(f"{len(lines) - len(left)} of {len(lines)} lines are answered already")
     with open_output(output, whole, resume) as write:
         if left:
-            answers = Answers(write, len(left), unordered, quiet)
+            answers = Answers(write, output is None, len(left), unordered, quiet)
             adapters = adapter_fields(adapter)
             if not no_server and answers_by_server(path, machine, asked, adapters, quiet):
                 fields = {**request_fields(sampling, ending, shape), **adapters, "exact": exact}
@@ -117,18 +117,18 @@ def batch(
 
                 with interrupts() as arrived:
                     ask = partial(answer_lines, path, count)
-                    _answer(ask, body, left, answers, lambda: bool(arrived))
+                    _answer(ask, body, left, answers, arrived)
             elif exact:
                 with engine_for(path, asked, quiet=quiet) as alone, interrupts() as arrived:
                     make = partial(_job, alone, sampling, ending, grammar, shape.choice or [])
-                    _answer(partial(answer_each, alone), make, left, answers, lambda: bool(arrived))
+                    _answer(partial(answer_each, alone), make, left, answers, arrived)
             else:
                 settings = engine_settings(path, asked, quiet=quiet)
                 drafting = drafting_for(path, asked, quiet=quiet)
                 opened = BatchEngine(path, settings, parallel, drafting)
                 with opened as engine, interrupts() as arrived:
                     make = partial(_job, engine, sampling, ending, grammar, shape.choice or [])
-                    _answer(partial(answer_all, engine), make, left, answers, lambda: bool(arrived))
+                    _answer(partial(answer_all, engine), make, left, answers, arrived)
             failed += answers.failed
     if failed:
         raise LlamacliError(f"{failed} of {len(lines)} lines have an error instead of an answer")
@@ -139,7 +139,7 @@ def _answer(
     make: "Callable[[Request], Any]",
     lines: "list[Request | BadLine]",
     answers: "Answers",
-    interrupted: "Callable[[], bool]",
+    arrived: "Interrupts",
 ) -> None:
     """Give each line's object to answers, which puts them in order.
 
@@ -147,6 +147,8 @@ def _answer(
     """
     from llamacli.batch import BadLine
 
+    if answers.piped:
+        answers.write = arrived.around(answers.write)
     places: list[int] = []  # of the jobs among the lines
 
     def jobs() -> "Iterator[Any]":
@@ -161,6 +163,9 @@ def _answer(
                 continue
             places.append(place)
             yield job
+
+    def interrupted() -> bool:
+        return bool(arrived)
 
     for number, result in answer(jobs(), interrupted=interrupted, on_step=answers.progress):
         place = places[number]

@@ -19,9 +19,13 @@ REPORTS = 30.0
 
 @dataclass
 class Answers:
-    """Writes objects, each whole and at once, in the order of their places unless unordered."""
+    """Writes objects, each whole and at once, in the order of their places unless unordered.
+
+    A piped one is on stdout, where a reader that stalls isn't waited for after a signal.
+    """
 
     write: Write
+    piped: bool
     total: int
     unordered: bool
     quiet: bool
