@@ -20,7 +20,8 @@ from llamacli.terminal import DEBUG, complain, debugging
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 CLOSED_PIPE = 141  # 128 + SIGPIPE
-QUIET = {0, INTERRUPTED, CLOSED_PIPE, *(128 + number for number in ENDING)}  # need no words
+ENDED = {INTERRUPTED, *(128 + number for number in ENDING)}  # by a signal
+QUIET = {0, CLOSED_PIPE, *ENDED}  # need no words
 
 COMPLETION = ("--show-completion", "--install-completion")  # typer's: take a shell, or guess it
 WITH_DEFAULTS = ("run", "batch", "chat", "tune", "bench")  # take those of the user's models.toml
@@ -153,14 +154,15 @@ def _run(arguments: Sequence[str] | None) -> int:
         if len(arguments) == 2 and arguments[0] in COMPLETION:
             os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"  # one is named
         code = app(arguments or ["--help"], prog_name="llamacli", standalone_mode=False) or 0
-        sys.stdout.flush()
+        if code not in ENDED:
+            sys.stdout.flush()
     except BaseException as raised:
         error = _as_usage(named(raised))
         code = _exit_code(error)
         if code not in QUIET:
             with suppress(OSError):  # nobody may be reading
                 complain(raised if debugging() else error)
-    _close_stdout()
+    _close_stdout(flush=code not in ENDED)
     return code
 
 
@@ -230,9 +232,15 @@ def _exit_code(error: BaseException) -> int:
     return 1
 
 
-def _close_stdout() -> None:
-    """Let the interpreter's last flush of a closed pipe fail here, silently, not at exit."""
+def _close_stdout(*, flush: bool) -> None:
+    """Let the interpreter's last flush of a closed pipe fail here, silently, not at exit.
+
+    After a signal nothing is flushed: what is left is what couldn't be written.
+    """
     try:
-        sys.stdout.flush()
+        if flush:
+            sys.stdout.flush()
+            return
     except (OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        pass
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

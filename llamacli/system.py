@@ -185,7 +185,10 @@ else:
         finally:
             signal.signal(signal.SIGCONT, held)
             with contextlib.suppress(termios.error):  # a terminal that went
-                termios.tcflow(sys.stdout, termios.TCOON)  # Ctrl-S would hold up what comes next
+                # Ctrl-S would hold up what comes next, and Linux ends by the second what the first
+                # began, not what the key did.
+                termios.tcflow(sys.stdout, termios.TCOOFF)
+                termios.tcflow(sys.stdout, termios.TCOON)
                 termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
     def signal_main(number: int) -> None:

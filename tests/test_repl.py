@@ -286,6 +286,16 @@ def test_sigterm_leaves_in_mid_answer_on_a_stopped_terminal(start: Start, endles
     assert chat.leave() == 143
 
 
+def test_sigterm_ends_run_on_a_stopped_terminal(endless: Path) -> None:
+    """What was said before Ctrl-S and couldn't be written isn't waited for."""
+    command = ["run", "go on", "-c", "100000", "--temp", "0", "--threads", "1", "-m", str(endless)]
+    terminal = Terminal([*PROGRAM, *command])
+    terminal.until(lambda: len(terminal.text.strip()) > 300, "a long answer")
+    terminal.type(CTRL_S)
+    terminal.kill(signal.SIGTERM)
+    assert terminal.leave() == 143
+
+
 def test_a_store_that_cannot_be_written_costs_the_saving_alone(
     start: Start, tmp_path: Path, demo: Path
 ) -> None:
