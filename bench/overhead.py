@@ -24,7 +24,6 @@ CHOOSING = "choosing"  # by llama.cpp's samplers, or by numpy where that is quic
 PARTS = {
     "read_gguf": "reading the file's header",
     "check_llama": "checking it",
-    "make_vocabulary": "the control tokens",
     "_fit": "the memory it takes",
     "encode_messages": "making the prompt's tokens",
 }
@@ -53,6 +52,7 @@ def timed(owner, name):
     setattr(owner, name, call)
 
 start = time.perf_counter()
+import llamacli.__main__
 from llamacli.cli import start as run
 import llamacli.commands.run
 spent["cli"] = time.perf_counter() - start
@@ -64,7 +64,7 @@ import llamacli.engine.engine
 import llamacli.engine.model
 for name in names:
     timed(library, name)
-for name in ("read_gguf", "check_llama", "make_vocabulary"):
+for name in ("read_gguf", "check_llama"):
     timed(llamacli.engine.model, name)
 timed(llamacli.engine.engine.Engine, "_fit")
 from llamacli.engine import sampling

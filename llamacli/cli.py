@@ -1,6 +1,5 @@
 """The command line: one function a verb (see llamacli/commands), one place for errors."""
 
-import gc
 import os
 import signal
 import sys
@@ -117,7 +116,6 @@ def start() -> NoReturn:
 
     The system takes a process's memory back 30 ms sooner than Python and llama.cpp tidy it up.
     """
-    gc.set_threshold(100_000)  # at its usual pace, collecting takes a sixth of a short run
     try:
         main()
     except SystemExit as done:

@@ -3,14 +3,14 @@
 import os
 from collections.abc import Sequence
 from ctypes import c_float
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from convert import deferred_signals
+from llamacli import gguf
 from llamacli.engine.settings import AdapterChoice
 from llamacli.errors import InvalidModelError, UsageError
-from llamacli.gguf import GGUFFile, check_adapter, file_identity, read_gguf
+from llamacli.gguf import GGUFFile, file_identity, read_gguf
 from llamacli.machine import logged_reason
 
 MAX_ADAPTERS = 16
@@ -18,8 +18,7 @@ MAX_ADAPTERS = 16
 Scales = tuple[float, ...]  # one for each loaded adapter; 0 is as if it weren't there
 
 
-@dataclass(frozen=True)
-class LoadedAdapter:
+class LoadedAdapter(NamedTuple):
     """identity tells its file from others; pointer is llama.cpp's, freed with the model."""
 
     path: Path
@@ -38,7 +37,7 @@ def read_adapters(choices: Sequence[AdapterChoice], base: GGUFFile) -> list[GGUF
     for i, file in enumerate(files):
         if file.status in [other.status for other in files[:i]]:
             raise UsageError(f"the adapter {file.path} is named twice")
-        check_adapter(file, base)
+        gguf.check_adapter(file, base)
     return files
 
 

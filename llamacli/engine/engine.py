@@ -20,7 +20,7 @@ from llamacli.engine.context import (
     evaluate,
     plan_context,
 )
-from llamacli.engine.model import LoadedModel, Loading
+from llamacli.engine.model import LoadedModel, Loading, in_background
 from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError, LlamacliError, UnreachableError, UsageError
 from llamacli.machine import logged_reason
@@ -63,7 +63,7 @@ class Engine(LoadedModel):
         self._rows: Rows | None = None  # the batch of decode_rows
         super().__init__(path, settings, **loading)
         try:
-            with deferred_signals([]):
+            with deferred_signals([]), in_background(self.read_vocabulary):
                 self._change_context(self._first_room())
         except BaseException:
             self.close()

@@ -8,14 +8,13 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from convert import deferred_signals
 from llamacli.engine.adapters import LoadedAdapter, Scales, load_adapters, read_adapters
 from llamacli.engine.fit import Fitting, known_context
 from llamacli.engine.footprint import parts
 from llamacli.engine.settings import EngineSettings
-from llamacli.engine.vocabulary import Vocabulary, make_vocabulary
 from llamacli.errors import DoesNotFitError, InvalidModelError
 from llamacli.gguf import (
     GGUFFile,
@@ -35,6 +34,9 @@ from llamacli.machine import (
     use_devices,
 )
 from llamacli.workers import Workers
+
+if TYPE_CHECKING:
+    from llamacli.engine.vocabulary import Vocabulary
 
 
 class Loading(TypedDict, total=False):
@@ -104,7 +106,6 @@ class LoadedModel:
             self.identity = file_identity(self.path, self.file.status)
             with self.workers.watched():
                 self.adapters = load_adapters(self.library, self._model, self._adapter_files)
-            self.vocabulary: Vocabulary = make_vocabulary(self.library, self._model, self.file)
         except BaseException:
             self.close()
             raise
@@ -123,6 +124,10 @@ class LoadedModel:
             if model is not None:
                 self.library.llama_model_free(model)
             self.workers.close()
+
+    def read_vocabulary(self) -> None:
+        """3 ms, which may pass while a context is made."""
+        self.vocabulary = _vocabulary(self.library, self._model, self.file)
 
     @property
     def name(self) -> str:
@@ -202,12 +207,18 @@ def load_model(
     return model
 
 
-def load_vocabulary(path: Path) -> Vocabulary:
+def _vocabulary(library: Any, model: Any, file: GGUFFile) -> "Vocabulary":
+    from llamacli.engine.vocabulary import make_vocabulary  # imported while a model loads
+
+    return make_vocabulary(library, model, file)
+
+
+def load_vocabulary(path: Path) -> "Vocabulary":
     """The vocabulary alone of a GGUF file, whose weights aren't touched; freed with the object."""
     return load_file(path)[1]
 
 
-def load_file(path: Path) -> tuple[GGUFFile, Vocabulary]:
+def load_file(path: Path) -> "tuple[GGUFFile, Vocabulary]":
     """A checked GGUF file, and its vocabulary as load_vocabulary gives it."""
     file = read_gguf(path)
     check_architecture(file)
@@ -215,7 +226,7 @@ def load_file(path: Path) -> tuple[GGUFFile, Vocabulary]:
     library = load_library()
     model = load_model(library, path, EngineSettings(), vocabulary_only=True)
     file_identity(path, file.status)
-    vocabulary = make_vocabulary(library, model, file)
+    vocabulary = _vocabulary(library, model, file)
     freeing = weakref.finalize(vocabulary, _free, library, model)
     freeing.atexit = False
     return file, vocabulary

@@ -4,16 +4,12 @@ from .costs import (
     learn_costs as learn_costs,
     measured_costs as measured_costs,
 )
+from .drafting import Drafting as Drafting, DraftingEngine as DraftingEngine
 from .drafts import (
     DraftModel as DraftModel,
     Drafts as Drafts,
     drafting_cost as drafting_cost,
     likely_token as likely_token,
 )
-from .lookahead import (
-    Drafting as Drafting,
-    DraftingEngine as DraftingEngine,
-    Lookahead as Lookahead,
-    Speculation as Speculation,
-)
+from .lookahead import Lookahead as Lookahead, Speculation as Speculation
 from .lookup import Drafted as Drafted

@@ -9,16 +9,11 @@ has to know of a draft: not the penalties, nor a grammar, nor the stops, nor the
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TypeVar, Unpack
+from dataclasses import dataclass, field
 
-from llamacli.engine import DEFAULT_CONTEXT, Engine, EngineSettings, Loading
-from llamacli.gguf import check_llama, read_gguf
-from llamacli.speculate.costs import MOST_ROWS, ON_CPU, ON_GPU, Costs, learn_costs
-from llamacli.speculate.drafts import DraftModel, Drafts, check_same_tokens, drafting_cost
-
-E = TypeVar("E", bound=Engine)
+from llamacli.engine import Engine
+from llamacli.speculate.costs import MOST_ROWS, Costs, learn_costs
+from llamacli.speculate.drafts import DraftModel, Drafts
 
 
 @dataclass
@@ -118,77 +113,3 @@ class Lookahead:
             if size := drafts.wanted(most, costs, cost):
                 return drafts.modelled(model.draft(drafts.lookup.tokens, size), costs, cost)
         return []
-
-
-@dataclass(frozen=True)
-class Drafting:
-    """How an engine's answers are drafted; draft is the path of a model that does, too.
-
-    Where costs are None they are measured before the first draft, and learned gets them.
-    """
-
-    draft: Path | None = None
-    costs: Costs | None = None
-    learned: Callable[[Costs], None] = lambda _: None
-
-    def load(
-        self, path: Path, settings: EngineSettings, engine: Callable[[Path, EngineSettings], E]
-    ) -> E | None:
-        """The model that drafts for path's, as an engine of its own; None where none does.
-
-        It is in the other's context, as far as it was trained for it. Raises UsageError where the
-        vocabularies differ.
-        """
-        if self.draft is None:
-            return None
-        file = read_gguf(self.draft)
-        check_same_tokens(file, read_gguf(path))
-        asked = settings.context if isinstance(settings.context, int) else DEFAULT_CONTEXT
-        own = replace(settings, context=min(asked, check_llama(file).context), gpu_layers="auto")
-        own = replace(own, outputs=1, adapters=(), workers=(), split=())  # it is small
-        return engine(self.draft, own)
-
-    def speculation(self, engine: Engine, model: DraftModel | None = None) -> Speculation:
-        """The engine's: by the costs that are known, else by those usual for its device."""
-        layers = engine.settings.gpu_layers
-        on_gpu = isinstance(layers, int) and layers > engine.shape.blocks
-        guessed = Costs(ON_GPU if on_gpu and not engine.settings.workers else ON_CPU)
-        return Speculation(self.costs or guessed, model, self.costs is not None, self.learned)
-
-
-class DraftingEngine(Engine):
-    """An engine with a speculation for each answer, or with None, which evaluates each token."""
-
-    speculation: Speculation | None
-
-    def __init__(
-        self,
-        path: Path,
-        settings: EngineSettings | None = None,
-        drafting: Drafting = Drafting(),
-        **loading: Unpack[Loading],
-    ) -> None:
-        """As Engine's.
-
-        The model that drafts is loaded first, and its weights count as taken for the other.
-        Raises UsageError where the vocabularies differ.
-        """
-        settings = settings or EngineSettings()
-        self._draft = drafting.load(path, settings, Engine)
-        if self._draft is not None:
-            loading["held"] = self._draft.file.weights_nbytes
-        try:
-            super().__init__(path, replace(settings, outputs=MOST_ROWS), **loading)
-        except BaseException:
-            if self._draft is not None:
-                self._draft.close()
-            raise
-        model = None
-        if self._draft is not None:
-            model = DraftModel(self._draft, drafting_cost(self._draft.file, self.file))
-        self.speculation = drafting.speculation(self, model)
-
-    def close(self) -> None:
-        if self._draft is not None:
-            self._draft.close()
-        super().close()
