@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 
 from llamacli.serve.guard import Rules, check, own_hosts
 from llamacli.serve.listen import listen_on_port
-from llamacli.serve.run import GRACE
+from llamacli.serve.run import GRACE, STALL
 from llamacli.serve.worker import Worker
-from tests.standins.server import HASTY, PATIENT, WEB, Serving, serving
+from tests.standins.server import HASTY, PATIENT, WEB, Serving, changed, serving
 from tests.standins.waiting import PATIENCE, wait_until
 from tests.systems import needs_signals, needs_unix_sockets
 
@@ -177,6 +178,27 @@ def test_a_slow_reader_loses_its_stream_not_the_servers_memory(server: Serving) 
     wait_until(lambda: "processing 0.0" in WEB.get(f"{server.url}/metrics").text)
     assert server.memory() < before + (64 << 20)
     raw.close()
+
+
+def test_a_client_that_reads_nothing_loses_its_connection(demo: Path) -> None:
+    """A whole answer that it doesn't take is held for it as a stream is; at once here, in place of
+    the 30 seconds."""
+    assert STALL == 30
+    body = json.dumps({"content": "a " * (1 << 20), "with_pieces": True}).encode()
+    head = f"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    with serving("-m", demo, program=changed("STALL", 0.01)) as server, socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.connect(("127.0.0.1", server.port))
+        raw.sendall(head.encode() + body)
+        raw.settimeout(PATIENCE)
+        assert raw.recv(1, socket.MSG_PEEK) == b"H"
+        wait_until(lambda: not _is_held(server, raw.getsockname()[1]))
+
+
+def _is_held(server: Serving, port: int) -> bool:
+    """Whether the server has a connection that comes from there."""
+    held = psutil.Process(server.child.pid).net_connections("tcp")
+    return any(one.raddr and one.raddr.port == port for one in held)
 
 
 def test_a_client_that_is_killed_frees_its_sequence(server: Serving) -> None:

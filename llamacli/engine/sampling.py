@@ -77,8 +77,10 @@ def chooser(engine: Engine, settings: SamplingSettings, chain: Any) -> Callable[
 
 def likeliest_biased(logits: "NDArray[np.float32]", biases: Sequence[tuple[int, float]]) -> int:
     """The likeliest token by logits, float32 of shape (vocabulary,), once the biases are added."""
-    if biases:
-        logits = logits.copy()
+    greatest = int(logits.argmax())
+    if all(bias <= 0 and token != greatest for token, bias in biases):
+        return greatest  # and stays it
+    logits = logits.copy()
     for token, bias in biases:
         logits[token] += bias
     return int(logits.argmax())

@@ -3,10 +3,10 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -15,8 +15,6 @@ from llamacli.errors import LlamacliError
 from llamacli.serve.answers import Answers, Whole
 from llamacli.serve.ask import Ask
 from llamacli.serve.faults import Fault, as_fault
-
-SEND_SECONDS = 30.0  # that a client may take to read a piece of a stream
 
 
 class Form(Protocol):
@@ -39,32 +37,30 @@ class EventStream(EventSourceResponse):
     """Events of answers, which are cancelled when the response ends, however it does."""
 
     def __init__(self, form: Form, answers: AsyncExitStack, headers: dict[str, str]) -> None:
-        super().__init__(
-            _events(form), headers=headers, sep="\n", ping=15, send_timeout=SEND_SECONDS
-        )
+        super().__init__(_events(form), headers=headers, sep="\n", ping=15)
         self.answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with suppress(TimeoutError):  # a reader that stalls loses its stream
-                await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send)
         finally:
             await self.answers.aclose()
 
 
-async def _events(form: Form) -> AsyncIterator[ServerSentEvent]:
+async def _events(form: Form) -> AsyncIterator[bytes]:
     try:
         async for chunk in form.chunks():
             yield _event(form, chunk)
     except (Fault, LlamacliError) as error:
         yield _event(form, as_fault(error).body())
     if form.done is not None:
-        yield ServerSentEvent(form.done, sep="\n")
+        yield f"data: {form.done}\n\n".encode()
 
 
-def _event(form: Form, chunk: dict[str, Any]) -> ServerSentEvent:
-    name = chunk["type"] if form.done is None else None
-    return ServerSentEvent(json.dumps(chunk), event=name, sep="\n")
+def _event(form: Form, chunk: dict[str, Any]) -> bytes:
+    """JSON in ASCII has no line of its own in a text."""
+    name = f"event: {chunk['type']}\n" if form.done is None else ""
+    return f"{name}data: {json.dumps(chunk)}\n\n".encode()
 
 
 class LineStream(StreamingResponse):

@@ -32,6 +32,7 @@ GRACE = 10.0  # seconds that running answers get after SIGTERM
 MAX_HEADERS = 1 << 16  # bytes
 MAX_CONNECTIONS = 512
 IDLE = 30.0  # seconds without a request after which a connection is closed
+STALL = 30.0  # seconds that a client may take to read what is sent
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ class _Listening(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """Closes connections that send no request, and those beyond MAX_CONNECTIONS."""
+    """Closes connections that send no request, those whose client doesn't read, and those beyond
+    MAX_CONNECTIONS."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -116,9 +118,18 @@ class _Protocol(H11Protocol):
         if self.cycle is None and not self.transport.is_closing():
             self.transport.close()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.stalled = self.loop.call_later(STALL, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.stalled.cancel()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        if (timer := getattr(self, "silent", None)) is not None:
-            timer.cancel()
+        for name in ("silent", "stalled"):
+            if (timer := getattr(self, name, None)) is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
 

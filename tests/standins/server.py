@@ -63,13 +63,14 @@ class Serving:
         return int(match[1]) * 1024
 
 
-def granting(seconds: float) -> tuple[str, str]:
-    """Python's arguments for the program whose running answers get so long after a signal."""
-    changed = f"import llamacli.serve.run as r; r.GRACE = {seconds}"
-    return "-c", f"{changed}; import llamacli.cli as c; c.start()"
+def changed(name: str, seconds: float) -> tuple[str, str]:
+    """Python's arguments for the program with another time of serve/run's."""
+    change = f"import llamacli.serve.run as r; r.{name} = {seconds}"
+    return "-c", f"{change}; import llamacli.cli as c; c.start()"
 
 
-USUAL, HASTY, PATIENT = PROGRAM[1:], granting(1.0), granting(1e6)
+# HASTY gives running answers a second after a signal, PATIENT as long as they take.
+USUAL, HASTY, PATIENT = PROGRAM[1:], changed("GRACE", 1.0), changed("GRACE", 1e6)
 
 
 @contextmanager
