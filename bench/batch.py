@@ -35,7 +35,8 @@ def side_by_side(model: Path, parallel: int, prompt: int, tokens: int) -> float:
     """The same by llamacli's batch."""
     from llamacli.answer import Result
     from llamacli.batch import BatchEngine, Job, answer_all
-    from llamacli.engine.settings import EngineSettings, SamplingSettings
+    from llamacli.engine.sampling import SamplingSettings
+    from llamacli.engine.settings import EngineSettings
 
     settings = EngineSettings(context=max(prompt + tokens + 8, 512))
     with BatchEngine(model, settings, parallel) as engine:
@@ -54,7 +55,8 @@ def in_sequence(model: Path, parallel: int, prompt: int, tokens: int) -> float:
     """The same prompts one after another, the model loaded once."""
     from llamacli.answer.generation import generate
     from llamacli.engine.engine import Engine
-    from llamacli.engine.settings import EngineSettings, SamplingSettings
+    from llamacli.engine.sampling import SamplingSettings
+    from llamacli.engine.settings import EngineSettings
 
     with Engine(model, EngineSettings(context=max(prompt + tokens + 8, 512))) as engine:
         greedy = SamplingSettings(temperature=0)

@@ -29,7 +29,8 @@ def measure(setup: Setup) -> Outcome:
     from llamacli.chat.conversation import Conversation, assistant, user
     from llamacli.chat.turns import ChatSession
     from llamacli.engine.engine import Engine
-    from llamacli.engine.settings import EngineSettings, SamplingSettings
+    from llamacli.engine.sampling import SamplingSettings
+    from llamacli.engine.settings import EngineSettings
 
     turn, words = (2, 4) if setup.quick else (TURN, WORDS)
     texts = [" ".join(f"word{i}" for i in range(n * words, (n + 1) * words)) for n in range(turn)]

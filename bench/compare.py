@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from convert import convert
-from llamacli.prompt.template import LLAMA3_TEMPLATE
+from llamacli.prompt.encode import LLAMA3_TEMPLATE
 from tests.standins.checkpoint import shape_config, write_checkpoint
 
 T = TypeVar("T")

@@ -22,7 +22,8 @@ def llamacli_decode(model: Path, depth: int, tokens: int) -> float:
     """Tokens a second of whole answers after a prompt of depth tokens, the median."""
     from llamacli.answer.generation import generate
     from llamacli.engine.engine import Engine
-    from llamacli.engine.settings import EngineSettings, SamplingSettings
+    from llamacli.engine.sampling import SamplingSettings
+    from llamacli.engine.settings import EngineSettings
 
     settings = EngineSettings(context=depth + tokens + 8)
     with Engine(model, settings) as engine:

@@ -36,7 +36,7 @@ def first_token(engine: Any, question: str, *, cached: bool) -> tuple[float, Any
     """Seconds from the session's name to the first token of the answer, and its result."""
     from llamacli.chat.saved import restore_cache, resume
     from llamacli.chat.turns import ChatSession
-    from llamacli.engine.settings import SamplingSettings
+    from llamacli.engine.sampling import SamplingSettings
 
     engine.keep(0)
     started = time.perf_counter()
@@ -62,7 +62,8 @@ def compare(model: Path, store: Path, tokens: int, runs: int) -> Outcome:
     from llamacli.chat.saved import create, save_cache
     from llamacli.chat.turns import ChatSession
     from llamacli.engine.engine import Engine
-    from llamacli.engine.settings import EngineSettings, SamplingSettings
+    from llamacli.engine.sampling import SamplingSettings
+    from llamacli.engine.settings import EngineSettings
 
     os.environ["LLAMACLI_HOME"] = str(store)
     resumed, again = [], []

@@ -19,7 +19,8 @@ import llamacli.engine.context as context_module
 from llamacli.answer import Result, generate
 from llamacli.batch import BatchEngine, Job, answer_all, answer_each
 from llamacli.engine.engine import Engine
-from llamacli.engine.settings import EngineSettings, SamplingSettings
+from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import LlamacliError
 from llamacli.shape.read import choice_grammar
 from llamacli.speculate import DraftingEngine

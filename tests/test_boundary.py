@@ -25,7 +25,8 @@ from llamacli.chat.turns import ChatSession
 from llamacli.commands.batch_output import check_output, open_output
 from llamacli.engine.engine import Engine
 from llamacli.engine.model import in_background
-from llamacli.engine.settings import EngineSettings, SamplingSettings
+from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import LlamacliError, NotFoundError, OutputError, named, told, writing
 from llamacli.home import NOWHERE, config_folder, expanded, home
 from llamacli.repl.loop import turn

@@ -10,11 +10,12 @@ import psutil
 import pytest
 
 from convert import convert
-from llamacli.answer.result import Chunk, Result
+from llamacli.answer.output import Chunk, Result
 from llamacli.chat.conversation import Conversation, Step, assistant, replay, step_problem, user
 from llamacli.chat.turns import ANSWER_SHARE, KEPT_SHARE, ChatSession
 from llamacli.engine import Engine, common_prefix
-from llamacli.engine.settings import EngineSettings, SamplingSettings
+from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.prompt.encode import encode_turns
 from llamacli.prompt.messages import Message

@@ -111,7 +111,7 @@ from pathlib import Path
 from llamacli.tune.measure import peak_resident
 from llamacli.engine.engine import Engine
 from llamacli.engine.settings import EngineSettings
-import llamacli.engine.fit, llamacli.prompt.template, llamacli.answer.generation, numpy
+import llamacli.engine.fit, llamacli.prompt.encode, llamacli.answer.generation, numpy
 from llamacli.machine import find_devices
 find_devices()  # loads llama.cpp, and a GPU's driver, which takes what isn't the model's
 settings = EngineSettings(**json.loads(sys.argv[2]))

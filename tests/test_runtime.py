@@ -13,7 +13,8 @@ from llamacli.answer import AnswerText, Result, generate
 from llamacli.answer.generation import split_at_stop
 from llamacli.chat.turns import ChatSession
 from llamacli.engine.engine import Engine
-from llamacli.engine.settings import EngineSettings, SamplingSettings
+from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError
 from llamacli.prompt.encode import encode_raw, encode_turns
 

@@ -14,8 +14,7 @@ from llamacli.engine import (
     common_prefix,
     sampler_chain,
 )
-from llamacli.engine.sampling import COLUMNS, PARTS, likeliest, likeliest_biased
-from llamacli.engine.settings import MAX_LIKELIEST
+from llamacli.engine.sampling import COLUMNS, MAX_LIKELIEST, PARTS, likeliest, likeliest_biased
 from tests.standins.checkpoint import tokenizer
 from tests.standins.tiny import write_model
 

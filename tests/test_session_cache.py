@@ -9,7 +9,8 @@ from llamacli.chat.conversation import assistant, user
 from llamacli.chat.saved import create, restore_cache, resume, save_cache
 from llamacli.chat.turns import ChatSession
 from llamacli.engine.engine import Engine
-from llamacli.engine.settings import EngineSettings, SamplingSettings
+from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
 from tests.saved import HEAD, file_of, refuse, reopened, saved
 from tests.standins.tiny import write_model
 

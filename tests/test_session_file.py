@@ -8,7 +8,7 @@ import pytest
 from llamacli.chat.conversation import Conversation, assistant, replay, user
 from llamacli.chat.file import MAX_FILE, MAX_LINE, SAMPLING, sound_settings
 from llamacli.chat.saved import SessionHead, resume
-from llamacli.engine.settings import SamplingSettings
+from llamacli.engine.sampling import SamplingSettings
 from llamacli.errors import InvalidModelError
 from llamacli.prompt.messages import ROLES
 from tests.saved import HEAD, STEPS, file_of, line, refuse, reopened, saved, write

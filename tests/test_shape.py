@@ -15,7 +15,8 @@ from llguidance import LLMatcher
 
 from llamacli.answer import Result, generate
 from llamacli.engine.engine import Engine
-from llamacli.engine.settings import EngineSettings, SamplingSettings
+from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.errors import InvalidModelError, UsageError
 from llamacli.shape.constraint import Constraint, constrained
 from llamacli.shape.gbnf import read_gbnf

@@ -31,8 +31,7 @@ from llamacli.speculate import (
     Speculation,
 )
 from llamacli.speculate.costs import ON_CPU, ON_GPU, Budget, Kind, learn_costs
-from llamacli.speculate.drafts import check_same_tokens
-from llamacli.speculate.lookup import Lookup
+from llamacli.speculate.drafts import Lookup, check_same_tokens
 from tests.standins import smollm2
 from tests.standins.sparse import Shape, write_sparse
 from tests.standins.tiny import write_model

@@ -13,8 +13,10 @@ import psutil
 import pytest
 
 from llamacli.errors import InvalidModelError
-from llamacli.prompt import template as rendering
-from llamacli.prompt.template import KNOWN, LLAMA3_TEMPLATE, WORKER, prepare, render, render_here
+from llamacli.prompt import worker as rendering
+from llamacli.prompt.encode import KNOWN, LLAMA3_TEMPLATE, prepare, render
+from llamacli.prompt.environment import render_here
+from llamacli.prompt.worker import WORKER
 from tests.conftest import DEMO
 from tests.standins.waiting import PATIENCE
 
@@ -156,7 +158,7 @@ REQUEST = {
 
 def test_a_process_ends_with_the_one_that_started_it() -> None:
     script = (
-        "from llamacli.prompt.template import WORKER, prepare\n"
+        "from llamacli.prompt.encode import WORKER, prepare\n"
         "prepare('{{ 1 }}')\n"
         "print(WORKER.process.pid)\n"
     )

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from llamacli.answer import Calling, OutputStyle
+from llamacli.answer import Calling
 from llamacli.chat import ChatSession, final_answer
 from llamacli.chat.saved import create, restore_cache, save_cache
-from llamacli.commands.mcp import answer_with_servers
+from llamacli.commands import groups
+from llamacli.commands.answering import answer_with_servers
 from llamacli.engine import Engine, EngineSettings, SamplingSettings, common_prefix
 from llamacli.mcp_client.offer import Outcome
 from llamacli.repl.state import Repl
@@ -58,7 +59,7 @@ def by_mcp(engine: Engine, text: str) -> list[int]:
     servers: Any = SimpleNamespace(
         allowed={"echo"}, call=lambda *_: Outcome(text), changed=lambda: ()
     )
-    answer_with_servers(chat, servers, "x", OutputStyle(quiet=True))
+    answer_with_servers(chat, servers, "x", groups.Output(quiet=True))
     chat.conversation = type(chat.conversation)(tuple(chat.messages[:-1]))
     return chat.prompt_tokens()
 

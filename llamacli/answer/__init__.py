@@ -1,6 +1,6 @@
 """From logits to a text on stdout: decoding, stopping, writing, signals.
 
-To be read in this order: result, generation, calling, output.
+To be read in this order: output, calling, generation.
 """
 
 import lazy_loader

@@ -1,15 +1,17 @@
 from .calling import Calling as Calling, Parting as Parting
-from .generation import Answer as Answer, AnswerText as AnswerText, generate as generate
-from .output import (
-    Interrupts as Interrupts,
-    OutputStyle as OutputStyle,
-    answer as answer,
+from .generation import (
+    Answer as Answer,
+    AnswerText as AnswerText,
     constraint_for as constraint_for,
+    generate as generate,
+)
+from .output import (
+    Chunk as Chunk,
+    Interrupts as Interrupts,
+    Result as Result,
     interrupts as interrupts,
     progress as progress,
     result_fields as result_fields,
     summary as summary,
-    tell as tell,
     write_text as write_text,
 )
-from .result import Chunk as Chunk, Result as Result

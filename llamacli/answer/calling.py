@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from llamacli.answer.result import Chunk, Result
+from llamacli.answer.output import Chunk, Result
 from llamacli.engine import Vocabulary
 from llamacli.prompt import as_openai
 from llamacli.terminal import as_json

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from llamacli.answer.result import Chunk, FinishReason, Result
+from llamacli.answer.output import Chunk, FinishReason, Result
 from llamacli.engine import (
     Engine,
     ProgressCallback,
@@ -21,7 +21,8 @@ from llamacli.errors import InvalidModelError, UsageError
 from llamacli.speculate import DraftingEngine, Lookahead
 
 if TYPE_CHECKING:
-    from llamacli.shape import Constraint
+    from llamacli.answer.calling import Calling
+    from llamacli.shape import Constraint, Grammar
     from llamacli.tools import ToolConstraint
 
 
@@ -98,6 +99,40 @@ def generate(
         drafted=ahead.drafts.drafted,
     )
     yield Chunk(rest, result)
+
+
+def constraint_for(
+    engine: Engine,
+    prompt: int,
+    max_tokens: int | None,
+    *,
+    shape: "Grammar | None" = None,
+    calling: "Calling | None" = None,
+) -> "Constraint | ToolConstraint | None":
+    """What holds an answer to that many tokens to its calls, else to its shape.
+
+    Over a second's work where there are many tools; it takes no more of the engine than its
+    vocabulary. Raises UsageError and DoesNotFitError.
+    """
+    if calling is None and shape is None:
+        return None
+    most, held = engine.most_tokens(prompt, max_tokens), None
+    if calling is not None:
+        from llamacli.tools import tool_constraint  # numpy's and llguidance's 60 ms
+
+        held = tool_constraint(
+            engine.vocabulary,
+            calling.tools,
+            most,
+            choice=calling.choice,
+            parallel=calling.parallel,
+            threshold=calling.threshold,
+        )
+    if held is None and shape is not None:
+        from llamacli.shape import constrained
+
+        return constrained(engine.vocabulary, shape, most)
+    return held
 
 
 @dataclass

@@ -1,152 +1,66 @@
-"""One answer on stdout: as text or JSON, with the signals, progress and counts that shells know.
+"""What an answer comes to, and what shells know of it: text as it comes, counts, progress, signals.
 
-SIGINT, SIGTERM or SIGHUP ends it; what was said stays, the exit code tells.
+Without what makes one: a server's clients import no more.
 """
 
 import contextlib
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from llamacli.system import ENDING, alarm
-from llamacli.terminal import as_json, lively, notice, show_status, writer
+from llamacli.terminal import lively, show_status
 
 if TYPE_CHECKING:
-    from llamacli.answer.calling import Calling
-    from llamacli.answer.result import Chunk, Result
-    from llamacli.engine import Engine, ProgressCallback, SamplingSettings
-    from llamacli.shape import Constraint, Grammar
+    from llamacli.engine import ProgressCallback
+    from llamacli.speculate import Drafted
     from llamacli.terminal import Write
-    from llamacli.tools import ToolConstraint
 
+FinishReason = Literal["stop", "length", "interrupted", "tool_calls"]
 PATIENCE = 0.1  # seconds that a write may go on after a signal; a reader that stalls is left then
 
 
 @dataclass(frozen=True)
-class OutputStyle:
-    """How an answer is given: text, one JSON object, or JSON events; and what stderr hears."""
+class Result:
+    """What an answer came to.
 
-    form: Literal["text", "json", "jsonl"] = "text"
-    stream: bool = True
-    quiet: bool = False
-    verbose: bool = False
-
-
-def answer(
-    engine: "Engine",
-    tokens: list[int],
-    sampling: "SamplingSettings",
-    style: OutputStyle,
-    *,
-    shape: "Grammar | None" = None,
-    calling: "Calling | None" = None,
-    max_tokens: int | None = None,
-    stop: Sequence[str] = (),
-) -> "Result":
-    """Answer on stdout in that style; after a signal, what was said until then."""
-    from llamacli.answer.generation import generate
-
-    start = {"model": engine.name, "quantization": engine.quantization}
-    constraint = constraint_for(engine, len(tokens), max_tokens, shape=shape, calling=calling)
-
-    def chunks(interrupted: "Callable[[], bool]") -> "Iterator[Chunk]":
-        return generate(
-            engine,
-            tokens,
-            sampling,
-            max_tokens=max_tokens,
-            stop=stop,
-            constraint=constraint,
-            spelled=calling.spelled(engine.vocabulary) if calling is not None else (),
-            interrupted=interrupted,
-            on_progress=progress(style.quiet),
-        )
-
-    return tell(chunks, {**start, "prompt_tokens": len(tokens)}, style, calling)
-
-
-def constraint_for(
-    engine: "Engine",
-    prompt: int,
-    max_tokens: int | None,
-    *,
-    shape: "Grammar | None" = None,
-    calling: "Calling | None" = None,
-) -> "Constraint | ToolConstraint | None":
-    """What holds an answer to that many tokens to its calls, else to its shape.
-
-    Over a second's work where there are many tools; it takes no more of the engine than its
-    vocabulary. Raises UsageError and DoesNotFitError.
+    tokens are the answer's ids without the end token; text is what they spell, up to a stop text
+    and without control tokens, which aren't text. stop_text is the one that ended it.
+    cached_tokens of the prompt_tokens were in the KV cache already. decode_seconds counts choosing
+    and evaluating tokens, not what the caller does between them.
     """
-    if calling is None and shape is None:
-        return None
-    most, held = engine.most_tokens(prompt, max_tokens), None
-    if calling is not None:
-        from llamacli.tools import tool_constraint  # numpy's and llguidance's 60 ms
 
-        held = tool_constraint(
-            engine.vocabulary,
-            calling.tools,
-            most,
-            choice=calling.choice,
-            parallel=calling.parallel,
-            threshold=calling.threshold,
-        )
-    if held is None and shape is not None:
-        from llamacli.shape import constrained
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    cached_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+    seed: int
+    stop_text: str | None = None
+    drafted: "Drafted | None" = None
 
-        return constrained(engine.vocabulary, shape, most)
-    return held
+    @property
+    def answer_tokens(self) -> int:
+        return len(self.tokens)
 
-
-def tell(
-    chunks_until: "Callable[[Callable[[], bool]], Iterator[Chunk]]",
-    start: dict[str, Any],
-    style: OutputStyle,
-    calling: "Calling | None" = None,
-    more: "Callable[[], dict[str, Any]]" = dict,
-) -> "Result":
-    """Write an answer's chunks on stdout; start has the model, its quantization, prompt_tokens.
-
-    chunks_until gets what says that a signal has come, after which the chunks end. The calls of a
-    calling one, as they are written in its chunks, stand in the JSON, else below the text, a line
-    each. more gives what JSON has besides, at the end.
-    """
-    head = {name: start[name] for name in ("model", "quantization")}
-    started = time.perf_counter()
-    with interrupts() as arrived:
-        write = arrived.around(writer(sys.stdout))
-        chunks = chunks_until(lambda: bool(arrived))
-        if calling is not None:
-            chunks = calling.parted(chunks, lines=style.form == "text")
-        if style.form == "text":
-            result = write_text(chunks, write, stream=style.stream)
-        elif style.form == "jsonl":
-            result = write_events(chunks, write, start)
-        else:
-            result = _last(chunks)
-        seconds = time.perf_counter() - started
-        fields = {**result_fields(result, seconds), **more()}
-        if calling is not None:
-            fields |= calling.fields(result.text)
-        if style.form == "json":
-            write_json(write, {**head, **fields})
-        elif style.form == "jsonl":
-            write_json(write, {"event": "end", **head, **fields})
-        if style.verbose:
-            notice(summary(result))
-    return result
+    @property
+    def tokens_per_second(self) -> float:
+        """Decode rate; 0 where nothing was decoded."""
+        return self.answer_tokens / self.decode_seconds if self.decode_seconds else 0.0
 
 
-def _last(chunks: "Iterator[Chunk]") -> "Result":
-    result = [chunk.result for chunk in chunks][-1]
-    assert result is not None
-    return result
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of the answer's text; the last one, whose text may be empty, carries the result."""
+
+    text: str
+    result: Result | None = None
 
 
 def write_text(chunks: "Iterator[Chunk]", write: "Write", *, stream: bool = True) -> "Result":
@@ -171,23 +85,6 @@ def write_text(chunks: "Iterator[Chunk]", write: "Write", *, stream: bool = True
             write("\n")
         raise
     return result
-
-
-def write_events(chunks: "Iterator[Chunk]", write: "Write", head: dict[str, Any]) -> "Result":
-    """JSON lines: a start event with head, a text event for each piece."""
-    write_json(write, {"event": "start", **head})
-    result: Result | None = None
-    for chunk in chunks:
-        if chunk.text:
-            write_json(write, {"event": "text", "text": chunk.text})
-        result = chunk.result or result
-    assert result is not None
-    return result
-
-
-def write_json(write: "Write", value: dict[str, Any]) -> None:
-    """One object on a line of its own."""
-    write(as_json(value) + "\n")
 
 
 def result_fields(result: "Result", seconds: float) -> dict[str, Any]:
@@ -221,7 +118,7 @@ def summary(result: "Result") -> str:
     read = result.prompt_tokens - result.cached_tokens
     rate = read / result.prefill_seconds if result.prefill_seconds else 0.0
     drafted = ""
-    if result.drafted.tokens:
+    if result.drafted is not None and result.drafted.tokens:
         drafted = f", {result.drafted.accepted} of {result.drafted.tokens} drafted accepted"
     return (
         f"prompt {result.prompt_tokens} tokens, {result.cached_tokens} of them cached, read at "

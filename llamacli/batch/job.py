@@ -10,7 +10,7 @@ from llamacli.answer import Answer, AnswerText, Result, constraint_for
 from llamacli.batch.engine import Part
 from llamacli.engine import Engine, SamplingSettings, Scales, choose_seed, chooser, sampler_chain
 from llamacli.errors import LlamacliError
-from llamacli.speculate import Drafted, Drafts
+from llamacli.speculate import Drafts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -170,7 +170,7 @@ def result(running: Running) -> Result:
         decode_seconds=now - prefilled,
         seed=running.seed,
         stop_text=answer.text.stop_text,
-        drafted=running.drafts.drafted if running.drafts is not None else Drafted(),
+        drafted=running.drafts.drafted if running.drafts is not None else None,
     )
 
 

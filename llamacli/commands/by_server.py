@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamacli import chat, models, serve
 from llamacli.commands import groups
+from llamacli.commands.answering import tell
 from llamacli.errors import LlamacliError, NotFoundError
 from llamacli.terminal import notice
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
-    from llamacli.answer import Calling, OutputStyle, Result
+    from llamacli.answer import Calling, Result
     from llamacli.engine import Asked, Engine
 
 
@@ -26,7 +27,7 @@ def answer_by_server(
     prompt: dict[str, Any],
     sampling: groups.Sampling,
     ending: groups.Ending,
-    style: "OutputStyle",
+    output: groups.Output,
     shape: groups.Shape | None = None,
     calling: "Calling | None" = None,
 ) -> "Result | None":
@@ -43,26 +44,24 @@ def answer_by_server(
     answer = serve.ask_server(path, body)
     if answer is None:
         return None
-    from llamacli.answer import tell
-
-    if style.verbose:
+    if output.verbose:
         notice(serve.BY_SERVER)
-    return tell(answer.chunks, answer.head, style, calling)
+    return tell(answer.chunks, answer.head, output, calling)
 
 
 @contextmanager
 def model_for(
-    path: Path, machine: groups.Machine, asked: "Asked", style: "OutputStyle", *, alone: bool
+    path: Path, machine: groups.Machine, asked: "Asked", output: groups.Output, *, alone: bool
 ) -> "Iterator[Engine | chat.Served]":
     """The model by a server that has it as it is asked for, else loaded here; alone asks none."""
     if not alone and may_ask(machine, asked.context, asked.draft):
         served = serve.served_model(path, None, asked.adapters)
         if not isinstance(served, str):
-            if style.verbose:
+            if output.verbose:
                 notice(serve.BY_SERVER)
             yield served
             return
-    with models.engine_for(path, asked, quiet=style.quiet) as engine:
+    with models.engine_for(path, asked, quiet=output.quiet) as engine:
         yield engine
 
 

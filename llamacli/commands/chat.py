@@ -10,10 +10,9 @@ import typer
 
 from llamacli import repl
 from llamacli.commands import groups, options
+from llamacli.commands.answering import answer, encode_messages
 from llamacli.commands.by_server import adapter_fields, answer_by_server, why_not
-from llamacli.commands.mcp import Mcp
 from llamacli.commands.printing import print_text
-from llamacli.commands.run import encode_messages
 from llamacli.errors import UsageError
 from llamacli.home import expanded
 from llamacli.models import engine_for, model_path
@@ -31,7 +30,7 @@ def chat(
     system: options.System = None,
     ending: groups.Ending,
     sampling: groups.Sampling,
-    mcp: Mcp,
+    mcp: groups.Mcp,
     calls: groups.Calls,
     context: options.Context = None,
     adapter: options.Adapter = None,
@@ -76,21 +75,20 @@ def chat(
     options.exclusive(mcp=mcp.mcp or None, tools=calls.tools)
     offer = calls.calling(calls.listed())
     if not terminal:
-        from llamacli.answer import OutputStyle, answer
         from llamacli.prompt import gather
 
-        path, style = model_path(model), OutputStyle(verbose=verbose)
+        path, output = model_path(model), groups.Output(verbose=verbose)
         machine.check(context, drafts, adapter, path)
         messages = gather(None, ()).messages(system)
         prompt = {"messages": messages, **adapter_fields(adapter)}
         if not (no_server or date) and answer_by_server(
-            path, machine, context, drafts.draft, prompt, sampling, ending, style, calling=offer
+            path, machine, context, drafts.draft, prompt, sampling, ending, output, calling=offer
         ):
             return
         with engine_for(path, asked) as engine:
             tokens = encode_messages(engine, messages, offer, date)
             settings, limit, stop = sampling.settings(engine), ending.max_tokens, ending.stop or ()
-            answer(engine, tokens, settings, style, calling=offer, max_tokens=limit, stop=stop)
+            answer(engine, tokens, settings, output, calling=offer, max_tokens=limit, stop=stop)
         return
 
     source = call.get_parameter_source("model")

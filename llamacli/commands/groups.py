@@ -5,27 +5,18 @@ A group is a dataclass whose fields are options. A command takes one as a keywor
 `sampling: groups.Sampling`; commands/options gives typer the fields in its place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llamacli import answer, models, prompt, shape, tools as toolset
-from llamacli.commands.options import (
-    Device,
-    Quiet,
-    Split,
-    Threads,
-    ToolThreshold,
-    Workers,
-    WorkerTimeout,
-    complete_models,
-    count_or_auto,
-    exclusive,
-)
+from llamacli import answer, mcp_client, models, prompt, shape, tools as toolset
+from llamacli.commands import options
 from llamacli.errors import UsageError
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
     from llamacli.engine import Asked, Profile, SamplingSettings
@@ -93,7 +84,7 @@ class Calls:
         Path | None, "Let the model call the functions of this file, OpenAI's list of tools."
     ] = None
     tool_choice: Annotated[str, "<auto|none|required|NAME>", "Whether a tool is called."] = "auto"
-    tool_threshold: ToolThreshold = 0.5
+    tool_threshold: options.ToolThreshold = 0.5
     tool_output_limit: Annotated[int, "Characters of a result that the model is given."] = 32_768
     no_parallel_calls: Annotated[bool, "At most one call an answer."] = False
 
@@ -135,13 +126,43 @@ class Tools(Calls):
         return toolset.bounded(read, self.tool_output_limit)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mcp:
+    """MCP servers, and which of their tools may be called."""
+
+    mcp: Annotated[
+        list[str] | None,
+        "<FILE|COMMAND|URL>",
+        "Call the tools of MCP servers: a file of mcpServers, a command, or a URL.",
+    ] = None
+    allow: Annotated[
+        list[str] | None, "<NAME>", "With --mcp: this tool may be called; '*' is all."
+    ] = None
+    max_calls: Annotated[int, "With --mcp: after so many calls none follows."] = 16
+    mcp_timeout: Annotated[
+        float, "With --mcp: seconds that a server has to start, and to answer."
+    ] = 60.0
+
+    def read(self) -> "list[mcp_client.ServerConfig]":
+        """The servers that are named. Raises UsageError and NotFoundError."""
+        return mcp_client.read_servers(self.mcp or ())
+
+    @contextmanager
+    def opened(self, given: "Sequence[mcp_client.ServerConfig]") -> "Iterator[mcp_client.Servers]":
+        """The servers, which run meanwhile; what can't be used of them is told."""
+        with mcp_client.open_servers(given, self.mcp_timeout, self.allow or ()) as servers:
+            for problem in servers.problems:
+                notice(problem)
+            yield servers
+
+
 @dataclass(frozen=True)
 class Together:
     """Other machines that hold a part of the model."""
 
-    workers: Workers = None
-    split: Split = None
-    worker_timeout: WorkerTimeout = None
+    workers: options.Workers = None
+    split: options.Split = None
+    worker_timeout: options.WorkerTimeout = None
 
     def settings(self, device: str | None = None) -> dict[str, Any]:
         """Those of EngineSettings' fields that are given, checked. Raises UsageError."""
@@ -165,12 +186,12 @@ class Together:
 class Machine:
     """How the machine is used; None leaves it to what was tuned, and then to the defaults."""
 
-    threads: Threads = None
-    device: Device = None
+    threads: options.Threads = None
+    device: options.Device = None
     gpu_layers: Annotated[
         Any,
         typer.Option(
-            parser=count_or_auto,
+            parser=options.count_or_auto,
             metavar="N|auto",
             help="Layers on the GPU.  [default: auto, all that fit]",
         ),
@@ -179,9 +200,9 @@ class Machine:
     flash_attention: Annotated[str | None, "auto, on or off.  [default: auto]"] = None
     no_tune: Annotated[bool, "Leave aside what `llamacli tune` found."] = False
     overcommit: Annotated[bool, "Load it though the memory seems too small."] = False
-    workers: Workers = None
-    split: Split = None
-    worker_timeout: WorkerTimeout = None
+    workers: options.Workers = None
+    split: options.Split = None
+    worker_timeout: options.WorkerTimeout = None
 
     def asked(
         self,
@@ -225,7 +246,7 @@ class Drafts:
     ] = "auto"
     draft: Annotated[
         str | None,
-        complete_models,
+        options.complete_models,
         "<MODEL|auto>",
         "A small model of the same vocabulary that drafts; auto as models.toml names it.",
     ] = None
@@ -240,12 +261,13 @@ class Output:
     )
     json_events: Annotated[bool, "--jsonl", "Stream JSON lines: start, text…, end."] = False
     no_stream: Annotated[bool, "Write the answer once, at its end."] = False
-    quiet: Quiet = False
+    quiet: options.Quiet = False
     verbose: Annotated[bool, "-v", "Tell counts and rates on stderr at the end."] = False
 
-    def style(self) -> "answer.OutputStyle":
+    def __post_init__(self) -> None:
         """Raises UsageError where two forms are asked for."""
-        exclusive(json=self.json_object, jsonl=self.json_events)
-        form: Literal["text", "json", "jsonl"]
-        form = "json" if self.json_object else "jsonl" if self.json_events else "text"
-        return answer.OutputStyle(form, not self.no_stream, self.quiet, self.verbose)
+        options.exclusive(json=self.json_object, jsonl=self.json_events)
+
+    @property
+    def form(self) -> Literal["text", "json", "jsonl"]:
+        return "json" if self.json_object else "jsonl" if self.json_events else "text"

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from llamacli import prompt as prompts, shape as shapes
-from llamacli.answer import answer
 from llamacli.commands import groups, options
+from llamacli.commands.answering import answer, answer_with_servers, encode_messages
 from llamacli.commands.by_server import adapter_fields, answer_by_server, model_for
-from llamacli.commands.mcp import Mcp, answer_with_servers
 from llamacli.commands.printing import print_text
 from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
 from llamacli.home import check_name
@@ -18,9 +17,8 @@ from llamacli.terminal import notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
-    from llamacli.answer import Calling, Result
+    from llamacli.answer import Result
     from llamacli.engine import Engine
 
 LEAST_ANSWER = 512  # tokens that --truncate leaves for an answer without -n, at most a quarter
@@ -42,7 +40,7 @@ def run(
     sampling: groups.Sampling,
     shape: groups.Shape,
     tools: groups.Tools,
-    mcp: Mcp,
+    mcp: groups.Mcp,
     context: options.Context = None,
     adapter: options.Adapter = None,
     machine: groups.Machine,
@@ -69,7 +67,6 @@ def run(
         raise UsageError("--special goes with --raw")
     if raw and system is not None:
         raise UsageError("--raw takes no system prompt: the text is completed as it stands")
-    style = output.style()
     grammar = shape.read(ending)
     if tools.used and (raw or truncate or cache or grammar):
         raise UsageError("--tools and --results go with no --raw, --truncate, --cache or shape")
@@ -88,7 +85,7 @@ def run(
         named = mcp.read()
         question = prompts.gather(prompt, file or (), errors).joined()
         asked_for = machine.asked(context, "short", drafts, adapter)
-        with model_for(path, machine, asked_for, style, alone=no_server) as engine:
+        with model_for(path, machine, asked_for, output, alone=no_server) as engine:
             chat = ChatSession(
                 engine,
                 sampling.settings(engine),
@@ -100,7 +97,7 @@ def run(
                 chat.set_system(system)
             with mcp.opened(named) as servers:
                 chat.offer, chat.most_calls = tools.calling(servers.tools), mcp.max_calls
-                _check_whole(answer_with_servers(chat, servers, question, style), whole)
+                _check_whole(answer_with_servers(chat, servers, question, output), whole)
         return
     given, calling = prompts.Input(""), None
     messages: list[prompts.Message] = []
@@ -119,7 +116,7 @@ def run(
             asked = {"prompt": given.joined(), "special": special}
         asked |= adapter_fields(adapter)
         result = answer_by_server(
-            path, machine, context, drafts.draft, asked, sampling, ending, style, shape, calling
+            path, machine, context, drafts.draft, asked, sampling, ending, output, shape, calling
         )
         if result is not None:
             _check_whole(result, whole)
@@ -157,7 +154,7 @@ def run(
             engine,
             tokens,
             settings,
-            style,
+            output,
             shape=grammar,
             calling=calling,
             max_tokens=ending.max_tokens,
@@ -173,17 +170,6 @@ def _check_whole(result: "Result", wanted: bool) -> None:
         raise LlamacliError(
             f"the answer was cut after {result.answer_tokens} tokens; raise -n or -c"
         )
-
-
-def encode_messages(
-    engine: "Engine",
-    messages: "list[prompts.Message]",
-    calling: "Calling | None" = None,
-    date: "datetime | None" = None,
-) -> list[int]:
-    """The prompt's tokens by the model's template, with the tools that there are."""
-    definitions = [tool.given for tool in calling.tools] if calling else None
-    return prompts.encode_turns(engine, messages, tools=definitions, date=date)
 
 
 def _fit(

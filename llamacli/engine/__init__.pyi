@@ -18,23 +18,23 @@ from .kv_state import (
 )
 from .model import Loading as Loading, load_file as load_file, load_vocabulary as load_vocabulary
 from .sampling import (
+    MAX_LAST_N as MAX_LAST_N,
+    MAX_SEED as MAX_SEED,
+    SamplingSettings as SamplingSettings,
     choose_seed as choose_seed,
     chooser as chooser,
+    is_sound as is_sound,
     sample_among as sample_among,
     sampler_chain as sampler_chain,
 )
 from .settings import (
-    MAX_LAST_N as MAX_LAST_N,
     MAX_SCALE as MAX_SCALE,
-    MAX_SEED as MAX_SEED,
     AdapterChoice as AdapterChoice,
     Asked as Asked,
     EngineSettings as EngineSettings,
     Profile as Profile,
-    SamplingSettings as SamplingSettings,
     chosen_settings as chosen_settings,
     defaults as defaults,
-    is_sound as is_sound,
     kv_types as kv_types,
 )
 from .vocabulary import Vocabulary as Vocabulary

@@ -100,7 +100,7 @@ class LoadedModel:
                     self.settings,
                     on_load,
                     gpus=self.gpus,
-                    given_up=lambda: self.workers.lost,
+                    given_up=lambda: self.lost,
                 )
             # The file that was checked is still there: it is what llama.cpp has read.
             self.identity = file_identity(self.path, self.file.status)
@@ -146,7 +146,7 @@ class LoadedModel:
     @property
     def lost(self) -> bool:
         """Whether a worker is lost: nothing is to be had of this engine any more."""
-        return self.workers.lost
+        return any(relay.lost is not None for relay in self.workers.relays)
 
     def _fit(self, settings: EngineSettings) -> None:
         """Settle what settings leave open, by the devices and the memory that is free."""

@@ -1,11 +1,10 @@
-"""How a model is run and how the next token is chosen: what a user asks of the machine, and what
-becomes of it by tuned settings and defaults."""
+"""How a model is run: what a user asks of the machine, and what becomes of it by tuned settings and
+defaults."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from llamacli.errors import UsageError
 from llamacli.gguf import TENSOR_TYPES
@@ -25,24 +24,9 @@ KINDS = ("auto", "cpu", "metal", "cuda", "vulkan")  # of devices
 MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS
 MAX_BATCH = 1 << 16
 MAX_SCALE = 1e4  # of an adapter
-MAX_SEED = (1 << 32) - 2  # llama.cpp takes 2^32 - 1 for "choose one"
-MAX_LAST_N = 1 << 20
-MAX_LIKELIEST = 256  # tokens that are looked for among all
 
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 KV_TYPES = {"f16": 1, "q8_0": 8, "q4_0": 2}  # ggml's type numbers
-
-# What stands in for a key that the file doesn't have: temperature and top-p as Meta ships them with
-# every Llama 3, top-k as transformers' own default, the others off.
-DEFAULTS = {"temperature": 0.6, "top_k": 50, "top_p": 0.9, "min_p": 0.0, "repeat_penalty": 1.0}
-WHOLE = ("top_k", "repeat_last_n", "seed")  # settings that are whole numbers
-METADATA_KEYS = {
-    "temperature": "general.sampling.temp",
-    "top_k": "general.sampling.top_k",
-    "top_p": "general.sampling.top_p",
-    "min_p": "general.sampling.min_p",
-    "repeat_penalty": "general.sampling.penalty_repeat",
-}
 
 
 def kv_types(head_size: int) -> tuple[str, ...]:
@@ -180,91 +164,3 @@ def defaults(processor: "Processor", profile: Profile) -> dict[str, Any]:
     widest = "AVX512" if "AVX512" in processor.features else "AVX2"
     plain = widest in processor.features and (widest == "AVX2" or profile == "short")
     return {"repack": not plain}
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and repeat_penalty 1 are off.
-
-    The penalties weigh on tokens among the last repeat_last_n: repeat_penalty divides, presence
-    and frequency_penalty are taken off, the latter as often as a token is there. logit_bias is
-    (token, what is added to its logit). seed None draws a new one for each answer.
-    """
-
-    temperature: float = DEFAULTS["temperature"]
-    top_k: int = int(DEFAULTS["top_k"])
-    top_p: float = DEFAULTS["top_p"]
-    min_p: float = DEFAULTS["min_p"]
-    repeat_penalty: float = DEFAULTS["repeat_penalty"]
-    repeat_last_n: int = 64
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    seed: int | None = None
-
-    @property
-    def penalizes(self) -> bool:
-        changed = (self.repeat_penalty - 1.0, self.presence_penalty, self.frequency_penalty)
-        return bool(self.repeat_last_n) and any(changed)
-
-    def __post_init__(self) -> None:
-        _check("temperature", self.temperature, 0.0, 100.0)
-        _check("top-k", self.top_k, 0, (1 << 31) - 1)
-        _check("top-p", self.top_p, 0.0, 1.0)
-        _check("min-p", self.min_p, 0.0, 1.0)
-        _check("repeat-penalty", self.repeat_penalty, 0.01, 100.0)
-        _check("repeat-last-n", self.repeat_last_n, 0, MAX_LAST_N)
-        _check("presence-penalty", self.presence_penalty, -100.0, 100.0)
-        _check("frequency-penalty", self.frequency_penalty, -100.0, 100.0)
-        if self.seed is not None:
-            _check("seed", self.seed, 0, MAX_SEED)
-
-    @property
-    def is_plainly_greedy(self) -> bool:
-        """Whether the likeliest token is always chosen, whatever came before."""
-        return self.is_greedy and not self.logit_bias
-
-    @property
-    def is_greedy(self) -> bool:
-        """Whether the likeliest token is always chosen, once the biases are added."""
-        return self.temperature == 0 and not self.penalizes
-
-    @property
-    def draws_of_top_k(self) -> bool:
-        """Whether one of the top_k likeliest tokens is drawn, whatever came before."""
-        return self.temperature > 0 < self.top_k and not (self.penalizes or self.logit_bias)
-
-    @property
-    def looks_for_likeliest(self) -> bool:
-        """Whether few tokens, or one, are soon found to choose from."""
-        return self.is_greedy or (self.draws_of_top_k and self.top_k <= MAX_LIKELIEST)
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any], **chosen: Any) -> Self:
-        """The file's defaults where it has sound ones; chosen values that aren't None win."""
-        values: dict[str, Any] = {
-            name: metadata[key] for name, key in METADATA_KEYS.items() if key in metadata
-        }
-        values = {name: value for name, value in values.items() if is_sound(name, value)}
-        values |= {name: value for name, value in chosen.items() if value is not None}
-        return cls(**values)
-
-
-def _check(name: str, value: float, least: float, most: float) -> None:
-    if isinstance(value, bool) or not math.isfinite(value) or not least <= value <= most:
-        shown = (str(end) if isinstance(end, int) else f"{end:g}" for end in (least, most))
-        raise UsageError(f"{name} is {value}; give {' to '.join(shown)}")
-
-
-def is_sound(name: str, value: Any) -> bool:
-    """Whether a value from a stranger's file is a number that the setting of that name can take."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) >= 1 << 63:
-        return False
-    if name in WHOLE and not isinstance(value, int):
-        return False
-    setting: dict[str, Any] = {name: value}
-    try:
-        SamplingSettings(**setting)
-    except UsageError:
-        return False
-    return True

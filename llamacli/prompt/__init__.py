@@ -1,6 +1,6 @@
 """From what a user gives to the tokens that the model reads.
 
-To be read in this order: messages, markers, environment, template, encode, input, cache.
+To be read in this order: messages, markers, environment, worker, encode, input, cache.
 """
 
 import lazy_loader

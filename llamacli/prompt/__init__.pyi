@@ -1,11 +1,14 @@
 from . import cache as cache
 from .cache import Encode as Encode
 from .encode import (
+    LLAMA3_TEMPLATE as LLAMA3_TEMPLATE,
     NoTools as NoTools,
     Spelled as Spelled,
     encode_chat as encode_chat,
     encode_raw as encode_raw,
     encode_turns as encode_turns,
+    prepare as prepare,
+    render as render,
 )
 from .input import (
     Cut as Cut,
@@ -28,4 +31,3 @@ from .messages import (
     problem as problem,
     read_messages as read_messages,
 )
-from .template import LLAMA3_TEMPLATE as LLAMA3_TEMPLATE, prepare as prepare, render as render

@@ -1,27 +1,63 @@
-"""Conversations to tokens: only the template's own markers become control tokens."""
+"""Conversations to tokens: only the template's own markers become control tokens.
 
+Chat templates are strangers' Jinja code, rendered in jinja2's immutable sandbox; one that isn't
+among the known ones, in a process of its own.
+"""
+
+import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from llamacli.engine import Vocabulary
 from llamacli.errors import InvalidModelError, UsageError
-from llamacli.gguf import TEMPLATE_KEY, TOOL_TEMPLATE_KEY, GGUFFile
-from llamacli.prompt.markers import markers_of
+from llamacli.gguf import TEMPLATE_KEY, TOOL_TEMPLATE_KEY
+from llamacli.prompt.markers import Markers, markers_of, within
 from llamacli.prompt.messages import Message, one_call_each
-from llamacli.prompt.template import LLAMA3_MARKER, LLAMA3_TEMPLATE, render
+from llamacli.prompt.worker import WORKER
+
+if TYPE_CHECKING:
+    from llamacli.engine import Vocabulary
+    from llamacli.gguf import GGUFFile
+
+# Llama 3's format, for files that have no template of their own.
+LLAMA3_TEMPLATE = """\
+{{- bos_token }}
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+    {{- message['content'] | trim + '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}
+"""
+
+LLAMA3_MARKER = re.compile(r"<\|[a-z_]+\|>")
+DATE_FORMAT = "%d %b %Y"  # of date_string, as the templates of Llama 3.1 to 3.3 write it
+
+# SHA-256 of templates that were read and found harmless: those save the process, 0.1 s a prompt.
+KNOWN = frozenset(
+    {
+        hashlib.sha256(LLAMA3_TEMPLATE.encode()).hexdigest(),
+        "1c894b03ab64a5aeade85f937b1873139bfefd3a546284db088d2447601db4b5",  # the demo's
+        "ba03a121d097859c7b5b9cd03af99aafe95275210d2876f642ad9929a150f122",  # Meta-Llama-3
+        "e10ca381b1ccc5cf9db52e371f3b6651576caee0a630b452e2816b2d404d4b65",  # Llama-3.1 and 3.3
+        "5816fce10444e03c2e9ee1ef8a4a1ea61ae7e69e438613f3b17b69d0426223a4",  # Llama-3.2
+        "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788",  # SmolLM2-Instruct
+    }
+)
+MAX_TEMPLATE = 1 << 20  # characters
 
 
 class Spelled(Protocol):
     """A model as far as its prompts go: what tells its template, and its tokens."""
 
     @property
-    def file(self) -> GGUFFile: ...
+    def file(self) -> "GGUFFile": ...
 
     @property
-    def vocabulary(self) -> Vocabulary: ...
+    def vocabulary(self) -> "Vocabulary": ...
 
 
 class NoTools(UsageError):
@@ -29,7 +65,7 @@ class NoTools(UsageError):
 
 
 def encode_chat(
-    vocabulary: Vocabulary,
+    vocabulary: "Vocabulary",
     template: str | None,
     messages: Sequence[Mapping[str, Any]],
     *,
@@ -97,7 +133,7 @@ def encode_turns(
     return encode_chat(model.vocabulary, template, messages, tools=tools, date=date)
 
 
-def encode_raw(vocabulary: Vocabulary, text: str, *, special: bool = False) -> list[int]:
+def encode_raw(vocabulary: "Vocabulary", text: str, *, special: bool = False) -> list[int]:
     """Text as it stands, after one BOS where the model wants it."""
     tokens = vocabulary.tokenize(text, special=special)
     if vocabulary.add_bos and vocabulary.bos is not None and tokens[:1] != [vocabulary.bos]:
@@ -105,11 +141,11 @@ def encode_raw(vocabulary: Vocabulary, text: str, *, special: bool = False) -> l
     return tokens
 
 
-def _spelling(vocabulary: Vocabulary, token: int | None) -> str:
+def _spelling(vocabulary: "Vocabulary", token: int | None) -> str:
     return "" if token is None else vocabulary.piece(token).decode(errors="replace")
 
 
-def _check_llama3(vocabulary: Vocabulary) -> None:
+def _check_llama3(vocabulary: "Vocabulary") -> None:
     missing = set(LLAMA3_MARKER.findall(LLAMA3_TEMPLATE)) - vocabulary.special_tokens.keys()
     if missing:
         raise InvalidModelError(
@@ -147,3 +183,54 @@ def _split(text: str, written: Collection[str]) -> list[str]:
         else:
             place += 1
     return [*parts, text[done:]]
+
+
+def render(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    add_generation_prompt: bool = True,
+    date: datetime | None = None,
+    markers: Markers = Markers(),  # noqa: B008
+    **names: Any,
+) -> str:
+    """The prompt's text. names are what templates expect besides: bos_token, tools and the like.
+
+    The literals of the template that markers names come respelled. A date is given to templates as
+    they ask for it, by strftime_now or as date_string; without one it is today, and templates that
+    read date_string have a day of their own. Raises InvalidModelError where the template is broken,
+    refuses, oversteps the sandbox, or takes more than 2 seconds or 512 MiB.
+    """
+    if len(template) > MAX_TEMPLATE:
+        raise InvalidModelError(f"the chat template is absurdly long: {len(template)} characters")
+    given = {**names, "messages": list(messages), "add_generation_prompt": add_generation_prompt}
+    if date is not None:
+        given["date_string"] = date.strftime(DATE_FORMAT)
+    now = (date or datetime.now()).isoformat()
+    used = within(markers, template)
+    request: dict[str, Any] = {
+        "template": template,
+        "names": given,
+        "date": now,
+        "spellings": sorted(used.spellings),
+        "plane": used.plane,
+    }
+    if _is_known(template):
+        from llamacli.prompt.environment import render_here
+
+        return render_here(**request)
+    return WORKER.render(request)
+
+
+def prepare(template: str) -> None:
+    """Spare the next render most of its time: import what it needs, or start its process."""
+    if _is_known(template):
+        from llamacli.prompt.environment import compiled
+
+        compiled(template, Markers(frozenset(LLAMA3_MARKER.findall(template))))
+    else:
+        WORKER.start()
+
+
+def _is_known(template: str) -> bool:
+    return hashlib.sha256(template.encode(errors="replace")).hexdigest() in KNOWN

@@ -1,16 +1,17 @@
 """The sandbox of templates: jinja2's immutable one, with what Hugging Face adds."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
 
-from jinja2 import Template, nodes
+from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from llamacli.errors import InvalidModelError
+from llamacli.errors import InvalidModelError, reason
 from llamacli.prompt.markers import Markers
 
 # Methods of texts that look for their arguments in the text; of replace, the first one.
@@ -21,6 +22,26 @@ LOOKING = {
 }
 COMPARING = ("==", "!=", "eq", "ne", "equalto", "in", "<", ">", "lt", "gt")
 PLAIN = "as the file spells it"  # the filter that undoes a respelling, not to be named in templates
+
+
+def render_here(
+    template: str, names: Mapping[str, Any], date: str, spellings: Sequence[str], plane: int
+) -> str:
+    """A prompt's text as render gives it, in this process, without limits on time and memory.
+
+    date is in ISO's format.
+    """
+    try:
+        ready = compiled(template, Markers(frozenset(spellings), plane))
+        return ready.render(strftime_now=datetime.fromisoformat(date).strftime, **names)
+    except InvalidModelError:
+        raise
+    except (
+        *(TemplateError, ArithmeticError, LookupError, RecursionError),
+        *(AttributeError, TypeError, ValueError, MemoryError),
+    ) as error:
+        fault = f"the chat template can't be rendered: {reason(error)[:300]}"
+        raise InvalidModelError(fault) from error
 
 
 @lru_cache(maxsize=8)

@@ -65,10 +65,6 @@ class Markers:
                     )
         return spellings
 
-    def within(self, template: str) -> "Markers":
-        """Those that the template's source holds, or that it may put around a role."""
-        return _within(self, template)
-
 
 def markers_of(spellings: Iterable[str], text: str) -> Markers | None:
     """Markers for messages whose texts stand in text; None where those use up every plane.
@@ -88,7 +84,8 @@ def _on_plane(spellings: frozenset[str], plane: int) -> Markers:
 
 
 @lru_cache(8)
-def _within(markers: Markers, template: str) -> Markers:
+def within(markers: Markers, template: str) -> Markers:
+    """Those that the template's source holds, or that it may put around a role."""
     halves = {half for pair in markers.halves for half in pair if half in template}
     there = {s for s in markers.spellings if s in template or any(h in s for h in halves)}
     return Markers(frozenset(there), markers.plane)

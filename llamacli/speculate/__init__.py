@@ -1,6 +1,6 @@
 """Several tokens an evaluation: drafts that the model checks at once, and only where that pays.
 
-To be read in this order: lookup, costs, drafts, lookahead, drafting.
+To be read in this order: costs, drafts, lookahead, drafting.
 """
 
 import lazy_loader

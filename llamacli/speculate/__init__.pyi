@@ -6,10 +6,10 @@ from .costs import (
 )
 from .drafting import Drafting as Drafting, DraftingEngine as DraftingEngine
 from .drafts import (
+    Drafted as Drafted,
     DraftModel as DraftModel,
     Drafts as Drafts,
     drafting_cost as drafting_cost,
     likely_token as likely_token,
 )
 from .lookahead import Lookahead as Lookahead, Speculation as Speculation
-from .lookup import Drafted as Drafted

@@ -10,8 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from time import perf_counter
+from typing import TYPE_CHECKING
 
-from llamacli.engine import Engine
+if TYPE_CHECKING:
+    from llamacli.engine import Engine
+
 
 MOST_ROWS = 32  # tokens that are checked at once
 LEARNED = (1, 2, 4, 8, 16)  # sizes that are measured before a first draft
@@ -79,7 +82,7 @@ class Costs:
         return self.known[low] + share * (self.known[high] - self.known[low])
 
 
-def learn_costs(engine: Engine, rounds: int = 2, patience: float = PATIENCE) -> Costs:
+def learn_costs(engine: "Engine", rounds: int = 2, patience: float = PATIENCE) -> Costs:
     """Measure them where the engine's cache ends, which stays as it is; the logits don't."""
     held = len(engine.tokens)
 

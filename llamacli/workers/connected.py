@@ -139,10 +139,6 @@ class Workers:
         for relay in self.relays:
             relay.weights.append(self._weights)
 
-    @property
-    def lost(self) -> bool:
-        return any(relay.lost is not None for relay in self.relays)
-
     def check(self) -> None:
         """Raises UnreachableError where one is lost: what llama.cpp gave since is worth nothing."""
         for relay in self.relays:

@@ -9,7 +9,7 @@ from random import Random
 
 from convert import convert
 from convert.checkpoint import INDEX
-from llamacli.prompt.template import LLAMA3_TEMPLATE
+from llamacli.prompt.encode import LLAMA3_TEMPLATE
 from tests.fuzz import adapters, gguf_file, stored
 from tests.fuzz.mutate import bend_json, bend_safetensors
 from tests.fuzz.odd_model import write_odd_model

@@ -23,7 +23,8 @@ from llamacli.chat import export_text, saved as sessions
 from llamacli.chat.turns import ChatSession
 from llamacli.commands.printing import print_text
 from llamacli.engine.engine import Engine
-from llamacli.engine.settings import EngineSettings, SamplingSettings
+from llamacli.engine.sampling import SamplingSettings
+from llamacli.engine.settings import EngineSettings
 from llamacli.repl.saved import continue_log, resume, show_end, use_settings
 from llamacli.repl.state import Repl, heading
 from llamacli.terminal import notice, say, writer

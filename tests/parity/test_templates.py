@@ -16,8 +16,8 @@ from llamacli.engine import Vocabulary
 from llamacli.errors import InvalidModelError
 from llamacli.prompt import encode_chat
 from llamacli.prompt.encode import _split
-from llamacli.prompt.markers import Markers
-from llamacli.prompt.template import render_here
+from llamacli.prompt.environment import render_here
+from llamacli.prompt.markers import Markers, within
 from tests.test_prompt import conversations, read
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,7 +92,7 @@ def rendered(template: str, names: dict[str, Any], markers: Markers) -> tuple[st
         "eos_token": markers.respell("</s>"),
         **names,
     }
-    spellings = sorted(markers.within(template).spellings)
+    spellings = sorted(within(markers, template).spellings)
     try:
         text = render_here(template, given, datetime.now().isoformat(), spellings, markers.plane)
     except InvalidModelError:

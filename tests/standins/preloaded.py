@@ -9,7 +9,7 @@ from llamacli.machine import load_library
 
 for name in (
     *("answer.generation", "batch.scheduler", "chat.turns", "cli", "commands.options"),
-    *("engine.engine", "models.opening", "models.registry", "prompt.template"),
+    *("engine.engine", "models.opening", "models.registry", "prompt.encode"),
     *("shape.grammar", "speculate.lookahead", "serve.run", "tools.constraint", "tune.profiles"),
 ):
     importlib.import_module(f"llamacli.{name}")
