@@ -2,9 +2,9 @@
 
 To be read in this order: errors, small_files, config, system, signals, pool, weights, safetensors,
 tensors, lora, added, pretokenizer, tokenizer, checkpoint, special, kernels, target, journal,
-remote, mixture, quantization, recipe, column_weights, metadata, header, importance,
-importance_file, choice, adapter_config, adapter, adapter_file, pieces, tensor_writer, measure,
-network, fisher, sensitivity, pipeline, sized, gain.
+remote, mixture, quantization, recipe, metadata, header, importance, importance_file, choice,
+adapter_config, adapter, adapter_file, pieces, tensor_writer, pipeline, measure, network, fisher,
+sensitivity, sized.
 """
 
 import lazy_loader

@@ -20,7 +20,6 @@ from .checkpoint import (
     require_safetensors as require_safetensors,
     shard_names as shard_names,
 )
-from .column_weights import COLUMNS_KEY as COLUMNS_KEY
 from .config import LlamaConfig as LlamaConfig, RopeScaling as RopeScaling
 from .errors import (
     CheckpointError as CheckpointError,
@@ -32,7 +31,6 @@ from .errors import (
     TargetError as TargetError,
     TargetExistsError as TargetExistsError,
 )
-from .gain import gain as gain
 from .header import (
     header_bytes as header_bytes,
     plan_tensors as plan_tensors,
@@ -60,6 +58,7 @@ from .kernels import (
     library_path as library_path,
 )
 from .lora import as_float32 as as_float32
+from .measure import gain as gain
 from .metadata import CONFIG_KEY as CONFIG_KEY, GENERATION_KEY as GENERATION_KEY
 from .pipeline import Report as Report, convert as convert, write_gguf as write_gguf
 from .pool import Pool as Pool, some_ahead as some_ahead
@@ -71,7 +70,7 @@ from .quantization import (
     by_recipe as by_recipe,
     named_quantization as named_quantization,
 )
-from .recipe import KEY as KEY, parse_recipe as parse_recipe
+from .recipe import COLUMNS_KEY as COLUMNS_KEY, KEY as KEY, parse_recipe as parse_recipe
 from .remote import BUSY as BUSY, Broken as Broken, Location as Location, RemoteFile as RemoteFile
 from .safetensors import (
     ITEM_SIZES as ITEM_SIZES,

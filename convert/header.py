@@ -19,12 +19,11 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
 from convert.checkpoint import Checkpoint
-from convert.column_weights import COLUMNS_KEY
 from convert.config import LlamaConfig
 from convert.errors import QuantizationError
 from convert.metadata import add_metadata
 from convert.quantization import Quantization, tensor_nbytes, tensor_type
-from convert.recipe import KEY, recipe_text
+from convert.recipe import COLUMNS_KEY, KEY, recipe_text
 from convert.target import unwritable
 from convert.tensors import ROPE_FACTORS, TensorSpec, frequency_factors, llama_tensors
 

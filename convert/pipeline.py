@@ -11,13 +11,13 @@ from gguf import GGMLQuantizationType
 
 from convert import system
 from convert.checkpoint import Checkpoint, open_checkpoint
-from convert.column_weights import unpacked_columns, weights_for
 from convert.errors import ImportanceError
 from convert.header import PlannedTensor, header_bytes, plan_tensors
 from convert.importance import ImportanceMatrix, importances_for
 from convert.journal import digest, resumable_file, space_taken
 from convert.kernels import Kernel, choose, ggml_kernel, searched_kernel
 from convert.quantization import Quantization, named_quantization, requires_importance
+from convert.recipe import unpacked_columns, weights_for
 from convert.target import allocate, check_space, check_target, whole_file, write_all
 from convert.tensor_writer import Importances, Progress, TensorWriter
 

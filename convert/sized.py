@@ -17,12 +17,6 @@ from numpy.typing import NDArray
 from convert import system
 from convert.checkpoint import Checkpoint
 from convert.choice import Option, choose
-from convert.column_weights import (
-    columns_size,
-    packed_columns,
-    unpacked_columns,
-    weights_for,
-)
 from convert.errors import SizeError
 from convert.fisher import Information, fisher_information
 from convert.header import ALIGNMENT, header_bytes, plan_tensors
@@ -41,6 +35,12 @@ from convert.quantization import (
     fitting,
     requires_importance,
     tensor_nbytes,
+)
+from convert.recipe import (
+    columns_size,
+    packed_columns,
+    unpacked_columns,
+    weights_for,
 )
 from convert.sensitivity import costs
 from convert.tensors import TensorSpec

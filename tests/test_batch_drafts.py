@@ -11,7 +11,7 @@ import pytest
 from convert import convert
 from llamacli.answer import Result, generate
 from llamacli.batch import BatchEngine, Job, Pace, Scheduler, answer_all, prepare, result
-from llamacli.batch.shared_draft import SharedDraft, Wanted
+from llamacli.batch.proposals import SharedDraft, Wanted
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.errors import UsageError
 from llamacli.prompt import encode_turns

@@ -32,7 +32,6 @@ from convert import (
     write_importance,
 )
 from convert.choice import Option, choose
-from convert.column_weights import packed_columns, unpacked_columns
 from convert.fisher import Information, fisher_information
 from convert.kernels import ggml_kernel
 from convert.measure import RUNS, SAMPLED, Measured, _runs, measure
@@ -43,6 +42,7 @@ from convert.quantization import (
     by_recipe,
     named_quantization,
 )
+from convert.recipe import packed_columns, unpacked_columns
 from convert.sensitivity import costs
 from convert.tensors import TensorSpec, llama_tensors
 from demo.held_out import conversations

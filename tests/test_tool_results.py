@@ -13,7 +13,7 @@ from llamacli.chat.saved import create, restore_cache, save_cache
 from llamacli.commands import groups
 from llamacli.commands.answering import answer_with_servers
 from llamacli.engine import Engine, EngineSettings, SamplingSettings, common_prefix
-from llamacli.mcp_client.offer import Outcome
+from llamacli.mcp_client.connection import Outcome
 from llamacli.repl.state import Repl
 from llamacli.repl.tools import make_calls
 from llamacli.serve.anthropic import read_message

@@ -1,7 +1,7 @@
 """Many prompts side by side in one context.
 
-To be read in this order: lines, engine, job, alone, aside, kept, pace,
-shared_draft, proposals, choosing, scheduler, answering.
+To be read in this order: lines, engine, job, aside, kept, pace, proposals, choosing, scheduler,
+answering.
 """
 
 import lazy_loader

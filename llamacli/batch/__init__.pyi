@@ -1,5 +1,4 @@
-from .alone import answer_each as answer_each
-from .answering import answer_all as answer_all
+from .answering import answer_all as answer_all, answer_each as answer_each
 from .engine import MAX_PARALLEL as MAX_PARALLEL, BatchEngine as BatchEngine
 from .job import (
     Job as Job,

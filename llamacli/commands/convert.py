@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from llamacli import gguf, hub, models
-from llamacli.commands import adapting, fetching, options
-from llamacli.commands.measuring import (
+from llamacli.commands import adapting, options, pull
+from llamacli.commands.imatrix import (
     AUTO,
     clear_hidden,
     matrix_path,
@@ -47,7 +47,7 @@ def convert(
         typer.Argument,
         "A checkpoint or a LoRA adapter: its folder, a known model's name, or an id on the Hub.",
     ],
-    output: fetching.Output = None,
+    output: pull.Output = None,
     *,
     mixture: Mixture,
     imatrix: Annotated[
@@ -68,8 +68,8 @@ def convert(
         int | None, typer.Option(min=1, help="Threads that quantize.  [default: all cores]")
     ] = None,
     force: options.Force = False,
-    revision: fetching.Revision = None,
-    token: fetching.Token = None,
+    revision: pull.Revision = None,
+    token: pull.Token = None,
     download: Annotated[bool, "Keep the weights in the Hub's cache; else none are kept."] = False,
     verify: Annotated[bool, "Compare the file with the folder; see llamacli verify."] = False,
 ) -> None:
@@ -176,10 +176,10 @@ class _Job:
 def _from_hub(repo: "hub.Repo", merge: "Sequence[str]", download: bool, job: _Job) -> "Report":
     config, shards = hub.read_outline(repo)
     needed = hub.needs(repo, config, shards, job.chosen, keep=download, size=job.mixture.size)
-    fetching.tell_needs(repo, needed, job.target)
+    pull.tell_needs(repo, needed, job.target)
     hub.check_disk(needed, job.target)
     with (
-        fetching.kept_pieces(job.target),
+        pull.kept_pieces(job.target),
         hub.open_checkpoint(repo, config, shards, keep=download) as opened,
     ):
         return job.run(adapting.merge_into(opened, merge, repo.token), repo.origin)

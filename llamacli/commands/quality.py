@@ -7,7 +7,7 @@ import typer
 
 from llamacli import verify
 from llamacli.commands import groups, options
-from llamacli.commands.measuring import read_text
+from llamacli.commands.imatrix import read_text
 from llamacli.commands.printing import print_json, print_table, steps_bar
 from llamacli.errors import writing
 from llamacli.models import model_path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from llamacli.commands import groups, options
-from llamacli.commands.measuring import read_text
+from llamacli.commands.imatrix import read_text
 from llamacli.commands.printing import print_json, print_table, steps_bar
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
 from llamacli.home import expanded

@@ -1,6 +1,6 @@
 """Checkpoints and GGUF files on the Hugging Face Hub.
 
-To be read in this order: errors, index, repo, checkpoint, download.
+To be read in this order: index, repo, checkpoint, download.
 """
 
 import lazy_loader

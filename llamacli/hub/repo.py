@@ -17,8 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 import convert
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
-from llamacli.hub.errors import hub_errors, offline_text, retry_after
-from llamacli.hub.index import HubFile, fetch_index
+from llamacli.hub.index import HubFile, fetch_index, hub_errors, offline_text, retry_after
 from llamacli.models import REVISION
 
 TOKEN = re.compile("[!-~]+")

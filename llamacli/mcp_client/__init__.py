@@ -1,6 +1,6 @@
 """Servers of the Model Context Protocol (MCP): their tools, offered to a model and called.
 
-To be read in this order: config, offer, transport, connection, servers.
+To be read in this order: config, transport, connection, servers.
 The package mcp is imported where a server is connected to, and nowhere else.
 """
 

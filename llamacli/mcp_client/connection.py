@@ -1,10 +1,13 @@
-"""One server, connected: its tools listed, a tool called."""
+"""One server, connected: its tools listed, a tool called, and what a call gave as a model reads it;
+and the tools of all servers under names of one list, checked."""
 
+import fnmatch
+import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import mcp_types
@@ -12,14 +15,133 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 
 from llamacli import __version__
-from llamacli.errors import LlamacliError, NotFoundError, reason
+from llamacli.errors import LlamacliError, NotFoundError, UsageError, reason
 from llamacli.mcp_client.config import ServerConfig
-from llamacli.mcp_client.offer import Outcome, outcome_of
 from llamacli.mcp_client.transport import Trace, reach_server, run_server
+from llamacli.terminal import shortened
+from llamacli.tools import MOST_TOOLS, NOTHING, Tool, check_tools
 
+if TYPE_CHECKING:
+    from mcp_types import CallToolResult, ContentBlock
+
+
+MOST_DESCRIPTION = 2000  # characters of it that the model is given
 MOST_PAGES = 100
 ASKED_CLOSED = (mcp_types.CONNECTION_CLOSED, mcp_types.REQUEST_TIMEOUT)
 LOGGERS = ("mcp", "client", "httpx2", "httpcore2", "asyncio")  # tell servers' words on stderr
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A server's tool: tool is what the model is told, own its name with that server."""
+
+    server: str
+    own: str
+    tool: Tool
+
+
+def offer(listed: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Offered], list[str]]:
+    """Tools by the names that the model calls, from servers' lists of them, and what is left out.
+
+    A name that several servers have gets its server's in front. Raises UsageError where there are
+    more than a prompt takes.
+    """
+    found: dict[str, Offered] = {}
+    problems: list[str] = []
+    shared = _twice(name for tools in listed.values() for name in {tool.name for tool in tools})
+    for server, tools in listed.items():
+        twice = _twice(tool.name for tool in tools)
+        for name in sorted(twice):
+            problems.append(f"{server} has two tools called {name}; both are left out")
+        for tool in tools:
+            if tool.name in twice:
+                continue
+            name = f"{server}.{tool.name}" if tool.name in shared else tool.name
+            try:
+                (checked,) = check_tools([_definition(name, tool)])
+            except UsageError as error:
+                problems.append(f"{server}'s tool {shortened(tool.name)} is left out: {error}")
+                continue
+            found[name] = Offered(server, tool.name, checked)
+    if len(found) > MOST_TOOLS:
+        raise UsageError(f"the MCP servers have {len(found)} tools; at most {MOST_TOOLS} are read")
+    return found, problems
+
+
+def _definition(name: str, tool: Any) -> dict[str, Any]:
+    parameters = {key: value for key, value in tool.input_schema.items() if key != "$schema"}
+    described = (tool.description or "").strip()
+    if len(described) > MOST_DESCRIPTION:
+        described = described[:MOST_DESCRIPTION] + "…"
+    function = {"name": name, "description": described, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def _twice(names: Iterable[str]) -> set[str]:
+    given = list(names)
+    return {name for name in given if given.count(name) > 1}
+
+
+def allowed_names(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
+    """The names that --allow's patterns, as a shell's for files, say. Raises UsageError for one
+    that is no tool's."""
+    known, found = list(names), set[str]()
+    for pattern in patterns:
+        matched = fnmatch.filter(known, pattern)
+        if not matched:
+            raise UsageError(
+                f"--allow {pattern}: no tool is called so; there are {', '.join(known) or 'none'}"
+            )
+        found.update(matched)
+    return found
+
+
+def differences(before: Mapping[str, Offered], now: Mapping[str, Offered]) -> list[str]:
+    """What a server that changed its tools did, a line for each server; nothing where none did."""
+    changes: dict[str, list[str]] = {}
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if _meaning(old) == _meaning(new):
+            continue
+        sign = "new" if old is None else "gone" if new is None else "changed"
+        server = (new or old).server  # type: ignore[union-attr]  # it is in one of them
+        changes.setdefault(server, []).append(f"{name} ({sign})")
+    return [f"{server} has other tools now: {', '.join(one)}" for server, one in changes.items()]
+
+
+def _meaning(offered: Offered | None) -> str:
+    return "" if offered is None else json.dumps(offered.tool.given, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A call's result. failed tells that the tool, or reaching it, went wrong, stopped that the
+    user ended it; text says so then."""
+
+    text: str
+    failed: bool = False
+    stopped: bool = False
+
+
+def outcome_of(result: "CallToolResult") -> Outcome:
+    """The result's texts. What is no text is told, and left out."""
+    text = "\n".join(map(_text_of, result.content))
+    if not text.strip() and result.structured_content is not None:
+        text = json.dumps(result.structured_content, ensure_ascii=False)
+    if result.is_error:
+        return Outcome(f"Error: {text.strip() or 'the tool failed and said nothing'}", failed=True)
+    return Outcome(text if text.strip() else NOTHING)
+
+
+def _text_of(block: "ContentBlock") -> str:
+    if block.type == "text":
+        return block.text
+    if block.type == "resource_link":
+        return f"[a link to {block.uri}]"
+    if block.type == "resource":
+        text = getattr(block.resource, "text", None)
+        return text if isinstance(text, str) else f"[{block.resource.uri}, no text: left out]"
+    return f"[{block.type}, {block.mime_type}: left out]"
 
 
 @dataclass

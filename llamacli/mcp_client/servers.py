@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from convert import deferred_signals
 from llamacli.errors import LlamacliError, NotFoundError, UsageError
 from llamacli.mcp_client.config import ServerConfig
-from llamacli.mcp_client.offer import Offered, Outcome, allowed_names, differences, offer
+from llamacli.mcp_client.connection import Offered, Outcome, allowed_names, differences, offer
 from llamacli.terminal import as_json
 from llamacli.tools import STOPPED, Tool
 

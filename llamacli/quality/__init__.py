@@ -1,6 +1,6 @@
 """How good a quantized file is, and what makes it better: importance matrices, comparisons.
 
-To be read in this order: activations, calibration, imatrix, compare.
+To be read in this order: activations, imatrix, compare.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""An importance matrix of a model, measured on texts as llama-imatrix does.
+"""An importance matrix of a model, measured on texts as llama-imatrix does, or on those that ship.
 
 What is done is kept beside the target now and then, under a name that says what it is of, so that
 a call that was cut short can be gone on with.
@@ -7,26 +7,60 @@ a call that was cut short can be gone on with.
 import glob
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import convert
-from llamacli.engine import Vocabulary
-from llamacli.errors import UsageError
+from convert import Checkpoint, named_quantization, write_header
+from llamacli.engine import Vocabulary, load_vocabulary
+from llamacli.errors import LlamacliError, UsageError
 from llamacli.gguf import TEMPLATE_KEY, check_llama, read_gguf
 from llamacli.machine import load_library
-from llamacli.prompt import Text
+from llamacli.prompt import Text, encode_chat, encode_raw
 from llamacli.quality.activations import Activations
-from llamacli.quality.calibration import calibration
 from llamacli.verify import WINDOW, open_evaluator
 
+CALIBRATION, DIALOGUES = "calibration.txt", "dialogues.json"
+DATE = datetime(2024, 7, 26)  # for templates that tell it: the same tokens every day
+DIALOGUE, SAMPLE = 128, 256  # tokens
 STEP = 128  # tokens evaluated at once; room for their logits takes 66 MB with Meta's vocabulary
 KEEP_EVERY = 10.0  # seconds
 
 Progress = Callable[[int, int], None]  # chunks done so far, and all
+
+
+def calibration(
+    vocabulary: Vocabulary, template: str | None, date: datetime | None = None
+) -> Iterator[tuple[str, list[int]]]:
+    """Their names and tokens."""
+    folder = files(__package__)
+    tokens: list[int] = []
+    for messages in json.loads(folder.joinpath(DIALOGUES).read_text("utf-8")):
+        with suppress(LlamacliError):  # a template may refuse what it doesn't foresee
+            tokens += encode_chat(vocabulary, template, messages, date=date)
+    yield DIALOGUES, tokens
+    text = folder.joinpath(CALIBRATION).read_text("utf-8")
+    yield CALIBRATION, vocabulary.tokenize(text, bos=vocabulary.add_bos)
+
+
+def sample_tokens(checkpoint: Checkpoint) -> list[int]:
+    """A part of a dialogue and of the text, SAMPLE tokens, by a checkpoint's own vocabulary.
+
+    Raises InvalidModelError where llama.cpp can't read that.
+    """
+    with tempfile.TemporaryDirectory(prefix="llamacli-") as folder:
+        path = Path(folder) / "vocabulary.gguf"
+        write_header(path, checkpoint, named_quantization("F16"), ())
+        vocabulary = load_vocabulary(path)
+        (_, dialogues), (_, text) = calibration(vocabulary, checkpoint.chat_template, DATE)
+    start = dialogues[:DIALOGUE] or encode_raw(vocabulary, "")
+    return [*start, *text[vocabulary.add_bos :]][:SAMPLE]
 
 
 def measure_importance(

@@ -17,8 +17,7 @@ from llamacli.serve import local, own
 from llamacli.serve.answers import Desk
 from llamacli.serve.anthropic import MessageAnswer, count_tokens, read_message
 from llamacli.serve.ask import Ask
-from llamacli.serve.batch_routes import batch_routes
-from llamacli.serve.batches import Answer, Office
+from llamacli.serve.batches import Answer, Office, batch_routes
 from llamacli.serve.chat import ChatAnswer, read_chat
 from llamacli.serve.completions import CompletionAnswer, read_completion
 from llamacli.serve.faults import Fault, as_fault

@@ -1,23 +1,69 @@
-"""The models that a server answers with: loaded when they are asked for, freed when they idle."""
+"""The models that a server answers with: loaded when they are asked for, freed when they idle, what
+their KV caches hold kept on the disk meanwhile."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llamacli.batch import BatchEngine, Pace
-from llamacli.engine import AdapterChoice
-from llamacli.errors import DoesNotFitError, LlamacliError, NotFoundError
+from llamacli.batch import BatchEngine, Pace, Scheduler
+from llamacli.engine import AdapterChoice, Unusable, restore, saved_tokens, state_key
+from llamacli.errors import DoesNotFitError, LlamacliError, NotFoundError, UnreachableError
+from llamacli.home import home
 from llamacli.models import stored_model, stored_models
+from llamacli.prompt import cache
 from llamacli.serve.faults import Fault, as_fault
 from llamacli.serve.lane import Lane
 from llamacli.serve.metrics import Metrics
-from llamacli.serve.saved_states import restore_states, save_states
 from llamacli.serve.worker import Worker
+from llamacli.terminal import notice
 
+MOST = 8  # sequences of a model, those used last
 Open = Callable[[Path], BatchEngine]
+
+
+def save_states(scheduler: Scheduler) -> None:
+    """Save what finished answers left, in the files that `run --cache auto` has.
+
+    Nothing may run any more. A disk that is full costs no more than a notice.
+    """
+    engine, kept = scheduler.engine, scheduler.kept
+    try:
+        for tokens, scales in kept.each_in_first(MOST):
+            engine.use_adapters(scales)  # they are in the file's key
+            engine.tokens = list(tokens)
+            cache.store(engine, cache.cache_path(engine, cache.AUTO, tokens), tokens)
+    except OSError as error:
+        notice(f"the cache can't be written: {error.strerror}")
+    except UnreachableError as error:
+        notice(str(error))
+    engine.tokens = []
+
+
+def restore_states(scheduler: Scheduler) -> None:
+    """Fill the cache of a model that was just loaded with what the disk has of it, half at most."""
+    engine, kept = scheduler.engine, scheduler.kept
+    for path in _newest():
+        if len(kept.tokens) >= MOST:
+            break
+        with suppress(Unusable):
+            tokens = saved_tokens(path, state_key(engine))
+            if kept.cells + len(tokens) <= engine.cells // 2:
+                restore(engine, path)
+                kept.from_first(list(engine.tokens))
+        engine.keep(0)
+
+
+def _newest() -> Iterator[Path]:
+    """States by the time of their last use, the oldest last."""
+    times = []
+    with suppress(OSError):
+        for path in home("cache").glob(f"*{cache.SUFFIX}"):
+            with suppress(OSError):
+                times.append((path.stat().st_mtime, path))
+    return (path for _, path in sorted(times, reverse=True))
 
 
 @dataclass(eq=False)

@@ -3,10 +3,10 @@ from .prediction import (
     WINDOW as WINDOW,
     Prediction as Prediction,
     all_logits as all_logits,
+    bits_per_weight as bits_per_weight,
     open_evaluator as open_evaluator,
     predict as predict,
     windows as windows,
 )
 from .report import Report as Report
 from .rows import finite as finite
-from .text import bits_per_weight as bits_per_weight

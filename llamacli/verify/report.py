@@ -11,12 +11,11 @@ from llamacli.engine import Vocabulary, load_vocabulary
 from llamacli.errors import InvalidModelError
 from llamacli.gguf import GGUFFile, check_architecture, check_llama, read_gguf
 from llamacli.verify.metadata import metadata_row, rope_row
+from llamacli.verify.prediction import text_row
 from llamacli.verify.rows import Row, judged
-from llamacli.verify.template import template_row
 from llamacli.verify.tensors import tensors_row
-from llamacli.verify.text import text_row
 from llamacli.verify.tokenization import tokenization_row
-from llamacli.verify.vocabulary import merges_row, special_tokens_row, tokens_row
+from llamacli.verify.vocabulary import merges_row, special_tokens_row, template_row, tokens_row
 
 # What is being done, how much of it is, how much there is.
 StepCallback = Callable[[str, int, int], None]
