@@ -10,8 +10,8 @@ import pytest
 
 from convert import convert
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
-from llamacli.gguf.check import check_llama
-from llamacli.gguf.file import read_gguf
+from llamacli.gguf.check import check_llama, read_header
+from llamacli.gguf.file import HeaderError, read_beginning, read_gguf
 from tests.standins.tiny import write_model
 
 DEMO = Path(__file__).resolve().parents[1] / "llamacli" / "demo"
@@ -39,6 +39,23 @@ def test_reads_what_the_gguf_package_reads(good: bytes, tmp_path: Path) -> None:
     assert file.metadata["general.name"] == reference.fields["general.name"].contents()
     tokens = [token.decode() for token in file.strings("tokenizer.ggml.tokens")]
     assert tokens == reference.fields["tokenizer.ggml.tokens"].contents()
+
+
+def test_a_header_is_read_from_memory(
+    good: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the rest of the file is there, by no file that a killed program would leave."""
+    path = tmp_path / "good.gguf"
+    path.write_bytes(good)
+    file = read_gguf(path)
+    monkeypatch.setattr("tempfile.mkdtemp", lambda **_: pytest.fail("a folder is made"))
+    contents, shape = read_header(good[: file.data_offset], len(good), "good.gguf")
+    assert contents.tensors == file.tensors and shape == check_llama(file)
+    assert contents.strings("tokenizer.ggml.tokens") == file.strings("tokenizer.ggml.tokens")
+    for end in range(8, file.data_offset, 997):
+        with pytest.raises(HeaderError, match=r"takes more than|ends within") as raised:
+            read_beginning(good[:end], len(good), "good.gguf")
+        assert raised.value.position > end
 
 
 def test_cut_anywhere_is_refused(good: bytes, tmp_path: Path) -> None:

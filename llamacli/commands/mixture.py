@@ -177,9 +177,12 @@ def fitted(
     write_gguf would after it, where target's disk has no room. None where that was asked before.
     """
     asked = str(mixture.fit)
-    header, size = _as_q8_0(checkpoint)
+    plain = convert.named_quantization("Q8_0")
+    tensors = convert.plan_tensors(checkpoint.config, plain)
+    size = sum(tensor.nbytes for tensor in tensors)
     if asked == MEMORY:
-        limit = _free(checkpoint.name, header, size, mixture.context)
+        header = convert.header_bytes(checkpoint, plain, tensors)
+        limit = _free(checkpoint.name, header, len(header) + size, mixture.context)
     else:
         limit = parse_size(asked)
     if target is not None:
@@ -198,14 +201,6 @@ def fitted(
         )
     _show(fitted_mixture, limit)
     return fitted_mixture.quantization
-
-
-def _as_q8_0(checkpoint: "convert.Checkpoint") -> tuple[bytes, int]:
-    """The header of a Q8_0 file of it, and that file's bytes."""
-    like = convert.named_quantization("Q8_0")
-    tensors = convert.plan_tensors(checkpoint.config, like)
-    header = convert.header_bytes(checkpoint, like, tensors)
-    return header, len(header) + tensors[-1].offset + tensors[-1].nbytes
 
 
 def _free(name: str, header: bytes, size: int, context: int | None) -> int:

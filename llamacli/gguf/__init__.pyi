@@ -25,5 +25,10 @@ from .contents import (
     TensorType as TensorType,
     file_identity as file_identity,
 )
-from .file import HeaderError as HeaderError, padded as padded, read_gguf as read_gguf
+from .file import (
+    HeaderError as HeaderError,
+    padded as padded,
+    read_beginning as read_beginning,
+    read_gguf as read_gguf,
+)
 from .merge import check_part as check_part, merged_header as merged_header

@@ -1,16 +1,13 @@
 """What llama.cpp takes for granted of a Llama model, and would abort on or misread, checked."""
 
 import math
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import mul
-from pathlib import Path
 from typing import Any
 
-from llamacli.errors import InvalidModelError
 from llamacli.gguf.contents import STRING, TEMPLATE_KEY, TOOL_TEMPLATE_KEY, Array, GGUFFile
-from llamacli.gguf.file import read_gguf
+from llamacli.gguf.file import read_beginning
 
 MAX_BLOCKS = 512  # llama.cpp's LLAMA_MAX_LAYERS
 MAX_SIZE = (1 << 31) - 1  # contexts and vocabularies are int32 in llama.cpp
@@ -86,19 +83,9 @@ def check_llama(file: GGUFFile) -> LlamaShape:
 
 def read_header(header: bytes, size: int, name: str) -> tuple[GGUFFile, LlamaShape]:
     """A checked file of that size that begins so, before the rest of it is there; name is what
-    errors call it. Its arrays can't be read."""
-    with tempfile.TemporaryDirectory(prefix="llamacli-") as folder:
-        path = Path(folder) / "header.gguf"
-        with path.open("wb") as file:
-            file.write(header)
-            file.truncate(size)  # the beginning alone takes disk
-        try:
-            contents = read_gguf(path)
-            return contents, check_llama(contents)
-        except InvalidModelError as error:
-            if error.file == path:
-                error.file = name
-            raise
+    errors call it."""
+    contents = read_beginning(header, size, name)
+    return contents, check_llama(contents)
 
 
 def check_architecture(file: GGUFFile) -> None:

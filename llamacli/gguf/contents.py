@@ -92,7 +92,8 @@ class GGUFFile:
     """The checked contents of a GGUF file; metadata holds Python values, and Array for arrays.
 
     known are the keys whose strings are a known vocabulary's; status is that of the file which was
-    read, whatever is at path since. spans are where each key and its value lie.
+    read, whatever is at path since. spans are where each key and its value lie. begun has the first
+    bytes of a file that isn't at path yet.
     """
 
     path: Path
@@ -105,6 +106,7 @@ class GGUFFile:
     status: FileStatus
     known: frozenset[str] = frozenset()
     spans: Mapping[str, slice] = field(default_factory=dict)
+    begun: bytes = field(default=b"", repr=False)
 
     @property
     def quantization(self) -> str:
@@ -120,6 +122,8 @@ class GGUFFile:
     def raw(self, key: str) -> bytes:
         """The bytes of an array's values. Raises InvalidModelError where key has none."""
         values = self.array_at(key)
+        if self.begun:
+            return self.begun[values.offset : values.offset + values.nbytes]
         with mapped(self.path) as (data, status):
             if status != self.status:
                 self.fail(REPLACED)

@@ -7,6 +7,7 @@ record a tensor, then the tensors' data. Long arrays are stepped over and read o
 import hashlib
 import math
 import mmap
+from dataclasses import replace
 from pathlib import Path
 from struct import Struct, error as StructError  # noqa: N812
 from typing import Any, NoReturn
@@ -76,12 +77,21 @@ def read_gguf(path: Path) -> GGUFFile:
         return _Reader(path, data, status).read()
 
 
+def read_beginning(data: bytes, size: int, name: str) -> GGUFFile:
+    """The same of a file of that size that begins so, which isn't there yet; name is for errors.
+
+    Raises HeaderError, whose position is beyond data where that ends within the header.
+    """
+    file = _Reader(Path(name), data, FileStatus(0, 0, size, 0)).read()
+    return replace(file, begun=data[: file.data_offset])
+
+
 class _Reader:
     """Reads what a file has in order; each step is held against its end, and raises HeaderError."""
 
-    def __init__(self, path: Path, data: mmap.mmap, status: FileStatus) -> None:
+    def __init__(self, path: Path, data: mmap.mmap | bytes, status: FileStatus) -> None:
         self.path, self.data, self.status = path, data, status
-        self.size, self.position = len(data), 0
+        self.size, self.position = status.size, 0
         self.recognized = set[str]()
         self.text = self.strings = self.arrays = 0  # how much of what is capped has been read
 
@@ -104,6 +114,7 @@ class _Reader:
             self.fail(f"general.alignment is {alignment!r}, not a power of two from 8 to 65536")
         records = [self.tensor_record(i) for i in range(tensors)]
         data_offset = padded(self.position, alignment)
+        self.check_there(data_offset)
         return GGUFFile(
             path=self.path,
             version=version,
@@ -224,8 +235,15 @@ class _Reader:
         if nbytes > self.size - start:
             self.position = self.size
             self.fail(f"the file ends within {what} ({nbytes} bytes at {start} of {self.size})")
+        self.check_there(start + nbytes)
         self.position = start + nbytes
         return start
+
+    def check_there(self, end: int) -> None:
+        """Refuse what lies before end, and is of the part of a file that isn't there yet."""
+        if len(self.data) < min(end, self.size):
+            self.position = end
+            self.fail(f"its header takes more than {len(self.data)} bytes")
 
     def unpack(self, form: Struct, what: str) -> Any:
         return form.unpack_from(self.data, self.take(form.size, what))[0]
@@ -253,6 +271,7 @@ class _Reader:
         self.position = position
         if position > self.size:
             self.fail(f"the file ends within {key}")
+        self.check_there(position)
 
 
 def padded(value: int, unit: int = DEFAULT_ALIGNMENT) -> int:

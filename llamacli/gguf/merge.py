@@ -28,9 +28,7 @@ def check_part(number: int, parts: Sequence[GGUFFile]) -> None:
 def merged_header(parts: Sequence[GGUFFile]) -> bytes:
     """The header of the whole file, padded: the first part's metadata, and every part's tensors."""
     first = parts[0]
-    with first.path.open("rb") as file:
-        head = file.read(first.data_offset)
-    pairs = [head[span] for key, span in first.spans.items() if not key.startswith("split.")]
+    pairs = [first.begun[span] for key, span in first.spans.items() if not key.startswith("split.")]
     tensors = [tensor for part in parts for tensor in part.tensors]
     records, offset = [], 0
     for tensor in tensors:

@@ -5,10 +5,8 @@ Bytes come by range; what was cut short goes on; hashes are checked before the f
 
 import hashlib
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -118,11 +116,10 @@ CHECKERS = 2  # threads that check what an earlier call has fetched
 
 @dataclass(frozen=True)
 class Part:
-    """A file of the repo: its header as it is and as it reads; its data starts where that ends."""
+    """A file of the repo: its data starts where its header ends."""
 
     file: convert.WeightFile
     sha256: str | None
-    raw: bytes
     header: gguf.GGUFFile
 
     @property
@@ -157,8 +154,8 @@ def pull(
     target gets its name. Raises NotFoundError, InvalidModelError, ConvertError subclasses; what is
     cut short goes on at the next call.
     """
-    with http_client() as client, tempfile.TemporaryDirectory(prefix="llamacli-") as folder:
-        parts = [_open(repo, name, client, Path(folder) / f"{i}") for i, name in enumerate(names)]
+    with http_client() as client:
+        parts = [_open(repo, name, client) for name in names]
         header = _header(parts)
         pieces = list(_pieces(parts, len(header)))
         size = len(header) + sum(gguf.padded(one.length) for one in parts[:-1]) + parts[-1].length
@@ -176,7 +173,7 @@ def pull(
             _check_hashes(parts, journal.descriptor, len(header))
 
 
-def _open(repo: Repo, name: str, client: httpx2.Client, scratch: Path) -> Part:
+def _open(repo: Repo, name: str, client: httpx2.Client) -> Part:
     """A file of the repo with its header read, as much of it as that takes."""
     cached = repo.cached.get(name)
     file = remote_file(repo, name, client) if cached is None else convert.LocalFile(cached)
@@ -184,16 +181,9 @@ def _open(repo: Repo, name: str, client: httpx2.Client, scratch: Path) -> Part:
     raw = b""
     while True:
         raw += file.read(len(raw), length - len(raw))
-        with scratch.open("wb") as sparse:
-            sparse.write(raw)
-            sparse.truncate(file.size)  # the beginning alone takes disk
         try:
-            with _named(scratch, name):
-                header = gguf.read_gguf(scratch)
-                if length == most < header.data_offset:
-                    header.fail(f"its header takes more than {length} bytes")
-            if header.data_offset <= length:
-                return Part(file, repo.files[name].sha256, raw[: header.data_offset], header)
+            header = gguf.read_beginning(raw, file.size, name)
+            return Part(file, repo.files[name].sha256, header)
         except gguf.HeaderError as error:
             if length == most or error.position <= length:
                 raise
@@ -202,23 +192,11 @@ def _open(repo: Repo, name: str, client: httpx2.Client, scratch: Path) -> Part:
 
 def _header(parts: Sequence[Part]) -> bytes:
     if len(parts) == 1:
-        return parts[0].raw
+        return parts[0].header.begun
     headers = [part.header for part in parts]
-    for number, part in enumerate(parts):
-        with _named(part.header.path, part.file.name):
-            gguf.check_part(number, headers)
+    for number in range(len(parts)):
+        gguf.check_part(number, headers)
     return gguf.merged_header(headers)
-
-
-@contextmanager
-def _named(path: Path, name: str) -> Iterator[None]:
-    """Errors name the file on the Hub, not the one that its header was written to."""
-    try:
-        yield
-    except InvalidModelError as error:
-        if error.file == path:
-            error.file = name
-        raise
 
 
 def _needs(repo: Repo, names: Sequence[str], shape: gguf.LlamaShape, size: int) -> Needs:
@@ -264,7 +242,7 @@ def _fetch(
 def _check_hashes(parts: Sequence[Part], descriptor: int, start: int) -> None:
     """That each file arrived as the Hub has it. Raises CheckpointError."""
     for part in parts:
-        hashed = hashlib.sha256(part.raw)
+        hashed = hashlib.sha256(part.header.begun)
         for at in range(0, part.length, PIECE):
             hashed.update(convert.read_all(descriptor, min(PIECE, part.length - at), start + at))
         if part.sha256 not in (None, hashed.hexdigest()):
