@@ -179,7 +179,7 @@ def fitted(
     asked = str(mixture.fit)
     plain = convert.named_quantization("Q8_0")
     tensors = convert.plan_tensors(checkpoint.config, plain)
-    size = sum(tensor.nbytes for tensor in tensors)
+    size = tensors[-1].offset + tensors[-1].nbytes
     if asked == MEMORY:
         header = convert.header_bytes(checkpoint, plain, tensors)
         limit = _free(checkpoint.name, header, len(header) + size, mixture.context)
