@@ -59,6 +59,9 @@ LONGEST = (
     *("test_hostile_files", "test_conversation", "test_pull", "test_registry"),
 )
 
+# The programs that the tests start write as they do for users, whose shells don't set this.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 # A shell has its background jobs ignore Ctrl-C, and nohup has its own ignore a hangup; so would the
 # programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
