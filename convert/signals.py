@@ -28,7 +28,7 @@ def deferred_signals(arrived: list[int]) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in held.items():
+        for number, handler in reversed(held.items()):  # SIGINT last: it may raise now
             signal.signal(number, handler)
-        for caught in arrived:
-            signal.raise_signal(caught)
+        for caught in sorted(arrived, key=lambda number: number == signal.SIGINT):
+            signal.raise_signal(caught)  # one that ends the program isn't lost to one that may not

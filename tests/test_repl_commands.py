@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,28 @@ def test_a_turn_goes_the_way_that_the_readme_tells(
     assert len(chat.messages) == 4 and len(way) == 7
     assert [name for name in crossed if name in way[:-1]] == way[:-1] and way[-1] in crossed
     assert len(crossed) <= 22, list(crossed)
+
+
+def test_ctrl_c_too_late_for_an_answer_does_not_end_the_chat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pressed as the answer ends by itself, or once more as the first one is told of."""
+    typed = iter([KeyboardInterrupt, "/nothing", KeyboardInterrupt, EOFError])
+
+    def read(*_: str) -> str:
+        line = next(typed)
+        if not isinstance(line, str):
+            raise line
+        return line
+
+    def complain(error: Exception) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "make_editor", lambda *_, **__: read)
+    monkeypatch.setattr(loop, "complain", complain)
+    session: Any = SimpleNamespace(engine=None)
+    loop.talk(Repl(session, "demo", lambda *_: session.engine))
+    assert not [*typed]
 
 
 def test_the_page_on_chat_names_every_command() -> None:

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from typing import Any
 import jsonschema
 import pytest
 
+from convert import deferred_signals
+from llamacli import cli
 from llamacli.answer import interrupts
 from llamacli.engine.model import load_vocabulary
 from llamacli.engine.vocabulary import Vocabulary
+from llamacli.errors import Terminated
 from llamacli.prompt.input import CUT, Input, Text, fit
 from llamacli.terminal import harmless
 from tests.standins.program import PROGRAM, run_program
@@ -459,7 +463,7 @@ def test_a_signal_between_writes_limits_those_that_follow(number: signal.Signals
         while os.write(pipe, bytes(PAGESIZE)):
             pass
     os.set_blocking(pipe, True)
-    free = threading.Timer(20, os.read, (reader, 1 << 20))  # or this test would wait for ever
+    free = threading.Timer(PATIENCE, os.read, (reader, 1 << 20))  # or this would wait for ever
     free.start()
     written: list[int] = []
     before = signal.signal(number, signal.default_int_handler)
@@ -473,6 +477,41 @@ def test_a_signal_between_writes_limits_those_that_follow(number: signal.Signals
         for descriptor in (reader, pipe):
             os.close(descriptor)
     assert not written
+
+
+@needs_signals
+@pytest.mark.parametrize("block", [interrupts, lambda: deferred_signals([])])
+def test_ctrl_c_as_signals_are_restored_leaves_none_held_back(
+    block: Callable[[], AbstractContextManager[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chat goes on after it, and is to end by the next SIGTERM all the same."""
+    usual, before = signal.signal, signal.signal(signal.SIGTERM, cli._terminate)
+
+    def restored(number: int, handler: Any) -> Any:
+        changed = usual(number, handler)
+        if number == signal.SIGINT and handler is signal.default_int_handler:
+            signal.raise_signal(number)
+        return changed
+
+    monkeypatch.setattr(signal, "signal", restored)
+    try:
+        with pytest.raises(KeyboardInterrupt), block():
+            pass
+        assert signal.getsignal(signal.SIGTERM) == cli._terminate
+    finally:
+        usual(signal.SIGINT, signal.default_int_handler)
+        usual(signal.SIGTERM, before)
+
+
+@needs_signals
+def test_sigterm_is_not_lost_to_a_ctrl_c_before_it() -> None:
+    before = signal.signal(signal.SIGTERM, cli._terminate)
+    try:
+        with pytest.raises(Terminated), deferred_signals([]):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.raise_signal(number)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_full(pipe: Any, size: int) -> bool:

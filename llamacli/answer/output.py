@@ -196,7 +196,7 @@ def interrupts() -> Iterator[Interrupts]:
         except Exception as error:  # a terminal that went, say: the signal tells it better
             failed = error
         finally:
-            for number, handler in held.items():
+            for number, handler in reversed(held.items()):  # Ctrl-C last: it may raise now
                 signal.signal(number, handler)
     if state.arrived:
         signal.raise_signal(state.arrived[0])

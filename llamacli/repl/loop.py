@@ -25,10 +25,13 @@ def talk(repl: Repl) -> None:
     history = home("history")
     repl.read = make_editor(history, complete, lambda: status_line(repl), keep=repl.keeps)
     while not repl.leaving:
-        line = read_line(repl)
-        if line is None:
-            break
-        turn(repl, line)
+        try:
+            line = read_line(repl)
+            if line is None:
+                break
+            turn(repl, line)
+        except KeyboardInterrupt:  # meant for an answer that has just ended
+            continue
     keep_cache(repl)
 
 
