@@ -137,8 +137,13 @@ class Pool:
 
     @asynccontextmanager
     async def use(self, wanted: Loaded | str | None) -> AsyncIterator[Loaded]:
-        """The model, or the one of that name, loaded, and not freed meanwhile."""
+        """The model, or the one of that name, loaded, and not freed meanwhile.
+
+        Raises Fault 404 for one that was freed since it was found: nothing would answer there.
+        """
         model = wanted if isinstance(wanted, Loaded) else await self.get(self.path(wanted))
+        if self.loaded.get(model.path) is not model:
+            raise Fault(404, "the model is not loaded", "file", "not_loaded")
         model.uses += 1
         try:
             yield model
@@ -213,9 +218,13 @@ class Pool:
         """Free those that nobody used for keep_alive seconds, again and again."""
         while self.keep_alive is not None:
             await asyncio.sleep(min(1.0, self.keep_alive / 4 + 0.01))
-            now = time.monotonic()
             for model in list(self.loaded.values()):
-                if not (model.uses or model.pinned) and now - model.used >= self.keep_alive:
-                    async with self.loading:
-                        if not model.uses and model.path in self.loaded:
+                if self._idles(model, self.keep_alive):
+                    async with self.loading:  # until then it may be used, or go
+                        if self._idles(model, self.keep_alive):
                             await self.free(model)
+
+    def _idles(self, model: Loaded, seconds: float) -> bool:
+        there = self.loaded.get(model.path) is model
+        idle = there and not (model.uses or model.pinned)
+        return idle and time.monotonic() - model.used >= seconds
