@@ -186,7 +186,7 @@ def test_a_client_that_reads_nothing_loses_its_connection(demo: Path) -> None:
     assert STALL == 30
     body = json.dumps({"content": "a " * (1 << 20), "with_pieces": True}).encode()
     head = f"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-    with serving("-m", demo, program=changed("STALL", 0.01)) as server, socket.socket() as raw:
+    with serving("-m", demo, program=changed(STALL=0.01)) as server, socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.connect(("127.0.0.1", server.port))
         raw.sendall(head.encode() + body)

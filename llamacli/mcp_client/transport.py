@@ -27,6 +27,7 @@ from llamacli.terminal import shortened
 
 # Beside those of the package: language, time zone, where temporary files go. None is a secret.
 HANDED_ON = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+GONE = 5.0  # seconds after its stdout's end in which it is seen to have ended by itself
 CLOSING = 1.0  # seconds to leave after stdin was closed
 ENDING = 1.0  # seconds to leave after SIGTERM
 DYING = 2.0  # seconds for the system to have killed it
@@ -169,7 +170,7 @@ def _fault(trace: Trace, length: int) -> str:
 
 
 async def _end_of(process: Process) -> str:
-    if not await _ended(process, CLOSING):
+    if not await _ended(process, GONE):
         return "it closed its stdout"
     code = process.returncode or 0
     return f"it was killed by signal {-code}" if code < 0 else f"it ended with exit code {code}"

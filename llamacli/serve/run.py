@@ -4,7 +4,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from llamacli.terminal import notice
 
 SIGNALS = (signal.SIGINT, *ENDING)
 GRACE = 10.0  # seconds that running answers get after SIGTERM
+AFTER = 2.0  # seconds after those in which their clients may take how they ended
 MAX_HEADERS = 1 << 16  # bytes
 MAX_CONNECTIONS = 512
 IDLE = 30.0  # seconds without a request after which a connection is closed
@@ -177,12 +178,17 @@ class _Life:
         config = uvicorn.Config(
             app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
             server_header=False, date_header=False, timeout_keep_alive=int(IDLE),
-            h11_max_incomplete_event_size=MAX_HEADERS, timeout_graceful_shutdown=int(GRACE) + 2,
+            h11_max_incomplete_event_size=MAX_HEADERS, timeout_graceful_shutdown=int(GRACE + AFTER),
         )  # fmt: skip
         self.http = _Listening(config)
         loop = asyncio.get_running_loop()
+
+        def arrive(number: int, _: Any) -> None:
+            with suppress(RuntimeError):  # the loop has just been closed: all is over
+                loop.call_soon_threadsafe(self._arrive, number)
+
         for number in SIGNALS:
-            signal.signal(number, lambda n, _: loop.call_soon_threadsafe(self._arrive, n))
+            signal.signal(number, arrive)
         sockets = [self.port, *([self.own.socket] if self.own else [])]
         background = [
             asyncio.create_task(self._load(pool)),

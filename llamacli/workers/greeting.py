@@ -108,7 +108,7 @@ def greet(address: Address, patience: float = PATIENCE) -> Link:
     except BaseException as error:
         link.close()
         if isinstance(error, TimeoutError):
-            if _speaks_http(address, min(patience, HTTP_PATIENCE)):
+            if _speaks_http(address, HTTP_PATIENCE):
                 raise UnreachableError(f"{address} is no worker: it speaks HTTP") from error
             told = f"the worker {address} doesn't answer"
             raise UnreachableError(told, hint="it may be serving another") from error

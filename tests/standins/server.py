@@ -51,6 +51,13 @@ class Serving:
             base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=PATIENCE
         )
 
+    def told(self) -> list[str]:
+        """What it has said of all requests that had ended before, which it tells of in turn."""
+        mark = f"/mark-{len(self.log)}"
+        WEB.get(self.url + mark)
+        wait_until(lambda: any(mark in line for line in self.log), self.child)
+        return [*self.log]
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.child.send_signal(number)
         return self.child.wait(PATIENCE)
@@ -63,14 +70,14 @@ class Serving:
         return int(match[1]) * 1024
 
 
-def changed(name: str, seconds: float) -> tuple[str, str]:
-    """Python's arguments for the program with another time of serve/run's."""
-    change = f"import llamacli.serve.run as r; r.{name} = {seconds}"
-    return "-c", f"{change}; import llamacli.cli as c; c.start()"
+def changed(**seconds: float) -> tuple[str, str]:
+    """Python's arguments for the program with other times of serve/run's."""
+    change = "; ".join(f"r.{name} = {value}" for name, value in seconds.items())
+    return "-c", f"import llamacli.serve.run as r; {change}; import llamacli.cli as c; c.start()"
 
 
 # HASTY gives running answers a second after a signal, PATIENT as long as they take.
-USUAL, HASTY, PATIENT = PROGRAM[1:], changed("GRACE", 1.0), changed("GRACE", 1e6)
+USUAL, HASTY, PATIENT = PROGRAM[1:], changed(GRACE=1.0, AFTER=PATIENCE), changed(GRACE=1e6)
 
 
 @contextmanager
