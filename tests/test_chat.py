@@ -8,7 +8,7 @@ import pytest
 
 from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import write_model
-from tests.standins.waiting import PATIENCE
+from tests.standins.waiting import PATIENCE, ROOM
 from tests.systems import needs_signals
 from tests.terminal import Terminal
 
@@ -62,6 +62,7 @@ def test_a_signal_keeps_what_was_said(endless: Path, number: signal.Signals, cod
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        pipesize=ROOM,
     )
     assert child.stdin is not None and child.stdout is not None
     child.stdin.write(b"go on")

@@ -88,7 +88,8 @@ def test_what_goes_wrong_with_a_call_is_its_result(how: str, told: str) -> None:
 
 
 def test_a_tool_that_hangs_and_a_list_without_end() -> None:
-    with open_servers([config("hang_call")], 2) as servers:
+    with open_servers([config("hang_call")], PATIENCE) as servers:
+        servers.connections["it"].seconds = 2
         outcome = servers.call("echo", {"text": "hi"}, lambda: False)
     assert outcome.failed and "didn't answer within 2 s" in outcome.text
     with open_servers([config("endless")], PATIENCE) as servers:
@@ -335,7 +336,7 @@ def test_a_server_of_the_mcp_package_over_http() -> None:
             return one.connect_ex(("127.0.0.1", port)) == 0
 
     try:
-        wait_until(listens)
+        wait_until(listens, child)
         with open_servers(read_servers([f"http://127.0.0.1:{port}/mcp"]), PATIENCE) as servers:
             assert servers.call("add", {"a": 1, "b": 2}, lambda: False).text == "3"
         missing = read_servers([f"http://127.0.0.1:{port}/other"])

@@ -19,7 +19,7 @@ HELLO: Any = [{"role": "user", "content": "Hi"}]
 @pytest.fixture(scope="module")
 def babbling(endless: Path) -> Iterator[Serving]:
     """Its answers never end by themselves; two at a time, one may wait."""
-    with serving("-m", endless, "--parallel", "2", "--queue", "1", "-c", "4096") as started:
+    with serving("-m", endless, "--parallel", "2", "--queue", "1", "-c", "100000") as started:
         yield started
 
 

@@ -14,7 +14,7 @@ from llamacli.answer import Chunk
 from llamacli.serve import ask_server
 from tests.standins.program import PROGRAM, run_program
 from tests.standins.server import WEB, Serving, serving
-from tests.standins.waiting import PATIENCE, wait_until
+from tests.standins.waiting import PATIENCE, ROOM, wait_until
 from tests.systems import PLATFORM, needs_unix_sockets
 
 pytestmark = [needs_unix_sockets, pytest.mark.usefixtures("reached")]
@@ -74,10 +74,10 @@ def test_the_answer_is_the_one_without_it(
     server: Serving, demo: Path, arguments: list[str]
 ) -> None:
     options = ("-m", demo, "--temp", "0", "--json", "--verbose")
-    lines = len(server.log)
+    lines = len(server.told())
     by_server, told = llamacli("run", *arguments, *options)
     assert "a server that has the model loaded answers" in told
-    wait_until(lambda: any("/own/answer 200" in line for line in server.log[lines:]))
+    assert any("/own/answer 200" in line for line in server.told()[lines:])
     alone, told = llamacli("run", *arguments, *options, "--no-server")
     assert "a server" not in told
     names = ("text", "finish_reason", "prompt_tokens", "answer_tokens", "model", "quantization")
@@ -143,27 +143,27 @@ def test_other_clients_beside_it_change_nothing(server: Serving, demo: Path) -> 
 
 
 def test_chat_on_a_pipe(server: Serving, demo: Path) -> None:
-    lines = len(server.log)
+    lines = len(server.told())
     answer, _ = llamacli("chat", "-m", demo, "--temp", "0", stdin="Hi")
     assert answer.startswith("Hello!")
-    wait_until(lambda: any("/own/answer 200" in line for line in server.log[lines:]))
+    assert any("/own/answer 200" in line for line in server.told()[lines:])
 
 
 def test_what_a_server_can_not_do_is_done_without_it(server: Serving, demo: Path) -> None:
-    lines = len(server.log)
+    lines = len(server.told())
     llamacli("run", "Hi", "-m", demo, "-c", "512", "-n", "2")
     llamacli("run", "word " * 9000, "-m", demo, check=5)  # told as without a server
     drafted = ("-m", demo, "--draft", demo, "-n", "2")  # the model that drafts is loaded here
     llamacli("run", "Hi", *drafted)
     llamacli("chat", *drafted, stdin="Hi")
     llamacli("batch", *drafted, stdin="Hi\n")
-    assert not any("/own/answer 200" in line for line in server.log[lines:])
+    assert not any("/own/answer 200" in line for line in server.told()[lines:])
 
 
 def test_a_server_that_dies_in_the_middle_is_told(
     endless: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving("-m", endless, "-c", "4096") as server:
+    with serving("-m", endless, "-c", "100000") as server:
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(server.runtime))
         command = [sys.executable, "-m", "llamacli", "run", "Hi", "-m", str(endless)]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -179,7 +179,8 @@ def test_ctrl_c_ends_the_answer_and_frees_the_server(
     with serving("-m", endless, "-c", "100000") as server:
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(server.runtime))
         command = [sys.executable, "-m", "llamacli", "run", "Hi", "-m", str(endless)]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "pipesize": ROOM}
+        child = subprocess.Popen(command, **pipes)
         assert child.stdout is not None and child.stdout.read(10)
         child.send_signal(signal.SIGINT)
         out, _ = child.communicate(timeout=PATIENCE)
@@ -197,11 +198,11 @@ def test_batch_asks_it_too(server: Serving, demo: Path, tmp_path: Path) -> None:
         {"id": "d", "prompt": "word " * 9000},
     ]
     (tmp_path / "in").write_text("\n".join(map(json.dumps, lines)))
-    before = len(server.log)
+    before = len(server.told())
     arguments = ("batch", tmp_path / "in", "-m", demo, "--exact")
     result, told = llamacli(*arguments, check=1)
     assert "a server that has the model loaded answers" in told
-    wait_until(lambda: any("/own/answer 200" in line for line in server.log[before:]))
+    assert any("/own/answer 200" in line for line in server.told()[before:])
     expected, _ = llamacli(*arguments, "--no-server", check=1)
     ours, theirs = ([json.loads(x) for x in t.splitlines()] for t in (result, expected))
     assert [x["id"] for x in ours] == [x["id"] for x in theirs] == ["a", "b", 3, "c", "d"]

@@ -130,7 +130,7 @@ def test_the_keyboard_alone(page: Browser) -> None:
 
 
 def test_stop(endless: Path, chromium: Browser) -> None:
-    with serving("-m", endless, "-c", "8192") as server:
+    with serving("-m", endless, "-c", "100000") as server:
         chromium.open(f"{server.url}/")
         wait_until(lambda: chromium.run("return document.querySelector('#model').length") == 1)
         chromium.type("#text", "Hi\ue007")

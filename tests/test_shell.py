@@ -27,7 +27,7 @@ from llamacli.prompt.input import CUT, Input, Text, fit
 from llamacli.terminal import harmless
 from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import CONTEXT, write_model
-from tests.standins.waiting import PATIENCE, wait_until
+from tests.standins.waiting import PATIENCE, ROOM, wait_until
 from tests.systems import needs_linux, needs_shell, needs_signals
 from tests.terminal import ENCODING, on_terminal
 
@@ -329,10 +329,10 @@ def test_choice_is_one_of_the_words() -> None:
 # Signals
 
 
-def start_long_answer(tmp_path: Path, *options: str) -> subprocess.Popen[bytes]:
-    """An answer of many seconds, whose first text has come."""
+def start_long_answer(tmp_path: Path, *options: str, room: int = ROOM) -> subprocess.Popen[bytes]:
+    """An answer of many seconds to a pipe of that room."""
     grammar = tmp_path / "long.gbnf"
-    grammar.write_text('root ::= ("line\\n"){5000} "end"')
+    grammar.write_text('root ::= ("line\\n"){11000} "end"')
     path = write_model(tmp_path / "roomy.gguf", change=_longer)
     child = subprocess.Popen(
         [*PROGRAM, "run", "hi", "-m", str(path), "-c", "60000", "--threads", "1", "--grammar",
@@ -340,6 +340,7 @@ def start_long_answer(tmp_path: Path, *options: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
+        pipesize=room,
     )  # fmt: skip
     return child
 
@@ -433,9 +434,9 @@ def test_a_signal_gives_whole_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["run", "batch"])
 def test_a_signal_ends_it_though_nobody_reads(tmp_path: Path, model: Path, command: str) -> None:
     """The pipe is full and the reader asleep: the write doesn't hold the program up."""
-    fcntl = pytest.importorskip("fcntl")
+    room = 2 * PAGESIZE  # of 16, soon full
     if command == "run":
-        child = start_long_answer(tmp_path, "--jsonl")
+        child = start_long_answer(tmp_path, "--jsonl", room=room)
     else:
         lines = tmp_path / "lines.txt"
         lines.write_text("hi\n" * 3000)
@@ -443,11 +444,11 @@ def test_a_signal_ends_it_though_nobody_reads(tmp_path: Path, model: Path, comma
             [*PROGRAM, "batch", lines, "-m", model, "-n", "20", "--threads", "1"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pipesize=room,
         )
     assert child.stdout is not None
-    size = fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, 2 * PAGESIZE)  # of 16, soon full
     child.stdout.readline()
-    wait_until(lambda: _is_full(child.stdout, size), child)
+    wait_until(lambda: _is_full(child.stdout, room), child)
     child.terminate()
     assert child.wait(timeout=PATIENCE) == 143
     child.communicate()

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.standins.waiting import PATIENCE
+
 Contents = bytes | mmap.mmap
 LARGE = (".safetensors", ".gguf", ".bin")
 TOKEN = "hf_stand_in"
@@ -322,7 +324,7 @@ class CdnHandler(Handler):
                 self.wfile.write(body[: cut.after])
                 self.wfile.flush()
             if cut.gate is not None:
-                cut.gate.wait(60)
+                cut.gate.wait(PATIENCE)
             self.connection.shutdown(socket.SHUT_RDWR)
         self.close_connection = True
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 PATIENCE = 600.0  # seconds after which a program is taken to hang, on the busiest machine
+# Bytes of a pipe, where the system lets that be chosen: minutes of answers that nobody reads yet.
+ROOM = 1 << 20
 
 
 class Child(Protocol):
