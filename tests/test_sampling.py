@@ -1,5 +1,6 @@
 """Choosing a token: the quick way gives what llama.cpp's samplers give."""
 
+import math
 import random
 from collections.abc import Iterator
 
@@ -12,9 +13,11 @@ from llamacli.engine import (
     SamplingSettings,
     chooser,
     common_prefix,
+    is_sound,
     sampler_chain,
 )
 from llamacli.engine.sampling import COLUMNS, MAX_LIKELIEST, PARTS, likeliest, likeliest_biased
+from llamacli.errors import UsageError
 from tests.standins.checkpoint import tokenizer
 from tests.standins.tiny import write_model
 
@@ -111,6 +114,29 @@ def test_penalties_and_temperatures_go_through_the_samplers(engine: Engine) -> N
     likeliest = int(engine.logits().argmax())
     with sampler_chain(engine, penalized, 0, [likeliest]) as chain:
         assert chooser(engine, penalized, chain)(-1) != likeliest
+
+
+@pytest.mark.parametrize("cuts", [(0, 0.9, 0.0), (200, 1.0, 0.0), (0, 1.0, 0.1), (50, 1.0, 0.0)])
+@pytest.mark.parametrize("temperature", [1e-5, 1e-8, 1e-9, 1e-38, 1e-46])
+def test_a_temperature_next_to_0_takes_the_likeliest(
+    wide: Engine, temperature: float, cuts: tuple[int, float, float]
+) -> None:
+    """Logits over it are beyond what llama.cpp's samplers can sort, or a float32."""
+    top_k, top_p, min_p = cuts
+    settings = SamplingSettings(temperature, top_k, top_p, min_p)
+    wide.prefill([5, 6, 7])
+    wide.logits()[300] = 80
+    with sampler_chain(wide, settings, 1) as chain:
+        assert wide.library.llama_sampler_sample(chain, wide.context_pointer, -1) == 300
+        assert chooser(wide, settings, chain)(-1) == 300
+
+
+@pytest.mark.parametrize("value", [pytest.param(10**400, id="huge"), -1, math.nan, math.inf, True])
+def test_settings_that_can_not_be_are_refused(value: float) -> None:
+    for name in ("temperature", "top_k", "seed"):
+        with pytest.raises(UsageError, match="give 0 to"):
+            SamplingSettings(**{name: value})  # type: ignore[arg-type]
+        assert not is_sound(name, value)
 
 
 def test_rows_are_those_of_single_steps(engine: Engine) -> None:

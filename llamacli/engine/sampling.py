@@ -1,7 +1,6 @@
 """How the next token is chosen: the settings for it, and llama.cpp's chain of samplers, or numpy
 where that is quicker."""
 
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,9 @@ PARTS, COLUMNS = 8, 1024
 MAX_SEED = (1 << 32) - 2  # llama.cpp takes 2^32 - 1 for "choose one"
 MAX_LAST_N = 1 << 20
 MAX_LIKELIEST = 256  # tokens that are looked for among all
+# Logits over a temperature below it exceed what llama.cpp's samplers can sort, or a float32; the
+# likeliest token has a probability of all but 1 there.
+LEAST_TEMPERATURE = 1e-5
 
 # What stands in for a key that the file doesn't have: temperature and top-p as Meta ships them with
 # every Llama 3, top-k as transformers' own default, the others off.
@@ -38,7 +40,8 @@ METADATA_KEYS = {
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and repeat_penalty 1 are off.
+    """temperature 0, or below LEAST_TEMPERATURE, is greedy; top_k 0, top_p 1, min_p 0 and
+    repeat_penalty 1 are off.
 
     The penalties weigh on tokens among the last repeat_last_n: repeat_penalty divides, presence
     and frequency_penalty are taken off, the latter as often as a token is there. logit_bias is
@@ -69,6 +72,11 @@ class SamplingSettings:
             _check("seed", self.seed, 0, MAX_SEED)
 
     @property
+    def draws(self) -> bool:
+        """Whether chance has a say."""
+        return self.temperature >= LEAST_TEMPERATURE
+
+    @property
     def penalizes(self) -> bool:
         changed = (self.repeat_penalty - 1.0, self.presence_penalty, self.frequency_penalty)
         return bool(self.repeat_last_n) and any(changed)
@@ -81,12 +89,12 @@ class SamplingSettings:
     @property
     def is_greedy(self) -> bool:
         """Whether the likeliest token is always chosen, once the biases are added."""
-        return self.temperature == 0 and not self.penalizes
+        return not (self.draws or self.penalizes)
 
     @property
     def draws_of_top_k(self) -> bool:
         """Whether one of the top_k likeliest tokens is drawn, whatever came before."""
-        return self.temperature > 0 < self.top_k and not (self.penalizes or self.logit_bias)
+        return self.draws and self.top_k > 0 and not (self.penalizes or self.logit_bias)
 
     @property
     def looks_for_likeliest(self) -> bool:
@@ -105,14 +113,14 @@ class SamplingSettings:
 
 
 def _check(name: str, value: float, least: float, most: float) -> None:
-    if isinstance(value, bool) or not math.isfinite(value) or not least <= value <= most:
+    if isinstance(value, bool) or not least <= value <= most:
         shown = (str(end) if isinstance(end, int) else f"{end:g}" for end in (least, most))
         raise UsageError(f"{name} is {value}; give {' to '.join(shown)}")
 
 
 def is_sound(name: str, value: Any) -> bool:
     """Whether a value from a stranger's file is a number that the setting of that name can take."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) >= 1 << 63:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     if name in WHOLE and not isinstance(value, int):
         return False
@@ -252,7 +260,7 @@ def _samplers(
         for token in prompt[-settings.repeat_last_n :]:
             library.llama_sampler_accept(sampler, token)
         yield sampler
-    if settings.temperature == 0:
+    if not settings.draws:
         yield library.llama_sampler_init_greedy()
         return
     yield library.llama_sampler_init_temp(settings.temperature)

@@ -187,7 +187,7 @@ def _jobs(model: Loaded, ask: Ask) -> list[Job]:
             tokens = ask.encode(engine, prompt)
             if len(tokens) > engine.context_size:
                 raise too_long(len(tokens), engine.context_size)
-            exact = ask.exact and sampling.temperature == 0
+            exact = ask.exact and not sampling.draws
             job = Job(tokens, sampling, ask.max_tokens, ask.stop, ask.shape, ask.calling,
                       logprobs=ask.logprobs, exact=exact, chat=ask.chat, scales=scales)  # fmt: skip
             held = constraint_of(engine, job)
