@@ -8,6 +8,7 @@ from ctypes import create_string_buffer
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod
 
 from convert import MARKERS, is_marker
 from llamacli.errors import LlamacliError, UsageError
@@ -129,17 +130,19 @@ class Vocabulary:
 
 
 class _Tokens:
-    """What llguidance asks of a tokenizer."""
+    """What llguidance asks of a tokenizer. It holds no vocabulary: that holds llguidance's, where
+    Python sees no circle."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.eos_token_id = vocabulary.eos
         self.bos_token_id = vocabulary.bos
         self.tokens = vocabulary.pieces
         self.special_token_ids = sorted(vocabulary.control_tokens | vocabulary.end_tokens)
-        self.tokenize = vocabulary.tokenize
+        self.tokenize = WeakMethod(vocabulary.tokenize)
 
     def __call__(self, text: bytes) -> list[int]:
-        return self.tokenize(text.decode())
+        tokenize = self.tokenize()
+        return tokenize(text.decode()) if tokenize is not None else []
 
 
 def make_vocabulary(library: Any, model: Any, file: GGUFFile) -> Vocabulary:
