@@ -267,6 +267,16 @@ def test_the_threshold_decides_between_call_and_answer(engine: Engine) -> None:
         answered(engine, 0, threshold=2.0)
 
 
+def test_an_answers_first_token_counts_for_the_penalties(engine: Engine) -> None:
+    calling = Calling(check_tools([WEATHER]), threshold=1.0)
+    prompt = encode_turns(engine, [{"role": "user", "content": "x"}])
+    (word,) = engine.vocabulary.tokenize("a")
+    once = SamplingSettings(temperature=0, logit_bias=((word, 50.0),), presence_penalty=100.0)
+    constraint = constraint_for(engine, len(prompt), 8, calling=calling)
+    result = list(generate(engine, prompt, once, max_tokens=8, constraint=constraint))[-1].result
+    assert result is not None and result.tokens.count(word) == 1
+
+
 def test_without_choice_nothing_is_held(engine: Engine) -> None:
     calling = Calling(check_tools([WEATHER]), choice="none")
     assert constraint_for(engine, 10, 100, calling=calling) is None

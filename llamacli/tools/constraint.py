@@ -85,7 +85,9 @@ class ToolConstraint:
     def _answer(self, chain: Any, logits: NDArray[np.float32]) -> int:
         """The first token of a text, none that opens a call."""
         allowed = np.setdiff1d(np.arange(len(logits), dtype=np.int32), self.openings)
-        return self.held.draw_among(chain, logits, allowed)
+        token = self.held.draw_among(chain, logits, allowed)
+        self.held.vocabulary.library.llama_sampler_accept(chain, token)
+        return token
 
 
 def tool_constraint(
