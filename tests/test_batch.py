@@ -21,7 +21,7 @@ from llamacli.batch import BatchEngine, Job, answer_all, answer_each
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.engine.settings import EngineSettings
-from llamacli.errors import LlamacliError
+from llamacli.errors import LlamacliError, UsageError
 from llamacli.shape.read import choice_grammar
 from llamacli.speculate import DraftingEngine
 from tests.standins.program import PROGRAM, run_program
@@ -201,6 +201,31 @@ def test_one_bad_job_harms_no_other(path: Path) -> None:
     assert isinstance(results[1], LlamacliError) and "2000 tokens" in str(results[1])
     first, last = results[0], results[2]
     assert isinstance(first, Result) and isinstance(last, Result) and first.tokens == last.tokens
+
+
+def test_a_prompt_without_tokens_is_told(path: Path) -> None:
+    """As of a template that writes nothing; llama.cpp would end the process."""
+    greedy = SamplingSettings(temperature=0)
+    with BatchEngine(path, SETTINGS, 2) as engine:
+        results = dict(answer_all(engine, iter([Job([], greedy, 3), Job([5], greedy, 3)])))
+        alone = dict(answer_each(engine, [Job([], greedy, 3)]))
+    assert isinstance(results[1], Result)
+    for told in (results[0], alone[0]):
+        assert isinstance(told, UsageError) and "no tokens" in str(told)
+
+
+def test_answers_that_are_given_up_after_their_engine_touch_nothing_of_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleared: list[bool] = []
+    with BatchEngine(path, SETTINGS, 2) as engine:
+        answers = answer_all(engine, iter([Job([5], SamplingSettings(temperature=0), 2)] * 3))
+        next(answers)
+        monkeypatch.setattr(
+            engine.library, "llama_memory_clear", lambda *_: cleared.append(engine.closed)
+        )
+    answers.close()  # type: ignore[attr-defined]
+    assert not any(cleared)
 
 
 def test_shapes_hold_side_by_side(path: Path) -> None:

@@ -1,7 +1,6 @@
 """Many prompts: as many side by side as the context has sequences, or each as if it were alone."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 
 from llamacli.answer import Result, generate
 from llamacli.batch.engine import BatchEngine
@@ -36,7 +35,7 @@ def answer_all(
     finally:
         for running in [*scheduler.running, *scheduler.put_back]:
             running.resources.close()
-        with suppress(AttributeError):
+        if not engine.closed:
             engine.library.llama_memory_clear(engine.memory, False)
 
 
