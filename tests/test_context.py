@@ -109,6 +109,26 @@ def test_a_failed_reconfiguration_leaves_the_former_settings(
     assert np.array_equal(engine.logits(), expected)
 
 
+def test_a_cache_that_can_not_be_moved_is_empty(
+    engine: Engine, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(engine.library, "llama_state_seq_set_data", lambda *_: 0)
+        with pytest.raises(LlamacliError, match="can't move its KV cache"):
+            engine.prefill(LONG)
+    assert engine.tokens == []
+    engine.prefill(TOKENS)
+    engine.prefill(LONG)
+    assert np.array_equal(engine.logits(), expected)
+
+
+def test_after_a_reconfiguration_as_many_rows_can_be_had_as_it_says(engine: Engine) -> None:
+    engine.decode_rows([5])
+    engine.reconfigure(EngineSettings(context=256, threads=1, outputs=4))
+    engine.decode_rows([5, 6, 7, 8])
+    assert engine.tokens == [5, 6, 7, 8]
+
+
 @pytest.mark.parametrize("signals", [1, 2])
 def test_ctrl_c_while_the_context_grows(
     engine: Engine, expected: Any, monkeypatch: pytest.MonkeyPatch, signals: int

@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 
 from convert import convert
-from llamacli.answer import Result, generate
+from llamacli.answer import Result, generate, interrupts
+from llamacli.batch import BatchEngine
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.engine.fit import Fitting
 from llamacli.errors import DoesNotFitError, UsageError
@@ -246,6 +248,31 @@ def test_costs_are_learned_before_the_first_draft(path: Path) -> None:
         costs = learn_costs(engine)
         assert engine.tokens == [*prompt, *drafted.tokens][: len(engine.tokens)]
     assert costs.known[1] == 1 and list(costs.known.values()) == sorted(costs.known.values())
+
+
+def test_a_batch_has_room_for_a_draft_whatever_its_size(path: Path) -> None:
+    """llama.cpp ends the process where it gets more at once than it was told."""
+    small = replace(SETTINGS, context=128, batch=8, ubatch=4)
+    with DraftingEngine(path, small) as engine:
+        engine.decode_rows([5] * MOST_ROWS)
+    with BatchEngine(path, small, 2, Drafting(costs=FREE)) as side_by_side:
+        assert side_by_side.rows >= MOST_ROWS
+
+
+def test_a_signal_while_a_model_reads_ends_its_draft(path: Path) -> None:
+    """What it has read isn't whole then, and there are no logits."""
+    drafted: list[list[int]] = []
+    with Engine(path, replace(SETTINGS, ubatch=32)) as small:
+        decode = small._decode
+
+        def struck(context: Any, batch: Any) -> int:
+            signal.raise_signal(signal.SIGINT)
+            return decode(context, batch)
+
+        small._decode = struck
+        with pytest.raises(KeyboardInterrupt), interrupts():
+            drafted.append(DraftModel(small, 0.01).draft(list(range(3, 203)), 8))
+    assert drafted == [[]]
 
 
 def test_what_an_answer_cannot_have_is_not_drafted(engine: DraftingEngine) -> None:

@@ -44,10 +44,11 @@ class Context:
 
 def plan_context(context: int, settings: EngineSettings, parallel: int | None) -> ContextPlan:
     """For one conversation, or for that many sequences side by side and their common start."""
-    batch, ubatch = settings.batch, min(settings.ubatch, settings.batch)
+    batch = max(settings.batch, settings.outputs)  # as many may be evaluated at once
+    ubatch = min(settings.ubatch, batch)
     if parallel is None:
         return ContextPlan(context, 1, settings.outputs, batch, ubatch)
-    batch = max(ubatch, parallel)
+    batch = max(ubatch, parallel, settings.outputs)
     sequences = parallel + KEPT_SEQUENCES
     outputs = max(sequences, settings.outputs)
     return ContextPlan(shared_cells(context, parallel), sequences, outputs, batch, batch)

@@ -60,7 +60,6 @@ class Engine(LoadedModel):
         self._observer = observer
         self.tokens: list[int] = []
         self._held: Context | None = None
-        self._rows: Rows | None = None  # the batch of decode_rows
         super().__init__(path, settings, **loading)
         try:
             with deferred_signals([]), in_background(self.read_vocabulary):
@@ -104,7 +103,7 @@ class Engine(LoadedModel):
         """Have cells for that many tokens: the KV cache begins small, and grows to all at once.
 
         What is in it stays, also where memory is short, which raises DoesNotFitError; the logits
-        don't.
+        don't. Where llama.cpp can't move it, which raises LlamacliError, it is empty then.
         """
         room = self._context.room
         if tokens <= room:
@@ -150,11 +149,8 @@ class Engine(LoadedModel):
         What the cache shares with the start of tokens is kept, the rest of it dropped, and only
         new tokens are evaluated, the last one always. on_progress gets (tokens held, all) after
         each batch. Where interrupted says so, evaluation stops within a layer's time and the
-        cache holds less. Returns how many tokens were kept. Raises DoesNotFitError where tokens
-        exceed the context.
+        cache holds less. Returns how many tokens were kept. Raises what most_tokens raises.
         """
-        if not tokens:
-            raise UsageError("there is nothing to evaluate: the prompt has no tokens")
         self.most_tokens(len(tokens))
         kept = min(common_prefix(self.tokens, tokens), len(tokens) - 1)
         self.keep(kept)
@@ -179,8 +175,11 @@ class Engine(LoadedModel):
     def most_tokens(self, prompt: int, asked: int | None = None) -> int:
         """How many tokens can follow a prompt of so many: the last of them takes no cell.
 
-        Raises DoesNotFitError where the prompt is too long, UsageError where none is asked for.
+        Raises DoesNotFitError where the prompt is too long, UsageError where it has no tokens or
+        none is asked for.
         """
+        if prompt < 1:
+            raise UsageError("there is nothing to evaluate: the prompt has no tokens")
         if prompt > self.context_size:
             raise DoesNotFitError(
                 f"the prompt has {prompt} tokens, the context {self.context_size}",
@@ -222,7 +221,6 @@ class Engine(LoadedModel):
         if held + count > self.context_size:
             raise DoesNotFitError(f"the context of {self.context_size} tokens is full")
         self.make_room(held + count)
-        self._rows = self._rows or Rows(self.library, self.settings.outputs)
         self._rows.fill(tokens, range(held, held + count), [0] * count, [1] * count)
         if code := self._decode(self._context.pointer, self._rows.batch):
             raise decode_error(code)
@@ -283,7 +281,9 @@ class Engine(LoadedModel):
                 f"{logged_reason()}; lower it with -c"
             )
         self._held = Context(pointer, self.library.llama_get_memory(pointer), room)
+        self._rows = Rows(self.library, self.settings.outputs)  # the batch of decode_rows
         apply_adapters(self.library, pointer, self.adapters, self.scales)
         set_state = self.library.llama_state_seq_set_data
         if state is not None and self.tokens and not set_state(pointer, state, len(state), 0):
+            self.tokens = []
             raise LlamacliError(f"llama.cpp can't move its KV cache{logged_reason()}")

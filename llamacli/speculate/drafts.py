@@ -211,6 +211,8 @@ class DraftModel:
         if most < 1:
             return drafted
         self.engine.prefill(tokens)
+        if len(self.engine.tokens) < len(tokens):  # a signal has ended it
+            return drafted
         while True:
             token = likely_token(self.engine.logits())
             if token is None:
