@@ -103,7 +103,10 @@ def test_a_drive_is_not_an_adapters_scale(given: str, name: str, scale: float) -
         ("C:\\models\\x.gguf", True),
         ("C:x.gguf", True),
         ("models\\x.GGUF", True),
-        (".\\x.gguf", False),  # the name alone, which the store may have
+        (".\\x", True),
+        ("..\\x", True),
+        ("/models/x", True),
+        ("~/x", True),
         ("x.gguf", False),
         ("llama-3.1-8b:Q4_K_M", False),
         ("owner/name", False),

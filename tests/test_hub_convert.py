@@ -385,6 +385,10 @@ def pickled(hub: Hub) -> None:
     hub.repos[REPO] = HubRepo({**kept, "pytorch_model.bin": b"pickle"})
 
 
+def converted_already(hub: Hub) -> None:
+    hub.repos[REPO] = HubRepo({"README.md": b"hi", "x-Q4_K_M.gguf": b"GGUF"})
+
+
 def without_config(hub: Hub) -> None:
     del hub.repos[REPO].files["config.json"]
 
@@ -401,6 +405,7 @@ def without_a_shard(hub: Hub) -> None:
         (gated, ["--token", "hf_wrong"], 4, "log in again (hf auth login)"),
         (private, [], 4, "or it is private"),
         (pickled, [], 3, "consolidated.00.pth; only safetensors"),
+        (converted_already, [], 3, f"has GGUF files; `llamacli pull {REPO}` gets one"),
         (without_config, [], 3, "no config.json"),
         (without_a_shard, [], 3, "model-00002-of-00003.safetensors, which is missing"),
         (None, ["--token", "hf\x1b é"], 2, "other characters than an access token"),

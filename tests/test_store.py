@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from llamacli.models.store import (
 from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import CONTEXT, write_model
 from tests.standins.waiting import PATIENCE
-from tests.terminal import open_terminal
+from tests.terminal import Terminal
 
 Put = Callable[..., None]
 
@@ -113,6 +114,32 @@ def test_several_quantizations_want_a_choice(put: Put, store: Path) -> None:
     with pytest.raises(UsageError, match=r"Q4_K_M, Llama-3\.2-1B-Instruct-Q8_0"):
         find_model("llama-3.2-1b")
     assert find_model("llama-3.2-1b:Q8_0") == store / "Llama-3.2-1B-Instruct-Q8_0.gguf"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["someone/Tune-GGUF:Q4_K_M", "hf.co/someone/Tune-GGUF:Q4_K_M", "https://hf.co/someone/Tune"],
+)
+def test_an_id_on_the_hub_finds_the_file_that_is_called_so(
+    put: Put, store: Path, name: str
+) -> None:
+    put("Tune-Q4_K_M")
+    assert find_model(name) == store / "Tune-Q4_K_M.gguf"
+
+
+def test_what_is_on_the_hub_is_told_how_to_get(put: Put) -> None:
+    put("Tune-Q4_K_M")
+    with pytest.raises(NotFoundError) as told:
+        find_model("https://hf.co/someone/Other-GGUF:Q8_0")
+    assert "`llamacli convert someone/Other-GGUF` gets a checkpoint" in str(told.value)
+    assert "`llamacli pull someone/Other-GGUF:Q8_0` a GGUF file" in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["./mine", "../mine", "/no/mine", "~/mine", "no/where/mine.gguf"])
+def test_a_path_to_nothing_is_no_name_in_the_store(put: Put, name: str) -> None:
+    put("mine-Q8_0")
+    with pytest.raises(NotFoundError, match=f"there is no file {re.escape(name)}$"):
+        find_model(name)
 
 
 def test_a_stored_model_goes_before_a_folder_of_its_name(
@@ -258,6 +285,12 @@ def test_list_of_known_models() -> None:
     assert by_name["llama-3.1-8b"]["parameters"] == 8_030_261_248
 
 
+def test_names_are_whole_on_a_narrow_terminal() -> None:
+    terminal = Terminal([*PROGRAM, "list", "--known"], columns=40)
+    assert terminal.leave() == 0
+    assert all(any(line.startswith(name) for line in terminal.lines) for name in registry.models())
+
+
 def test_path(put: Put, store: Path) -> None:
     put("mine-Q8_0")
     printed = llamacli("path", "mine").stdout
@@ -278,20 +311,13 @@ def test_rm_asks_for_yes_where_it_cannot_ask(put: Put, store: Path) -> None:
     assert stored_models() == [] and last_used(store / "one-Q8_0.gguf") is None
 
 
-@pytest.mark.parametrize(("answer", "left"), [("y", 0), ("n", 1), ("", 1)])
-def test_rm_asks_on_a_terminal(answer: str, left: int, put: Put, store: Path) -> None:
+@pytest.mark.parametrize(("typed", "left"), [("y\r", 0), ("n\r", 1), ("\r", 1), ("\x04", 1)])
+def test_rm_asks_on_a_terminal(typed: str, left: int, put: Put) -> None:
     put("mine-Q8_0")
-    with open_terminal() as (master, slave):
-        child = subprocess.Popen(
-            [*PROGRAM, "rm", "mine"], stdin=slave, stdout=subprocess.PIPE, stderr=slave
-        )
-        os.close(slave)
-        shown = b""
-        while b"[y/N]" not in shown:
-            shown += os.read(master, 1024)
-        os.write(master, f"{answer}\n".encode())
-        assert child.stdout is not None and child.stdout.read() == b""
-        assert child.wait() == 0 and b"remove mine-Q8_0 (11 B)?" in shown
+    terminal = Terminal([*PROGRAM, "rm", "mine"])
+    terminal.wait("remove mine-Q8_0 (11 B)? [y/N]")
+    terminal.type(typed)
+    assert terminal.leave() == 0 and terminal.screen.cursor.x == 0
     assert len(stored_models()) == left
 
 
@@ -300,7 +326,10 @@ def test_rm_removes_nothing_outside_the_store(put: Put, store: Path, tmp_path: P
     outside = tmp_path / "outside-Q8_0.gguf"
     outside.write_text("keep")
     (store / "link-Q8_0.gguf").symlink_to(outside)
-    for name in (str(outside), "../outside-Q8_0", "../outside-Q8_0.gguf", "*", ".", "/"):
+    other = tmp_path / "mine-Q8_0.gguf"  # called as the store's
+    other.write_text("keep, too")
+    outer = (str(other), str(other.with_suffix("")), f"{tmp_path.name}/no/mine", "./mine-Q8_0")
+    for name in (*outer, str(outside), "../outside-Q8_0", "../outside-Q8_0.gguf", "*", ".", "/"):
         assert "in the store" in error("rm", "--yes", "--", name, check=4)
     assert "a name or a path is empty" in error("rm", "--yes", "--", "", check=2)
     with pytest.raises(NotFoundError):

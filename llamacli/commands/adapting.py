@@ -91,7 +91,8 @@ def base_config(named: str | None, folder: Path, token: str | None) -> "convert.
         if config is None:
             raise InvalidModelError("llamacli didn't write it: it has no config.json", file=path)
         return config
-    for stored in models.matching(wanted, models.stored_models()):
+    kept = models.stored_models()
+    for stored in models.matching(wanted, kept) or models.matching(path.name, kept):
         if (config := _config_in(stored)) is not None:
             return config
     model = models.find(wanted)

@@ -37,11 +37,18 @@ class Needs:
     running: int
 
 
+def is_gguf(name: str) -> bool:
+    """Whether a repo's file is a GGUF file, by its name."""
+    return name.lower().endswith(".gguf")
+
+
 def read_outline(repo: Repo) -> "tuple[convert.LlamaConfig, list[str]]":
     """config.json and the names of the weights' files; no more is fetched than tells these.
 
     Raises CheckpointError where the repo is no such checkpoint, NotFoundError.
     """
+    if not {SINGLE, INDEX} & repo.files.keys() and any(map(is_gguf, repo.files)):
+        raise InvalidModelError(f"{repo.id} has GGUF files; `llamacli pull {repo.id}` gets one")
     convert.require_safetensors(repo.id, repo.files)
     if "config.json" not in repo.files:
         raise InvalidModelError(f"{repo.id} has no config.json; is it a checkpoint?")

@@ -15,7 +15,7 @@ import httpx2
 import convert
 from llamacli import gguf
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
-from llamacli.hub.checkpoint import CONTEXT, KV_BYTES, Needs
+from llamacli.hub.checkpoint import CONTEXT, KV_BYTES, Needs, is_gguf
 from llamacli.hub.repo import Repo, http_client, remote_file
 from llamacli.models import HUB_ID, registry, split_name
 
@@ -76,7 +76,7 @@ def _group(files: Mapping[str, object]) -> dict[str, list[str]]:
     """GGUF files by path, the parts of a split one under the path that it would have whole."""
     groups: dict[str, list[str]] = {}
     for name in sorted(files):
-        if name.lower().endswith(".gguf"):
+        if is_gguf(name):
             split = SPLIT.fullmatch(name)
             groups.setdefault(f"{split[1]}.gguf" if split else name, []).append(name)
     return groups

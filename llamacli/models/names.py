@@ -38,20 +38,23 @@ def find_model(name: str) -> Path:
     path = existing_path(name)
     if path is not None and path.is_file():
         return path
-    if path is None and is_path(name):
+    wanted = registry.without_address(name)
+    if path is None and wanted == name and is_path(name):
         raise NotFoundError(f"there is no file {name}")
     stored = stored_models()
-    paths = matching(name, stored)
+    paths = matching(wanted, stored)
     if paths:
         return _one(name, paths)
     if path is not None and path.is_dir():
         raise UsageError(f"{name} is a folder; convert it first: llamacli convert {name}")
-    raise NotFoundError(_not_found(name, stored))
+    raise NotFoundError(_not_found(wanted, stored))
 
 
 def is_path(name: str, kind: type[PurePath] = Path) -> bool:
     """Whether what isn't there can only have been meant as a file's path, of the system's kind."""
-    return name.lower().endswith(".gguf") and len(kind(name).parts) > 1
+    path = kind(name)
+    inside = name.lower().endswith(".gguf") and len(path.parts) > 1
+    return inside or name.startswith((".", "~")) or bool(path.root)
 
 
 def existing_path(name: str) -> Path | None:
@@ -79,6 +82,8 @@ def find_stored(name: str) -> Path:
             return own[0]
         if in_store(path):
             name = path.name
+        elif path.is_file():
+            raise NotFoundError(f"{name} is not in the store {home()}")
     stored = stored_models()
     paths = matching(name, stored) or [one for one in adapters if name in (one.stem, one.name)]
     if paths:
@@ -105,7 +110,8 @@ def matching(name: str, stored: Iterable[Path]) -> list[Path]:
     if exact:
         return exact
     base, quantization = split_name(wanted)
-    bases = {base.rpartition("/")[2]} | aliases(registry.find(base))
+    called = base.rpartition("/")[2] if HUB_ID.fullmatch(base) else base
+    bases = {called, called.removesuffix("-gguf")} | aliases(registry.find(base))
     split = [(path, *split_name(_plain(path.name))) for path in stored]
     return [path for path, b, q in split if b in bases and quantization in ("", q)]
 
@@ -179,9 +185,10 @@ def _not_found(name: str, stored: list[Path]) -> str:
     if model := registry.find(base):
         option = f" --quant {quantization.upper()}" if quantization else ""
         return f"{name} is not in the store yet; `llamacli convert {model.name}{option}` gets it"
-    if HUB_ID.fullmatch(name.partition(":")[0]):
+    repo = "/".join(name.partition(":")[0].split("/")[:2])
+    if HUB_ID.fullmatch(repo):
         return (
-            f"{name} is not in the store; from the Hub, `llamacli convert {name}` gets a "
+            f"{name} is not in the store; from the Hub, `llamacli convert {repo}` gets a "
             f"checkpoint and `llamacli pull {name}` a GGUF file"
         )
     if near := near_names(name, stored):
