@@ -105,10 +105,15 @@ def register(arguments: Sequence[str]) -> None:
     """Import the command that is called; for help and suggestions all of them, in 50 ms."""
     from llamacli.commands.options import spread
 
-    called = next((word for word in arguments if not word.startswith("-")), "")
+    called = _called(arguments)
     for name in [called] if called in COMMANDS else COMMANDS:
         module = import_module(f"llamacli.commands.{name}")
         app.command(name)(spread(getattr(module, COMMANDS[name])))
+
+
+def _called(arguments: Sequence[str]) -> str:
+    """The word where a command's name belongs."""
+    return next((word for word in arguments if not word.startswith("-")), "")
 
 
 def start() -> NoReturn:
@@ -155,7 +160,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         if code not in ENDED:
             sys.stdout.flush()
     except BaseException as raised:
-        error = _as_usage(named(raised))
+        error = _as_usage(named(raised), arguments)
         code = _exit_code(error)
         if code not in QUIET:
             with suppress(OSError):  # nobody may be reading
@@ -203,16 +208,16 @@ def deliver_again(lost: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(lost)
 
 
-def _as_usage(error: BaseException) -> BaseException:
+def _as_usage(error: BaseException, arguments: Sequence[str]) -> BaseException:
     """What typer finds wrong with a command line, as one of ours."""
     if not isinstance(error, typer.TyperException):
         return error
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "llamacli"
+    command = _called(arguments)
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    hint = f"see `{path} --help`"
-    if path.endswith(" run") and "extra argument" in message:  # as other programs take a model
-        hint = "a prompt is one argument, in quotes; a model is named by -m"
+    hint = f"see `llamacli {command} --help`" if command in COMMANDS else "see `llamacli --help`"
+    if command in ("run", "serve") and "extra argument" in message:  # as others take a model
+        hint = "a prompt is one argument, in quotes; " * (command == "run")
+        hint += "a model is named by -m"
     return UsageError(message.rstrip("."), hint=hint)
 
 

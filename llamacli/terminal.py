@@ -180,7 +180,10 @@ def ask(question: str) -> bool:
 def asked(question: str) -> str:
     """What the user types, in small letters."""
     writer(sys.stderr)(f"{printable(question)} ")
-    return sys.stdin.readline().strip().lower()
+    reply = sys.stdin.readline()
+    if not reply.endswith("\n"):  # Ctrl-D leaves the cursor behind the question
+        say("")
+    return reply.strip().lower()
 
 
 def lively(stream: TextIO) -> bool:

@@ -35,7 +35,7 @@ def test_a_pipe_is_answered_as_run_answers_it(model: Path, store: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "stdin", "words"),
     [
-        ([], b" \n", b"no prompt"),
+        ([], b" \n", b"a question on stdin"),
         (["--resume"], b"hi", b"needs a terminal"),
         (["some-name"], b"hi", b"--resume some-name"),
         (["--session", "a", "--no-save"], b"hi", b"--session"),
@@ -50,7 +50,7 @@ def test_wrong_use_is_one_line(model: Path, options: list[str], stdin: bytes, wo
 
 def test_only_stdout_piped_is_still_a_pipe(model: Path) -> None:
     terminal = Terminal(["bash", "-c", f"{' '.join(PROGRAM)} chat -m {model} </dev/null | cat"])
-    terminal.wait("there is no prompt")
+    terminal.wait("or a question on stdin")
     terminal.close()
 
 

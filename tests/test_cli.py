@@ -135,7 +135,9 @@ def test_existing_target_needs_force(checkpoint: Make, tmp_path: Path) -> None:
         (["run", "word " * 2000, "-m", "{model}"], 5, "512"),
         (["frobnicate"], 2, "frobnicate"),
         (["run", "--frobnicate"], 2, "frobnicate"),
+        (["run", "hi", "-m"], 2, "see `llamacli run --help`"),
         (["run", "llama3", "why is the sky blue?"], 2, "a model is named by -m"),
+        (["serve", "{model}"], 2, "a model is named by -m"),
     ],
 )
 def test_errors_are_one_line_and_a_code(

@@ -1,6 +1,7 @@
 """models.toml: the package's own entries, the user's, and each way the user's can be wrong."""
 
 import json
+import re
 from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -160,6 +161,12 @@ def test_the_documents_example_is_right(write: Write) -> None:
     assert registry.models()["my-tune"].quantization == "Q5_K_M"
     every = registry.DEFAULT_KEYS.keys() - {"workers", "split"}
     assert all(f"`{key}`" in text for key in every)
+
+
+def test_the_document_has_every_short_name() -> None:
+    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    table = text.partition("| name | parameters |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`([^`]+)`", table)) == registry.models().keys() - {"demo"}
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,9 @@ def test_many_lines_are_one_message(start: Start, store: Path) -> None:
     chat.until(lambda: len(questions(store)) == 3, "the third question")
     pasted = "\n".join(f"pasted {i}" for i in range(50))
     assert questions(store) == ["one\ntwo\n  three", "four\n\nfive", pasted]
+    chat.prompt()
+    chat.type("0123456789" * 12)  # a line that is wrapped is none of many
+    chat.until(lambda: chat.shown[-1] == "6789" + "0123456789" * 2, "the rest of the line")
 
 
 def test_ctrl_c_ends_an_answer_and_keeps_what_was_said(

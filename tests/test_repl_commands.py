@@ -141,7 +141,9 @@ def test_the_conversation_can_be_changed(chat: Terminal, store: Path) -> None:
     chat.ask("/system -", "(no system prompt from now on)")
     chat.ask("/system", "(no system prompt)")
     chat.ask("Hello", "What would you like")
+    assert "Demo Q8_0  ·  0 of" not in chat.screen.display[-1]
     chat.ask("/reset", "(forgotten)")
+    chat.until(lambda: "Demo Q8_0  ·  0 of 2048" in chat.screen.display[-1], "the status line")
     chat.ask("/undo", "nothing has been asked yet")
 
 

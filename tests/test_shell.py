@@ -23,7 +23,7 @@ from llamacli.answer import interrupts
 from llamacli.engine.model import load_vocabulary
 from llamacli.engine.vocabulary import Vocabulary
 from llamacli.errors import Terminated
-from llamacli.prompt.input import CUT, Input, Text, fit
+from llamacli.prompt.input import CUT, Input, Text, fit, gather
 from llamacli.terminal import harmless
 from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import CONTEXT, write_model
@@ -118,6 +118,22 @@ def test_wrong_use_is_one_line(arguments: list[str], stdin: bytes, code: int, wo
     child = run(*arguments, stdin=stdin, check=code)
     assert child.stdout == b"" and words in child.stderr.decode()
     assert len(child.stderr.splitlines()) == 1
+
+
+def test_stdin_that_its_caller_leaves_open_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, written = os.pipe()
+    told: list[str] = []
+
+    def notice(text: str) -> None:
+        told.append(text)
+        os.close(written)  # nothing ends the reading sooner
+
+    monkeypatch.setattr("llamacli.prompt.input.LONG", 0.01)
+    monkeypatch.setattr("llamacli.prompt.input.notice", notice)
+    with open(reading, encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert gather("hi", ()) == Input("hi")
+    assert told == ["waiting for the end of stdin; with `< /dev/null` it isn't read"]
 
 
 def test_files_that_are_not_utf8(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 from . import saved as saved
+from .conversation import Conversation as Conversation
 from .export import export_chat as export_chat, export_text as export_text
 from .file import SAMPLING as SAMPLING, SessionHead as SessionHead, SessionLog as SessionLog
 from .loop import final_answer as final_answer, perform_calls as perform_calls

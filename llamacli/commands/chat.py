@@ -50,7 +50,9 @@ def chat(
     verbose: Annotated[bool, "-v", "Tell whether a server answers, or why not."] = False,
     date: Annotated[
         datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="The template's today.  [default: today]"),
+        typer.Option(
+            formats=["%Y-%m-%d"], help="The template's today.  [default: today, or its own day]"
+        ),
     ] = None,
 ) -> None:
     """Talk to a model; Ctrl-C ends an answer, Ctrl-D or /exit the chat.
@@ -75,11 +77,13 @@ def chat(
     options.exclusive(mcp=mcp.mcp or None, tools=calls.tools)
     offer = calls.calling(calls.listed())
     if not terminal:
-        from llamacli.prompt import gather
+        from llamacli.prompt import Input, read_stdin
 
         path, output = model_path(model), groups.Output(verbose=verbose)
         machine.check(context, drafts, adapter, path)
-        messages = gather(None, ()).messages(system)
+        if not (question := read_stdin()).strip():
+            raise UsageError("chat needs a terminal as stdin and stdout, or a question on stdin")
+        messages = Input(question).messages(system)
         prompt = {"messages": messages, **adapter_fields(adapter)}
         if not (no_server or date) and answer_by_server(
             path, machine, context, drafts.draft, prompt, sampling, ending, output, calling=offer

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convert import Progress
 
 Rows = Sequence[Sequence[str]]
+MAX_WIDTH = 10_000  # cells, of a terminal so wide that nothing is folded
 
 
 def print_text(text: str) -> None:
@@ -63,7 +64,12 @@ def print_table(
         if styles:
             cells[1].stylize(styles[number])
         table.add_row(*cells)
-    _console(out).print(table)
+    console = _console(out)
+    unfolded = console.options.update_width(MAX_WIDTH)
+    if console.measure(table, options=unfolded).minimum > console.width:  # words would be broken
+        writer(out)(columns([head, *rows], aligned))
+    else:
+        console.print(table)
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:

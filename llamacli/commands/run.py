@@ -1,5 +1,6 @@
 """llamacli run: one prompt, one answer on stdout."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -83,7 +84,7 @@ def run(
         from llamacli.chat import ChatSession
 
         named = mcp.read()
-        question = prompts.gather(prompt, file or (), errors).joined()
+        question = prompts.gather(prompt, file or (), errors, quiet=output.quiet).joined()
         asked_for = machine.asked(context, "short", drafts, adapter)
         with model_for(path, machine, asked_for, output, alone=no_server) as engine:
             chat = ChatSession(
@@ -104,12 +105,13 @@ def run(
     if tools.used:
         listed, messages = tools.listed(), tools.messages()
         if not messages or prompt or file:
-            messages += prompts.gather(prompt, file or (), errors, stdin=not messages).messages()
+            read = partial(prompts.gather, stdin=not messages, quiet=output.quiet)
+            messages += read(prompt, file or (), errors).messages()
         if system is not None:
             messages.insert(0, {"role": "system", "content": system})
         calling = tools.calling(listed, sum(len(m.get("tool_calls") or ()) for m in messages))
     else:
-        given = prompts.gather(prompt, file or (), errors)
+        given = prompts.gather(prompt, file or (), errors, quiet=output.quiet)
     if not (no_server or truncate or cache or show_prompt):
         asked: dict[str, Any] = {"messages": messages or given.messages(system)}
         if raw:

@@ -20,6 +20,7 @@ from .input import (
     gather as gather,
     read_bytes as read_bytes,
     read_file as read_file,
+    read_stdin as read_stdin,
 )
 from .messages import (
     RESULT_ROLES as RESULT_ROLES,

@@ -1,6 +1,7 @@
 """What a prompt is made of: an instruction, texts from stdin and files, and how they are joined."""
 
 import sys
+import threading
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from llamacli.errors import DoesNotFitError, UsageError, reading
 from llamacli.prompt.messages import Message
+from llamacli.terminal import notice
 
 if TYPE_CHECKING:
     from llamacli.engine import Vocabulary
 
 MAX_BYTES = 256 << 20  # beyond any context by far; a wrong file is told instead of read for minutes
+LONG = 5.0  # seconds of waiting for stdin after which that is told
 CUT = "\n[...]\n"  # stands where the middle of a text was taken out
 
 Cut = Literal["head", "middle", "tail"]
@@ -58,14 +61,18 @@ def gather(
     errors: Errors | None = None,
     *,
     stdin: bool = True,
+    quiet: bool = False,
 ) -> Input:
     """The parts of a prompt: stdin counts where it is a pipe or a file that isn't empty.
+
+    A line says so where that is long waited for, unless quiet: who called the program may have
+    left it open.
 
     Raises UsageError where nothing is there to answer, a named file is empty, or bytes aren't
     UTF-8; NotFoundError where a file isn't there.
     """
     texts = [read_file(path, errors) for path in files]
-    piped = read_stdin(errors) if stdin and Path("-") not in files else ""
+    piped = read_stdin(errors, quiet=quiet) if stdin and Path("-") not in files else ""
     if piped.strip():
         texts.insert(0, Text("standard input", piped))
     if not texts and not (instruction and instruction.strip()):
@@ -74,11 +81,18 @@ def gather(
     return Input("" if blank else str(instruction), tuple(texts))
 
 
-def read_stdin(errors: Errors | None = None) -> str:
+def read_stdin(errors: Errors | None = None, *, quiet: bool = False) -> str:
     """All of stdin where it is a pipe or a file, else nothing."""
     if sys.stdin is None or sys.stdin.isatty():
         return ""
-    return decode(_read(sys.stdin.buffer, "stdin"), "stdin", errors)
+    told = "waiting for the end of stdin; with `< /dev/null` it isn't read"
+    waiting = threading.Timer(LONG, (lambda _: None) if quiet else notice, [told])
+    waiting.daemon = True
+    waiting.start()
+    try:
+        return decode(_read(sys.stdin.buffer, "stdin"), "stdin", errors)
+    finally:
+        waiting.cancel()
 
 
 def read_file(path: Path, errors: Errors | None = None) -> Text:

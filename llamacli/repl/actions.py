@@ -13,7 +13,7 @@ from llamacli.errors import LlamacliError, UsageError
 from llamacli.home import expanded
 from llamacli.prompt import read_file
 from llamacli.repl.saved import change_model, remember
-from llamacli.repl.state import Ask, Repl, beginning, model_line
+from llamacli.repl.state import Ask, Repl, beginning, model_line, used_tokens
 from llamacli.terminal import Write, columns, harmless, printable, say, send
 
 FREE = ("none", "default")  # words that take a limit or a seed away
@@ -181,7 +181,7 @@ def tokens(repl: Repl, argument: str) -> None:
         say(f"{len(repl.engine.vocabulary.tokenize(argument))} tokens")
         return
     session, size = repl.session, repl.engine.context_size
-    used = len(session.prompt_tokens()) if session.messages else 0
+    used = used_tokens(repl)
     say(f"{used} tokens in the prompt so far, of a context of {size}; {size - used} are left")
     if session.forgotten:
         say(f"the {session.forgotten} oldest messages no longer count")

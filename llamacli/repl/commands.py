@@ -40,8 +40,9 @@ def show_help(repl: Repl, argument: str) -> None:  # noqa: ARG001
 
 
 KEYS = (
-    'Alt-Enter begins another line; so does Enter between """ and """. Ctrl-R searches what was',
-    "typed before. Ctrl-C ends an answer, clears a line, and twice on an empty one leaves.",
+    'Alt-Enter begins another line; so does Enter between """ and """.',
+    "Ctrl-R searches what was typed before.",
+    "Ctrl-C ends an answer, clears a line, and twice on an empty one leaves.",
 )
 
 COMMANDS = {

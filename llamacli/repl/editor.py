@@ -46,7 +46,7 @@ def make_editor(
         return _read_plain
     session: PromptSession[str] = PromptSession(
         multiline=True,
-        prompt_continuation=CONTINUED,
+        prompt_continuation=lambda _width, _line, wraps: "" if wraps else CONTINUED,
         history=_History(history, keep=keep),
         completer=_Completer(complete),
         complete_while_typing=Condition(lambda: get_app().current_buffer.text.startswith("/")),

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llamacli.answer import Chunk, Result
-from llamacli.chat import ChatEngine, ChatSession
+from llamacli.chat import ChatEngine, ChatSession, Conversation
 from llamacli.engine import Engine
+from llamacli.errors import LlamacliError
 from llamacli.machine import physical_cores
 from llamacli.prompt import Text
 from llamacli.terminal import printable
@@ -43,6 +44,7 @@ class Repl:
     servers: "Servers | None" = None
     read: Callable[[str, str], str] = lambda prompt, begin: begin  # noqa: ARG005
     results: list[Result] = field(default_factory=list)
+    counted: tuple[Conversation, ChatEngine, int] | None = None  # see used_tokens
 
     @property
     def engine(self) -> ChatEngine:
@@ -78,10 +80,23 @@ def heading(repl: Repl) -> str:
     return f"{model_line(repl.engine)}\n{saved}; /help lists the commands, Ctrl-D leaves"
 
 
+def used_tokens(repl: Repl) -> int:
+    """How much of the context the conversation takes, counted once where nothing has changed."""
+    session, counted = repl.session, repl.counted
+    now = session.conversation, repl.engine
+    if counted is None or counted[0] is not now[0] or counted[1] is not now[1]:
+        try:
+            count = len(session.prompt_tokens()) if session.messages else 0
+        except LlamacliError:  # of the template, which the next question tells
+            count = len(repl.engine.tokens)
+        repl.counted = counted = (*now, count)
+    return counted[2]
+
+
 def status_line(repl: Repl) -> str:
     """What stands below the line that is being typed."""
     engine, last = repl.engine, repl.session.last
-    used = len(engine.tokens)
+    used = used_tokens(repl)
     parts = [
         f"{printable(engine.name)} {engine.quantization}",
         f"{used} of {engine.context_size} tokens ({100 * used // engine.context_size} %)",
