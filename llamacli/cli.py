@@ -4,10 +4,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -203,9 +204,23 @@ def deliver_again(lost: "sys.UnraisableHookArgs") -> None:
     """A signal comes again whose handler raised where that is dropped, as in a callback from C."""
     if isinstance(lost.exc_value, KeyboardInterrupt | Terminated):
         number = signal.SIGINT if lost.exc_type is KeyboardInterrupt else lost.exc_value.args[0]
-        threading.Timer(0.01, signal_main, (number,)).start()
+        threading.Timer(0.01, _signal_outside, (number,)).start()
     else:
         sys.__unraisablehook__(lost)
+
+
+def _signal_outside(number: int) -> None:
+    """Once the main thread is out of deliver_again, where what is raised is dropped as well."""
+    main = threading.main_thread().ident or 0
+    while _is_within(sys._current_frames().get(main), deliver_again.__code__):
+        time.sleep(0.01)
+    signal_main(number)
+
+
+def _is_within(frame: FrameType | None, code: CodeType) -> bool:
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _as_usage(error: BaseException, arguments: Sequence[str]) -> BaseException:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -408,13 +409,22 @@ def test_a_hangup_ends_an_answer(name: str, code: int, endless: Path) -> None:
     assert child.returncode == code, told
 
 
-def test_a_signal_that_a_callback_loses_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As numba's from LLVM: Python tells what is raised there, and goes on."""
+@pytest.mark.parametrize("stalled", [0.0, 0.5])
+def test_a_signal_that_a_callback_loses_comes_again(
+    stalled: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As numba's from LLVM: Python tells what is raised there, and goes on. The machine may stop it
+    for long meanwhile: told of again just there, the signal would be lost for good."""
 
     @ctypes.CFUNCTYPE(None)
     def callback() -> None:
         raise KeyboardInterrupt
 
+    def start(timer: threading.Timer) -> None:
+        threading.Thread.start(timer)
+        time.sleep(stalled)
+
+    monkeypatch.setattr(threading.Timer, "start", start)
     monkeypatch.setattr(sys, "unraisablehook", cli.deliver_again)
     with pytest.raises(KeyboardInterrupt):
         callback()
