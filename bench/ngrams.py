@@ -62,7 +62,7 @@ def theirs(server: Served, prompt: list[int], tokens: int) -> tuple[float, str]:
 
 def ours(engine: DraftingEngine, prompt: list[int], tokens: int) -> tuple[float, str]:
     result = [chunk.result for chunk in generate(engine, prompt, GREEDY, max_tokens=tokens)][-1]
-    assert result is not None
+    assert result is not None and result.drafted is not None
     drawn = result.answer_tokens + (result.finish_reason == "stop")
     drafted = f"{result.drafted.accepted} of {result.drafted.tokens}"
     return (drawn - 1) / result.decode_seconds, f"{drafted} accepted, {drawn} tokens"

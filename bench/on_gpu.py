@@ -206,6 +206,7 @@ def drafts(model: Path, rounds: int) -> Found:
                     if number >= 0:
                         rates[way].append(answers[way].answer_tokens / seconds)
             drafted = answers["drafts"].drafted
+            assert drafted is not None
             tell(f"{drafted.accepted} of {drafted.tokens} accepted, {drafted.evaluations} checks")
             medians = {way: statistics.median(values) for way, values in rates.items()}
             found |= {f"{name}, {way}": value for way, value in medians.items()}

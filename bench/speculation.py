@@ -104,6 +104,7 @@ def plot(costs: Costs, path: Path) -> None:
 
 def tell(name: str, measured: Measured) -> None:
     drafted = measured.result.drafted
+    assert drafted is not None
     print(
         f"{name}: plain {measured.plain:.1f} tokens/s, drafts {measured.drafted:.1f}, ratio "
         f"{measured.drafted / measured.plain:.2f}; {measured.result.answer_tokens} tokens, "

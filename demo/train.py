@@ -150,8 +150,7 @@ def learning_rate(step: int, steps: int, most: float) -> float:
 
 def make_model() -> LlamaForCausalLM:
     torch.manual_seed(SEED)
-    model = LlamaForCausalLM(LlamaConfig(**{**CONFIG, "torch_dtype": "float32"}))
-    return model.float()
+    return LlamaForCausalLM(LlamaConfig(**{**CONFIG, "torch_dtype": "float32"}))
 
 
 def write_checkpoint(model: LlamaForCausalLM, folder: Path) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
+import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -27,16 +28,17 @@ def helps() -> Iterator[tuple[str, str]]:
     app.registered_commands.clear()  # who calls main has some already
     register(())
     program = get_command(app)
+    assert isinstance(program, TyperGroup)
     settings = program.context_settings
-    top = click.Context(program, info_name="llamacli", terminal_width=WIDTH, **settings)
-    yield "llamacli", _help(program, top)
+    top = typer.Context(program, info_name="llamacli", terminal_width=WIDTH, **settings)
+    yield "llamacli", _help(top)
     for name, command in program.commands.items():
-        inner = click.Context(command, info_name=name, parent=top, terminal_width=WIDTH)
-        yield f"llamacli {name}", _help(command, inner)
+        inner = typer.Context(command, info_name=name, parent=top, terminal_width=WIDTH)
+        yield f"llamacli {name}", _help(inner)
 
 
-def _help(command: click.Command, context: click.Context) -> str:
-    lines = command.get_help(context).splitlines()
+def _help(context: typer.Context) -> str:
+    lines = context.get_help().splitlines()
     return "\n".join(line.rstrip() for line in lines).strip()
 
 

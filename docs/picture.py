@@ -10,7 +10,8 @@ from typing import Any
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from tests.terminal import PROGRAM, Terminal
+from tests.standins.program import PROGRAM
+from tests.terminal import Terminal
 
 PAGE = Path(__file__).with_name("tools.png")
 COLUMNS, ROWS = 84, 14
