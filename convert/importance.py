@@ -15,6 +15,10 @@ from convert.errors import ImportanceError
 from convert.quantization import ENDS, Origin
 from convert.tensors import TensorSpec
 
+# More than any activation's square: with larger ones quantizers' sums overflow, over which ggml ends
+# the process in some types.
+MOST = np.float32(1e20)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -116,6 +120,8 @@ def checked_entry(
         fault = f"{name} has no count of its activations, or one of 0"
     elif counts.size > 1:
         fault = f"it is of a mixture of experts: {name} has {counts.size} counts; Llama has one"
+    elif not (sums / MOST <= counts).all():
+        fault = f"{name} has sums that are absurdly large for a count of {counts[0]:g}"
     if fault:
         raise ImportanceError(fault, file=str(file))
     return Entry(sums, float(counts[0]))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from convert.checkpoint import Checkpoint
 from convert.errors import CheckpointError
 from convert.header import PlannedTensor
-from convert.kernels import INFINITY, Kernel
+from convert.kernels import INFINITY, LARGEST_F16, Kernel
 from convert.lora import Pair, as_float32
 from convert.quantization import tensor_nbytes
 from convert.safetensors import ITEM_SIZES, StoredTensor
@@ -21,7 +21,6 @@ from convert.tensors import TensorSpec, permute_heads
 Type = GGMLQuantizationType
 
 PIECE = 1 << 21  # parameters a piece: 4 MiB of BF16, 8 MiB as float32
-LARGEST_F16 = 65504.0
 
 
 @dataclass(frozen=True)
@@ -123,8 +122,8 @@ def quantize_piece(
     seconds = time.perf_counter() - started
     if largest >= INFINITY:
         return Quantized(data, _not_finite(bits, dtype), seconds)
-    magnitude = float(np.uint32(largest).view(np.float32))
-    if magnitude > LARGEST_F16 and kind not in (Type.F32, Type.BF16):
+    if largest > LARGEST_F16 and kind not in (Type.F32, Type.BF16):
+        magnitude = float(np.uint32(largest).view(np.float32))
         fault = f"{spec.source} has a value of {magnitude:.3g}, too large for {kind.name}"
         raise CheckpointError(fault, file=piece.stored.file.name)
     return Quantized(data, 0, seconds)

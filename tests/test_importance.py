@@ -14,6 +14,8 @@ from convert import ImportanceError, SourceError, convert, read_importance, writ
 from convert.config import LlamaConfig
 from convert.importance import Entry, ImportanceMatrix, importances_for, merged_importances
 from convert.importance_file import MAX_FILE
+from convert.kernels import LARGEST_F16, ggml_kernel
+from convert.kernels.ggml import CODEBOOKS
 from convert.tensors import TensorSpec, llama_tensors
 from tests.standins.checkpoint import shape_config, write_checkpoint
 
@@ -143,6 +145,17 @@ def test_another_models_matrix_is_told(
     assert not [*tmp_path.glob("out*"), *tmp_path.glob(".out*")]
 
 
+@pytest.mark.parametrize("bad", [np.nan, -np.inf, 1e30])
+def test_what_no_codebook_has_is_told_and_not_looked_up(bad: float) -> None:
+    """ggml ends the process over it in some types."""
+    values, weights = np.full(512, 0.5, np.float32), np.ones(256, np.float32)
+    values[300] = bad
+    for kind in CODEBOOKS:
+        out = np.zeros(2 * gguf.GGML_QUANT_SIZES[kind][1], np.uint8)
+        assert ggml_kernel(kind)(values, out, weights) > LARGEST_F16
+        assert not out.any()
+
+
 def test_the_file_says_what_it_was_made_by(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "checkpoint", CONFIG)
     write_importance(tmp_path / "m.gguf", matrix())
@@ -175,6 +188,8 @@ def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
         (one_bad(float("nan")), None, "attn_q.weight has sums that are negative, infinite or no"),
         (one_bad(float("inf")), None, "attn_q.weight has sums that are negative, infinite or no"),
         (one_bad(-1.0), None, "attn_q.weight has sums that are negative, infinite or no"),
+        (one_bad(1e30), None, "attn_q.weight has sums that are absurdly large for a count of 1"),
+        (matrix(count=1e-38), None, "absurdly large for a count of 1e-38"),
         (matrix(count=0.0), None, "no count of its activations, or one of 0"),
         (matrix(count=float("nan")), None, "no count of its activations, or one of 0"),
         (matrix(), replaced(b".counts", b".Counts"), "has no counts"),

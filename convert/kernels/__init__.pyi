@@ -1,6 +1,7 @@
 from .choice import choose as choose
 from .ggml import (
     INFINITY as INFINITY,
+    LARGEST_F16 as LARGEST_F16,
     Kernel as Kernel,
     as_float32 as as_float32,
     ggml_kernel as ggml_kernel,

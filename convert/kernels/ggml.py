@@ -15,6 +15,11 @@ from convert import system
 from convert.errors import QuantizationError
 
 INFINITY = 0x7F800000  # as the bits of a float32: a kernel's result from here on is not finite
+LARGEST_F16 = 0x477FE000  # 65504, as such bits: blocks' scales are in half precision
+# ggml looks these types' values up in a codebook, and ends the process over what can't be in it.
+CODEBOOKS = tuple(
+    kind for kind in GGMLQuantizationType if kind.name.startswith(("IQ1", "IQ2", "IQ3"))
+)
 
 Values = NDArray[np.float32] | NDArray[np.uint16]
 
@@ -97,15 +102,17 @@ def quantize(
 
 
 def ggml_kernel(kind: GGMLQuantizationType) -> Kernel:
-    """ggml's own kernel of a type."""
+    """ggml's own kernel of a type; where its result is beyond LARGEST_F16, out may be as it was."""
 
     def run(
         values: Values, out: NDArray[np.uint8], importances: NDArray[np.float32] | None = None
     ) -> int:
-        columns = -1 if importances is None else importances.size
-        rows = as_float32(values).reshape(-1 if importances is not None else 1, columns)
-        out.reshape(-1)[:] = quantize(kind, rows, importances).reshape(-1)
-        return largest_magnitude(values)
+        largest = largest_magnitude(values)
+        if largest <= LARGEST_F16 or kind not in CODEBOOKS:
+            columns = -1 if importances is None else importances.size
+            rows = as_float32(values).reshape(-1 if importances is not None else 1, columns)
+            out.reshape(-1)[:] = quantize(kind, rows, importances).reshape(-1)
+        return largest
 
     return run
 

@@ -12,7 +12,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
-from convert.kernels.ggml import INFINITY, Kernel, Values, as_float32
+from convert.kernels.ggml import LARGEST_F16, Kernel, Values, as_float32
 from convert.kernels.values import dequantize
 
 Type = GGMLQuantizationType
@@ -45,7 +45,7 @@ def unbiased_kernel(kind: GGMLQuantizationType, kernel: Kernel) -> Kernel:
         values: Values, out: NDArray[np.uint8], importances: NDArray[np.float32] | None = None
     ) -> int:
         largest = kernel(values, out, importances)
-        if largest < INFINITY:
+        if largest <= LARGEST_F16:
             with np.errstate(all="ignore"):  # of scales that aren't finite, which stay
                 _rescale(kind, places, as_float32(values).reshape(-1), out, importances)
         return largest
