@@ -126,17 +126,26 @@ def _remove(*paths: Path) -> None:
 
 
 def _open_locked(part: Path, target: Path) -> int:
-    """The partial file, locked. One that was given its name between the two is tried again."""
+    """The partial file, locked. One that was given its name between the two is tried again.
+
+    One that is target itself is what a call left that was killed as it gave it its name.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if _is_at(part.lstat(), target):
+            part.unlink(missing_ok=True)
     while True:
         descriptor = _open_own(part)
         try:
             system.lock(descriptor)
-        except OSError:
+            if _is_at(os.fstat(descriptor), part):
+                return descriptor
+        except BlockingIOError:
             os.close(descriptor)
             fault = "it is being written by another process"
             raise TargetError(fault, file=target.name) from None
-        if _is_at(os.fstat(descriptor), part):
-            return descriptor
+        except OSError:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
 
 

@@ -152,6 +152,7 @@ def _rename_new(part: Path, target: Path) -> None:
     except OSError:  # a file system without hard links
         check_target(target, force=False)
         os.replace(part, target)
+    part.unlink(missing_ok=True)  # at once: the bytes would stay for as long as the part does
 
 
 def _clear_abandoned(target: Path) -> None:

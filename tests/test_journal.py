@@ -1,5 +1,6 @@
 """Partial files and their journals: what is kept, what is thrown away, who may write."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from convert import CheckpointError, Progress, SourceError, TargetError, TargetExistsError, pieces
+from convert import (
+    CheckpointError,
+    Progress,
+    SourceError,
+    TargetError,
+    TargetExistsError,
+    pieces,
+    system,
+)
 from convert.checkpoint import open_checkpoint
 from convert.journal import Journal, partial_path, resumable_file, space_taken
 from convert.pipeline import write_gguf
@@ -157,6 +166,30 @@ def test_a_target_that_came_meanwhile_is_kept(target: Path) -> None:
     assert target.read_text() == "other's" and names(target) == {"out.gguf"}
     write(target, {0: b"first"}, force=True)
     assert target.read_bytes() == b"first"
+
+
+def test_a_call_that_is_killed_as_it_gives_the_name_leaves_nothing_in_the_way(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the two moments between which it is killed one is long: the folder is written out."""
+    seen = []
+    monkeypatch.setattr(system, "sync_folder", lambda folder: seen.append(names(target)))
+    write(target, {0: b"first"})
+    assert seen == [{"out.gguf"}]
+    partial_path(target).hardlink_to(target)
+    write(target, {0: b"second"}, force=True)
+    assert target.read_bytes() == b"second" and names(target) == {"out.gguf"}
+
+
+def test_a_folder_in_which_nothing_can_be_locked_is_told_as_it_is(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(system, "lock", refuse)
+    with pytest.raises(TargetError, match="can't be written: No locks available"):
+        write(target, {0: b"first"})
 
 
 def test_values_that_are_no_numbers_are_met_again_after_an_interruption(
