@@ -133,7 +133,7 @@ def _pattern(raw: Mapping[str, Any], key: str, *, whole: bool = False) -> dict[s
         if not _is_bounded(pattern):
             raise _error(f"{key} has {pattern[:80]!r}, too intricate an expression to be matched")
         try:
-            re.compile(pattern)
+            re.compile(_of_end(pattern))
         except (re.error, RecursionError, OverflowError):
             raise _error(f"{key} has {pattern[:80]!r}, no regular expression") from None
     return {n: _positive(f"{key} of {n[:80]}", value, whole=whole) for n, value in patterns.items()}
@@ -155,10 +155,15 @@ def _of_pattern(patterns: Mapping[str, float], module: str, default: float) -> f
         if PLAIN.fullmatch(pattern):  # most are names, by hundreds
             fits = len(pattern) <= len(module) and _ends(pattern, module)
         else:
-            fits = re.match(rf"(.*\.)?({pattern})$", module) is not None
+            fits = re.match(_of_end(pattern), module) is not None
         if fits:
             return value
     return default
+
+
+def _of_end(pattern: str) -> str:
+    """An expression for names that a pattern matches, or the end of which behind a dot."""
+    return rf"(.*\.)?({pattern})$"
 
 
 def _ends(pattern: str, module: str) -> bool:

@@ -331,6 +331,7 @@ def test_a_tied_embedding_is_untied_by_a_merge_alone(target: str, tmp_path: Path
         ({"alpha_pattern": {"(a*)*$": 1}}, "too intricate"),
         ({"alpha_pattern": {"a*a*a*a": 1}}, "too intricate"),
         ({"alpha_pattern": {"(a": 1}}, "no regular expression"),
+        ({"alpha_pattern": {"(?i)q_proj": 1}}, "no regular expression"),
         ({"alpha_pattern": {"v_proj": None}}, "alpha_pattern of v_proj is None"),
         ({"base_model_name_or_path": 7}, "base_model_name_or_path is not a model's name"),
     ],
