@@ -17,9 +17,14 @@ DYNAMIC = "dynamic"  # rope scaling that begins beyond max_position_embeddings, 
 # Keys that would make another model of it, and their values that don't.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (None, 1),
+    "truncate": (None, True),  # yarn's bounds, rounded
     "rope_interleaved": (None, False),
     "is_causal": (None, True),
 }
+
+
+ORIGINAL = "original_max_position_embeddings"
+MAGNITUDES = ("mscale", "mscale_all_dim")  # yarn's attention factor is the ratio of theirs
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class RopeScaling:
     """How rotary embeddings are stretched beyond the context they were trained at first.
 
     kind is 'llama3', 'linear' or 'yarn'; the last three fields belong to yarn and may be None.
+    attention_factor is what cosines and sines are times, where that isn't usual_attention.
     """
 
     kind: str
@@ -37,6 +43,11 @@ class RopeScaling:
     attention_factor: float | None = None
     beta_fast: float | None = None
     beta_slow: float | None = None
+
+    @property
+    def usual_attention(self) -> float:
+        """Yarn's attention factor where none is told."""
+        return _magnitude(self.factor)
 
 
 @dataclass(frozen=True)
@@ -134,11 +145,15 @@ def _require_llama(raw: Mapping[str, Any]) -> None:
         raise _error(f"this is {kind}; only LlamaForCausalLM can be converted")
     if (activation := raw.get("hidden_act", "silu")) != "silu":
         raise _error(f"hidden_act {activation!r} is not supported, only 'silu'")
+    _require_neutral(raw)
+    if raw.get("quantization_config") is not None or raw.get("quantization") is not None:
+        raise _error("the weights are quantized already; convert the full-precision checkpoint")
+
+
+def _require_neutral(raw: Mapping[str, Any]) -> None:
     for key, neutral in NEUTRAL.items():
         if raw.get(key) not in neutral:
             raise _error(f"{key} is {raw[key]!r}, which llama.cpp's Llama doesn't do")
-    if raw.get("quantization_config") is not None or raw.get("quantization") is not None:
-        raise _error("the weights are quantized already; convert the full-precision checkpoint")
 
 
 def _integer(
@@ -186,6 +201,7 @@ def _rope(raw: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     if scaling is not None and not isinstance(scaling, dict):
         raise _error(f"{key} is {scaling!r}, expected an object or null")
     scaling = scaling or {}
+    _require_neutral(scaling)  # transformers 5 has some of them here
     within = scaling.get("rope_theta")
     theta = _number(raw if within is None else scaling, "rope_theta", default=10000.0)
     if raw.get("rope_theta") not in (None, theta):  # versions of transformers take either
@@ -208,10 +224,11 @@ def _scaling(kind: str, scaling: Mapping[str, Any], raw: Mapping[str, Any]) -> R
     factor = _number(scaling, "factor")
     if kind == "linear":
         return RopeScaling(kind, factor)
-    context = raw.get("original_max_position_embeddings", raw.get("max_position_embeddings"))
-    original = _integer(
-        scaling, "original_max_position_embeddings", default=context, most=MAX_CONTEXT
-    )
+    outer = raw.get(ORIGINAL)
+    context = raw.get("max_position_embeddings") if outer is None else outer
+    original = _integer(scaling, ORIGINAL, default=context, most=MAX_CONTEXT)
+    if outer not in (None, original):  # versions of transformers take either
+        raise _error(f"{ORIGINAL} is {outer!r}, and {original} in the rope scaling")
     if kind == "llama3":
         low = _number(scaling, "low_freq_factor", default=1.0)
         high = _number(scaling, "high_freq_factor", default=4.0)
@@ -222,11 +239,20 @@ def _scaling(kind: str, scaling: Mapping[str, Any], raw: Mapping[str, Any]) -> R
     def optional(key: str) -> float | None:
         return None if scaling.get(key) is None else _number(scaling, key)
 
+    attention = optional("attention_factor")
+    several = [_number(scaling, key) for key in MAGNITUDES if scaling.get(key)]
+    if attention is None and len(several) == 2:
+        attention = _magnitude(factor, several[0]) / _magnitude(factor, several[1])
     return RopeScaling(
         kind,
         factor,
         original_max_position_embeddings=original,
-        attention_factor=optional("attention_factor"),
+        attention_factor=attention,
         beta_fast=optional("beta_fast"),
         beta_slow=optional("beta_slow"),
     )
+
+
+def _magnitude(factor: float, times: float = 1.0) -> float:
+    """Yarn's attention factor for contexts so many times as long (Peng et al. 2023, (22))."""
+    return 1.0 if factor <= 1 else 1.0 + 0.1 * times * math.log(factor)

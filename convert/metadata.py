@@ -83,11 +83,17 @@ def add_metadata(
     _add_tokenizer(writer, checkpoint)
     templates = checkpoint.chat_templates.items()
     writer.add_chat_template([{"name": name, "template": text} for name, text in templates if text])
-    writer.add_string(CONFIG_KEY, json.dumps(checkpoint.config.raw, ensure_ascii=False))
-    if checkpoint.generation_config:
-        writer.add_string(
-            GENERATION_KEY, json.dumps(checkpoint.generation_config, ensure_ascii=False)
-        )
+    writer.add_string(CONFIG_KEY, _json_text(checkpoint.config.raw, "config.json"))
+    if generation := checkpoint.generation_config:
+        writer.add_string(GENERATION_KEY, _json_text(generation, "generation_config.json"))
+
+
+def _json_text(value: Mapping[str, Any], file: str) -> str:
+    """JSON again, as deep as it can be written: reading goes a few levels deeper."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        raise CheckpointError("it is nested too deep", file=file) from None
 
 
 def _add_general(writer: gguf.GGUFWriter, checkpoint: Checkpoint, parameters: int) -> None:
@@ -159,6 +165,9 @@ def _add_architecture(writer: gguf.GGUFWriter, config: LlamaConfig) -> None:
         writer.add_rope_scaling_orig_ctx_len(scaling.original_max_position_embeddings)
         if scaling.attention_factor is not None:
             writer.add_rope_scaling_yarn_attn_factor(scaling.attention_factor)
+            # Of a Llama, llama.cpp reads this one alone, by which it multiplies the usual one.
+            relative = scaling.attention_factor / scaling.usual_attention
+            writer.add_rope_scaling_attn_factors(relative)
         if scaling.beta_fast is not None:
             writer.add_rope_scaling_yarn_beta_fast(scaling.beta_fast)
         if scaling.beta_slow is not None:

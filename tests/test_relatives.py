@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import numpy as np
 import pytest
 from gguf import GGUFReader, TokenType
@@ -119,6 +120,17 @@ def test_a_decoder_that_joins_more_than_bytes_is_refused(checkpoint: Make) -> No
             },
             "rope_parameters and rope_scaling differ",
         ),
+        (
+            {
+                "rope_scaling": {
+                    "rope_type": "yarn",
+                    "factor": 2.0,
+                    "original_max_position_embeddings": 4096,
+                },
+                "original_max_position_embeddings": 2048,
+            },
+            "original_max_position_embeddings is 2048, and 4096 in the rope scaling",
+        ),
     ],
 )
 def test_rope_settings_that_contradict_are_refused(
@@ -128,6 +140,54 @@ def test_rope_settings_that_contradict_are_refused(
     folder = checkpoint()
     edit(folder, "config.json", **changes)
     assert words in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+     ({"truncate": False}, "truncate is False")],
+)  # fmt: skip
+def test_rope_settings_that_llama_cpp_lacks_are_refused(
+    more: dict[str, Any], words: str, checkpoint: Make
+) -> None:
+    """Where transformers 5 writes them, too."""
+    folder = checkpoint()
+    edit(folder, "config.json", rope_scaling={"rope_type": "yarn", "factor": 2.0, **more})
+    assert words in refusal(folder)
+
+
+def yarn_logits(folder: Path, times: int = 1, **scaling: float) -> np.ndarray:
+    """Of the last of some tokens; queries' and keys' weights are times so many before."""
+    scaling = {"rope_type": "yarn", "factor": 4.0, **scaling}
+    config = shape_config(
+        "tiny", rope_scaling=scaling, max_position_embeddings=256, initializer_range=0.1
+    )
+    write_checkpoint(folder, config, dtype="F32")
+    weights = np.memmap(folder / "model.safetensors", np.uint8, "r+")
+    for spec, stored in open_checkpoint(folder).weights.items():
+        if spec.head_dim is not None:
+            part = weights[stored.offset : stored.offset + stored.nbytes]
+            part[:] = (part.copy().view(np.float32) * np.float32(times)).view(np.uint8)
+    weights.flush()
+    convert(folder, folder / "out.gguf", "F32")
+    model = llama_cpp.Llama(
+        str(folder / "out.gguf"), n_ctx=256, logits_all=True, verbose=False, n_gpu_layers=0
+    )
+    model.eval(list(range(100, 140)))
+    logits: np.ndarray = np.array(model.scores)[39]
+    return logits
+
+
+def test_yarns_attention_factor_is_what_llama_cpp_multiplies_by(tmp_path: Path) -> None:
+    """It scales queries and keys, as larger weights would: told, or as the ratio of two."""
+    usual = 1 + 0.1 * math.log(4)
+    expected = yarn_logits(tmp_path / "larger", times=2)
+    assert expected.std() > 0.5
+    told = yarn_logits(tmp_path / "told", attention_factor=2 * usual)
+    assert np.abs(told - expected).max() < 1e-2
+    ratio = {"mscale": (2 * usual - 1) / (usual - 1), "mscale_all_dim": 1e-9}
+    assert np.abs(yarn_logits(tmp_path / "ratio", **ratio) - expected).max() < 1e-2
+    assert np.abs(yarn_logits(tmp_path / "usual") - expected).max() > 0.1
 
 
 @pytest.mark.parametrize(

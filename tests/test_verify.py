@@ -88,15 +88,19 @@ def test_other_source_types_and_tied_embeddings(tmp_path: Path, dtype: str, quan
 
 
 @pytest.mark.parametrize(
-    "scaling", [{"type": "linear", "factor": 2.0}, {"rope_type": "yarn", "factor": 4.0}]
+    ("scaling", "key"),
+    [
+        ({"type": "linear", "factor": 2.0}, "factor"),
+        ({"rope_type": "yarn", "factor": 4.0}, "factor"),
+        ({"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5}, "attn_factor"),
+    ],
 )
-def test_other_rope_scalings(tmp_path: Path, scaling: dict[str, Any]) -> None:
+def test_other_rope_scalings(tmp_path: Path, scaling: dict[str, Any], key: str) -> None:
     write_checkpoint(tmp_path / "c", shape_config("tiny", rope_scaling=scaling))
     convert(tmp_path / "c", tmp_path / "out.gguf", "Q8_0")
     assert verify(tmp_path / "out.gguf", tmp_path / "c").failed == ()
-    wrong = rewrite(
-        tmp_path / "out.gguf", tmp_path / "x.gguf", keys={"llama.rope.scaling.factor": 3.0}
-    )
+    changed = {f"llama.rope.scaling.{key}": 3.0}
+    wrong = rewrite(tmp_path / "out.gguf", tmp_path / "x.gguf", keys=changed)
     assert verify(wrong, tmp_path / "c").failed[0] == "metadata"
 
 

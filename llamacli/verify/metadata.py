@@ -83,6 +83,8 @@ def expected_keys(config: LlamaConfig) -> dict[str, Any]:
     if scaling is not None and scaling.kind == "yarn":
         original = scaling.original_max_position_embeddings
         keys["rope.scaling.original_context_length"] = original
+        factor = scaling.attention_factor or scaling.usual_attention
+        keys["rope.scaling.attn_factor"] = factor / scaling.usual_attention
     return {f"llama.{key}": value for key, value in keys.items()}
 
 
@@ -101,6 +103,7 @@ def default_keys(file: GGUFFile) -> dict[str, Any]:
         "llama.rope.dimension_count": head_dim,
         "llama.rope.freq_base": 10000.0,
         "llama.rope.scaling.type": "none",
+        "llama.rope.scaling.attn_factor": 1.0,
     }
 
 
