@@ -96,6 +96,7 @@ from .system import (
     allowed_processors as allowed_processors,
     library_name as library_name,
     lock as lock,
+    name_of as name_of,
     read_all as read_all,
     sync as sync,
     sync_folder as sync_folder,

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from convert import system
 from convert.adapter_config import CONFIG, AdapterConfig, read_adapter_config
 from convert.added import check_templates
 from convert.checkpoint import INDEX, SINGLE, Checkpoint
@@ -114,7 +115,7 @@ def open_adapter(folder: Path, base: LlamaConfig, name: str | None = None) -> Ad
     _check_vocabulary(saved, pairs, base)
     order = {source: place for place, source in enumerate(specs)}
     return Adapter(
-        name=name or folder.resolve().name,
+        name=name or system.name_of(folder.resolve()),
         folder=folder,
         config=config,
         pairs={f"{m}.weight": pairs[m] for m in sorted(pairs, key=lambda m: order[f"{m}.weight"])},

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from convert import system
 from convert.added import check_templates
 from convert.config import DYNAMIC, LlamaConfig, rope_kind, token_ids
 from convert.errors import CheckpointError
@@ -99,7 +100,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         )
     config = read_config(folder)
     files = [LocalFile(folder / name) for name in shard_names(folder)]
-    return describe_checkpoint(folder, folder.resolve().name, config, files)
+    return describe_checkpoint(folder, system.name_of(folder.resolve()), config, files)
 
 
 def describe_checkpoint(

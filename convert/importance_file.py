@@ -14,6 +14,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from convert import system
 from convert.errors import ImportanceError, unreadable
 from convert.importance import Entry, ImportanceMatrix, checked_entry
 from convert.target import whole_file
@@ -125,10 +126,12 @@ def _read_dat(reader: _Reader) -> ImportanceMatrix:
             reader.fail(f"{name} is there twice")
         entries[name] = checked_entry(reader.path, name, sums, np.array([calls], np.float32))
     if reader.left < 4:
-        return ImportanceMatrix(entries, file=reader.path.name)
+        return ImportanceMatrix(entries, file=system.name_of(reader.path))
     chunks = max(reader.unpack("i", "the number of chunks"), 0)
     dataset = reader.text("i", "the dataset's name") if reader.left >= 4 else ""
-    return ImportanceMatrix(entries, (dataset,) if dataset else (), chunks, 0, reader.path.name)
+    return ImportanceMatrix(
+        entries, (dataset,) if dataset else (), chunks, 0, system.name_of(reader.path)
+    )
 
 
 def _read_gguf(reader: _Reader) -> ImportanceMatrix:
@@ -156,7 +159,7 @@ def _read_gguf(reader: _Reader) -> ImportanceMatrix:
     numbers = [metadata.get(key) for key in (CHUNKS, CHUNK_SIZE)]
     chunks, size = (n if type(n) is int and n >= 0 else 0 for n in numbers)
     texts = datasets if isinstance(datasets, tuple) else ()
-    return ImportanceMatrix(entries, texts, chunks, size, reader.path.name)
+    return ImportanceMatrix(entries, texts, chunks, size, system.name_of(reader.path))
 
 
 def _value(reader: _Reader, kind: int, key: str) -> Any:

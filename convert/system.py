@@ -32,6 +32,11 @@ def library_name(stem: str) -> str:
     return {"darwin": f"lib{stem}.dylib", "win32": f"{stem}.dll"}.get(sys.platform, f"lib{stem}.so")
 
 
+def name_of(path: Path) -> str:
+    """A file's or folder's own name as text, with \ufffd for what of it is no UTF-8."""
+    return os.fsencode(path.name).decode(errors="replace")
+
+
 def is_own(status: os.stat_result) -> bool:
     """Whether a file is this user's, as far as the system says whose files are."""
     return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()

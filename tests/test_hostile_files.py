@@ -9,23 +9,26 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
 
-from convert import CheckpointError, convert
+from convert import CheckpointError, convert, named_quantization, write_gguf
 from convert.checkpoint import open_checkpoint
 from convert.metadata import read_model_card
 from llamacli.chat.conversation import replay
 from llamacli.chat.file import MAX_LINES, read_session
+from llamacli.engine import load_vocabulary
 from llamacli.errors import InvalidModelError
 from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import read_gguf
 from llamacli.models import registry
+from llamacli.show import vocabulary_file
 from tests.fuzz.kinds import BOMB
 from tests.fuzz.stored import TOML
 from tests.standins.tiny import write_model
-from tests.systems import needs_limits, needs_pipes
+from tests.systems import PLATFORM, needs_limits, needs_pipes
 
 Make = Callable[..., Path]
 
@@ -73,6 +76,30 @@ def test_half_a_surrogate_pair_is_refused_where_it_is_read(text: bytes, checkpoi
     (folder / "config.json").write_bytes(config + b', "note": ' + text + b"}")
     with pytest.raises(CheckpointError, match=r"config\.json: it is not valid JSON"):
         open_checkpoint(folder)
+
+
+def test_json_that_can_be_read_but_is_too_deep_to_be_written(
+    checkpoint: Make, tmp_path: Path
+) -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    opened = replace(open_checkpoint(checkpoint()), generation_config={"note": deep})
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: it is nested too deep"):
+        write_gguf(opened, tmp_path / "out.gguf", named_quantization("Q8_0"))
+    while deep:  # freed one by one: all at once would take a deep stack
+        (deep,) = deep
+
+
+@pytest.mark.skipif(PLATFORM != "linux", reason="other systems' names are Unicode")
+def test_a_folders_name_that_is_not_unicode_is_written_as_well_as_it_can_be(
+    checkpoint: Make, tmp_path: Path
+) -> None:
+    folder = checkpoint().rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    convert(folder, tmp_path / "out.gguf", "Q8_0")
+    assert "\ufffd" in read_gguf(tmp_path / "out.gguf").metadata["general.name"]
+    with vocabulary_file(folder) as path:
+        assert load_vocabulary(path).tokenize("a")
 
 
 @needs_limits

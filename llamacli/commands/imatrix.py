@@ -125,7 +125,7 @@ def tell_gain(
 
 def read_text(path: Path) -> "prompt.Text":
     """A file's text, or stdin's for `-`. Raises NotFoundError, UsageError."""
-    name = "stdin" if path == Path("-") else path.name
+    name = "stdin" if path == Path("-") else convert.name_of(path)
     return prompt.Text(name, prompt.decode(prompt.read_bytes(path), name))
 
 

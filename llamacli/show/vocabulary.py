@@ -89,7 +89,7 @@ def vocabulary_file(folder: Path) -> Iterator[Path]:
     import tempfile
 
     checkpoint = convert.Checkpoint(
-        name=folder.resolve().name,
+        name=convert.name_of(folder.resolve()),
         folder=folder,
         config=convert.read_config(folder),
         tokenizer=convert.parse_tokenizer(convert.read_json(folder / "tokenizer.json")),
