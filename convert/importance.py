@@ -15,7 +15,7 @@ from convert.errors import ImportanceError
 from convert.quantization import ENDS, Origin
 from convert.tensors import TensorSpec
 
-# More than any activation's square: with larger ones quantizers' sums overflow, over which ggml ends
+# More than any activation's square: with larger ones sums of errors overflow, over which ggml ends
 # the process in some types.
 MOST = np.float32(1e20)
 
