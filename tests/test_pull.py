@@ -175,6 +175,23 @@ def test_a_file_that_is_not_the_one_in_the_index_is_noticed(hub: Hub, store: Pat
     assert files_in(store) == set()
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("http://[::1", "http://127.0.0.1:99999/x", "http://x/\ty", "http://.../x", "ftp://x/y"),
+        *("file:///etc/passwd", f"http://x/{'a' * 70_000}"),
+    ],
+)
+def test_an_address_that_is_none_is_told(hub: Hub, store: Path, address: str) -> None:
+    repo = hub.repos[REPO]
+    hashed = repo.entry("Tiny-F32.gguf")["sha256"]
+    size = len(repo.files["Tiny-F32.gguf"])
+    headers = {"X-Linked-Etag": f'"{hashed}"', "X-Linked-Size": str(size), "Location": address}
+    hub.large_answers.append((302, headers))
+    assert hub.url in one_line(llamacli("pull", REPO, check=4))
+    assert files_in(store) == set()
+
+
 def replaced(name: str, data: bytes) -> Callable[[Hub, Path], None]:
     def change(hub: Hub, folder: Path) -> None:
         hub.repos[REPO] = HubRepo({name: data})
@@ -302,6 +319,7 @@ PARTS = ["q8/a-Q8_0-00001-of-00002.gguf", "q8/a-Q8_0-00002-of-00002.gguf"]
         ([*PARTS, "a-F16.gguf"], "o/r:Q8_0", "a-Q8_0.gguf", PARTS),
         ([*PARTS, "a-F16.gguf"], f"o/r/{PARTS[1]}", "a-Q8_0.gguf", PARTS),
         ([*PARTS, "a-F16.gguf"], "o/r/q8/a-Q8_0.gguf", "a-Q8_0.gguf", PARTS),
+        ([*PARTS, "q8/a-Q8_0.gguf"], "o/r", "a-Q8_0.gguf", ["q8/a-Q8_0.gguf"]),
     ],
 )
 def test_which_file_is_meant(files: list[str], name: str, target: str, parts: list[str]) -> None:

@@ -73,12 +73,15 @@ def choose(repo: Repo, wanted: Wanted) -> tuple[str, list[str]]:
 
 
 def _group(files: Mapping[str, object]) -> dict[str, list[str]]:
-    """GGUF files by path, the parts of a split one under the path that it would have whole."""
+    """GGUF files by path, the parts of a split one under the path that it would have whole, and
+    left aside where that is there."""
     groups: dict[str, list[str]] = {}
     for name in sorted(files):
         if is_gguf(name):
             split = SPLIT.fullmatch(name)
-            groups.setdefault(f"{split[1]}.gguf" if split else name, []).append(name)
+            whole = f"{split[1]}.gguf" if split else name
+            if whole == name or whole not in files:
+                groups.setdefault(whole, []).append(name)
     return groups
 
 
