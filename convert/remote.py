@@ -136,7 +136,7 @@ class RemoteFile(WeightFile):
                     yield from self._watched(response, length)
                 finally:
                     self._responses.discard(response)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:  # the last of a host
             raise Broken(str(error) or type(error).__name__) from error
 
     def _watched(self, response: httpx2.Response, length: int) -> Iterator[bytes]:

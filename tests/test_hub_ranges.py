@@ -28,7 +28,7 @@ def hub() -> Iterator[Hub]:
 @pytest.fixture
 def remote(hub: Hub) -> Iterator[Callable[..., RemoteFile]]:
     """Make a RemoteFile for DATA; located counts how often its address was asked for."""
-    with httpx2.Client(timeout=None) as client:
+    with httpx2.Client(timeout=None, follow_redirects=True) as client:
 
         def make(patience: Patience = QUICK, size: int = len(DATA)) -> RemoteFile:
             def locate() -> Location:
@@ -115,6 +115,15 @@ def test_too_long_a_retry_after_is_told(hub: Hub, remote: Make) -> None:
     hub.cuts = lambda number, asked: Cut(status=429, headers=(("Retry-After", "3600"),))
     with pytest.raises(SourceError, match="60 minutes"):
         remote().read(0, 10)
+
+
+@pytest.mark.parametrize("address", ["http://.../", "http://[::1", "ftp://x/", "http://a:b/"])
+def test_a_redirect_to_no_address_is_an_answer_that_failed(
+    hub: Hub, remote: Make, address: str
+) -> None:
+    hub.cuts = lambda number, _: Cut(status=302, headers=(("Location", address),))
+    with pytest.raises(SourceError, match="can't be read, in 3 tries"):
+        remote(replace(QUICK, failures=3)).read(0, 10)
 
 
 def test_a_file_of_another_size_is_noticed(remote: Make) -> None:

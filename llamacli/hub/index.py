@@ -44,6 +44,7 @@ def hub_errors(repo: str, *, near: Callable[[], list[str]] = list) -> Iterator[N
     except (
         *(errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.FileMetadataError),
         *(errors.HFValidationError, httpx2.HTTPError, httpx2.InvalidURL),
+        ValueError,  # of an address that is none, to which an answer redirects
     ) as error:
         raise NotFoundError(_text(repo, error, near)) from error
     except OSError as error:
@@ -96,7 +97,7 @@ def _text(repo: str, error: BaseException, near: Callable[[], list[str]]) -> str
         return f"{repo} can't be the name of a model on the Hub"
     if isinstance(error, errors.HfHubHTTPError):
         return _status(repo, error, near)
-    if isinstance(error, errors.FileMetadataError):
+    if isinstance(error, errors.FileMetadataError | ValueError):
         return f"{host} doesn't answer as the Hub does; look at HF_ENDPOINT and any proxy"
     reason = " ".join(str(error).split()) or type(error).__name__
     return f"{host} can't be reached: {reason}; look at the network, or at HF_ENDPOINT"

@@ -131,6 +131,7 @@ def _locator(repo: Repo, file: HubFile) -> "Callable[[], convert.Location]":
                 remote = hf.get_hf_file_metadata(
                     url, token=repo.token, timeout=hf.constants.HF_HUB_ETAG_TIMEOUT
                 )
+                inside = _origin(remote.location) == _origin(url)
         except NotFoundError as error:
             cause = error.__cause__
             if isinstance(cause, HfHubHTTPError):
@@ -142,13 +143,21 @@ def _locator(repo: Repo, file: HubFile) -> "Callable[[], convert.Location]":
             raise convert.SourceError(str(error)) from error
         if remote.size not in (None, file.size) or remote.etag not in (None, file.etag):
             raise convert.CheckpointError(f"{file.name} was changed at {repo.id} while it was read")
-        inside = httpx2.URL(remote.location).origin == httpx2.URL(url).origin
         token = repo.token if inside else False
         return convert.Location(
             remote.location, hf.utils.build_hf_headers(token=token, library_name="llamacli")
         )
 
     return locate
+
+
+def _origin(address: str) -> object:
+    """Whose address it is. Raises ValueError or httpx2.InvalidURL where no server can have it."""
+    url = httpx2.URL(address)
+    url.host.encode("idna")
+    if url.scheme not in ("http", "https"):
+        raise ValueError(f"{address!r} is no address of the web")
+    return url.origin
 
 
 def _check_id(repo: str, revision: str) -> None:
