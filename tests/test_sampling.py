@@ -16,7 +16,14 @@ from llamacli.engine import (
     is_sound,
     sampler_chain,
 )
-from llamacli.engine.sampling import COLUMNS, MAX_LIKELIEST, PARTS, likeliest, likeliest_biased
+from llamacli.engine.sampling import (
+    COLUMNS,
+    MAX_LIKELIEST,
+    MOST,
+    PARTS,
+    likeliest,
+    likeliest_biased,
+)
 from llamacli.errors import UsageError
 from tests.standins.checkpoint import tokenizer
 from tests.standins.tiny import write_model
@@ -73,16 +80,17 @@ def test_of_the_likeliest_the_samplers_draw_what_they_draw_of_all(
     logits = wide.logits()
     with sampler_chain(wide, settings, 11) as ours, sampler_chain(wide, settings, 11) as theirs:
         choose = chooser(wide, settings, ours)
-        drawn = []
+        drawn, found = [], 0
         for i in range(300):
             logits[:] = rng.standard_normal(len(logits)) * (0.1, 2, 30)[i % 3]
             if i % 5 == 0:
                 logits[rng.integers(len(logits), size=2000)] = -np.inf
             few = likeliest(logits, settings.top_k)
-            assert few is not None and settings.top_k <= len(few) < len(logits) / 4
+            assert few is None or settings.top_k <= len(few) <= MOST
+            found += few is not None
             drawn.append(choose(-1))
             assert drawn[-1] == sample(theirs, wide.context_pointer, -1)
-        assert len(set(drawn)) > 200
+        assert len(set(drawn)) > 200 < found
 
 
 def test_the_likeliest_are_among_those_looked_at() -> None:
@@ -92,11 +100,9 @@ def test_the_likeliest_are_among_those_looked_at() -> None:
         logits[-3:] = 9  # beyond the last whole part
         for count in (1, 50, MAX_LIKELIEST):
             tokens = likeliest(logits, count)
-            assert tokens is not None and len(tokens) < 2 * count + 20
+            assert tokens is not None and len(tokens) < 2 * PARTS * (count + 10)
             assert set(np.argsort(-logits)[:count]) <= set(tokens.tolist())
-        equal = np.zeros(size, np.float32)
-        few = likeliest(equal, 50)
-        assert few is not None and len(few) == size  # which of equal ones isn't decided here
+        assert likeliest(np.zeros(size, np.float32), 50) is None  # which one isn't decided here
     assert likeliest(logits[: PARTS * COLUMNS - 1], 50) is None
     assert likeliest(logits, MAX_LIKELIEST + 1) is None
     assert likeliest(np.full(9000, np.nan, np.float32), 50) is None

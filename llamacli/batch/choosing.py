@@ -43,8 +43,9 @@ def draw(engine: BatchEngine, running: Running, row: int) -> int | LlamacliError
 
 def _choose_some(engine: BatchEngine, ready: Ready, first: int) -> list[int | LlamacliError]:
     """A token each, whose logits are those from first on."""
-    if not all(one.is_plainly_greedy and not one.proposed for one, _ in ready) or not ready:
+    if any(one.proposed or not one.is_unconstrained for one, _ in ready) or not ready:
         return [draw(engine, running, row) for running, row in ready]
     logits = engine.all_logits(first + len(ready))[first:]
-    likeliest: list[int] = logits.argmax(axis=1).tolist()
-    return [*likeliest]
+    if all(one.job.sampling.is_plainly_greedy for one, _ in ready):
+        return [*logits.argmax(axis=1).tolist()]
+    return [one.choose(row, of) for (one, row), of in zip(ready, logits, strict=True)]

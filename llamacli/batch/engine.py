@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from convert import Pool, deferred_signals
-from llamacli.engine import KEPT_SEQUENCES, Engine, EngineSettings, Rows, kv_nbytes
+from llamacli.engine import KEPT_SEQUENCES, Engine, EngineSettings, Rows, floats, kv_nbytes
 from llamacli.machine import physical_cores
 from llamacli.speculate import MOST_ROWS, Drafting, Speculation
 
@@ -125,10 +125,8 @@ class BatchEngine(Engine):
     def all_logits(self, count: int) -> "NDArray[np.float32]":
         """The logits of the batch's tokens that have any, count of them: float32 of shape (count,
         vocabulary), a view as that of logits."""
-        import numpy as np
-
         values = self.library.llama_get_logits(self.context_pointer)
-        return np.ctypeslib.as_array(values, (count, self.vocabulary.size))
+        return floats(values, count * self.vocabulary.size).reshape(count, -1)
 
     def evaluate(self, interrupted: Callable[[], bool] | None = None) -> int:
         """Evaluate the batch; llama_decode's code.

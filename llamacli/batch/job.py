@@ -67,7 +67,7 @@ class Running:
     sequence: int
     answer: Answer
     chain: Any
-    choose: Callable[[int], int]
+    choose: Callable[..., int]
     constraint: "Constraint | ToolConstraint | None"
     seed: int
     resources: ExitStack
@@ -94,11 +94,6 @@ class Running:
     def is_unconstrained(self) -> bool:
         """Whether any token may come next."""
         return self.constraint is None or self.constraint.free
-
-    @property
-    def is_plainly_greedy(self) -> bool:
-        """Whether the likeliest token of all comes next."""
-        return self.is_unconstrained and self.job.sampling.is_plainly_greedy
 
     @property
     def length(self) -> int:

@@ -5,6 +5,7 @@ from .context import (
     Rows as Rows,
     common_prefix as common_prefix,
     default_threads as default_threads,
+    floats as floats,
 )
 from .engine import Engine as Engine, ProgressCallback as ProgressCallback
 from .fit import DEFAULT_CONTEXT as DEFAULT_CONTEXT, largest_file as largest_file

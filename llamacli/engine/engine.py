@@ -18,6 +18,7 @@ from llamacli.engine.context import (
     decode_together,
     default_threads,
     evaluate,
+    floats,
     plan_context,
 )
 from llamacli.engine.model import LoadedModel, Loading, in_background
@@ -235,10 +236,8 @@ class Engine(LoadedModel):
 
         A view of llama.cpp's memory: copy it to keep it beyond the next evaluation.
         """
-        import numpy as np
-
         values = self.library.llama_get_logits_ith(self.context_pointer, row)
-        return np.ctypeslib.as_array(values, (self.vocabulary.size,))
+        return floats(values, self.vocabulary.size)
 
     def _first_room(self) -> int:
         """All of the context where it costs nothing or llama.cpp chooses rope factors by it."""

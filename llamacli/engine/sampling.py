@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from llamacli.engine.engine import Engine
 
 CANDIDATE = [("id", "<i4"), ("logit", "<f4"), ("p", "<f4")]  # llama_token_data, as numpy has it
-PARTS, COLUMNS = 8, 1024
+PARTS, COLUMNS = 8, 512
+MOST = 4096  # tokens that are drawn of
 MAX_SEED = (1 << 32) - 2  # llama.cpp takes 2^32 - 1 for "choose one"
 MAX_LAST_N = 1 << 20
 MAX_LIKELIEST = 256  # tokens that are looked for among all
@@ -162,35 +163,60 @@ def sampler_chain(
         library.llama_sampler_free(chain)
 
 
-def chooser(engine: "Engine", settings: SamplingSettings, chain: Any) -> Callable[[int], int]:
+def chooser(engine: "Engine", settings: SamplingSettings, chain: Any) -> Callable[..., int]:
     """A function that chooses the token after a row of the last evaluation, -1 being its last.
 
-    It gives what llama.cpp's chain gives of all logits, which takes 0.15 to 0.4 ms of 128,256.
-    Where numpy is loaded the likeliest one is looked up, in 0.02 ms, and of a top-k the chain gets
-    the likeliest alone, in 0.06.
+    It takes the row's logits, too, of whoever has them. It gives what llama.cpp's chain gives of
+    all logits, which takes 0.15 to 0.4 ms of 128,256. Where numpy is loaded the likeliest one is
+    looked up, in 0.02 ms, and of a top-k the chain gets few likely ones alone, in 0.05.
     """
     library = engine.library
 
-    def sample(row: int) -> int:
+    def sample(row: int, _: "NDArray[np.float32] | None" = None) -> int:
         return int(library.llama_sampler_sample(chain, engine.context_pointer, row))
+
+    def greedy(row: int, logits: "NDArray[np.float32] | None" = None) -> int:
+        logits = engine.logits(row) if logits is None else logits
+        return likeliest_biased(logits, settings.logit_bias)
 
     if "numpy" not in sys.modules:
         return sample
     if settings.is_greedy:
-        return lambda row: likeliest_biased(engine.logits(row), settings.logit_bias)
+        return greedy
     if not settings.draws_of_top_k:
         return sample
+    draw = drawing(library, chain)
 
-    def choose(row: int) -> int:
-        logits = engine.logits(row)
+    def choose(row: int, logits: "NDArray[np.float32] | None" = None) -> int:
+        logits = engine.logits(row) if logits is None else logits
         tokens = likeliest(logits, settings.top_k)
-        if tokens is None:
-            return sample(row)
-        token = sample_among(library, chain, logits, tokens)
-        library.llama_sampler_accept(chain, token)
-        return token
+        return sample(row) if tokens is None else draw(logits, tokens)
 
     return choose
+
+
+def drawing(library: Any, chain: Any) -> Callable[..., int]:
+    """A function that draws one of at most MOST tokens by logits, float32 of shape (vocabulary,), as
+    the chain does, and accepts it. Making its memory anew would take longer than drawing."""
+    import numpy as np
+
+    held = (library.llama_token_data * MOST)()
+    candidates = np.frombuffer(held, CANDIDATE)
+    ids, values = candidates["id"], candidates["logit"]
+    array = library.llama_token_data_array(held, 0, -1, False)
+    reference = byref(array)
+    apply, accept = library.llama_sampler_apply, library.llama_sampler_accept
+
+    def draw(logits: "NDArray[np.float32]", tokens: "NDArray[np.int64]") -> int:
+        array.size = len(tokens)
+        array.selected, array.sorted = -1, False
+        ids[: array.size], values[: array.size] = tokens, logits[tokens]
+        apply(chain, reference)  # which sorts and cuts them where they are
+        token = int(ids[array.selected])
+        accept(chain, token)
+        return token
+
+    return draw
 
 
 def likeliest_biased(logits: "NDArray[np.float32]", biases: Sequence[tuple[int, float]]) -> int:
@@ -205,29 +231,31 @@ def likeliest_biased(logits: "NDArray[np.float32]", biases: Sequence[tuple[int, 
 
 
 def likeliest(logits: "NDArray[np.float32]", count: int) -> "NDArray[np.int64] | None":
-    """Tokens among which the count likeliest are, with all that are as likely as the last of them.
+    """Few tokens, at most MOST, among which the count likeliest are, and all as likely as these.
 
     logits are float32 of shape (vocabulary,). None where the vocabulary is too small, or count too
-    large, to gain by it, and where logits are no numbers.
+    large, to gain by it, where too many are as likely, and where logits are no numbers.
 
-    The logits are folded: PARTS of them become their greatest one, of which rows of COLUMNS have a
+    The logits are folded: PARTS of them become their greatest one, of which lines of COLUMNS have a
     greatest one in each column; count columns have one that is at least the count-th greatest of
-    these, so no token below it is among the count likeliest.
+    these, so no token below it is among the count likeliest. What is left is found by few calls of
+    numpy, which take longest: so the tokens have all that were folded together.
     """
     import numpy as np
 
     size = len(logits) // PARTS
-    rows, whole = size // COLUMNS, size * PARTS
-    if not rows or count > MAX_LIKELIEST:
+    lines, whole = size // COLUMNS, size * PARTS
+    if not lines or count > MAX_LIKELIEST:
         return None
     folded = logits[:whole].reshape(PARTS, size).max(axis=0)
-    greatest = folded[: rows * COLUMNS].reshape(rows, COLUMNS).max(axis=0)
-    least = np.partition(greatest, COLUMNS - count)[COLUMNS - count]
-    places = np.flatnonzero(folded >= least)
-    tokens = (places + size * np.arange(PARTS)[:, None]).ravel()
-    rest = whole + np.flatnonzero(logits[whole:] >= least)
-    tokens = np.concatenate([tokens[logits[tokens] >= least], rest])
-    return tokens if len(tokens) >= count else None
+    greatest = folded[: lines * COLUMNS].reshape(lines, COLUMNS).max(axis=0)
+    greatest.partition(COLUMNS - count)
+    places = (folded >= greatest[COLUMNS - count]).nonzero()[0]
+    if not count <= len(places) < MOST // PARTS:
+        return None
+    tokens: NDArray[np.int64] = (places + np.arange(0, whole, size)[:, None]).ravel()
+    rest = np.arange(whole, len(logits))
+    return np.concatenate([tokens, rest]) if len(rest) else tokens
 
 
 def sample_among(library: Any, chain: Any, logits: "NDArray[np.float32]", tokens: Any) -> int:
