@@ -107,13 +107,14 @@ class Running:
     def next(self, count: int) -> Part:
         """That many of its next tokens; where they are all there are, with logits, and a draft."""
         start, end = self.evaluated, self.evaluated + count
-        prompt = len(self.job.prompt)
+        answer, prompt = self.answer.tokens, len(self.job.prompt)
         tokens = [*self.job.prompt[start:end]] if start < prompt else []
         if end > prompt:
-            tokens += self.answer.tokens[max(start - prompt, 0) : end - prompt]
-        if end < self.length:
+            tokens += answer[max(start - prompt, 0) : end - prompt]
+        if end < prompt + len(answer):
             return Part(self.sequence, start, tokens)
-        return Part(self.sequence, start, tokens + self.proposed, 1 + len(self.proposed))
+        proposed = self.proposed
+        return Part(self.sequence, start, tokens + proposed, 1 + len(proposed))
 
 
 def prepare(engine: Engine, index: int, job: Job) -> Running:

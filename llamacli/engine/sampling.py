@@ -196,8 +196,8 @@ def chooser(engine: "Engine", settings: SamplingSettings, chain: Any) -> Callabl
 
 
 def drawing(library: Any, chain: Any) -> Callable[..., int]:
-    """A function that draws one of at most MOST tokens by logits, float32 of shape (vocabulary,), as
-    the chain does, and accepts it. Making its memory anew would take longer than drawing."""
+    """A function that draws one of at most MOST tokens by logits of shape (vocabulary,) as the
+    chain does, and accepts it. Making its memory anew would take longer than drawing."""
     import numpy as np
 
     held = (library.llama_token_data * MOST)()
