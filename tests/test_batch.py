@@ -7,21 +7,23 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
 
 import llamacli.batch.engine as engine_module
 import llamacli.batch.scheduler as batch_module
 import llamacli.engine.context as context_module
 from llamacli.answer import Result, generate
-from llamacli.batch import BatchEngine, Job, answer_all, answer_each
+from llamacli.batch import BatchEngine, Job, Running, Scheduler, answer_all, answer_each, prepare
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.engine.settings import EngineSettings
-from llamacli.errors import LlamacliError, UsageError
+from llamacli.errors import InvalidModelError, LlamacliError, UsageError
 from llamacli.shape.read import choice_grammar
 from llamacli.speculate import DraftingEngine
 from tests.standins.program import PROGRAM, run_program
@@ -201,6 +203,60 @@ def test_one_bad_job_harms_no_other(path: Path) -> None:
     assert isinstance(results[1], LlamacliError) and "2000 tokens" in str(results[1])
     first, last = results[0], results[2]
     assert isinstance(first, Result) and isinstance(last, Result) and first.tokens == last.tokens
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose tokens from 1,000 on are no numbers."""
+    target = write_model(tmp_path_factory.mktemp("damaged") / "tiny.gguf")
+    reader = GGUFReader(target, "r+")
+    (embedding,) = (one for one in reader.tensors if one.name == "token_embd.weight")
+    embedding.data[1000:] = np.nan
+    reader.data.flush()
+    return target
+
+
+DAMAGED = SamplingSettings(temperature=0, logit_bias=((1000, 90.0),))  # said at once
+
+
+@pytest.mark.parametrize("flash", ["on", "off"])
+def test_what_is_no_number_makes_no_other_answer_wrong(damaged: Path, flash: str) -> None:
+    settings = replace(SETTINGS, context=256, flash_attention=flash)
+    good = Job([5, 6, 7, 8], SamplingSettings(temperature=0), 8)
+    late, early = Job([9, 10, 11], DAMAGED, 8), Job([9, 1000, 11], good.sampling, 8)
+    with BatchEngine(damaged, settings, 1) as engine:
+        expected = dict(answer_all(engine, iter([good])))[0]
+    with BatchEngine(damaged, settings, 2) as engine:
+        scheduler = Scheduler(engine)
+
+        def answered(*jobs: Job) -> list[Running]:
+            running = [prepare(engine, i, job) for i, job in enumerate(jobs)]
+            for one in running:
+                scheduler.start(one)
+            while scheduler.running:
+                scheduler.step()
+            return running
+
+        for beside in (late, early, early):
+            first, bad = answered(good, beside)
+            assert isinstance(bad.error, InvalidModelError) and "damaged" in str(bad.error)
+            (after,) = answered(good)
+            assert isinstance(expected, Result) and after.error is None
+            assert tuple(after.answer.tokens) == expected.tokens
+            # In one batch, masked sums are none, too, where attention is of plain products.
+            told = flash == "off" and isinstance(first.error, InvalidModelError)
+            assert told or tuple(first.answer.tokens) == expected.tokens
+
+
+def test_what_is_no_number_is_told_wherever_it_comes(damaged: Path) -> None:
+    with Engine(damaged, replace(SETTINGS, flash_attention="off")) as engine:
+        expected = list(generate(engine, [5, 6, 7], SamplingSettings(temperature=0), max_tokens=8))
+        engine.keep(0)
+        with pytest.raises(InvalidModelError, match="computes nan"):
+            list(generate(engine, [9, 10, 11], DAMAGED, max_tokens=8))
+        answer = list(generate(engine, [5, 6, 7], SamplingSettings(temperature=0), max_tokens=8))
+        assert answer[-1].result is not None and expected[-1].result is not None
+        assert answer[-1].result.tokens == expected[-1].result.tokens
 
 
 def test_a_prompt_without_tokens_is_told(path: Path) -> None:

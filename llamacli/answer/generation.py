@@ -1,7 +1,6 @@
 """From a prompt's tokens to an answer, piece by piece."""
 
 import codecs
-import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -17,7 +16,7 @@ from llamacli.engine import (
     chooser,
     sampler_chain,
 )
-from llamacli.errors import InvalidModelError, UsageError
+from llamacli.errors import UsageError
 from llamacli.speculate import DraftingEngine, Lookahead
 
 if TYPE_CHECKING:
@@ -71,11 +70,7 @@ def generate(
                 else:
                     token = constraint.choose(chain, engine.logits(row), answer.left)
                 seconds += perf_counter() - start
-                if not answer.tokens and not math.isfinite(value := engine.logit(token, row)):
-                    raise InvalidModelError(
-                        f"{engine.path}: the model computes {value} for its first token; its "
-                        "weights are damaged, convert or fetch it again"
-                    )
+                engine.check_logit(token, row)
                 if ready := answer.take(token):
                     yield Chunk(ready)
                 if answer.reason is not None:

@@ -73,6 +73,10 @@ class Kept:
             if not exact and self.aside.fits(len(tokens)):
                 self._set_aside(number, beside)
 
+    def forget(self) -> None:
+        """Nothing is in the cache any more; what is set aside stays."""
+        self.tokens.clear()
+
     def drop(self, number: int) -> None:
         self.engine.drop(number)
         del self.tokens[number]

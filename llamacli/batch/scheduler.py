@@ -1,6 +1,5 @@
 """Sequences side by side in one context: a step evaluates one batch for all of them."""
 
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,8 @@ from llamacli.batch.job import Job, Running, scales_of, token_logprob
 from llamacli.batch.kept import Kept
 from llamacli.batch.pace import TILE, Pace
 from llamacli.batch.proposals import Proposals
-from llamacli.engine import ABORTED, common_prefix
-from llamacli.errors import DoesNotFitError, InvalidModelError, LlamacliError
+from llamacli.engine import ABORTED, NoNumbersError, common_prefix
+from llamacli.errors import DoesNotFitError, LlamacliError
 from llamacli.machine import logged_reason
 from llamacli.speculate import Costs, measured_costs
 
@@ -194,6 +193,9 @@ class Scheduler:
         ready = [(one, row) for (one, _), row in zip(parts, rows, strict=True) if row is not None]
         for (running, row), token in zip(ready, choose(self.engine, ready), strict=True):
             self._take_all(running, row, token, step)
+        if any(isinstance(one.error, NoNumbersError) for one, _ in ready):
+            self._begin_anew()
+            return False
         if self.pace is not None:
             self.pace.measured(read, beside, perf_counter() - started)
         return True
@@ -253,10 +255,12 @@ class Scheduler:
         engine, answer = self.engine, running.answer
         if running.prefilled is None:
             running.prefilled = perf_counter()
-        if isinstance(token, LlamacliError):
-            running.error = token
-        elif not answer.tokens and not math.isfinite(engine.logit(token, row)):
-            running.error = InvalidModelError(f"{engine.path}: the model computes no numbers")
+        try:
+            if isinstance(token, LlamacliError):
+                raise token
+            engine.check_logit(token, row)
+        except LlamacliError as error:
+            running.error = error
         else:
             if running.job.logprobs is not None and token not in engine.vocabulary.end_tokens:
                 logprob = token_logprob(engine.logits(row), token, running.job.logprobs)
@@ -267,6 +271,12 @@ class Scheduler:
         if running.error is not None or answer.reason is not None:
             self.leave(running)
             step.finished.append(running)
+
+    def _begin_anew(self) -> None:
+        """Have those that run read anew: the cache was emptied."""
+        for running in self.running:
+            running.evaluated = running.spare = 0
+        self.kept.forget()
 
     def _crowded(self) -> bool:
         """Whether the next one put back would fill the cache again."""

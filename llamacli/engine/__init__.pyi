@@ -7,7 +7,11 @@ from .context import (
     default_threads as default_threads,
     floats as floats,
 )
-from .engine import Engine as Engine, ProgressCallback as ProgressCallback
+from .engine import (
+    Engine as Engine,
+    NoNumbersError as NoNumbersError,
+    ProgressCallback as ProgressCallback,
+)
 from .fit import DEFAULT_CONTEXT as DEFAULT_CONTEXT, largest_file as largest_file
 from .footprint import kv_nbytes as kv_nbytes
 from .kv_state import (

@@ -1,5 +1,6 @@
 """A loaded model with its KV cache, whose contents are known token by token."""
 
+import math
 from collections.abc import Callable, Sequence
 from ctypes import Array, c_uint8
 from dataclasses import replace
@@ -23,7 +24,13 @@ from llamacli.engine.context import (
 )
 from llamacli.engine.model import LoadedModel, Loading, in_background
 from llamacli.engine.settings import EngineSettings
-from llamacli.errors import DoesNotFitError, LlamacliError, UnreachableError, UsageError
+from llamacli.errors import (
+    DoesNotFitError,
+    InvalidModelError,
+    LlamacliError,
+    UnreachableError,
+    UsageError,
+)
 from llamacli.machine import logged_reason
 
 if TYPE_CHECKING:
@@ -35,6 +42,10 @@ if TYPE_CHECKING:
 FIRST_ROOM = 1024
 
 ProgressCallback = Callable[[int, int], None]
+
+
+class NoNumbersError(InvalidModelError):
+    """A model computes what is no number, as by damaged weights; its engine's cache is empty."""
 
 
 class Engine(LoadedModel):
@@ -230,6 +241,20 @@ class Engine(LoadedModel):
     def logit(self, token: int, row: int = -1) -> float:
         """One value of logits(row)."""
         return float(self.library.llama_get_logits_ith(self.context_pointer, row)[token])
+
+    def check_logit(self, token: int, row: int = -1) -> None:
+        """Raises NoNumbersError where logit is none.
+
+        The cache's bytes are emptied, too: what is no number in it would make others' sums none,
+        though these leave it out.
+        """
+        if not math.isfinite(value := self.logit(token, row)):
+            self.library.llama_memory_clear(self._context.memory, True)
+            self.tokens = []
+            raise NoNumbersError(
+                f"{self.path}: the model computes {value} for a token; its weights are damaged, "
+                "convert or fetch it again"
+            )
 
     def logits(self, row: int = -1) -> "NDArray[np.float32]":
         """The logits after the last token, or those of a row, float32 of shape (vocabulary,).
