@@ -180,9 +180,12 @@ def ask(question: str) -> bool:
 def asked(question: str) -> str:
     """What the user types, in small letters."""
     writer(sys.stderr)(f"{printable(question)} ")
-    reply = sys.stdin.readline()
-    if not reply.endswith("\n"):  # Ctrl-D leaves the cursor behind the question
-        say("")
+    reply = ""
+    try:
+        reply = sys.stdin.readline()
+    finally:
+        if not reply.endswith("\n"):  # Ctrl-C and Ctrl-D leave the cursor behind the question
+            say("")
     return reply.strip().lower()
 
 

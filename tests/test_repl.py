@@ -112,6 +112,8 @@ def test_many_lines_are_one_message(start: Start, store: Path) -> None:
     chat.prompt()
     chat.type("0123456789" * 12)  # a line that is wrapped is none of many
     chat.until(lambda: chat.shown[-1] == "6789" + "0123456789" * 2, "the rest of the line")
+    chat.type(CTRL_C)
+    chat.ask("\x1b[31mred\x1b[0m", "(cut: max-tokens is reached)")  # no message of a mouse
 
 
 def test_ctrl_c_ends_an_answer_and_keeps_what_was_said(
@@ -263,6 +265,8 @@ def test_plain_terminals_get_plain_text(
     sentence = re.search(r"GGUF is .* in one file\.\r\n", answer)
     assert sentence is not None and "\x1b" not in sentence[0]
     if "TERM" in env:
+        chat.type(CTRL_C)
+        chat.wait("\n(Ctrl-C again leaves)")
         assert "\x1b" not in chat.raw.decode()
     if "NO_COLOR" in env:
         assert not re.search(r"\x1b\[[\d;]*[349]\d", chat.raw.decode())

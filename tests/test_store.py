@@ -311,13 +311,16 @@ def test_rm_asks_for_yes_where_it_cannot_ask(put: Put, store: Path) -> None:
     assert stored_models() == [] and last_used(store / "one-Q8_0.gguf") is None
 
 
-@pytest.mark.parametrize(("typed", "left"), [("y\r", 0), ("n\r", 1), ("\r", 1), ("\x04", 1)])
-def test_rm_asks_on_a_terminal(typed: str, left: int, put: Put) -> None:
+@pytest.mark.parametrize(
+    ("typed", "code", "left"),
+    [("y\r", 0, 0), ("n\r", 0, 1), ("\r", 0, 1), ("\x04", 0, 1), ("\x03", 130, 1)],
+)
+def test_rm_asks_on_a_terminal(typed: str, code: int, left: int, put: Put) -> None:
     put("mine-Q8_0")
     terminal = Terminal([*PROGRAM, "rm", "mine"])
     terminal.wait("remove mine-Q8_0 (11 B)? [y/N]")
     terminal.type(typed)
-    assert terminal.leave() == 0 and terminal.screen.cursor.x == 0
+    assert terminal.leave() == code and terminal.screen.cursor.x == 0
     assert len(stored_models()) == left
 
 

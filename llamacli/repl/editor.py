@@ -19,6 +19,7 @@ from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import is_dumb_terminal
 
 from llamacli.system import ENDING
+from llamacli.terminal import say
 
 Complete = Callable[[Document, CompleteEvent], Iterable[Completion]]
 Read = Callable[[str, str], str]
@@ -95,8 +96,9 @@ def _read_plain(prompt: str, begin: str) -> str:  # noqa: ARG001
         text = input(prompt)
         while is_open(text):
             text += "\n" + input(CONTINUED)
-    except KeyboardInterrupt:
-        raise Interrupted from None
+    except (KeyboardInterrupt, EOFError) as key:
+        say("")  # the cursor is behind the prompt
+        raise (Interrupted if isinstance(key, KeyboardInterrupt) else EOFError) from None
     return text
 
 
@@ -138,6 +140,10 @@ def _bindings() -> KeyBindings:
             buffer.reset()
         else:
             event.app.exit(exception=Interrupted(), style="class:aborting")
+
+    @bindings.add("<vt100-mouse-event>")
+    def _(event: KeyPressEvent) -> None:
+        """None is asked for: it is pasted text with a colour in it, which looks like one."""
 
     return bindings
 
