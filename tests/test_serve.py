@@ -301,6 +301,23 @@ def _idle(server: Serving) -> bool:
     return "\nllamacli_requests_processing 0.0" in text
 
 
+def test_more_answers_than_a_queue_takes_are_refused_for_good(server: Serving) -> None:
+    """Clients come back after a 429; a batch would for ever."""
+    body = {"prompt": ["x"] * 64, "n": 2, "max_tokens": 1}
+    answer = WEB.post(f"{server.url}/v1/completions", json=body)
+    assert answer.status_code == 422 and answer.json()["error"]["param"] == "n"
+
+
+def test_what_nests_too_deeply_is_refused(server: Serving) -> None:
+    """Large bodies are read in a thread, with more of the stack left than what looks at them has."""
+    padding = "x" * 300_000
+    for depth in (*range(900, 1000, 3), 100_000):
+        deep = "[" * depth + "]" * depth
+        text = f'{{"user": "{padding}", "messages": [{{"role": "user", "content": {deep}}}]}}'
+        answer = WEB.post(f"{server.url}/v1/chat/completions", content=text)
+        assert answer.status_code in (400, 422), (depth, answer.text)
+
+
 def test_one_that_hangs_up_frees_its_sequence(babbling: Serving) -> None:
     import openai
 

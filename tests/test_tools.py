@@ -94,6 +94,19 @@ def test_damaged_calls_are_calls_or_text() -> None:
             assert fed(pieces)[:2] == (shown, calls)
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "1" * 5000, '"{\\"a\\": 1e999}"'])
+def test_numbers_of_calls_can_be_written_again(number: str) -> None:
+    """What a double can't hold is its largest: JSON has no infinity."""
+    for text in (
+        f'{{"name": "weather", "parameters": {{"a": {number}}}}}',
+        f'{{"name": "weather", "parameters": {number}}}',
+    ):
+        for call in read_answer(text, NAMES)[1]:
+            assert json.dumps(call.arguments, allow_nan=False)
+    assert read_answer('{"name": "weather", "parameters": {"a": 1e999}}', NAMES)[1]
+    assert not read_answer('{"name": "weather", "parameters": "{\\"a\\": NaN}"}', NAMES)[1]
+
+
 def test_a_message_of_calls_is_one() -> None:
     message = message_of([Call("weather", {"city": "Paris"})], first=3)
     assert problem(message) is None
@@ -185,8 +198,10 @@ def test_the_template_for_tools_is_used_where_there_are_some(tmp_path: Path) -> 
     assert "weather" in shown([*asked, call])
 
 
-def answered(engine: Engine, seed: int, **settings: Any) -> tuple[str, list[Call], Calling]:
-    calling = Calling(check_tools([WEATHER, MODELS]), **settings)
+def answered(
+    engine: Engine, seed: int, tools: Any = (WEATHER, MODELS), **settings: Any
+) -> tuple[str, list[Call], Calling]:
+    calling = Calling(check_tools([*tools]), **settings)
     prompt = encode_turns(engine, [{"role": "user", "content": "x"}])
     constraint = constraint_for(engine, len(prompt), 160, calling=calling)
     answer = generate(
@@ -213,6 +228,29 @@ def test_calls_are_held_to_the_tools_and_their_schemas(engine: Engine, parallel:
             jsonschema.validate(call.arguments, schemas[call.name])
         most = max(most, len(calls))
     assert parallel or most == 1
+
+
+def test_a_tools_references_lead_into_its_own_schema(engine: Engine) -> None:
+    """As pydantic writes nested models; another tool may have other definitions of that name."""
+
+    def tool(name: str, inner: Any) -> Any:
+        properties = {name: {"$ref": "#/$defs/A"} for name in ("of", "default")}
+        schema = {"$id": "https://a.example/b", "type": "object", "properties": properties,
+                  "required": ["of", "default"], "$defs": {"A": inner}}  # fmt: skip
+        return {"type": "function", "function": {"name": name, "parameters": schema}}
+
+    day = {"type": "object", "properties": {"day": {"enum": [1, 2]}}, "required": ["day"]}
+    tree = {"type": "object", "properties": {"in": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}}
+    own = {"type": "function", "function": {"name": "tree", "parameters": tree}}
+    tools = [tool("when", day), tool("either.x-1", {"type": "boolean"}), own]
+    schemas = {one.name: one.parameters for one in check_tools(tools)}
+    called = set()
+    for seed in range(12):
+        name = [*schemas][seed % 4] if seed % 4 < 3 else "required"
+        for call in answered(engine, seed, tools, choice=name)[1]:
+            jsonschema.validate(call.arguments, schemas[call.name])
+            called.add(call.name)
+    assert called == {*schemas}
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -31,4 +31,5 @@ from .messages import (
     parse_json as parse_json,
     problem as problem,
     read_messages as read_messages,
+    read_value as read_value,
 )

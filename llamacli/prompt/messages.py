@@ -1,6 +1,7 @@
 """Conversations in JSON: a list of messages with role and content, calls and results, checked."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
@@ -9,6 +10,8 @@ from llamacli.errors import UsageError
 
 ROLES = ("system", "user", "assistant", "tool", "ipython")
 RESULT_ROLES = ("tool", "ipython")
+LARGEST = sys.float_info.max
+DIGITS = 300  # of the whole numbers that are read to the last one
 KEYS = {"role", "content", "name", "tool_calls", "tool_call_id"}
 
 # role and content, which is null beside tool_calls; name and tool_call_id where a result has them;
@@ -128,11 +131,31 @@ def _calls_problem(calls: Any) -> str | None:
 def arguments_of(given: Any) -> dict[str, Any] | None:
     """A call's arguments, an object or JSON of one, as an object; None where they are neither."""
     if isinstance(given, str):
-        try:
-            given = json.loads(given) if given.strip() else {}
-        except (ValueError, RecursionError):
-            return None
+        given = read_value(given) if given.strip() else {}
     return given if isinstance(given, dict) else None
+
+
+def read_value(text: str) -> Any:
+    """A JSON value; None where text is none, or has numbers that JSON doesn't.
+
+    Of numbers that a double can't hold it has the double that is nearest: all can be written again.
+    """
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    try:
+        return json.loads(text, parse_constant=refuse, parse_float=_double, parse_int=_whole)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _double(text: str) -> float:
+    return max(-LARGEST, min(LARGEST, float(text)))
+
+
+def _whole(text: str) -> float:
+    return int(text) if len(text) < DIGITS else _double(text)
 
 
 def _normal_call(call: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from llamacli.batch import Job, constraint_of
 from llamacli.engine import MAX_SEED
 from llamacli.errors import LlamacliError
 from llamacli.serve.ask import Ask
-from llamacli.serve.faults import Ended, Fault, as_fault, too_long
+from llamacli.serve.faults import Ended, Fault, as_fault, invalid, too_long
 from llamacli.serve.lane import Task
 from llamacli.serve.logprobs import Said
 from llamacli.serve.pool import Loaded, Pool
@@ -116,6 +116,9 @@ class Desk:
         if self.draining:
             raise Fault(503, "the server stops")
         count = ask.n * len(ask.prompts)
+        if count > self.parallel + self.queue:  # it would be told to come back for ever
+            told = f"asks for {count} answers; the server takes {self.parallel + self.queue} at once"
+            raise invalid("n", told)
         if self.pending + count > self.parallel + self.queue:
             raise Fault(
                 429,

@@ -1,12 +1,11 @@
 """/v1/messages and its count_tokens: Anthropic's form of a conversation and its answer."""
 
-import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from llamacli.answer import Result
-from llamacli.prompt import Message
+from llamacli.prompt import Message, read_value
 from llamacli.serve.answers import Answers, Whole
 from llamacli.serve.ask import MAX_TOKENS, Ask, read_lora, read_sampling, read_stop, refuse
 from llamacli.serve.faults import Fault, invalid, unsupported
@@ -149,7 +148,7 @@ class MessageAnswer:
         if answers[0].text.strip() or not answers[0].calls:
             content.append({"type": "text", "text": answers[0].text})
         for call in answers[0].calls:
-            content.append({**_tool_use(call), "input": json.loads(call.arguments)})
+            content.append({**_tool_use(call), "input": read_value(call.arguments)})
         return {**self.head, "content": content, **_ending(result), "usage": self._usage(result)}
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:

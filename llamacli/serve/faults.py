@@ -52,6 +52,10 @@ class Fault(Exception):
         return {"type": "error", "error": told}
 
 
+# What a request may end with, of others' making; anything else is a fault of ours.
+FAULTS = (Fault, LlamacliError, RecursionError)
+
+
 class Ended(LlamacliError):
     """An answer that the server ended: it stops, or the time is over."""
 
@@ -92,6 +96,8 @@ def as_fault(error: BaseException) -> Fault:
     """An error from below as a client is told of it."""
     if isinstance(error, Fault):
         return error
+    if isinstance(error, RecursionError):
+        return Fault(400, "the request nests too deeply", code="invalid_json")
     for kind, (status, code) in TOLD.items():
         if isinstance(error, kind):
             headers = {"Retry-After": "10"} if kind is UnreachableError else {}

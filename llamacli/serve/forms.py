@@ -11,10 +11,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from llamacli.errors import LlamacliError
 from llamacli.serve.answers import Answers, Whole
 from llamacli.serve.ask import Ask
-from llamacli.serve.faults import Fault, as_fault
+from llamacli.serve.faults import FAULTS, as_fault
 
 
 class Form(Protocol):
@@ -51,7 +50,7 @@ async def _events(form: Form) -> AsyncIterator[bytes]:
     try:
         async for chunk in form.chunks():
             yield _event(form, chunk)
-    except (Fault, LlamacliError) as error:
+    except FAULTS as error:
         yield _event(form, as_fault(error).body())
     if form.done is not None:
         yield f"data: {form.done}\n\n".encode()

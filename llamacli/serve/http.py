@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from llamacli.errors import LlamacliError
-from llamacli.serve.faults import Fault, as_fault
+from llamacli.serve.faults import FAULTS, Fault, as_fault
 from llamacli.serve.fields import Fields, read_json
 from llamacli.serve.guard import MAX_BODY, fault_response, too_large
 
@@ -23,7 +22,7 @@ def guarded(endpoint: Endpoint) -> Endpoint:
     async def answered(request: Request) -> Response:
         try:
             return await endpoint(request)
-        except (Fault, LlamacliError) as error:
+        except FAULTS as error:
             return fault_response(as_fault(error))
         except TimeoutError:
             return fault_response(Fault(408, "the body didn't come in time"))

@@ -6,4 +6,4 @@ from .read import (
     choice_grammar as choice_grammar,
     read_shape as read_shape,
 )
-from .schema import read_schema as read_schema
+from .schema import moved as moved, read_schema as read_schema

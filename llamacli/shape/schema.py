@@ -225,7 +225,7 @@ def _refuse_constant(name: str) -> None:
 
 def _blame(reader: _Reader, problem: str) -> InvalidModelError:
     """Name the inmost part that llguidance doesn't take by itself, and what it says against it."""
-    whole = {"whole": _moved(reader.schemas["#"])}
+    whole = {"whole": moved(reader.schemas["#"], "#/$defs/whole")}
 
     def problem_of(part: Any) -> str:
         return fault(_grammar({**part, "$defs": whole}))
@@ -235,23 +235,28 @@ def _blame(reader: _Reader, problem: str) -> InvalidModelError:
         if inner.startswith(f"{at}/"):
             blamed = problem_of({"$ref": "#" + quote(f"/$defs/whole{inner[1:]}")})
             at, problem = (inner, blamed) if blamed else (at, problem)
-    if "oneOf" in problem and "oneOf" in (part := _moved(reader.schemas[at])):
+    if "oneOf" in problem and "oneOf" in (part := moved(reader.schemas[at], "#/$defs/whole")):
         counts = range(1, len(part["oneOf"]))
         first = bisect_left(counts, 1, key=lambda n: len(problem_of({"oneOf": part["oneOf"][:n]})))
         return refusal(f"{at}/oneOf/{first}", "a value might match another one too; anyOf?")
     return refusal(at + _word(problem), problem)
 
 
-def _moved(value: Any) -> Any:
-    """A schema whose references find what it has within $defs of another one."""
-    if isinstance(value, list):
-        return [_moved(one) for one in value]
-    if not isinstance(value, dict):
-        return value
-    moved = {name: one if name in VALUES else _moved(one) for name, one in value.items()}
-    if isinstance(reference := moved.get("$ref"), str):
-        moved["$ref"] = f"#/$defs/whole{reference[1:]}"
-    return moved
+def moved(schema: Any, to: str) -> Any:
+    """A schema whose references find what it has where it stands at the pointer to in another."""
+    if isinstance(schema, list):
+        return [moved(one, to) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found: dict[str, Any] = {}
+    for word, value in schema.items():
+        if word == "$ref" and isinstance(value, str) and value.startswith("#"):
+            found[word] = to + value[1:]
+        elif word in MAPPINGS and isinstance(value, dict):  # of schemas, by any names
+            found[word] = {name: moved(one, to) for name, one in value.items()}
+        else:
+            found[word] = value if word in VALUES else moved(value, to)
+    return found
 
 
 def _word(problem: str) -> str:

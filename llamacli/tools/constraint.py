@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from llamacli.engine import Vocabulary
 from llamacli.errors import UsageError
-from llamacli.shape import Constraint, Grammar, constrained, read_schema
+from llamacli.shape import Constraint, Grammar, constrained, moved, read_schema
 from llamacli.tools.definitions import Tool, chosen_tools
 from llamacli.tools.forms import CALL_TAG, PYTHON_TAG
 
@@ -122,18 +122,20 @@ def tool_constraint(
 
 def calls_grammar(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
     """One call as Llama 3.1 and later are told to write it, or a list of such where parallel."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": tool.name}, "parameters": tool.parameters},
-            "required": ["name", "parameters"],
-            "additionalProperties": False,
-        }
-        for tool in tools
-    ]
+    calls: list[dict[str, Any]] = []
+    definitions = {}
+    for tool in tools:
+        given = {word: value for word, value in tool.parameters.items() if word != "$id"}
+        parameters = moved(given, f"#/$defs/{tool.name}")
+        if parameters != given:
+            definitions[tool.name] = parameters  # where its references lead to
+        properties = {"name": {"const": tool.name}, "parameters": parameters}
+        calls.append({"type": "object", "properties": properties, "required": [*properties],
+                      "additionalProperties": False})  # fmt: skip
     one: dict[str, Any] = {"anyOf": calls} if len(calls) > 1 else calls[0]
     many = {"type": "array", "items": one, "minItems": 1, "maxItems": MOST_CALLS}
-    return read_schema(json.dumps({"anyOf": [one, many]} if parallel else one))
+    schema = {"anyOf": [one, many]} if parallel else one
+    return read_schema(json.dumps({**schema, "$defs": definitions} if definitions else schema))
 
 
 def opening_tokens(vocabulary: Vocabulary) -> NDArray[np.int32]:

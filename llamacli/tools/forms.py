@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llamacli.prompt import Message, arguments_of
+from llamacli.prompt import Message, arguments_of, read_value
 
 MAX_CALL = 1 << 18  # characters; what is longer is text
 JSON_KEYS = ("name", "parameters", "arguments", "type", "function", "id")
@@ -59,7 +59,7 @@ def read_object(text: str, names: Collection[str]) -> Read:
     end = _end(text, '"')
     if end is None:
         return MORE if len(text) < MAX_CALL else None
-    calls = _calls(_loads(text[:end]), names)
+    calls = _calls(read_value(text[:end]), names)
     return None if calls is None else (calls, end)
 
 
@@ -83,7 +83,7 @@ def read_list(text: str, names: Collection[str]) -> Read:
         return MORE if len(text) < MAX_CALL else None
     literal = text[:end]
     calls = (
-        _calls(_loads(literal), names) if inside.startswith("{") else read_python(literal, names)
+        _calls(read_value(literal), names) if inside.startswith("{") else read_python(literal, names)
     )
     return None if calls is None else (calls, end)
 
@@ -99,7 +99,7 @@ def read_function(text: str, names: Collection[str]) -> Read:
     end = _end(body, '"')
     if end is None:
         return MORE if len(text) < MAX_CALL else None
-    arguments = _loads(body[:end])
+    arguments = read_value(body[:end])
     if not isinstance(arguments, dict):
         return None
     return _closed([Call(name, arguments)], text, body[end:], "</function>")
@@ -176,7 +176,7 @@ def _python_call(node: ast.expr, names: Collection[str]) -> Call | None:
     if name not in names or not all(keyword.arg for keyword in node.keywords):
         return None
     arguments = {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
-    return Call(name, _loads(json.dumps(arguments, allow_nan=False)))
+    return Call(name, read_value(json.dumps(arguments, allow_nan=False)))
 
 
 def _literal(node: ast.expr) -> Any:
@@ -205,18 +205,6 @@ def _call(value: Any, names: Collection[str]) -> Call | None:
     if not isinstance(name, str) or name not in names or arguments is None:
         return None
     return Call(name, arguments)
-
-
-def _loads(text: str) -> Any:
-    """A JSON value; None where text is none, or has numbers that JSON doesn't."""
-
-    def refuse(constant: str) -> None:
-        raise ValueError(constant)
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _may_be_call(text: str, names: Collection[str]) -> bool:
