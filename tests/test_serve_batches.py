@@ -1,5 +1,6 @@
 """/v1/files and /v1/batches, as OpenAI's own client sees them."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,10 @@ from typing import Any
 
 import pytest
 
+from llamacli.serve import batches
+from llamacli.serve.batches import File, Office
+from llamacli.serve.faults import Fault
+from llamacli.serve.fields import Fields
 from tests.standins.server import WEB, Serving, serving
 from tests.standins.waiting import wait_until
 
@@ -81,8 +86,56 @@ def test_cancelling(client: Any) -> None:
     batch = client.batches.create(
         input_file_id=source, endpoint="/v1/chat/completions", completion_window="24h"
     )
-    assert client.batches.cancel(batch.id).status == "cancelled"
+    assert client.batches.cancel(batch.id).status == "cancelling"
+    wait_until(lambda: client.batches.retrieve(batch.id).status == "cancelled")
     assert client.batches.retrieve(batch.id).request_counts.completed < 200
+
+
+def test_files_are_listed_by_pages(client: Any) -> None:
+    names = [upload(client, [chat(i)]) for i in range(3)]
+    assert [one.id for one in client.files.list(purpose="batch", limit=2)][:3] == names[::-1]
+    assert client.files.list(purpose="batch", limit=2).has_more
+    assert [one.id for one in client.files.list(after=names[1], order="asc", limit=1)] == names[2:]
+    assert names[0] not in [one.id for one in client.files.list(purpose="batch_output")]
+
+
+def test_what_fails_unexpectedly_is_an_answer_and_what_runs_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A line's fault is its own; a file that is deleted counts until its batch has read it."""
+
+    async def run() -> None:
+        go = asyncio.Event()
+
+        async def answer(fields: Fields) -> dict[str, Any]:
+            await go.wait()
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(batches, "MOST_BYTES", 150)
+        monkeypatch.setattr(batches, "MOST_BATCHES", 2)
+        office = Office({"/x": answer}, parallel=2)
+        source = office._add(File("a", "batch", b'{"body": {}}\n' * 5))["id"]
+        fields = {"input_file_id": source, "endpoint": "/x", "completion_window": "24h"}
+        first = office.begin(Fields(fields))
+        del office.files[source]
+        await asyncio.sleep(0)
+        source = office._add(File("a", "batch", b'{"body": {}}\n' * 5))["id"]
+        fields["input_file_id"] = source
+        with pytest.raises(Fault, match="more than 150 bytes"):
+            office.begin(Fields(fields))
+        go.set()
+        await office.batch(first["id"]).task  # type: ignore[misc]
+        await asyncio.sleep(0)
+        done = office.batch(first["id"]).object()
+        assert done["status"] == "completed" and done["request_counts"]["failed"] == 5
+        del office.files[done["error_file_id"]]
+        for _ in range(2):
+            office.begin(Fields({**fields, "endpoint": "/x"}))
+            await asyncio.gather(*(one.task for one in office.batches.values() if one.task))
+            office.files = {source: office.files[source]}
+        assert first["id"] not in office.batches and len(office.batches) == 2
+
+    asyncio.run(run())
 
 
 def test_uploads_that_are_broken(server: Serving) -> None:

@@ -117,7 +117,9 @@ class Desk:
             raise Fault(503, "the server stops")
         count = ask.n * len(ask.prompts)
         if count > self.parallel + self.queue:  # it would be told to come back for ever
-            told = f"asks for {count} answers; the server takes {self.parallel + self.queue} at once"
+            told = (
+                f"asks for {count} answers; the server takes {self.parallel + self.queue} at once"
+            )
             raise invalid("n", told)
         if self.pending + count > self.parallel + self.queue:
             raise Fault(

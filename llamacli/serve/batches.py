@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.datastructures import UploadFile
@@ -12,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from llamacli.errors import LlamacliError
 from llamacli.serve.faults import Fault, as_fault, invalid
 from llamacli.serve.fields import Fields, read_json
 from llamacli.serve.guard import json_response
@@ -21,6 +21,8 @@ from llamacli.serve.openai import new_id
 
 MOST_BYTES = 256 << 20  # of all files together
 MOST_LINES = 50_000  # OpenAI's own
+MOST_FILES = 10_000
+MOST_BATCHES = 1000  # that are told of; beyond, the oldest one is forgotten
 PAUSE = 0.2  # seconds before a full queue is asked again
 
 Answer = Callable[[Fields], Awaitable[dict[str, Any]]]
@@ -48,22 +50,28 @@ class Batch:
     """A batch's progress; told are the times and texts that its object has."""
 
     endpoint: str
-    source: File
+    source: str  # the file's id
     metadata: Any
+    lines: list[bytes]  # those that nobody has begun
+    total: int
     id: str = field(default_factory=lambda: new_id("batch"))
+    made: int = field(default_factory=lambda: int(time.time()))
     status: str = "in_progress"
     done: int = 0
     failed: int = 0
-    total: int = 0
     told: dict[str, Any] = field(default_factory=dict)
     task: "asyncio.Task[None] | None" = None
+
+    @property
+    def running(self) -> bool:
+        return self.task is not None and not self.task.done()
 
     def object(self) -> dict[str, Any]:
         counts = {"total": self.total, "completed": self.done, "failed": self.failed}
         return {
             "id": self.id, "object": "batch", "endpoint": self.endpoint, "errors": None,
-            "input_file_id": self.source.id, "completion_window": "24h", "status": self.status,
-            "output_file_id": None, "error_file_id": None, "created_at": self.source.made,
+            "input_file_id": self.source, "completion_window": "24h", "status": self.status,
+            "output_file_id": None, "error_file_id": None, "created_at": self.made,
             "metadata": self.metadata, "request_counts": counts, **self.told,
         }  # fmt: skip
 
@@ -92,10 +100,17 @@ class Office:
             if purpose != "batch":
                 raise invalid("purpose", "is batch; files are for nothing else here")
             data = await given.read()
-        if sum(len(file.data) for file in self.files.values()) + len(data) > MOST_BYTES:
+        if self._bytes() + len(data) > MOST_BYTES:
             raise Fault(413, f"the files have more than {MOST_BYTES} bytes; delete some")
+        if len(self.files) >= MOST_FILES:
+            raise Fault(413, f"there are {MOST_FILES} files already; delete some")
         file = File((given.filename or "file")[:200], "batch", data)
         return self._add(file)
+
+    def _bytes(self) -> int:
+        """Of the files, and of what batches still have to answer, whose files may be gone."""
+        waiting = (line for batch in self.batches.values() for line in batch.lines)
+        return sum(len(file.data) for file in self.files.values()) + sum(map(len, waiting))
 
     def _add(self, file: File) -> dict[str, Any]:
         self.files[file.id] = file
@@ -124,25 +139,37 @@ class Office:
         lines = [line for line in source.data.split(b"\n") if line.strip()]
         if not 0 < len(lines) <= MOST_LINES:
             raise invalid("input_file_id", f"has {len(lines)} requests; give 1 to {MOST_LINES}")
-        batch = Batch(endpoint, source, metadata, total=len(lines))
+        if self._bytes() + sum(map(len, lines)) > MOST_BYTES:
+            raise Fault(413, f"files and batches have more than {MOST_BYTES} bytes; wait for some")
+        if len(self.batches) >= MOST_BATCHES:
+            self._forget_one()
+        batch = Batch(endpoint, source.id, metadata, lines[::-1], len(lines))
         batch.told["in_progress_at"] = int(time.time())
         self.batches[batch.id] = batch
-        batch.task = asyncio.create_task(self._work(batch, lines))
+        batch.task = asyncio.create_task(self._work(batch))
+        batch.task.add_done_callback(partial(_end, batch))
         return batch.object()
+
+    def _forget_one(self) -> None:
+        """The oldest of those that have ended. Raises Fault where all of them run."""
+        ended = next((batch.id for batch in self.batches.values() if not batch.running), None)
+        if ended is None:
+            raise Fault(429, f"{MOST_BATCHES} batches run already", code="queue_full",
+                        headers={"Retry-After": "60"})  # fmt: skip
+        del self.batches[ended]
 
     def cancel(self, batch: Batch) -> dict[str, Any]:
-        if batch.task is not None and not batch.task.done():
+        if batch.task is not None and batch.running and batch.status != "cancelling":
             batch.task.cancel()
-            batch.mark("cancelled")
+            batch.mark("cancelling")
         return batch.object()
 
-    async def _work(self, batch: Batch, lines: list[bytes]) -> None:
+    async def _work(self, batch: Batch) -> None:
         good, bad = list[bytes](), list[bytes]()
-        waiting = iter(lines)
 
         async def work() -> None:
-            for line in waiting:  # each of the workers takes the next one
-                answer = await self._line(batch.endpoint, line)
+            while batch.lines:  # each of the workers takes the next one
+                answer = await self._line(batch.endpoint, batch.lines.pop())
                 failed = answer["response"]["status_code"] != 200
                 batch.failed += failed
                 batch.done += not failed
@@ -150,7 +177,6 @@ class Office:
 
         try:
             await asyncio.gather(*(work() for _ in range(self.parallel)))
-            batch.mark("completed")
         finally:
             for name, answers in (("output_file_id", good), ("error_file_id", bad)):
                 if answers:
@@ -170,7 +196,7 @@ class Office:
                 body = fields.needed("body", fields.inside)
                 fields.end()
                 status, answer = 200, await self.answers[endpoint](Fields(body.values))
-            except (Fault, LlamacliError) as error:
+            except Exception as error:  # the others go on, whatever it was
                 fault = as_fault(error)
                 if fault.status == 429:
                     await asyncio.sleep(PAUSE)
@@ -181,12 +207,19 @@ class Office:
                     "error": None}  # fmt: skip
 
 
+def _end(batch: Batch, task: "asyncio.Task[None]") -> None:
+    """Once its files of answers and errors are there."""
+    batch.lines.clear()
+    batch.mark("cancelled" if task.cancelled() else "completed")
+
+
 def batch_routes(office: Office) -> list[Route]:
     async def files(request: Request) -> Response:
         if request.method == "POST":
             return json_response(await office.upload(request))
-        data = [file.object() for file in office.files.values()]
-        return json_response({"object": "list", "data": data, "has_more": False})
+        wanted = request.query_params.get("purpose")
+        found = [file.object() for file in office.files.values()]
+        return _page(request, [one for one in found if wanted in (None, one["purpose"])])
 
     async def file(request: Request) -> Response:
         file = office.file(request.path_params["name"])
@@ -202,8 +235,7 @@ def batch_routes(office: Office) -> list[Route]:
     async def batches(request: Request) -> Response:
         if request.method == "POST":
             return json_response(office.begin(await read_body(request)))
-        data = [batch.object() for batch in office.batches.values()]
-        return json_response({"object": "list", "data": data, "has_more": False})
+        return _page(request, [batch.object() for batch in office.batches.values()])
 
     async def batch(request: Request) -> Response:
         return json_response(office.batch(request.path_params["name"]).object())
@@ -219,3 +251,19 @@ def batch_routes(office: Office) -> list[Route]:
         Route("/v1/batches/{name}", guarded(batch)),
         Route("/v1/batches/{name}/cancel", guarded(cancel), methods=["POST"]),
     ]
+
+
+def _page(request: Request, found: list[dict[str, Any]]) -> Response:
+    """The newest first, unless order is asc: at most limit of them, those behind the id after."""
+    asked = request.query_params
+    if asked.get("order") != "asc":
+        found.reverse()
+    after, limit = asked.get("after"), asked.get("limit", "")
+    names = [one["id"] for one in found]
+    start = names.index(after) + 1 if after in names else 0
+    end = start + int(limit) if limit.isdecimal() and 0 < len(limit) < 10 else len(found)
+    page = names[start:end]
+    return json_response({
+        "object": "list", "data": found[start:end], "has_more": end < len(found),
+        "first_id": page[0] if page else None, "last_id": page[-1] if page else None,
+    })  # fmt: skip

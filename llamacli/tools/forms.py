@@ -83,7 +83,9 @@ def read_list(text: str, names: Collection[str]) -> Read:
         return MORE if len(text) < MAX_CALL else None
     literal = text[:end]
     calls = (
-        _calls(read_value(literal), names) if inside.startswith("{") else read_python(literal, names)
+        _calls(read_value(literal), names)
+        if inside.startswith("{")
+        else read_python(literal, names)
     )
     return None if calls is None else (calls, end)
 
