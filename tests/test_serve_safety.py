@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import psutil
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
+from llamacli.serve import run
 from llamacli.serve.guard import Rules, check, own_hosts
 from llamacli.serve.listen import listen_on_port
-from llamacli.serve.run import GRACE, STALL
+from llamacli.serve.run import GRACE
 from llamacli.serve.worker import Worker
-from tests.standins.server import HASTY, PATIENT, WEB, Serving, changed, serving
+from tests.standins.server import HASTY, PATIENT, WEB, Serving, serving
 from tests.standins.waiting import PATIENCE, wait_until
 from tests.systems import needs_signals, needs_unix_sockets
 
@@ -164,6 +166,51 @@ def test_half_open_connections_stop_nobody(server: Serving) -> None:
         raw.close()
 
 
+def test_no_connection_stays_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one that sends a request by and by, be it the second, nor one that doesn't read its
+    answer, be it a stream; but one whose answer takes long."""
+    assert run.IDLE == 30
+    monkeypatch.setattr(run, "IDLE", 0.2)
+    large = b"x" * (8 << 20)  # more than the system takes of it by itself
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/slow":
+            await asyncio.sleep(1)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while scope["path"] == "/stream" and states.connections:
+            await send({"type": "http.response.body", "body": large, "more_body": True})
+        body = large if scope["path"] == "/large" else b"answer"
+        await send({"type": "http.response.body", "body": body})
+
+    async def ask(port: int, path: str, more: bytes = b"") -> bytes:
+        """The answer's start; more is sent again and again until the server ends it."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 10)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        answer = await reader.read(1 << 10)
+        while states.connections:
+            writer.write(more)
+            await asyncio.sleep(0.05)
+        writer.transport.abort()
+        return answer
+
+    states = ServerState()
+
+    async def drive() -> None:
+        config = uvicorn.Config(app, log_config=None, timeout_keep_alive=int(PATIENCE))
+        listening = await asyncio.get_running_loop().create_server(
+            lambda: run._Protocol(config=config, server_state=states, app_state={}), "127.0.0.1", 0
+        )
+        port = listening.sockets[0].getsockname()[1]
+        async with asyncio.timeout(PATIENCE):
+            assert b"200" in await ask(port, "/slow")
+            assert b"200" in await ask(port, "/", b"G")
+            assert b"200" in await ask(port, "/large")
+            assert b"200" in await ask(port, "/stream")
+        listening.close()
+
+    asyncio.run(drive())
+
+
 def test_a_slow_reader_loses_its_stream_not_the_servers_memory(server: Serving) -> None:
     """Its answers are long, and it reads none of them."""
     body = json.dumps({"messages": HELLO, "stream": True, "logprobs": True, "top_logprobs": 20})
@@ -178,27 +225,6 @@ def test_a_slow_reader_loses_its_stream_not_the_servers_memory(server: Serving) 
     wait_until(lambda: "processing 0.0" in WEB.get(f"{server.url}/metrics").text)
     assert server.memory() < before + (64 << 20)
     raw.close()
-
-
-def test_a_client_that_reads_nothing_loses_its_connection(demo: Path) -> None:
-    """A whole answer that it doesn't take is held for it as a stream is; at once here, in place of
-    the 30 seconds."""
-    assert STALL == 30
-    body = json.dumps({"content": "a " * (1 << 20), "with_pieces": True}).encode()
-    head = f"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-    with serving("-m", demo, program=changed(STALL=0.01)) as server, socket.socket() as raw:
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        raw.connect(("127.0.0.1", server.port))
-        raw.sendall(head.encode() + body)
-        raw.settimeout(PATIENCE)
-        assert raw.recv(1, socket.MSG_PEEK) == b"H"
-        wait_until(lambda: not _is_held(server, raw.getsockname()[1]))
-
-
-def _is_held(server: Serving, port: int) -> bool:
-    """Whether the server has a connection that comes from there."""
-    held = psutil.Process(server.child.pid).net_connections("tcp")
-    return any(one.raddr and one.raddr.port == port for one in held)
 
 
 def test_a_client_that_is_killed_frees_its_sequence(server: Serving) -> None:

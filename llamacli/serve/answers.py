@@ -116,12 +116,10 @@ class Desk:
         if self.draining:
             raise Fault(503, "the server stops")
         count = ask.n * len(ask.prompts)
-        if count > self.parallel + self.queue:  # it would be told to come back for ever
-            told = (
-                f"asks for {count} answers; the server takes {self.parallel + self.queue} at once"
-            )
-            raise invalid("n", told)
-        if self.pending + count > self.parallel + self.queue:
+        most = self.parallel + self.queue
+        if count > most:  # it would be told to come back for ever
+            raise invalid("n", f"asks for {count} answers; the server takes {most} at once")
+        if self.pending + count > most:
             raise Fault(
                 429,
                 f"{self.pending} answers run or wait already; try again later",

@@ -32,8 +32,7 @@ GRACE = 10.0  # seconds that running answers get after SIGTERM
 AFTER = 2.0  # seconds after those in which their clients may take how they ended
 MAX_HEADERS = 1 << 16  # bytes
 MAX_CONNECTIONS = 512
-IDLE = 30.0  # seconds without a request after which a connection is closed
-STALL = 30.0  # seconds that a client may take to read what is sent
+IDLE = 30.0  # seconds without a request, or a reader, after which a connection is closed
 
 
 @dataclass(frozen=True)
@@ -116,32 +115,28 @@ class _Listening(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """Closes connections that send no request, those whose client doesn't read, and those beyond
-    MAX_CONNECTIONS."""
+    """Closes connections beyond MAX_CONNECTIONS, and those on which neither a request comes nor a
+    client takes what it asked for."""
+
+    seen: Any = (None, 0)  # the last request, and how many bytes of answers aren't taken yet
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.watching = self.loop.call_later(IDLE, self._watch)
         if len(self.connections) > MAX_CONNECTIONS:
             transport.close()
+
+    def _watch(self) -> None:
+        """End it where nothing has changed since the last look but parts of a request."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        before, self.seen = self.seen, (self.cycle, self.transport.get_write_buffer_size())
+        if self.seen == before and (self.seen[1] or not answering):
+            self.transport.abort()  # closing would wait for what the client doesn't read
             return
-        self.silent = self.loop.call_later(IDLE, self._close_silent)
-
-    def _close_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self.stalled = self.loop.call_later(STALL, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self.stalled.cancel()
+        self.watching = self.loop.call_later(IDLE, self._watch)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for name in ("silent", "stalled"):
-            if (timer := getattr(self, name, None)) is not None:
-                timer.cancel()
+        self.watching.cancel()
         super().connection_lost(exc)
 
 
@@ -187,8 +182,8 @@ class _Life:
             app = CORSMiddleware(app, list(rules.origins), allow_methods=["*"], allow_headers=["*"])
         app = Guard(app, rules, metrics)
         config = uvicorn.Config(
-            app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
-            server_header=False, date_header=False, timeout_keep_alive=int(IDLE),
+            app, http=_Protocol, ws="none", lifespan="off", log_config=None, log_level="error",
+            access_log=False, server_header=False, date_header=False, timeout_keep_alive=int(IDLE),
             h11_max_incomplete_event_size=MAX_HEADERS, timeout_graceful_shutdown=int(GRACE + AFTER),
         )  # fmt: skip
         self.http = _Listening(config)

@@ -82,11 +82,8 @@ def read_list(text: str, names: Collection[str]) -> Read:
     if end is None:
         return MORE if len(text) < MAX_CALL else None
     literal = text[:end]
-    calls = (
-        _calls(read_value(literal), names)
-        if inside.startswith("{")
-        else read_python(literal, names)
-    )
+    objects = inside.startswith("{")
+    calls = _calls(read_value(literal), names) if objects else read_python(literal, names)
     return None if calls is None else (calls, end)
 
 
