@@ -309,7 +309,7 @@ def test_more_answers_than_a_queue_takes_are_refused_for_good(server: Serving) -
 
 
 def test_what_nests_too_deeply_is_refused(server: Serving) -> None:
-    """Large bodies are read in a thread, which has more of the stack left than what looks at them."""
+    """Large bodies are read in a thread, which has more of the stack left than their readers."""
     padding = "x" * 300_000
     for depth in (*range(900, 1000, 3), 100_000):
         deep = "[" * depth + "]" * depth
