@@ -36,7 +36,7 @@ from llamacli.repl.state import Repl
 from llamacli.terminal import notice
 from tests.saved import HEAD, refuse
 from tests.standins.tiny import write_model
-from tests.standins.waiting import PATIENCE
+from tests.standins.waiting import PATIENCE, wait_until
 from tests.systems import WINDOWS, needs_pipes
 from tests.terminal import PROGRAM, Terminal
 from tests.test_cli import llamacli
@@ -428,7 +428,7 @@ def test_a_signal_that_a_callback_loses_comes_again(
     monkeypatch.setattr(sys, "unraisablehook", cli.deliver_again)
     with pytest.raises(KeyboardInterrupt):
         callback()
-        threading.Event().wait(PATIENCE)
+        wait_until(lambda: False)  # by short sleeps: Windows ends no long one for a signal
 
 
 # The rest

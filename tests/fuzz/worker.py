@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 import time
 from pathlib import Path
 from random import Random
@@ -74,10 +75,14 @@ def main() -> None:
 
 
 def remove(path: Path) -> None:
-    """Objects that refer to each other may still map it, and Windows removes no such file."""
+    """Objects that refer to each other may still map it, and a thread that frees the model as the
+    program leaves; Windows removes no such file."""
     try:
         path.unlink(missing_ok=True)
     except PermissionError:
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.main_thread():
+                thread.join()
         gc.collect()
         path.unlink()
 
