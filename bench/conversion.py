@@ -234,9 +234,11 @@ def main() -> None:
     with set_up(arguments) as setup:
         if arguments.bound:
             folder = arguments.checkpoint or made(setup, arguments.shape, arguments.layers)
-            allowed = os.sched_getaffinity(0) if arguments.threads else set()
+            allowed = set[int]()
+            if sys.platform == "linux":
+                allowed = os.sched_getaffinity(0)
             for threads in arguments.threads or [0]:
-                if threads:
+                if sys.platform == "linux" and threads:
                     os.sched_setaffinity(0, sorted(allowed)[:threads])
                 title = f"{system.allowed_processors()} threads"
                 print(title)

@@ -6,12 +6,18 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 
-from llamacli.answer import Chunk
+from llamacli import serve
+from llamacli.answer import Chunk, Result
+from llamacli.commands.by_server import answer_lines
 from llamacli.serve import ask_server
+from llamacli.serve.client import interrupted_result
 from tests.standins.program import PROGRAM, run_program
 from tests.standins.server import WEB, Serving, serving
 from tests.standins.waiting import PATIENCE, ROOM, wait_until
@@ -208,6 +214,31 @@ def test_batch_asks_it_too(server: Serving, demo: Path, tmp_path: Path) -> None:
     assert [x["id"] for x in ours] == [x["id"] for x in theirs] == ["a", "b", 3, "c", "d"]
     assert [x.get("text") for x in ours] == [x.get("text") for x in theirs]
     assert ["error" in x for x in ours] == ["error" in x for x in theirs]
+
+
+def test_a_signal_ends_a_batch_though_its_server_hangs(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And an answer that it cut is none."""
+    asked, released = Event(), Event()
+    cut = interrupted_result(1, "half an ans", 3)
+
+    def ask(path: Path, body: dict[str, Any], interrupted: Callable[[], bool]) -> Result:
+        if body["hangs"]:
+            asked.set()
+            released.wait(PATIENCE)
+        else:
+            wait_until(interrupted)
+        return cut
+
+    monkeypatch.setattr(serve, "answer_whole", ask)
+    bodies = [{"hangs": False}, {"hangs": True}, {"hangs": True}]
+    given = {"interrupted": asked.is_set, "on_step": lambda _: None}
+    try:
+        assert not [*answer_lines(demo, 2, bodies, **given)]
+        assert not released.is_set()
+    finally:
+        released.set()
 
 
 def test_batch_with_more_lines_than_the_server_takes_at_once(demo: Path) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from llamacli.answer import Calling, Result
     from llamacli.engine import Asked, Engine
 
+GLANCE = 0.05  # seconds between looks for a signal
+
 
 def answer_by_server(
     path: Path,
@@ -138,15 +140,25 @@ def answer_lines(
         on_step(result.answer_tokens)
         return number, result
 
-    with Pool(parallel) as pool:
-        for number, body in enumerate(bodies):
-            running[pool.submit(serve.answer_whole, path, body, interrupted)] = number
-            if len(running) >= parallel:
-                yield from map(outcome, wait(running, return_when=FIRST_COMPLETED).done)
+    def some(most: int) -> "Iterator[tuple[int, Result | LlamacliError]]":
+        """Outcomes until at most so many run: none that a signal cut. A server that hangs holds up
+        no signal."""
+        while len(running) > most:
+            done = wait(running, GLANCE, FIRST_COMPLETED).done
             if interrupted():
                 return
-        while running and not interrupted():
-            yield from map(outcome, wait(running, return_when=FIRST_COMPLETED).done)
+            yield from map(outcome, done)
+
+    pool = Pool(parallel)
+    try:
+        for number, body in enumerate(bodies):
+            running[pool.submit(serve.answer_whole, path, body, interrupted)] = number
+            yield from some(parallel - 1)
+            if interrupted():
+                return
+        yield from some(0)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _shape_text(shape: groups.Shape) -> dict[str, Any] | None:
