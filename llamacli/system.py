@@ -103,6 +103,10 @@ if sys.platform == "win32":
     def let_wait(descriptor: int) -> None:
         """Nobody sets otherwise there."""
 
+    def takes_more(descriptor: int) -> bool:  # noqa: ARG001
+        """Windows doesn't tell whether a write to a pipe would go on."""
+        return False
+
     def pipe_error(error: OSError) -> OSError:
         """Windows says of a pipe that nobody reads only that the argument is invalid."""
         return BrokenPipeError(*error.args) if error.errno == errno.EINVAL else error
@@ -232,6 +236,12 @@ else:
         """Have reads and writes wait again, where another program has set otherwise."""
         if not os.get_blocking(descriptor):
             os.set_blocking(descriptor, True)
+
+    def takes_more(descriptor: int) -> bool:
+        """Whether a write there would go on: its reader takes what is written."""
+        import select
+
+        return bool(select.select([], [descriptor], [], 0)[1])
 
     def pipe_error(error: OSError) -> OSError:
         """What a failed write to stdout is: BrokenPipeError, where nobody reads it."""

@@ -485,7 +485,7 @@ def test_a_signal_between_writes_limits_those_that_follow(number: signal.Signals
     written: list[int] = []
     before = signal.signal(number, signal.default_int_handler)
     try:
-        with pytest.raises(KeyboardInterrupt), interrupts() as arrived:
+        with pytest.raises(KeyboardInterrupt), interrupts(pipe) as arrived:
             signal.raise_signal(number)
             arrived.around(lambda text: written.append(os.write(pipe, text.encode())))("the end")
     finally:
@@ -494,6 +494,26 @@ def test_a_signal_between_writes_limits_those_that_follow(number: signal.Signals
         for descriptor in (reader, pipe):
             os.close(descriptor)
     assert not written
+
+
+@needs_signals
+def test_a_write_that_a_slow_machine_holds_up_is_whole_after_a_signal() -> None:
+    """Its reader is there: the time alone doesn't say that it stalls."""
+    reader, pipe = os.pipe()
+    written: list[int] = []
+
+    def write(text: str) -> None:
+        time.sleep(0.5)
+        written.append(os.write(pipe, text.encode()))
+
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupts(pipe) as arrived:
+            signal.raise_signal(signal.SIGINT)
+            arrived.around(write)("the end")
+    finally:
+        for descriptor in (reader, pipe):
+            os.close(descriptor)
+    assert written == [len("the end")]
 
 
 @needs_signals

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from llamacli.system import ENDING, alarm
+from llamacli.system import ENDING, alarm, takes_more
 from llamacli.terminal import lively, show_status
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llamacli.terminal import Write
 
 FinishReason = Literal["stop", "length", "interrupted", "tool_calls"]
-PATIENCE = 0.1  # seconds that a write may go on after a signal; a reader that stalls is left then
+PATIENCE = 0.1  # seconds after a signal that a reader may stall
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Interrupts:
     arrived: list[int] = field(default_factory=list)
     writes: int = 0
     writing: bool = False
-    limit: Callable[[], None] = lambda: None  # have the write that is under way end in PATIENCE
+    limit: Callable[[], None] = lambda: None  # have the write that is under way not wait for long
 
     def __bool__(self) -> bool:
         return bool(self.arrived)
@@ -156,11 +156,12 @@ class Interrupts:
 
 
 @contextlib.contextmanager
-def interrupts() -> Iterator[Interrupts]:
+def interrupts(descriptor: int | None = None) -> Iterator[Interrupts]:
     """Signals are noted, not raised, until the block ends, where the first is delivered.
 
     The second one is delivered at once. Signals that the caller's parent has us ignore stay
-    ignored; in other threads than the main one nothing changes.
+    ignored; in other threads than the main one nothing changes. descriptor is where is written,
+    stdout's where it is None.
     """
     state = Interrupts()
     held: dict[int, Any] = {}
@@ -181,9 +182,13 @@ def interrupts() -> Iterator[Interrupts]:
         start(PATIENCE)
 
     def give_up() -> None:
-        if state.writing and state.writes == begun[-1]:
-            number = state.arrived[-1]
-            held[number](number, None)
+        if not state.writing or state.writes != begun[-1]:
+            return
+        if _takes_more(descriptor):  # a slow machine has kept the write from going on
+            start(PATIENCE)
+            return
+        number = state.arrived[-1]
+        held[number](number, None)
 
     failed: Exception | None = None
     with alarm(give_up) as start:
@@ -202,3 +207,9 @@ def interrupts() -> Iterator[Interrupts]:
         signal.raise_signal(state.arrived[0])
     if failed is not None:
         raise failed
+
+
+def _takes_more(descriptor: int | None) -> bool:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout that is no file, say
+        return takes_more(sys.stdout.fileno() if descriptor is None else descriptor)
+    return False
