@@ -9,21 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convert import system
+from convert import small_files, system
 from convert.added import check_templates
 from convert.config import DYNAMIC, LlamaConfig, rope_kind, token_ids
 from convert.errors import CheckpointError
 from convert.lora import Pair
 from convert.pool import Pool, some_ahead
 from convert.safetensors import StoredTensor, fetch_header, parse_header
-from convert.small_files import (
-    DEFAULT,
-    TEMPLATE_FILES,
-    optional_json,
-    read_chat_templates,
-    read_json,
-    without_collection,
-)
 from convert.tensors import TensorSpec, llama_tensors
 from convert.tokenizer import Tokenizer, parse_tokenizer
 from convert.weights import LocalFile, WeightFile, reading
@@ -33,7 +25,7 @@ SINGLE = "model.safetensors"
 # What a conversion reads besides the weights; all but the first two may be missing.
 SMALL_FILES = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"),
-    *(*TEMPLATE_FILES.values(), "README.md", INDEX),
+    *(*small_files.TEMPLATE_FILES.values(), "README.md", INDEX),
 )
 OUTPUT = "lm_head.weight"
 TIED = "where the embedding is the output as well, config.json says tie_word_embeddings true"
@@ -77,7 +69,7 @@ class Checkpoint:
     @property
     def chat_template(self) -> str | None:
         """The one that conversations have, but where it has another one for tools."""
-        return self.chat_templates.get(DEFAULT)
+        return self.chat_templates.get(small_files.DEFAULT)
 
     @property
     def source_nbytes(self) -> int:
@@ -107,16 +99,18 @@ def describe_checkpoint(
     folder: Path, name: str, config: LlamaConfig, files: Sequence[WeightFile]
 ) -> Checkpoint:
     """Put a checkpoint together from its small files in folder and its weight files anywhere."""
-    with without_collection():
-        tokenizer = parse_tokenizer(read_json(folder / "tokenizer.json"), config.vocab_size)
+    with small_files.without_collection():
+        tokenizer = parse_tokenizer(
+            small_files.read_json(folder / "tokenizer.json"), config.vocab_size
+        )
     if len(tokenizer.tokens) != config.vocab_size:
         raise CheckpointError(
             f"it has {len(tokenizer.tokens)} tokens, but config.json's vocab_size (the embedding's "
             f"rows) is {config.vocab_size}",
             file="tokenizer.json",
         )
-    tokenizer_config = optional_json(folder / "tokenizer_config.json")
-    generation_config = optional_json(folder / "generation_config.json")
+    tokenizer_config = small_files.optional_json(folder / "tokenizer_config.json")
+    generation_config = small_files.optional_json(folder / "generation_config.json")
     token_ids(
         generation_config.get("eos_token_id"),
         "eos_token_id",
@@ -124,7 +118,7 @@ def describe_checkpoint(
         file="generation_config.json",
     )
     index = None if [file.name for file in files] == [SINGLE] else _read_index(folder)
-    templates = read_chat_templates(folder, tokenizer_config)
+    templates = small_files.read_chat_templates(folder, tokenizer_config)
     check_templates(tokenizer.added, templates)
     return Checkpoint(
         name=name,
@@ -164,7 +158,7 @@ def read_config(folder: Path) -> LlamaConfig:
             )
         fault = "it has no config.json; is it a Hugging Face checkpoint?"
         raise CheckpointError(fault, file=str(folder))
-    return LlamaConfig.from_dict(read_json(folder / "config.json"))
+    return LlamaConfig.from_dict(small_files.read_json(folder / "config.json"))
 
 
 def shard_names(folder: Path, present: Collection[str] | None = None) -> list[str]:
@@ -214,7 +208,7 @@ def require_safetensors(where: str, present: Collection[str]) -> None:
 def _read_index(folder: Path) -> dict[str, str] | None:
     if not (folder / INDEX).exists():
         return None
-    weight_map = read_json(folder / INDEX).get("weight_map")
+    weight_map = small_files.read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("weight_map is missing or empty", file=INDEX)
     for tensor, name in weight_map.items():

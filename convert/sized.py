@@ -14,7 +14,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
-from convert import system
+from convert import recipe, system
 from convert.checkpoint import Checkpoint
 from convert.choice import Option, choose
 from convert.errors import SizeError
@@ -35,12 +35,6 @@ from convert.quantization import (
     fitting,
     requires_importance,
     tensor_nbytes,
-)
-from convert.recipe import (
-    columns_size,
-    packed_columns,
-    unpacked_columns,
-    weights_for,
 )
 from convert.sensitivity import costs
 from convert.tensors import TensorSpec
@@ -112,7 +106,7 @@ def fit(
     origin = None if importance is None else importance.origin
     template = replace(wishes or QUANTIZATIONS["F16"], importance=origin)
 
-    packed = None if checkpoint.waits else bytes(columns_size(matrices))
+    packed = None if checkpoint.waits else bytes(recipe.columns_size(matrices))
 
     def mixture(types: Mapping[TensorSpec, GGMLQuantizationType]) -> Quantization:
         by_name = {spec.name: kind for spec, kind in types.items()}
@@ -129,8 +123,8 @@ def fit(
     information = Information()
     if not checkpoint.waits:
         information = fisher_information(checkpoint, tokens, progress)
-        packed = packed_columns(matrices, information.columns)
-    columns, weights = information.columns, unpacked_columns(matrices, packed)
+        packed = recipe.packed_columns(matrices, information.columns)
+    columns, weights = information.columns, recipe.unpacked_columns(matrices, packed)
     measured = measure_all(checkpoint, tried, columns, given, weights, threads, progress, notice)
     layers, known = checkpoint.config.num_hidden_layers, bool(given)
     by_unit = {} if columns else costs(measured, layers, known=known)
@@ -263,7 +257,7 @@ def measure_all(
             checkpoint.weights[spec],
             own,
             inputs(spec),
-            {kind: weights_for(kind, spec, given, weights) for kind in own},
+            {kind: recipe.weights_for(kind, spec, given, weights) for kind in own},
             tuple(checkpoint.pairs.get(spec.source, ())),
         )
 

@@ -173,7 +173,9 @@ def test_converting_measures_by_itself(
 ) -> None:
     """One command: a Q8_0 file, a matrix, the target; the first leaves nothing behind."""
     calibration = module.calibration
-    monkeypatch.setattr(module, "calibration", lambda *words: list(calibration(*words))[:1])
+    monkeypatch.setattr(
+        module, "calibration", lambda *words: list(calibration(*words))[: len(words) - 1]
+    )
     folder = tmp_path / "made"
     write_checkpoint(
         folder / "checkpoint", shape_config("tiny", num_hidden_layers=1, vocab_size=1024)

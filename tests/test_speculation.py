@@ -224,7 +224,7 @@ def test_a_draft_counts_in_what_fits(tmp_path: Path, monkeypatch: pytest.MonkeyP
     plenty = Fitting(file, check_llama(file), this_processor(), (), FreeMemory(1 << 50))
     need = plenty.need(replace(settings, gpu_layers=0, outputs=MOST_ROWS)).host
     free = FreeMemory(need.total + need.weights // 2)
-    monkeypatch.setattr("llamacli.engine.model.free_memory", lambda: free)
+    monkeypatch.setattr("llamacli.machine.free_memory", lambda: free)
     DraftingEngine(sparse, settings).close()
     with pytest.raises(DoesNotFitError):
         DraftingEngine(sparse, settings, Drafting(sparse))

@@ -14,16 +14,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from llamacli.chat import file as session_file
 from llamacli.chat.conversation import Conversation
-from llamacli.chat.file import (
-    SessionHead,
-    SessionLog,
-    SessionText,
-    latest,
-    lock,
-    mend,
-    read_session,
-)
 from llamacli.engine import Unusable, saved_tokens, state_key
 from llamacli.errors import LlamacliError, NotFoundError, UsageError, reading, writing
 from llamacli.home import NAME, check_name, home
@@ -58,13 +50,15 @@ class Session:
     """A saved chat to go on with. log is None where it can't be written, as notices then tell."""
 
     name: str
-    head: SessionHead
+    head: session_file.SessionHead
     conversation: Conversation
-    log: SessionLog | None
+    log: session_file.SessionLog | None
     notices: tuple[str, ...]
 
 
-def create(name: str | None, head: SessionHead, on_failure: Notify) -> SessionLog:
+def create(
+    name: str | None, head: session_file.SessionHead, on_failure: Notify
+) -> session_file.SessionLog:
     """A new session's log; without a name it gets the time's.
 
     Raises UsageError where the name is taken or odd, OutputError where the store can't be written.
@@ -73,8 +67,8 @@ def create(name: str | None, head: SessionHead, on_failure: Notify) -> SessionLo
     with writing(f"a session in {home(FOLDER)}", "saved"):
         home(FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
         name, file = _new_file(candidates)
-    lock(file, name)
-    log = SessionLog(name, _path(name), file, on_failure, new=True)
+    session_file.lock(file, name)
+    log = session_file.SessionLog(name, _path(name), file, on_failure, new=True)
     log.record_head(head)
     return log
 
@@ -90,10 +84,10 @@ def resume(name: str | None, on_failure: Notify) -> Session:
     log = None
     try:
         with writing(f"the session {name}"):
-            read = read_session(file, name)
+            read = session_file.read_session(file, name)
             if unwritable is None:
-                mend(file, read.length, read.ended)
-                log = SessionLog(name, path, file, on_failure, new=False)
+                session_file.mend(file, read.length, read.ended)
+                log = session_file.SessionLog(name, path, file, on_failure, new=False)
     finally:
         if log is None:
             file.close()
@@ -101,13 +95,13 @@ def resume(name: str | None, on_failure: Notify) -> Session:
     return Session(name, read.head, read.conversation, log, notices)
 
 
-def look(name: str | None) -> tuple[str, SessionText]:
+def look(name: str | None) -> tuple[str, session_file.SessionText]:
     """A saved session, the latest where no name is given, as its file has it now: another chat may
     have it open. Raises as resume does, but for that.
     """
     name, path = _existing(name)
     with _open_to_read(path) as file:
-        return name, read_session(file, name)
+        return name, session_file.read_session(file, name)
 
 
 def names() -> list[str]:
@@ -186,7 +180,7 @@ def _open(path: Path) -> tuple[BinaryIO, str | None]:
     except OSError as error:
         return _open_to_read(path), f"it can't be written ({error.strerror}): nothing is saved"
     try:
-        lock(file, path.stem)
+        session_file.lock(file, path.stem)
     except BaseException:
         file.close()
         raise
@@ -212,7 +206,7 @@ def _latest() -> str:
     known = names()
     if not known:
         raise NotFoundError("there is no saved chat to go on with yet")
-    marked = latest(home(FOLDER))
+    marked = session_file.latest(home(FOLDER))
     return marked if marked in known else known[0]
 
 
@@ -222,7 +216,7 @@ def _info(name: str) -> SessionInfo:
     try:
         with path.open("rb") as file:
             modified = os.fstat(file.fileno()).st_mtime
-            read = read_session(file, name)
+            read = session_file.read_session(file, name)
     except (OSError, LlamacliError) as error:
         return SessionInfo(name, modified, problem=str(error))
     conversation = read.conversation

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llamacli import batch as batching
 from llamacli.commands import groups, options
 from llamacli.commands.batch_output import Answers, check_output, open_output
 from llamacli.commands.by_server import (
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llamacli.answer import Interrupts, Result
-    from llamacli.batch import BadLine, Job, Request
     from llamacli.engine import Engine
     from llamacli.shape import Grammar
 
@@ -66,24 +66,13 @@ def batch(
     A line that can't be answered gives an object with `error`, and exit code 1 in the end.
     """
     from llamacli.answer import interrupts
-    from llamacli.batch import (
-        MAX_PARALLEL,
-        BadLine,
-        BatchEngine,
-        answer_all,
-        answer_each,
-        has_place,
-        key_of,
-        read_lines,
-        read_output,
-    )
     from llamacli.prompt import read_bytes
 
-    if not 1 <= parallel <= MAX_PARALLEL:
-        raise UsageError(f"--parallel is {parallel}; give 1 to {MAX_PARALLEL}")
+    if not 1 <= parallel <= batching.MAX_PARALLEL:
+        raise UsageError(f"--parallel is {parallel}; give 1 to {batching.MAX_PARALLEL}")
     if resume and output is None:
         raise UsageError("--resume goes with -o: it reads what the file already holds")
-    if template is not None and not has_place(template):
+    if template is not None and not batching.has_place(template):
         raise UsageError("--template has no {text} for a line, nor {FIELD} for one of JSON")
     grammar = shape.read(ending)
     path = model_path(model, quiet=quiet)
@@ -92,15 +81,17 @@ def batch(
     if output is not None:
         check_output(output, file, resume, force)
     lines = list(
-        read_lines(read_bytes(file), template=template, system=system, replace=errors == "replace")
+        batching.read_lines(
+            read_bytes(file), template=template, system=system, replace=errors == "replace"
+        )
     )
     if not lines:
         raise UsageError("there are no prompts: every line is blank")
-    bad = [line.error for line in lines if isinstance(line, BadLine)]
+    bad = [line.error for line in lines if isinstance(line, batching.BadLine)]
     if template is not None and len(bad) == len(lines):
         raise UsageError(f"--template fits no line; {bad[0]}")
-    held, whole = read_output(output) if resume and output is not None else ({}, 0)
-    left = [line for line in lines if key_of(line.id) not in held]
+    held, whole = batching.read_output(output) if resume and output is not None else ({}, 0)
+    left = [line for line in lines if batching.key_of(line.id) not in held]
     failed = sum(not held[key] for key in held)
     if resume and len(left) < len(lines) and not quiet:
         notice(f"{len(lines) - len(left)} of {len(lines)} lines are answered already")
@@ -112,7 +103,7 @@ def batch(
                 fields = {**request_fields(sampling, ending, shape), **adapters, "exact": exact}
                 count = 1 if exact else parallel
 
-                def body(line: "Request") -> dict[str, Any]:
+                def body(line: "batching.Request") -> dict[str, Any]:
                     return {**fields, **line.settings, "messages": list(line.messages)}
 
                 with interrupts() as arrived:
@@ -121,14 +112,14 @@ def batch(
             elif exact:
                 with engine_for(path, asked, quiet=quiet) as alone, interrupts() as arrived:
                     make = partial(_job, alone, sampling, ending, grammar, shape.choice or [])
-                    _answer(partial(answer_each, alone), make, left, answers, arrived)
+                    _answer(partial(batching.answer_each, alone), make, left, answers, arrived)
             else:
                 settings = engine_settings(path, asked, quiet=quiet)
                 drafting = drafting_for(path, asked, quiet=quiet)
-                opened = BatchEngine(path, settings, parallel, drafting)
+                opened = batching.BatchEngine(path, settings, parallel, drafting)
                 with opened as engine, interrupts() as arrived:
                     make = partial(_job, engine, sampling, ending, grammar, shape.choice or [])
-                    _answer(partial(answer_all, engine), make, left, answers, arrived)
+                    _answer(partial(batching.answer_all, engine), make, left, answers, arrived)
             failed += answers.failed
     if failed:
         raise LlamacliError(f"{failed} of {len(lines)} lines have an error instead of an answer")
@@ -136,8 +127,8 @@ def batch(
 
 def _answer(
     answer: "Callable[..., Iterator[tuple[int, Result | LlamacliError]]]",
-    make: "Callable[[Request], Any]",
-    lines: "list[Request | BadLine]",
+    make: "Callable[[batching.Request], Any]",
+    lines: "list[batching.Request | batching.BadLine]",
     answers: "Answers",
     arrived: "Interrupts",
 ) -> None:
@@ -145,7 +136,6 @@ def _answer(
 
     answer takes what make gives of the lines.
     """
-    from llamacli.batch import BadLine
 
     if answers.piped:
         answers.write = arrived.around(answers.write)
@@ -153,7 +143,7 @@ def _answer(
 
     def jobs() -> "Iterator[Any]":
         for place, line in enumerate(lines):
-            if isinstance(line, BadLine):
+            if isinstance(line, batching.BadLine):
                 answers.put(place, {"id": line.id, "error": line.error})
                 continue
             try:
@@ -187,10 +177,9 @@ def _job(
     ending: groups.Ending,
     grammar: "Grammar | None",
     choices: list[str],
-    line: "Request",
-) -> "Job":
+    line: "batching.Request",
+) -> "batching.Job":
     """A line's job: its own settings before those that hold for all."""
-    from llamacli.batch import Job
     from llamacli.prompt import encode_turns
     from llamacli.shape import check_choices
 
@@ -202,4 +191,4 @@ def _job(
     prompt = encode_turns(engine, list(line.messages))
     most = engine.most_tokens(len(prompt), max_tokens)
     check_choices(choices, engine.vocabulary, most)
-    return Job(prompt, sampling.settings(engine, **own), max_tokens, stop, grammar)
+    return batching.Job(prompt, sampling.settings(engine, **own), max_tokens, stop, grammar)

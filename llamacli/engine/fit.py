@@ -4,20 +4,12 @@ of it may be."""
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from llamacli import machine
 from llamacli.engine.context import PADDING, plan_context
 from llamacli.engine.footprint import Footprint, Share, as_q4_k_m, footprint, kv_nbytes, scaled
 from llamacli.engine.settings import EngineSettings, defaults, kv_types
 from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.gguf import GGUFFile, LlamaShape
-from llamacli.machine import (
-    Device,
-    FreeMemory,
-    Processor,
-    find_devices,
-    free_memory,
-    this_processor,
-    use_devices,
-)
 
 # Without -c a context takes at most this many tokens: 1 GiB of F16 KV cache for an 8B model,
 # where the 131,072 that Llama 3.1 was trained for would take 16.
@@ -35,9 +27,9 @@ class Fitting:
 
     file: GGUFFile
     shape: LlamaShape
-    processor: Processor
-    gpus: Sequence[Device]
-    free: FreeMemory
+    processor: machine.Processor
+    gpus: Sequence[machine.Device]
+    free: machine.FreeMemory
     parallel: int | None = None
     adapters: Sequence[GGUFFile] = ()
 
@@ -233,11 +225,11 @@ def largest_file(file: GGUFFile, shape: LlamaShape, context: int | None = None) 
     even the context doesn't fit.
     """
     tokens = context or min(shape.context, DEFAULT_CONTEXT)
-    processor = this_processor()
-    gpus = use_devices(find_devices(), "auto")
+    processor = machine.this_processor()
+    gpus = machine.use_devices(machine.find_devices(), "auto")
     chosen = {**defaults(processor, "long"), "repack": False, "context": tokens}
     settings = EngineSettings(**chosen, gpu_layers=shape.blocks + 1 if gpus else 0)
-    fitting = Fitting(file, shape, processor, gpus, free_memory())
+    fitting = Fitting(file, shape, processor, gpus, machine.free_memory())
     fitting._check(settings)
 
     def fits(steps: int) -> bool:

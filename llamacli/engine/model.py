@@ -11,28 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from convert import deferred_signals
+from llamacli import gguf, machine
 from llamacli.engine.adapters import LoadedAdapter, Scales, load_adapters, read_adapters
 from llamacli.engine.fit import Fitting, known_context
 from llamacli.engine.footprint import parts
 from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError, InvalidModelError
-from llamacli.gguf import (
-    GGUFFile,
-    check_architecture,
-    check_llama,
-    check_vocabulary,
-    file_identity,
-    read_gguf,
-)
-from llamacli.machine import (
-    Device,
-    find_devices,
-    free_memory,
-    load_library,
-    logged_reason,
-    this_processor,
-    use_devices,
-)
 from llamacli.workers import Workers
 
 if TYPE_CHECKING:
@@ -44,7 +28,7 @@ class Loading(TypedDict, total=False):
 
     parallel: int | None
     on_load: Callable[[float], None] | None
-    meanwhile: Callable[[GGUFFile], None]
+    meanwhile: Callable[[gguf.GGUFFile], None]
     held: int
     shared: Workers | None
 
@@ -64,7 +48,7 @@ class LoadedModel:
         *,
         parallel: int | None = None,
         on_load: Callable[[float], None] | None = None,
-        meanwhile: Callable[[GGUFFile], None] = lambda _: None,
+        meanwhile: Callable[[gguf.GGUFFile], None] = lambda _: None,
         held: int = 0,
         shared: Workers | None = None,
     ) -> None:
@@ -79,14 +63,14 @@ class LoadedModel:
         """
         self.path = Path(path)
         self.parallel = parallel
-        self.file = read_gguf(self.path)
-        self.shape = check_llama(self.file)
+        self.file = gguf.read_gguf(self.path)
+        self.shape = gguf.check_llama(self.file)
         settings = settings or EngineSettings()
         self._adapter_files = read_adapters(settings.adapters, self.file)
         self.adapters: list[LoadedAdapter] = []
         self.scales: Scales = tuple(choice.scale for choice in settings.adapters)
-        self.library = load_library()
-        self._processor = this_processor()
+        self.library = machine.load_library()
+        self._processor = machine.this_processor()
         self._others = held
         self._model: Any = None
         timeout = settings.worker_timeout
@@ -103,7 +87,7 @@ class LoadedModel:
                     given_up=lambda: self.lost,
                 )
             # The file that was checked is still there: it is what llama.cpp has read.
-            self.identity = file_identity(self.path, self.file.status)
+            self.identity = gguf.file_identity(self.path, self.file.status)
             with self.workers.watched():
                 self.adapters = load_adapters(self.library, self._model, self._adapter_files)
         except BaseException:
@@ -150,8 +134,11 @@ class LoadedModel:
 
     def _fit(self, settings: EngineSettings) -> None:
         """Settle what settings leave open, by the devices and the memory that is free."""
-        self.gpus = [*self.workers.devices, *use_devices(find_devices(), settings.device)]
-        free = free_memory()
+        self.gpus = [
+            *self.workers.devices,
+            *machine.use_devices(machine.find_devices(), settings.device),
+        ]
+        free = machine.free_memory()
         free = replace(free, resident=max(free.resident - self._others, 0))
         here = self._processor, self.gpus, free
         fitting = Fitting(self.file, self.shape, *here, self.parallel, self._adapter_files)
@@ -167,7 +154,7 @@ def load_model(
     settings: EngineSettings,
     on_load: Callable[[float], None] | None = None,
     *,
-    gpus: Sequence[Device] = (),
+    gpus: Sequence[machine.Device] = (),
     given_up: Callable[[], bool] = lambda: False,
     vocabulary_only: bool = False,
 ) -> Any:
@@ -202,12 +189,12 @@ def load_model(
     if signals:
         raise KeyboardInterrupt
     if not model:
-        kind = DoesNotFitError if "alloc" in logged_reason() else InvalidModelError
-        raise kind(f"llama.cpp could not load {path}{logged_reason()}")
+        kind = DoesNotFitError if "alloc" in machine.logged_reason() else InvalidModelError
+        raise kind(f"llama.cpp could not load {path}{machine.logged_reason()}")
     return model
 
 
-def _vocabulary(library: Any, model: Any, file: GGUFFile) -> "Vocabulary":
+def _vocabulary(library: Any, model: Any, file: gguf.GGUFFile) -> "Vocabulary":
     from llamacli.engine.vocabulary import make_vocabulary  # imported while a model loads
 
     return make_vocabulary(library, model, file)
@@ -218,14 +205,14 @@ def load_vocabulary(path: Path) -> "Vocabulary":
     return load_file(path)[1]
 
 
-def load_file(path: Path) -> "tuple[GGUFFile, Vocabulary]":
+def load_file(path: Path) -> "tuple[gguf.GGUFFile, Vocabulary]":
     """A checked GGUF file, and its vocabulary as load_vocabulary gives it."""
-    file = read_gguf(path)
-    check_architecture(file)
-    check_vocabulary(file)
-    library = load_library()
+    file = gguf.read_gguf(path)
+    gguf.check_architecture(file)
+    gguf.check_vocabulary(file)
+    library = machine.load_library()
     model = load_model(library, path, EngineSettings(), vocabulary_only=True)
-    file_identity(path, file.status)
+    gguf.file_identity(path, file.status)
     vocabulary = _vocabulary(library, model, file)
     freeing = weakref.finalize(vocabulary, _free, library, model)
     freeing.atexit = False

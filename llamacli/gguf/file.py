@@ -13,20 +13,7 @@ from struct import Struct, error as StructError  # noqa: N812
 from typing import Any, NoReturn
 
 from llamacli.errors import InvalidModelError
-from llamacli.gguf.contents import (
-    ARRAY,
-    FORMATS,
-    STRING,
-    TENSOR_TYPES,
-    U32,
-    U64,
-    Array,
-    FileStatus,
-    GGUFFile,
-    TensorInfo,
-    TensorType,
-    mapped,
-)
+from llamacli.gguf import contents
 
 MAX_TEXT = 64 << 20  # bytes of keys and of values that are texts
 DEFAULT_ALIGNMENT = 32
@@ -66,38 +53,41 @@ class HeaderError(InvalidModelError):
         self.position = position
 
 
-def read_gguf(path: Path) -> GGUFFile:
+def read_gguf(path: Path) -> contents.GGUFFile:
     """Read and check a GGUF file's header and records; tensor data isn't touched.
 
     Known vocabularies are recognized, not read string by string. Raises NotFoundError where there
     is no file, InvalidModelError naming file and fault, and DoesNotFitError where the process may
     not map it.
     """
-    with mapped(path) as (data, status):
+    with contents.mapped(path) as (data, status):
         return _Reader(path, data, status).read()
 
 
-def read_beginning(data: bytes, size: int, name: str) -> GGUFFile:
+def read_beginning(data: bytes, size: int, name: str) -> contents.GGUFFile:
     """The same of a file of that size that begins so, which isn't there yet; name is for errors.
 
     Raises HeaderError, whose position is beyond data where that ends within the header.
     """
-    file = _Reader(Path(name), data, FileStatus(0, 0, size, 0)).read()
+    file = _Reader(Path(name), data, contents.FileStatus(0, 0, size, 0)).read()
     return replace(file, begun=data[: file.data_offset])
 
 
 class _Reader:
     """Reads what a file has in order; each step is held against its end, and raises HeaderError."""
 
-    def __init__(self, path: Path, data: mmap.mmap | bytes, status: FileStatus) -> None:
+    def __init__(self, path: Path, data: mmap.mmap | bytes, status: contents.FileStatus) -> None:
         self.path, self.data, self.status = path, data, status
         self.size, self.position = status.size, 0
         self.recognized = set[str]()
         self.text = self.strings = self.arrays = 0  # how much of what is capped has been read
 
-    def read(self) -> GGUFFile:
+    def read(self) -> contents.GGUFFile:
         version = self.header()
-        tensors, pairs = self.unpack(U64, "tensor count"), self.unpack(U64, "key count")
+        tensors, pairs = (
+            self.unpack(contents.U64, "tensor count"),
+            self.unpack(contents.U64, "key count"),
+        )
         self.check_count(tensors, MAX_TENSORS, LEAST_RECORD, "tensors")
         self.check_count(pairs, MAX_KEYS, LEAST_PAIR, "keys")
         metadata: dict[str, Any] = {}
@@ -107,7 +97,7 @@ class _Reader:
             key = self.string(f"key {i}", MAX_KEY)
             if not key or "\0" in key or key in metadata:
                 self.fail(f"key {i}, {key!r}, is empty, twice there or has a zero in it")
-            metadata[key] = self.value(self.unpack(U32, key), key)
+            metadata[key] = self.value(self.unpack(contents.U32, key), key)
             spans[key] = slice(start, self.position)
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if alignment not in {1 << i for i in range(3, MAX_ALIGNMENT.bit_length())}:
@@ -115,7 +105,7 @@ class _Reader:
         records = [self.tensor_record(i) for i in range(tensors)]
         data_offset = padded(self.position, alignment)
         self.check_there(data_offset)
-        return GGUFFile(
+        return contents.GGUFFile(
             path=self.path,
             version=version,
             metadata=metadata,
@@ -133,39 +123,39 @@ class _Reader:
         if magic != b"GGUF":
             self.fail(f"it is not a GGUF file: it starts with {magic!r}")
         self.position = 4
-        version: int = self.unpack(U32, "version")
+        version: int = self.unpack(contents.U32, "version")
         if version not in (2, 3):
             kind = "big-endian" if version and not version & 0xFFFF else f"version {version}"
             self.fail(f"it is {kind} GGUF; version 2 and 3, little-endian, are read")
         return version
 
     def value(self, kind: int, key: str) -> Any:
-        if kind == STRING:
+        if kind == contents.STRING:
             return self.string(key)
-        if kind == ARRAY:
+        if kind == contents.ARRAY:
             return self.array(key)
-        if kind not in FORMATS:
+        if kind not in contents.FORMATS:
             self.fail(f"{key} has the unknown value type {kind}")
-        return self.unpack(Struct("<" + FORMATS[kind]), key)
+        return self.unpack(Struct("<" + contents.FORMATS[kind]), key)
 
-    def array(self, key: str) -> Array:
-        kind, length = self.unpack(U32, key), self.unpack(U64, key)
+    def array(self, key: str) -> contents.Array:
+        kind, length = self.unpack(contents.U32, key), self.unpack(contents.U64, key)
         start = self.position
-        if kind == STRING:
+        if kind == contents.STRING:
             self.strings += length
             self.check_count(length, MAX_STRINGS, 8, f"strings in {key}")
             if self.strings > MAX_STRINGS:
                 self.fail(f"{key} is too long: at most {MAX_STRINGS} strings can be read")
             if not self.recognize(key, length):
                 self.skip_strings(length, key)
-        elif kind in FORMATS:
-            self.take(length * Struct("<" + FORMATS[kind]).size, key)
+        elif kind in contents.FORMATS:
+            self.take(length * Struct("<" + contents.FORMATS[kind]).size, key)
         else:
             self.fail(f"{key} is an array of the unknown or nested type {kind}")
         self.arrays += self.position - start
         if self.arrays > MAX_ARRAYS:
             self.fail(f"{key} is too long: at most {MAX_ARRAYS} bytes of arrays can be read")
-        return Array(kind, length, start, self.position - start)
+        return contents.Array(kind, length, start, self.position - start)
 
     def recognize(self, key: str, length: int) -> bool:
         """Step over that many strings at once where they are those of a known vocabulary."""
@@ -179,27 +169,27 @@ class _Reader:
                         return True
         return False
 
-    def tensor_record(self, index: int) -> tuple[str, tuple[int, ...], TensorType, int]:
+    def tensor_record(self, index: int) -> tuple[str, tuple[int, ...], contents.TensorType, int]:
         name = self.string(f"the name of tensor {index}", MAX_NAME)
         if not name or "\0" in name:
             self.fail(f"tensor {index} has the name {name!r}")
-        dimensions = self.unpack(U32, name)
+        dimensions = self.unpack(contents.U32, name)
         if not 1 <= dimensions <= MAX_DIMENSIONS:
             self.fail(f"{name} has {dimensions} dimensions")
-        shape = tuple(self.unpack(U64, name) for _ in range(dimensions))
-        kind, offset = self.unpack(U32, name), self.unpack(U64, name)
-        if kind not in TENSOR_TYPES:
+        shape = tuple(self.unpack(contents.U64, name) for _ in range(dimensions))
+        kind, offset = self.unpack(contents.U32, name), self.unpack(contents.U64, name)
+        if kind not in contents.TENSOR_TYPES:
             self.fail(f"{name} has the unknown type {kind}")
-        return name, shape, TENSOR_TYPES[kind], offset
+        return name, shape, contents.TENSOR_TYPES[kind], offset
 
     def placed(
         self,
-        records: list[tuple[str, tuple[int, ...], TensorType, int]],
+        records: list[tuple[str, tuple[int, ...], contents.TensorType, int]],
         data_offset: int,
         alignment: int,
-    ) -> tuple[TensorInfo, ...]:
+    ) -> tuple[contents.TensorInfo, ...]:
         """The tensors, which must follow one another without gaps, as llama.cpp demands."""
-        tensors: dict[str, TensorInfo] = {}
+        tensors: dict[str, contents.TensorInfo] = {}
         expected = 0
         for name, shape, kind, offset in records:
             if name in tensors:
@@ -215,7 +205,7 @@ class _Reader:
                     f"{name}'s data, {nbytes} bytes at {data_offset + offset}, ends beyond the "
                     f"file's {self.size}; it was cut off, fetch or convert it again"
                 )
-            tensors[name] = TensorInfo(name, shape, kind, data_offset + offset, nbytes)
+            tensors[name] = contents.TensorInfo(name, shape, kind, data_offset + offset, nbytes)
             expected = offset + padded(nbytes, alignment)
         return tuple(tensors.values())
 
@@ -249,7 +239,7 @@ class _Reader:
         return form.unpack_from(self.data, self.take(form.size, what))[0]
 
     def string(self, what: str, limit: int | None = None) -> str:
-        length = self.unpack(U64, what)
+        length = self.unpack(contents.U64, what)
         if limit is not None and length > limit:
             self.fail(f"{what} is {length} bytes long; {limit} are allowed")
         start = self.take(length, what)
@@ -262,7 +252,7 @@ class _Reader:
             self.fail(f"{what} is not UTF-8 (byte {start + error.start})")
 
     def skip_strings(self, count: int, key: str) -> None:
-        unpack, data, position = U64.unpack_from, self.data, self.position
+        unpack, data, position = contents.U64.unpack_from, self.data, self.position
         try:
             for _ in range(count):
                 position += unpack(data, position)[0] + 8

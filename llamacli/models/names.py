@@ -11,16 +11,8 @@ from pathlib import Path, PurePath
 from llamacli import engine
 from llamacli.errors import LlamacliError, NotFoundError, UsageError, reason, writing
 from llamacli.home import expanded, home, possible_name
-from llamacli.models import registry
+from llamacli.models import registry, store
 from llamacli.models.registry import HUB_ID, Model
-from llamacli.models.store import (
-    ADAPTERS,
-    DEMO,
-    in_store,
-    split_name,
-    stored_adapters,
-    stored_models,
-)
 
 SUGGESTED = "smollm2-1.7b"  # to whoever has no model yet: no licence to accept
 
@@ -41,7 +33,7 @@ def find_model(name: str) -> Path:
     wanted = registry.without_address(name)
     if path is None and wanted == name and is_path(name):
         raise NotFoundError(f"there is no file {name}")
-    stored = stored_models()
+    stored = store.stored_models()
     paths = matching(wanted, stored)
     if paths:
         return _one(name, paths)
@@ -75,16 +67,16 @@ def find_stored(name: str) -> Path:
     Where no model is called so it may be an adapter. Raises as find_model does.
     """
     path = existing_path(name)
-    adapters = stored_adapters()
+    adapters = store.stored_adapters()
     if path is not None and len(path.parts) > 1:
         own = [one for one in adapters if one.resolve() == path.resolve()]
         if own:
             return own[0]
-        if in_store(path):
+        if store.in_store(path):
             name = path.name
         elif path.is_file():
             raise NotFoundError(f"{name} is not in the store {home()}")
-    stored = stored_models()
+    stored = store.stored_models()
     paths = matching(name, stored) or [one for one in adapters if name in (one.stem, one.name)]
     if paths:
         return _one(name, paths)
@@ -109,10 +101,10 @@ def matching(name: str, stored: Iterable[Path]) -> list[Path]:
     exact = [path for path in stored if _plain(path.name) == wanted]
     if exact:
         return exact
-    base, quantization = split_name(wanted)
+    base, quantization = store.split_name(wanted)
     called = base.rpartition("/")[2] if HUB_ID.fullmatch(base) else base
     bases = {called, called.removesuffix("-gguf")} | aliases(registry.find(base))
-    split = [(path, *split_name(_plain(path.name))) for path in stored]
+    split = [(path, *store.split_name(_plain(path.name))) for path in stored]
     return [path for path, b, q in split if b in bases and quantization in ("", q)]
 
 
@@ -129,7 +121,7 @@ def aliases(model: Model | None) -> set[str]:
 
 def short_names(path: Path) -> list[str]:
     """The registry's names for a stored file."""
-    base = split_name(path.stem.lower())[0]
+    base = store.split_name(path.stem.lower())[0]
     return [model.name for model in registry.models().values() if base in aliases(model)]
 
 
@@ -139,8 +131,8 @@ def only_model() -> Path:
     Raises NotFoundError where the store is empty, UsageError where there is a choice, with what
     to do.
     """
-    stored = stored_models()
-    paths = [path for path in stored if split_name(path.stem)[0] != DEMO] or stored
+    stored = store.stored_models()
+    paths = [path for path in stored if store.split_name(path.stem)[0] != store.DEMO] or stored
     if len(paths) == 1:
         return paths[0]
     if paths:
@@ -155,7 +147,7 @@ def near_names(name: str, stored: Iterable[Path] = ()) -> list[str]:
     """Names of models, stored or known, that look like name; the nearest first."""
     import difflib
 
-    bases = [split_name(path.stem)[0] for path in stored]
+    bases = [store.split_name(path.stem)[0] for path in stored]
     names = {known.lower(): known for known in (*bases, *registry.models())}
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
     return [names[key] for key in near]
@@ -163,8 +155,8 @@ def near_names(name: str, stored: Iterable[Path] = ()) -> list[str]:
 
 def complete_models(incomplete: str) -> list[str]:
     """Names that -m takes and that begin so, for the shell's completion."""
-    stored = stored_models()
-    names = [DEMO, *(path.stem for path in stored)]
+    stored = store.stored_models()
+    names = [store.DEMO, *(path.stem for path in stored)]
     with suppress(LlamacliError):  # of models.toml; commands tell it
         names += [n for p in stored for n in short_names(p) if not p.stem.startswith(n)]
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
@@ -181,7 +173,7 @@ def _one(name: str, paths: list[Path]) -> Path:
 
 
 def _not_found(name: str, stored: list[Path]) -> str:
-    base, quantization = split_name(_plain(name))
+    base, quantization = store.split_name(_plain(name))
     if model := registry.find(base):
         option = f" --quant {quantization.upper()}" if quantization else ""
         return f"{name} is not in the store yet; `llamacli convert {model.name}{option}` gets it"
@@ -192,7 +184,7 @@ def _not_found(name: str, stored: list[Path]) -> str:
             f"checkpoint and `llamacli pull {name}` a GGUF file"
         )
     if near := near_names(name, stored):
-        missing = near[0] != DEMO and not matching(near[0], stored)
+        missing = near[0] != store.DEMO and not matching(near[0], stored)
         hint = f" (`llamacli convert {near[0]}` gets it)" if missing else ""
         return f"there is no model {name}; did you mean {' or '.join(near)}?{hint}"
     there = f"the store has {_joined(stored)}" if stored else "the store is empty"
@@ -201,7 +193,7 @@ def _not_found(name: str, stored: list[Path]) -> str:
 
 def _first_steps() -> str:
     return (
-        f"try the small built-in one with `-m {DEMO}`, get a real one with "
+        f"try the small built-in one with `-m {store.DEMO}`, get a real one with "
         f"`llamacli convert {SUGGESTED}` (`llamacli list --known` has more)"
     )
 
@@ -240,7 +232,7 @@ def adapter_path(name: str) -> Path:
         return found
     if path.is_dir():
         raise UsageError(f"{name} is a folder; convert it first: llamacli convert {name}")
-    stored = stored_adapters()
+    stored = store.stored_adapters()
     names = ", ".join(one.stem for one in stored)
     there = f"the store has {names}" if stored else "`llamacli convert FOLDER` makes one of PEFT's"
     raise NotFoundError(f"there is no adapter {name}; {there}")
@@ -248,7 +240,7 @@ def adapter_path(name: str) -> Path:
 
 def stored_adapter(name: str) -> Path | None:
     """The adapter in the store that is called so, with or without .gguf."""
-    return next((one for one in stored_adapters() if name in (one.stem, one.name)), None)
+    return next((one for one in store.stored_adapters() if name in (one.stem, one.name)), None)
 
 
 def adapter_choices(given: Sequence[str] | None) -> "tuple[engine.AdapterChoice, ...]":
@@ -261,7 +253,7 @@ def adapter_choices(given: Sequence[str] | None) -> "tuple[engine.AdapterChoice,
 
 def adapter_target(name: str) -> Path:
     """Where an adapter's file goes that was given no -o; makes the folder."""
-    folder = home(ADAPTERS)
+    folder = home(store.ADAPTERS)
     with writing(f"the folder {folder}", "made", "set LLAMACLI_HOME"):
         folder.mkdir(parents=True, exist_ok=True)
     return folder / possible_name(f"{name}{SUFFIX}")

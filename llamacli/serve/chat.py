@@ -5,20 +5,12 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
 
+from llamacli.serve import openai
 from llamacli.serve.answers import Answers, Whole
 from llamacli.serve.ask import MAX_TOP, Ask, refuse
 from llamacli.serve.faults import invalid
 from llamacli.serve.fields import Fields
 from llamacli.serve.messages import read_messages
-from llamacli.serve.openai import (
-    check_shape,
-    logprobs_content,
-    new_id,
-    read_common,
-    read_format,
-    read_limit,
-    usage,
-)
 from llamacli.serve.stream import Piece
 from llamacli.serve.tools import read_calling
 
@@ -32,7 +24,7 @@ REFUSED = {
 def read_chat(fields: Fields) -> Ask:
     """Raises Fault with the field's path."""
     prompt = read_messages(fields)
-    common, calling = read_common(fields), read_calling(fields)
+    common, calling = openai.read_common(fields), read_calling(fields)
     if fields.values.get("modalities") == ["text"]:
         fields.take("modalities")
     refuse(fields, REFUSED)
@@ -40,11 +32,11 @@ def read_chat(fields: Fields) -> Ask:
     wanted = fields.flag("logprobs")
     if top and not wanted:
         raise invalid("top_logprobs", "goes with logprobs: true")
-    shape = read_format(fields.inside("response_format"))
-    limit = read_limit(fields, "max_tokens", "max_completion_tokens")
+    shape = openai.read_format(fields.inside("response_format"))
+    limit = openai.read_limit(fields, "max_tokens", "max_completion_tokens")
     fields.end()
     ask = Ask(prompts=[prompt], max_tokens=limit, shape=shape, calling=calling, **common)
-    return check_shape(replace(ask, logprobs=(top or 0) if wanted else None))
+    return openai.check_shape(replace(ask, logprobs=(top or 0) if wanted else None))
 
 
 class ChatAnswer:
@@ -55,7 +47,7 @@ class ChatAnswer:
     def __init__(self, ask: Ask, answers: Answers) -> None:
         self.ask, self.answers = ask, answers
         self.head = {
-            "id": new_id("chatcmpl"),
+            "id": openai.new_id("chatcmpl"),
             "object": "chat.completion.chunk" if ask.stream else "chat.completion",
             "created": int(time.time()),
             "model": answers.model.name,
@@ -76,7 +68,7 @@ class ChatAnswer:
         return {
             **self.head,
             "choices": choices,
-            "usage": usage(self.answers.prompt_tokens, results),
+            "usage": openai.usage(self.answers.prompt_tokens, results),
         }
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
@@ -99,7 +91,7 @@ class ChatAnswer:
                 results.append(piece.result)
                 yield self._chunk(piece.index, {}, finish=piece.result.finish_reason)
         if self.ask.include_usage:
-            told = usage(self.answers.prompt_tokens, results)
+            told = openai.usage(self.answers.prompt_tokens, results)
             yield {**self.head, "choices": [], "usage": told}
 
     def _chunk(
@@ -111,14 +103,14 @@ class ChatAnswer:
             "logprobs": self._logprobs(logprobs) if logprobs else None,
             "finish_reason": finish,
         }
-        usage = {"usage": None} if self.ask.include_usage else {}
-        return {**self.head, "choices": [choice], **usage}
+        openai.usage = {"usage": None} if self.ask.include_usage else {}
+        return {**self.head, "choices": [choice], **openai.usage}
 
     def _logprobs(self, logprobs: Any) -> dict[str, Any] | None:
         if self.ask.logprobs is None:
             return None
         vocabulary = self.answers.model.engine.vocabulary
-        return {"content": logprobs_content(vocabulary, logprobs), "refusal": None}
+        return {"content": openai.logprobs_content(vocabulary, logprobs), "refusal": None}
 
 
 def _message(answer: Whole) -> dict[str, Any]:
@@ -127,7 +119,7 @@ def _message(answer: Whole) -> dict[str, Any]:
     if answer.calls:
         message["content"] = answer.text if answer.text.strip() else None
         message["tool_calls"] = [
-            {"id": new_id("call"), "type": "function", "function": vars(call)}
+            {"id": openai.new_id("call"), "type": "function", "function": vars(call)}
             for call in answer.calls
         ]
     return message
@@ -141,7 +133,7 @@ def _deltas(piece: Piece, calls: list[int]) -> Iterator[dict[str, Any]]:
         if part.name is not None:
             calls[piece.index] += 1
             start = {"name": part.name, "arguments": ""}
-            head = {"id": new_id("call"), "type": "function", "function": start}
+            head = {"id": openai.new_id("call"), "type": "function", "function": start}
             yield {"tool_calls": [{"index": calls[piece.index], **head}]}
         if part.arguments:
             more = {"function": {"arguments": part.arguments}}

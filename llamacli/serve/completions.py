@@ -4,20 +4,12 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from llamacli.serve import openai
 from llamacli.serve.answers import Answers, Whole
 from llamacli.serve.ask import MAX_CHOICES, MAX_TOP, Ask, refuse
 from llamacli.serve.faults import invalid, unsupported
 from llamacli.serve.fields import Fields, shown
 from llamacli.serve.logprobs import Said
-from llamacli.serve.openai import (
-    bounded,
-    check_shape,
-    new_id,
-    read_common,
-    read_format,
-    read_limit,
-    usage,
-)
 
 MAX_PROMPTS = 64
 DEFAULT_TOKENS = 16  # OpenAI's own
@@ -26,16 +18,16 @@ DEFAULT_TOKENS = 16  # OpenAI's own
 def read_completion(fields: Fields) -> Ask:
     """Raises Fault with the field's path."""
     prompts = _prompts(fields)
-    common = read_common(fields)
+    common = openai.read_common(fields)
     refuse(fields, {"echo": "", "suffix": ""})
     if (best := fields.whole("best_of", 1, MAX_CHOICES)) is not None and best != common["n"]:
         raise unsupported("best_of", " beyond n")
     logprobs = fields.whole("logprobs", 0, MAX_TOP)
-    shape = read_format(fields.inside("response_format"))
-    limit = read_limit(fields, "max_tokens", "max_completion_tokens") or DEFAULT_TOKENS
+    shape = openai.read_format(fields.inside("response_format"))
+    limit = openai.read_limit(fields, "max_tokens", "max_completion_tokens") or DEFAULT_TOKENS
     fields.end()
     ask = Ask(prompts=prompts, max_tokens=limit, shape=shape, logprobs=logprobs, **common)
-    return check_shape(ask)
+    return openai.check_shape(ask)
 
 
 def _prompts(fields: Fields) -> Sequence[str | list[int]]:
@@ -64,7 +56,7 @@ class CompletionAnswer:
     def __init__(self, ask: Ask, answers: Answers) -> None:
         self.ask, self.answers = ask, answers
         self.head = {
-            "id": new_id("cmpl"),
+            "id": openai.new_id("cmpl"),
             "object": "text_completion",
             "created": int(time.time()),
             "model": answers.model.name,
@@ -77,7 +69,7 @@ class CompletionAnswer:
             self._choice(answer.index, answer.text, answer.logprobs, result.finish_reason)
             for answer, result in zip(answers, results, strict=True)
         ]
-        told = usage(self.answers.prompt_tokens, results)
+        told = openai.usage(self.answers.prompt_tokens, results)
         return {**self.head, "choices": choices, "usage": told}
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
@@ -92,7 +84,7 @@ class CompletionAnswer:
                 choice = self._choice(piece.index, piece.text, piece.logprobs, finish)
                 yield {**self.head, "choices": [choice], **empty}
         if self.ask.include_usage:
-            told = usage(self.answers.prompt_tokens, results)
+            told = openai.usage(self.answers.prompt_tokens, results)
             yield {**self.head, "choices": [], "usage": told}
 
     def _choice(
@@ -107,7 +99,9 @@ class CompletionAnswer:
         chosen = [one.chosen for one in logprobs]
         return {
             "tokens": [one.text for one in logprobs],
-            "token_logprobs": [bounded(one.logprob) for one in chosen],
-            "top_logprobs": [{text_of([t]): bounded(p) for t, p in one.top} for one in chosen],
+            "token_logprobs": [openai.bounded(one.logprob) for one in chosen],
+            "top_logprobs": [
+                {text_of([t]): openai.bounded(p) for t, p in one.top} for one in chosen
+            ],
             "text_offset": [one.start for one in logprobs],
         }

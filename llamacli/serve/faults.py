@@ -4,14 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamacli.errors import (
-    DoesNotFitError,
-    InvalidModelError,
-    LlamacliError,
-    NotFoundError,
-    UnreachableError,
-    UsageError,
-)
+from llamacli import errors
 
 KINDS = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
@@ -53,10 +46,10 @@ class Fault(Exception):
 
 
 # What a request may end with, of others' making; anything else is a fault of ours.
-FAULTS = (Fault, LlamacliError, RecursionError)
+FAULTS = (Fault, errors.LlamacliError, RecursionError)
 
 
-class Ended(LlamacliError):
+class Ended(errors.LlamacliError):
     """An answer that the server ended: it stops, or the time is over."""
 
 
@@ -81,14 +74,14 @@ def too_long(prompt: int, context: int) -> Fault:
 
 
 # What a client is told of an error from below: status and code, of the first kind that it is.
-TOLD: dict[type[LlamacliError], tuple[int, str | None]] = {
-    UsageError: (422, "invalid_value"),
-    UnreachableError: (503, "worker_lost"),
-    NotFoundError: (404, "model_not_found"),
-    DoesNotFitError: (400, "cannot_be_answered"),
-    InvalidModelError: (400, "cannot_be_answered"),
+TOLD: dict[type[errors.LlamacliError], tuple[int, str | None]] = {
+    errors.UsageError: (422, "invalid_value"),
+    errors.UnreachableError: (503, "worker_lost"),
+    errors.NotFoundError: (404, "model_not_found"),
+    errors.DoesNotFitError: (400, "cannot_be_answered"),
+    errors.InvalidModelError: (400, "cannot_be_answered"),
     Ended: (503, "ended"),
-    LlamacliError: (500, None),
+    errors.LlamacliError: (500, None),
 }
 
 
@@ -100,6 +93,6 @@ def as_fault(error: BaseException) -> Fault:
         return Fault(400, "the request nests too deeply", code="invalid_json")
     for kind, (status, code) in TOLD.items():
         if isinstance(error, kind):
-            headers = {"Retry-After": "10"} if kind is UnreachableError else {}
+            headers = {"Retry-After": "10"} if kind is errors.UnreachableError else {}
             return Fault(status, str(error), code=code, headers=headers)
     return Fault(500, f"unexpected {type(error).__name__}")

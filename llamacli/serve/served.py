@@ -8,24 +8,10 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
+from llamacli import engine
 from llamacli.answer import Calling, Chunk
-from llamacli.engine import (
-    AdapterChoice,
-    EngineSettings,
-    ProgressCallback,
-    SamplingSettings,
-    Vocabulary,
-    load_file,
-)
 from llamacli.gguf import GGUFFile
-from llamacli.serve.client import (
-    GLANCE,
-    adapters_field,
-    begin,
-    calling_field,
-    interrupted_result,
-    loaded,
-)
+from llamacli.serve import client
 
 T = TypeVar("T")
 
@@ -39,15 +25,15 @@ class ServedModel:
     name: str
     quantization: str
     context_size: int
-    settings: EngineSettings
+    settings: engine.EngineSettings
     file: GGUFFile
-    vocabulary: Vocabulary
+    vocabulary: engine.Vocabulary
     tokens: Sequence[int] = ()
     closed: bool = False
 
     @property
     def lost(self) -> bool:
-        about = loaded(self.path, adapters_field(self.settings.adapters))
+        about = client.loaded(self.path, client.adapters_field(self.settings.adapters))
         return about is None or about["context"] < self.context_size
 
     def close(self) -> None:
@@ -56,14 +42,14 @@ class ServedModel:
     def answer(
         self,
         prompt: Sequence[int],
-        sampling: SamplingSettings,
+        sampling: engine.SamplingSettings,
         *,
         chat: str,
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
         calling: Calling | None = None,
         interrupted: Callable[[], bool] = lambda: False,
-        on_progress: ProgressCallback | None = None,
+        on_progress: engine.ProgressCallback | None = None,
     ) -> Iterator[Chunk]:
         """As Served says. Raises NotFoundError where the server is gone, Refused, and what the
         answer ended with there."""
@@ -73,8 +59,8 @@ class ServedModel:
         }
         body = {
             **settings,
-            **calling_field(calling),
-            **adapters_field(self.settings.adapters),
+            **client.calling_field(calling),
+            **client.adapters_field(self.settings.adapters),
             "tokens": list(prompt),
             "max_tokens": room if max_tokens is None else min(room, max_tokens),
             "stop": list(stop),
@@ -82,9 +68,9 @@ class ServedModel:
             "chat": chat,
             "progress": on_progress is not None,
         }
-        begun = _unless(interrupted, lambda: begin(self.path, body, interrupted))
+        begun = _unless(interrupted, lambda: client.begin(self.path, body, interrupted))
         if begun is None:
-            yield Chunk("", interrupted_result(len(prompt)))
+            yield Chunk("", client.interrupted_result(len(prompt)))
             return
         for chunk in begun.chunks(interrupted, on_progress):
             if chunk.result is not None:
@@ -93,20 +79,20 @@ class ServedModel:
 
 
 def served_model(
-    path: Path, context: Any, adapters: tuple[AdapterChoice, ...]
+    path: Path, context: Any, adapters: tuple[engine.AdapterChoice, ...]
 ) -> ServedModel | str:
     """The model of the file at path by a server of the user's; where there is none, why not.
 
     A context that was asked for is kept to, in a larger one of the server's.
     """
-    about = loaded(path, adapters_field(adapters))
+    about = client.loaded(path, client.adapters_field(adapters))
     if about is None:
         return "no server has it loaded" + " with the adapters" * bool(adapters)
     size: int = about["context"]
     if context == "auto" or (context is not None and context > size):
         return f"a server has it in a context of {size} tokens"
-    settings = EngineSettings(context=context, adapters=adapters)
-    file, vocabulary = load_file(path)
+    settings = engine.EngineSettings(context=context, adapters=adapters)
+    file, vocabulary = engine.load_file(path)
     name, quantization = about["model"], about["quantization"]
     return ServedModel(path, name, quantization, context or size, settings, file, vocabulary)
 
@@ -124,5 +110,5 @@ def _unless(interrupted: Callable[[], bool], work: Callable[[], T]) -> T | None:
     Thread(target=do, daemon=True).start()
     while not interrupted():
         with suppress(TimeoutError):
-            return future.result(GLANCE)
+            return future.result(client.GLANCE)
     return None

@@ -6,26 +6,13 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from llamacli.tools.forms import (
-    CALL_TAG,
-    FUNCTION_TAG,
-    MORE,
-    PYTHON_TAG,
-    SEPARATORS,
-    Call,
-    Read,
-    read_call,
-    read_function,
-    read_list,
-    read_object,
-    read_tagged,
-)
+from llamacli.tools import forms
 
-READERS: dict[str, Callable[[str, Collection[str]], Read]] = {
-    "{": read_object,
-    "[": read_list,
-    FUNCTION_TAG: read_function,
-    CALL_TAG: read_call,
+READERS: dict[str, Callable[[str, Collection[str]], forms.Read]] = {
+    "{": forms.read_object,
+    "[": forms.read_list,
+    forms.FUNCTION_TAG: forms.read_function,
+    forms.CALL_TAG: forms.read_call,
 }
 FENCE = "```"
 HEAD = re.compile(r'[\s\[,}]*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"parameters"\s*:\s*(?=\{)')
@@ -67,7 +54,7 @@ class Reader:
     """
 
     names: Collection[str]
-    calls: list[Call] = field(default_factory=list)
+    calls: list[forms.Call] = field(default_factory=list)
     held: str = ""  # what may begin a call
     tagged: str | None = None  # what followed <|python_tag|>
     place: Place = Place()
@@ -86,7 +73,7 @@ class Reader:
         ready = self._advance(final=True)
         if self.tagged is None:
             return ready
-        calls = read_tagged(self.tagged, self.names, cut=cut)
+        calls = forms.read_tagged(self.tagged, self.names, cut=cut)
         if calls is None:
             return ready + self.tagged
         self.calls += calls
@@ -96,19 +83,19 @@ class Reader:
         ready = ""
         while self.tagged is None:
             if self.called:
-                self.held = self.held.lstrip(SEPARATORS)
+                self.held = self.held.lstrip(forms.SEPARATORS)
             start, opener = self._opening(final)
             ready += self._out(start)
             if opener is None:
                 break
-            if opener == PYTHON_TAG:
-                self.tagged, self.held = self.held[len(PYTHON_TAG) :], ""
+            if opener == forms.PYTHON_TAG:
+                self.tagged, self.held = self.held[len(forms.PYTHON_TAG) :], ""
                 break
             calls = READERS[opener](self.held, self.names)
             if isinstance(calls, tuple):
                 self.calls += calls[0]
                 self.held, self.place, self.called = self.held[calls[1] :], Place(), True
-            elif calls == MORE:
+            elif calls == forms.MORE:
                 if final:  # half a call is text, whatever stands in it
                     ready += self._out(len(self.held))
                 break
@@ -125,7 +112,7 @@ class Reader:
             if c in "{[" and not place.line and place.free:
                 return i, c
             if c == "<" and place.free:
-                for opener in (PYTHON_TAG, FUNCTION_TAG, CALL_TAG):
+                for opener in (forms.PYTHON_TAG, forms.FUNCTION_TAG, forms.CALL_TAG):
                     rest = self.held[i : i + len(opener)]
                     if rest == opener:
                         return i, opener
@@ -151,7 +138,7 @@ class CallPart:
     arguments: str = ""
 
 
-def parts_of(calls: Sequence[Call]) -> list[CallPart]:
+def parts_of(calls: Sequence[forms.Call]) -> list[CallPart]:
     """Calls that have come whole."""
     return [CallPart(c.name, json.dumps(c.arguments, ensure_ascii=False)) for c in calls]
 

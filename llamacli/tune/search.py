@@ -18,6 +18,7 @@ from llamacli.errors import DoesNotFitError
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.machine import find_devices, this_processor, thread_counts, use_devices
 from llamacli.speculate import MOST_ROWS, learn_costs
+from llamacli.tune import stages
 from llamacli.tune.measure import (
     Sample,
     Size,
@@ -26,19 +27,6 @@ from llamacli.tune.measure import (
     prefill_seconds,
 )
 from llamacli.tune.profiles import PROFILES, TYPES
-from llamacli.tune.stages import (
-    LEAST,
-    MOST,
-    Rounds,
-    Stage,
-    batch_stage,
-    flash_stage,
-    in_the_running,
-    kv_stage,
-    threads_stage,
-    weights_stage,
-    winner,
-)
 
 WEIGHTS_SHARE = 0.4  # of the time, for the stage that loads the model again and again
 COSTS_SHARE, DEPTH = 0.05, 128  # for what drafts cost, with so many tokens in the cache
@@ -98,16 +86,18 @@ def tune(
     started = time.monotonic()
     processor = this_processor()
     shape = check_llama(read_gguf(path))
-    longest = max(LEAST.prompt, min(MOST.prompt, shape.context - MOST.answer))
+    longest = max(stages.LEAST.prompt, min(stages.MOST.prompt, shape.context - stages.MOST.answer))
     gpu = not machine.get("workers") and bool(use_devices(find_devices(), "auto"))
     settings = {name: EngineSettings(**defaults(processor, name), **machine) for name in profiles}
     rows: list[Row] = []
     with closing(Trials(path)) as trials:
         plain = replace(settings[profiles[0]], repack=False)
-        trials.measure(plain, LEAST, True)  # pages the weights in
-        speed = trials.measure(plain, LEAST, True)
+        trials.measure(plain, stages.LEAST, True)  # pages the weights in
+        speed = trials.measure(plain, stages.LEAST, True)
 
-        def run(stage: Stage, profile: Profile, end: float, most: int = USUAL_PROMPT) -> None:
+        def run(
+            stage: stages.Stage, profile: Profile, end: float, most: int = USUAL_PROMPT
+        ) -> None:
             nonlocal speed
             if len(stage.candidates) < 2 or (rows and time.monotonic() >= end):
                 return
@@ -117,13 +107,15 @@ def tune(
             rounds = measure_stage(stage, settings[profile], size, trials.measure, end)
             if not rounds:
                 return
-            chosen = {goal.name: winner(rounds, goal.work, goal.default) for goal in stage.goals}
+            chosen = {
+                goal.name: stages.winner(rounds, goal.work, goal.default) for goal in stage.goals
+            }
             settings.update(applied(stage, chosen, settings))
             rows.extend(rows_of(stage, rounds, chosen))
             speed = next(iter(rounds[-1].values()))  # to plan by
 
         run(
-            weights_stage(settings, shape.blocks, gpu),
+            stages.weights_stage(settings, shape.blocks, gpu),
             profiles[0],
             started + seconds * WEIGHTS_SHARE,
         )
@@ -133,12 +125,12 @@ def tune(
             layers = settings[group[0]].gpu_layers
             layers = shape.blocks + gpu if layers == "auto" else layers
             threads = default_threads(layers, shape.blocks, processor.cores)
-            run(threads_stage(thread_counts(), threads, group), group[0], _share(end, 4))
-            run(flash_stage(group, trials.attention), group[0], _share(end, 3))
+            run(stages.threads_stage(thread_counts(), threads, group), group[0], _share(end, 4))
+            run(stages.flash_stage(group, trials.attention), group[0], _share(end, 3))
             each = (_share(end, 2) - time.monotonic()) / BATCHES_MEASURED
             prompt = size_for(each, speed, longest).prompt
-            run(batch_stage(prompt, group), group[0], _share(end, 2), prompt)
-        run(kv_stage(shape.head_size), profiles[-1], started + seconds)
+            run(stages.batch_stage(prompt, group), group[0], _share(end, 2), prompt)
+        run(stages.kv_stage(shape.head_size), profiles[-1], started + seconds)
         on_stage("drafts")
         costs = trials.costs(settings[profiles[-1]], min(longest, DEPTH), seconds * COSTS_SHARE)
     kept = {name: kept_settings(one) for name, one in settings.items()}
@@ -154,7 +146,7 @@ def groups(settings: Settings) -> list[tuple[Profile, ...]]:
     return list(alike.values())
 
 
-def applied(stage: Stage, chosen: Mapping[str, str], settings: Settings) -> Settings:
+def applied(stage: stages.Stage, chosen: Mapping[str, str], settings: Settings) -> Settings:
     """The profiles' settings with what the chosen candidates change."""
     result = dict(settings)
     for goal in stage.goals:
@@ -165,7 +157,7 @@ def applied(stage: Stage, chosen: Mapping[str, str], settings: Settings) -> Sett
     return result
 
 
-def rows_of(stage: Stage, rounds: Rounds, chosen: Mapping[str, str]) -> list[Row]:
+def rows_of(stage: stages.Stage, rounds: stages.Rounds, chosen: Mapping[str, str]) -> list[Row]:
     """A row a candidate that was measured at all."""
     rows = []
     for name in stage.candidates:
@@ -249,7 +241,7 @@ class Trials:
 
 
 def measure_stage(
-    stage: Stage,
+    stage: stages.Stage,
     base: EngineSettings,
     size: Size,
     measure: Measure,
@@ -277,23 +269,24 @@ def measure_stage(
         if not samples:
             break
         rounds.append(samples)
-        still = in_the_running(rounds, works) if works else samples
+        still = stages.in_the_running(rounds, works) if works else samples
         running = [name for name in running if name in still]
         if len(running) < 2 or clock() >= end:
             break
     return rounds
 
 
-def size_for(seconds: float, speed: Sample, most_prompt: int = MOST.prompt) -> Size:
+def size_for(seconds: float, speed: Sample, most_prompt: int = stages.MOST.prompt) -> Size:
     """The tokens that a measurement of so many seconds has time for."""
     prompt = int(PROMPT_SHARE * seconds / speed.prefill)
     answer = int((1 - PROMPT_SHARE) * seconds / speed.decode)
     return Size(
-        min(max(prompt, LEAST.prompt), most_prompt), min(max(answer, LEAST.answer), MOST.answer)
+        min(max(prompt, stages.LEAST.prompt), most_prompt),
+        min(max(answer, stages.LEAST.answer), stages.MOST.answer),
     )
 
 
-def seconds_each(stage: Stage, end: float, speed: Sample, now: float) -> float:
+def seconds_each(stage: stages.Stage, end: float, speed: Sample, now: float) -> float:
     """The time that one measurement of a stage may take, beside loading."""
     each = (end - now) / len(stage.candidates) / PLANNED_ROUNDS
     return each - speed.load if stage.reload else each

@@ -6,15 +6,7 @@ from typing import Any
 
 from gguf import TokenType
 
-from convert import (
-    DEFAULT,
-    NAMED_CONTROL_TOKENS,
-    TOOL_USE,
-    Checkpoint,
-    adds_special_tokens,
-    end_tokens,
-    special_ids,
-)
+import convert
 from llamacli.engine import Vocabulary, common_prefix
 from llamacli.errors import InvalidModelError
 from llamacli.gguf import GGUFFile
@@ -52,7 +44,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
 }
 
 
-def tokens_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
+def tokens_row(file: GGUFFile, checkpoint: convert.Checkpoint) -> Row:
     """Every token's text and type."""
     expected = checkpoint.tokenizer
     stored = [token.decode(errors="replace") for token in file.strings(PREFIX + "tokens")]
@@ -75,7 +67,7 @@ def tokens_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
     return judged("vocabulary", problems, f"{len(stored)} tokens and their types")
 
 
-def merges_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
+def merges_row(file: GGUFFile, checkpoint: convert.Checkpoint) -> Row:
     """Every merge and its rank."""
     expected = checkpoint.tokenizer.merges
     stored = [merge.decode(errors="replace") for merge in file.strings(PREFIX + "merges")]
@@ -94,13 +86,15 @@ def merges_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
     return judged("merges", problems, "")
 
 
-def special_tokens_row(file: GGUFFile, checkpoint: Checkpoint, vocabulary: Vocabulary) -> Row:
+def special_tokens_row(
+    file: GGUFFile, checkpoint: convert.Checkpoint, vocabulary: Vocabulary
+) -> Row:
     """The ids of named tokens, and whether every token that ends an answer does."""
     problems = _named(file, checkpoint)
-    wants_bos = adds_special_tokens(checkpoint)["bos"]
+    wants_bos = convert.adds_special_tokens(checkpoint)["bos"]
     if vocabulary.add_bos != wants_bos:
         problems.append(f"{PREFIX}add_bos_token is {vocabulary.add_bos}, expected {wants_bos}")
-    expected = end_tokens(checkpoint)
+    expected = convert.end_tokens(checkpoint)
     problems += [
         f"token {token}, {checkpoint.tokenizer.tokens[token]!r}, doesn't end an answer; "
         "it does in the checkpoint"
@@ -110,25 +104,25 @@ def special_tokens_row(file: GGUFFile, checkpoint: Checkpoint, vocabulary: Vocab
     return judged("special tokens", problems, f"answers end at {ends}" if ends else "none")
 
 
-def expected_ids(checkpoint: Checkpoint) -> dict[str, int | None]:
+def expected_ids(checkpoint: convert.Checkpoint) -> dict[str, int | None]:
     """The ids of the checkpoint's named tokens by GGUF's names; None where it has none."""
-    ids, special = special_ids(checkpoint), checkpoint.tokenizer.special
+    ids, special = convert.special_ids(checkpoint), checkpoint.tokenizer.special
     return {
         "bos": ids["bos"],
         "eos": ids["eos"],
         "padding": ids["pad"],
-        **{kind: special.get(text) for kind, text in NAMED_CONTROL_TOKENS.items()},
+        **{kind: special.get(text) for kind, text in convert.NAMED_CONTROL_TOKENS.items()},
     }
 
 
-def _named(file: GGUFFile, checkpoint: Checkpoint) -> list[str]:
+def _named(file: GGUFFile, checkpoint: convert.Checkpoint) -> list[str]:
     """Named tokens that are others, or missing where llama.cpp can't tell them by their text."""
     problems = []
     for name, expected in expected_ids(checkpoint).items():
         stored = file.metadata.get(f"{PREFIX}{name}_token_id")
         if name == "padding" and expected is None:  # nothing is padded here; others choose one
             continue
-        told_by_text = name in NAMED_CONTROL_TOKENS
+        told_by_text = name in convert.NAMED_CONTROL_TOKENS
         if stored != expected and not (stored is None and told_by_text):
             problems.append(
                 f"{PREFIX}{name}_token_id is {_token(checkpoint.tokenizer.tokens, stored)}; "
@@ -151,10 +145,10 @@ def _type(number: int) -> str:
         return f"type {number}"
 
 
-def template_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
+def template_row(file: GGUFFile, checkpoint: convert.Checkpoint) -> Row:
     """Compare the templates, and where they differ what they render, sandboxed, or refuse."""
     wanted, found = checkpoint.chat_templates, find_templates(file)
-    expected, stored = wanted.get(DEFAULT), found.get(DEFAULT)
+    expected, stored = wanted.get(convert.DEFAULT), found.get(convert.DEFAULT)
     if not expected and not stored:
         return skipped("template", "neither the checkpoint nor the file has one")
     if not stored:
@@ -177,7 +171,9 @@ def template_row(file: GGUFFile, checkpoint: Checkpoint) -> Row:
 
 
 def _rendered(templates: Mapping[str, str], sample: dict[str, Any], names: dict[str, Any]) -> str:
-    template = (sample.get("tools") and templates.get(TOOL_USE)) or templates[DEFAULT]
+    template = (sample.get("tools") and templates.get(convert.TOOL_USE)) or templates[
+        convert.DEFAULT
+    ]
     try:
         return render(template, date=DATE, **{"tools": None, **sample, **names})
     except InvalidModelError as error:

@@ -18,26 +18,8 @@ from typing import Any
 
 from llamacli.errors import UnreachableError, reason
 from llamacli.gguf import GGUFFile
+from llamacli.workers import protocol
 from llamacli.workers.addresses import Address
-from llamacli.workers.protocol import (
-    ALLOCATE,
-    ANSWERS,
-    HELLO,
-    I8,
-    MAX_DEVICES,
-    MOST_MEMORY,
-    PAIR,
-    TENSOR,
-    U32,
-    U64,
-    VERSION,
-    Broken,
-    Command,
-    Lent,
-    Part,
-    receive,
-    send,
-)
 
 PATIENCE = 10.0  # seconds to connect, and for each answer of a worker that computes nothing
 HTTP_PATIENCE = 2.0
@@ -48,8 +30,8 @@ ROUNDS = 9
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
 START, PRIME = 0xCBF29CE484222325, 0x100000001B3  # FNV-1a's, of 64 bits
-FLAG = TENSOR.size  # where a SET_TENSOR says whether to keep its bytes
-HEADER = FLAG + 1 + U64.size  # what stands before them
+FLAG = protocol.TENSOR.size  # where a SET_TENSOR says whether to keep its bytes
+HEADER = FLAG + 1 + protocol.U64.size  # what stands before them
 MOST = 10 << 20  # bytes, beyond which llama.cpp asks by itself
 WORTH = 64 << 20  # bytes of a file's smaller tensors; fewer are sent sooner than numba is ready
 SAMPLE = 256  # bytes that are compared, at three places of a tensor
@@ -72,12 +54,12 @@ class Link:
 
     address: Address
     sock: socket.socket
-    devices: tuple[Lent, ...] = ()
+    devices: tuple[protocol.Lent, ...] = ()
 
-    def ask(self, command: Command, body: bytes = b"", size: int | None = None) -> bytes:
+    def ask(self, command: protocol.Command, body: bytes = b"", size: int | None = None) -> bytes:
         """An answer of the length that the protocol has for it. Raises OSError."""
-        send(self.sock, command, body)
-        return receive(self.sock, ANSWERS[command] if size is None else size)
+        protocol.send(self.sock, command, body)
+        return protocol.receive(self.sock, protocol.ANSWERS[command] if size is None else size)
 
     def close(self) -> None:
         with suppress(OSError):
@@ -123,15 +105,19 @@ def measure(link: Link) -> Speed:
     times = []
     for _ in range(ROUNDS):
         begun = perf_counter()
-        link.ask(Command.DEVICE_COUNT)
+        link.ask(protocol.Command.DEVICE_COUNT)
         times.append(perf_counter() - begun)
     latency = sorted(times)[ROUNDS // 2]
     with tensor_on(link, PROBE) as tensor:
         if tensor is None:
             return Speed(latency, 0.0)
         begun = perf_counter()
-        send(link.sock, Command.SET_TENSOR, tensor + bytes(1 + U64.size) + bytes(PROBE))
-        link.ask(Command.GET_TENSOR, Part(tensor, 0, 1).body(), 1)
+        protocol.send(
+            link.sock,
+            protocol.Command.SET_TENSOR,
+            tensor + bytes(1 + protocol.U64.size) + bytes(PROBE),
+        )
+        link.ask(protocol.Command.GET_TENSOR, protocol.Part(tensor, 0, 1).body(), 1)
         taken = max(perf_counter() - begun - latency, 1e-9)
     return Speed(latency, PROBE / taken)
 
@@ -139,13 +125,17 @@ def measure(link: Link) -> Speed:
 @contextmanager
 def tensor_on(link: Link, nbytes: int) -> Iterator[bytes | None]:
     """An rpc_tensor on the worker's first device; None where that has no room. Raises OSError."""
-    buffer, _ = PAIR.unpack(link.ask(Command.ALLOC_BUFFER, ALLOCATE.pack(0, nbytes)))
+    buffer, _ = protocol.PAIR.unpack(
+        link.ask(protocol.Command.ALLOC_BUFFER, protocol.ALLOCATE.pack(0, nbytes))
+    )
     if not buffer:
         yield None
         return
-    (base,) = U64.unpack(link.ask(Command.BUFFER_GET_BASE, U64.pack(buffer)))
+    (base,) = protocol.U64.unpack(
+        link.ask(protocol.Command.BUFFER_GET_BASE, protocol.U64.pack(buffer))
+    )
     yield _tensor(buffer, base, nbytes)
-    send(link.sock, Command.FREE_BUFFER, U64.pack(buffer))
+    protocol.send(link.sock, protocol.Command.FREE_BUFFER, protocol.U64.pack(buffer))
 
 
 def _speaks_http(address: Address, patience: float) -> bool:
@@ -158,38 +148,38 @@ def _speaks_http(address: Address, patience: float) -> bool:
 
 
 def _compare(link: Link) -> None:
-    told = HELLO.unpack(link.ask(Command.HELLO, bytes(24)))
-    if told != VERSION:
-        theirs, ours = (".".join(map(str, version)) for version in (told, VERSION))
+    told = protocol.HELLO.unpack(link.ask(protocol.Command.HELLO, bytes(24)))
+    if told != protocol.VERSION:
+        theirs, ours = (".".join(map(str, version)) for version in (told, protocol.VERSION))
         raise UnreachableError(
             f"the worker {link.address} speaks RPC {theirs}, this llama.cpp {ours}",
             hint="install the same llamacli on both machines",
         )
 
 
-def _devices(link: Link) -> tuple[Lent, ...]:
-    (count,) = U32.unpack(link.ask(Command.DEVICE_COUNT))
-    if not 1 <= count <= MAX_DEVICES:
-        raise Broken(f"it tells of {count} devices")
-    return tuple(_device(link, U32.pack(number)) for number in range(count))
+def _devices(link: Link) -> tuple[protocol.Lent, ...]:
+    (count,) = protocol.U32.unpack(link.ask(protocol.Command.DEVICE_COUNT))
+    if not 1 <= count <= protocol.MAX_DEVICES:
+        raise protocol.Broken(f"it tells of {count} devices")
+    return tuple(_device(link, protocol.U32.pack(number)) for number in range(count))
 
 
-def _device(link: Link, number: bytes) -> Lent:
-    free, total = PAIR.unpack(link.ask(Command.GET_DEVICE_MEMORY, number))
-    (alignment,) = U64.unpack(link.ask(Command.GET_ALIGNMENT, number))
-    (max_size,) = U64.unpack(link.ask(Command.GET_MAX_SIZE, number))
+def _device(link: Link, number: bytes) -> protocol.Lent:
+    free, total = protocol.PAIR.unpack(link.ask(protocol.Command.GET_DEVICE_MEMORY, number))
+    (alignment,) = protocol.U64.unpack(link.ask(protocol.Command.GET_ALIGNMENT, number))
+    (max_size,) = protocol.U64.unpack(link.ask(protocol.Command.GET_MAX_SIZE, number))
     plausible = 1 <= alignment <= 1 << 16 and alignment & (alignment - 1) == 0
-    if not plausible or max_size < 1 << 24 or max(free, total) > MOST_MEMORY:
-        raise Broken("it tells of a memory that can't be")
-    return Lent(free, total, alignment, max_size)
+    if not plausible or max_size < 1 << 24 or max(free, total) > protocol.MOST_MEMORY:
+        raise protocol.Broken("it tells of a memory that can't be")
+    return protocol.Lent(free, total, alignment, max_size)
 
 
 def _tensor(buffer: int, data: int, nbytes: int) -> bytes:
     """An rpc_tensor of bytes in a row."""
     strides = (1, nbytes, nbytes, nbytes)
     shape = (nbytes, 1, 1, 1)
-    numbers = [1, I8, buffer, *shape, *strides, 0, *[0] * 16, 0, *[0] * 10, 0, 0, data]
-    return TENSOR.pack(*numbers, b"probe", 0)
+    numbers = [1, protocol.I8, buffer, *shape, *strides, 0, *[0] * 16, 0, *[0] * 10, 0, 0, data]
+    return protocol.TENSOR.pack(*numbers, b"probe", 0)
 
 
 def _watch(sock: socket.socket) -> None:
@@ -239,10 +229,10 @@ def hash_for(link: Link, file: GGUFFile) -> Hash | None:
     with tensor_on(link, KEPT) as tensor:
         if tensor is None:
             return None
-        flag, offset = b"\1", bytes(U64.size)
-        send(link.sock, Command.SET_TENSOR, tensor + flag + offset + bytes(KEPT))
+        flag, offset = b"\1", bytes(protocol.U64.size)
+        protocol.send(link.sock, protocol.Command.SET_TENSOR, tensor + flag + offset + bytes(KEPT))
         hashed = START * pow(PRIME, KEPT, 1 << 64) % (1 << 64)  # of zeros
-        kept = link.ask(Command.SET_TENSOR_HASH, tensor + PAIR.pack(0, hashed))
+        kept = link.ask(protocol.Command.SET_TENSOR_HASH, tensor + protocol.PAIR.pack(0, hashed))
     return _compiled() if kept == b"\1" else None
 
 

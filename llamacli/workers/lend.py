@@ -13,16 +13,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from llamacli import machine
 from llamacli.errors import LlamacliError
-from llamacli.machine import (
-    Device,
-    device_memory,
-    find_devices,
-    free_memory,
-    ggml_function,
-    load_library,
-    use_devices,
-)
 
 FAILED = 9  # the exit code where the port can't be had
 
@@ -40,23 +32,23 @@ def command(**arguments: Any) -> list[str]:
     return [sys.executable, "-I", "-c", CODE, json.dumps([sys.path, arguments])]
 
 
-def lent_devices(kind: str) -> list[Device]:
+def lent_devices(kind: str) -> list[machine.Device]:
     """The GPUs of that kind, for cpu the processor; auto has the GPUs where there are any.
 
     Raises UsageError where the build knows no such device.
     """
-    devices = find_devices()
-    return use_devices(devices, kind) or [one for one in devices if one.role == "cpu"][:1]
+    devices = machine.find_devices()
+    return machine.use_devices(devices, kind) or [one for one in devices if one.role == "cpu"][:1]
 
 
-def lendable(device: Device, limit: int | None) -> tuple[int, int]:
+def lendable(device: machine.Device, limit: int | None) -> tuple[int, int]:
     """(free, total) bytes as they are told of, limit at most; a processor's are what is free now.
 
     llama.cpp tells of all of a machine's memory as free.
     """
     free, total = device.free, device.total
     if device.role == "cpu":
-        free = min(free_memory().resident, total)
+        free = min(machine.free_memory().resident, total)
     return (free, total) if limit is None else (min(free, limit), min(total, limit))
 
 
@@ -64,11 +56,11 @@ def lend(host: str, port: int, kind: str, memory: int | None, threads: int, cach
     """Serve until the process is killed, or stdin ends; exit FAILED where it can't listen."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to hosting, too
     end_with_stdin()
-    load_library()
+    machine.load_library()
     devices = lent_devices(kind)
     held = [_tell_memory(device, memory) for device in devices]
     text, size, handle = ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p
-    start = ggml_function(
+    start = machine.ggml_function(
         "ggml_backend_rpc_start_server", None, text, text, size, size, ctypes.POINTER(handle)
     )
     pointers = (handle * len(devices))(*(device.pointer for device in devices))
@@ -78,7 +70,7 @@ def lend(host: str, port: int, kind: str, memory: int | None, threads: int, cach
     sys.exit(FAILED)
 
 
-def _tell_memory(device: Device, limit: int | None) -> Any:
+def _tell_memory(device: machine.Device, limit: int | None) -> Any:
     """Have llama.cpp tell of what is lendable; gives what must be kept while it does.
 
     A device's third function is the one that tells of its memory (ggml_backend_device_i). Raises
@@ -93,7 +85,7 @@ def _tell_memory(device: Device, limit: int | None) -> Any:
     assert device.pointer is not None
     functions = (ctypes.c_void_p * 3).from_address(device.pointer)
     functions[2] = ctypes.cast(tell, ctypes.c_void_p).value
-    if device_memory(device.pointer)[1] != lendable(device, limit)[1]:
+    if machine.device_memory(device.pointer)[1] != lendable(device, limit)[1]:
         raise LlamacliError("this llama.cpp tells of its memory otherwise than llamacli knows")
     return tell
 
@@ -108,7 +100,7 @@ def end_with_stdin() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def described(devices: Sequence[Device], limit: int | None) -> str:
+def described(devices: Sequence[machine.Device], limit: int | None) -> str:
     """What is lent, for people."""
     parts = []
     for device in devices:

@@ -16,27 +16,8 @@ from functools import partial
 from struct import error as StructError  # noqa: N812
 
 from llamacli.errors import reason
+from llamacli.workers import protocol
 from llamacli.workers.greeting import FLAG, HEADER, MOST, SAMPLE, Hash, Link, Weights
-from llamacli.workers.protocol import (
-    ANSWERS,
-    HEAD,
-    PAIR,
-    SIZE,
-    TENSOR,
-    U64,
-    WHOLE,
-    Broken,
-    Command,
-    Incoming,
-    Part,
-    check_length,
-    fill,
-    hashed_tensor,
-    known,
-    problem,
-    stand_in,
-    tensor_name,
-)
 
 CHUNK = 1 << 20
 SLICE = 0.5  # seconds, after which it is asked whether anybody still waits
@@ -106,7 +87,7 @@ class Relay:
 
     def _serve(self, client: socket.socket) -> None:
         """Pass on what llama.cpp asks for until it closes the connection, which raises OSError."""
-        incoming = Incoming(client)
+        incoming = protocol.Incoming(client)
         self._ahead = bytearray()
         selector = selectors.DefaultSelector()
         selector.register(client, selectors.EVENT_READ)
@@ -126,81 +107,89 @@ class Relay:
         while self.lost is None:
             if any(key.fileobj is client for key, _ in selector.select()):
                 return
-            if self._try(lambda: fill(self.link.sock, memoryview(bytearray(1)))):
-                self._lose(Broken("it says what it wasn't asked for"))
+            if self._try(lambda: protocol.fill(self.link.sock, memoryview(bytearray(1)))):
+                self._lose(protocol.Broken("it says what it wasn't asked for"))
 
-    def _exchange(self, client: socket.socket, incoming: Incoming, number: int, size: int) -> None:
+    def _exchange(
+        self, client: socket.socket, incoming: protocol.Incoming, number: int, size: int
+    ) -> None:
         """A request, to the worker, and its answer to llama.cpp. Those without one are sent with
         what comes next, as far as that is here already."""
         try:
-            command = Command(number)
+            command = protocol.Command(number)
         except ValueError:
-            raise Broken("llama.cpp asks for what isn't known") from None
-        if size > WHOLE:
+            raise protocol.Broken("llama.cpp asks for what isn't known") from None
+        if size > protocol.WHOLE:
             self._send_ahead()
             self._pass_on(command, incoming, size)
             return
-        whole = bytes(incoming.take(HEAD.size + size))
-        body = whole[HEAD.size :]
-        if (answer := known(command, body, self.link.devices)) is None:
+        whole = bytes(incoming.take(protocol.HEAD.size + size))
+        body = whole[protocol.HEAD.size :]
+        if (answer := protocol.known(command, body, self.link.devices)) is None:
             self._ahead += whole
-            if command in ANSWERS:
+            if command in protocol.ANSWERS:
                 self._send_ahead()
                 answer = self._answer(command, body)
         if answer is not None:
-            client.sendall(SIZE.pack(len(answer)) + answer)
-        elif command == Command.GET_TENSOR:
+            client.sendall(protocol.SIZE.pack(len(answer)) + answer)
+        elif command == protocol.Command.GET_TENSOR:
             self._send_ahead()
-            self._give_tensor(client, Part.of(body).nbytes)
-        elif command == Command.FREE_BUFFER:
-            self._buffers.pop(U64.unpack(body)[0], None)
+            self._give_tensor(client, protocol.Part.of(body).nbytes)
+        elif command == protocol.Command.FREE_BUFFER:
+            self._buffers.pop(protocol.U64.unpack(body)[0], None)
 
-    def _pass_on(self, command: Command, incoming: Incoming, size: int) -> None:
+    def _pass_on(self, command: protocol.Command, incoming: protocol.Incoming, size: int) -> None:
         """A long request, piece by piece, to nobody where the worker is lost."""
-        if command in ANSWERS:
-            raise Broken("llama.cpp asks for too much")
-        if self._hashed is not None and command == Command.SET_TENSOR and size <= HEADER + MOST:
+        if command in protocol.ANSWERS:
+            raise protocol.Broken("llama.cpp asks for too much")
+        if (
+            self._hashed is not None
+            and command == protocol.Command.SET_TENSOR
+            and size <= HEADER + MOST
+        ):
             self._give_weights(incoming, size, self._hashed)
             return
-        size += HEAD.size
+        size += protocol.HEAD.size
         while size:
             part = incoming.take(size)
             size -= len(part)
             self._send(part)
 
-    def _give_weights(self, incoming: Incoming, size: int, hashed: Hash) -> None:
+    def _give_weights(self, incoming: protocol.Incoming, size: int, hashed: Hash) -> None:
         """A SET_TENSOR that the worker need not be sent where it has kept the bytes."""
-        whole, at = bytearray(HEAD.size + size), 0
+        whole, at = bytearray(protocol.HEAD.size + size), 0
         while at < len(whole):
             part = incoming.take(len(whole) - at)
             whole[at : at + len(part)] = part
             at += len(part)
-        body = memoryview(whole)[HEAD.size :]
-        if any(one.has(tensor_name(body), size - HEADER) for one in self.weights):
-            asked = bytes(body[: TENSOR.size]) + PAIR.pack(0, hashed(body[HEADER:]))
-            self._send(HEAD.pack(Command.SET_TENSOR_HASH, len(asked)) + asked)
-            if self._answer(Command.SET_TENSOR_HASH, asked)[0]:
+        body = memoryview(whole)[protocol.HEAD.size :]
+        if any(one.has(protocol.tensor_name(body), size - HEADER) for one in self.weights):
+            asked = bytes(body[: protocol.TENSOR.size]) + protocol.PAIR.pack(
+                0, hashed(body[HEADER:])
+            )
+            self._send(protocol.HEAD.pack(protocol.Command.SET_TENSOR_HASH, len(asked)) + asked)
+            if self._answer(protocol.Command.SET_TENSOR_HASH, asked)[0]:
                 return
             body[FLAG] = 1
         self._send(whole)
 
-    def _answer(self, command: Command, body: bytes) -> bytes:
+    def _answer(self, command: protocol.Command, body: bytes) -> bytes:
         """The worker's, looked at, or what stands in for it."""
         if self.lost is None:
             try:
-                return self._checked(command, body, self._receive(ANSWERS[command]))
+                return self._checked(command, body, self._receive(protocol.ANSWERS[command]))
             except OSError as error:
                 self._lose(error)
-        return stand_in(command, body)
+        return protocol.stand_in(command, body)
 
-    def _checked(self, command: Command, body: bytes, answer: bytes) -> bytes:
-        wrong = problem(command, body, answer, self._buffers, self._alignment)
+    def _checked(self, command: protocol.Command, body: bytes, answer: bytes) -> bytes:
+        wrong = protocol.problem(command, body, answer, self._buffers, self._alignment)
         if wrong is not None:
-            raise Broken(wrong)
-        if command == Command.ALLOC_BUFFER:
-            pointer, size = PAIR.unpack(answer)
+            raise protocol.Broken(wrong)
+        if command == protocol.Command.ALLOC_BUFFER:
+            pointer, size = protocol.PAIR.unpack(answer)
             self._buffers[pointer] = size
-        if command == Command.SET_TENSOR_HASH and answer[0]:
+        if command == protocol.Command.SET_TENSOR_HASH and answer[0]:
             return bytes([self._is_whole(body)])
         return answer
 
@@ -209,14 +198,14 @@ class Relay:
 
         A cache's file may have been cut short by a full disk or a killed worker.
         """
-        name, tensor = tensor_name(body), hashed_tensor(body)
+        name, tensor = protocol.tensor_name(body), protocol.hashed_tensor(body)
         return any(self._holds(tensor, weights.samples(name)) for weights in self.weights)
 
     def _holds(self, tensor: bytes, samples: list[tuple[int, bytes]]) -> bool:
         """Whether the worker's tensor has these bytes at these offsets; False where none are."""
         for offset, _ in samples:
-            asked = Part(tensor, offset, SAMPLE).body()
-            self._send(HEAD.pack(Command.GET_TENSOR, len(asked)) + asked)
+            asked = protocol.Part(tensor, offset, SAMPLE).body()
+            self._send(protocol.HEAD.pack(protocol.Command.GET_TENSOR, len(asked)) + asked)
         if self.lost is not None:
             return False
         found = [self._receive(SAMPLE) for _ in samples]
@@ -225,8 +214,8 @@ class Relay:
     def _give_tensor(self, client: socket.socket, size: int) -> None:
         """A tensor's bytes, zeros for those that don't come."""
         if size > MOST_ASKED:
-            raise Broken("llama.cpp asks for too much")
-        head, left = SIZE.pack(size), SIZE.size + size
+            raise protocol.Broken("llama.cpp asks for too much")
+        head, left = protocol.SIZE.pack(size), protocol.SIZE.size + size
         while left:
             part = self._chunk[: min(left, CHUNK)]
             if not self._try(partial(self._fill, part, size if head else None)):
@@ -246,10 +235,10 @@ class Relay:
             self.sent += len(data)
 
     def _receive(self, size: int) -> bytes:
-        answer = bytearray(SIZE.size + size)
+        answer = bytearray(protocol.SIZE.size + size)
         self._fill(memoryview(answer), size)
         self.received += len(answer)
-        return bytes(answer[SIZE.size :])
+        return bytes(answer[protocol.SIZE.size :])
 
     def _fill(self, view: memoryview, size: int | None = None) -> None:
         """As fill, of the worker, waited for as long as it may take; size is that of the answer
@@ -258,9 +247,9 @@ class Relay:
         while got < len(view):
             count = self._patiently(partial(self.link.sock.recv_into, view[got:]))
             if not count:
-                raise Broken("it closed the connection")
-            if size is not None and got < SIZE.size <= got + count:
-                check_length(bytes(view[: SIZE.size]), size)
+                raise protocol.Broken("it closed the connection")
+            if size is not None and got < protocol.SIZE.size <= got + count:
+                protocol.check_length(bytes(view[: protocol.SIZE.size]), size)
             got += count
 
     def _push(self, view: memoryview) -> None:
@@ -276,9 +265,9 @@ class Relay:
             except TimeoutError:
                 if time.monotonic() >= end:
                     told = f"it has not answered for {self._timeout:g} seconds"
-                    raise Broken(told) from None
+                    raise protocol.Broken(told) from None
                 if self._given_up():
-                    raise Broken("it wasn't waited for any longer") from None
+                    raise protocol.Broken("it wasn't waited for any longer") from None
 
     def _try(self, work: Callable[[], None]) -> bool:
         """Whether it could be done; False for good once the worker is lost."""
