@@ -74,8 +74,11 @@ from .recipe import COLUMNS_KEY as COLUMNS_KEY, KEY as KEY, parse_recipe as pars
 from .remote import BUSY as BUSY, Broken as Broken, Location as Location, RemoteFile as RemoteFile
 from .safetensors import (
     ITEM_SIZES as ITEM_SIZES,
+    LocalFile as LocalFile,
     StoredTensor as StoredTensor,
+    WeightFile as WeightFile,
     read_header as read_header,
+    reading as reading,
 )
 from .signals import deferred_signals as deferred_signals
 from .sized import Fit as Fit, fit as fit
@@ -121,4 +124,3 @@ from .tokenizer import (
     parse_tokenizer as parse_tokenizer,
     parse_vocabulary as parse_vocabulary,
 )
-from .weights import LocalFile as LocalFile, WeightFile as WeightFile, reading as reading

@@ -15,11 +15,10 @@ from convert.checkpoint import INDEX, SINGLE, Checkpoint
 from convert.config import LlamaConfig
 from convert.errors import CheckpointError
 from convert.lora import Pair
-from convert.safetensors import StoredTensor, read_header
+from convert.safetensors import LocalFile, StoredTensor, read_header
 from convert.small_files import optional_json, read_chat_templates, read_json
 from convert.tensors import TensorSpec, llama_tensors
 from convert.tokenizer import parse_tokenizer
-from convert.weights import LocalFile
 
 WEIGHTS = "adapter_model.safetensors"
 # What an adapter's folder may hold that is read; the first two must be there.

@@ -15,10 +15,16 @@ from convert.config import DYNAMIC, LlamaConfig, rope_kind, token_ids
 from convert.errors import CheckpointError
 from convert.lora import Pair
 from convert.pool import Pool, some_ahead
-from convert.safetensors import StoredTensor, fetch_header, parse_header
+from convert.safetensors import (
+    LocalFile,
+    StoredTensor,
+    WeightFile,
+    fetch_header,
+    parse_header,
+    reading,
+)
 from convert.tensors import TensorSpec, llama_tensors
 from convert.tokenizer import Tokenizer, parse_tokenizer
-from convert.weights import LocalFile, WeightFile, reading
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

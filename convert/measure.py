@@ -23,9 +23,8 @@ from convert.pieces import PIECE, Piece, not_finite_error, piece_values, quantiz
 from convert.pipeline import kernels_for
 from convert.pool import Pool
 from convert.quantization import NEED_IMPORTANCE, UNQUANTIZED
-from convert.safetensors import ITEM_SIZES, StoredTensor
+from convert.safetensors import ITEM_SIZES, StoredTensor, reading
 from convert.tensors import TensorSpec
-from convert.weights import reading
 
 SAMPLED = 1 << 18  # values of a matrix that are read; twice as many are read whole
 CALM = 30

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import httpx2
 
 from convert.errors import CheckpointError, SourceError
-from convert.weights import WeightFile
+from convert.safetensors import WeightFile
 
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 EXPIRED = (401, 403, 404, 410)  # how servers of signed addresses say that the time is up

@@ -36,9 +36,9 @@ from convert.quantization import (
     requires_importance,
     tensor_nbytes,
 )
+from convert.safetensors import reading
 from convert.sensitivity import costs
 from convert.tensors import TensorSpec
-from convert.weights import reading
 
 Type = GGMLQuantizationType
 # F16 serves where more than Q8_0 fits; BF16 and F32 have no part in a file made for a size.

@@ -23,9 +23,9 @@ from convert.journal import Journal, digest
 from convert.kernels import Kernel
 from convert.pieces import PIECE, Piece, not_finite_error, pieces_of, quantize_piece, read_piece
 from convert.pool import Pool, some_ahead
+from convert.safetensors import reading
 from convert.target import write_all
 from convert.tensors import frequency_factors
-from convert.weights import reading
 
 LARGEST = 4 * PIECE  # bytes of most pieces, before and after
 

@@ -13,8 +13,8 @@ import pytest
 from convert import CheckpointError, QuantizationError, convert, system
 from convert.checkpoint import open_checkpoint
 from convert.config import LlamaConfig
+from convert.safetensors import LocalFile
 from convert.tensors import frequency_factors, inverse_frequencies
-from convert.weights import LocalFile
 from llamacli.gguf import read_gguf
 from tests.standins.checkpoint import shape_config, write_checkpoint, write_json
 

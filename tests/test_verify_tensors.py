@@ -12,8 +12,8 @@ from convert import convert
 from convert.checkpoint import open_checkpoint
 from convert.kernels import quantize
 from convert.tensors import permute_heads
-from llamacli.verify.pairs import read_rows
 from llamacli.verify.report import Report, verify
+from llamacli.verify.tensors import read_rows
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.rewritten import Tensors, rewrite
 

@@ -1,6 +1,6 @@
 """A conversation whose KV cache stays, and how it is saved.
 
-To be read in this order: conversation, served, turns, loop, file, export, saved.
+To be read in this order: conversation, served, turns, file, export, saved.
 """
 
 import lazy_loader

@@ -23,6 +23,9 @@ from llamacli.tools import OUTPUT_LIMIT, Call, bounded, message_of
 
 ANSWER_SHARE = 1 / 8  # of the context, left for an answer; less where max_tokens is less
 KEPT_SHARE = 1 / 2  # of the context, that a prompt takes at most after turns were let go
+LIMIT = "Error: not called, for the limit of {} calls is reached; answer from what there is."
+
+Perform = Callable[[str, dict[str, Any]], str]
 
 
 class Hooks(TypedDict, total=False):
@@ -194,24 +197,19 @@ class ChatSession:
         """An answer with its calls in its text: by the engine that is here, else by the server."""
         engine = self.engine
         if not isinstance(engine, Engine):
-            return engine.answer(
-                tokens,
-                self.sampling,
-                chat=self.name,
-                max_tokens=self.max_tokens,
-                stop=self.stop,
-                calling=calling,
-                interrupted=interrupted,
-                on_progress=on_progress,
+            answer = partial(engine.answer, chat=self.name, calling=calling)
+        else:
+            answer = partial(
+                generate,
+                engine,
+                constraint=constraint_for(engine, len(tokens), self.max_tokens, calling=calling),
+                spelled=calling.spelled(engine.vocabulary) if calling else (),
             )
-        return generate(
-            engine,
+        return answer(
             tokens,
             self.sampling,
             max_tokens=self.max_tokens,
             stop=self.stop,
-            constraint=constraint_for(engine, len(tokens), self.max_tokens, calling=calling),
-            spelled=calling.spelled(engine.vocabulary) if calling else (),
             interrupted=interrupted,
             on_progress=on_progress,
         )
@@ -270,3 +268,33 @@ class ChatSession:
                 "be used beside an answer: shorten it, or raise the context with -c"
             )
         return tokens, forgotten
+
+
+def perform_calls(session: ChatSession, perform: Perform) -> int:
+    """Give each call of the last answer its result; how many there were.
+
+    perform gets a name and arguments. What it raises ends the turn.
+    """
+    calls = session.pending()
+    for call in calls:
+        if session.calls_left() < 1:
+            session.give(call, LIMIT.format(session.most_calls))
+            continue
+        session.give(call, perform(call["function"]["name"], call["function"]["arguments"]))
+    return len(calls)
+
+
+def final_answer(
+    session: ChatSession, question: str, perform: Perform, **hooks: Unpack[Hooks]
+) -> Iterator[Chunk]:
+    """Ask, call what the model calls, and give the last answer alone, in one piece."""
+    chunks = session.send(question, **hooks)
+    while True:
+        text = "".join(chunk.text for chunk in chunks)
+        if session.last is None or session.last.finish_reason == "interrupted":
+            break
+        if not perform_calls(session, perform):
+            break
+        chunks = session.go_on(**hooks)
+    assert session.last is not None
+    yield Chunk(text, session.last)

@@ -1,7 +1,7 @@
 """Whether a GGUF file is a faithful copy of its checkpoint.
 
-To be read in this order: rows, measure, pairs, tensors, metadata, vocabulary, tokenization,
-prediction, report.
+To be read in this order: rows, measure, tensors, metadata, vocabulary, tokenization, prediction,
+report.
 """
 
 import lazy_loader

@@ -1,20 +1,183 @@
-"""Every tensor's values compared with the checkpoint's, a few megabytes at a time."""
+"""Every tensor of the checkpoint beside the one of the file that should be its copy.
 
+Where it isn't, what became of it is told from a few of its rows.
+"""
+
+import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from convert import ROPE_FACTORS, Checkpoint, LocalFile, Pool, reading
+import numpy as np
+from gguf import GGMLQuantizationType
+from numpy.typing import NDArray
+
+import convert
+from convert import ROPE_FACTORS, Checkpoint, LocalFile, Pool, TensorSpec, permute_heads, reading
 from llamacli.engine import ProgressCallback
-from llamacli.gguf import GGUFFile
+from llamacli.gguf import GGUFFile, TensorInfo
 from llamacli.machine import physical_cores
-from llamacli.verify.measure import Sums, measure
-from llamacli.verify.pairs import Compared, Pair, diagnose
+from llamacli.verify.measure import PLAIN_BLOCK, Limits, Sums, limits, measure
 from llamacli.verify.rows import Row, finite, judged
 
 PIECE = 1 << 20  # values that a thread compares at a time: 14 MB with all that is made of them
 IMPORTANCES = "quantize.imatrix."  # the keys by which llama.cpp's quantizer tells of them
 OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A tensor of the checkpoint and the one of the file that should be its copy."""
+
+    spec: TensorSpec
+    stored: convert.StoredTensor
+    info: TensorInfo
+    file: convert.WeightFile
+    importances: bool
+
+    @property
+    def limits(self) -> Limits:
+        return limits(self.info.type, self.stored.dtype, self.importances)
+
+    def original(self, first: int, rows: int) -> NDArray[np.float32]:
+        """Rows of the checkpoint's tensor in ggml's order, float32; heads must be whole."""
+        values = read_rows(self.spec, self.stored, first, rows)
+        if self.spec.head_dim is None:
+            return values
+        shaped = values[0] if len(self.spec.shape) == 1 else values
+        return np.asarray(permute_heads(shaped, self.spec.head_dim), np.float32).reshape(
+            values.shape
+        )
+
+    def copy(self, first: int, rows: int) -> NDArray[np.float32]:
+        """Rows of the file's tensor, float32."""
+        kind = self.info.type
+        nbytes = self.spec.columns // kind.block * kind.nbytes
+        data = self.file.read(self.info.offset + first * nbytes, rows * nbytes)
+        return convert.dequantize(GGMLQuantizationType[kind.name], data).reshape(
+            rows, self.spec.columns
+        )
+
+
+@dataclass(frozen=True)
+class Compared:
+    pair: Pair
+    sums: Sums
+
+    @property
+    def good(self) -> bool:
+        bounds, sums = self.pair.limits, self.sums
+        return (
+            sums.relative(bounds.floor) <= bounds.relative
+            and sums.bad == 0
+            and abs(sums.scale - 1) <= bounds.scale_of(sums.values)
+        )
+
+
+def read_rows(
+    spec: TensorSpec, stored: convert.StoredTensor, first: int, rows: int
+) -> NDArray[np.float32]:
+    """Rows of a checkpoint's tensor as it stores them, float32 of shape (rows, columns)."""
+    nbytes = spec.columns * convert.ITEM_SIZES[stored.dtype]
+    data = stored.file.read(stored.offset + first * nbytes, rows * nbytes)
+    return convert.as_float32(data, stored.dtype).reshape(rows, spec.columns)
+
+
+ROWS = 16  # that are compared with what else the tensor could be
+READ = 1 << 18  # values of the checkpoint that are read at a time
+ROUNDED = 0.005  # what rounding to BF16 leaves of a scaled tensor's difference
+SCALED = 0.02  # a scale that far from 1 is told where it explains the difference
+
+
+def diagnose(compared: Compared, pairs: Sequence[Pair]) -> str:
+    """In words, what the file's tensor is instead; by numbers where it is nothing known."""
+    pair, sums = compared.pair, compared.sums
+    rows = np.linspace(0, pair.spec.rows - 1, min(ROWS, pair.spec.rows)).astype(int).tolist()
+    copy = np.concatenate([pair.copy(row, 1) for row in rows])
+    if not math.isfinite(sums.error) and not np.isfinite(copy).all():
+        return "it has values that are NaN or infinite"
+    if math.isclose(sums.error, sums.original, rel_tol=1e-6) and not copy.any():
+        return "all its values are zero"
+    if _scaled(compared):
+        return f"it is scaled by {sums.scale:.3g}"
+    within = sums.relative(pair.limits.floor) <= pair.limits.relative
+    for what, values in () if within else _candidates(pair, rows, pairs):
+        if measure(values, copy, 1).relative(pair.limits.floor) <= pair.limits.relative:
+            return what
+    if sums.bad:
+        return _damage(compared)
+    return (
+        f"its relative error is {sums.relative():.3g} and its scale {sums.scale:.3g}; "
+        f"{pair.info.type.name} allows {pair.limits.relative:.3g} and 1 ± {pair.limits.scale:.3g}"
+    )
+
+
+def _candidates(
+    pair: Pair, rows: Sequence[int], pairs: Sequence[Pair]
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """What the tensor might be, and the values of those rows if it is that."""
+    spec, stored = pair.spec, pair.stored
+    if spec.head_dim is not None:
+        yield "its rows aren't permuted from Hugging Face's order to ggml's", _take(pair, rows)
+        twice = _order(spec)[_order(spec)]
+        yield "its rows are permuted twice", _take(pair, twice[rows].tolist())
+    if len(spec.shape) == 2 and spec.rows == spec.columns:
+        yield "it is transposed", _columns(pair, _order(spec)[rows])
+        if spec.head_dim is not None:
+            plain = _columns(pair, np.array(rows))
+            yield "it is transposed", plain[:, _order(spec)]
+            yield "it is transposed, and its rows aren't permuted", plain
+    for other in pairs:
+        if other.spec.shape == spec.shape and other.stored is not stored:
+            order = _order(other.spec)
+            yield f"it holds the values of {other.info.name}", _take(other, order[rows].tolist())
+
+
+def _order(spec: TensorSpec) -> NDArray[np.int64]:
+    """For each row in ggml's order, the row of the checkpoint's tensor that it is."""
+    order = np.arange(spec.rows)
+    if spec.head_dim is None or len(spec.shape) == 1:  # a bias is a single row
+        return order
+    return np.asarray(permute_heads(order[:, None], spec.head_dim)[:, 0])
+
+
+def _take(pair: Pair, rows: Sequence[int]) -> NDArray[np.float32]:
+    """Rows of the checkpoint's tensor in its own order."""
+    return np.concatenate([read_rows(pair.spec, pair.stored, row, 1) for row in rows])
+
+
+def _columns(pair: Pair, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Columns of the checkpoint's tensor as rows, read a few megabytes at a time."""
+    spec, step = pair.spec, max(1, READ // pair.spec.columns)
+    parts = [
+        read_rows(spec, pair.stored, first, min(step, spec.rows - first))[:, chosen]
+        for first in range(0, spec.rows, step)
+    ]
+    return np.ascontiguousarray(np.concatenate(parts).T)
+
+
+def _scaled(compared: Compared) -> bool:
+    """Whether a factor, and nothing else, lies between the original and the copy."""
+    sums, scale = compared.sums, compared.sums.scale
+    if abs(scale) < SCALED or abs(scale - 1) < max(SCALED, compared.pair.limits.scale):
+        return False
+    # |copy - scale * original|² = |copy - original|² - (scale - 1)² |original|²
+    rest = max(sums.error - (scale - 1) ** 2 * sums.original, 0.0)
+    left = math.sqrt(rest / sums.original) / abs(scale)
+    return left <= max(compared.pair.limits.relative, ROUNDED)
+
+
+def _damage(compared: Compared) -> str:
+    spec, block, sums = compared.pair.spec, compared.pair.info.type.block, compared.sums
+    if block == 1:
+        block = math.gcd(PLAIN_BLOCK, spec.columns)
+    row, column = divmod(sums.first_bad * block, spec.columns)
+    return (
+        f"{sums.bad} of {sums.blocks} blocks are off by more than {compared.pair.info.type.name} "
+        f"allows, the worst by {sums.worst:.3g} of its values; the first is in row {row}, "
+        f"columns {column} to {column + block - 1}"
+    )
 
 
 def tensors_row(

@@ -9,9 +9,8 @@ import numpy as np
 
 from convert.config import LlamaConfig
 from convert.lora import as_float32
-from convert.safetensors import read_header
+from convert.safetensors import LocalFile, read_header
 from convert.tensors import llama_tensors
-from convert.weights import LocalFile
 from tests.standins.checkpoint import encode, write_json
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
