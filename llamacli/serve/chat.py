@@ -103,8 +103,8 @@ class ChatAnswer:
             "logprobs": self._logprobs(logprobs) if logprobs else None,
             "finish_reason": finish,
         }
-        openai.usage = {"usage": None} if self.ask.include_usage else {}
-        return {**self.head, "choices": [choice], **openai.usage}
+        usage = {"usage": None} if self.ask.include_usage else {}
+        return {**self.head, "choices": [choice], **usage}
 
     def _logprobs(self, logprobs: Any) -> dict[str, Any] | None:
         if self.ask.logprobs is None:
