@@ -2,26 +2,23 @@
 
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from llamacli import answer as answers, prompt
+from llamacli import answer as answers, chat, engine as engines, prompt
 from llamacli.commands import groups
 from llamacli.errors import UsageError
 from llamacli.terminal import as_json, notice, shortened, writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from datetime import datetime
-
     from llamacli import mcp_client
-    from llamacli.chat import ChatSession
-    from llamacli.engine import Engine, SamplingSettings
     from llamacli.shape import Grammar
     from llamacli.terminal import Write
 
 
 def encode_messages(
-    engine: "Engine",
+    engine: "engines.Engine",
     messages: "list[prompt.Message]",
     calling: "answers.Calling | None" = None,
     date: "datetime | None" = None,
@@ -32,9 +29,9 @@ def encode_messages(
 
 
 def answer(
-    engine: "Engine",
+    engine: "engines.Engine",
     tokens: list[int],
-    sampling: "SamplingSettings",
+    sampling: "engines.SamplingSettings",
     output: groups.Output,
     *,
     shape: "Grammar | None" = None,
@@ -110,7 +107,7 @@ def _last(chunks: "Iterator[answers.Chunk]") -> "answers.Result":
 
 
 def answer_with_servers(
-    session: "ChatSession",
+    session: "chat.ChatSession",
     servers: "mcp_client.Servers",
     question: str,
     output: groups.Output,
@@ -119,7 +116,6 @@ def answer_with_servers(
 
     Raises UsageError where the model calls a tool that isn't allowed.
     """
-    from llamacli.chat import final_answer
 
     calls: list[dict[str, Any]] = []
 
@@ -138,7 +134,7 @@ def answer_with_servers(
                 notice(f"{server} has other tools now; those that it had at the start are offered")
             return outcome.text
 
-        return final_answer(session, question, perform, interrupted=interrupted)
+        return chat.final_answer(session, question, perform, interrupted=interrupted)
 
     engine = session.engine
     start = {"model": engine.name, "quantization": engine.quantization}

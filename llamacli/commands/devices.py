@@ -1,13 +1,11 @@
 """llamacli devices: what llama.cpp was built for, what it sees, and what will be used."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from llamacli import machine as hardware, terminal, workers as others
 from llamacli.commands import options
 from llamacli.commands.printing import print_either
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def devices(

@@ -9,17 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from llamacli import answer, mcp_client, models, prompt, shape, tools as toolset
+from llamacli import answer, engine, mcp_client, models, prompt, shape, tools as toolset
 from llamacli.commands import options
 from llamacli.errors import UsageError
 from llamacli.terminal import notice
-
-if TYPE_CHECKING:
-    from llamacli.engine import Asked, Profile, SamplingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +35,12 @@ class Sampling:
     def __post_init__(self) -> None:
         """Raises UsageError, before anything is read or loaded."""
         if given := {name: value for name, value in vars(self).items() if value is not None}:
-            from llamacli.engine import SamplingSettings
+            engine.SamplingSettings(**given)
 
-            SamplingSettings(**given)
-
-    def settings(self, engine: "prompt.Spelled", **own: Any) -> "SamplingSettings":
+    def settings(self, model: "prompt.Spelled", **own: Any) -> "engine.SamplingSettings":
         """What was asked for, with own values before it, else what the model's file says."""
-        from llamacli.engine import SamplingSettings
 
-        return SamplingSettings.from_metadata(engine.file.metadata, **{**vars(self), **own})
+        return engine.SamplingSettings.from_metadata(model.file.metadata, **{**vars(self), **own})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +160,6 @@ class Together:
 
     def settings(self, device: str | None = None) -> dict[str, Any]:
         """Those of EngineSettings' fields that are given, checked. Raises UsageError."""
-        from llamacli.engine import EngineSettings
         from llamacli.workers import parse_split, parse_workers
 
         if self.split is not None and not self.workers:
@@ -178,7 +171,7 @@ class Together:
                 given["split"] = parse_split(self.split)
             if self.worker_timeout is not None:
                 given["worker_timeout"] = self.worker_timeout
-        EngineSettings(**given)
+        engine.EngineSettings(**given)
         return given
 
 
@@ -207,19 +200,18 @@ class Machine:
     def asked(
         self,
         context: Any,
-        profile: "Profile",
+        profile: "engine.Profile",
         drafts: "Drafts | None" = None,
         adapter: "Sequence[str] | None" = None,
-    ) -> "Asked":
+    ) -> "engine.Asked":
         """What is asked of the engine; a field here is one of Asked's, but for no_tune."""
-        from llamacli.engine import Asked
 
         chosen = {name: value for name, value in vars(self).items() if name != "no_tune"}
         together = Together(self.workers, self.split, self.worker_timeout)
         chosen |= {"workers": None, "split": None, **together.settings()}
         chosen |= vars(drafts) if drafts is not None else {}
         chosen |= {"adapters": models.adapter_choices(adapter)}
-        return Asked(**chosen, context=context, tune=not self.no_tune, profile=profile)
+        return engine.Asked(**chosen, context=context, tune=not self.no_tune, profile=profile)
 
     def check(
         self, context: Any, drafts: "Drafts", adapter: "Sequence[str] | None", path: Path

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,10 +19,6 @@ from llamacli.home import possible_name
 from llamacli.models import target_folder
 from llamacli.terminal import count, notice, send_path
 
-if TYPE_CHECKING:
-    from llamacli.hub import Needs, Repo
-
-
 Output = Annotated[Path | None, "-o", "The file to write; without it, one in the store."]
 Revision = Annotated[str | None, "On the Hub: a branch, tag or commit.  [default: main]"]
 Token = Annotated[
@@ -30,7 +26,7 @@ Token = Annotated[
 ]
 
 
-def tell_needs(repo: "Repo", needed: "Needs", target: Path) -> None:
+def tell_needs(repo: "hub.Repo", needed: "hub.Needs", target: Path) -> None:
     """What is going to be fetched, and what it takes, before it is."""
     import psutil
 

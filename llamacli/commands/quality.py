@@ -1,20 +1,17 @@
 """llamacli quality: what quantization costs a model, measured on a text."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from llamacli import verify
+from llamacli import quality as measuring, verify
 from llamacli.commands import groups, options
 from llamacli.commands.imatrix import read_text
 from llamacli.commands.printing import print_json, print_table, steps_bar
 from llamacli.errors import writing
 from llamacli.models import model_path
 from llamacli.terminal import count, printable
-
-if TYPE_CHECKING:
-    from llamacli.quality import Quality
 
 HEAD = ("file", "size", "bits", "perplexity", "KL mean", "KL 99%", "KL max", "same first")
 
@@ -46,10 +43,9 @@ def quality(
     both find the same token likeliest.
     """
     from convert import check_target, whole_file
-    from llamacli import quality as package
 
     if plot is not None:
-        package.check_plot()
+        measuring.check_plot()
         with writing(plot):
             check_target(plot, force)
     paths, reference = [model_path(model) for model in models], model_path(against)
@@ -57,7 +53,7 @@ def quality(
     given = read_text(text)
     with steps_bar() as show:
         measured = list(
-            package.compare(
+            measuring.compare(
                 paths,
                 reference,
                 given.text,
@@ -67,7 +63,7 @@ def quality(
             )
         )
     if plot is not None:
-        picture = package.plot(measured)
+        picture = measuring.plot(measured)
         with whole_file(plot, force) as part:
             part.write_bytes(picture)
     if as_json:
@@ -76,7 +72,7 @@ def quality(
         print_table(HEAD, [_cells(one) for one in measured], "lrrrrrrr")
 
 
-def _cells(one: "Quality") -> tuple[str, ...]:
+def _cells(one: "measuring.Quality") -> tuple[str, ...]:
     prediction = one.prediction
     divergences = (prediction.divergence, prediction.divergence_99, prediction.divergence_most)
     return (
@@ -89,7 +85,7 @@ def _cells(one: "Quality") -> tuple[str, ...]:
     )
 
 
-def _fields(one: "Quality") -> dict[str, Any]:
+def _fields(one: "measuring.Quality") -> dict[str, Any]:
     prediction = one.prediction
     return {
         "file": str(one.path),

@@ -1,12 +1,13 @@
 """llamacli run: one prompt, one answer on stdout."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from llamacli import prompt as prompts, shape as shapes
+from llamacli import answer as answers, engine as engines, prompt as prompts, shape as shapes
 from llamacli.commands import groups, options
 from llamacli.commands.answering import answer, answer_with_servers, encode_messages
 from llamacli.commands.by_server import adapter_fields, answer_by_server, model_for
@@ -15,12 +16,6 @@ from llamacli.errors import DoesNotFitError, LlamacliError, UsageError
 from llamacli.home import check_name
 from llamacli.models import engine_for, model_path
 from llamacli.terminal import notice
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from llamacli.answer import Result
-    from llamacli.engine import Engine
 
 LEAST_ANSWER = 512  # tokens that --truncate leaves for an answer without -n, at most a quarter
 
@@ -167,7 +162,7 @@ def run(
     _check_whole(result, whole)
 
 
-def _check_whole(result: "Result", wanted: bool) -> None:
+def _check_whole(result: "answers.Result", wanted: bool) -> None:
     if wanted and result.finish_reason == "length":
         raise LlamacliError(
             f"the answer was cut after {result.answer_tokens} tokens; raise -n or -c"
@@ -175,7 +170,7 @@ def _check_whole(result: "Result", wanted: bool) -> None:
 
 
 def _fit(
-    engine: "Engine",
+    engine: "engines.Engine",
     given: "prompts.Input",
     encode: "prompts.Encode",
     room: int,
@@ -189,7 +184,7 @@ def _fit(
 
 
 def _cached(
-    engine: "Engine",
+    engine: "engines.Engine",
     name: str,
     tokens: list[int],
     given: "prompts.Input",
