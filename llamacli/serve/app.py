@@ -1,10 +1,15 @@
-"""The server's routes: each reads a request, has it answered, and gives the answer its form."""
+"""The server's routes: each reads a request, has it answered, and gives the answer its form.
+
+The chat page is at /: its files, read once, and a policy that lets nothing else run.
+"""
 
 import asyncio
 import json
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,22 +18,34 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from llamacli.serve import local, own
+from llamacli.serve import local
 from llamacli.serve.answers import Desk
 from llamacli.serve.anthropic import MessageAnswer, count_tokens, read_message
 from llamacli.serve.ask import Ask
 from llamacli.serve.batches import Answer, Office, batch_routes
 from llamacli.serve.chat import ChatAnswer, read_chat
 from llamacli.serve.completions import CompletionAnswer, read_completion
-from llamacli.serve.faults import Fault, as_fault
-from llamacli.serve.fields import Fields
+from llamacli.serve.faults import Fault, as_fault, invalid
+from llamacli.serve.fields import Fields, shown
 from llamacli.serve.forms import EventStream, Form, LineStream, unless_gone
-from llamacli.serve.guard import fault_response, json_response
-from llamacli.serve.http import Endpoint, guarded, read_body
-from llamacli.serve.page import page_routes
+from llamacli.serve.guard import Endpoint, fault_response, guarded, json_response, read_body
+from llamacli.serve.messages import read_messages
 from llamacli.serve.pool import Loaded
 from llamacli.serve.responses import ResponseAnswer, read_response
+from llamacli.serve.tools import read_calling
 from llamacli.terminal import notice
+
+MAX_LISTED = 1 << 20  # tokens
+PAGE_KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
 
 
 @dataclass
@@ -107,9 +124,9 @@ def make_app(server: Server) -> Starlette:
         *_posts("/v1/responses", _generating(server, read_response, ResponseAnswer)),
         *_posts("/v1/messages", _generating(server, read_message, MessageAnswer)),
         *_posts("/v1/messages/count_tokens", _on_model(server, count_tokens)),
-        *_posts("/tokenize", _on_model(server, own.tokenize)),
-        *_posts("/detokenize", _on_model(server, own.detokenize)),
-        *_posts("/apply-template", _on_model(server, own.apply_template)),
+        *_posts("/tokenize", _on_model(server, tokenize)),
+        *_posts("/detokenize", _on_model(server, detokenize)),
+        *_posts("/apply-template", _on_model(server, apply_template)),
         *_posts("/own/answer", guarded(server.answer_own)),
         *page_routes(),
         *batch_routes(_office(server)),
@@ -199,3 +216,58 @@ async def _refused(_: Request, error: Any) -> Response:
 
 async def _unexpected(_: Request, error: Exception) -> Response:
     return fault_response(as_fault(error))
+
+
+def tokenize(model: Loaded, fields: Fields) -> dict[str, Any]:
+    """content's tokens: control tokens' spellings stay text, unless parse_special is true."""
+    text = fields.needed("content", fields.text)
+    special, bos = fields.flag("parse_special"), fields.flag("add_special")
+    pieces = fields.flag("with_pieces")
+    fields.end()
+    vocabulary = model.engine.vocabulary
+    add = bool(bos) and vocabulary.add_bos
+    tokens = vocabulary.tokenize(text, special=bool(special), bos=add)
+    if not pieces:
+        return {"tokens": tokens}
+    return {"tokens": [{"id": t, "piece": vocabulary.text_of([t])} for t in tokens]}
+
+
+def detokenize(model: Loaded, fields: Fields) -> dict[str, Any]:
+    tokens = fields.needed("tokens", fields.items)
+    fields.end()
+    vocabulary = model.engine.vocabulary
+    if len(tokens) > MAX_LISTED:
+        raise invalid("tokens", f"has {len(tokens)} of them; at most {MAX_LISTED} are read")
+    for i, token in enumerate(tokens):
+        if type(token) is not int or not 0 <= token < vocabulary.size:
+            raise invalid(f"tokens.{i}", f"is {shown(token)}, no token of the model")
+    return {"content": vocabulary.text_of(tokens)}
+
+
+def apply_template(model: Loaded, fields: Fields) -> dict[str, Any]:
+    """The prompt that the model reads for messages, and its tokens."""
+    messages, calling = read_messages(fields), read_calling(fields)
+    fields.end()
+    tokens = Ask(None, [messages], calling=calling).encode(model.engine, messages)
+    return {"prompt": model.engine.vocabulary.text_of(tokens), "tokens": tokens}
+
+
+def page_routes() -> list[Route]:
+    contents = dict(_contents(files("llamacli.serve") / "page_files", ""))
+
+    async def answer(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        if name not in contents:
+            return fault_response(Fault(404, "there is nothing there", code="unknown_url"))
+        kind = PAGE_KINDS.get(name[name.rfind(".") :], "text/plain")
+        return Response(contents[name], 200, PAGE_HEADERS, f"{kind}; charset=utf-8")
+
+    return [Route("/", answer), Route("/page/{name:path}", answer)]
+
+
+def _contents(folder: Traversable, start: str) -> list[tuple[str, bytes]]:
+    contents: list[tuple[str, bytes]] = []
+    for entry in folder.iterdir():
+        name = f"{start}{entry.name}"
+        contents += _contents(entry, f"{name}/") if entry.is_dir() else [(name, entry.read_bytes())]
+    return contents

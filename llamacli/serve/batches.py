@@ -15,8 +15,7 @@ from starlette.routing import Route
 
 from llamacli.serve.faults import Fault, as_fault, invalid
 from llamacli.serve.fields import Fields, read_json
-from llamacli.serve.guard import json_response
-from llamacli.serve.http import BODY_SECONDS, guarded, read_body
+from llamacli.serve.guard import BODY_SECONDS, guarded, json_response, read_body
 from llamacli.serve.openai import new_id
 
 MOST_BYTES = 256 << 20  # of all files together

@@ -1,21 +1,27 @@
-"""Who may ask: hosts, origins, keys, and limits, before a request is looked at; a line for each."""
+"""Who may ask: hosts, origins, keys, and limits, before a request is looked at; a line for each.
 
+And what every route needs: its body, read with limits, and errors as OpenAI's object.
+"""
+
+import asyncio
 import hmac
 import ipaddress
 import json
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llamacli.serve.faults import Fault
+from llamacli.serve.faults import FAULTS, Fault, as_fault
+from llamacli.serve.fields import Fields, read_json
 from llamacli.serve.metrics import Metrics
 from llamacli.terminal import notice, printable, shortened
 
@@ -23,6 +29,10 @@ MAX_BODY = 16 << 20  # bytes; a prompt of a million tokens has 4 MB
 # What Docker and Podman call this machine in their containers; nobody else can have such a name.
 FROM_CONTAINERS = ("host.docker.internal", "host.containers.internal")
 OPEN = ("/health", "/", "/page/")  # without a key: nothing there is anyone's
+BODY_SECONDS = 30.0  # that a client may take to send a request
+LARGE = 1 << 18  # bytes of JSON that are read in a thread of their own
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
@@ -158,3 +168,38 @@ def _line(scope: Scope, status: int, seconds: float) -> str:
     told: Sequence[str] = scope["told"]
     method = printable(scope["method"])[:10]
     return " ".join([who, method, path, str(status), f"{seconds * 1000:.0f} ms", *told])
+
+
+def guarded(endpoint: Endpoint) -> Endpoint:
+    """The same, its errors as OpenAI's object."""
+
+    async def answered(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except FAULTS as error:
+            return fault_response(as_fault(error))
+        except TimeoutError:
+            return fault_response(Fault(408, "the body didn't come in time"))
+        except ClientDisconnect:
+            return Response(status_code=499)
+
+    return answered
+
+
+async def read_body(request: Request) -> Fields:
+    """Raises Fault: 408 for a slow client, 413 for a large body, 400 for what isn't JSON."""
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > MAX_BODY:
+                    raise too_large()
+                parts.append(part)
+    except TimeoutError:
+        raise Fault(408, f"the body didn't come within {BODY_SECONDS:g} seconds",
+                    headers={"Connection": "close"}) from None  # fmt: skip
+    body = b"".join(parts)
+    if size > LARGE:
+        return await asyncio.to_thread(read_json, body)
+    return read_json(body)
