@@ -12,7 +12,8 @@ import pytest
 
 from llamacli import cli
 from llamacli.chat.conversation import user
-from llamacli.chat.saved import SessionHead, create
+from llamacli.chat.file import SessionHead
+from llamacli.chat.saved import create
 from llamacli.terminal import as_json, say
 from tests.standins.tiny import write_model
 from tests.terminal import PROGRAM, Screen, Terminal

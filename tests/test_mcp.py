@@ -21,7 +21,7 @@ from llamacli.answer import Calling
 from llamacli.chat import ChatSession, final_answer
 from llamacli.chat.conversation import replay, step_problem
 from llamacli.chat.export import export_markdown
-from llamacli.chat.saved import SessionHead
+from llamacli.chat.file import SessionHead
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.errors import LlamacliError, NotFoundError, UsageError
 from llamacli.mcp_client import ServerConfig, open_servers, read_servers

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from llamacli.chat.conversation import Conversation, assistant, replay, user
-from llamacli.chat.file import MAX_FILE, MAX_LINE, SAMPLING, sound_settings
-from llamacli.chat.saved import SessionHead, resume
+from llamacli.chat.file import MAX_FILE, MAX_LINE, SAMPLING, SessionHead, sound_settings
+from llamacli.chat.saved import resume
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.errors import InvalidModelError
 from llamacli.prompt.messages import ROLES

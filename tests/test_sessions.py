@@ -12,7 +12,8 @@ import pytest
 
 from llamacli.chat.conversation import Step, assistant, replay, user
 from llamacli.chat.export import export_json, export_markdown
-from llamacli.chat.saved import SessionHead, create, list_sessions, names, resume
+from llamacli.chat.file import SessionHead
+from llamacli.chat.saved import create, list_sessions, names, resume
 from llamacli.cli import main
 from llamacli.errors import LlamacliError, NotFoundError, OutputError, UsageError
 from llamacli.prompt import read_messages
@@ -51,7 +52,8 @@ def test_going_on_appends(store: Path) -> None:
 def test_killed_chat_can_be_gone_on_with(store: Path) -> None:
     """The lock goes with the process, what was recorded stays."""
     code = (
-        "import os, sys; from llamacli.chat.saved import SessionHead, create\n"
+        "import os, sys; from llamacli.chat.file import SessionHead\n"
+        "from llamacli.chat.saved import create\n"
         "log = create('one', SessionHead('demo'), print)\n"
         "log.record({'role': 'user', 'content': 'hello'}); print('ready', flush=True)\n"
         "sys.stdin.read()"

@@ -197,7 +197,8 @@ def test_a_plain_chat(run: Command) -> None:
 def test_a_session_is_kept_locked_and_gone_on_with(system: dict[str, str]) -> None:
     script = """
 from llamacli.chat.conversation import assistant, user
-from llamacli.chat.saved import SessionHead, create, resume
+from llamacli.chat.file import SessionHead
+from llamacli.chat.saved import create, resume
 from llamacli.errors import UsageError
 print_it = print
 log = create("one", SessionHead("demo", "Q8_0"), print_it)
