@@ -33,6 +33,7 @@ SAVED = re.compile(
     r"(.+?)(?:\.(?:(modules_to_save)|(original_module)|(base_layer)))?\.(weight|bias)"
 )
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
+EMBEDDING, OUTPUT = VOCABULARY
 
 
 @dataclass(frozen=True)
@@ -185,8 +186,6 @@ def _check_vocabulary(
     if sizes != {base.vocab_size} and any(f"{module}.weight" in VOCABULARY for module in pairs):
         raise _error("it resizes the vocabulary and adapts its matrices, too, which isn't read")
 
-
-EMBEDDING, OUTPUT = VOCABULARY
 
 Scaled = tuple[Adapter, float]  # an adapter, and what its pairs are times beside their own scale
 

@@ -28,6 +28,7 @@ ENCLOSED = (("<|", "|>"), ("<\uff5c", "\uff5c>"), ("<unused", ">"))
 FIRST = {text[0] for text in (*MARKERS, *(begin for begin, _ in ENCLOSED))}
 FLAGS = ("lstrip", "rstrip", "single_word")
 MAX_ADDED = 1 << 17  # tokens; Llama 3 adds 256
+UNDONE = "which llama.cpp's tokenizer doesn't do"
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,6 @@ def read_added(entries: Any) -> list[AddedToken]:
             raise refused(f"added token {token.text!r} has {token.flags[0]}, {UNDONE}")
     _check_overlaps([token.text for token in added if not token.control])
     return added
-
-
-UNDONE = "which llama.cpp's tokenizer doesn't do"
 
 
 def check_templates(added: Iterable[AddedToken], templates: Mapping[str, str]) -> None:

@@ -46,8 +46,8 @@ def fisher_information(
 ) -> Information:
     """The information of all matrices.
 
-    TOKENS of tokens are taken at most; without any, random ones. Yarn's change of the rotary
-    frequencies is left out. Raises CheckpointError for values that aren't finite.
+    TOKENS of tokens are taken at most; without any, random ones. Raises CheckpointError for values
+    that aren't finite.
     """
     config = checkpoint.config
     dice = np.random.default_rng(0)

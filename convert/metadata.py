@@ -26,6 +26,11 @@ MAX_DEPTH = 16  # PyYAML's time grows with the square of it
 LISTS = {"base_model", "base_models", "base_model_sources", "dataset", "datasets"} | {
     "dataset_sources", "language", "languages", "pipeline_tag", "tags",
 }  # fmt: skip
+# config.json and generation_config.json whole, as JSON strings, so that nothing of them is lost.
+CONFIG_KEY = "llamacli.llama_config"
+GENERATION_KEY = "llamacli.generation_config"
+END_KEY = "llamacli.end_token_ids"  # all that end an answer; GGUF's own keys name three at most
+MERGED_KEY = "llamacli.merged_adapters"  # the LoRA adapters in the weights, each as NAME:SCALE
 
 
 def read_model_card(folder: Path) -> dict[str, Any]:
@@ -58,13 +63,6 @@ def _check_yaml(text: str) -> None:
 def _is_plain(key: Any, value: Any) -> bool:
     texts = value if key in LISTS and isinstance(value, list) and value else [value]
     return all(isinstance(text, str) and not SURROGATE.search(text) for text in texts)
-
-
-# config.json and generation_config.json whole, as JSON strings, so that nothing of them is lost.
-CONFIG_KEY = "llamacli.llama_config"
-GENERATION_KEY = "llamacli.generation_config"
-END_KEY = "llamacli.end_token_ids"  # all that end an answer; GGUF's own keys name three at most
-MERGED_KEY = "llamacli.merged_adapters"  # the LoRA adapters in the weights, each as NAME:SCALE
 
 
 def add_metadata(

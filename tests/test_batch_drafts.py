@@ -247,8 +247,8 @@ def test_a_draft_of_another_vocabulary_is_refused(path: Path, tmp_path: Path) ->
 def test_a_draft_beside_others_costs_what_it_adds() -> None:
     """Eight answers in a batch of sixteen rows that cost little more than eight."""
     costs = Costs(ON_CPU)
-    assert costs.beside(1, 1).of(5) == costs.of(5)
-    eight = costs.beside(8, 8)
+    assert costs.in_batch(1, 1).of(5) == costs.of(5)
+    eight = costs.in_batch(8, 8)
     assert eight.of(1) == 1
     assert eight.of(9) == pytest.approx(1 + (ON_CPU[16] - ON_CPU[8]) * 8 / ON_CPU[8])
     assert costs.rows_for(2 * costs.of(2)) == 5  # 3.15 of at most 3.2

@@ -170,7 +170,9 @@ class Proposals:
         rows, empty = count, list[Running]()
         for one in answers:
             assert one.drafts is not None
-            copied = one.drafts.copied(self._most(one, room), speculation.costs.beside(rows, count))
+            copied = one.drafts.copied(
+                self._most(one, room), speculation.costs.in_batch(rows, count)
+            )
             if not copied:
                 empty.append(one)
             rows, room = rows + len(copied), room - len(copied)
@@ -192,7 +194,7 @@ class Proposals:
         asked = list[tuple[Running, Wanted, Costs]]()
         for one in answers:
             assert one.drafts is not None
-            at = costs.beside(rows, count)
+            at = costs.in_batch(rows, count)
             if size := one.drafts.wanted(self._most(one, room), at, draft.cost):
                 asked.append((one, Wanted(one.sequence, one.drafts.lookup.tokens, size), at))
                 rows, room = rows + size, room - size
@@ -205,7 +207,7 @@ class Proposals:
     def _promising(self, answers: Sequence[Running], speculation: Speculation) -> bool:
         if self.draft is not None:
             return True
-        costs = speculation.costs.beside(len(answers), len(answers))
+        costs = speculation.costs.in_batch(len(answers), len(answers))
         return any(
             one.drafts is not None and one.drafts.promising(self._most(one, MOST_ROWS), costs)
             for one in answers

@@ -29,6 +29,8 @@ MAX_TEXT = 4096  # characters of a model's name or a stop text
 MAX_STOPS = 64
 # All but what requests to a server alone have.
 SAMPLING = tuple(one.name for one in fields(SamplingSettings) if one.name != "logit_bias")
+LATEST = "latest"
+MAX_NAME = 64
 
 
 @dataclass(frozen=True)
@@ -153,10 +155,6 @@ def _is_sound(name: str, value: Any) -> bool:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MAX_TEXT
-
-
-LATEST = "latest"
-MAX_NAME = 64
 
 
 class SessionLog:

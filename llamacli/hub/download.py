@@ -20,6 +20,12 @@ from llamacli.hub.repo import Repo, http_client, remote_file
 from llamacli.models import HUB_ID, registry, split_name
 
 SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
+PIECE = 8 << 20  # bytes asked for at once
+AHEAD = 16  # pieces in memory
+HEADER = 16 << 20  # bytes that are read first; where the header is longer, four times as many
+MAX_HEADER = 256 << 20
+LONG_TO_CHECK = 4 << 30  # bytes, whose hash takes some seconds
+CHECKERS = 2  # threads that check what an earlier call has fetched
 
 
 @dataclass(frozen=True)
@@ -107,14 +113,6 @@ def _in_order(repo: str, parts: list[str]) -> list[str]:
     if counted != {(i, len(parts)) for i in range(1, len(parts) + 1)}:
         raise InvalidModelError(f"{repo} has {parts[0]}, but not all of its parts")
     return parts
-
-
-PIECE = 8 << 20  # bytes asked for at once
-AHEAD = 16  # pieces in memory
-HEADER = 16 << 20  # bytes that are read first; where the header is longer, four times as many
-MAX_HEADER = 256 << 20
-LONG_TO_CHECK = 4 << 30  # bytes, whose hash takes some seconds
-CHECKERS = 2  # threads that check what an earlier call has fetched
 
 
 @dataclass(frozen=True)

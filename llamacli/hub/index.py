@@ -29,6 +29,8 @@ TIMEOUT = 20.0  # seconds without an answer
 TRIES = 4  # where the Hub is busy
 LONGEST_WAIT = 60.0  # seconds, for which a busy Hub is waited for before anything is fetched
 OF_THE_BODY = {"content-encoding", "content-length", "transfer-encoding"}
+COMMIT = re.compile(r"[0-9a-f]{40}")
+HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @contextmanager
@@ -177,10 +179,6 @@ def _whole(response: httpx2.Response) -> httpx2.Response:
     return httpx2.Response(
         response.status_code, headers=headers, content=bytes(body), request=response.request
     )
-
-
-COMMIT = re.compile(r"[0-9a-f]{40}")
-HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)

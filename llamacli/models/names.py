@@ -204,9 +204,6 @@ def _joined(paths: Iterable[Path]) -> str:
     return ", ".join(printable(path.stem) for path in paths)
 
 
-SUFFIX = ".gguf"
-
-
 def split_scale(given: str) -> tuple[str, float]:
     """NAME:SCALE as its parts; the scale is 1 where there is none. Raises UsageError."""
     name, colon, number = given.rpartition(":")
@@ -256,4 +253,4 @@ def adapter_target(name: str) -> Path:
     folder = home(store.ADAPTERS)
     with writing(f"the folder {folder}", "made", "set LLAMACLI_HOME"):
         folder.mkdir(parents=True, exist_ok=True)
-    return folder / possible_name(f"{name}{SUFFIX}")
+    return folder / possible_name(f"{name}.gguf")

@@ -19,6 +19,7 @@ IGNORED = (
     "user", "store", "metadata", "service_tier", "prompt_cache_key",
     "prompt_cache_retention", "safety_identifier", "reasoning_effort", "verbosity", "moderation",
 )  # fmt: skip
+FORMATS = ("text", "json_object", "json_schema")
 
 
 def read_common(fields: Fields) -> dict[str, Any]:
@@ -62,9 +63,6 @@ def read_format(given: Fields | None) -> Grammar | None:
         inside.end()
     given.end()
     return None if kind == "text" else shape_of(schema, where)
-
-
-FORMATS = ("text", "json_object", "json_schema")
 
 
 def _object(fields: Fields, name: str) -> Any:

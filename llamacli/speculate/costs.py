@@ -64,7 +64,7 @@ class Costs:
         added = self.together(self.rows + tokens - 1) - beside
         return 1 + added * self.answers / beside
 
-    def beside(self, rows: int, answers: int) -> "Costs":
+    def in_batch(self, rows: int, answers: int) -> "Costs":
         """Those of a draft in a batch that has so many rows already, by so many answers."""
         return replace(self, rows=rows, answers=answers)
 

@@ -24,6 +24,8 @@ MATTERS = 0.005  # a difference below it isn't worth another setting, nor anothe
 ONE_SIDED = 1.645  # 95% of a normal distribution
 
 Rounds = Sequence[Mapping[str, Sample]]
+UBATCHES = (128, 256, 512, 1024, 2048)
+LEAST, MOST = Size(32, 4), Size(2048, 128)  # of one measurement
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,6 @@ WORKS: dict[Profile, Work] = {
     "long": Work(loads=1, prompt=1000, answer=3000),
 }
 PREFILL, DECODE = Work(prompt=1), Work(answer=1)
-UBATCHES = (128, 256, 512, 1024, 2048)
-LEAST, MOST = Size(32, 4), Size(2048, 128)  # of one measurement
 
 
 @dataclass(frozen=True)

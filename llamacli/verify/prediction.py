@@ -26,6 +26,9 @@ STEP = 64  # tokens evaluated at once: their logits take 33 MB with Meta's vocab
 # times what llama.cpp publishes for Llama 3 8B (Q8_0 0.001, Q6_K 0.005, Q5_K 0.011, Q4_K 0.031,
 # Q3_K 0.1, Q2_K 0.45; tools/perplexity/README.md), since smaller models lose more.
 DIVERGENCES = ((15.5, 0.01), (8, 0.03), (6.2, 0.1), (5.5, 0.2), (4.2, 0.5), (3.2, 1.5), (2.3, 4.0))
+WINDOW = 512  # tokens that are seen together; those after its first half count, as in llama.cpp
+MAX_LOSS = 700.0  # nats whose exponential is still a number
+LEAST = 16  # tokens that a text must have
 
 
 def open_evaluator(
@@ -70,11 +73,6 @@ def all_logits(engine: Engine, tokens: Sequence[int]) -> Iterator[NDArray[np.flo
         values = engine.library.llama_get_logits(engine.context_pointer)
         yield np.ctypeslib.as_array(values, (len(part), engine.vocabulary.size))
     engine.keep(0)
-
-
-WINDOW = 512  # tokens that are seen together; those after its first half count, as in llama.cpp
-MAX_LOSS = 700.0  # nats whose exponential is still a number
-LEAST = 16  # tokens that a text must have
 
 
 @dataclass(frozen=True)

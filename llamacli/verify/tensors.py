@@ -24,6 +24,10 @@ from llamacli.verify.rows import Row, finite, judged
 PIECE = 1 << 20  # values that a thread compares at a time: 14 MB with all that is made of them
 IMPORTANCES = "quantize.imatrix."  # the keys by which llama.cpp's quantizer tells of them
 OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
+ROWS = 16  # that are compared with what else the tensor could be
+READ = 1 << 18  # values of the checkpoint that are read at a time
+ROUNDED = 0.005  # what rounding to BF16 leaves of a scaled tensor's difference
+SCALED = 0.02  # a scale that far from 1 is told where it explains the difference
 
 
 @dataclass(frozen=True)
@@ -82,12 +86,6 @@ def read_rows(
     nbytes = spec.columns * convert.ITEM_SIZES[stored.dtype]
     data = stored.file.read(stored.offset + first * nbytes, rows * nbytes)
     return convert.as_float32(data, stored.dtype).reshape(rows, spec.columns)
-
-
-ROWS = 16  # that are compared with what else the tensor could be
-READ = 1 << 18  # values of the checkpoint that are read at a time
-ROUNDED = 0.005  # what rounding to BF16 leaves of a scaled tensor's difference
-SCALED = 0.02  # a scale that far from 1 is told where it explains the difference
 
 
 def diagnose(compared: Compared, pairs: Sequence[Pair]) -> str:
