@@ -46,9 +46,10 @@ from convert.recipe import packed_columns, unpacked_columns
 from convert.sensitivity import costs
 from convert.tensors import TensorSpec, llama_tensors
 from demo.held_out import conversations
+from llamacli import machine
 from llamacli.cli import main
 from llamacli.commands.mixture import parse_size
-from llamacli.engine import fit as room, largest_file
+from llamacli.engine import largest_file
 from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.machine import FreeMemory
@@ -550,15 +551,15 @@ def test_the_largest_file_is_what_fits_and_no_more(
     convert(DEMO, tmp_path / "x.gguf", "Q8_0")
     file = read_gguf(tmp_path / "x.gguf")
     shape = check_llama(file)
-    monkeypatch.setattr(room, "find_devices", list)
-    monkeypatch.setattr(room, "free_memory", lambda: FreeMemory(30 << 20))
+    monkeypatch.setattr(machine, "find_devices", list)
+    monkeypatch.setattr(machine, "free_memory", lambda: FreeMemory(30 << 20))
     short = largest_file(file, shape, 128)
     long = largest_file(file, shape, 2048)
     assert short[1] == 128 and largest_file(file, shape) == (long[0], 2048)
     # The KV cache's float16 keys and values of 4 layers and 2 heads of 64.
     assert short[0] - long[0] >= (2048 - 128) * 2 * 4 * 2 * 64 * 2 - (2 << 20)
     assert 0 < long[0] < short[0] < (30 << 20)
-    monkeypatch.setattr(room, "free_memory", lambda: FreeMemory(1 << 20))
+    monkeypatch.setattr(machine, "free_memory", lambda: FreeMemory(1 << 20))
     with pytest.raises(DoesNotFitError, match="2048 tokens of context"):
         largest_file(file, shape, 2048)
 
@@ -566,8 +567,8 @@ def test_the_largest_file_is_what_fits_and_no_more(
 def test_memory_gives_a_file_for_what_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(room, "find_devices", list)
-    monkeypatch.setattr(room, "free_memory", lambda: FreeMemory(18 << 20))
+    monkeypatch.setattr(machine, "find_devices", list)
+    monkeypatch.setattr(machine, "free_memory", lambda: FreeMemory(18 << 20))
     target = tmp_path / "out.gguf"
     assert run("convert", DEMO, "--fit", "memory", "-c", "256", "-o", target) == 0
     err = capfd.readouterr().err

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from gguf import GGMLQuantizationType as Type
 
+from llamacli import machine
 from llamacli.batch import BatchEngine
-from llamacli.engine import fit as room, largest_file
+from llamacli.engine import largest_file
 from llamacli.engine.context import PADDING, plan_context
 from llamacli.engine.engine import Engine
 from llamacli.engine.fit import DEFAULT_CONTEXT, SPARE, Fitting
@@ -300,12 +301,12 @@ def test_the_largest_file_is_what_the_gpus_hold(
     settings = EngineSettings(context=512, gpu_layers=shape.blocks + 1, repack=False)
     gpus = [cuda(i, PLENTY) for i in range(cards)]
     shares = fitting(paths["8b"], PLENTY, *gpus).need(settings).gpus
-    monkeypatch.setattr(room, "free_memory", lambda: FreeMemory(PLENTY))
+    monkeypatch.setattr(machine, "free_memory", lambda: FreeMemory(PLENTY))
 
     def largest_bytes(free: float) -> int:
         recorded = [cuda(i, int(free / (1 - SPARE))) for i in range(cards)]
         cpu = Device("CPU", "AMD EPYC", "cpu", "cpu", 20 << 30, 24 << 30)
-        monkeypatch.setattr(room, "find_devices", lambda: [*recorded, cpu])
+        monkeypatch.setattr(machine, "find_devices", lambda: [*recorded, cpu])
         return largest_file(file, shape, 512)[0]
 
     full = max(shares, key=lambda share: share.total)

@@ -270,7 +270,7 @@ def test_a_header_is_asked_for_again_only_where_it_is_longer(
         monkeypatch.setattr(download, "remote_file", lambda *_: file)
         monkeypatch.setattr(download, "HEADER", first)
         try:
-            download._open(repo, "Tiny.gguf", None, store / "scratch")  # type: ignore[arg-type]
+            download._open(repo, "Tiny.gguf", None)  # type: ignore[arg-type]
         finally:
             lengths = [length for _, length in fetched]
         return lengths

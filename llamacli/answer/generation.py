@@ -6,16 +6,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from llamacli import engine as engines
 from llamacli.answer.output import Chunk, FinishReason, Result
-from llamacli.engine import (
-    Engine,
-    ProgressCallback,
-    SamplingSettings,
-    Vocabulary,
-    choose_seed,
-    chooser,
-    sampler_chain,
-)
 from llamacli.errors import UsageError
 from llamacli.speculate import DraftingEngine, Lookahead
 
@@ -26,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def generate(
-    engine: Engine,
+    engine: engines.Engine,
     prompt: Sequence[int],
-    sampling: SamplingSettings,
+    sampling: engines.SamplingSettings,
     *,
     max_tokens: int | None = None,
     stop: Sequence[str] = (),
     constraint: "Constraint | ToolConstraint | None" = None,
     spelled: Container[int] = (),
     interrupted: Callable[[], bool] = lambda: False,
-    on_progress: ProgressCallback | None = None,
+    on_progress: engines.ProgressCallback | None = None,
 ) -> Iterator[Chunk]:
     """Evaluate the prompt and answer it, as text that is safe to print at once.
 
@@ -49,7 +41,7 @@ def generate(
     limit = engine.most_tokens(len(prompt), max_tokens)
     if not all(stop):
         raise UsageError("a stop text is empty")
-    seed = choose_seed(sampling)
+    seed = engines.choose_seed(sampling)
     start = perf_counter()
     cached = engine.prefill(prompt, on_progress=on_progress, interrupted=interrupted)
     prefill_seconds = perf_counter() - start
@@ -61,8 +53,8 @@ def generate(
     ahead, row = Lookahead(engine, prompt, speculation, valid), -1
     was_read = len(engine.tokens) == len(prompt)  # not where it was interrupted
     try:
-        with sampler_chain(engine, sampling, seed, prompt) as chain:
-            choose = chooser(engine, sampling, chain)
+        with engines.sampler_chain(engine, sampling, seed, prompt) as chain:
+            choose = engines.chooser(engine, sampling, chain)
             while was_read and not interrupted():
                 start = perf_counter()
                 if constraint is None or constraint.free:
@@ -97,7 +89,7 @@ def generate(
 
 
 def constraint_for(
-    engine: Engine,
+    engine: engines.Engine,
     prompt: int,
     max_tokens: int | None,
     *,
@@ -135,7 +127,7 @@ class Answer:
     """tokens are those of the answer without the end token, at most limit; reason is None until
     its end."""
 
-    vocabulary: Vocabulary
+    vocabulary: engines.Vocabulary
     limit: int
     text: "AnswerText"
     constraint: "Constraint | ToolConstraint | None" = None

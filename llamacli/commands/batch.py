@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from llamacli import batch as batching
-from llamacli.commands import groups, options
+from llamacli.commands import by_server, groups, options
 from llamacli.commands.batch_output import Answers, check_output, open_output
-from llamacli.commands.by_server import (
-    adapter_fields,
-    answer_lines,
-    answers_by_server,
-    request_fields,
-)
 from llamacli.errors import LlamacliError, UsageError
 from llamacli.models import drafting_for, engine_for, engine_settings, model_path
 from llamacli.terminal import notice
@@ -98,16 +92,20 @@ def batch(
     with open_output(output, whole, resume) as write:
         if left:
             answers = Answers(write, output is None, len(left), unordered, quiet)
-            adapters = adapter_fields(adapter)
-            if not no_server and answers_by_server(path, machine, asked, adapters, quiet):
-                fields = {**request_fields(sampling, ending, shape), **adapters, "exact": exact}
+            adapters = by_server.adapter_fields(adapter)
+            if not no_server and by_server.answers_by_server(path, machine, asked, adapters, quiet):
+                fields = {
+                    **by_server.request_fields(sampling, ending, shape),
+                    **adapters,
+                    "exact": exact,
+                }
                 count = 1 if exact else parallel
 
                 def body(line: "batching.Request") -> dict[str, Any]:
                     return {**fields, **line.settings, "messages": list(line.messages)}
 
                 with interrupts() as arrived:
-                    ask = partial(answer_lines, path, count)
+                    ask = partial(by_server.answer_lines, path, count)
                     _answer(ask, body, left, answers, arrived)
             elif exact:
                 with engine_for(path, asked, quiet=quiet) as alone, interrupts() as arrived:

@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from llamacli import gguf, hub, models
-from llamacli.commands import adapting, options, pull
-from llamacli.commands.imatrix import (
-    AUTO,
-    clear_hidden,
-    matrix_path,
-    measured,
-    read_matrix,
-    tell_gain,
-)
+from llamacli.commands import adapting, imatrix as measuring, options, pull
 from llamacli.commands.mixture import Mixture, fitted
 from llamacli.commands.printing import bytes_bar, print_table
 from llamacli.commands.verify import check_copy
@@ -83,8 +75,8 @@ def convert(
     mixture.check()
     place = _find(source)
     chosen = mixture.chosen(place.quantization)
-    measures = imatrix == AUTO and not Path(AUTO).exists()
-    importance = None if imatrix is None or measures else read_matrix(imatrix)
+    measures = imatrix == measuring.AUTO and not Path(measuring.AUTO).exists()
+    importance = None if imatrix is None or measures else measuring.read_matrix(imatrix)
     if place.folder is not None and (revision or token or download):
         raise UsageError("--revision, --token and --download go with a model on the Hub")
     if verify and merge:
@@ -110,10 +102,10 @@ def convert(
     with writing(target):
         check_target(target, force)
         if measures:
-            check_target(matrix_path(target), force)
+            check_target(measuring.matrix_path(target), force)
         if place.folder is not None and _is_source(target, place.folder):
             raise UsageError(f"{target} is a part of the checkpoint; name another file to write")
-    clear_hidden(target)
+    measuring.clear_hidden(target)
     job = _Job(target, threads, force, mixture, chosen, importance, measures, verify)
     if place.folder is not None:
         report = job.run(adapting.merge_into(open_checkpoint(place.folder), merge or (), token))
@@ -163,13 +155,13 @@ class _Job:
 
         matrix, chosen = self.importance, self.chosen
         if self.measures:
-            matrix = measured(write, self.target, self.force)
+            matrix = measuring.measured(write, self.target, self.force)
         if self.mixture.fit is not None:
             local = self.target if origin is None else None  # the Hub's needs were told before
             chosen = fitted(checkpoint, self.mixture, chosen, matrix, self.threads, local)
         report = write(self.target, chosen, matrix)
         if self.verify and matrix is not None:
-            tell_gain(checkpoint, report, matrix, chosen.searched, self.threads)
+            measuring.tell_gain(checkpoint, report, matrix, chosen.searched, self.threads)
         return report
 
 

@@ -176,13 +176,11 @@ def fitted(
     Raises DoesNotFitError where no file is as small, and what convert.fit raises; and at once, as
     write_gguf would after it, where target's disk has no room. None where that was asked before.
     """
-    asked = str(mixture.fit)
-    plain = convert.named_quantization("Q8_0")
-    tensors = convert.plan_tensors(checkpoint.config, plain)
-    size = tensors[-1].offset + tensors[-1].nbytes
+    asked, header, size = str(mixture.fit), b"", 0
+    if asked == MEMORY or target is not None:
+        header, size = _as_q8_0(checkpoint)
     if asked == MEMORY:
-        header = convert.header_bytes(checkpoint, plain, tensors)
-        limit = _free(checkpoint.name, header, len(header) + size, mixture.context)
+        limit = _free(checkpoint.name, header, size, mixture.context)
     else:
         limit = parse_size(asked)
     if target is not None:
@@ -201,6 +199,14 @@ def fitted(
         )
     _show(fitted_mixture, limit)
     return fitted_mixture.quantization
+
+
+def _as_q8_0(checkpoint: "convert.Checkpoint") -> tuple[bytes, int]:
+    """The header of a Q8_0 file of it, and that file's bytes."""
+    like = convert.named_quantization("Q8_0")
+    tensors = convert.plan_tensors(checkpoint.config, like)
+    header = convert.header_bytes(checkpoint, like, tensors)
+    return header, len(header) + tensors[-1].offset + tensors[-1].nbytes
 
 
 def _free(name: str, header: bytes, size: int, context: int | None) -> int:

@@ -4,16 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llamacli import engine as engines
 from llamacli.answer import Calling
-from llamacli.engine import (
-    MAX_ADAPTERS,
-    MAX_LAST_N,
-    MAX_SCALE,
-    MAX_SEED,
-    Engine,
-    SamplingSettings,
-    Scales,
-)
 from llamacli.errors import InvalidModelError
 from llamacli.prompt import Message, NoTools, encode_raw, encode_turns
 from llamacli.serve.faults import Fault, invalid, unsupported
@@ -53,7 +45,9 @@ class Ask:
     progress: bool = False
     lora: Mapping[int, float] | None = None
 
-    def encode(self, engine: Engine, prompt: Sequence[Message] | str | list[int]) -> list[int]:
+    def encode(
+        self, engine: engines.Engine, prompt: Sequence[Message] | str | list[int]
+    ) -> list[int]:
         """A prompt's tokens. Raises Fault where the model's template refuses the messages."""
         if isinstance(prompt, str):
             tokens = encode_raw(engine.vocabulary, prompt, special=self.special)
@@ -71,13 +65,13 @@ class Ask:
             raise invalid("prompt", "has no tokens")
         return tokens
 
-    def settings(self, engine: Engine) -> SamplingSettings:
+    def settings(self, engine: engines.Engine) -> engines.SamplingSettings:
         """The model's own settings where nothing else was asked for."""
         for token, _ in self.sampling.get("logit_bias", ()):
             _token(engine, token, "logit_bias")
-        return SamplingSettings.from_metadata(engine.file.metadata, **self.sampling)
+        return engines.SamplingSettings.from_metadata(engine.file.metadata, **self.sampling)
 
-    def scales(self, engine: Engine) -> Scales | None:
+    def scales(self, engine: engines.Engine) -> engines.Scales | None:
         """What the loaded adapters' products are times. Raises Fault for one that isn't there."""
         if self.lora is None:
             return None
@@ -88,7 +82,7 @@ class Ask:
         return tuple(self.lora.get(number, 0.0) for number in range(there))
 
 
-def _token(engine: Engine, token: Any, where: str = "prompt") -> int:
+def _token(engine: engines.Engine, token: Any, where: str = "prompt") -> int:
     if isinstance(token, bool) or not isinstance(token, int):
         raise invalid(where, f"has tokens as whole numbers, not {shown(token)}")
     if not 0 <= token < engine.vocabulary.size:
@@ -104,7 +98,7 @@ def read_sampling(fields: Fields) -> dict[str, Any]:
         "top_k": fields.whole("top_k", 0, MAX_TOKENS - 1),
         "min_p": fields.number("min_p", 0, 1),
         "repeat_penalty": fields.number("repeat_penalty", 0.01, 100),
-        "repeat_last_n": fields.whole("repeat_last_n", 0, MAX_LAST_N),
+        "repeat_last_n": fields.whole("repeat_last_n", 0, engines.MAX_LAST_N),
         "presence_penalty": fields.number("presence_penalty", -2, 2),
         "frequency_penalty": fields.number("frequency_penalty", -2, 2),
         "seed": _seed(fields),
@@ -116,7 +110,7 @@ def read_sampling(fields: Fields) -> dict[str, Any]:
 def _seed(fields: Fields) -> int | None:
     """Any 64 bits, as OpenAI takes them; llama.cpp's samplers have 32."""
     seed = fields.whole("seed", -(1 << 63), (1 << 64) - 1)
-    return None if seed is None else seed % (MAX_SEED + 1)
+    return None if seed is None else seed % (engines.MAX_SEED + 1)
 
 
 def _logit_bias(fields: Fields) -> tuple[tuple[int, float], ...] | None:
@@ -142,10 +136,10 @@ def read_lora(fields: Fields) -> dict[int, float] | None:
         if not isinstance(one, dict):
             raise invalid(where, f"is an object with id and scale, not {shown(one)}")
         given = Fields(one, where)
-        number = given.whole("id", 0, MAX_ADAPTERS - 1)
+        number = given.whole("id", 0, engines.MAX_ADAPTERS - 1)
         if number is None or number in scales:
             raise invalid(f"{where}.id", "is missing" if number is None else "is there already")
-        scale = given.number("scale", -MAX_SCALE, MAX_SCALE)
+        scale = given.number("scale", -engines.MAX_SCALE, engines.MAX_SCALE)
         scales[number] = 1.0 if scale is None else scale
         given.end()
     return scales

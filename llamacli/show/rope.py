@@ -9,14 +9,7 @@ from typing import Any
 import convert
 from llamacli.errors import InvalidModelError
 from llamacli.gguf import check_architecture
-from llamacli.show.config import (
-    MAX_FACTORS,
-    Source,
-    derive_config,
-    explains,
-    find_config,
-    frequency_tensor,
-)
+from llamacli.show import config as configs
 from llamacli.terminal import columns
 
 WIDTH = 64  # of the plot, in characters
@@ -39,13 +32,13 @@ class Rope:
         return tuple(frequency / factor for frequency, factor in pairs)
 
 
-def find_rope(source: Source) -> Rope:
+def find_rope(source: configs.Source) -> Rope:
     """The rotary embedding of a checkpoint's folder or a GGUF file, which is read as it runs."""
     if isinstance(source, Path):
         return rope_of(convert.read_config(source))
     check_architecture(source)
-    rope = rope_of(derive_config(source))
-    factors = frequency_tensor(source)
+    rope = rope_of(configs.derive_config(source))
+    factors = configs.frequency_tensor(source)
     if factors is None or rope.scaling == "llama3":
         return rope
     if len(factors) != len(rope.factors):
@@ -54,7 +47,7 @@ def find_rope(source: Source) -> Rope:
     names = (
         convert.ROPE_FACTORS if rope.scaling is None else f"{rope.scaling}, {convert.ROPE_FACTORS}"
     )
-    if rope.scaling is None and explains(find_config(source).config, factors):
+    if rope.scaling is None and configs.explains(configs.find_config(source).config, factors):
         names = "llama3"
     return Rope(rope.theta, rope.head_dim, names, rope.frequencies, both)
 
@@ -63,7 +56,7 @@ def rope_of(config: convert.LlamaConfig) -> Rope:
     """What a config says."""
     if not 1 < config.rope_theta < 1e20:
         raise InvalidModelError(f"rope_theta is {config.rope_theta:g}; above 1 it is of use")
-    if config.head_dim > 2 * MAX_FACTORS:
+    if config.head_dim > 2 * configs.MAX_FACTORS:
         raise InvalidModelError(
             f"its attention heads have {config.head_dim} values; that is absurd"
         )
