@@ -45,7 +45,7 @@ class Position:
 
 LOWEST = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M")
 LARGER_LOWEST = ("IQ2_S", "IQ2_M")  # their exceptions are IQ3_S, those of the others Q2_K
-EMBEDDINGS = {
+EMBEDDINGS = {  # that aren't the output matrix, too, where it isn't the base type
     **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"), Type.Q2_K),
     **dict.fromkeys(("IQ2_S", "IQ2_M", "IQ3_XXS"), Type.IQ3_S),
 }
@@ -67,11 +67,6 @@ def output_type(name: str, base: Type, columns: int) -> Type:
     if name in LOWEST or name == "IQ3_XXS":
         return Type.Q5_K
     return base if base == Type.Q8_0 else Type.Q6_K
-
-
-def embedding_type(name: str, base: Type) -> Type:
-    """The type of a token embedding that isn't the output matrix, too."""
-    return EMBEDDINGS.get(name, base)
 
 
 def block_type(name: str, base: Type, part: str, position: Position) -> Type:

@@ -12,7 +12,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from convert.config import LlamaConfig
 from convert.errors import QuantizationError
-from convert.mixture import Position, block_type, embedding_type, output_type
+from convert.mixture import EMBEDDINGS, Position, block_type, output_type
 from convert.tensors import TensorSpec
 
 Type = GGMLQuantizationType
@@ -235,7 +235,7 @@ def _wanted_type(
     if name == "output.weight" or tied:
         return output_type(mixture, base, tensor.columns)
     if name == "token_embd.weight":
-        return embedding_type(mixture, base)
+        return EMBEDDINGS.get(mixture, base)
     _, layer, part, _ = name.split(".")
     position = Position(
         index=_index(quantization, int(layer), part),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from llamacli.answer import Result, generate
 from llamacli.batch.engine import BatchEngine
-from llamacli.batch.job import Job, Running, constraint_of, prepare, result
+from llamacli.batch.job import Job, constraint_of, prepare, result
 from llamacli.batch.scheduler import Scheduler
 from llamacli.engine import Engine
 from llamacli.errors import LlamacliError
@@ -31,16 +31,12 @@ def answer_all(
                 return
             step = scheduler.step(interrupted)
             on_step(len(step.grown))
-            yield from map(_outcome, step.finished)
+            yield from ((one.index, one.error or result(one)) for one in step.finished)
     finally:
         for running in [*scheduler.running, *scheduler.put_back]:
             running.resources.close()
         if not engine.closed:
             engine.library.llama_memory_clear(engine.memory, False)
-
-
-def _outcome(running: Running) -> Outcome:
-    return running.index, running.error or result(running)
 
 
 class _Waiting:

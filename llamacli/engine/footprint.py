@@ -94,7 +94,10 @@ def footprint(
     vocabulary = PROCESS + VOCABULARY * shape.vocabulary
     logits = 4 * plan.sequences * shape.vocabulary
     kv = layer_kv * places[:-1].count(HOST)
-    buffers = vocabulary + logits + (compute + work if HOST in places else _inputs(shape, plan))
+    graph = compute + work
+    if HOST not in places:  # its inputs alone
+        graph = plan.ubatch * (4 * shape.embedding + 4 * padded(plan.cells, PADDING))
+    buffers = vocabulary + logits + graph
     hot = {t.name: t for t in weights.plain}  # an embedding that is the output too is mapped once
     own = adapted[HOST]
     for i, (gpu, share, held) in enumerate(zip(gpus, shares, weights.gpus, strict=True)):
@@ -202,11 +205,6 @@ def _place(tensor: TensorInfo, places: Sequence[int]) -> int:
     if first == "token_embd":
         return HOST
     return places[int(rest.partition(".")[0])] if first == "blk" else places[-1]
-
-
-def _inputs(shape: LlamaShape, plan: ContextPlan) -> int:
-    """What the host keeps of a graph whose layers are all on GPUs."""
-    return plan.ubatch * (4 * shape.embedding + 4 * padded(plan.cells, PADDING))
 
 
 def kv_nbytes(shape: LlamaShape, kind: str, cells: int) -> int:

@@ -86,7 +86,10 @@ def start_repl(wanted: Wanted, *, resume: bool, session: str | None = None) -> N
         if saved is not None:
             continue_log(repl, saved)
         elif wanted.save:
-            _begin_log(repl, wanted.name)
+            try:
+                begin_log(repl, wanted.name)
+            except OutputError as error:
+                notice(f"{error}; this chat isn't saved")
         if wanted.system is not None:
             chat.set_system(wanted.system)
         say(heading(repl))
@@ -114,13 +117,6 @@ def _adapters(settings: Mapping[str, Any]) -> tuple[AdapterChoice, ...]:
 def _import_loop() -> None:
     with suppress(Exception):  # it is raised where the loop is imported to be used
         import_module("llamacli.repl.loop")
-
-
-def _begin_log(repl: Repl, name: str | None) -> None:
-    try:
-        begin_log(repl, name)
-    except OutputError as error:
-        notice(f"{error}; this chat isn't saved")
 
 
 def _opener(
