@@ -43,7 +43,7 @@ class Quantization:
     output and embedding are types asked for the matrices output.weight and token_embd.weight,
     overrides those for others, the first that fits. importance is the matrix it is made by. recipe
     has the type of each matrix by its GGUF name, in place of the mixture's rules; columns what each
-    of their columns counts (see column_weights), where that is known.
+    of their columns counts (see recipe), where that is known.
     """
 
     name: str

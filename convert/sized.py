@@ -222,7 +222,7 @@ def measure_all(
 
     information is the Fisher information of all columns, by which errors are nats; without it they
     are weighed by the columns' inputs. given are the importances of the matrices that have some,
-    weights their columns' (see column_weights).
+    weights their columns' (see recipe).
     """
     wanted = {spec: kinds if len(kinds) > 1 else [] for spec, kinds in tried.items()}
     parameters = sum(spec.parameters for spec in tried)
