@@ -17,6 +17,8 @@ import argparse
 import json
 import random
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -235,6 +237,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--plot", type=Path, help="of the files measured by this call")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # leaving no folder
     measured_now: list[Quality] = []
     for name in [arguments.only] if arguments.only else MODELS:
         with tempfile.TemporaryDirectory(prefix="llamacli-bench-") as folder:

@@ -11,6 +11,8 @@ geometric mean is 1. Some minutes; nothing hangs on the speed.
 
 import argparse
 import re
+import signal
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,6 +83,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="*")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # leaving no folder
     for name in [arguments.only] if arguments.only else MODELS:
         with tempfile.TemporaryDirectory(prefix="llamacli-bench-") as folder:
             model = MODELS[name](Path(folder))
