@@ -69,6 +69,8 @@ def read_beginning(data: bytes, size: int, name: str) -> contents.GGUFFile:
 
     Raises HeaderError, whose position is beyond data where that ends within the header.
     """
+    if not size:
+        raise HeaderError("it is empty, not a GGUF file", Path(name), 0)
     file = _Reader(Path(name), data, contents.FileStatus(0, 0, size, 0)).read()
     return replace(file, begun=data[: file.data_offset])
 
