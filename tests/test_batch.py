@@ -19,11 +19,21 @@ import llamacli.batch.engine as engine_module
 import llamacli.batch.scheduler as batch_module
 import llamacli.engine.context as context_module
 from llamacli.answer import Result, generate
-from llamacli.batch import BatchEngine, Job, Running, Scheduler, answer_all, answer_each, prepare
+from llamacli.batch import (
+    BatchEngine,
+    Job,
+    Running,
+    Scheduler,
+    answer_all,
+    answer_each,
+    prepare,
+    read_lines,
+)
+from llamacli.commands.batch_output import check_output
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.engine.settings import EngineSettings
-from llamacli.errors import InvalidModelError, LlamacliError, UsageError
+from llamacli.errors import InvalidModelError, LlamacliError, OutputError, UsageError
 from llamacli.shape.read import choice_grammar
 from llamacli.speculate import DraftingEngine
 from tests.standins.program import PROGRAM, run_program
@@ -464,6 +474,11 @@ def test_a_batch_that_fails_at_once_leaves_no_file(path: Path, tmp_path: Path) -
     assert not out.exists()
 
 
+def test_a_folder_that_is_missing_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No such file or directory"):
+        check_output(tmp_path / "none" / "out.jsonl", Path("-"), resume=False, force=False)
+
+
 def test_a_batch_does_not_write_over_what_it_reads(path: Path, tmp_path: Path) -> None:
     source = tmp_path / "in.txt"
     source.write_text("a question\n")
@@ -502,6 +517,22 @@ def test_resume_on_bytes_that_are_not_utf_8(path: Path, tmp_path: Path) -> None:
     out.write_bytes(bad)
     llamacli("batch", *options, check=3)
     assert out.read_bytes() == bad
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_what_windows_programs_write_is_read(encoding: str) -> None:
+    data = '{"prompt": "é漢"}\r\n{"prompt": "🦙"}\r\n'.encode(encoding)
+    questions = [line.messages[0]["content"] for line in read_lines(data)]  # type: ignore[union-attr]
+    assert questions == ["é漢", "🦙"]
+
+
+def test_a_file_that_is_no_text_is_no_prompts() -> None:
+    data = Path(sys.executable).read_bytes()[: 1 << 16]
+    with pytest.raises(UsageError, match="it is no text"):
+        list(read_lines(data))
+    with pytest.raises(UsageError, match="not UTF-16 at byte 4"):
+        list(read_lines("x\n".encode("utf-16")[:-1]))
+    assert list(read_lines(data, replace=True))
 
 
 def test_a_malformed_first_line_is_no_prompt(path: Path) -> None:

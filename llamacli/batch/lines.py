@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from llamacli.errors import InvalidModelError, UsageError
-from llamacli.prompt import Message, check_messages
+from llamacli.prompt import Message, check_messages, decode
 
 NUMBERS = {"temperature": float, "top_k": int, "top_p": float, "min_p": float,
            "repeat_penalty": float, "seed": int, "max_tokens": int}  # fmt: skip
 KEYS = {"id", "prompt", "messages", "system", "stop", *NUMBERS}
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+LOOKED_AT = 4096  # bytes at a file's start, by which text is told from what is none
 PLACE = re.compile(r"\{\{|\}\}|\{(\w+)\}")
 
 
@@ -41,8 +43,12 @@ def read_lines(
 
     The lines are JSON where the first of them begins with a brace or one is a JSON object, else
     text. A line's id is its number from 1 where it gives none; an id that was there already makes a
-    bad line.
+    bad line. Raises UsageError for what is no text; replace lets it through.
     """
+    if data.startswith(UTF16):
+        data = decode(data, "what is read", "replace" if replace else "strict").encode()
+    elif b"\0" in data[:LOOKED_AT] and not replace:
+        raise UsageError("what is read has null bytes: it is no text; name another file")
     data = data.removeprefix(codecs.BOM_UTF8)
     lines = [(i + 1, line) for i, line in enumerate(data.split(b"\n")) if line.strip()]
     is_json = any(_is_object(line, first=i == 0) for i, (_, line) in enumerate(lines))

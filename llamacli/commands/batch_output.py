@@ -85,9 +85,10 @@ def check_output(path: Path, file: Path, resume: bool, force: bool) -> None:
             )
         if place == path and file.exists() and path.samefile(file):
             raise UsageError(f"{path} is what is read; name another file to write")
-        code = EISDIR if path.is_dir() else 0 if os.access(place, rights) else EACCES
-        if code or not place.exists():
-            raise OSError(code or ENOENT, os.strerror(code or ENOENT))
+        if not place.exists():
+            raise OSError(ENOENT, os.strerror(ENOENT))
+        if code := EISDIR if path.is_dir() else 0 if os.access(place, rights) else EACCES:
+            raise OSError(code, os.strerror(code))
 
 
 @contextmanager
