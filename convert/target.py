@@ -27,6 +27,7 @@ def check_target(target: Path, force: bool) -> None:
         fault = "it is a folder" if target.is_dir() else "it is a device, or a pipe"
         raise TargetError(fault, file=str(target), hint="name a file")
     if force or not os.path.lexists(target):
+        _clear_abandoned(target)
         try:
             part = _part_of(target)
             os.close(os.open(part, os.O_CREAT | os.O_EXCL | system.OWN))

@@ -14,6 +14,7 @@ from convert import (
     SourceError,
     TargetError,
     TargetExistsError,
+    check_target,
     pieces,
     system,
 )
@@ -179,6 +180,12 @@ def test_a_call_that_is_killed_as_it_gives_the_name_leaves_nothing_in_the_way(
     partial_path(target).hardlink_to(target)
     write(target, {0: b"second"}, force=True)
     assert target.read_bytes() == b"second" and names(target) == {"out.gguf"}
+
+
+def test_what_a_look_at_the_target_left_that_was_killed_is_cleared(target: Path) -> None:
+    (target.parent / ".out.gguf.0badf00d.part").touch()
+    check_target(target, force=False)
+    assert names(target) == set()
 
 
 def test_a_folder_in_which_nothing_can_be_locked_is_told_as_it_is(
