@@ -86,6 +86,7 @@ from .small_files import (
     DEFAULT as DEFAULT,
     TOOL_USE as TOOL_USE,
     optional_json as optional_json,
+    parse_json as parse_json,
     read_chat_templates as read_chat_templates,
     read_json as read_json,
 )

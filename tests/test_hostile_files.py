@@ -16,7 +16,7 @@ import pytest
 
 from convert import CheckpointError, convert, named_quantization, write_gguf
 from convert.checkpoint import open_checkpoint
-from convert.metadata import read_model_card
+from convert.metadata import CONFIG_KEY, read_model_card
 from llamacli.chat.conversation import replay
 from llamacli.chat.file import MAX_LINES, read_session
 from llamacli.engine import load_vocabulary
@@ -24,7 +24,7 @@ from llamacli.errors import InvalidModelError
 from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import read_gguf
 from llamacli.models import registry
-from llamacli.show import vocabulary_file
+from llamacli.show import find_config, vocabulary_file
 from tests.fuzz.kinds import BOMB
 from tests.fuzz.stored import TOML
 from tests.standins.tiny import write_model
@@ -124,6 +124,19 @@ except CheckpointError as error:
 """
     child = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert int(child.stdout) < 100 << 10
+
+
+def test_json_within_a_gguf_file_that_would_swell(tmp_path: Path) -> None:
+    text = '{"a":[' + "[]," * (7 << 20) + "[]]}"
+    path = write_model(tmp_path / "m.gguf", change=lambda w: w.add_string(CONFIG_KEY, text))
+    file = read_gguf(path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidModelError, match="llama_config holds no JSON object"):
+            find_config(file)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

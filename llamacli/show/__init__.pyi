@@ -1,6 +1,6 @@
 from . import card as card, rope as rope, structure as structure, tensors as tensors
 from .card import known_lines as known_lines
-from .config import Source as Source, find_config as find_config
+from .config import Source as Source, find_config as find_config, stored_json as stored_json
 from .metadata import (
     find_metadata as find_metadata,
     find_template as find_template,

@@ -1,6 +1,5 @@
 """config.json back from a model: as the checkpoint had it, or derived from a GGUF's metadata."""
 
-import json
 import struct
 from array import array
 from collections.abc import Mapping
@@ -47,7 +46,10 @@ def find_config(source: Source) -> FoundConfig:
     derived = derive_config(source)
     if convert.CONFIG_KEY not in source.metadata:
         return FoundConfig(derived, True, _unexplained_factors(source, derived))
-    config = _checked(source, f"{convert.CONFIG_KEY}: ", _stored(source))
+    raw = stored_json(source, convert.CONFIG_KEY)
+    if raw is None:
+        source.fail(f"{convert.CONFIG_KEY} holds no JSON object")
+    config = _checked(source, f"{convert.CONFIG_KEY}: ", raw)
     return FoundConfig(config, False, _contradictions(config, derived))
 
 
@@ -89,15 +91,14 @@ def _checked(file: GGUFFile, where: str, raw: Mapping[str, Any]) -> convert.Llam
         file.fail(where + error.fault)
 
 
-def _stored(file: GGUFFile) -> dict[str, Any]:
-    text = file.metadata[convert.CONFIG_KEY]
+def stored_json(file: GGUFFile, key: str) -> dict[str, Any] | None:
+    """The JSON object that a key's text is; None where it is none, or takes too much memory."""
+    text = file.metadata.get(key)
     try:
-        raw = json.loads(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
-        raw = None
-    if not isinstance(raw, dict):
-        file.fail(f"{convert.CONFIG_KEY} holds no JSON object")
-    return raw
+        value = convert.parse_json(text.encode()) if isinstance(text, str) else None
+    except (convert.CheckpointError, ValueError, RecursionError):
+        value = None
+    return value if isinstance(value, dict) else None
 
 
 def _raw_config(file: GGUFFile) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """The metadata that llama.cpp runs by, key by key against config.json; rotary frequencies."""
 
-import json
 import struct
 from collections.abc import Mapping
 from typing import Any
 
 from convert import CONFIG_KEY, GENERATION_KEY, ROPE_FACTORS, Checkpoint, LlamaConfig
 from llamacli.gguf import Array, GGUFFile
-from llamacli.show import find_rope, rope_of
+from llamacli.show import find_rope, rope_of, stored_json
 from llamacli.verify.rows import Row, judged
 
 FREQUENCY_TOLERANCE = 1e-4  # relative: other converters compute in float32 throughout
@@ -118,11 +117,8 @@ def _stored_json(file: GGUFFile, key: str, name: str, raw: Mapping[str, Any]) ->
     """How a JSON file that the GGUF file holds differs from the checkpoint's."""
     if key not in file.metadata:
         return []
-    try:
-        stored = json.loads(file.metadata[key])
-    except (TypeError, ValueError, RecursionError):
-        stored = None
-    if not isinstance(stored, dict):
+    stored = stored_json(file, key)
+    if stored is None:
         return [f"{key} holds no JSON object"]
     different = sorted(k for k in {*raw, *stored} if raw.get(k) != stored.get(k))
     return [
