@@ -102,7 +102,7 @@ def test_ctrl_c_too_late_for_an_answer_does_not_end_the_chat(
 
     monkeypatch.setattr(loop, "make_editor", lambda *_, **__: read)
     monkeypatch.setattr(loop, "complain", complain)
-    session: Any = SimpleNamespace(engine=None)
+    session: Any = SimpleNamespace(engine=None, conversation=None)
     loop.talk(Repl(session, "demo", lambda *_: session.engine))
     assert not [*typed]
 
@@ -167,6 +167,9 @@ def test_settings_are_checked_and_hold(chat: Terminal) -> None:
 def test_files_copies_and_exports(chat: Terminal, store: Path, tmp_path: Path) -> None:
     (tmp_path / "a text.md").write_text("the file's text\n")
     (tmp_path / "broken").write_bytes(b"\xff")
+    (tmp_path / "long").write_text("word " * 3000)
+    chat.ask(f"/file {tmp_path / 'long'}", "goes below your next message")
+    chat.ask("sum it up", "(the message is dropped, and its files")
     chat.ask(f"/file {tmp_path / 'nowhere'}", "there is no file")
     chat.ask(f"/file {tmp_path / 'broken'}", "is not UTF-8")
     chat.ask(f"/file {tmp_path / 'a text.md'}", "goes below your next message")

@@ -54,7 +54,7 @@ def read_line(repl: Repl) -> str | None:
 
 def turn(repl: Repl, line: str) -> None:
     """Do what a line says; what goes wrong is told, and the chat goes on."""
-    begin = repl.begin
+    begin, attached, before = repl.begin, repl.attached, repl.session.conversation
     try:
         text = unquoted(line)
         command = LINE.fullmatch(line.rstrip()) if text is None else None
@@ -78,6 +78,8 @@ def turn(repl: Repl, line: str) -> None:
         say(f"(interrupted{hint})")
     except Exception as error:
         complain(error)
+        if attached and repl.attached is not attached and repl.session.conversation is before:
+            say("(the message is dropped, and its files; /file puts them below the next one)")
 
 
 def question(repl: Repl, text: str) -> Ask | None:
