@@ -12,7 +12,7 @@ from convert import system
 from convert.adapter_config import CONFIG, AdapterConfig, read_adapter_config
 from convert.added import check_templates
 from convert.checkpoint import INDEX, SINGLE, Checkpoint
-from convert.config import LlamaConfig
+from convert.config import QUANTIZED, LlamaConfig
 from convert.errors import CheckpointError
 from convert.lora import Pair
 from convert.safetensors import LocalFile, StoredTensor, read_header
@@ -69,7 +69,7 @@ def is_adapter(folder: Path) -> bool:
 def read_base_config(folder: Path) -> LlamaConfig:
     """config.json of a base, whose weights may be quantized: they aren't read."""
     raw = read_json(folder / "config.json")
-    return LlamaConfig.from_dict({k: v for k, v in raw.items() if k != "quantization_config"})
+    return LlamaConfig.from_dict({k: v for k, v in raw.items() if k not in QUANTIZED})
 
 
 def open_adapter(folder: Path, base: LlamaConfig, name: str | None = None) -> Adapter:

@@ -23,6 +23,8 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 
 
+# Where those who quantize checkpoints say how: bitsandbytes, GPTQ, AWQ, FP8, then MLX and others.
+QUANTIZED = ("quantization_config", "quantization", "compression_config")
 ORIGINAL = "original_max_position_embeddings"
 MAGNITUDES = ("mscale", "mscale_all_dim")  # yarn's attention factor is the ratio of theirs
 
@@ -146,8 +148,14 @@ def _require_llama(raw: Mapping[str, Any]) -> None:
     if (activation := raw.get("hidden_act", "silu")) != "silu":
         raise _error(f"hidden_act {activation!r} is not supported, only 'silu'")
     _require_neutral(raw)
-    if raw.get("quantization_config") is not None or raw.get("quantization") is not None:
-        raise _error("the weights are quantized already; convert the full-precision checkpoint")
+    for key in QUANTIZED:
+        if (settings := raw.get(key)) is not None:
+            method = settings.get("quant_method") if isinstance(settings, dict) else None
+            by = f" ({method})" if isinstance(method, str) else ""
+            fault = f"the weights are quantized already{by}"
+            raise CheckpointError(
+                fault, file="config.json", hint="convert the full-precision checkpoint"
+            )
 
 
 def _require_neutral(raw: Mapping[str, Any]) -> None:

@@ -20,11 +20,13 @@ from convert import (
     merged,
     open_adapter,
     open_checkpoint,
+    read_base_config,
     read_config,
     write_adapter,
     write_gguf,
 )
 from convert.adapter_config import read_adapter_config
+from convert.config import QUANTIZED
 from convert.quantization import named_quantization
 from tests.standins import adapter as standin
 from tests.standins.adapter import LINEAR, adapter_config, read_safetensors
@@ -391,6 +393,15 @@ def test_what_is_not_finite_is_no_part_of_a_merge(base: Path, tmp_path: Path) ->
     with pytest.raises(CheckpointError, match=r"the pair of .* makes values that are NaN or inf"):
         merge_into(base, folder, tmp_path / "merged.gguf")
     assert not (tmp_path / "merged.gguf").exists()
+
+
+@pytest.mark.parametrize("key", QUANTIZED)
+def test_a_base_whose_weights_are_quantized_tells_its_shape(base: Path, key: str) -> None:
+    config = json.loads((base / "config.json").read_text())
+    folder = base.parent / key
+    folder.mkdir()
+    write_json(folder / "config.json", {**config, key: {"bits": 4}})
+    assert read_base_config(folder) == read_config(base)
 
 
 def test_pickles_are_not_read(base: Path, tmp_path: Path) -> None:

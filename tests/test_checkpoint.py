@@ -234,6 +234,11 @@ BAD = {
     "other activation": (set_key("hidden_act", "gelu"), "hidden_act 'gelu'"),
     "biases": (set_key("attention_bias", True), "q_proj.bias is missing"),
     "quantized": (set_key("quantization_config", {"bits": 4}), "quantized already"),
+    "of GPTQ": (
+        set_key("quantization_config", {"quant_method": "gptq"}),
+        "quantized already (gptq); convert the full-precision checkpoint",
+    ),
+    "compressed": (set_key("compression_config", {"format": "x"}), "quantized already"),
     "of MLX": (set_key("quantization", {"bits": 4}), "quantized already"),
     "no architectures": (set_key("architectures", None), "it names no architectures"),
     "Meta's files": (
