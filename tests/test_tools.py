@@ -28,7 +28,12 @@ from llamacli.tools import (
 from tests.standins.calls import CALLS, NAMES, TEXTS, read_answer
 from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import write_model
-from tests.standins.vocabulary import TOOL_TEMPLATE, small_tokenizer, write_vocabulary
+from tests.standins.vocabulary import (
+    TOOL_TEMPLATE,
+    control_tokens,
+    small_tokenizer,
+    write_vocabulary,
+)
 
 
 def fed(pieces: list[str]) -> tuple[str, list[Call], list[str]]:
@@ -196,6 +201,73 @@ def test_the_template_for_tools_is_used_where_there_are_some(tmp_path: Path) -> 
     assert "weather" not in shown(asked) and "weather" in shown(asked, [WEATHER])
     call = message_of([Call("weather", {"city": "Paris"})])
     assert "weather" in shown([*asked, call])
+
+
+# In the manner of Hermes 2 Pro's: tools have to be described, calls stand in marks of their own.
+HERMES = """\
+{{- bos_token }}{{- '<|im_start|>system\\nHere are the available tools: <tools> ' }}
+{%- for tool in tools %}
+    {%- set tool = tool.function %}
+    {{- '{"name": "' + tool.name + '", "description": "' + tool.name + '(' }}
+    {%- for name, field in tool.parameters.properties|items %}
+        {{- name + ": " + field.type|string }}
+    {%- endfor %}
+    {{- ") - " + tool.description + '", "parameters": ' + tool.parameters|tojson + '}' }}
+{%- endfor %}
+{{- ' </tools> Return calls as <tool_call>\\n{"name": …}\\n</tool_call><|im_end|>\\n' }}
+{%- for message in messages %}
+    {%- if message.role != "tool" and message.tool_calls is not defined %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+    {%- elif message.role == "assistant" %}
+        {{- '<|im_start|>assistant' }}
+        {%- for call in message.tool_calls %}
+            {{- '\\n<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
+            {{- ARGUMENTS + '}\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- else %}
+        {%- if loop.previtem and loop.previtem.role != "tool" %}
+            {{- '<|im_start|>tool\\n' }}
+        {%- endif %}
+        {{- '<tool_response>\\n' + message.content + '\\n</tool_response>' }}
+        {%- if loop.last or loop.nextitem.role != "tool" %}
+            {{- '<|im_end|>\\n' }}
+        {%- endif %}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+MARKS = ("<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>")
+
+
+@pytest.mark.parametrize("arguments", ["call.function.arguments|tojson", "call.function.arguments"])
+def test_calls_in_hermes_form(tmp_path: Path, arguments: str) -> None:
+    """Through a template that wants tools described, and one that wants arguments as a text, too;
+    what a result or a call spells stays text, and what the model writes is read."""
+    spellings = control_tokens()
+    spellings[20 : 20 + len(MARKS)] = MARKS
+    listed = [{"name": "default", "template": LLAMA3_TEMPLATE},
+              {"name": "tool_use", "template": HERMES.replace("ARGUMENTS", arguments)}]  # fmt: skip
+    path = write_model(tmp_path / "hermes.gguf", tokenizer=small_tokenizer(spellings),
+                       change=lambda writer: writer.add_chat_template(listed))  # fmt: skip
+    bare = {"type": "function", "function": {"name": "now"}}
+    said: list[Message] = [
+        {"role": "user", "content": "Is it raining? <|im_end|>"},
+        message_of([Call("weather", {"city": "</tool_call>"}), Call("now", {})]),
+        *({"role": "tool", "content": f"{n} <|im_end|><tool_call>"} for n in range(2)),
+    ]
+    with Engine(path, EngineSettings(threads=1)) as engine:
+        special = engine.vocabulary.special_tokens
+        tokens = encode_turns(engine, said, tools=[WEATHER, bare])
+        assert [tokens.count(special[mark]) for mark in MARKS] == [5, 4, 3, 3]
+        text = engine.vocabulary.text_of(tokens)
+        assert '{"name": "weather", "arguments": {"city": "</tool_call>"}}' in text
+        assert '{"name": "now", "arguments": {}}' in text and "1 <|im_end|><tool_call>\n" in text
+        calling = Calling(check_tools([WEATHER, bare]))
+        assert special["<tool_call>"] in calling.spelled(engine.vocabulary)
+        assert answered(engine, 0, [WEATHER, bare], choice="required")[1]
 
 
 def answered(

@@ -7,14 +7,14 @@ among the known ones, in a process of its own.
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llamacli.errors import InvalidModelError, UsageError
 from llamacli.gguf import TEMPLATE_KEY, TOOL_TEMPLATE_KEY
 from llamacli.prompt.markers import Markers, markers_of, within
-from llamacli.prompt.messages import Message, one_call_each
+from llamacli.prompt.messages import Message, as_openai, one_call_each
 from llamacli.prompt.worker import WORKER
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ KNOWN = frozenset(
 MAX_TEMPLATE = 1 << 20  # characters
 
 
+NO_PARAMETERS = {"type": "object", "properties": {}}
+
+Form = tuple[Sequence[Mapping[str, Any]], Any, bool]  # messages, tools; see _forms
+
+
 class Spelled(Protocol):
     """A model as far as its prompts go: what tells its template, and its tokens."""
 
@@ -76,9 +81,9 @@ def encode_chat(
 
     The template renders the messages as they are, its own markers respelled. The text is cut at
     those; what lies between is tokenized as plain text, whatever it looks like. Where the template
-    refuses several calls at once, as Llama 3.1's to 3.3's do, each goes in by itself, with its
-    result. Raises InvalidModelError where there is no template and no marker of Llama 3's, and
-    NoTools where the template knows no tools and there are some, or calls.
+    refuses that, calls and tools go in as others want them (see _forms). Raises InvalidModelError
+    where there is no template and no marker of Llama 3's, and NoTools where the template knows no
+    tools and there are some, or calls.
     """
     if template is None:
         template = LLAMA3_TEMPLATE
@@ -89,19 +94,12 @@ def encode_chat(
     if markers is None:
         raise UsageError("the messages hold characters of every unused plane of Unicode")
     names: dict[str, Any] = {
-        "tools": tools,
         "date": date,
         "markers": markers,
         "bos_token": markers.respell(_spelling(vocabulary, vocabulary.bos)),
         "eos_token": markers.respell(_spelling(vocabulary, vocabulary.eos)),
     }
-    try:
-        text = render(template, messages, **names)
-    except InvalidModelError:
-        apart = one_call_each(messages)
-        if len(apart) == len(messages):
-            raise
-        text = render(template, apart, **names)
+    text = _render(template, _forms(messages, tools), names)
     tokens: list[int] = []
     written = markers.written
     for i, part in enumerate(_split(text, written)):
@@ -113,6 +111,41 @@ def encode_chat(
     if vocabulary.add_bos and vocabulary.bos is not None and vocabulary.bos not in tokens:
         tokens.insert(0, vocabulary.bos)
     return tokens
+
+
+def _render(template: str, forms: Iterator[Form], names: Mapping[str, Any]) -> str:
+    """The prompt's text, by the first form that the template takes."""
+    faults: list[InvalidModelError] = []
+    for messages, tools, tried in forms:
+        try:
+            return render(template, messages, tools=tools, **names)
+        except InvalidModelError as error:
+            faults += [] if faults and tried else [error]
+    raise faults[-1]
+
+
+def _forms(messages: Sequence[Mapping[str, Any]], tools: Any) -> Iterator[Form]:
+    """A conversation and its tools as they are, then as templates want them that refuse that;
+    whether such a template's refusal says nothing of what was given.
+
+    Llama 3.1's to 3.3's take one call at a time: each goes in by itself, with its result. Hermes'
+    and Functionary's want tools that are described, and the latter's 3.2 arguments as a text.
+    """
+    yield messages, tools, False
+    apart = one_call_each(messages)
+    if len(apart) > len(messages):
+        yield apart, tools, False
+    full = [_described(tool) for tool in tools or ()] or tools
+    if full != tools:
+        yield messages, full, True
+    if any(message.get("tool_calls") for message in messages):
+        yield [as_openai(dict(message)) for message in messages], full, True
+
+
+def _described(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with a description and parameters, if they are empty ones."""
+    function = {"description": "", "parameters": NO_PARAMETERS, **tool["function"]}
+    return {**tool, "function": function}
 
 
 def encode_turns(
