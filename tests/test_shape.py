@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLParserLimits
 
 from llamacli.answer import Result, generate
 from llamacli.engine.engine import Engine
@@ -20,11 +20,12 @@ from llamacli.engine.settings import EngineSettings
 from llamacli.errors import InvalidModelError, UsageError
 from llamacli.shape.constraint import Constraint, constrained
 from llamacli.shape.gbnf import read_gbnf
-from llamacli.shape.grammar import Grammar, checked
+from llamacli.shape.grammar import Grammar, _bytes, checked
 from llamacli.shape.read import choice_grammar
 from llamacli.shape.schema import read_schema
 from tests.standins.tiny import write_model
 
+GREEDY = SamplingSettings(temperature=0)
 SCHEMAS: dict[str, Any] = {
     "anything": True,
     "string": {"type": "string", "minLength": 2, "maxLength": 5},
@@ -435,6 +436,32 @@ def test_grammars_without_bound_are_refused(text: str) -> None:
 def test_grammars_that_repeat_themselves_are_followed(text: str) -> None:
     grammar = read_gbnf(text)
     assert _matches(grammar, grammar.shortest.decode())
+
+
+@pytest.mark.parametrize("of", ["tokens", "bytes"])
+def test_a_grammar_that_is_given_up_within_an_answer_is_told(engine: Engine, of: str) -> None:
+    """llguidance says that the text is at its end then, and so it would seem whole."""
+    grammar = read_gbnf('root ::= a | b\na ::= [a-z]* "x" a?\nb ::= [a-z]* "xx" b?')
+    tight = LLParserLimits(max_items_in_row=1, verbose_errors=False)
+    constraint = constrained(engine.vocabulary, grammar, 30)
+    if of == "tokens":
+        constraint.matcher = LLMatcher(
+            engine.vocabulary.trie, grammar.text, limits=tight, log_level=0
+        )
+    else:
+        constraint.ending.matcher = LLMatcher(_bytes(), grammar.text, limits=tight, log_level=0)
+    with pytest.raises(InvalidModelError, match="too ambiguous"):
+        list(generate(engine, [1, 2], GREEDY, max_tokens=30, constraint=constraint))
+
+
+@pytest.mark.parametrize(
+    ("count", "most"), [("{0}", 0), ("{ 0 , 0 }", 0), ("{0,}", 2), ("{0,1}", 1), ("{0}{2}", 0)]
+)
+def test_what_is_repeated_no_time_is_not_there(count: str, most: int) -> None:
+    grammar = read_gbnf(f'root ::= "a"{count} "b"')
+    assert [times for times in range(3) if _matches(grammar, "a" * times + "b")] == [
+        *range(most + 1)
+    ]
 
 
 def _nested(schema: Any, depth: int) -> Any:

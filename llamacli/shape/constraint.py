@@ -68,8 +68,7 @@ class Constraint:
     def allowed(self) -> NDArray[np.int32]:
         """The tokens that may follow; an end token only where the text is whole."""
         mask = np.frombuffer(self.matcher.compute_bitmask(), np.uint8)
-        if self.matcher.is_error():
-            raise InvalidModelError("the grammar is too ambiguous to follow; simplify it")
+        _check(self.matcher)
         return np.flatnonzero(np.unpackbits(mask, bitorder="little")).astype(np.int32)
 
     def valid(self, tokens: Sequence[int]) -> int:
@@ -77,15 +76,20 @@ class Constraint:
         return self.matcher.validate_tokens(list(tokens))
 
     def take(self, token: int, left: int) -> bool:
-        """Go on by an allowed token, unless the end can't be reached within left tokens with it."""
+        """Go on by an allowed token, unless the end can't be reached within left tokens with it.
+
+        Raises what choose raises.
+        """
         piece, way = self.vocabulary.piece(token), self.ending.way
         self.ending.follow(piece)
+        _check(self.ending.matcher)
         if not self.fits(left - 1):
             self.ending.shorten()
             if not self.fits(left - 1):
                 self.ending.back(len(piece), way)
                 return False
         self.matcher.consume_token(token)
+        _check(self.matcher)
         self.taken.append((len(piece), way))
         return True
 
@@ -120,6 +124,12 @@ class Constraint:
         """What spells way, which may begin within a character; None where no tokens do."""
         tokens = self.vocabulary.trie.tokenize_bytes(way)
         return tokens if self.vocabulary.trie.decode_bytes(tokens) == way else None
+
+
+def _check(matcher: LLMatcher) -> None:
+    """Raises InvalidModelError where llguidance has given up: its text looks ended then."""
+    if matcher.is_error():
+        raise InvalidModelError("the grammar is too ambiguous to follow; simplify it")
 
 
 def constrained(vocabulary: Vocabulary, grammar: Grammar, most: int) -> Constraint:

@@ -27,6 +27,7 @@ TOKEN = re.compile(
     r"|(?P<open>\()|(?P<close>\))|(?P<or>\|)|(?P<repeat>[*+?]|\{\s*\d+\s*(?:,\s*\d*\s*)?\})",
     re.DOTALL,
 )
+NONE = re.compile(r"\{\s*0+\s*(?:,\s*0+\s*)?\}")  # times, which llguidance's Lark can't say
 CHARACTER = re.compile(
     r'\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([trn"\\\[\]-]))|([^\\])',
     re.DOTALL,
@@ -161,7 +162,7 @@ class _Reader:
                 if not last:
                     raise self.fail("there is nothing to repeat")
                 grouped = last if last[-1] == ")" else ["(", *last, ")"]
-                last = [*grouped[:-1], ")" + self.count()]
+                last = [*grouped[:-1], ")" + self.count()] if not NONE.match(self.token) else ['""']
             elif (item := self.item(depth)) is not None:
                 parts += last
                 last = item
