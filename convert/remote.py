@@ -18,23 +18,11 @@ CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 EXPIRED = (401, 403, 404, 410)  # how servers of signed addresses say that the time is up
 BUSY = (408, 429)
 
-
-@dataclass(frozen=True)
-class Patience:
-    """How often and how long a broken connection is met; times are in seconds.
-
-    Pauses double from first_pause on, and each is shortened at random, so that readers don't come
-    back all at once. A connection that brings less than `least` bytes in `stall` seconds is given
-    up for a new one. longest_wait bounds what a server may ask for by Retry-After.
-    """
-
-    failures: int = 8
-    refusals: int = 2
-    first_pause: float = 0.5
-    longest_pause: float = 30.0
-    longest_wait: float = 120.0
-    stall: float = 30.0
-    least: int = 1 << 16
+FAILURES, REFUSALS = 8, 2  # in a row, after which a connection is met no more
+# Seconds; a pause doubles from the first on.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+LONGEST_WAIT = 120.0  # that a server may ask for by Retry-After
+STALL, LEAST = 30.0, 1 << 16  # a connection that brings fewer bytes in so many seconds is given up
 
 
 @dataclass(frozen=True)
@@ -45,9 +33,10 @@ class Location:
     headers: Mapping[str, str]
 
 
-def pause(patience: Patience, failures: int) -> float:
-    """Seconds to wait after so many failures in a row."""
-    longest = min(patience.first_pause * 2.0 ** (failures - 1), patience.longest_pause)
+def pause(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: shortened at random, so that readers don't
+    come back all at once."""
+    longest = min(FIRST_PAUSE * 2.0 ** (failures - 1), LONGEST_PAUSE)
     return longest * random.uniform(0.5, 1.0)
 
 
@@ -77,14 +66,12 @@ class RemoteFile(WeightFile):
         identity: str,
         locate: Callable[[], Location],
         client: httpx2.Client,
-        patience: Patience = Patience(),
     ) -> None:
         self.name = name
         self.size = size
         self.identity = identity
         self._locate = locate
         self._client = client
-        self._patience = patience
         self._location: Location | None = None
         self._etag: str | None = None
         self._lock = threading.Lock()
@@ -107,7 +94,7 @@ class RemoteFile(WeightFile):
             except Broken as error:
                 failures = failures + 1 if done == before else 1
                 refusals = refusals + error.refused if done == before else 0
-                if failures >= self._patience.failures or refusals > self._patience.refusals:
+                if failures >= FAILURES or refusals > REFUSALS:
                     fault = f"it can't be read, in {failures} tries: {error}"
                     raise SourceError(fault, file=self.name) from error
                 self._pause(failures, error)
@@ -150,8 +137,8 @@ class RemoteFile(WeightFile):
             yield chunk[:length]
             length -= len(chunk)
             lately += len(chunk)
-            if time.monotonic() - since > self._patience.stall:
-                if lately < self._patience.least:
+            if time.monotonic() - since > STALL:
+                if lately < LEAST:
                     raise Broken("it has all but stopped")
                 since, lately = time.monotonic(), 0
         if length > 0:
@@ -210,12 +197,12 @@ class RemoteFile(WeightFile):
         return SourceError("reading was stopped", file=self.name)
 
     def _pause(self, failures: int, error: Broken) -> None:
-        if error.wait > self._patience.longest_wait:
+        if error.wait > LONGEST_WAIT:
             raise SourceError(
                 f"it can't be read now: {error}, and asks for a pause of "
                 f"{error.wait / 60:.0f} minutes",
                 file=self.name,
                 hint="call again then",
             ) from error
-        if self._cancelled.wait(max(pause(self._patience, failures), error.wait)):
+        if self._cancelled.wait(max(pause(failures), error.wait)):
             raise self._stopped()

@@ -29,7 +29,7 @@ from llamacli.batch import (
     prepare,
     read_lines,
 )
-from llamacli.commands.batch_output import check_output
+from llamacli.commands.batch import check_output
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.engine.settings import EngineSettings

@@ -23,7 +23,7 @@ from llamacli import cli
 from llamacli.chat.conversation import user
 from llamacli.chat.saved import create
 from llamacli.chat.turns import ChatSession
-from llamacli.commands.batch_output import check_output, open_output
+from llamacli.commands.batch import check_output, open_output
 from llamacli.engine.engine import Engine
 from llamacli.engine.model import in_background
 from llamacli.engine.sampling import SamplingSettings

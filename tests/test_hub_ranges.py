@@ -3,20 +3,18 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
 
-from convert import CheckpointError, SourceError
-from convert.remote import Broken, Location, Patience, RemoteFile, pause
+from convert import CheckpointError, SourceError, remote as reading
+from convert.remote import Broken, Location, RemoteFile, pause
 from tests.standins.hub import Cut, Hub, serve
 from tests.standins.waiting import PATIENCE
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
-QUICK = Patience(first_pause=0.001, longest_pause=0.002)
 
 
 @pytest.fixture
@@ -26,17 +24,19 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def remote(hub: Hub) -> Iterator[Callable[..., RemoteFile]]:
+def remote(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RemoteFile]]:
     """Make a RemoteFile for DATA; located counts how often its address was asked for."""
+    monkeypatch.setattr(reading, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(reading, "LONGEST_PAUSE", 0.002)
     with httpx2.Client(timeout=None, follow_redirects=True) as client:
 
-        def make(patience: Patience = QUICK, size: int = len(DATA)) -> RemoteFile:
+        def make(size: int = len(DATA)) -> RemoteFile:
             def locate() -> Location:
                 signature = str(len(hub.blobs))
                 hub.blobs[signature] = ("weights", DATA)
                 return Location(f"{hub.cdn_url}/blob?name=weights&signature={signature}", {})
 
-            return RemoteFile("weights", size, "hash", locate, client, patience)
+            return RemoteFile("weights", size, "hash", locate, client)
 
         yield make
 
@@ -77,7 +77,7 @@ def test_gives_up_where_nothing_comes(hub: Hub, remote: Make) -> None:
     hub.cuts = lambda number, asked: Cut(after=0)
     with pytest.raises(SourceError, match="in 8 tries"):
         remote().read(0, 5000)
-    assert hub.served == QUICK.failures
+    assert hub.served == reading.FAILURES
 
 
 @pytest.mark.parametrize("status", [500, 503, 429, 408])
@@ -98,7 +98,7 @@ def test_a_refusal_for_good_ends_soon(hub: Hub, remote: Make) -> None:
     hub.expire_after = 0
     with pytest.raises(SourceError, match="HTTP 403"):
         remote().read(0, 10)
-    assert hub.served == QUICK.refusals + 1
+    assert hub.served == reading.REFUSALS + 1
 
 
 def test_retry_after_is_waited_for(hub: Hub, remote: Make) -> None:
@@ -119,11 +119,12 @@ def test_too_long_a_retry_after_is_told(hub: Hub, remote: Make) -> None:
 
 @pytest.mark.parametrize("address", ["http://.../", "http://[::1", "ftp://x/", "http://a:b/"])
 def test_a_redirect_to_no_address_is_an_answer_that_failed(
-    hub: Hub, remote: Make, address: str
+    hub: Hub, remote: Make, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reading, "FAILURES", 3)
     hub.cuts = lambda number, _: Cut(status=302, headers=(("Location", address),))
     with pytest.raises(SourceError, match="can't be read, in 3 tries"):
-        remote(replace(QUICK, failures=3)).read(0, 10)
+        remote().read(0, 10)
 
 
 def test_a_file_of_another_size_is_noticed(remote: Make) -> None:
@@ -146,13 +147,17 @@ def test_slow_drips_arrive(hub: Hub, remote: Make) -> None:
     assert remote().read(100, 3000) == DATA[100:3100]
 
 
-def test_a_connection_that_has_all_but_stopped_is_left(remote: Make) -> None:
+def test_a_connection_that_has_all_but_stopped_is_left(
+    remote: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An answer in single bytes, watched by a patience that is over at once, or never."""
     trickle: Any = SimpleNamespace(iter_raw=lambda: iter([b"x"] * 10))
-    over = replace(QUICK, stall=-1.0, least=100)
+    monkeypatch.setattr(reading, "STALL", -1.0)
+    monkeypatch.setattr(reading, "LEAST", 100)
     with pytest.raises(Broken, match="all but stopped"):
-        list(remote(over)._watched(trickle, 10))
-    assert list(remote(replace(over, least=1))._watched(trickle, 10)) == [b"x"] * 10
+        list(remote()._watched(trickle, 10))
+    monkeypatch.setattr(reading, "LEAST", 1)
+    assert list(remote()._watched(trickle, 10)) == [b"x"] * 10
 
 
 def test_cancel_ends_a_read_that_waits(hub: Hub, remote: Make) -> None:
@@ -175,9 +180,10 @@ def test_cancel_ends_a_read_that_waits(hub: Hub, remote: Make) -> None:
         file.read(0, 10)
 
 
-def test_pauses_grow_differ_and_end_growing() -> None:
-    patience = Patience(first_pause=1.0, longest_pause=8.0)
-    tried = [[pause(patience, failures) for _ in range(50)] for failures in range(1, 8)]
+def test_pauses_grow_differ_and_end_growing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "FIRST_PAUSE", 1.0)
+    monkeypatch.setattr(reading, "LONGEST_PAUSE", 8.0)
+    tried = [[pause(failures) for _ in range(50)] for failures in range(1, 8)]
     for failures, pauses in enumerate(tried, 1):
         longest = min(2 ** (failures - 1), 8)
         assert all(longest / 2 <= seconds <= longest for seconds in pauses)
