@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -167,9 +168,16 @@ def complain(error: BaseException) -> None:
 
 
 def show_status(text: str) -> None:
-    """A line on a terminal's stderr in place of the last one, or none; elsewhere nothing."""
+    """A line on a terminal's stderr in place of the last one, or none; elsewhere nothing.
+
+    It is cut where it would be wrapped: only one line can be replaced.
+    """
     if lively(sys.stderr):
-        print(f"\r\x1b[K{printable(text)}", end="", file=sys.stderr, flush=True)
+        width = 0
+        with suppress(OSError):
+            width = os.get_terminal_size(sys.stderr.fileno()).columns
+        text = printable(text)[: (width or 80) - 1]  # 0 where a terminal doesn't know
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def ask(question: str) -> bool:

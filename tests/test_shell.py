@@ -29,7 +29,7 @@ from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import CONTEXT, write_model
 from tests.standins.waiting import PATIENCE, ROOM, wait_until
 from tests.systems import needs_linux, needs_shell, needs_signals
-from tests.terminal import ENCODING, on_terminal
+from tests.terminal import ENCODING, Terminal, on_terminal
 
 
 @pytest.fixture(scope="module")
@@ -581,6 +581,18 @@ def test_answers_cannot_drive_a_terminal(tmp_path: Path) -> None:
     assert shown.encode(ENCODING, "replace") in seen
     piped = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).stdout
     assert piped == "\x1b]0;title\x07\x1b[2Jtext\x9b31m\ttab\n".encode()
+
+
+def test_a_line_of_progress_stays_one_on_a_narrow_terminal() -> None:
+    told = "reading the prompt: {} of 131072 tokens"
+    code = f"""
+from llamacli.terminal import show_status
+for done in (10_000, 20_000, 30_000):
+    show_status({told!r}.format(done))
+"""
+    terminal = Terminal([sys.executable, "-c", code], columns=30)
+    assert terminal.leave() == 0
+    assert terminal.shown == [told.format(30_000)[:28]]
 
 
 def test_harmless_leaves_text_alone() -> None:
