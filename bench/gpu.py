@@ -58,6 +58,8 @@ TARGETS = {
 
 def run_stage(stage: str, model: Path, rounds: int, limit: float) -> dict[str, Any]:
     """What it found, or {"failed": why}."""
+    if sys.platform == "win32":
+        raise SystemExit("the servers that a stage starts can't be ended here")
     command = [sys.executable, "-m", "bench.on_gpu", stage, str(model), "--rounds", str(rounds)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
