@@ -100,6 +100,9 @@ if sys.platform == "win32":
         while msvcrt.kbhit():
             msvcrt.getwch()
 
+    def wait_for_line() -> None:
+        """Ctrl-C ends a read of the console, whenever it comes."""
+
     def let_wait(descriptor: int) -> None:
         """Nobody sets otherwise there."""
 
@@ -231,6 +234,25 @@ else:
 
         with contextlib.suppress(termios.error, OSError, ValueError):
             termios.tcflush(sys.stdin, termios.TCIFLUSH)
+
+    def wait_for_line() -> None:
+        """Until something was typed on the terminal that stdin is; the main thread's.
+
+        A signal whose handler raises ends it. It wouldn't end a read that it comes just before.
+        """
+        import select
+
+        reading, writing = os.pipe()
+        for end in (reading, writing):
+            os.set_blocking(end, False)
+        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        try:
+            while sys.stdin not in select.select([sys.stdin, reading], [], [])[0]:
+                os.read(reading, 64)  # of signals that raise nothing
+        finally:
+            signal.set_wakeup_fd(before)
+            for end in (reading, writing):
+                os.close(end)
 
     def let_wait(descriptor: int) -> None:
         """Have reads and writes wait again, where another program has set otherwise."""

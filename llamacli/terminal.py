@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from llamacli.errors import told
-from llamacli.system import pipe_error
+from llamacli.system import pipe_error, wait_for_line
 
 # C0 but tab and newline, DEL, C1: what drives a terminal. Each shows as its own picture or U+FFFD.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -185,11 +185,20 @@ def ask(question: str) -> bool:
     return asked(f"{question} [y/N]") in ("y", "yes")
 
 
+def read_typed(prompt: str) -> str:
+    """A line that is typed below a prompt on the terminal. Raises EOFError for Ctrl-D alone."""
+    writer(sys.stderr)(prompt)
+    wait_for_line()
+    return input()
+
+
 def asked(question: str) -> str:
     """What the user types, in small letters."""
     writer(sys.stderr)(f"{printable(question)} ")
     reply = ""
     try:
+        if sys.stdin.isatty():
+            wait_for_line()
         reply = sys.stdin.readline()
     finally:
         if not reply.endswith("\n"):  # Ctrl-C and Ctrl-D leave the cursor behind the question

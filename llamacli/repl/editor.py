@@ -19,7 +19,7 @@ from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import is_dumb_terminal
 
 from llamacli.system import ENDING
-from llamacli.terminal import say
+from llamacli.terminal import read_typed, say
 
 Complete = Callable[[Document, CompleteEvent], Iterable[Completion]]
 Read = Callable[[str, str], str]
@@ -93,9 +93,9 @@ def _is_ours(number: int) -> bool:
 def _read_plain(prompt: str, begin: str) -> str:  # noqa: ARG001
     """A line as the terminal's driver edits it, where the cursor can't be moved."""
     try:
-        text = input(prompt)
+        text = read_typed(prompt)
         while is_open(text):
-            text += "\n" + input(CONTINUED)
+            text += "\n" + read_typed(CONTINUED)
     except (KeyboardInterrupt, EOFError) as key:
         say("")  # the cursor is behind the prompt
         raise (Interrupted if isinstance(key, KeyboardInterrupt) else EOFError) from None
