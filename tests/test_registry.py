@@ -13,6 +13,7 @@ from convert.checkpoint import read_config
 from convert.config import LlamaConfig
 from convert.tensors import llama_tensors
 from llamacli.commands.convert import _find
+from llamacli.engine import SamplingSettings
 from llamacli.engine.fit import DEFAULT_CONTEXT
 from llamacli.errors import InvalidModelError, NotFoundError
 from llamacli.models import registry
@@ -210,6 +211,19 @@ def test_what_is_wrong_is_told_with_its_place(text: str, words: str, write: Writ
         registry.defaults()
         registry.models()
     assert str(path) in str(caught.value) and words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "most"), [("temperature", 100), ("top_k", (1 << 31) - 1), ("repeat_penalty", 100)]
+)
+def test_what_no_answer_can_be_drawn_by_is_told_as_the_files(
+    key: str, most: int, write: Write
+) -> None:
+    write(f"[defaults]\n{key} = {most}\n")
+    SamplingSettings(**registry.defaults())
+    write(f"[defaults]\n{key} = {most + 1}\n")
+    with pytest.raises(InvalidModelError, match=f"defaults.{key} is {most + 1}"):
+        registry.defaults()
 
 
 @pytest.mark.parametrize(
