@@ -32,7 +32,7 @@ from llamacli.speculate import (
     Lookahead,
     Speculation,
 )
-from llamacli.speculate.costs import ON_CPU, ON_GPU, Budget, Kind, learn_costs
+from llamacli.speculate.costs import MOST_REGAINED, ON_CPU, ON_GPU, Budget, Kind, learn_costs
 from llamacli.speculate.drafts import Lookup, check_same_tokens
 from tests.standins import smollm2
 from tests.standins.sparse import Shape, write_sparse
@@ -457,6 +457,7 @@ def simulated(costs: Costs, truth: float, tokens: int = 4000, seed: int = 0) -> 
             budget.saw(kinds[:size], right, costs.of(size + 1))
         else:
             budget.saw_plain()
+            budget.saw_foretold(kinds[0], bool(rng.random() < truth))
         made += right + 1
         cost += costs.of(size + 1)
     return cost / made
@@ -498,6 +499,20 @@ def test_a_copy_is_drafted_soon_after_drafts_that_were_wrong() -> None:
     for kind in drafts.budget.copied.values():
         kind.right, kind.seen = 0.0, 50.0  # nothing was right for long: it waits longer
     assert not drafts.copied(MOST_ROWS - 1, costs)
+
+
+def test_what_was_foretold_rightly_gives_credit_back() -> None:
+    """An account that is empty holds up no copy that has begun, however sure that one is by now."""
+    budget, kind = Budget(balance=0.0), Kind(0.85)
+    costs = Costs({1: 1.0, 2: 1.28, 4: 1.55, 8: 2.04, 16: 3.09})
+    kind.saw(False)
+    assert not budget.length([kind] * 15, costs)
+    for _ in range(2):
+        budget.saw_foretold(kind, True)
+    assert budget.length([kind] * 15, costs)
+    for _ in range(100):
+        budget.saw_foretold(kind, True)
+    assert budget.balance == MOST_REGAINED
 
 
 def test_costs_between_known_ones_are_interpolated() -> None:

@@ -28,6 +28,9 @@ GAIN = 1.05  # what a draft must promise, in tokens a cost
 CREDIT = 1.0  # what may be lost before anything was gained, in evaluations of one token
 ALLOWANCE = 0.01  # what each token without a draft adds to it: about a hundredth is lost at most
 MOST_CREDIT = 16.0
+# What a token adds that was foretold rightly and not drafted, up to so much: a copy that has begun
+# waits for no more. By bench.foreseen's texts and bench.speculation's.
+REGAINED, MOST_REGAINED = 0.1, 0.5
 RISK = 0.03  # that a draft may always have: what it loses where it is wrong, times how likely
 OVERDRAFT = 2.0  # what a draft that is likely right may lose beyond the credit
 WEIGHT = 4.0  # tokens that a kind's first estimate is worth
@@ -184,6 +187,12 @@ class Budget:
         for number, kind in enumerate(kinds[: accepted + 1]):  # none is drawn after a wrong one
             kind.saw(number < accepted)
         self.balance = min(self.balance + accepted + 1 - cost, MOST_CREDIT)
+
+    def saw_foretold(self, kind: Kind, right: bool) -> None:
+        """What came of a token that was foretold and not drafted, which cost nothing."""
+        kind.saw(right)
+        if right:
+            self.balance = max(self.balance, min(self.balance + REGAINED, MOST_REGAINED))
 
     def gave_up(self, drafting: float) -> None:
         """A model that was asked had nothing likely to draft."""

@@ -180,7 +180,7 @@ class Drafts:
         if self.foretold is not None:
             place, token, kind = self.foretold
             if place < len(self.lookup.tokens):
-                kind.saw(self.lookup.tokens[place] == token)
+                self.budget.saw_foretold(kind, self.lookup.tokens[place] == token)
             self.foretold = None
 
     def _copy(self, most: int) -> tuple[list[int], int]:
