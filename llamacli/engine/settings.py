@@ -49,7 +49,8 @@ class EngineSettings:
     context and batch sizes are in tokens; "auto" is the largest context, and the most layers on
     a GPU, that fit. device is a kind, or auto. repack lets llama.cpp rearrange weights in memory
     for its fastest kernels; overcommit loads a model that seems not to fit. outputs is of how
-    many tokens of a micro-batch there are logits; 1 serves to generate. adapters are loaded, too.
+    many tokens of a micro-batch there are logits, and a batch has at least as many; 1 serves to
+    generate. adapters are loaded, too.
     workers are other machines that hold layers; split has the parts of this machine and of each of
     them, empty for what is free; worker_timeout is how many seconds one may take for its part of a
     step.
