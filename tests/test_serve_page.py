@@ -120,6 +120,33 @@ def test_settings_and_chats(page: Browser) -> None:
     assert messages(page)[0] == "Hi"
 
 
+def test_an_answer_that_is_given_up_takes_no_other_with_it(page: Browser) -> None:
+    ask(page, "Hi")
+    page.run(
+        "window.fetch = (_, { signal }) => new Promise((_, fail) =>"
+        " signal.addEventListener('abort', () => fail(new DOMException('', 'AbortError'))))"
+    )
+    for press in ("#messages li:nth-child(3) .tools button:nth-child(2)", "#new"):  # edit
+        page.type("#text", "\ue007" if page.run("return text.value") else "Again\ue007")
+        wait_until(lambda: len(messages(page)) == 4 and not idle(page))
+        page.click(press)
+        wait_until(lambda: idle(page))
+        assert len(messages(page)) in (0, 2)
+    page.click("#chats li:nth-child(2) button")
+    assert len(messages(page)) == 3 and messages(page)[2] == "Again"
+
+
+def test_a_deleted_chats_system_prompt_goes_with_it(page: Browser) -> None:
+    ask(page, "Hi")
+    page.click("#open-settings")
+    page.type("#system", "Be brief.")
+    page.click("#delete")
+    wait_until(lambda: not messages(page))
+    page.click("#open-settings")
+    assert page.run("return document.querySelector('#system').value") == ""
+    page.click("#settings button[value=done]")
+
+
 def test_the_keyboard_alone(page: Browser) -> None:
     assert page.run("return document.activeElement.id") == "text"
     ask(page, "Hi")

@@ -137,7 +137,7 @@ async function answer(index) {
   } catch (error) {
     if (error.name === "AbortError") message.told = "stopped";
     else tell(error.message);
-    if (!message.content) mine.messages.splice(mine.messages.indexOf(message), 1);
+    if (!message.content) mine.messages = mine.messages.filter((one) => one !== message);
   }
   if (running === control) {
     running = null;
@@ -229,7 +229,8 @@ $("open-settings").addEventListener("click", () => {
   $("settings").showModal();
 });
 $("settings").addEventListener("close", () => {
-  chat.system = $("system").value;
+  if (!chats.includes(chat)) open_(begin()); // it was deleted
+  else chat.system = $("system").value;
   for (const name of [...NUMBERS, "theme"]) settings[name] = $(name).value;
   if (settings.key !== $("key").value) {
     settings.key = $("key").value;
@@ -241,10 +242,8 @@ $("settings").addEventListener("close", () => {
   $("text").focus();
 });
 $("delete").addEventListener("click", () => {
-  const gone = chat;
+  remove(chat);
   $("settings").close();
-  remove(gone);
-  open_(begin());
 });
 
 colours();
