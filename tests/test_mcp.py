@@ -1,5 +1,6 @@
 """MCP servers that behave and that don't: their tools called, none of them left behind."""
 
+import gzip
 import json
 import os
 import shlex
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gguf
+import httpx2
 import pytest
 
 from llamacli.answer import Calling
@@ -94,6 +96,29 @@ def test_a_tool_that_hangs_and_a_list_without_end() -> None:
     assert outcome.failed and "didn't answer within 2 s" in outcome.text
     with open_servers([config("endless")], PATIENCE) as servers:
         assert not servers.offered
+
+
+def test_a_flood_of_tools_is_refused() -> None:
+    with (
+        pytest.raises(NotFoundError, match="more than 1000 tools"),
+        open_servers([config("flood_list")], PATIENCE),
+    ):
+        pass
+
+
+def test_a_compressed_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 MiB of it may be 16 GiB."""
+    body = gzip.compress(bytes(1 << 20))
+
+    async def answer(_: object, request: httpx2.Request) -> httpx2.Response:
+        assert request.headers["accept-encoding"] == "identity"
+        headers = {"content-encoding": "gzip", "content-type": "application/json"}
+        return httpx2.Response(200, headers=headers, stream=httpx2.ByteStream(body))
+
+    monkeypatch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", answer)
+    there = read_servers(["http://127.0.0.1:9/mcp"])
+    with pytest.raises(NotFoundError, match="compressed"), open_servers(there, PATIENCE):
+        pass
 
 
 def test_a_tool_fails_stops_and_gives_no_text() -> None:

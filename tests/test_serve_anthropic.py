@@ -63,7 +63,10 @@ def test_counting_and_system(client: Any) -> None:
     assert plain.input_tokens == 14
     told = client.messages.count_tokens(model="demo", messages=HELLO, system="Be brief.")
     parts = [{"type": "text", "text": "Be brief."}]
-    again = client.messages.count_tokens(model="demo", messages=HELLO, system=parts)
+    shape = {"format": {"type": "json_schema", "schema": {"type": "boolean"}}}
+    again = client.messages.count_tokens(
+        model="demo", messages=HELLO, system=parts, output_config=shape
+    )
     assert told.input_tokens == again.input_tokens > 14
 
 

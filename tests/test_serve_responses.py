@@ -30,7 +30,10 @@ def test_a_response(client: Any) -> None:
 
 def test_a_stream_is_the_same_response(client: Any) -> None:
     asked: Any = {"model": "demo", "input": "Hi", "temperature": 0}
-    asked |= {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    asked |= {
+        "include": ["message.output_text.logprobs", "reasoning.encrypted_content"],
+        "top_logprobs": 2,
+    }
     whole = client.responses.create(**asked)
     events = list(client.responses.create(**asked, stream=True))
     assert [event.sequence_number for event in events] == list(range(len(events)))
@@ -66,7 +69,7 @@ def test_a_response_in_json(client: Any) -> None:
         ({"input": [{"type": "function_call_output"}]}, r"input\.0\.call_id"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
          r"input\.0\.content\.0\.type"),
-        ({"input": "Hi", "include": ["reasoning.encrypted_content"]}, "include"),
+        ({"input": "Hi", "include": ["file_search_call.results"]}, "include"),
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_named(client: Any, body: Any, field: str) -> None:

@@ -4,6 +4,7 @@ and the tools of all servers under names of one list, checked."""
 import fnmatch
 import json
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 MOST_DESCRIPTION = 2000  # characters of it that the model is given
 MOST_PAGES = 100
+MOST_LISTED = 1000  # tools; beyond, none is offered
 ASKED_CLOSED = (mcp_types.CONNECTION_CLOSED, mcp_types.REQUEST_TIMEOUT)
 LOGGERS = ("mcp", "client", "httpx2", "httpcore2", "asyncio")  # tell servers' words on stderr
 
@@ -78,8 +80,7 @@ def _definition(name: str, tool: Any) -> dict[str, Any]:
 
 
 def _twice(names: Iterable[str]) -> set[str]:
-    given = list(names)
-    return {name for name in given if given.count(name) > 1}
+    return {name for name, count in Counter(names).items() if count > 1}
 
 
 def allowed_names(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
@@ -165,10 +166,12 @@ class Connection:
                     page = await self.client.list_tools(cursor=cursor, cache_mode="refresh")
                     found += page.tools
                     cursor = page.next_cursor
-                    if not cursor:
+                    if not cursor or len(found) > MOST_LISTED:
                         break
         except Exception as error:
             raise self._failed("doesn't list its tools", error) from error
+        if len(found) > MOST_LISTED:
+            raise NotFoundError(f"lists more than {MOST_LISTED} tools")
         return found
 
     async def call(self, name: str, arguments: dict[str, Any]) -> Outcome:

@@ -34,6 +34,7 @@ DYING = 2.0  # seconds for the system to have killed it
 BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 CONNECTING = 30.0  # seconds
 EVENTS = "text/event-stream"
+PLAIN = {"Accept-Encoding": "identity"}  # bytes are counted as they come
 MOST_MESSAGE = 16 << 20  # bytes of one message
 MOST_IN_ALL = 1 << 30  # bytes of all messages of one server
 MOST_NOISE = 1 << 20  # bytes on stdout that are no messages
@@ -221,7 +222,7 @@ async def reach_server(config: ServerConfig, trace: Trace, seconds: float) -> As
     limits = httpx2.Timeout(CONNECTING, read=seconds)
     async with (
         httpx2.AsyncClient(
-            headers=dict(config.headers), timeout=limits, transport=_Bounded(trace)
+            headers={**config.headers, **PLAIN}, timeout=limits, transport=_Bounded(trace)
         ) as http,
         streamable_http_client(
             config.url, http_client=http, max_sse_event_size=MOST_MESSAGE
@@ -245,6 +246,10 @@ class _Bounded(httpx2.AsyncHTTPTransport):
             raise
         if response.status_code >= 400 and response.status_code != 405:  # 405: it has no events
             self.trace.fault = f"it answered with HTTP status {response.status_code}"
+        if response.headers.get("content-encoding", "identity") != "identity":
+            self.trace.fault = "its answer is compressed, and might have any size"
+            await response.aclose()
+            raise httpx2.StreamError(self.trace.fault)
         events = response.headers.get("content-type", "").startswith(EVENTS)
         most = MOST_IN_ALL if events else MOST_MESSAGE
         assert isinstance(response.stream, httpx2.AsyncByteStream)

@@ -23,7 +23,7 @@ ROLES = ("user", "assistant", "system")
 REFUSED = {"mcp_servers": "", "container": ""}
 IGNORED = (
     "metadata", "service_tier", "context_management", "betas", "cache_control", "inference_geo",
-    "speed", "diagnostics", "user_profile_id",
+    "speed", "diagnostics", "user_profile_id", "workspace_id",
 )  # fmt: skip
 
 
@@ -51,6 +51,7 @@ def read_message(fields: Fields) -> Ask:
 def count_tokens(model: Loaded, fields: Fields) -> dict[str, Any]:
     """How many tokens the conversation's prompt has."""
     prompt, calling = _conversation(fields), read_block_calling(fields)
+    _read_format(fields.inside("output_config"))
     fields.ignore(IGNORED)
     _refuse(fields)
     fields.end()

@@ -17,7 +17,8 @@ from llamacli.shape import Grammar, read_schema
 # Fields that OpenAI's clients send and that change nothing here: told in a header.
 IGNORED = (
     "user", "store", "metadata", "service_tier", "prompt_cache_key",
-    "prompt_cache_retention", "safety_identifier", "reasoning_effort", "verbosity", "moderation",
+    "prompt_cache_retention", "prompt_cache_options", "safety_identifier", "reasoning_effort",
+    "verbosity", "moderation",
 )  # fmt: skip
 FORMATS = ("text", "json_object", "json_schema")
 

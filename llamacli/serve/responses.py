@@ -28,7 +28,8 @@ REFUSED = {
 }  # fmt: skip
 ROLES = ("system", "developer", "user", "assistant")
 PARTS = ("input_text", "output_text", "text")
-LOGPROBS = "message.output_text.logprobs"  # what include asks for
+# What include asks for: agents ask for reasoning, too, of which there is none here.
+LOGPROBS, REASONING = "message.output_text.logprobs", "reasoning.encrypted_content"
 
 
 def read_response(fields: Fields) -> Ask:
@@ -38,7 +39,7 @@ def read_response(fields: Fields) -> Ask:
         raise unsupported("truncation", ": a prompt that is too long is refused, never cut")
     top = fields.whole("top_logprobs", 0, MAX_TOP)
     included = fields.items("include") or []
-    if unknown := [name for name in included if name != LOGPROBS]:
+    if unknown := [name for name in included if name not in (LOGPROBS, REASONING)]:
         raise invalid("include", f"asks for {shown(unknown[0])}, which isn't there")
     ask = Ask(
         fields.text("model"),
@@ -48,7 +49,7 @@ def read_response(fields: Fields) -> Ask:
         shape=_read_format(fields.inside("text")),
         lora=read_lora(fields),
         calling=read_flat_calling(fields),
-        logprobs=(top or 0) if included or top else None,
+        logprobs=(top or 0) if LOGPROBS in included or top else None,
         stream=bool(fields.flag("stream")),
         ignored=tuple(fields.ignore([*IGNORED, "reasoning", "stream_options"])),
     )

@@ -105,6 +105,8 @@ def main(how: str, *, mark: str = "") -> None:
             {"name": "deep", "inputSchema": {"type": "object", "not": {"required": ["a"]}}},
             tool(HOSTILE),
         ]
+    if how == "flood_list":
+        tools = [tool(f"tool{i}") for i in range(2000)]
     if how == "no_list":
         tools = [{"name": 7}]
     for line in sys.stdin:
