@@ -27,6 +27,7 @@ from llamacli.serve.listen import listen_on_port
 from llamacli.serve.run import GRACE
 from llamacli.serve.worker import Worker
 from tests.standins.server import HASTY, PATIENT, WEB, Serving, serving
+from tests.standins.tiny import write_model
 from tests.standins.waiting import PATIENCE, wait_until
 from tests.systems import needs_signals, needs_unix_sockets
 
@@ -445,6 +446,17 @@ def test_a_model_file_that_vanishes_is_still_answered_with(demo: Path, tmp_path:
         path.unlink()
         answer = server.client().chat.completions.create(model="gone", messages=HELLO)
         assert answer.choices[0].message.content
+
+
+def test_a_model_file_that_another_replaced_is_loaded(demo: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(demo.read_bytes())
+    with serving("-m", path) as server:
+        body = {"content": "What is a pipe?"}
+        before = WEB.post(f"{server.url}/tokenize", json=body).json()["tokens"]
+        write_model(tmp_path / "other.gguf").replace(path)
+        after = WEB.post(f"{server.url}/tokenize", json=body).json()["tokens"]
+        assert after != before
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:

@@ -90,6 +90,15 @@ def identity(path: Path) -> list[int]:
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
+def _is_good(model: Loaded) -> bool:
+    """Whether requests are answered with it. A file that is gone is as good as before."""
+    if model.engine.lost or model.uses:
+        return not model.engine.lost
+    with suppress(OSError):
+        return identity(model.path) == model.identity
+    return True
+
+
 @dataclass
 class Pool:
     """chosen are the models that the server was given, by name; without any, the whole store is.
@@ -152,11 +161,12 @@ class Pool:
             model.used = time.monotonic()
 
     async def get(self, path: Path) -> Loaded:
-        if (loaded := self.loaded.get(path)) is not None and not loaded.engine.lost:
+        """The model of a file, loaded anew where another file took its place and nobody has it."""
+        if (loaded := self.loaded.get(path)) is not None and _is_good(loaded):
             return loaded
         async with self.loading:
             if (loaded := self.loaded.get(path)) is not None:
-                if not loaded.engine.lost:
+                if _is_good(loaded):
                     return loaded
                 if loaded.uses:  # what is told of the loss has still to do with it
                     raise Fault(503, "a worker is lost", headers={"Retry-After": "1"})
