@@ -1,7 +1,6 @@
 """What a prompt is made of: an instruction, texts from stdin and files, and how they are joined."""
 
 import sys
-import threading
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from llamacli.errors import DoesNotFitError, UsageError, reading
 from llamacli.prompt.messages import Message
+from llamacli.system import alarm
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:
@@ -86,13 +86,9 @@ def read_stdin(errors: Errors | None = None, *, quiet: bool = False) -> str:
     if sys.stdin is None or sys.stdin.isatty():
         return ""
     told = "waiting for the end of stdin; with `< /dev/null` it isn't read"
-    waiting = threading.Timer(LONG, (lambda _: None) if quiet else notice, [told])
-    waiting.daemon = True
-    waiting.start()
-    try:
+    with alarm(lambda: None if quiet else notice(told)) as start:
+        start(LONG)
         return decode(_read(sys.stdin.buffer, "stdin"), "stdin", errors)
-    finally:
-        waiting.cancel()
 
 
 def read_file(path: Path, errors: Errors | None = None) -> Text:
