@@ -194,9 +194,9 @@ def read_typed(prompt: str) -> str:
 
 def asked(question: str) -> str:
     """What the user types, in small letters."""
-    writer(sys.stderr)(f"{printable(question)} ")
     reply = ""
     try:
+        writer(sys.stderr)(f"{printable(question)} ")
         if sys.stdin.isatty():
             wait_for_line()
         reply = sys.stdin.readline()

@@ -84,6 +84,11 @@ class Screen(io.TextIOWrapper):
         return bytes(self.buffer.getvalue()).decode()  # type: ignore[attr-defined]
 
 
+def _resize(descriptor: int, columns: int, rows: int) -> None:
+    request = _module("termios").TIOCSWINSZ
+    _module("fcntl").ioctl(descriptor, request, struct.pack("HHHH", rows, columns, 0, 0))
+
+
 class Terminal:
     """A child process on a terminal of its own, which answers as xterm does."""
 
@@ -97,11 +102,13 @@ class Terminal:
         self.stream = pyte.ByteStream(self.screen)
         self.raw = b""
         self.status: int | None = None
-        environment = {**os.environ, "TERM": "xterm-256color", **env}
+        # COLUMNS, which xdist sets, would win over what the terminal says.
+        environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "", **env}
         environment = {name: value for name, value in environment.items() if value}
         self.program: Program | None = None
         if tuple(command[: len(PROGRAM)]) == PROGRAM and can_fork(environment):
             self.file, slave = _module("pty").openpty()
+            self.resize(columns, rows)  # before anything looks
             given = command[len(PROGRAM) :], environment, str(Path.cwd())
             self.program = Program(*given, [slave] * 3, leads=True)
             self.pid = self.program.pid
@@ -109,13 +116,12 @@ class Terminal:
         else:
             self.pid, self.file = _module("pty").fork()
             if self.pid == 0:
+                _resize(0, columns, rows)
                 os.execvpe(command[0], list(command), environment)
-        self.resize(columns, rows)
 
     def resize(self, columns: int, rows: int) -> None:
         self.screen.resize(rows, columns)
-        request = _module("termios").TIOCSWINSZ
-        _module("fcntl").ioctl(self.file, request, struct.pack("HHHH", rows, columns, 0, 0))
+        _resize(self.file, columns, rows)
 
     def type(self, text: str) -> None:
         os.write(self.file, text.encode())

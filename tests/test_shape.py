@@ -22,7 +22,7 @@ from llamacli.shape.constraint import Constraint, constrained
 from llamacli.shape.gbnf import read_gbnf
 from llamacli.shape.grammar import Grammar, _bytes, checked
 from llamacli.shape.read import choice_grammar
-from llamacli.shape.schema import read_schema
+from llamacli.shape.schema import PATTERNS, read_schema
 from tests.standins.tiny import write_model
 
 GREEDY = SamplingSettings(temperature=0)
@@ -150,6 +150,23 @@ REFUSED: list[tuple[Any, str]] = [
     ({"enum": [1], "type": "string"}, "#/enum"),
     ({"if": {"type": "string"}, "type": "string"}, "#/if"),
     ({"type": "object", "required": ["a"], "additionalProperties": False}, "#/required"),
+    ({"type": "integer", "minimum": 10**15}, "#/minimum"),
+    ({"type": "integer", "format": "date"}, "#/format"),
+    ({"type": "string", "format": "int32"}, "#/format"),
+]  # fmt: skip
+SAFE = (1 << 53) - 1  # JavaScript's, as zod writes it
+SAME: list[tuple[Any, Any]] = [
+    ({"type": "integer", "format": "uint8"}, {"type": "integer", "minimum": 0, "maximum": 255}),
+    (
+        {"type": ["integer", "null"], "format": "int32", "minimum": 5},
+        {"type": ["integer", "null"], "minimum": 5, "maximum": (1 << 31) - 1},
+    ),
+    ({"type": "integer", "format": "int64"}, {"type": "integer"}),
+    ({"type": "number", "format": "double"}, {"type": "number", "minimum": 1 - 10**15,
+                                              "maximum": 10**15 - 1}),
+    ({"type": "integer", "enum": [1, 2], "format": "uint"}, {"type": "integer", "enum": [1, 2]}),
+    ({"type": "integer", "minimum": -SAFE, "maximum": SAFE}, {"type": "integer"}),
+    ({"type": "string", "format": "date"}, {"type": "string", "pattern": PATTERNS["date"]}),
 ]  # fmt: skip
 
 
@@ -172,6 +189,12 @@ def answer(
     assert result is not None and "".join(chunk.text for chunk in chunks) == result.text
     assert result.answer_tokens <= most
     return result, constraint
+
+
+@pytest.mark.parametrize(("schema", "same"), SAME)
+def test_formats_and_wide_bounds_are_bounds(schema: Any, same: Any) -> None:
+    """Rust's, .NET's and TypeScript's tools have them; they were refused."""
+    assert read_schema(json.dumps(schema)) == read_schema(json.dumps(same))
 
 
 def validate(text: str, schema: Any) -> None:

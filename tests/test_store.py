@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -24,6 +25,7 @@ from llamacli.models.store import (
     stored_models,
     target_path,
 )
+from llamacli.terminal import Write, asked
 from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import CONTEXT, write_model
 from tests.standins.waiting import PATIENCE
@@ -324,6 +326,24 @@ def test_rm_asks_on_a_terminal(typed: str, code: int, left: int, put: Put) -> No
     assert len(stored_models()) == left
 
 
+def test_ctrl_c_as_a_question_appears_ends_its_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It comes after the words are there, and before an answer is waited for."""
+
+    def interrupted(out: TextIO) -> Write:
+        def write(text: str) -> None:
+            out.write(text)
+            raise KeyboardInterrupt
+
+        return write
+
+    monkeypatch.setattr("llamacli.terminal.writer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        asked("remove it?")
+    assert capsys.readouterr().err == "remove it? \n"
+
+
 def test_rm_removes_nothing_outside_the_store(put: Put, store: Path, tmp_path: Path) -> None:
     put("mine-Q8_0")
     outside = tmp_path / "outside-Q8_0.gguf"
@@ -422,6 +442,7 @@ def test_many_processes_at_once_leave_the_store_whole(
 WORKER = """
 import shutil, sys, time
 from pathlib import Path
+from typing import TextIO
 from convert.target import whole_file
 from llamacli.models.opening import demo_model
 from llamacli.errors import InvalidModelError, NotFoundError

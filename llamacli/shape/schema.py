@@ -18,7 +18,16 @@ from llguidance import LLMatcher
 
 from llamacli.errors import InvalidModelError
 from llamacli.shape.grammar import Grammar, Refused, checked, fault
-from llamacli.shape.schema_values import DIGITS, NUMBER, TYPES, check_values, kinds_of, refusal
+from llamacli.shape.schema_values import (
+    MOST,
+    NUMBER,
+    RANGES,
+    TYPES,
+    check_values,
+    kinds_of,
+    refusal,
+    within_digits,
+)
 
 MAX_TEXT = 1 << 20
 MAX_NESTING = 64
@@ -154,15 +163,24 @@ class _Reader:
                 raise refusal(f"{at}/{word}", "not supported here")
         if "$ref" in schema:
             self.references[at] = _target(schema["$ref"], at)
-        check_values(schema, kinds, at)
-        if (form := schema.get("format")) is not None:
-            if form not in FORMATS:
-                raise refusal(f"{at}/format", f"only {', '.join(sorted(FORMATS))} are supported")
+        normal = self.schemas[at]
+        within_digits(normal)
+        check_values(normal, kinds, at)
+        if (form := normal.get("format")) is not None:
+            numbers = {"integer", "number"} & set(kinds) and "string" not in kinds
+            known = RANGES if numbers else FORMATS
+            if form not in known:
+                raise refusal(f"{at}/format", f"only {', '.join(sorted(known))} are supported")
             if form in PATTERNS:
                 if "pattern" in schema:
                     raise refusal(f"{at}/pattern", f"not supported beside the format {form}")
-                self.schemas[at] |= {"pattern": PATTERNS[form]}
-                del self.schemas[at]["format"]
+                normal["pattern"] = PATTERNS[form]
+            if form in RANGES and not {"enum", "const"} & words:
+                least, most = RANGES[form]
+                normal["minimum"] = max(normal.get("minimum", least), least)
+                normal["maximum"] = min(normal.get("maximum", most), most)
+            if form in {*PATTERNS, *RANGES}:
+                del normal["format"]
 
 
 def _target(reference: Any, at: str) -> str:
@@ -180,9 +198,9 @@ def _narrow(schema: dict[str, Any]) -> None:
     bounds = [schema[word] for word in NUMBER & set(schema)]
     fraction = max(map(_fraction, bounds), default=MOST_FRACTION)
     if {"minimum", "exclusiveMinimum"}.isdisjoint(schema):
-        schema["minimum"] = 1 - 10**DIGITS
+        schema["minimum"] = -MOST
     if {"maximum", "exclusiveMaximum"}.isdisjoint(schema):
-        schema["maximum"] = 10**DIGITS - 1
+        schema["maximum"] = MOST
     if "number" in kinds and fraction <= MOST_FRACTION:
         schema["multipleOf"] = float(f"1e-{fraction}")
 

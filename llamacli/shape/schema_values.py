@@ -7,16 +7,24 @@ from typing import Any
 from llamacli.errors import InvalidModelError
 
 DIGITS = 15  # that a double keeps exactly
+MOST = 10**DIGITS - 1  # no number that is written is larger
 NUMBER = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
 COUNTS = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties"))
 TYPES: dict[str, set[str]] = {
     "object": {"properties", "required", "additionalProperties", "patternProperties", *COUNTS[2]},
     "array": {"items", "prefixItems", *COUNTS[1]},
     "string": {"pattern", "format", *COUNTS[0]},
-    "number": NUMBER,
-    "integer": NUMBER,
+    "number": {"format", *NUMBER},
+    "integer": {"format", *NUMBER},
     "boolean": set(),
     "null": set(),
+}
+# The least and the most of OpenAPI's formats of numbers, and of those that Rust's types have.
+RANGES = {
+    **{f"int{bits}": (-(1 << bits - 1), (1 << bits - 1) - 1) for bits in (8, 16, 32)},
+    **{f"uint{bits}": (0, (1 << bits) - 1) for bits in (8, 16, 32)},
+    **dict.fromkeys(("int64", "int", "float", "double"), (-MOST, MOST)),
+    **dict.fromkeys(("uint64", "uint"), (0, MOST)),
 }
 
 
@@ -56,6 +64,16 @@ def check_values(schema: Mapping[str, Any], kinds: Sequence[str], at: str) -> No
     missing = [name for name in names if closed and name not in schema.get("properties", {})]
     if missing:
         raise refusal(f"{at}/required", f"{missing[0]} is required and not allowed")
+
+
+def within_digits(schema: dict[str, Any]) -> None:
+    """Bring bounds in that leave more numbers free than can be written: 2**53 - 1, say."""
+    for low in {"minimum", "exclusiveMinimum"} & set(schema):
+        if _is_number(schema[low]) and schema[low] < -MOST:
+            schema[low] = -MOST
+    for high in {"maximum", "exclusiveMaximum"} & set(schema):
+        if _is_number(schema[high]) and schema[high] > MOST:
+            schema[high] = MOST
 
 
 def _is_number(value: Any) -> bool:
