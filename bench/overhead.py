@@ -65,7 +65,7 @@ import llamacli.engine.model
 for name in names:
     timed(library, name)
 for name in ("read_gguf", "check_llama"):
-    timed(llamacli.engine.model, name)
+    timed(llamacli.gguf, name)
 timed(llamacli.engine.engine.Engine, "_fit")
 from llamacli.engine import sampling
 chooser = sampling.chooser

@@ -7,7 +7,7 @@ import gguf
 import numpy as np
 import pytest
 
-from bench import quality, serve, served, sizes
+from bench import overhead, quality, serve, served, sizes
 from bench.compare import Outcome, Target, figure, in_turn, ratio, table
 from bench.gpu import run_stage
 from bench.report import markers, read_report, with_figures, write_report
@@ -30,6 +30,12 @@ GROWTH = Outcome(
     tuple(figure(f"llamacli, decode at {depth}", "tokens a second", [9.0]) for depth in (0, 512)),
     (ratio("growth", [1.2], [1.0], Target(1.05, most=True)),),
 )
+
+
+def test_the_parts_of_a_start_are_all_seen(demo: Path) -> None:
+    """They are patched by their names, which no check of types knows."""
+    spent = overhead.run_once(demo)
+    assert min(spent.values()) > 0 and spent["whole"] > spent["beyond"] > spent["encode_messages"]
 
 
 def test_each_run_begins_with_another_way() -> None:
