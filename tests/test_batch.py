@@ -226,6 +226,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+GREEDY = SamplingSettings(temperature=0)
 DAMAGED = SamplingSettings(temperature=0, logit_bias=((1000, 90.0),))  # said at once
 
 
@@ -256,6 +257,37 @@ def test_what_is_no_number_makes_no_other_answer_wrong(damaged: Path, flash: str
             # In one batch, masked sums are none, too, where attention is of plain products.
             told = flash == "off" and isinstance(first.error, InvalidModelError)
             assert told or tuple(first.answer.tokens) == expected.tokens
+
+
+def test_nobody_begins_at_what_a_failed_answer_left(damaged: Path) -> None:
+    """One that had to make room goes on as it ends, when the cache has been emptied."""
+    prompts = (5, 6, 7, 8), (20, 21, 22, 23), (9, 10, 11, 12)
+    jobs = good, beside, alike = [Job(list(prompt), GREEDY, 8) for prompt in prompts]
+    settings = replace(SETTINGS, context=256, flash_attention="on")
+    with BatchEngine(damaged, settings, 2) as engine:
+        expected = dict(answer_all(engine, iter(jobs)))
+        scheduler = Scheduler(engine)
+
+        def answered(*jobs: Job, later: Job | None = None) -> list[Running]:
+            running = [prepare(engine, i, job) for i, job in enumerate(jobs)]
+            for one in running:
+                scheduler.start(one)
+            if later is not None:
+                running.append(prepare(engine, len(jobs), later))
+                scheduler.put_back.append(running[-1])
+            while scheduler.running:
+                scheduler.step()
+            return running
+
+        answered(good)  # whose state is there, aside, when it goes on later
+        bad, second, first = answered(Job([9, 10, 11], DAMAGED, 8), beside, later=good)
+        (third,) = answered(alike)
+    assert isinstance(bad.error, InvalidModelError)
+    for index, one in enumerate((first, second, third)):
+        result = expected[index]
+        assert isinstance(result, Result) and one.error is None
+        assert tuple(one.answer.tokens) == result.tokens
+    assert third.cached == 0 < first.cached
 
 
 def test_what_is_no_number_is_told_wherever_it_comes(damaged: Path) -> None:

@@ -194,8 +194,7 @@ class Scheduler:
         for (running, row), token in zip(ready, choose(self.engine, ready), strict=True):
             self._take_all(running, row, token, step)
         if any(isinstance(one.error, NoNumbersError) for one, _ in ready):
-            self._begin_anew()
-            return False
+            return False  # the cache was emptied: all that run are to be read anew
         if self.pace is not None:
             self.pace.measured(read, beside, perf_counter() - started)
         return True
@@ -238,7 +237,8 @@ class Scheduler:
             if not right or running not in self.running:
                 break
             accepted += 1
-            running.evaluated, running.spare = running.evaluated + 1, running.spare - 1
+            if running.spare:  # it is in the cache, unless that was emptied
+                running.evaluated, running.spare = running.evaluated + 1, running.spare - 1
             token = draw(self.engine, running, row + accepted)
         self._trim(running)
         if running.drafts is not None:
@@ -261,6 +261,8 @@ class Scheduler:
             engine.check_logit(token, row)
         except LlamacliError as error:
             running.error = error
+            if isinstance(error, NoNumbersError):
+                self._begin_anew()  # before it leaves: nothing that is gone may be kept
         else:
             if running.job.logprobs is not None and token not in engine.vocabulary.end_tokens:
                 logprob = token_logprob(engine.logits(row), token, running.job.logprobs)
