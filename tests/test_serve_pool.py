@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,27 +14,35 @@ from llamacli.serve.faults import Fault
 from llamacli.serve.metrics import Metrics
 from llamacli.serve.pool import Loaded, Pool
 from llamacli.serve.worker import Worker
+from tests.standins.waiting import PATIENCE
 
 PATH = Path("model.gguf")
 
 
-def with_pool(work: Callable[[Pool], Coroutine[Any, Any, None]]) -> None:
+def with_pool(
+    work: Callable[[Pool], Coroutine[Any, Any, None]],
+    open_model: Callable[[Path], Any] = lambda path: pytest.fail(str(path)),
+) -> None:
     async def run() -> None:
         worker = Worker()
         try:
-            await work(Pool(worker, Metrics(), lambda path: pytest.fail(str(path)), {}, 0.04))
+            await work(Pool(worker, Metrics(), open_model, {}, 0.04))
         finally:
             await worker.stop()
 
     asyncio.run(run())
 
 
-async def load(pool: Pool) -> Loaded:
-    """A model that has idled for long; its lane has nothing to do."""
-    engine = SimpleNamespace(lost=False, close=lambda: None)
-    lane: Any = SimpleNamespace(
+def lane_of(engine: Any, *_: Any) -> Any:
+    """One that has nothing to do."""
+    return SimpleNamespace(
         engine=engine, busy=False, admit=lambda: False, turn=lambda _: None, fail_all=lambda _: None
     )
+
+
+async def load(pool: Pool) -> Loaded:
+    """A model that has idled for long."""
+    lane = lane_of(SimpleNamespace(lost=False, close=lambda: None))
     model = Loaded("model", PATH, lane, pinned=False, made=0, identity=[])
     model.used = time.monotonic() - 3600
     await pool.worker.call(lambda: pool.worker.lanes.append(lane))
@@ -72,3 +81,31 @@ def test_one_that_was_loaded_anew_is_not_freed_in_the_place_of_the_old() -> None
         freeing.cancel()
 
     with_pool(work)
+
+
+def test_a_model_that_is_loaded_for_one_who_is_gone_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a batch that is cancelled: nobody would know of it, nor free it."""
+    path = tmp_path / "model.gguf"
+    path.touch()
+    opened: list[Path] = []
+    go = Event()
+    monkeypatch.setattr("llamacli.serve.pool.Lane", lane_of)
+
+    def open_model(path: Path) -> Any:
+        opened.append(path)
+        go.wait(PATIENCE)
+        return SimpleNamespace(lost=False, close=lambda: None, tiles=False, gpus=())
+
+    async def work(pool: Pool) -> None:
+        gone = asyncio.create_task(pool.get(path))
+        while not opened:
+            await asyncio.sleep(0.01)
+        gone.cancel()
+        await asyncio.wait([gone])
+        go.set()
+        assert await pool.get(path) is pool.loaded[path]
+        assert gone.cancelled() and opened == [path]
+
+    with_pool(work, open_model)

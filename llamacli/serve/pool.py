@@ -161,9 +161,15 @@ class Pool:
             model.used = time.monotonic()
 
     async def get(self, path: Path) -> Loaded:
-        """The model of a file, loaded anew where another file took its place and nobody has it."""
+        """The model of a file, loaded anew where another file took its place and nobody has it.
+
+        Where who asks is cancelled, as a batch is, the loading goes on, and the pool has the model.
+        """
         if (loaded := self.loaded.get(path)) is not None and _is_good(loaded):
             return loaded
+        return await asyncio.shield(self._load(path))
+
+    async def _load(self, path: Path) -> Loaded:
         async with self.loading:
             if (loaded := self.loaded.get(path)) is not None:
                 if _is_good(loaded):
