@@ -49,7 +49,9 @@ def locked(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         yield started
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[", "x:y:z"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.", "", ".", "[", "x:y:z"]
+)
 def test_a_name_that_is_not_the_servers_is_refused(server: Serving, host: str) -> None:
     """DNS rebinding: a page's own name that leads here."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as raw:
@@ -57,7 +59,9 @@ def test_a_name_that_is_not_the_servers_is_refused(server: Serving, host: str) -
         assert re.match(rb"HTTP/1.1 40[03] ", raw.recv(100))
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:99", "[::1]:8080", "192.168.7.7"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost.:1", "127.0.0.1:99", "[::1]:8080", "192.168.7.7"]
+)
 def test_addresses_and_own_names_are_known(server: Serving, host: str) -> None:
     answer = WEB.get(f"{server.url}/v1/models", headers={"Host": host})
     assert answer.status_code == 200
@@ -124,6 +128,8 @@ def test_rules_without_a_server() -> None:
     rules = Rules(own_hosts("0.0.0.0"), frozenset({"*"}), ())
     check(rules, scope(host="localhost:1", origin="https://any.example"))
     check(rules, scope(host="host.docker.internal:8080"))  # as docs/serve.md has a container ask
+    for host in ("box.example", "box.example.:1"):
+        check(Rules(own_hosts("box.example.")), scope(host=host))
 
 
 def test_an_open_address_needs_a_key_or_a_word(demo: Path, tmp_path: Path) -> None:

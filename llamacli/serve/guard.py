@@ -49,7 +49,7 @@ class Rules:
 def own_hosts(host: str) -> frozenset[str]:
     """Names for the machine itself; others in a Host header are DNS rebinding."""
     name = socket.gethostname().lower()
-    own = {"localhost", host.lower(), name, name.partition(".")[0], f"{name}.local"}
+    own = {"localhost", host.lower().rstrip("."), name, name.partition(".")[0], f"{name}.local"}
     return frozenset({*own, *FROM_CONTAINERS})
 
 
@@ -116,9 +116,10 @@ def _key(headers: Headers) -> bytes:
 
 
 def _known_host(host: str, names: frozenset[str]) -> bool:
-    """An address of numbers, or a name of the machine's, with or without a port."""
+    """An address of numbers, or a name of the machine's, with or without a dot at its end (which
+    says that it is whole) and a port."""
     try:
-        name = urlsplit(f"//{host}").hostname or ""
+        name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
     except ValueError:
         return False
     with suppress(ValueError):
