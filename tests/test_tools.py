@@ -25,6 +25,7 @@ from llamacli.tools import (
     message_of,
     read_tools,
 )
+from llamacli.tools.constraint import calls_grammar
 from tests.standins.calls import CALLS, NAMES, TEXTS, read_answer
 from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import write_model
@@ -323,6 +324,14 @@ def test_a_tools_references_lead_into_its_own_schema(engine: Engine) -> None:
             jsonschema.validate(call.arguments, schemas[call.name])
             called.add(call.name)
     assert called == {*schemas}
+
+
+def test_references_make_tools_no_longer() -> None:
+    inner = {"type": "boolean", "description": "x" * 400_000}
+    schema = {"properties": {"of": {"$ref": "#/$defs/A"}}, "$defs": {"A": inner}}
+    given = {"type": "function", "function": {"name": "when", "parameters": schema}}
+    grammar = calls_grammar(check_tools([given]), parallel=True)
+    assert json.loads(grammar.shortest)["name"] == "when"
 
 
 @pytest.mark.parametrize("seed", range(4))

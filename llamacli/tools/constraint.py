@@ -127,8 +127,9 @@ def calls_grammar(tools: Sequence[Tool], *, parallel: bool) -> Grammar:
     for tool in tools:
         given = {word: value for word, value in tool.parameters.items() if word != "$id"}
         parameters = moved(given, f"#/$defs/{tool.name}")
-        if parameters != given:
-            definitions[tool.name] = parameters  # where its references lead to
+        if parameters != given:  # it has references, which lead there
+            definitions[tool.name] = parameters
+            parameters = {"$ref": f"#/$defs/{tool.name}"}
         properties = {"name": {"const": tool.name}, "parameters": parameters}
         calls.append({"type": "object", "properties": properties, "required": [*properties],
                       "additionalProperties": False})  # fmt: skip
