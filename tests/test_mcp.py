@@ -106,18 +106,21 @@ def test_a_flood_of_tools_is_refused() -> None:
         pass
 
 
-def test_a_compressed_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("status", "told"), [(200, "compressed"), (404, "HTTP status 404")])
+def test_a_compressed_answer_is_refused(
+    monkeypatch: pytest.MonkeyPatch, status: int, told: str
+) -> None:
     """16 MiB of it may be 16 GiB."""
     body = gzip.compress(bytes(1 << 20))
 
     async def answer(_: object, request: httpx2.Request) -> httpx2.Response:
         assert request.headers["accept-encoding"] == "identity"
         headers = {"content-encoding": "gzip", "content-type": "application/json"}
-        return httpx2.Response(200, headers=headers, stream=httpx2.ByteStream(body))
+        return httpx2.Response(status, headers=headers, stream=httpx2.ByteStream(body))
 
     monkeypatch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", answer)
     there = read_servers(["http://127.0.0.1:9/mcp"])
-    with pytest.raises(NotFoundError, match="compressed"), open_servers(there, PATIENCE):
+    with pytest.raises(NotFoundError, match=told), open_servers(there, PATIENCE):
         pass
 
 

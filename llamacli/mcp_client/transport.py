@@ -244,10 +244,12 @@ class _Bounded(httpx2.AsyncHTTPTransport):
         except httpx2.TransportError as error:
             self.trace.fault = reason(error)
             raise
+        compressed = response.headers.get("content-encoding", "identity") != "identity"
+        if compressed:
+            self.trace.fault = "its answer is compressed, and might have any size"
         if response.status_code >= 400 and response.status_code != 405:  # 405: it has no events
             self.trace.fault = f"it answered with HTTP status {response.status_code}"
-        if response.headers.get("content-encoding", "identity") != "identity":
-            self.trace.fault = "its answer is compressed, and might have any size"
+        if compressed:
             await response.aclose()
             raise httpx2.StreamError(self.trace.fault)
         events = response.headers.get("content-type", "").startswith(EVENTS)
