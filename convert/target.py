@@ -26,14 +26,19 @@ def check_target(target: Path, force: bool) -> None:
     if target.exists() and not target.is_file():
         fault = "it is a folder" if target.is_dir() else "it is a device, or a pipe"
         raise TargetError(fault, file=str(target), hint="name a file")
-    if force or not os.path.lexists(target):
-        _clear_abandoned(target)
-        try:
-            part = _part_of(target)
-            os.close(os.open(part, os.O_CREAT | os.O_EXCL | system.OWN))
-            part.unlink(missing_ok=True)  # another conversion clears such parts
-        except OSError as error:
-            raise unwritable(target, error) from error
+    if not force:
+        _refuse_existing(target)
+    _clear_abandoned(target)
+    try:
+        part = _part_of(target)
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | system.OWN))
+        part.unlink(missing_ok=True)  # another conversion clears such parts
+    except OSError as error:
+        raise unwritable(target, error) from error
+
+
+def _refuse_existing(target: Path) -> None:
+    if not os.path.lexists(target):
         return
     if not target.exists():
         raise TargetExistsError(
@@ -151,7 +156,7 @@ def _rename_new(part: Path, target: Path) -> None:
         fault = "it was written by someone else meanwhile"
         raise TargetExistsError(fault, file=str(target)) from None
     except OSError:  # a file system without hard links
-        check_target(target, force=False)
+        _refuse_existing(target)
         os.replace(part, target)
     part.unlink(missing_ok=True)  # at once: the bytes would stay for as long as the part does
 

@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from convert import TargetError, TargetExistsError, convert
+from convert import TargetError, TargetExistsError, convert, system, whole_file
 from convert.pipeline import Progress
 from convert.target import allocate
 from tests.systems import needs_limits, needs_peak, needs_space_beforehand
@@ -103,6 +104,39 @@ def test_target_taken_meanwhile_is_kept(checkpoint: Make, tmp_path: Path) -> Non
         )
     assert target.read_text() == "other"
     assert files_in(tmp_path) == {"out.gguf"}
+
+
+def test_a_file_gets_its_name_where_nothing_can_be_linked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or, on Windows, renamed at once: who gives a name there would wait for itself, if it looked
+    for what others have abandoned then."""
+    inside: list[Path] = []
+
+    @contextmanager
+    def alone(target: Path) -> Iterator[None]:
+        assert not inside
+        inside.append(target)
+        try:
+            yield
+        finally:
+            inside.clear()
+
+    def refuse(path: Path, new: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(system, "alone", alone)
+    monkeypatch.setattr(system, "name_new", refuse)
+    target = tmp_path / "out.gguf"
+    with whole_file(target, force=False) as part:
+        part.write_bytes(b"whole")
+    assert target.read_bytes() == b"whole" and files_in(tmp_path) == {"out.gguf"}
+    with (
+        pytest.raises(TargetExistsError, match="it exists already"),
+        whole_file(target, force=False) as part,
+    ):
+        part.write_bytes(b"another")
+    assert target.read_bytes() == b"whole" and files_in(tmp_path) == {"out.gguf"}
 
 
 def test_too_little_space_is_told_before_the_work(
