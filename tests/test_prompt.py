@@ -15,6 +15,7 @@ from llamacli.errors import InvalidModelError, UsageError
 from llamacli.prompt.encode import encode_chat, encode_raw
 from llamacli.prompt.markers import PLANES
 from llamacli.prompt.messages import ROLES, normal, problem
+from llamacli.prompt.worker import WORKER
 from tests.standins.tiny import read_tokenizer, write_model
 from tests.standins.vocabulary import (
     TEMPLATES,
@@ -316,6 +317,26 @@ def test_several_calls_go_in_one_by_one_where_a_template_wants_it(small: Vocabul
     assert read(("X", "x"), ("B", "b"), ("A", None)).endswith("Look:(a)|A|(b)|B|(c)|X|and?|")
     with pytest.raises(InvalidModelError, match="one call at once"):  # and no endless trying
         encode_chat(small, ONE_CALL.replace("> 1", "> 0"), [start])
+
+
+def test_a_template_that_takes_too_much_is_rendered_once(
+    small: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt has its seconds once, though there are other forms of its calls and tools to try."""
+    tried: list[bytes] = []
+
+    def overstep(request: bytes) -> bytes:
+        tried.append(request)
+        raise OSError("the process ended")
+
+    monkeypatch.setattr(WORKER, "_start", lambda: None)
+    monkeypatch.setattr(WORKER, "_ask", overstep)
+    call = {"type": "function", "function": {"name": "a", "arguments": {}}}
+    messages = [{"role": "assistant", "content": "", "tool_calls": [call, call]}]
+    bare = {"type": "function", "function": {"name": "a"}}
+    with pytest.raises(InvalidModelError, match="too much time or memory"):
+        encode_chat(small, "{{ tools }}" + ONE_CALL, messages, tools=[bare])
+    assert len(tried) == 1
 
 
 def test_raw_text_and_the_one_way_to_control_tokens(real: Vocabulary) -> None:

@@ -23,6 +23,7 @@ from .input import (
     read_stdin as read_stdin,
 )
 from .messages import (
+    NO_PARAMETERS as NO_PARAMETERS,
     RESULT_ROLES as RESULT_ROLES,
     Message as Message,
     arguments_of as arguments_of,

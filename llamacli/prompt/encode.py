@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from llamacli.errors import InvalidModelError, UsageError
 from llamacli.gguf import TEMPLATE_KEY, TOOL_TEMPLATE_KEY
 from llamacli.prompt.markers import Markers, markers_of, within
-from llamacli.prompt.messages import Message, as_openai, one_call_each
-from llamacli.prompt.worker import WORKER
+from llamacli.prompt.messages import NO_PARAMETERS, Message, as_openai, one_call_each
+from llamacli.prompt.worker import WORKER, Overstepped
 
 if TYPE_CHECKING:
     from llamacli.engine import Vocabulary
@@ -48,9 +48,6 @@ KNOWN = frozenset(
     }
 )
 MAX_TEMPLATE = 1 << 20  # characters
-
-
-NO_PARAMETERS = {"type": "object", "properties": {}}
 
 Form = tuple[Sequence[Mapping[str, Any]], Any, bool]  # messages, tools; see _forms
 
@@ -114,11 +111,13 @@ def encode_chat(
 
 
 def _render(template: str, forms: Iterator[Form], names: Mapping[str, Any]) -> str:
-    """The prompt's text, by the first form that the template takes."""
+    """The prompt's text, by the first form that the template takes, within its time and memory."""
     faults: list[InvalidModelError] = []
     for messages, tools, tried in forms:
         try:
             return render(template, messages, tools=tools, **names)
+        except Overstepped:
+            raise
         except InvalidModelError as error:
             faults += [] if faults and tried else [error]
     raise faults[-1]

@@ -12,6 +12,7 @@ ROLES = ("system", "user", "assistant", "tool", "ipython")
 RESULT_ROLES = ("tool", "ipython")
 LARGEST = sys.float_info.max
 DIGITS = 300  # of the whole numbers that are read to the last one
+NO_PARAMETERS = {"type": "object", "properties": {}}  # of a function that takes none
 KEYS = {"role", "content", "name", "tool_calls", "tool_call_id"}
 
 # role and content, which is null beside tool_calls; name and tool_call_id where a result has them;

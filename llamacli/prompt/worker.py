@@ -19,7 +19,10 @@ START = 120  # seconds for Python to start in, before any of the template's time
 MEMORY = 512 << 20  # bytes of address space
 MAX_PROMPT = 64 << 20  # bytes of JSON that a rendered prompt may take
 SIZE = 8  # bytes of the length in front of each request and answer
-OVERSTEPPED = "the chat template takes too much time or memory; it is broken or malicious"
+
+
+class Overstepped(InvalidModelError):
+    """A template took more than it has, or ended the process."""
 
 
 @dataclass
@@ -40,7 +43,7 @@ class Worker:
             self._start()
 
     def render(self, request: Mapping[str, Any]) -> str:
-        """The rendered prompt; raises InvalidModelError as render_here does, or for the limits."""
+        """The rendered prompt; raises InvalidModelError as render_here does, and Overstepped."""
         with self._lock:
             self._start()
             try:
@@ -49,7 +52,8 @@ class Worker:
             except BaseException as problem:
                 self._end()
                 if isinstance(problem, OSError | ValueError | KeyError | TypeError):
-                    raise InvalidModelError(OVERSTEPPED) from None
+                    fault = "the chat template takes too much time or memory"
+                    raise Overstepped(f"{fault}; it is broken or malicious") from None
                 raise
         if error is not None:
             raise InvalidModelError(str(error))

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamacli.errors import InvalidModelError, UsageError
-from llamacli.prompt import RESULT_ROLES, Message, parse_json
+from llamacli.prompt import NO_PARAMETERS, RESULT_ROLES, Message, parse_json
 from llamacli.shape import read_schema
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")  # Anthropic's API allows that many
 MOST_TOOLS = 128  # as OpenAI's API allows
-NO_PARAMETERS = {"type": "object", "properties": {}}
 OUTPUT_LIMIT = 32_768  # characters of a tool's result that are read without --tool-output-limit
 NOTHING = "(the tool gave nothing)"
 STOPPED = "Error: the user stopped this call."
