@@ -34,17 +34,15 @@ if sys.platform == "win32":
 
     @contextlib.contextmanager
     def alarm(ring: Callable[[], None]) -> Iterator[Callable[[float], None]]:
-        """Gives what sets a time, in seconds, after which ring is called in the main thread.
-
-        It is for the main thread, where a handler of signals may set it, too. What is set is
-        forgotten when the block ends.
-        """
+        """As below; what C does in the main thread isn't ended, ring is called after it."""
         timers: list[threading.Timer] = []
         before: list[Any] = []
 
         def start(seconds: float) -> None:
             if not before:
                 before.append(signal.signal(signal.SIGBREAK, lambda *_: ring()))
+            for earlier in timers:
+                earlier.cancel()
             timer = threading.Timer(seconds, _thread.interrupt_main, (signal.SIGBREAK,))
             timer.daemon = True
             timers.append(timer)
@@ -145,12 +143,15 @@ else:
         """Gives what sets a time, in seconds, after which ring is called in the main thread.
 
         It is for the main thread, where a handler of signals may set it, too. What is set is
-        forgotten when the block ends.
+        forgotten when another time is, and when the block ends. Where whoever called the program
+        has set a time for it, by alarm and exec say, that one stays instead.
         """
         before: list[Any] = []
 
         def start(seconds: float) -> None:
             if not before:
+                if signal.getitimer(signal.ITIMER_REAL)[0]:
+                    return
                 before.append(signal.signal(signal.SIGALRM, lambda *_: ring()))
             signal.setitimer(signal.ITIMER_REAL, seconds)
 

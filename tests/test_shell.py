@@ -120,6 +120,7 @@ def test_wrong_use_is_one_line(arguments: list[str], stdin: bytes, code: int, wo
     assert len(child.stderr.splitlines()) == 1
 
 
+@needs_signals
 def test_stdin_that_its_caller_leaves_open_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, written = os.pipe()
     told: list[str] = []
@@ -134,6 +135,24 @@ def test_stdin_that_its_caller_leaves_open_is_told(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(sys, "stdin", stdin)
         assert gather("hi", ()) == Input("hi")
     assert told == ["waiting for the end of stdin; with `< /dev/null` it isn't read"]
+
+
+@needs_signals
+def test_a_time_that_the_caller_has_set_for_the_program_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As `perl -e 'alarm 9; exec @ARGV' llamacli …` has it, where there is no timeout."""
+    reading, written = os.pipe()
+    os.write(written, b"hi")
+    os.close(written)
+    signal.setitimer(signal.ITIMER_REAL, 2 * PATIENCE)
+    try:
+        with open(reading, encoding="utf-8") as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            assert gather(None, ()).joined() == "hi"
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > PATIENCE
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def test_files_that_are_not_utf8(tmp_path: Path) -> None:

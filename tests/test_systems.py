@@ -75,6 +75,21 @@ print(system.WINDOWS, system.MACOS, ours.lacks(os, "posix_fadvise"), ours.lacks(
     assert answer(system, script) == told[system["LLAMACLI_SYSTEM"]]
 
 
+def test_a_time_that_is_set_anew_is_forgotten(system: dict[str, str]) -> None:
+    """Else a write would be given up for the time that the one before it had."""
+    script = """
+import threading
+from llamacli.system import alarm
+with alarm(print) as start:
+    start(600)
+    start(600)
+    waiting = [one for one in threading.enumerate() if isinstance(one, threading.Timer)]
+    print(len([one for one in waiting if not one.finished.is_set()]))
+"""
+    timers = {"windows": "1", "macos": "0"}  # there the system has the one
+    assert answer(system, script) == timers[system["LLAMACLI_SYSTEM"]]
+
+
 def test_the_demo_is_made_and_answers(run: Command, store: Path) -> None:
     first = run("run", "-m", "demo", *SHORT, "What is GGUF?")
     assert b"GGUF" in first.stdout and [path.name for path in store.glob("*.gguf")]

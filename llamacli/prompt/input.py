@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from llamacli.errors import DoesNotFitError, UsageError, reading
 from llamacli.prompt.messages import Message
-from llamacli.system import alarm
+from llamacli.system import WINDOWS, alarm
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ def read_stdin(errors: Errors | None = None, *, quiet: bool = False) -> str:
     if sys.stdin is None or sys.stdin.isatty():
         return ""
     told = "waiting for the end of stdin; with `< /dev/null` it isn't read"
-    with alarm(lambda: None if quiet else notice(told)) as start:
-        start(LONG)
+    with alarm(lambda: notice(told)) as start:
+        if not (quiet or WINDOWS):  # there it would be told when the wait is over
+            start(LONG)
         return decode(_read(sys.stdin.buffer, "stdin"), "stdin", errors)
 
 
