@@ -21,8 +21,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "rope_interleaved": (None, False),
     "is_causal": (None, True),
 }
-
-
 # Where those who quantize checkpoints say how: bitsandbytes, GPTQ, AWQ, FP8, then MLX and others.
 QUANTIZED = ("quantization_config", "quantization", "compression_config")
 ORIGINAL = "original_max_position_embeddings"

@@ -116,7 +116,6 @@ def answer_with_servers(
 
     Raises UsageError where the model calls a tool that isn't allowed.
     """
-
     calls: list[dict[str, Any]] = []
 
     def chunks(interrupted: "Callable[[], bool]") -> "Iterator[answers.Chunk]":

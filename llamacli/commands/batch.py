@@ -3,29 +3,27 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from errno import EACCES, EISDIR, ENOENT
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 import typer
 
-from llamacli import batch as batching
+from llamacli import (
+    answer as answering,
+    batch as batching,
+    engine as engines,
+    prompt as prompts,
+    shape as shapes,
+)
 from llamacli.commands import by_server, groups, options
 from llamacli.errors import LlamacliError, OutputError, UsageError, writing
 from llamacli.models import drafting_for, engine_for, engine_settings, model_path
 from llamacli.terminal import Write, as_json, lively, notice, show_status, writer
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from llamacli.answer import Interrupts, Result
-    from llamacli.engine import Engine
-    from llamacli.shape import Grammar
-
 
 REPORT = 0.25  # seconds between updates of a terminal's line; elsewhere one is written each REPORTS
 REPORTS = 30.0
@@ -174,9 +172,6 @@ def batch(
     evaluating each line by itself.
     A line that can't be answered gives an object with `error`, and exit code 1 in the end.
     """
-    from llamacli.answer import interrupts
-    from llamacli.prompt import read_bytes
-
     if not 1 <= parallel <= batching.MAX_PARALLEL:
         raise UsageError(f"--parallel is {parallel}; give 1 to {batching.MAX_PARALLEL}")
     if resume and output is None:
@@ -191,7 +186,7 @@ def batch(
         check_output(output, file, resume, force)
     lines = list(
         batching.read_lines(
-            read_bytes(file), template=template, system=system, replace=errors == "replace"
+            prompts.read_bytes(file), template=template, system=system, replace=errors == "replace"
         )
     )
     if not lines:
@@ -209,28 +204,26 @@ def batch(
             answers = Answers(write, output is None, len(left), unordered, quiet)
             adapters = by_server.adapter_fields(adapter)
             if not no_server and by_server.answers_by_server(path, machine, asked, adapters, quiet):
-                fields = {
-                    **by_server.request_fields(sampling, ending, shape),
-                    **adapters,
-                    "exact": exact,
-                }
+                fields = by_server.request_fields(sampling, ending, shape)
+                fields |= {**adapters, "exact": exact}
                 count = 1 if exact else parallel
 
                 def body(line: "batching.Request") -> dict[str, Any]:
                     return {**fields, **line.settings, "messages": list(line.messages)}
 
-                with interrupts() as arrived:
+                with answering.interrupts() as arrived:
                     ask = partial(by_server.answer_lines, path, count)
                     _answer(ask, body, left, answers, arrived)
             elif exact:
-                with engine_for(path, asked, quiet=quiet) as alone, interrupts() as arrived:
+                loaded = engine_for(path, asked, quiet=quiet)
+                with loaded as alone, answering.interrupts() as arrived:
                     make = partial(_job, alone, sampling, ending, grammar, shape.choice or [])
                     _answer(partial(batching.answer_each, alone), make, left, answers, arrived)
             else:
                 settings = engine_settings(path, asked, quiet=quiet)
                 drafting = drafting_for(path, asked, quiet=quiet)
                 opened = batching.BatchEngine(path, settings, parallel, drafting)
-                with opened as engine, interrupts() as arrived:
+                with opened as engine, answering.interrupts() as arrived:
                     make = partial(_job, engine, sampling, ending, grammar, shape.choice or [])
                     _answer(partial(batching.answer_all, engine), make, left, answers, arrived)
             failed += answers.failed
@@ -239,22 +232,21 @@ def batch(
 
 
 def _answer(
-    answer: "Callable[..., Iterator[tuple[int, Result | LlamacliError]]]",
+    answer: "Callable[..., Iterator[tuple[int, answering.Result | LlamacliError]]]",
     make: "Callable[[batching.Request], Any]",
     lines: "list[batching.Request | batching.BadLine]",
-    answers: "Answers",
-    arrived: "Interrupts",
+    answers: Answers,
+    arrived: "answering.Interrupts",
 ) -> None:
     """Give each line's object to answers, which puts them in order.
 
     answer takes what make gives of the lines.
     """
-
     if answers.piped:
         answers.write = arrived.around(answers.write)
     places: list[int] = []  # of the jobs among the lines
 
-    def jobs() -> "Iterator[Any]":
+    def jobs() -> Iterator[Any]:
         for place, line in enumerate(lines):
             if isinstance(line, batching.BadLine):
                 answers.put(place, {"id": line.id, "error": line.error})
@@ -267,41 +259,34 @@ def _answer(
             places.append(place)
             yield job
 
-    def interrupted() -> bool:
-        return bool(arrived)
-
-    for number, result in answer(jobs(), interrupted=interrupted, on_step=answers.progress):
+    steps = answer(jobs(), interrupted=lambda: bool(arrived), on_step=answers.progress)
+    for number, result in steps:
         place = places[number]
         identity = lines[place].id
         if isinstance(result, LlamacliError):
             answers.put(place, {"id": identity, "error": str(result)})
             continue
-        from llamacli.answer import result_fields
-
-        fields = result_fields(result, result.prefill_seconds + result.decode_seconds)
+        fields = answering.result_fields(result, result.prefill_seconds + result.decode_seconds)
         del fields["tokens_per_second"]  # of one among many it says nothing
         answers.put(place, {"id": identity, **fields})
     answers.close()
 
 
 def _job(
-    engine: "Engine",
+    engine: "engines.Engine",
     sampling: groups.Sampling,
     ending: groups.Ending,
-    grammar: "Grammar | None",
+    grammar: "shapes.Grammar | None",
     choices: list[str],
     line: "batching.Request",
 ) -> "batching.Job":
     """A line's job: its own settings before those that hold for all."""
-    from llamacli.prompt import encode_turns
-    from llamacli.shape import check_choices
-
     own = dict(line.settings)
     max_tokens = own.pop("max_tokens", ending.max_tokens)
     stop = own.pop("stop", tuple(ending.stop or ()))
     if stop and grammar is not None:
         raise UsageError("a stop text would cut an answer that has a shape")
-    prompt = encode_turns(engine, list(line.messages))
+    prompt = prompts.encode_turns(engine, list(line.messages))
     most = engine.most_tokens(len(prompt), max_tokens)
-    check_choices(choices, engine.vocabulary, most)
+    shapes.check_choices(choices, engine.vocabulary, most)
     return batching.Job(prompt, sampling.settings(engine, **own), max_tokens, stop, grammar)

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from llamacli.answer import Calling, Result
     from llamacli.engine import Asked, Engine
 
-GLANCE = 0.05  # seconds between looks for a signal
-
 
 def answer_by_server(
     path: Path,
@@ -144,7 +142,7 @@ def answer_lines(
         """Outcomes until at most so many run: none that a signal cut. A server that hangs holds up
         no signal."""
         while len(running) > most:
-            done = wait(running, GLANCE, FIRST_COMPLETED).done
+            done = wait(running, serve.GLANCE, FIRST_COMPLETED).done
             if interrupted():
                 return
             yield from map(outcome, done)

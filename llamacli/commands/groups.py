@@ -39,7 +39,6 @@ class Sampling:
 
     def settings(self, model: "prompt.Spelled", **own: Any) -> "engine.SamplingSettings":
         """What was asked for, with own values before it, else what the model's file says."""
-
         return engine.SamplingSettings.from_metadata(model.file.metadata, **{**vars(self), **own})
 
 

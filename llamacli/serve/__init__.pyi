@@ -1,5 +1,6 @@
 from .client import (
     BY_SERVER as BY_SERVER,
+    GLANCE as GLANCE,
     Refused as Refused,
     adapters_field as adapters_field,
     answer_whole as answer_whole,
