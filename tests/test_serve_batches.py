@@ -123,6 +123,7 @@ def test_what_fails_unexpectedly_is_an_answer_and_what_runs_is_counted(
         fields["input_file_id"] = source
         with pytest.raises(Fault, match="more than 150 bytes"):
             office.begin(Fields(fields))
+        monkeypatch.setattr(batches, "MOST_BYTES", 10_000)
         go.set()
         await office.batch(first["id"]).task  # type: ignore[misc]
         await asyncio.sleep(0)
@@ -134,6 +135,29 @@ def test_what_fails_unexpectedly_is_an_answer_and_what_runs_is_counted(
             await asyncio.gather(*(one.task for one in office.batches.values() if one.task))
             office.files = {source: office.files[source]}
         assert first["id"] not in office.batches and len(office.batches) == 2
+
+    asyncio.run(run())
+
+
+def test_answers_count_among_the_bytes_and_end_a_batch_beyond_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def answer(fields: Fields) -> dict[str, Any]:
+        return {"text": "x" * 1000}
+
+    async def run() -> None:
+        monkeypatch.setattr(batches, "MOST_BYTES", 4000)
+        office = Office({"/x": answer}, parallel=2)
+        source = office._add(File("a", "batch", b'{"body": {}}\n' * 9))["id"]
+        fields = {"input_file_id": source, "endpoint": "/x", "completion_window": "24h"}
+        batch = office.batch(office.begin(Fields(fields))["id"])
+        await batch.task  # type: ignore[misc]
+        await asyncio.sleep(0)
+        told = batch.object()
+        assert told["status"] == "failed" and told["request_counts"]["completed"] == 3
+        assert "more than 4000 bytes" in told["errors"]["data"][0]["message"]
+        assert office.file(told["output_file_id"]).data.count(b"\n") == 3
+        assert office._bytes() <= 4000
 
     asyncio.run(run())
 

@@ -18,7 +18,7 @@ from llamacli.serve.fields import Fields, read_json
 from llamacli.serve.guard import BODY_SECONDS, guarded, json_response, read_body
 from llamacli.serve.openai import new_id
 
-MOST_BYTES = 256 << 20  # of all files together
+MOST_BYTES = 256 << 20  # of all files together, and of what batches ask and have answered
 MOST_LINES = 50_000  # OpenAI's own
 MOST_FILES = 10_000
 MOST_BATCHES = 1000  # that are told of; beyond, the oldest one is forgotten
@@ -53,6 +53,7 @@ class Batch:
     metadata: Any
     lines: list[bytes]  # those that nobody has begun
     total: int
+    nbytes: int  # of lines without an answer, and of answers that are in no file yet
     id: str = field(default_factory=lambda: new_id("batch"))
     made: int = field(default_factory=lambda: int(time.time()))
     status: str = "in_progress"
@@ -77,6 +78,12 @@ class Batch:
     def mark(self, status: str) -> None:
         self.status = status
         self.told[f"{status}_at"] = int(time.time())
+
+    def give_up(self, why: str) -> None:
+        """Begin no more lines; what is answered stays."""
+        self.lines.clear()
+        error = {"code": "too_large", "message": why, "param": None, "line": None}
+        self.told["errors"] = {"object": "list", "data": [error]}
 
 
 @dataclass
@@ -107,9 +114,9 @@ class Office:
         return self._add(file)
 
     def _bytes(self) -> int:
-        """Of the files, and of what batches still have to answer, whose files may be gone."""
-        waiting = (line for batch in self.batches.values() for line in batch.lines)
-        return sum(len(file.data) for file in self.files.values()) + sum(map(len, waiting))
+        """Of the files, and of what batches hold, whose files may be gone."""
+        held = sum(batch.nbytes for batch in self.batches.values())
+        return sum(len(file.data) for file in self.files.values()) + held
 
     def _add(self, file: File) -> dict[str, Any]:
         self.files[file.id] = file
@@ -138,11 +145,12 @@ class Office:
         lines = [line for line in source.data.split(b"\n") if line.strip()]
         if not 0 < len(lines) <= MOST_LINES:
             raise invalid("input_file_id", f"has {len(lines)} requests; give 1 to {MOST_LINES}")
-        if self._bytes() + sum(map(len, lines)) > MOST_BYTES:
+        nbytes = sum(map(len, lines))
+        if self._bytes() + nbytes > MOST_BYTES:
             raise Fault(413, f"files and batches have more than {MOST_BYTES} bytes; wait for some")
         if len(self.batches) >= MOST_BATCHES:
             self._forget_one()
-        batch = Batch(endpoint, source.id, metadata, lines[::-1], len(lines))
+        batch = Batch(endpoint, source.id, metadata, lines[::-1], len(lines), nbytes)
         batch.told["in_progress_at"] = int(time.time())
         self.batches[batch.id] = batch
         batch.task = asyncio.create_task(self._work(batch))
@@ -168,11 +176,18 @@ class Office:
 
         async def work() -> None:
             while batch.lines:  # each of the workers takes the next one
-                answer = await self._line(batch.endpoint, batch.lines.pop())
+                line = batch.lines.pop()
+                answer = await self._line(batch.endpoint, line)
+                told = json.dumps(answer).encode() + b"\n"
+                more = len(told) - len(line)
+                if self._bytes() + more > MOST_BYTES:
+                    batch.give_up(f"files and batches have more than {MOST_BYTES} bytes")
+                    return
                 failed = answer["response"]["status_code"] != 200
+                batch.nbytes += more
                 batch.failed += failed
                 batch.done += not failed
-                (bad if failed else good).append(json.dumps(answer).encode() + b"\n")
+                (bad if failed else good).append(told)
 
         try:
             await asyncio.gather(*(work() for _ in range(self.parallel)))
@@ -209,7 +224,9 @@ class Office:
 def _end(batch: Batch, task: "asyncio.Task[None]") -> None:
     """Once its files of answers and errors are there."""
     batch.lines.clear()
-    batch.mark("cancelled" if task.cancelled() else "completed")
+    batch.nbytes = 0
+    ended = "failed" if "errors" in batch.told else "completed"
+    batch.mark("cancelled" if task.cancelled() else ended)
 
 
 def batch_routes(office: Office) -> list[Route]:
