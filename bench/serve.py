@@ -1,11 +1,13 @@
 """The server under load, beside llama-server of the same commit with the same settings.
 
-    python -m bench.serve --model FILE [--parallel 8] [--runs 3] [--write] [load gaps soak run]
+    python -m bench.serve --model FILE [--parallel 8] [--runs 3] [--starts 1] [--write] [PART…]
 
-Throughput and the time to the first token at 1, 4 and 8 clients, with prompts that share nothing
-and with a shared start; the gaps between tokens of three streams while a long prompt comes in; and
-a soak: requests from 64 connections, a third of which hang up in the middle. Both servers run, and
-are measured in turn; --own measures llamacli's alone. Last comes `llamacli run` by the server.
+Parts are load, gaps, soak and run: throughput and the time to the first token at 1, 4 and 8
+clients, with prompts that share nothing and with a shared start; the gaps between tokens of three
+streams while a long prompt comes in; a soak, requests from 64 connections, a third of which hang
+up in the middle; and `llamacli run` by the server. Both servers run, and are measured in turn;
+--own measures llamacli's alone. Each start of a server is 2% faster or slower than the others, by
+where its memory lies: --starts has both started so many times, and takes all their runs.
 --write keeps the figures in docs/serve.json, and puts them into docs/serve.md. On busy cores they
 mean nothing.
 """
@@ -172,16 +174,23 @@ def main() -> None:
     trained = check_llama(read_gguf(model)).context
     context = min(options.context, trained)
     commands = {OURS: own} if options.own else {OURS: own, PEER: peer}
-    with ExitStack() as stack:
-        servers = [
-            stack.enter_context(started(name, partial(command, model, options, context)))
-            for name, command in commands.items()
-        ]
-        for server in servers:
-            stream(server, server.prompts(1, PROMPT)[0], 4)
-        for one in measured(servers, options, model, min(LONG, context - 5 * ANSWER)):
-            if options.write:
-                keep(*one, f"{model.stem}, {options.threads} threads")
+    whole: dict[tuple[str, str], dict[str, Values]] = {}
+    for _ in range(options.starts):
+        with ExitStack() as stack:
+            servers = [
+                stack.enter_context(started(name, partial(command, model, options, context)))
+                for name, command in commands.items()
+            ]
+            for server in servers:
+                stream(server, server.prompts(1, PROMPT)[0], 4)
+            long = min(LONG, context - 5 * ANSWER)
+            for part, what, by_server in measured(servers, options, model, long):
+                runs = whole.setdefault((part, what), {})
+                for name, values in by_server.items():
+                    for key, more in values.items():
+                        runs.setdefault(name, {}).setdefault(key, []).extend(more)
+                if options.write:
+                    keep(part, what, runs, f"{model.stem}, {options.threads} threads")
 
 
 def _options() -> argparse.Namespace:
@@ -190,6 +199,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--model", type=Path)
     parser.add_argument("--parallel", type=int, default=8)
+    parser.add_argument("--starts", type=int, default=1)
     parser.add_argument("--context", type=int, default=8192)
     parser.add_argument("--own", action="store_true", help="without llama-server")
     parser.add_argument("--runs", type=int, default=1, help="how often to measure each")
