@@ -177,8 +177,10 @@ class _Reader:
                 normal["pattern"] = PATTERNS[form]
             if form in RANGES and not {"enum", "const"} & words:
                 least, most = RANGES[form]
-                normal["minimum"] = max(normal.get("minimum", least), least)
-                normal["maximum"] = min(normal.get("maximum", most), most)
+                if least > -MOST:
+                    normal["minimum"] = max(normal.get("minimum", least), least)
+                if most < MOST:
+                    normal["maximum"] = min(normal.get("maximum", most), most)
             if form in {*PATTERNS, *RANGES}:
                 del normal["format"]
 
