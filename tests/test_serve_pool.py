@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from llamacli.errors import LlamacliError
 from llamacli.serve.faults import Fault
 from llamacli.serve.metrics import Metrics
 from llamacli.serve.pool import Loaded, Pool
+from llamacli.serve.stream import Piece, Stream
 from llamacli.serve.worker import Worker
 from tests.standins.waiting import PATIENCE
 
@@ -36,8 +38,9 @@ def with_pool(
 def lane_of(engine: Any, *_: Any) -> Any:
     """One that has nothing to do."""
     return SimpleNamespace(
-        engine=engine, busy=False, admit=lambda: False, turn=lambda _: None, fail_all=lambda _: None
-    )
+        engine=engine, busy=False, reads=False, admit=lambda: False, turn=lambda _: None,
+        fail_all=lambda _: None,
+    )  # fmt: skip
 
 
 async def load(pool: Pool) -> Loaded:
@@ -109,3 +112,28 @@ def test_a_model_that_is_loaded_for_one_who_is_gone_is_kept(
         assert gone.cancelled() and opened == [path]
 
     with_pool(work, open_model)
+
+
+def test_pieces_go_out_together_but_the_first_and_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop isn't woken for each of a fast model's tokens, and nobody waits for a slow one's."""
+
+    async def work(pool: Pool) -> None:
+        worker, stream = pool.worker, Stream(1)
+
+        def told(*pieces: Piece) -> int:
+            for piece in pieces:
+                worker.deliver(stream, piece)
+            worker._flush_in_time()
+            return len(worker.pieces)
+
+        monkeypatch.setattr("llamacli.serve.worker.GATHER", 3600.0)
+        worker.flushed = time.perf_counter()
+        assert told(Piece(0, read=5)) == told(Piece(0, "a")) == 0
+        assert told(Piece(0, "b")) == told(Piece(0, "c")) == 1
+        worker.flushed -= 3600
+        assert told(Piece(0, "d")) == 0
+        assert told(Piece(0, "e")) == 1
+        assert told(Piece(0, error=LlamacliError("the end"))) == 0
+        assert [piece.text async for piece in stream] == ["", *"abcde", ""]
+
+    with_pool(work)

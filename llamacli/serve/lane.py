@@ -56,6 +56,11 @@ class Lane:
     def busy(self) -> bool:
         return bool(self.waiting or self.tasks)
 
+    @property
+    def reads(self) -> bool:
+        """Whether a prompt is being read."""
+        return any(one.prefilled is None for one in self.scheduler.running)
+
     def submit(self, task: Task) -> None:
         self.waiting.append(task)
 

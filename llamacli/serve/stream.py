@@ -44,7 +44,8 @@ class SlowReader(LlamacliError):
 class Stream:
     """Pieces of one request's answers, count of them. Everything here happens in the loop.
 
-    on_overflow is called where they aren't taken.
+    on_overflow is called where they aren't taken; begun, whether there was text, is the engine's
+    thread's.
     """
 
     count: int
@@ -52,6 +53,7 @@ class Stream:
     waiting: deque[Piece] = field(default_factory=deque)
     there: asyncio.Event = field(default_factory=asyncio.Event)
     ended: int = 0
+    begun: bool = False
 
     def put(self, piece: Piece) -> None:
         if len(self.waiting) >= MAX_WAITING:

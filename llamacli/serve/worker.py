@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
+from time import perf_counter
 from typing import Any, TypeVar
 
 from llamacli.errors import LlamacliError
@@ -14,6 +15,10 @@ from llamacli.serve.stream import Piece, Stream
 from llamacli.terminal import say
 
 T = TypeVar("T")
+# Seconds for which pieces wait for those that follow, within which nobody sees the difference: each
+# time that the loop is woken takes 0.4 ms from llama.cpp's threads, where a small model's token, or
+# one on a GPU, takes 4 to 14.
+GATHER = 0.04
 
 
 class Worker:
@@ -24,6 +29,8 @@ class Worker:
         self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self.lanes: list[Lane] = []
         self.pieces: dict[int, tuple[Stream, list[Piece]]] = {}
+        self.urgent = False  # whether one of them is the first of its stream's, or an answer's last
+        self.flushed = 0.0
         self.stopped = False
         self.thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.thread.start()
@@ -53,6 +60,8 @@ class Worker:
 
     def deliver(self, stream: Stream, piece: Piece) -> None:
         """To the loop, as the next step is evaluated; of the engine's thread."""
+        self.urgent |= piece.last or not stream.begun
+        stream.begun |= bool(piece.text)
         self.pieces.setdefault(id(stream), (stream, []))[1].append(piece)
 
     async def stop(self) -> None:
@@ -73,7 +82,8 @@ class Worker:
             while any(_survived([lane], lane.admit) for lane in list(self.lanes)):
                 self._take()  # what came meanwhile: prompts that come together are read together
             for lane in list(self.lanes):
-                _survived([lane], partial(lane.turn, self._flush))
+                self.urgent |= lane.reads  # a step with a prompt may take long
+                _survived([lane], partial(lane.turn, self._flush_in_time))
             if not any(lane.busy for lane in self.lanes):
                 self._flush()
 
@@ -87,10 +97,15 @@ class Worker:
         except Empty:
             pass
 
+    def _flush_in_time(self) -> None:
+        if self.urgent or perf_counter() - self.flushed >= GATHER:
+            self._flush()
+
     def _flush(self) -> None:
         """Wake the loop, which then takes Python's lock: while llama.cpp evaluates, it is free."""
         if self.pieces:
             pieces, self.pieces = list(self.pieces.values()), {}
+            self.urgent, self.flushed = False, perf_counter()
             self.loop.call_soon_threadsafe(_put_all, pieces)
 
 
