@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from mmap import PAGESIZE
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -491,7 +492,9 @@ def test_a_signal_ends_it_though_nobody_reads(tmp_path: Path, model: Path, comma
 
 @needs_linux
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_between_writes_limits_those_that_follow(number: signal.Signals) -> None:
+def test_a_signal_between_writes_limits_those_that_follow(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What an answer ends with finds the pipe full, or the terminal stopped, after the signal."""
     reader, pipe = os.pipe()
     os.set_blocking(pipe, False)
@@ -499,12 +502,13 @@ def test_a_signal_between_writes_limits_those_that_follow(number: signal.Signals
         while os.write(pipe, bytes(PAGESIZE)):
             pass
     os.set_blocking(pipe, True)
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(fileno=lambda: pipe))
     free = threading.Timer(PATIENCE, os.read, (reader, 1 << 20))  # or this would wait for ever
     free.start()
     written: list[int] = []
     before = signal.signal(number, signal.default_int_handler)
     try:
-        with pytest.raises(KeyboardInterrupt), interrupts(pipe) as arrived:
+        with pytest.raises(KeyboardInterrupt), interrupts() as arrived:
             signal.raise_signal(number)
             arrived.around(lambda text: written.append(os.write(pipe, text.encode())))("the end")
     finally:
@@ -516,9 +520,12 @@ def test_a_signal_between_writes_limits_those_that_follow(number: signal.Signals
 
 
 @needs_signals
-def test_a_write_that_a_slow_machine_holds_up_is_whole_after_a_signal() -> None:
+def test_a_write_that_a_slow_machine_holds_up_is_whole_after_a_signal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Its reader is there: the time alone doesn't say that it stalls."""
     reader, pipe = os.pipe()
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(fileno=lambda: pipe))
     written: list[int] = []
 
     def write(text: str) -> None:
@@ -526,7 +533,7 @@ def test_a_write_that_a_slow_machine_holds_up_is_whole_after_a_signal() -> None:
         written.append(os.write(pipe, text.encode()))
 
     try:
-        with pytest.raises(KeyboardInterrupt), interrupts(pipe) as arrived:
+        with pytest.raises(KeyboardInterrupt), interrupts() as arrived:
             signal.raise_signal(signal.SIGINT)
             arrived.around(write)("the end")
     finally:

@@ -156,12 +156,11 @@ class Interrupts:
 
 
 @contextlib.contextmanager
-def interrupts(descriptor: int | None = None) -> Iterator[Interrupts]:
+def interrupts() -> Iterator[Interrupts]:
     """Signals are noted, not raised, until the block ends, where the first is delivered.
 
     The second one is delivered at once. Signals that the caller's parent has us ignore stay
-    ignored; in other threads than the main one nothing changes. descriptor is where is written,
-    stdout's where it is None.
+    ignored; in other threads than the main one nothing changes.
     """
     state = Interrupts()
     held: dict[int, Any] = {}
@@ -184,7 +183,7 @@ def interrupts(descriptor: int | None = None) -> Iterator[Interrupts]:
     def give_up() -> None:
         if not state.writing or state.writes != begun[-1]:
             return
-        if _takes_more(descriptor):  # a slow machine has kept the write from going on
+        if _stdout_takes_more():  # a slow machine has kept the write from going on
             start(PATIENCE)
             return
         number = state.arrived[-1]
@@ -209,7 +208,7 @@ def interrupts(descriptor: int | None = None) -> Iterator[Interrupts]:
         raise failed
 
 
-def _takes_more(descriptor: int | None) -> bool:
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # stdout that is no file, say
-        return takes_more(sys.stdout.fileno() if descriptor is None else descriptor)
+def _stdout_takes_more() -> bool:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it is no file, say
+        return takes_more(sys.stdout.fileno())
     return False
