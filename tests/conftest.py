@@ -181,6 +181,16 @@ def checkpoint(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nobodys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Servers and programs of several tests read and write nothing of the user's, either."""
+    folder = tmp_path_factory.mktemp("nobodys")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAMACLI_HOME", str(folder / "store"))
+        patch.setenv("LLAMACLI_CONFIG", str(folder / "config"))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model store of its own for every test, and no models.toml of the user's."""
