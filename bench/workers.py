@@ -101,7 +101,7 @@ def starts(model: Path, addresses: list[Address], count: int) -> list[tuple[int,
         begun = time.perf_counter()
         with Engine(model, settings(addresses, 512)) as engine:
             taken = time.perf_counter() - begun
-            collected.append((sum(relay.sent for relay in engine.workers.relays), taken))
+            collected.append((sum(relay.link.sent for relay in engine.workers.relays), taken))
     return collected
 
 

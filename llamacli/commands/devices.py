@@ -51,15 +51,11 @@ def describe(devices: "Sequence[hardware.Device]", machine: "hardware.Machine") 
 
 def _meet(listed: str) -> list[dict[str, Any]]:
     """Each worker's devices and link. Raises UsageError and UnreachableError."""
-    from llamacli.errors import UnreachableError
-
     met = []
     for address in others.parse_workers(listed):
         link = others.greet(address)
         try:
-            speed = others.measure(link)
-        except OSError as error:
-            raise UnreachableError(f"the worker {address} is lost: {error}") from error
+            latency, bandwidth = others.measure(link)
         finally:
             link.close()
         lent = [{"memory_free": one.free, "memory_total": one.total} for one in link.devices]
@@ -67,8 +63,8 @@ def _meet(listed: str) -> list[dict[str, Any]]:
             {
                 "address": str(address),
                 "devices": lent,
-                "latency_seconds": speed.latency,
-                "bytes_per_second": speed.bandwidth,
+                "latency_seconds": latency,
+                "bytes_per_second": bandwidth,
             }
         )
     return met

@@ -63,7 +63,7 @@ def worker(
     if ssh is not None:
         if host != "127.0.0.1" or listen_openly:
             raise UsageError("--ssh goes with no --host and no --listen-openly")
-        address = workers.address_of(workers.Lending(port=port))
+        address = workers.address_of(host, port)
         given = _given(device, memory, threads, cache=cache, quiet=quiet)
         workers.host_by_ssh(
             ssh,
@@ -83,15 +83,20 @@ def worker(
 
         with writing(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lending = workers.Lending(
-        host, port, device, nbytes, threads or physical_cores(), folder, listen_openly
-    )
-    address = workers.address_of(lending)
+    address = workers.address_of(host, port, openly=listen_openly)
     load_library()
     lent = workers.described(workers.lent_devices(device), nbytes)
     if listen_openly:
         notice("the port has neither key nor encryption: whoever reaches it has this machine")
-    workers.host(lending, address, lambda: tell(f"lends {lent} at {address}"), tell)
+    workers.host(
+        address,
+        lambda: tell(f"lends {lent} at {address}"),
+        tell,
+        kind=device,
+        memory=nbytes,
+        threads=threads or physical_cores(),
+        cache=str(folder or ""),
+    )
 
 
 def _given(

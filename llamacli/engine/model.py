@@ -74,7 +74,7 @@ class LoadedModel:
         self._others = held
         self._model: Any = None
         timeout = settings.worker_timeout
-        self.workers = Workers.of(settings.workers, self.file, timeout, shared)
+        self.workers = Workers(settings.workers, self.file, timeout, shared)
         try:
             self._fit(settings)
             with in_background(lambda: meanwhile(self.file)), self.workers.watched():

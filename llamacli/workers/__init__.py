@@ -1,6 +1,6 @@
 """Other machines that hold a part of a model's layers, by llama.cpp's RPC backend.
 
-To be read in this order: addresses, protocol, greeting, relay, connected, lend, hosting.
+To be read in this order: addresses, protocol, link, greeting, relay, connected, lend, hosting.
 """
 
 import lazy_loader

@@ -7,7 +7,6 @@ from .addresses import (
 from .connected import Workers as Workers
 from .greeting import greet as greet, measure as measure
 from .hosting import (
-    Lending as Lending,
     address_of as address_of,
     host as host,
     host_by_ssh as host_by_ssh,

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from llamacli.errors import LlamacliError, UnreachableError, UsageError
+from llamacli.errors import LlamacliError, UsageError
 from llamacli.gguf import GGUFFile
 from llamacli.machine import Device, device_memory, ggml_function
 from llamacli.system import ENDING
-from llamacli.workers.addresses import TIMEOUT, Address
+from llamacli.workers.addresses import Address
 
 if TYPE_CHECKING:
     from llamacli.workers.greeting import Weights
@@ -71,53 +71,53 @@ class Signals:
 class Workers:
     """devices are what they lend, in the order of their addresses. None at all is fine, too."""
 
-    def __init__(self) -> None:
-        self.relays: list[Relay] = []
-        self.devices: list[Device] = []
-        self._signals: Signals | None = None
-        self._weights: Weights | None = None
-        self._guest = False  # of another engine's connections
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         addresses: Sequence[Address],
         file: GGUFFile,
-        timeout: float = TIMEOUT,
+        timeout: float,
         shared: "Workers | None" = None,
-    ) -> Self:
+    ) -> None:
         """Connected for a file's weights; shared are those of an engine that stays until this one
         has gone, whose connections serve both: a worker takes one client at a time.
 
         Raises UnreachableError where one isn't there, or isn't as it should be.
         """
-        workers = cls()
-        if addresses:
-            try:
-                if shared is None:
-                    workers._connect(addresses, file, timeout)
-                else:
-                    workers._join(shared)
-                workers._add(file)
-                workers.check()
-            except BaseException:
-                workers.close()
-                raise
-        return workers
+        self.relays: list[Relay] = []
+        self.devices: list[Device] = []
+        self._signals: Signals | None = None
+        self._weights: Weights | None = None
+        self._guest = shared is not None
+        if not addresses:
+            return
+        from llamacli.workers import greeting  # sockets: 5 ms that few need
+
+        try:
+            if shared is None:
+                self._connect(addresses, file, timeout)
+            else:
+                self._join(shared)
+            self._weights = greeting.Weights(file)
+            for relay in self.relays:
+                relay.weights.append(self._weights)
+            self.check()
+        except BaseException:
+            self.close()
+            raise
 
     def _connect(self, addresses: Sequence[Address], file: GGUFFile, timeout: float) -> None:
-        from llamacli.workers.greeting import greet, hash_for  # sockets: 5 ms that few need
+        from llamacli.workers.greeting import greet, hash_for
         from llamacli.workers.relay import Relay
 
         self._signals = Signals()
         for address in addresses:
             link = greet(address)
             try:
-                hashed = hash_for(link, file)
-            except OSError as error:
+                relay = Relay(link, hash_for(link, file))
+            except BaseException:
                 link.close()
-                raise UnreachableError(f"the worker {address} is lost: {error}") from error
-            relay = Relay(link, timeout, hashed, self._given_up)
+                raise
+            link.patience, link.given_up = timeout, self._signals.given_up
             self.relays.append(relay)
             self.devices += _devices(relay)
         if len(self.devices) > MOST:
@@ -126,27 +126,19 @@ class Workers:
             )
 
     def _join(self, other: "Workers") -> None:
-        self._guest, self._signals, self.relays = True, other._signals, other.relays
+        self._signals, self.relays = other._signals, other.relays
         with self.watched():
             for device in other.devices:
                 free, total = device_memory(device.pointer)
                 self.devices.append(replace(device, free=free, total=total))
 
-    def _add(self, file: GGUFFile) -> None:
-        from llamacli.workers.greeting import Weights
-
-        self._weights = Weights(file)
-        for relay in self.relays:
-            relay.weights.append(self._weights)
-
     def check(self) -> None:
         """Raises UnreachableError where one is lost: what llama.cpp gave since is worth nothing."""
         for relay in self.relays:
             if relay.lost is not None:
-                raise UnreachableError(
-                    f"the worker {relay.link.address} is lost: {relay.lost}",
-                    hint="start it again, and ask again",
-                )
+                from llamacli.workers.greeting import lost
+
+                raise lost(relay.link.address, relay.lost)
 
     def greet(self) -> None:
         """Look whether all are there, by connections of their own. Raises UnreachableError."""
@@ -185,9 +177,6 @@ class Workers:
             relay.close()
         if self._signals is not None:
             self._signals.close()
-
-    def _given_up(self) -> bool:
-        return self._signals is not None and self._signals.given_up()
 
 
 def _devices(relay: "Relay") -> Iterator[Device]:

@@ -10,7 +10,6 @@ import importlib.util
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -20,14 +19,12 @@ from llamacli.errors import UnreachableError, reason
 from llamacli.gguf import GGUFFile
 from llamacli.workers import protocol
 from llamacli.workers.addresses import Address
+from llamacli.workers.link import Link
 
 PATIENCE = 10.0  # seconds to connect, and for each answer of a worker that computes nothing
 HTTP_PATIENCE = 2.0
 PROBE = 8 << 20  # bytes that are sent to measure a link
 ROUNDS = 9
-# A machine that lost its power says nothing: its link is tried after so many seconds of silence,
-# so often, so many times.
-KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
 START, PRIME = 0xCBF29CE484222325, 0x100000001B3  # FNV-1a's, of 64 bits
 FLAG = protocol.TENSOR.size  # where a SET_TENSOR says whether to keep its bytes
@@ -40,32 +37,6 @@ KEPT = 256  # bytes that a worker is given to see whether it keeps any
 Hash = Callable[[memoryview], int]
 
 
-@dataclass(frozen=True)
-class Speed:
-    """latency is a round trip's seconds; bandwidth is in bytes a second."""
-
-    latency: float
-    bandwidth: float
-
-
-@dataclass
-class Link:
-    """A connection to a worker that has said what it is."""
-
-    address: Address
-    sock: socket.socket
-    devices: tuple[protocol.Lent, ...] = ()
-
-    def ask(self, command: protocol.Command, body: bytes = b"", size: int | None = None) -> bytes:
-        """An answer of the length that the protocol has for it. Raises OSError."""
-        protocol.send(self.sock, command, body)
-        return protocol.receive(self.sock, protocol.ANSWERS[command] if size is None else size)
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self.sock.close()
-
-
 def greet(address: Address, patience: float = PATIENCE) -> Link:
     """Connect, compare versions, and ask for the devices.
 
@@ -73,75 +44,89 @@ def greet(address: Address, patience: float = PATIENCE) -> Link:
     of another version.
     """
     try:
-        sock = socket.create_connection(address, patience)
+        link = Link.to(address, patience)
     except UnicodeError as error:  # no name that the network has
         raise UnreachableError(f"{address.host!r} is no host's name") from error
     except OSError as error:
+        why = "no answer" if isinstance(error, TimeoutError) else reason(error)
         raise UnreachableError(
-            f"the worker {address} can't be reached: {_why(error)}",
+            f"the worker {address} can't be reached: {why}",
             hint="start `llamacli worker` there",
         ) from error
-    link = Link(address, sock)
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _watch(sock)
         _compare(link)
         link.devices = _devices(link)
     except BaseException as error:
         link.close()
-        if isinstance(error, TimeoutError):
-            if _speaks_http(address, HTTP_PATIENCE):
-                raise UnreachableError(f"{address} is no worker: it speaks HTTP") from error
+        if isinstance(error, TimeoutError) and not _speaks_http(address):
             told = f"the worker {address} doesn't answer"
             raise UnreachableError(told, hint="it may be serving another") from error
         if isinstance(error, OSError):
-            raise UnreachableError(f"{address} is no worker: {_why(error)}") from error
+            why = "it speaks HTTP" if isinstance(error, TimeoutError) else reason(error)
+            raise UnreachableError(f"{address} is no worker: {why}") from error
         raise
     return link
 
 
-def measure(link: Link) -> Speed:
-    """Round trips of a few bytes, and a buffer's filling. Raises OSError."""
+def measure(link: Link) -> tuple[float, float]:
+    """A round trip's seconds, and bytes a second, 0 where there is no room to measure it.
+
+    Raises UnreachableError.
+    """
     times = []
-    for _ in range(ROUNDS):
-        begun = perf_counter()
-        link.ask(protocol.Command.DEVICE_COUNT)
-        times.append(perf_counter() - begun)
-    latency = sorted(times)[ROUNDS // 2]
-    with tensor_on(link, PROBE) as tensor:
-        if tensor is None:
-            return Speed(latency, 0.0)
-        begun = perf_counter()
-        protocol.send(
-            link.sock,
-            protocol.Command.SET_TENSOR,
-            tensor + bytes(1 + protocol.U64.size) + bytes(PROBE),
-        )
-        link.ask(protocol.Command.GET_TENSOR, protocol.Part(tensor, 0, 1).body(), 1)
-        taken = max(perf_counter() - begun - latency, 1e-9)
-    return Speed(latency, PROBE / taken)
+    with told_of(link):
+        for _ in range(ROUNDS):
+            begun = perf_counter()
+            link.ask(protocol.Command.DEVICE_COUNT)
+            times.append(perf_counter() - begun)
+        latency = sorted(times)[ROUNDS // 2]
+        with tensor_on(link, PROBE) as tensor:
+            if tensor is None:
+                return latency, 0.0
+            begun = perf_counter()
+            _set(link, tensor, bytes(PROBE))
+            link.ask(protocol.Command.GET_TENSOR, protocol.part(tensor, 0, 1), 1)
+            taken = max(perf_counter() - begun - latency, 1e-9)
+    return latency, PROBE / taken
+
+
+@contextmanager
+def told_of(link: Link) -> Iterator[None]:
+    """What goes wrong with a link is told as that of a worker that is lost."""
+    try:
+        yield
+    except OSError as error:
+        raise lost(link.address, reason(error)) from error
+
+
+def lost(address: Address, why: str) -> UnreachableError:
+    told = f"the worker {address} is lost: {why}"
+    return UnreachableError(told, hint="start it again, and ask again")
 
 
 @contextmanager
 def tensor_on(link: Link, nbytes: int) -> Iterator[bytes | None]:
     """An rpc_tensor on the worker's first device; None where that has no room. Raises OSError."""
-    buffer, _ = protocol.PAIR.unpack(
-        link.ask(protocol.Command.ALLOC_BUFFER, protocol.ALLOCATE.pack(0, nbytes))
-    )
+    asked = protocol.ALLOCATE.pack(0, nbytes)
+    buffer, _ = protocol.PAIR.unpack(link.ask(protocol.Command.ALLOC_BUFFER, asked))
     if not buffer:
         yield None
         return
-    (base,) = protocol.U64.unpack(
-        link.ask(protocol.Command.BUFFER_GET_BASE, protocol.U64.pack(buffer))
-    )
+    held = protocol.U64.pack(buffer)
+    (base,) = protocol.U64.unpack(link.ask(protocol.Command.BUFFER_GET_BASE, held))
     yield _tensor(buffer, base, nbytes)
-    protocol.send(link.sock, protocol.Command.FREE_BUFFER, protocol.U64.pack(buffer))
+    link.send(protocol.request(protocol.Command.FREE_BUFFER, held))
 
 
-def _speaks_http(address: Address, patience: float) -> bool:
+def _set(link: Link, tensor: bytes, data: bytes, *, keep: bool = False) -> None:
+    body = tensor + bytes([keep]) + protocol.U64.pack(0) + data
+    link.send(protocol.request(protocol.Command.SET_TENSOR, body))
+
+
+def _speaks_http(address: Address) -> bool:
     """Whether a port that waits for more than a HELLO is a web server's. A worker that is busy
     closes the connection when its time comes."""
-    with suppress(OSError), socket.create_connection(address, patience) as sock:
+    with suppress(OSError), socket.create_connection(address, HTTP_PATIENCE) as sock:
         sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
         return sock.recv(5) == b"HTTP/"
     return False
@@ -182,19 +167,6 @@ def _tensor(buffer: int, data: int, nbytes: int) -> bytes:
     return protocol.TENSOR.pack(*numbers, b"probe", 0)
 
 
-def _watch(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE.items():
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
-
-
-def _why(error: OSError) -> str:
-    return "no answer" if isinstance(error, TimeoutError) else reason(error)
-
-
 class Weights:
     """The tensors of a model's file."""
 
@@ -219,21 +191,22 @@ class Weights:
 
 
 def hash_for(link: Link, file: GGUFFile) -> Hash | None:
-    """The hash, where the worker keeps weights, and it can be had and is worth it. Raises OSError.
+    """The hash, where the worker keeps weights, and it can be had and is worth it.
 
-    A worker doesn't tell whether it keeps any: it is given a few bytes, and asked for them.
+    A worker doesn't tell whether it keeps any: it is given a few bytes, and asked for them. Raises
+    UnreachableError.
     """
     small = sum(tensor.nbytes for tensor in file.tensors if tensor.nbytes <= MOST)
     if small < WORTH or importlib.util.find_spec("numba") is None:
         return None
-    with tensor_on(link, KEPT) as tensor:
+    with told_of(link), tensor_on(link, KEPT) as tensor:
         if tensor is None:
             return None
-        flag, offset = b"\1", bytes(protocol.U64.size)
-        protocol.send(link.sock, protocol.Command.SET_TENSOR, tensor + flag + offset + bytes(KEPT))
+        _set(link, tensor, bytes(KEPT), keep=True)
         hashed = START * pow(PRIME, KEPT, 1 << 64) % (1 << 64)  # of zeros
-        kept = link.ask(protocol.Command.SET_TENSOR_HASH, tensor + protocol.PAIR.pack(0, hashed))
-    return _compiled() if kept == b"\1" else None
+        asked = protocol.part(tensor, 0, hashed)
+        kept = link.ask(protocol.Command.SET_TENSOR_HASH, asked) == b"\1"
+    return _compiled() if kept else None
 
 
 @cache

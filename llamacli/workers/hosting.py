@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
+from itertools import count
 from socket import AF_INET, SOCK_STREAM, gaierror, getaddrinfo, socket
+from typing import Any
 
 from llamacli.errors import LlamacliError, NotFoundError, UnreachableError, UsageError
 from llamacli.system import claim_port
@@ -27,63 +27,55 @@ TRIES, SOON = 5, 10.0  # so many that end within so many seconds, one after the 
 CAME, WENT = b"Accepted client connection", b"Client connection closed"
 
 
-@dataclass(frozen=True)
-class Lending:
-    """What is lent, and where; memory is in bytes, cache a folder for weights or None."""
-
-    host: str = "127.0.0.1"
-    port: int = 50052
-    kind: str = "auto"
-    memory: int | None = None
-    threads: int = 1
-    cache: Path | None = None
-    openly: bool = False
-
-
-def address_of(lending: Lending) -> Address:
-    """The address as numbers, with a port that is free.
+def address_of(name: str, port: int, *, openly: bool = False) -> Address:
+    """A host of this machine by its IPv4 address, llama.cpp knows no other, and a port that is
+    free.
 
     Raises UsageError for one that others reach unless that is wanted, NotFoundError for one that
     isn't this machine's or is taken.
     """
-    host = _numbers(lending.host)
-    if not (ip_address(host).is_loopback or lending.openly):
+    try:
+        host = str(getaddrinfo(name, 0, AF_INET, SOCK_STREAM)[0][4][0])
+    except (gaierror, UnicodeError) as error:
+        raise NotFoundError(f"{name} is no IPv4 address of this machine") from error
+    if not (ip_address(host).is_loopback or openly):
         raise UsageError(
-            f"{lending.host} is reached by others, and the protocol has neither key nor encryption",
+            f"{name} is reached by others, and the protocol has neither key nor encryption",
             hint="go through ssh or WireGuard (docs/several-machines.md), or add --listen-openly",
         )
     with socket(AF_INET, SOCK_STREAM) as taken:
         claim_port(taken)
         try:
-            taken.bind((host, lending.port))
+            taken.bind((host, port))
         except OSError as error:
             raise NotFoundError(
-                f"{lending.host}:{lending.port} can't be had: {error.strerror}",
-                hint="give another --port",
+                f"{name}:{port} can't be had: {error.strerror}", hint="give another --port"
             ) from error
         return Address(host, taken.getsockname()[1])
 
 
 def host(
-    lending: Lending, address: Address, ready: Callable[[], None], tell: Callable[[str], None]
+    address: Address, ready: Callable[[], None], tell: Callable[[str], None], **lent: Any
 ) -> None:
-    """Lend until a signal raises; ready is called when clients can come.
+    """Lend until a signal raises; ready is called when clients can come. lent are lend's arguments.
 
     Raises LlamacliError where the process that lends can't begin.
     """
-    with _process(lending, address, tell) as process:
-        _wait_for(process, address)
-        ready()
-        _wait(process)
     vain = 0
-    while vain < TRIES:
+    for number in count():
+        begun = time.monotonic()
+        # the first client of the first process is we ourselves
+        with _process(address, tell, untold=number == 0, **lent) as process:
+            if number == 0:
+                _wait_for(process, address)
+                ready()
+            _wait(process)
+        vain = vain + 1 if time.monotonic() - begun < SOON else 0
+        if vain == TRIES:
+            break
         told = f"llama.cpp's server ended (exit code {process.returncode})"
         tell(f"{told}, over a client's message perhaps; it is started again")
         time.sleep(AGAIN)
-        begun = time.monotonic()
-        with _process(lending, address, tell) as process:
-            _wait(process)
-        vain = vain + 1 if time.monotonic() - begun < SOON else 0
     raise LlamacliError(
         "llama.cpp's server ends again and again", hint="--debug shows what it says"
     )
@@ -105,39 +97,30 @@ def wait_to_greet(address: Address, ended: Callable[[], bool], seconds: float) -
 
 @contextmanager
 def _process(
-    lending: Lending, address: Address, tell: Callable[[str], None]
+    address: Address, tell: Callable[[str], None], *, untold: int, **lent: Any
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    arguments = {
-        "host": address.host,
-        "port": address.port,
-        "kind": lending.kind,
-        "memory": lending.memory,
-        "threads": lending.threads,
-        "cache": str(lending.cache or ""),
-    }
-    pipe = subprocess.PIPE
-    errors = None if debugging() else subprocess.DEVNULL
-    process = subprocess.Popen(command(**arguments), stdin=pipe, stdout=pipe, stderr=errors)
-    threading.Thread(target=_read, args=(process, tell), daemon=True).start()
+    pipe, errors = subprocess.PIPE, None if debugging() else subprocess.DEVNULL
+    arguments = command(host=address.host, port=address.port, **lent)
+    process = subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=errors)
+    threading.Thread(target=_read, args=(process, tell, untold), daemon=True).start()
     try:
         yield process
     finally:
         process.kill()  # nothing of it is worth keeping: what clients had there goes with them
         process.wait()
-        with suppress(OSError):
-            assert process.stdin is not None
-            process.stdin.close()
+        assert process.stdin is not None
+        process.stdin.close()
 
 
-def _read(process: "subprocess.Popen[bytes]", tell: Callable[[str], None]) -> None:
-    """Tell of clients as llama.cpp does; the first of all is we ourselves."""
+def _read(process: "subprocess.Popen[bytes]", tell: Callable[[str], None], untold: int) -> None:
+    """Tell of clients as llama.cpp does, but for the first ones."""
     assert process.stdout is not None
     words = {CAME: "a client came", WENT: "the client went"}
     clients = 0
     with process.stdout:
         for line in process.stdout:
             clients += line.strip() == CAME
-            if clients > 1 and line.strip() in words:
+            if clients > untold and line.strip() in words:
                 tell(words[line.strip()])
 
 
@@ -159,14 +142,6 @@ def _wait(process: "subprocess.Popen[bytes]") -> None:
             process.wait(1.0)
 
 
-def _numbers(name: str) -> str:
-    """A host's IPv4 address: llama.cpp knows no other. Raises NotFoundError."""
-    try:
-        return str(getaddrinfo(name, 0, AF_INET, SOCK_STREAM)[0][4][0])
-    except (gaierror, UnicodeError) as error:
-        raise NotFoundError(f"{name} is no IPv4 address of this machine") from error
-
-
 def host_by_ssh(
     host: str,
     address: Address,
@@ -182,7 +157,10 @@ def host_by_ssh(
     """
     if host.startswith("-") or not host.isprintable():
         raise UsageError(f"{host!r} is no host's name")
-    remote = [*shlex.split(program), "worker", "--port", str(port), "--until-eof", *arguments]
+    try:
+        remote = [*shlex.split(program), "worker", "--port", str(port), "--until-eof", *arguments]
+    except ValueError as error:
+        raise UsageError(f"--remote-program is {program!r}: {error}") from None
     forward = f"127.0.0.1:{address.port}:127.0.0.1:{port}"
     options = ["-T", "-o", "ExitOnForwardFailure=yes", "-o", "ServerAliveInterval=15"]
     command = ["ssh", *options, "-L", forward, "--", host, shlex.join(remote)]
@@ -190,22 +168,17 @@ def host_by_ssh(
         process = subprocess.Popen(command, stdin=subprocess.PIPE)
     except FileNotFoundError:
         raise NotFoundError("there is no program ssh; install OpenSSH's client") from None
-    try:
+    with process:
         try:
             wait_to_greet(address, lambda: process.poll() is not None, SSH_START)
-        except UnreachableError as error:
-            if process.poll() is not None:
-                raise _ended(host, process) from error
-            raise
-        ready()
-        _wait(process)
-        raise _ended(host, process)
-    finally:
-        _end(process)
-
-
-def _ended(host: str, process: "subprocess.Popen[bytes]") -> UnreachableError:
-    return UnreachableError(
+            ready()
+            _wait(process)
+        except UnreachableError:
+            if process.poll() is None:
+                raise
+        finally:
+            _end(process)
+    raise UnreachableError(
         f"ssh to {host} ended with code {process.returncode}",
         hint="what it or the worker there said stands above",
     )
@@ -213,11 +186,7 @@ def _ended(host: str, process: "subprocess.Popen[bytes]") -> UnreachableError:
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
     """By the end of its stdin, which the worker there sees; by force where that takes long."""
-    assert process.stdin is not None
-    with suppress(OSError):
-        process.stdin.close()
     try:
-        process.wait(SSH_END)
+        process.communicate(timeout=SSH_END)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()

@@ -1,4 +1,4 @@
-"""The words of llama.cpp's RPC protocol (ggml-rpc.cpp), and reading and writing them on a socket.
+"""The words of llama.cpp's RPC protocol (ggml-rpc.cpp).
 
 A request is a byte for its command, the length of its body, and the body; an answer the same
 without the byte. All numbers are little-endian.
@@ -8,12 +8,10 @@ at before it has it; and where none comes any more it is given made-up ones, for
 step, whose outcome is then thrown away.
 """
 
-import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
 
 VERSION = (7, 0, 0)  # RPC_PROTO_*_VERSION of the llama.cpp that llamacli names
 MAX_DEVICES = 16  # of one model in all, as llama.cpp has it
@@ -34,7 +32,6 @@ HIGHEST = 1 << 62  # addresses and sizes that can be added up without an overflo
 MOST_EXTRA = 1 << 40  # bytes that a tensor may take
 MOST_MEMORY = 1 << 50  # bytes; who tells of more memory isn't to be trusted
 WHOLE = 1 << 16  # bytes of a request's body that is read whole
-ROOM = 1 << 20  # bytes of requests that are read at once
 
 
 class Command(IntEnum):
@@ -88,130 +85,54 @@ class Lent:
     max_size: int
 
 
-class Part(NamedTuple):
-    """Bytes of a tensor; tensor is an rpc_tensor as the client wrote it."""
-
-    tensor: bytes
-    offset: int
-    nbytes: int
-
-    @classmethod
-    def of(cls, body: bytes | bytearray) -> "Part":
-        """What a GET_TENSOR asks for."""
-        if len(body) != TENSOR.size + PAIR.size:
-            raise Broken("a GET_TENSOR of an odd length")
-        return cls(bytes(body[: TENSOR.size]), *PAIR.unpack_from(body, TENSOR.size))
-
-    def body(self) -> bytes:
-        return self.tensor + PAIR.pack(self.offset, self.nbytes)
-
-
 def tensor_name(body: bytes | memoryview) -> str:
     """The name in a body that begins with an rpc_tensor."""
     return bytes(body[TENSOR_NAME]).split(b"\0")[0].decode(errors="replace")
 
 
-def send(sock: socket.socket, command: int, body: bytes = b"") -> None:
-    """A request, in one piece. Raises OSError."""
-    sock.sendall(HEAD.pack(command, len(body)) + body)
+def request(command: int, body: bytes = b"") -> bytes:
+    return HEAD.pack(command, len(body)) + body
 
 
-def receive(sock: socket.socket, size: int) -> bytes:
-    """An answer of that many bytes. Raises OSError, Broken where it has another length."""
-    head, answer = bytearray(SIZE.size), bytearray(size)
-    fill(sock, memoryview(head))
-    check_length(head, size)
-    fill(sock, memoryview(answer))
-    return bytes(answer)
+def part(tensor: bytes, offset: int, number: int) -> bytes:
+    """An rpc_tensor with a place in it, and how many bytes are asked for, or their hash."""
+    return tensor + PAIR.pack(offset, number)
 
 
-def check_length(head: bytes | bytearray, size: int) -> None:
-    """What stands in front of an answer of that many bytes. Raises Broken where it is another."""
-    (told,) = SIZE.unpack(head)
-    if told != size:
-        speaks = "speaks HTTP" if head.startswith(b"HTTP/") else "says what no worker would"
-        raise Broken(f"it {speaks}")
+def parted(body: bytes) -> tuple[bytes, int, int]:
+    """What part has put together. Raises Broken."""
+    if len(body) != TENSOR.size + PAIR.size:
+        raise Broken("llama.cpp asks for a tensor in an odd length")
+    return body[: TENSOR.size], *PAIR.unpack_from(body, TENSOR.size)
 
 
-def fill(sock: socket.socket, view: memoryview) -> None:
-    """Receive as many bytes as view has. Raises OSError, Broken where they end before."""
-    while view:
-        count = sock.recv_into(view)
-        if not count:
-            raise Broken("it closed the connection")
-        view = view[count:]
-
-
-class Incoming:
-    """What llama.cpp has sent and wasn't taken yet, read as much at once as there is: it sends each
-    request in three pieces, and several of them before it waits for an answer.
-
-    Raises OSError where the connection ends.
-    """
-
-    def __init__(self, client: socket.socket) -> None:
-        self._client = client
-        self._buffer = memoryview(bytearray(ROOM))
-        self._start = self._end = 0
-
-    @property
-    def held(self) -> int:
-        return self._end - self._start
-
-    def head(self) -> tuple[int, int] | None:
-        """The next request's command and its body's bytes, once it is there up to WHOLE bytes."""
-        if self.held < HEAD.size:
-            return None
-        command, size = HEAD.unpack_from(self._buffer, self._start)
-        return (command, size) if size > WHOLE or self.held >= HEAD.size + size else None
-
-    def receive(self) -> None:
-        """Wait for more."""
-        if self._start:
-            rest = bytes(self._buffer[self._start : self._end])
-            self._buffer[: len(rest)] = rest
-            self._start, self._end = 0, len(rest)
-        count = self._client.recv_into(self._buffer[self._end :])
-        if not count:
-            raise Broken("llama.cpp closed the connection")
-        self._end += count
-
-    def take(self, most: int) -> memoryview:
-        """At most so many bytes, at least one; what it gives is good until the next call."""
-        if not self.held:
-            self.receive()
-        start = self._start
-        self._start = min(start + most, self._end)
-        return self._buffer[start : self._start]
-
-
-def problem(
+def check(
     command: Command, body: bytes, answer: bytes, buffers: dict[int, int], alignment: int
-) -> str | None:
-    """What no honest worker would answer, or None; buffers are the sizes of those it has."""
+) -> None:
+    """Raises Broken for what no honest worker would answer; buffers are the sizes of those it
+    has."""
     match command:
         case Command.ALLOC_BUFFER:
             pointer, size = PAIR.unpack(answer)
-            asked = ALLOCATE.unpack(body)[1] if len(body) == ALLOCATE.size else 0
+            (_, asked) = ALLOCATE.unpack(body)
             if pointer and not asked <= size <= HIGHEST:
-                return f"it tells of a buffer of {size} bytes where {asked} were asked for"
+                raise Broken(f"it tells of a buffer of {size} bytes where {asked} were asked for")
             if pointer and pointer in buffers:
-                return "it gives one buffer twice"
+                raise Broken("it gives one buffer twice")
         case Command.BUFFER_GET_BASE:
             (base,) = U64.unpack(answer)
             size = buffers.get(U64.unpack(body)[0], 0)
             if not base or base % alignment or base + size > HIGHEST:
-                return f"it tells of a buffer at {base}"
+                raise Broken(f"it tells of a buffer at {base}")
         case Command.GET_ALLOC_SIZE:
             if U64.unpack(answer)[0] > MOST_EXTRA:
-                return "it tells of a tensor that is too large to be"
+                raise Broken("it tells of a tensor that is too large to be")
         case Command.GET_DEVICE_MEMORY:
             if max(PAIR.unpack(answer)) > MOST_MEMORY:
-                return "it tells of a memory that can't be"
+                raise Broken("it tells of a memory that can't be")
         case Command.SET_TENSOR_HASH | Command.COPY_TENSOR:
             if answer[0] > 1:
-                return "it answers neither yes nor no"
-    return None
+                raise Broken("it answers neither yes nor no")
 
 
 def known(command: Command, body: bytes, devices: Sequence[Lent]) -> bytes | None:
@@ -221,18 +142,11 @@ def known(command: Command, body: bytes, devices: Sequence[Lent]) -> bytes | Non
             return HELLO.pack(*VERSION)
         case Command.DEVICE_COUNT:
             return U32.pack(len(devices))
-        case Command.GET_ALIGNMENT:
-            return U64.pack(_device(body, devices).alignment)
-        case Command.GET_MAX_SIZE:
-            return U64.pack(_device(body, devices).max_size)
+        case Command.GET_ALIGNMENT | Command.GET_MAX_SIZE:
+            (number,) = U32.unpack(body)
+            one = devices[number]
+            return U64.pack(one.alignment if command == Command.GET_ALIGNMENT else one.max_size)
     return None
-
-
-def _device(body: bytes, devices: Sequence[Lent]) -> Lent:
-    number = int(U32.unpack(body)[0])
-    if number >= len(devices):
-        raise Broken(f"llama.cpp asks for device {number}")
-    return devices[number]
 
 
 def stand_in(command: Command, body: bytes) -> bytes:
@@ -245,10 +159,3 @@ def stand_in(command: Command, body: bytes) -> bytes:
         case Command.SET_TENSOR_HASH | Command.COPY_TENSOR:
             return b"\1"
     return bytes(ANSWERS[command])
-
-
-def hashed_tensor(body: bytes) -> bytes:
-    """The rpc_tensor of a SET_TENSOR_HASH, whose hash stands for all of its bytes."""
-    if len(body) != TENSOR.size + PAIR.size or PAIR.unpack_from(body, TENSOR.size)[0]:
-        raise Broken("a part of a tensor is asked for by its hash")
-    return body[: TENSOR.size]
