@@ -19,12 +19,11 @@ from convert.checkpoint import open_checkpoint
 from convert.metadata import CONFIG_KEY, read_model_card
 from llamacli.chat.conversation import replay
 from llamacli.chat.file import MAX_LINES, read_session
-from llamacli.engine import load_vocabulary
 from llamacli.errors import InvalidModelError
 from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import read_gguf
 from llamacli.models import registry
-from llamacli.show import find_config, vocabulary_file
+from llamacli.show import find_config, folder_vocabulary
 from tests.fuzz.kinds import BOMB
 from tests.fuzz.stored import TOML
 from tests.standins.tiny import write_model
@@ -98,8 +97,7 @@ def test_a_folders_name_that_is_not_unicode_is_written_as_well_as_it_can_be(
     folder = checkpoint().rename(tmp_path / os.fsdecode(b"caf\xe9"))
     convert(folder, tmp_path / "out.gguf", "Q8_0")
     assert "\ufffd" in read_gguf(tmp_path / "out.gguf").metadata["general.name"]
-    with vocabulary_file(folder) as path:
-        assert load_vocabulary(path).tokenize("a")
+    assert folder_vocabulary(folder).tokenize("a")
 
 
 @needs_limits

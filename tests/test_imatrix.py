@@ -100,7 +100,7 @@ def test_damaged_pieces_of_an_earlier_call_are_not_used(tmp_path: Path) -> None:
     parts = [[1, 2, 3]]
     kept = module._kept_path(target, [1], parts)
     kept.write_bytes(b"GGUF")
-    assert module._take_kept(kept, Activations()) == 0
+    assert module._take_kept(kept, Activations(1)) == 0
 
 
 def test_a_text_that_is_too_short_is_told(tiny: Path) -> None:
@@ -129,6 +129,15 @@ def test_the_text_that_ships_serves_by_default(tiny: Path, tmp_path: Path) -> No
     target = tmp_path / "m.gguf"
     assert run("imatrix", tiny, "--chunks", "1", "--threads", "1", "-o", target) == 0
     assert read_importance(target).datasets == ("dialogues.json", "calibration.txt")
+
+
+def test_the_text_that_ships_is_the_same_every_day(tiny: Path) -> None:
+    """So that what a call has measured before midnight serves the next one."""
+    from llamacli.engine import load_vocabulary
+
+    template = "{{ strftime_now('%H:%M:%S.%f') }}{{ messages[0]['content'] }}"
+    once, again = (list(module.calibration(load_vocabulary(tiny), template)) for _ in range(2))
+    assert once == again
 
 
 def test_nothing_to_measure_and_nothing_to_add_is_told(
@@ -172,9 +181,9 @@ def test_converting_measures_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One command: a Q8_0 file, a matrix, the target; the first leaves nothing behind."""
-    calibration = module.calibration
+    chunks = module._chunks  # of the dialogues alone
     monkeypatch.setattr(
-        module, "calibration", lambda *words: list(calibration(*words))[: len(words) - 1]
+        module, "_chunks", lambda vocabulary, sources, size: chunks(vocabulary, sources[:1], size)
     )
     folder = tmp_path / "made"
     write_checkpoint(

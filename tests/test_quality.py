@@ -130,7 +130,7 @@ def test_a_picture_that_can_not_be_drawn_is_told_before_measuring(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("it is measured")
 
-    monkeypatch.setattr(sys.modules["llamacli.verify.prediction"], "predict", fail)
+    monkeypatch.setattr(sys.modules["llamacli.verify.prediction"], "_predict", fail)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     text, one = files[0].with_name("text.txt"), files[0]
     words = ("quality", one, "--against", one, "--text", text, "--plot", tmp_path / "x.png")

@@ -178,6 +178,13 @@ def test_structure_of_one_layer_and_a_padding_token() -> None:
     assert lines[4] == "      (0): LlamaDecoderLayer("
 
 
+def test_structure_of_a_model_with_biases() -> None:
+    raw = shape_config("tiny", attention_bias=True, mlp_bias=True)
+    text = structure.render(structure.module_tree(LlamaConfig.from_dict(raw)))
+    assert text.count("bias=True") == 7
+    assert "(lm_head): Linear(in_features=256, out_features=1024, bias=False)" in text
+
+
 # --metadata, --tensors, --template
 
 
@@ -305,6 +312,13 @@ def test_yarn_stretches_slow_pairs_and_leaves_fast_ones() -> None:
         if turn < 0.5:
             assert factor == pytest.approx(4)
     assert list(scaling_read.factors) == sorted(scaling_read.factors)
+
+
+@pytest.mark.parametrize("turns", [1e-320, 1e29])
+def test_yarn_of_absurd_bounds_is_shown(turns: float) -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "beta_fast": turns, "beta_slow": turns}
+    found = rope.rope_of(LlamaConfig.from_dict(shape_config("8b", rope_scaling=scaling)))
+    assert set(found.factors) <= {1.0, 4.0}
 
 
 @pytest.mark.parametrize("values", [[0.0] * 8, [np.nan] * 8, [1.0] * 4, [1e30] * 8])

@@ -12,6 +12,7 @@ import pytest
 from convert import convert
 from llamacli.cli import main
 from llamacli.engine.engine import Engine
+from llamacli.errors import UsageError
 from llamacli.verify.report import Report, verify
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.program import PROGRAM, run_program
@@ -132,6 +133,17 @@ def test_what_is_not_there_is_told(folder: Path, tmp_path: Path) -> None:
     assert "16 or more" in few.stderr
     both = llamacli("verify", file, "--against", folder, "--reference", file, check=2)
     assert "--reference goes with --text" in both.stderr
+
+
+def test_a_text_that_is_too_short_is_told_before_all_is_compared(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("it is compared")
+
+    monkeypatch.setattr("llamacli.verify.report.tensors_row", fail)
+    with pytest.raises(UsageError, match="16 or more"):
+        verify(folder.parent / "good.gguf", folder, text="short")
 
 
 def test_convert_verifies_what_it_wrote(folder: Path, tmp_path: Path) -> None:

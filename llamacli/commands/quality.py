@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llamacli import quality as measuring, verify
+from llamacli import quality as measuring
 from llamacli.commands import groups, options
 from llamacli.commands.imatrix import read_text
 from llamacli.commands.printing import print_json, print_table, steps_bar
@@ -86,16 +86,9 @@ def _cells(one: "measuring.Quality") -> tuple[str, ...]:
 
 
 def _fields(one: "measuring.Quality") -> dict[str, Any]:
-    prediction = one.prediction
     return {
         "file": str(one.path),
         "bytes": one.nbytes,
         "bits_per_weight": one.bits,
-        "tokens": prediction.tokens,
-        "perplexity": verify.finite(prediction.perplexity),
-        "reference_perplexity": verify.finite(prediction.reference_perplexity),
-        "kl_divergence": verify.finite(prediction.divergence),
-        "kl_divergence_99": verify.finite(prediction.divergence_99),
-        "kl_divergence_max": verify.finite(prediction.divergence_most),
-        "top1_agreement": prediction.agreement,
+        **one.prediction.measures(),
     }

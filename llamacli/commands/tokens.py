@@ -106,8 +106,7 @@ def _print_lines(lines: Iterable[str]) -> None:
 
 def _vocabulary(source: "showing.Source") -> "engine.Vocabulary":
     if isinstance(source, Path):
-        with showing.vocabulary_file(source) as path:
-            return engine.load_vocabulary(path)
+        return showing.folder_vocabulary(source)
     return engine.load_vocabulary(source.path)
 
 

@@ -6,16 +6,17 @@ against ggml's own accessors once.
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convert import Entry, ImportanceMatrix, deferred_signals, library_path
+from convert import Entry, ImportanceMatrix, deferred_signals
 from llamacli.engine import Engine
 from llamacli.errors import InvalidModelError, LlamacliError
+from llamacli.machine import ggml_function
 from llamacli.verify import all_logits
 
 F32 = 0
@@ -23,7 +24,7 @@ LEAST_ROWS = 16  # fewer activations aren't a prompt's; llama-imatrix leaves the
 
 
 class _Tensor(ctypes.Structure):
-    """struct ggml_tensor."""
+    """struct ggml_tensor, but for what comes after its name."""
 
 
 _Tensor._fields_ = (
@@ -39,33 +40,14 @@ _Tensor._fields_ = (
     ("view_offs", ctypes.c_size_t),
     ("data", ctypes.c_void_p),
     ("name", ctypes.c_char * 64),
-    ("extra", ctypes.c_void_p),
-    ("padding", ctypes.c_char * 8),
 )
-
-
-@cache
-def _ggml() -> Any:
-    library: Any = ctypes.CDLL(str(library_path()))
-    library.ggml_get_name.restype = ctypes.c_void_p
-    library.ggml_get_data.restype = ctypes.c_void_p
-    library.ggml_get_name.argtypes = library.ggml_get_data.argtypes = [ctypes.c_void_p]
-    library.ggml_nbytes.restype = ctypes.c_size_t
-    library.ggml_nbytes.argtypes = [ctypes.c_void_p]
-    library.ggml_op_name.restype = ctypes.c_char_p
-    library.ggml_op_name.argtypes = [ctypes.c_int]
-    library.ggml_backend_tensor_get.restype = None
-    library.ggml_backend_tensor_get.argtypes = [
-        *(ctypes.c_void_p, ctypes.c_void_p),  # tensor, to where
-        *(ctypes.c_size_t, ctypes.c_size_t),  # first byte, bytes
-    ]
-    return library
 
 
 @cache
 def _multiplies(op: int) -> bool:
     """Whether this number of an operation is a matrix's multiplication, by ggml's own names."""
-    return bool(_ggml().ggml_op_name(op) == b"MUL_MAT")
+    name = ggml_function("ggml_op_name", ctypes.c_char_p, ctypes.c_int)
+    return bool(name(op) == b"MUL_MAT")
 
 
 def weights_of(pointer: int) -> str:
@@ -88,10 +70,12 @@ def activations_at(pointer: int) -> int:
 
 def read_activations(address: int) -> NDArray[np.float32]:
     """The values of a float32 tensor on any device, of shape (rows, columns), a copy."""
-    tensor = _Tensor.from_address(address)
-    nbytes = _ggml().ggml_nbytes(address)
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    nbytes = ggml_function("ggml_nbytes", size, pointer)(address)
     raw = np.empty(nbytes // 4, np.float32)
-    _ggml().ggml_backend_tensor_get(address, raw.ctypes.data, 0, nbytes)
+    get = ggml_function("ggml_backend_tensor_get", None, pointer, pointer, size, size)
+    get(address, raw.ctypes.data, 0, nbytes)
+    tensor = _Tensor.from_address(address)
     shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
     values = np.lib.stride_tricks.as_strided(raw, shape, strides, writeable=False)
     return values.reshape(-1, shape[-1])
@@ -100,8 +84,9 @@ def read_activations(address: int) -> NDArray[np.float32]:
 def check_layout(pointer: int) -> None:
     """Raises LlamacliError where this llama.cpp lays its tensors out otherwise."""
     node = _Tensor.from_address(pointer)
-    name = ctypes.addressof(node) + _Tensor.name.offset
-    if _ggml().ggml_get_name(pointer) != name or _ggml().ggml_get_data(pointer) != node.data:
+    own = {"ggml_get_name": pointer + _Tensor.name.offset, "ggml_get_data": node.data}
+    address = ctypes.c_void_p
+    if any(ggml_function(get, address, address)(pointer) != at for get, at in own.items()):
         raise LlamacliError(
             "this llama.cpp lays its tensors out otherwise; activations can't be read"
         )
@@ -113,15 +98,15 @@ PREFIX = "blk."  # the output matrix isn't measured: it is quantized with care a
 class Activations:
     """Sums by the weights' names: float64 of shape (columns,), and how many activations.
 
-    observer is made for one engine, whose last block's last matrix is `last`: beyond it nothing is
+    observer is made for one engine of so many blocks; beyond the last one's last matrix nothing is
     computed, as nothing of it counts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: int) -> None:
         self.sums: dict[str, NDArray[np.float64]] = {}
         self.counts: dict[str, int] = {}
-        self.last = ""
-        self.stopped: Callable[[], bool] = lambda: False
+        self._last = f"blk.{blocks - 1}.ffn_down.weight"
+        self._signals: list[int] = []
         self._error: BaseException | None = None
         self._checked = False
         self._latest: tuple[int, int, NDArray[np.float32]] | None = None
@@ -144,12 +129,11 @@ class Activations:
         Raises KeyboardInterrupt and the like within a layer's time, with sums then unusable, and
         InvalidModelError where activations aren't finite.
         """
-        signals: list[int] = []
-        self.stopped = lambda: bool(signals)
-        with deferred_signals(signals):
+        self._signals.clear()
+        with deferred_signals(self._signals):
             for _ in all_logits(engine, tokens):
                 self._latest = None  # the next step may have other values at the same addresses
-                if self._error is not None or signals:
+                if self._error is not None or self._signals:
                     break
         if self._error is not None:
             raise self._error
@@ -170,11 +154,11 @@ class Activations:
         if not self._checked:
             check_layout(node)
             self._checked = True
-        return weights_of(node).startswith(PREFIX) or self.stopped()
+        return weights_of(node).startswith(PREFIX) or bool(self._signals)
 
     def _computed(self, node: int) -> bool:
         """Add a node's activations; False where nothing more need be computed."""
-        if self._error is not None or self.stopped():
+        if self._error is not None or self._signals:
             return False
         name, address = weights_of(node), activations_at(node)
         if self._latest is None or self._latest[0] != address:
@@ -188,4 +172,4 @@ class Activations:
             self.sums[name], self.counts[name] = np.zeros(sums.size), 0
         self.sums[name] += sums
         self.counts[name] += rows
-        return name != self.last
+        return name != self._last

@@ -1,18 +1,15 @@
 """What quantization costs: how well files of one model predict a text, next to a precise one."""
 
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from llamacli import verify
-from llamacli.errors import InvalidModelError, UsageError
+from llamacli.errors import UsageError
 from llamacli.gguf import check_llama, read_gguf
-
-Progress = Callable[[Path, int, int], None]  # the file, tokens evaluated so far, and all
 
 
 @dataclass(frozen=True)
@@ -25,33 +22,16 @@ class Quality:
     prediction: verify.Prediction
 
 
-def compare(
-    paths: Sequence[Path],
-    reference: Path,
-    text: str,
-    *,
-    threads: int | None = None,
-    progress: Progress = lambda *_: None,
-    **machine: Any,
-) -> Iterator[Quality]:
+def compare(paths: Sequence[Path], reference: Path, text: str, **asked: Any) -> Iterator[Quality]:
     """Each file next to the reference, on a text in windows of WINDOW tokens.
 
-    machine is open_evaluator's.
-    Raises UsageError for a text too short to say anything, InvalidModelError where a file has
-    another vocabulary, and what Engine raises.
+    asked is as for verify.predictions, which says what is raised.
     """
     files = [read_gguf(path) for path in (reference, *paths)]
     size = min(verify.WINDOW, *(check_llama(file).context for file in files))
-    with verify.open_evaluator(reference, size, threads, **machine) as precise:
-        parts = verify.windows(precise.vocabulary, text, size)
-        for path, file in zip(paths, files[1:], strict=True):
-            with verify.open_evaluator(
-                path, size, threads, shared=precise.workers, **machine
-            ) as engine:
-                if verify.windows(engine.vocabulary, text, size) != parts:
-                    raise InvalidModelError(f"{path} reads text otherwise than {reference}")
-                prediction = verify.predict(engine, precise, parts, partial(progress, path))
-            yield Quality(path, file.size, verify.bits_per_weight(file), prediction)
+    told = verify.predictions(paths, reference, text, size, **asked)
+    for path, file, prediction in zip(paths, files[1:], told, strict=True):
+        yield Quality(path, file.size, verify.bits_per_weight(file), prediction)
 
 
 def check_plot() -> None:

@@ -7,27 +7,25 @@ a call that was cut short can be gone on with.
 import glob
 import hashlib
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import convert
-from convert import Checkpoint, named_quantization, write_header
-from llamacli.engine import Vocabulary, load_vocabulary
+from convert import Checkpoint
+from llamacli.engine import Vocabulary
 from llamacli.errors import LlamacliError, UsageError
 from llamacli.gguf import TEMPLATE_KEY, check_llama, read_gguf
 from llamacli.machine import load_library
 from llamacli.prompt import Text, encode_chat, encode_raw
 from llamacli.quality.activations import Activations
-from llamacli.verify import WINDOW, open_evaluator
+from llamacli.show import vocabulary_of
+from llamacli.verify import DATE, WINDOW, open_evaluator
 
 CALIBRATION, DIALOGUES = "calibration.txt", "dialogues.json"
-DATE = datetime(2024, 7, 26)  # for templates that tell it: the same tokens every day
 DIALOGUE, SAMPLE = 128, 256  # tokens
 STEP = 128  # tokens evaluated at once; room for their logits takes 66 MB with Meta's vocabulary
 KEEP_EVERY = 10.0  # seconds
@@ -35,15 +33,13 @@ KEEP_EVERY = 10.0  # seconds
 Progress = Callable[[int, int], None]  # chunks done so far, and all
 
 
-def calibration(
-    vocabulary: Vocabulary, template: str | None, date: datetime | None = None
-) -> Iterator[tuple[str, list[int]]]:
-    """Their names and tokens."""
+def calibration(vocabulary: Vocabulary, template: str | None) -> Iterator[tuple[str, list[int]]]:
+    """Their names and tokens; the same every day, whatever a template tells of it."""
     folder = files(__package__)
     tokens: list[int] = []
     for messages in json.loads(folder.joinpath(DIALOGUES).read_text("utf-8")):
         with suppress(LlamacliError):  # a template may refuse what it doesn't foresee
-            tokens += encode_chat(vocabulary, template, messages, date=date)
+            tokens += encode_chat(vocabulary, template, messages, date=DATE)
     yield DIALOGUES, tokens
     text = folder.joinpath(CALIBRATION).read_text("utf-8")
     yield CALIBRATION, vocabulary.tokenize(text, bos=vocabulary.add_bos)
@@ -54,11 +50,8 @@ def sample_tokens(checkpoint: Checkpoint) -> list[int]:
 
     Raises InvalidModelError where llama.cpp can't read that.
     """
-    with tempfile.TemporaryDirectory(prefix="llamacli-") as folder:
-        path = Path(folder) / "vocabulary.gguf"
-        write_header(path, checkpoint, named_quantization("F16"), ())
-        vocabulary = load_vocabulary(path)
-        (_, dialogues), (_, text) = calibration(vocabulary, checkpoint.chat_template, DATE)
+    vocabulary = vocabulary_of(checkpoint)
+    (_, dialogues), (_, text) = calibration(vocabulary, checkpoint.chat_template)
     start = dialogues[:DIALOGUE] or encode_raw(vocabulary, "")
     return [*start, *text[vocabulary.add_bos :]][:SAMPLE]
 
@@ -81,11 +74,10 @@ def measure_importance(
     open_evaluator's. Raises UsageError for a text that is shorter than a chunk, and what Engine
     raises.
     """
-    size = min(WINDOW, check_llama(read_gguf(path)).context)
-    activations = Activations()
+    shape = check_llama(read_gguf(path))
+    size, activations = min(WINDOW, shape.context), Activations(shape.blocks)
     observer = activations.observer(load_library())
     with open_evaluator(path, size, threads, step=STEP, observer=observer, **machine) as engine:
-        activations.last = f"blk.{engine.shape.blocks - 1}.ffn_down.weight"
         if texts is None:
             template = engine.file.metadata.get(TEMPLATE_KEY) or None
             sources = list(calibration(engine.vocabulary, template))

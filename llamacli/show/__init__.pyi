@@ -10,6 +10,7 @@ from .metadata import (
 from .rope import find_rope as find_rope, rope_of as rope_of
 from .vocabulary import (
     find_tokens as find_tokens,
+    folder_vocabulary as folder_vocabulary,
     read_tokens as read_tokens,
-    vocabulary_file as vocabulary_file,
+    vocabulary_of as vocabulary_of,
 )

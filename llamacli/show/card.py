@@ -199,7 +199,7 @@ def _rope(source: Source) -> dict[str, Any]:
         rope = find_rope(source)
     except (InvalidModelError, ConvertError):
         return {"rope_theta": None, "rope_scaling": None, "rope_factor": None}
-    factor = max(rope.factors)
+    factor = float(rope.factors.max())
     return {"rope_theta": rope.theta, "rope_scaling": rope.scaling, "rope_factor": factor}
 
 

@@ -1,11 +1,13 @@
 """config.json back from a model: as the checkpoint had it, or derived from a GGUF's metadata."""
 
 import struct
-from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 import convert
 from llamacli.gguf import Array, GGUFFile, check_architecture
@@ -59,7 +61,7 @@ def derive_config(file: GGUFFile) -> convert.LlamaConfig:
     return _checked(file, "as derived from the metadata, ", raw)
 
 
-def frequency_tensor(file: GGUFFile) -> "array[float] | None":
+def frequency_tensor(file: GGUFFile) -> NDArray[np.float32] | None:
     """rope_freqs.weight, what each frequency is divided by: float32 of head size / 2."""
     tensor = next((t for t in file.tensors if t.name == convert.ROPE_FACTORS), None)
     if tensor is None:
@@ -67,21 +69,19 @@ def frequency_tensor(file: GGUFFile) -> "array[float] | None":
     if tensor.type.name != "F32" or len(tensor.shape) != 1 or tensor.shape[0] > MAX_FACTORS:
         what = f"{tensor.type.name} {list(tensor.shape)}"
         file.fail(f"{convert.ROPE_FACTORS} is {what}, not a vector of F32")
-    factors = array("f")
-    with file.path.open("rb") as opened:
-        opened.seek(tensor.offset)
-        factors.frombytes(opened.read(tensor.nbytes))
-    if not all(1e-6 < factor < 1e6 for factor in factors):
+    factors = np.fromfile(file.path, "<f4", tensor.shape[0], offset=tensor.offset)
+    if not ((factors > 1e-6) & (factors < 1e6)).all():
         file.fail(f"{convert.ROPE_FACTORS} has values that no frequency can be divided by")
     return factors
 
 
-def explains(config: convert.LlamaConfig, factors: "array[float]") -> bool:
-    """Whether a config's rope_scaling is of the llama3 kind and gives just these factors."""
+def explains(config: convert.LlamaConfig, factors: NDArray[np.float32]) -> bool:
+    """Whether a config's rope_scaling is of the llama3 kind and gives just these factors, but for
+    the rounding of float32."""
     if config.head_dim != 2 * len(factors):
         return False
     expected = convert.frequency_factors(config)
-    return expected is not None and _close(expected.tolist(), factors)
+    return expected is not None and np.allclose(expected, factors, rtol=1e-5, atol=0)
 
 
 def _checked(file: GGUFFile, where: str, raw: Mapping[str, Any]) -> convert.LlamaConfig:
@@ -166,17 +166,12 @@ def _llama3_scaling(file: GGUFFile, raw: Mapping[str, Any]) -> dict[str, Any]:
     factors = frequency_tensor(file)
     if factors is None or "rope_scaling" in raw:
         return {}
-    scaling = {"factor": _decimal(max(factors)), **LLAMA3_SCALING}
+    scaling = {"factor": _decimal(float(factors.max())), **LLAMA3_SCALING}
     try:
         config = convert.LlamaConfig.from_dict({**raw, "rope_scaling": scaling})
     except convert.CheckpointError:
         return {}
     return {"rope_scaling": scaling} if explains(config, factors) else {}
-
-
-def _close(a: "list[float]", b: "array[float]") -> bool:
-    """Equal but for the rounding of float32."""
-    return len(a) == len(b) and all(abs(x - y) <= 1e-5 * abs(y) for x, y in zip(a, b, strict=True))
 
 
 def _unexplained_factors(file: GGUFFile, config: convert.LlamaConfig) -> tuple[str, ...]:

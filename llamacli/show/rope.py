@@ -1,10 +1,12 @@
 """Rotary frequencies before and after scaling: from a config, or as a GGUF file has them."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 import convert
 from llamacli.errors import InvalidModelError
@@ -23,13 +25,12 @@ class Rope:
     theta: float
     head_dim: int
     scaling: str | None
-    frequencies: tuple[float, ...]
-    factors: tuple[float, ...]
+    frequencies: NDArray[np.float64]
+    factors: NDArray[np.float64]
 
     @property
-    def scaled(self) -> tuple[float, ...]:
-        pairs = zip(self.frequencies, self.factors, strict=True)
-        return tuple(frequency / factor for frequency, factor in pairs)
+    def scaled(self) -> NDArray[np.float64]:
+        return self.frequencies / self.factors
 
 
 def find_rope(source: configs.Source) -> Rope:
@@ -43,13 +44,13 @@ def find_rope(source: configs.Source) -> Rope:
         return rope
     if len(factors) != len(rope.factors):
         source.fail(f"{convert.ROPE_FACTORS} has {len(factors)} values, not {len(rope.factors)}")
-    both = tuple(a * b for a, b in zip(rope.factors, factors, strict=True))
-    names = (
-        convert.ROPE_FACTORS if rope.scaling is None else f"{rope.scaling}, {convert.ROPE_FACTORS}"
-    )
-    if rope.scaling is None and configs.explains(configs.find_config(source).config, factors):
-        names = "llama3"
-    return Rope(rope.theta, rope.head_dim, names, rope.frequencies, both)
+    if rope.scaling is not None:
+        name = f"{rope.scaling}, {convert.ROPE_FACTORS}"
+    elif configs.explains(configs.find_config(source).config, factors):
+        name = "llama3"
+    else:
+        name = convert.ROPE_FACTORS
+    return replace(rope, scaling=name, factors=rope.factors * factors)
 
 
 def rope_of(config: convert.LlamaConfig) -> Rope:
@@ -61,17 +62,20 @@ def rope_of(config: convert.LlamaConfig) -> Rope:
             f"its attention heads have {config.head_dim} values; that is absurd"
         )
     scaling = config.rope_scaling
-    frequencies = tuple(convert.inverse_frequencies(config).tolist())
-    factors: Sequence[float] = [1.0 if scaling is None else scaling.factor] * len(frequencies)
-    if scaling is not None and scaling.kind == "yarn":
+    frequencies = convert.inverse_frequencies(config).astype(np.float64)
+    if scaling is None:
+        factors = np.ones_like(frequencies)
+    elif scaling.kind == "yarn":
         factors = _yarn_factors(config, scaling)
     elif (computed := convert.frequency_factors(config)) is not None:
-        factors = computed.tolist()
+        factors = computed.astype(np.float64)
+    else:
+        factors = np.full_like(frequencies, scaling.factor)
     kind = None if scaling is None else scaling.kind
-    return Rope(config.rope_theta, config.head_dim, kind, frequencies, tuple(factors))
+    return Rope(config.rope_theta, config.head_dim, kind, frequencies, factors)
 
 
-def _yarn_factors(config: convert.LlamaConfig, scaling: convert.RopeScaling) -> list[float]:
+def _yarn_factors(config: convert.LlamaConfig, scaling: convert.RopeScaling) -> NDArray[np.float64]:
     """YaRN (Peng et al. 2023, equations 18 to 23), with the bounds rounded as llama.cpp has it.
 
     Pairs that turn more than beta_fast times within the original context stay, those below
@@ -80,34 +84,30 @@ def _yarn_factors(config: convert.LlamaConfig, scaling: convert.RopeScaling) -> 
     size, context = config.head_dim, scaling.original_max_position_embeddings
 
     def pair(turns: float) -> float:
-        return size * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(config.rope_theta))
+        at = size * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(config.rope_theta))
+        return min(max(at, 0.0), size - 1.0)
 
-    low = max(math.floor(pair(scaling.beta_fast or 32.0)), 0)
-    high = min(math.ceil(pair(scaling.beta_slow or 1.0)), size - 1)
-    factors = []
-    for i in range(size // 2):
-        kept = 1 - min(max((i - low) / max(0.001, high - low), 0.0), 1.0)
-        factors.append(1 / ((1 - kept) / scaling.factor + kept))
-    return factors
+    low = math.floor(pair(scaling.beta_fast or 32.0))
+    high = math.ceil(pair(scaling.beta_slow or 1.0))
+    kept = 1 - np.clip((np.arange(size // 2) - low) / max(0.001, high - low), 0.0, 1.0)
+    return 1 / ((1 - kept) / scaling.factor + kept)
 
 
 def as_json(rope: Rope) -> dict[str, Any]:
+    columns = {
+        "frequency": rope.frequencies,
+        "wavelength": 2 * math.pi / rope.frequencies,
+        "factor": rope.factors,
+        "scaled_frequency": rope.scaled,
+        "scaled_wavelength": 2 * math.pi / rope.scaled,
+    }
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
     return {
         "rope_theta": rope.theta,
         "head_dim": rope.head_dim,
         "scaling": rope.scaling,
         "frequencies": [
-            {
-                "pair": i,
-                "frequency": frequency,
-                "wavelength": 2 * math.pi / frequency,
-                "factor": factor,
-                "scaled_frequency": scaled,
-                "scaled_wavelength": 2 * math.pi / scaled,
-            }
-            for i, (frequency, factor, scaled) in enumerate(
-                zip(rope.frequencies, rope.factors, rope.scaled, strict=True)
-            )
+            {"pair": i, **dict(zip(columns, row, strict=True))} for i, row in enumerate(rows)
         ],
     }
 
@@ -124,8 +124,9 @@ def plot(rope: Rope) -> str:
     """The frequencies over the pairs of dimensions, logarithmic, as lines of characters."""
     import plotille
 
-    lowest = math.floor(math.log10(min(*rope.frequencies, *rope.scaled)))
-    highest = max(math.ceil(math.log10(max(*rope.frequencies, *rope.scaled))), lowest + 1)
+    before, after = np.log10(rope.frequencies), np.log10(rope.scaled)
+    lowest = math.floor(min(before.min(), after.min()))
+    highest = max(math.ceil(max(before.max(), after.max())), lowest + 1)
     figure = plotille.Figure()
     figure.with_colors = False
     figure.origin = False
@@ -137,10 +138,10 @@ def plot(rope: Rope) -> str:
     figure.y_ticks_fkt = lambda least, _: _decade(least)
     pairs = range(len(rope.frequencies))
     if rope.scaling is None:
-        figure.plot(pairs, [math.log10(f) for f in rope.frequencies], label="frequency")
+        figure.plot(pairs, before, label="frequency")
     else:
-        figure.plot(pairs, [math.log10(f) for f in rope.scaled], label="after", marker="x")
-        figure.plot(pairs, [math.log10(f) for f in rope.frequencies], label="before")
+        figure.plot(pairs, after, label="after", marker="x")
+        figure.plot(pairs, before, label="before")
     lines = figure.show(legend=True).replace("\u2800", " ").splitlines()
     return "\n".join(line.rstrip() for line in lines) + "\n"
 

@@ -26,13 +26,31 @@ class Module:
 
 def module_tree(config: LlamaConfig) -> Module:
     """LlamaForCausalLM(config); no weight is needed for it."""
-    hidden, layers = config.hidden_size, config.num_hidden_layers
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    biased, layers = config.attention_bias, config.num_hidden_layers
     norm = Module("LlamaRMSNorm", f"({hidden},), eps={config.rms_norm_eps}")
     rotary = Module("LlamaRotaryEmbedding")
+    attention = _module(
+        "LlamaSdpaAttention",
+        q_proj=_linear(hidden, queries, biased),
+        k_proj=_linear(hidden, keys, biased),
+        v_proj=_linear(hidden, keys, biased),
+        o_proj=_linear(queries, hidden, biased),
+        rotary_emb=rotary,
+    )
+    mlp = _module(
+        "LlamaMLP",
+        gate_proj=_linear(hidden, inner, config.mlp_bias),
+        up_proj=_linear(hidden, inner, config.mlp_bias),
+        down_proj=_linear(inner, hidden, config.mlp_bias),
+        act_fn=Module("SiLU"),
+    )
     decoder = _module(
         "LlamaDecoderLayer",
-        self_attn=_attention(config, rotary),
-        mlp=_mlp(config),
+        self_attn=attention,
+        mlp=mlp,
         input_layernorm=norm,
         post_attention_layernorm=norm,
     )
@@ -41,7 +59,7 @@ def module_tree(config: LlamaConfig) -> Module:
     model = _module(
         "LlamaModel", embed_tokens=_embedding(config), layers=stack, norm=norm, rotary_emb=rotary
     )
-    head = _linear(hidden, config.vocab_size)
+    head = _linear(hidden, config.vocab_size, biased=False)
     return _module("LlamaForCausalLM", model=model, lm_head=head)
 
 
@@ -70,8 +88,8 @@ def _inner(module: Module) -> Iterator[str]:
         yield "\n"
 
 
-def _linear(inputs: int, outputs: int) -> Module:
-    return Module("Linear", f"in_features={inputs}, out_features={outputs}, bias=False")
+def _linear(inputs: int, outputs: int, biased: bool) -> Module:
+    return Module("Linear", f"in_features={inputs}, out_features={outputs}, bias={biased}")
 
 
 def _embedding(config: LlamaConfig) -> Module:
@@ -81,31 +99,6 @@ def _embedding(config: LlamaConfig) -> Module:
     if isinstance(padding, int):
         arguments += f", padding_idx={padding % config.vocab_size}"
     return Module("Embedding", arguments)
-
-
-def _attention(config: LlamaConfig, rotary: Module) -> Module:
-    hidden = config.hidden_size
-    queries = config.num_attention_heads * config.head_dim
-    keys = config.num_key_value_heads * config.head_dim
-    return _module(
-        "LlamaSdpaAttention",
-        q_proj=_linear(hidden, queries),
-        k_proj=_linear(hidden, keys),
-        v_proj=_linear(hidden, keys),
-        o_proj=_linear(queries, hidden),
-        rotary_emb=rotary,
-    )
-
-
-def _mlp(config: LlamaConfig) -> Module:
-    hidden, inner = config.hidden_size, config.intermediate_size
-    return _module(
-        "LlamaMLP",
-        gate_proj=_linear(hidden, inner),
-        up_proj=_linear(hidden, inner),
-        down_proj=_linear(inner, hidden),
-        act_fn=Module("SiLU"),
-    )
 
 
 def _module(kind: str, **children: Module) -> Module:

@@ -4,13 +4,14 @@ Byte-level BPE writes a visible letter for each byte: Ġ stands for a blank, Ã�
 """
 
 import re
+import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import convert
+from llamacli.engine import Vocabulary, load_vocabulary
 from llamacli.errors import UsageError
 from llamacli.gguf import GGUFFile
 
@@ -83,22 +84,25 @@ def _text(written: str, letters: dict[int, int]) -> str:
         return written
 
 
-@contextmanager
-def vocabulary_file(folder: Path) -> Iterator[Path]:
-    """A GGUF file with the vocabulary of a checkpoint alone, for as long as the block runs."""
-    import tempfile
-
-    checkpoint = convert.Checkpoint(
-        name=convert.name_of(folder.resolve()),
-        folder=folder,
-        config=convert.read_config(folder),
-        tokenizer=convert.parse_tokenizer(convert.read_json(folder / "tokenizer.json")),
-        tokenizer_config=convert.optional_json(folder / "tokenizer_config.json"),
-        generation_config={},
-        chat_templates={},
-        weights={},
+def folder_vocabulary(folder: Path) -> Vocabulary:
+    """The vocabulary of a checkpoint whose weights need not be there."""
+    return vocabulary_of(
+        convert.Checkpoint(
+            name=convert.name_of(folder.resolve()),
+            folder=folder,
+            config=convert.read_config(folder),
+            tokenizer=convert.parse_tokenizer(convert.read_json(folder / "tokenizer.json")),
+            tokenizer_config=convert.optional_json(folder / "tokenizer_config.json"),
+            generation_config={},
+            chat_templates={},
+            weights={},
+        )
     )
+
+
+def vocabulary_of(checkpoint: convert.Checkpoint) -> Vocabulary:
+    """As llama.cpp has it. Raises InvalidModelError where it can't read that."""
     with tempfile.TemporaryDirectory(prefix="llamacli-") as place:
         path = Path(place) / "vocabulary.gguf"
         convert.write_header(path, checkpoint, convert.named_quantization("F32"), ())
-        yield path
+        return load_vocabulary(path)

@@ -5,8 +5,8 @@ from .prediction import (
     all_logits as all_logits,
     bits_per_weight as bits_per_weight,
     open_evaluator as open_evaluator,
-    predict as predict,
+    predictions as predictions,
     windows as windows,
 )
 from .report import Report as Report
-from .rows import finite as finite
+from .vocabulary import DATE as DATE

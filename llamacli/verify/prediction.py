@@ -1,11 +1,12 @@
-"""How well a model predicts a text, next to a more precise one: by the logits after each token; and
-a row of the report on that."""
+"""How well models predict a text, next to a more precise one: by the logits after each token; and a
+row of the report on that."""
 
-import contextlib
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convert import Checkpoint, TargetError, convert
-from llamacli.engine import Engine, EngineSettings, ProgressCallback, Vocabulary, defaults
-from llamacli.errors import OutputError, UsageError
+from llamacli.engine import Engine, EngineSettings, Vocabulary, defaults
+from llamacli.errors import InvalidModelError, OutputError, UsageError
 from llamacli.gguf import GGUFFile
 from llamacli.machine import this_processor
 from llamacli.terminal import count
@@ -29,6 +30,8 @@ DIVERGENCES = ((15.5, 0.01), (8, 0.03), (6.2, 0.1), (5.5, 0.2), (4.2, 0.5), (3.2
 WINDOW = 512  # tokens that are seen together; those after its first half count, as in llama.cpp
 MAX_LOSS = 700.0  # nats whose exponential is still a number
 LEAST = 16  # tokens that a text must have
+
+Progress = Callable[[Path, int, int], None]  # the file, tokens evaluated so far, and all
 
 
 def open_evaluator(
@@ -92,11 +95,27 @@ class Prediction:
 
     @property
     def perplexity(self) -> float:
-        return math.inf if self.loss > MAX_LOSS else math.exp(self.loss)
+        return _perplexity(self.loss)
 
     @property
     def reference_perplexity(self) -> float:
-        return math.inf if self.reference_loss > MAX_LOSS else math.exp(self.reference_loss)
+        return _perplexity(self.reference_loss)
+
+    def measures(self) -> dict[str, Any]:
+        """The same for JSON; None for what isn't finite."""
+        return {
+            "tokens": self.tokens,
+            "perplexity": finite(self.perplexity),
+            "reference_perplexity": finite(self.reference_perplexity),
+            "kl_divergence": finite(self.divergence),
+            "kl_divergence_99": finite(self.divergence_99),
+            "kl_divergence_max": finite(self.divergence_most),
+            "top1_agreement": self.agreement,
+        }
+
+
+def _perplexity(loss: float) -> float:
+    return math.inf if loss > MAX_LOSS else math.exp(loss)
 
 
 def windows(vocabulary: Vocabulary, text: str, size: int) -> list[list[int]]:
@@ -109,16 +128,39 @@ def windows(vocabulary: Vocabulary, text: str, size: int) -> list[list[int]]:
     return [start + tokens[i : i + step] for i in range(0, len(tokens) - step + 1, step)]
 
 
-def predict(
+def predictions(
+    paths: Sequence[Path],
+    reference: Path,
+    text: str,
+    size: int,
+    *,
+    threads: int | None = None,
+    progress: Progress = lambda *_: None,
+    **machine: Any,
+) -> Iterator[Prediction]:
+    """Of each file next to the reference, on a text in windows of size tokens.
+
+    machine is open_evaluator's. Raises UsageError for a text too short to say anything,
+    InvalidModelError where a file has another vocabulary, and what Engine raises.
+    """
+    with open_evaluator(reference, size, threads, **machine) as precise:
+        parts = windows(precise.vocabulary, text, size)
+        for path in paths:
+            shared = precise.workers
+            with open_evaluator(path, size, threads, shared=shared, **machine) as engine:
+                if windows(engine.vocabulary, text, size) != parts:
+                    raise InvalidModelError(f"{path} reads text otherwise than {reference}")
+                prediction = _predict(engine, precise, parts, partial(progress, path))
+            yield prediction
+
+
+def _predict(
     ours: Engine,
     theirs: Engine,
     parts: Sequence[Sequence[int]],
-    progress: ProgressCallback | None = None,
+    progress: Callable[[int, int], None],
 ) -> Prediction:
-    """Evaluate each window by both models and compare what they say of its second half.
-
-    progress gets how many tokens were evaluated so far, and of how many.
-    """
+    """Evaluate each window by both models and compare what they say of its second half."""
     compared: list[NDArray[np.float64]] = []
     done, total = 0, sum(map(len, parts))
     for part in parts:
@@ -131,8 +173,7 @@ def predict(
                 compared.append(_compared(mine[first:last], precise[first:last], targets))
             position += len(mine)
             done += len(mine)
-            if progress is not None:
-                progress(done, total)
+            progress(done, total)
     loss, reference_loss, divergence, agreement = np.concatenate(compared, axis=1)
     return Prediction(
         divergence.size,
@@ -167,32 +208,23 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def text_row(
     file: GGUFFile,
     checkpoint: Checkpoint,
-    vocabulary: Vocabulary,
     text: str,
     *,
     reference: Path | None = None,
-    threads: int | None = None,
-    progress: ProgressCallback | None = None,
+    progress: Callable[[int, int], None],
     **machine: Any,
 ) -> Row:
     """Perplexities, divergence and agreement.
 
     reference is a GGUF file of higher precision; without it the checkpoint is converted, as
-    precise as it is, to a temporary one. machine is open_evaluator's. Raises UsageError for a text
-    too short to say anything.
+    precise as it is, to a temporary one. machine is as for predictions.
     """
     size = min(WINDOW, checkpoint.config.max_position_embeddings)
-    parts = windows(vocabulary, text, size)
-    with contextlib.ExitStack() as held:
-        precise = reference or held.enter_context(_converted(checkpoint))
-        ours = held.enter_context(open_evaluator(file.path, size, threads, **machine))
-        theirs = held.enter_context(
-            open_evaluator(precise, size, threads, shared=ours.workers, **machine)
+    with nullcontext(reference) if reference else _converted(checkpoint) as precise:
+        told = predictions(
+            [file.path], precise, text, size, progress=lambda _, *far: progress(*far), **machine
         )
-        if ours.vocabulary.size != theirs.vocabulary.size:
-            sizes = f"{ours.vocabulary.size} tokens, the reference {theirs.vocabulary.size}"
-            return judged("text", [f"the file has {sizes}"], "")
-        prediction = predict(ours, theirs, parts, progress)
+        (prediction,) = told
     return _judged(prediction, bits_per_weight(file))
 
 
@@ -204,27 +236,19 @@ def bits_per_weight(file: GGUFFile) -> float:
 
 def _judged(prediction: Prediction, bits: float) -> Row:
     limit = next((most for least, most in DIVERGENCES if bits >= least), math.inf)
-    ours, theirs = prediction.perplexity, prediction.reference_perplexity
     told = (
-        f"perplexity {ours:.4f}, reference {theirs:.4f}; divergence {prediction.divergence:.2g}, "
-        f"the same first choice in {prediction.agreement:.1%}"
+        f"perplexity {prediction.perplexity:.4f}, reference {prediction.reference_perplexity:.4f}; "
+        f"divergence {prediction.divergence:.2g}, the same first choice in "
+        f"{prediction.agreement:.1%}"
     )
     problems = []
     if not prediction.divergence <= limit:
         problems = [f"{told}; with {bits:.2g} bits a weight, {limit:g} is the largest divergence"]
-    measures = {
-        "tokens": prediction.tokens,
-        "perplexity": finite(ours),
-        "reference_perplexity": finite(theirs),
-        "kl_divergence": finite(prediction.divergence),
-        "kl_divergence_limit": finite(limit),
-        "top1_agreement": prediction.agreement,
-        "bits_per_weight": bits,
-    }
-    return judged("text", problems, told, measures)
+    limits = {"kl_divergence_limit": finite(limit), "bits_per_weight": bits}
+    return judged("text", problems, told, prediction.measures() | limits)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _converted(checkpoint: Checkpoint) -> Iterator[Path]:
     """The checkpoint as a GGUF file of its weights' own type, for as long as the block runs."""
     dtypes = {stored.dtype for stored in checkpoint.weights.values()}

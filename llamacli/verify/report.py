@@ -1,8 +1,9 @@
 """All rows of a verification, and how they are told."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from llamacli.engine import Vocabulary, load_vocabulary
 from llamacli.errors import InvalidModelError
 from llamacli.gguf import GGUFFile, check_architecture, check_llama, read_gguf
 from llamacli.verify.metadata import metadata_row, rope_row
-from llamacli.verify.prediction import text_row
+from llamacli.verify.prediction import WINDOW, text_row, windows
 from llamacli.verify.rows import Row, judged
 from llamacli.verify.tensors import tensors_row
 from llamacli.verify.tokenization import tokenization_row
@@ -68,21 +69,20 @@ def verify(
         "tokenization": lambda: tokenization_row(checkpoint, vocabulary()),
         "template": lambda: template_row(file, checkpoint),
         "tensors": lambda: tensors_row(
-            file,
-            checkpoint,
-            threads=threads,
-            progress=lambda done, total: progress("comparing tensors", done, total),
+            file, checkpoint, threads=threads, progress=partial(progress, "comparing tensors")
         ),
     }
     if text is not None:
-        rows["text"] = lambda: text_row(
+        with suppress(InvalidModelError):  # the rows tell of that
+            windows(vocabulary(), text, WINDOW)  # too short, it is told before all is compared
+        rows["text"] = partial(
+            text_row,
             file,
             checkpoint,
-            vocabulary(),
-            text or "",
+            text,
             reference=reference,
             threads=threads,
-            progress=lambda done, total: progress("evaluating the text", done, total),
+            progress=partial(progress, "evaluating the text"),
             **machine,
         )
     return Report(path, folder, tuple(_row(name, make) for name, make in rows.items()))
@@ -99,7 +99,7 @@ def as_json(report: Report) -> dict[str, Any]:
                 "name": row.name,
                 "verdict": row.verdict,
                 "summary": row.summary,
-                "problems": list(row.problems),
+                "problems": row.problems,
                 **row.measures,
             }
             for row in report.rows

@@ -16,7 +16,7 @@ from llamacli.verify.rows import Row, judged, skipped
 
 PREFIX = "tokenizer.ggml."
 ENOUGH = 3  # conversations that differ; a template that never ends takes 2 seconds for each
-DATE = datetime(2024, 7, 26)
+DATE = datetime(2024, 7, 26)  # for templates that tell it: the same text every day
 TOOL = {
     "type": "function",
     "function": {
