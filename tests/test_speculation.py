@@ -275,6 +275,25 @@ def test_a_signal_while_a_model_reads_ends_its_draft(path: Path) -> None:
     assert drafted == [[]]
 
 
+def test_an_answer_goes_on_without_a_draft_whose_cache_can_not_grow(
+    engine: DraftingEngine, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And asks it no more."""
+
+    def refuse(*_: Any) -> None:
+        raise DoesNotFitError("a context of 1024 tokens can't be made")
+
+    prompt = question(engine, "What is GGUF?")
+    plain = answered(engine, prompt, max_tokens=60)
+    monkeypatch.setattr("llamacli.engine.engine.FIRST_ROOM", len(prompt) + 10)
+    with Engine(path, SETTINGS) as small:
+        speculation = Speculation(FREE, DraftModel(small, cost=0.01))
+        monkeypatch.setattr(small, "_change_context", refuse)
+        drafted = answered(engine, prompt, max_tokens=60, speculation=speculation)
+    same_up_to_ties(engine, prompt, plain, drafted)
+    assert speculation.model is None
+
+
 def test_what_an_answer_cannot_have_is_not_drafted(engine: DraftingEngine) -> None:
     """As a grammar says it, before it is evaluated."""
     prompt = [5, 9, 14, 30, 2, 77] * 20

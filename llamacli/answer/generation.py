@@ -62,7 +62,7 @@ def generate(
                 else:
                     token = constraint.choose(chain, engine.logits(row), answer.left)
                 seconds += perf_counter() - start
-                engine.check_logit(token, row)
+                engine.check_number(engine.logit(token, row))
                 if ready := answer.take(token):
                     yield Chunk(ready)
                 if answer.reason is not None:

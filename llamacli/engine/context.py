@@ -1,10 +1,10 @@
 """A llama.cpp context: its sizes, planned in one place for loading and for counting memory, and
 batches of tokens evaluated in it, which can be stopped."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ctypes import POINTER, Array, addressof, c_float, c_int8, c_int32, cast, sizeof
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llamacli.engine.settings import FLASH_ATTENTION, KV_TYPES, EngineSettings
 from llamacli.errors import DoesNotFitError, InvalidModelError, LlamacliError
@@ -108,48 +108,47 @@ def common_prefix(a: Sequence[object], b: Sequence[object]) -> int:
     return same
 
 
+class Part(NamedTuple):
+    """What a batch has of a sequence: its tokens from a position on.
+
+    There are logits after the last so many of them.
+    """
+
+    sequence: int
+    position: int
+    tokens: Sequence[int]
+    outputs: int = 0
+
+
 class Rows:
-    """llama.cpp's batch of at most so many tokens, in memory of Python's, which is filled as a
-    whole: a value at a time takes several times as long."""
+    """llama.cpp's batch of at most so many tokens, in memory of Python's."""
 
     def __init__(self, library: Any, most: int) -> None:
-        tokens, positions, sequences = ((c_int32 * most)() for _ in range(3))
-        outputs = (c_int8 * most)()
-        first = addressof(sequences)
+        self.most = most
+        self._tokens, self._positions, self._sequences = ((c_int32 * most)() for _ in range(3))
+        self._outputs: Array[Any] = (c_int8 * most)()
+        first = addressof(self._sequences)
         places = (cast(first + sizeof(c_int32) * i, POINTER(c_int32)) for i in range(most))
         counts, numbers = (c_int32 * most)(*[1] * most), (POINTER(c_int32) * most)(*places)
-        self._columns: tuple[Array[Any], ...] = (tokens, positions, sequences, outputs)
-        self.batch = library.llama_batch(0, tokens, None, positions, counts, numbers, outputs)
+        columns = self._tokens, None, self._positions, counts, numbers, self._outputs
+        self.batch = library.llama_batch(0, *columns)
 
-    def fill(self, *columns: Sequence[int]) -> None:
-        """The tokens, their positions, their sequences, and 1 for each that has logits, else 0."""
-        count = self.batch.n_tokens = len(columns[0])
-        for column, values in zip(self._columns, columns, strict=True):
-            column[:count] = list(values)
-
-
-def evaluate(
-    library: Any,
-    decode: Callable[[Any, Any], int],
-    context: Any,
-    tokens: Sequence[int],
-    stopped: Callable[[], bool],
-) -> bool:
-    """Evaluate a batch in the context, a llama_context pointer, asking stopped now and then.
-
-    decode is llama_decode, or what stands for it. False where it was stopped; the cache may hold a
-    part of it then.
-    """
-    ids = (library.llama_token * len(tokens))(*tokens)  # the batch only points to it
-    callback = library.ggml_abort_callback(lambda _: stopped())
-    library.llama_set_abort_callback(context, callback, None)
-    try:
-        code = decode(context, library.llama_batch_get_one(ids, len(tokens)))
-    finally:  # one token goes without: a call an operation would slow it down
-        library.llama_set_abort_callback(context, library.ggml_abort_callback(0), None)
-    if code not in (0, ABORTED):
-        raise decode_error(code)
-    return bool(code == 0)
+    def fill(self, parts: Sequence[Part]) -> list[int | None]:
+        """Put them into the batch. Gives the row of each one's first logits, counted from the last
+        of all, which is -1; None where it has none."""
+        start, rows = 0, list[int | None]()
+        outputs = sum(part.outputs for part in parts)
+        for part in parts:
+            count = len(part.tokens)
+            end = start + count
+            self._tokens[start:end] = list(part.tokens)
+            self._positions[start:end] = list(range(part.position, part.position + count))
+            self._sequences[start:end] = [part.sequence] * count
+            self._outputs[start:end] = [0] * (count - part.outputs) + [1] * part.outputs
+            rows.append(-outputs if part.outputs else None)
+            start, outputs = end, outputs - part.outputs
+        self.batch.n_tokens = start
+        return rows
 
 
 def decode_together(library: Any, workers: Workers, width: int, context: Any, batch: Any) -> int:
@@ -161,7 +160,7 @@ def decode_together(library: Any, workers: Workers, width: int, context: Any, ba
     with workers.watched():
         code = int(library.llama_decode(context, batch))
         library.llama_synchronize(context)
-    rows = sum(batch.logits[i] != 0 for i in range(batch.n_tokens)) if batch.logits else 1
+    rows = sum(batch.logits[: batch.n_tokens])
     if code == 0 and rows and width:
         import numpy as np
 

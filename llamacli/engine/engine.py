@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, Unpack
 from convert import deferred_signals
 from llamacli.engine.adapters import Scales, apply_adapters
 from llamacli.engine.context import (
+    ABORTED,
     Context,
+    Part,
     Rows,
     common_prefix,
     context_parameters,
     decode_error,
     decode_together,
     default_threads,
-    evaluate,
     floats,
     plan_context,
 )
@@ -79,8 +80,6 @@ class Engine(LoadedModel):
         except BaseException:
             self.close()
             raise
-        self._token = (self.library.llama_token * 1)()
-        self._one = self.library.llama_batch_get_one(self._token, 1)
         self._decode = self.library.llama_decode
         if self.settings.workers:
             size = self.vocabulary.size if observer is None else 0
@@ -175,10 +174,8 @@ class Engine(LoadedModel):
 
         with deferred_signals(signals):
             for start in range(kept, len(tokens), step):
-                part = tokens[start : start + step]
-                if not evaluate(self.library, self._decode, self.context_pointer, part, stopped):
+                if not self._evaluate(tokens[start : start + step], 1, stopped):
                     break
-                self.tokens.extend(part)
                 if on_progress is not None:
                     on_progress(len(self.tokens), len(tokens))
             self.library.llama_synchronize(self.context_pointer)  # a GPU computes on its own
@@ -215,13 +212,7 @@ class Engine(LoadedModel):
 
         Raises DoesNotFitError where the context is full.
         """
-        if len(self.tokens) >= self.context_size:
-            raise DoesNotFitError(f"the context of {self.context_size} tokens is full")
-        self.make_room(len(self.tokens) + 1)
-        self._token[0] = token
-        if code := self._decode(self._context.pointer, self._one):
-            raise decode_error(code)
-        self.tokens.append(token)
+        self.decode_rows([token])
 
     def decode_rows(self, tokens: Sequence[int]) -> None:
         """Evaluate several tokens at once, at most settings.outputs; row i has the logits after
@@ -229,30 +220,54 @@ class Engine(LoadedModel):
 
         Raises DoesNotFitError where the context can't hold them.
         """
-        held, count = len(self.tokens), len(tokens)
-        if held + count > self.context_size:
+        count = len(self.tokens) + len(tokens)
+        if count > self.context_size:
             raise DoesNotFitError(f"the context of {self.context_size} tokens is full")
-        self.make_room(held + count)
-        self._rows.fill(tokens, range(held, held + count), [0] * count, [1] * count)
-        if code := self._decode(self._context.pointer, self._rows.batch):
+        self.make_room(count)
+        self._evaluate(tokens, len(tokens))
+
+    def _evaluate(
+        self, tokens: Sequence[int], outputs: int, stopped: Callable[[], bool] | None = None
+    ) -> bool:
+        """Evaluate a batch after what is in the cache, with logits after so many of its last
+        tokens. False where it was stopped; the cache may hold a part of it then."""
+        self._rows.fill([Part(0, len(self.tokens), tokens, outputs)])
+        if (code := self.evaluate(stopped)) == 0:
+            self.tokens.extend(tokens)
+        elif code != ABORTED:
             raise decode_error(code)
-        self.tokens.extend(tokens)
+        return code == 0
+
+    def evaluate(self, stopped: Callable[[], bool] | None = None) -> int:
+        """Evaluate the batch that was filled, asking stopped now and then; llama_decode's code.
+
+        Short batches go without: a call an operation would slow them down.
+        """
+        library, context = self.library, self.context_pointer
+        if stopped is None:
+            return int(self._decode(context, self._rows.batch))
+        callback = library.ggml_abort_callback(lambda _: stopped())
+        library.llama_set_abort_callback(context, callback, None)
+        try:
+            return int(self._decode(context, self._rows.batch))
+        finally:
+            library.llama_set_abort_callback(context, library.ggml_abort_callback(0), None)
 
     def logit(self, token: int, row: int = -1) -> float:
         """One value of logits(row)."""
         return float(self.library.llama_get_logits_ith(self.context_pointer, row)[token])
 
-    def check_logit(self, token: int, row: int = -1) -> None:
-        """Raises NoNumbersError where logit is none.
+    def check_number(self, logit: float) -> None:
+        """Raises NoNumbersError where a chosen token's logit is none.
 
         The cache's bytes are emptied, too: what is no number in it would make others' sums none,
         though these leave it out.
         """
-        if not math.isfinite(value := self.logit(token, row)):
+        if not math.isfinite(logit):
             self.library.llama_memory_clear(self._context.memory, True)
             self.tokens = []
             raise NoNumbersError(
-                f"{self.path}: the model computes {value} for a token; its weights are damaged, "
+                f"{self.path}: the model computes {logit} for a token; its weights are damaged, "
                 "convert or fetch it again"
             )
 
@@ -305,7 +320,8 @@ class Engine(LoadedModel):
                 f"{logged_reason()}; lower it with -c"
             )
         self._held = Context(pointer, self.library.llama_get_memory(pointer), room)
-        self._rows = Rows(self.library, self.settings.outputs)  # the batch of decode_rows
+        # Never more than llama.cpp takes at once.
+        self._rows = Rows(self.library, int(self.library.llama_n_batch(pointer)))
         apply_adapters(self.library, pointer, self.adapters, self.scales)
         set_state = self.library.llama_state_seq_set_data
         if state is not None and self.tokens and not set_state(pointer, state, len(state), 0):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from llamacli.engine import Engine
+from llamacli.errors import LlamacliError
 from llamacli.speculate.costs import MOST_ROWS, Costs, learn_costs
 from llamacli.speculate.drafts import DraftModel, Drafts
 
@@ -49,7 +50,7 @@ class Lookahead:
     valid: Callable[[Sequence[int]], int] = len
     evaluated: int = 0
     waiting: list[int] = field(default_factory=list)  # drafted, and not drawn yet
-    row: int = -1
+    row: int = 0
     drafts: Drafts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,23 +61,17 @@ class Lookahead:
     def advance(self, token: int, left: int) -> int:
         """The row of the logits after token, which was drawn; at most left more are wanted."""
         self.evaluated += 1
-        if self.speculation is None:
-            self.engine.decode(token)
-            return -1
-        self.drafts.lookup.extend((token,))
-        if self.waiting and self.waiting[0] == token:
-            del self.waiting[0]
-            self.row += 1
-            return self.row
-        self._accept()
-        self._keep(len(self.prompt) + self.evaluated - 1)
-        self.waiting = list(self._draft(self.speculation, left))
-        if self.waiting:
-            self.engine.decode_rows([token, *self.waiting])
-            self.row = 0
-        else:
-            self.engine.decode(token)
-            self.row = -1
+        if self.speculation is not None:
+            self.drafts.lookup.extend((token,))
+            if self.waiting and self.waiting[0] == token:
+                del self.waiting[0]
+                self.row += 1
+                return self.row
+            self._accept()
+            self._keep(len(self.prompt) + self.evaluated - 1)
+            self.waiting = list(self._draft(self.speculation, left))
+        self.engine.decode_rows([token, *self.waiting])
+        self.row = 0
         return self.row
 
     def finish(self) -> None:
@@ -111,5 +106,8 @@ class Lookahead:
         if model is not None and most > 0:
             costs, cost = speculation.costs, model.cost
             if size := drafts.wanted(most, costs, cost):
-                return drafts.modelled(model.draft(drafts.lookup.tokens, size), costs, cost)
+                try:
+                    return drafts.modelled(model.draft(drafts.lookup.tokens, size), costs, cost)
+                except LlamacliError:  # its cache can't grow, say: answers do without it
+                    speculation.model = None
         return []
