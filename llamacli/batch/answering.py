@@ -23,10 +23,16 @@ def answer_all(
 
     on_step gets how many answer tokens each step made. Ends early once interrupted says so.
     """
-    scheduler, waiting = Scheduler(engine), _Waiting(enumerate(jobs))
+    scheduler, waiting = Scheduler(engine), enumerate(jobs)
+    following = next(waiting, None)
     try:
         while not interrupted():
-            yield from waiting.admit(scheduler)
+            while following and scheduler.has_room and not scheduler.should_wait(following[1]):
+                try:
+                    scheduler.start(prepare(engine, *following))
+                except LlamacliError as error:
+                    yield following[0], error
+                following = next(waiting, None)
             if not scheduler.running:
                 return
             step = scheduler.step(interrupted)
@@ -37,27 +43,6 @@ def answer_all(
             running.resources.close()
         if not engine.closed:
             engine.library.llama_memory_clear(engine.memory, False)
-
-
-class _Waiting:
-    """The jobs that haven't begun, in order; one is looked at before it can start."""
-
-    def __init__(self, jobs: Iterator[tuple[int, Job]]) -> None:
-        self.jobs = jobs
-        self.next: tuple[int, Job] | None = None
-
-    def admit(self, scheduler: Scheduler) -> Iterator[Outcome]:
-        """Start jobs while there are free sequences; gives those that can't be started."""
-        scheduler.bring_back()
-        while scheduler.has_room:
-            self.next = self.next or next(self.jobs, None)
-            if self.next is None or scheduler.should_wait(self.next[1]):
-                return
-            (index, job), self.next = self.next, None
-            try:
-                scheduler.start(prepare(scheduler.engine, index, job))
-            except LlamacliError as error:
-                yield index, error
 
 
 def answer_each(
@@ -77,27 +62,21 @@ def answer_each(
         if interrupted():
             return
         try:
-            result = _answer(engine, job, interrupted)
+            engine.keep(0)
+            *_, last = generate(
+                engine,
+                job.prompt,
+                job.sampling,
+                max_tokens=job.max_tokens,
+                stop=job.stop,
+                constraint=constraint_of(engine, job),
+                interrupted=interrupted,
+            )
         except LlamacliError as error:
             yield index, error
             continue
-        on_step(result.answer_tokens)
-        if result.finish_reason == "interrupted":
+        assert last.result is not None
+        on_step(last.result.answer_tokens)
+        if last.result.finish_reason == "interrupted":
             return
-        yield index, result
-
-
-def _answer(engine: Engine, job: Job, interrupted: Callable[[], bool]) -> Result:
-    engine.keep(0)
-    chunks = generate(
-        engine,
-        job.prompt,
-        job.sampling,
-        max_tokens=job.max_tokens,
-        stop=job.stop,
-        constraint=constraint_of(engine, job),
-        interrupted=interrupted,
-    )
-    result = [chunk.result for chunk in chunks][-1]
-    assert result is not None
-    return result
+        yield index, last.result

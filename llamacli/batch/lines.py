@@ -78,21 +78,22 @@ def key_of(identity: Any) -> str:
     return json.dumps(identity, ensure_ascii=False)
 
 
-def answered(data: bytes) -> tuple[dict[str, bool], int]:
+def read_output(path: Path) -> tuple[dict[str, bool], int]:
     """What an output file already holds: by id whether it is an answer (or an error), and the
-    length in bytes up to which its lines are whole. A last line that is cut doesn't count.
+    length in bytes up to which its lines are whole. A last line that is cut doesn't count; a file
+    that isn't there yet is as an empty one.
 
     Raises InvalidModelError where another line isn't one of a batch's output.
     """
-    succeeded: dict[str, bool] = {}
-    whole = 0
-    *lines, _ = data.split(b"\n")
+    succeeded, whole = dict[str, bool](), 0
+    *lines, _ = (path.read_bytes() if path.exists() else b"").split(b"\n")
     for number, line in enumerate(lines, 1):
         try:
             fields = json.loads(line.decode())
             succeeded[key_of(fields["id"])] = "error" not in fields
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise InvalidModelError(f"its line {number} is not from a batch") from None
+            told = f"its line {number} is not from a batch"
+            raise InvalidModelError(told, file=path) from None
         whole += len(line) + 1
     return succeeded, whole
 
@@ -200,14 +201,3 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise UsageError(f"{name} is a text, not {value!r}")
     return value
-
-
-def read_output(path: Path) -> tuple[dict[str, bool], int]:
-    """answered of a file, of one that isn't there yet as of an empty one."""
-    try:
-        return answered(path.read_bytes())
-    except FileNotFoundError:
-        return {}, 0
-    except InvalidModelError as error:
-        error.file = path
-        raise
