@@ -15,8 +15,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from llamacli.batch.engine import BatchEngine, Part
-from llamacli.engine import EngineSettings
+from llamacli.batch import BatchEngine
+from llamacli.engine import EngineSettings, Part
 from llamacli.tune.measure import made_up_tokens
 
 

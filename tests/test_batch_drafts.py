@@ -11,6 +11,7 @@ import pytest
 from convert import convert
 from llamacli.answer import Result, generate
 from llamacli.batch import BatchEngine, Job, Pace, Scheduler, answer_all, prepare, result
+from llamacli.batch.aside import Left
 from llamacli.batch.proposals import SharedDraft, Wanted
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.errors import UsageError
@@ -172,12 +173,12 @@ def test_a_step_gives_several_tokens_and_leaves_no_draft_in_the_cache(
         steps += 1
         for running in scheduler.running:
             last = drafting.library.llama_memory_seq_pos_max(drafting.memory, running.sequence)
-            assert last == running.evaluated - 1 and running.length - running.evaluated == 1
+            assert last == running.evaluated - 1 and running.left == 1
         assert len(step.grown) >= len(step.finished)
     assert steps < max(len(one.answer.tokens) for one in (first, second))
-    for number, tokens in scheduler.kept.tokens.items():  # of finished ones, too
+    for number, left in scheduler.kept.left.items():  # of finished ones, too
         last = drafting.library.llama_memory_seq_pos_max(drafting.memory, number)
-        assert last == len(tokens) - 1
+        assert last == len(left.tokens) - 1
     assert result(first).drafted.accepted > 0
 
 
@@ -231,9 +232,9 @@ def test_costs_are_learned_once_beside_others(path: Path) -> None:
         assert len(answers) == 2 and len(found) <= 1
         scheduler = Scheduler(engine)
         for number in range(18):  # all sequences hold something
-            scheduler.kept._hold(number, [number], (), None)
+            scheduler.kept.left[number] = Left([number], (), None)
         costs = scheduler._measure()
-        assert costs.known[1] == 1 and len(scheduler.kept.tokens) == 17
+        assert costs.known[1] == 1 and len(scheduler.kept.left) == 17
         library, memory = engine.library, engine.memory
         assert library.llama_memory_seq_pos_max(memory, 0) == -1
 
@@ -272,7 +273,7 @@ def test_one_waits_no_more_than_twice_as_long_for_anothers_draft(drafting: Batch
             assert one.drafts is not None
             one.drafts.lookup.extend([5, 9, 14, 30] * 8)
             one.drafts.budget.balance = 16.0
-            scheduler._propose([(running, 1) for running in scheduler.running])
+            scheduler.proposals.propose(scheduler.running)
             rows.append(len(one.proposed))
             for running in list(scheduler.running):
                 scheduler.leave(running)

@@ -109,12 +109,12 @@ def test_the_likeliest_are_among_those_looked_at() -> None:
 
 
 def test_penalties_and_temperatures_go_through_the_samplers(engine: Engine) -> None:
-    assert GREEDY.is_plainly_greedy
+    assert GREEDY.is_greedy
     for settings in (
         SamplingSettings(temperature=0.1),
         SamplingSettings(temperature=0, repeat_penalty=1.1),
     ):
-        assert not settings.is_plainly_greedy
+        assert not settings.is_greedy
     penalized = SamplingSettings(temperature=0, repeat_penalty=100.0)
     engine.prefill([5, 6, 7])
     likeliest = int(engine.logits().argmax())

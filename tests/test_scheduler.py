@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llamacli.batch import BatchEngine, Job, Pace, Running, Scheduler, prepare
-from llamacli.batch.aside import State
+from llamacli.batch.aside import Left, State
 from llamacli.batch.job import token_logprob
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.errors import LlamacliError
@@ -116,7 +116,18 @@ def test_no_more_sequences_are_kept_than_there_are(
     monkeypatch.setattr(scheduler.kept.aside, "most", 0)  # as where a GPU has the cells
     for seed in range(40):
         finish(scheduler, begin(scheduler, Job(prompt(8, seed), GREEDY, 2)))
-    assert len(scheduler.kept.tokens) == 16
+    assert len(scheduler.kept.left) == 16
+
+
+def test_one_that_shares_nothing_makes_none_the_one_used_last(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler.kept.aside, "most", 0)  # as where a GPU has the cells
+    for seed in range(2):
+        finish(scheduler, begin(scheduler, Job(prompt(40, seed), GREEDY, 2)))
+    before = list(scheduler.kept.left)
+    begin(scheduler, Job([2, *prompt(40, 9)], GREEDY, 2))
+    assert list(scheduler.kept.left) == before
 
 
 START = prompt(80)
@@ -141,7 +152,7 @@ def test_what_nobody_answers_in_is_out_of_the_cache_while_others_answer(
 ) -> None:
     """llama.cpp's attention goes over all cells. Who goes on from it finds it again."""
     answers = set_all_aside(scheduler)
-    assert scheduler.kept.tokens == {}
+    assert scheduler.kept.left == {}
     states = scheduler.kept.aside.states
     assert sorted(state.start for state in states) == [0, 80, 80]  # the start is there once
     for i in (1, 2, 0):
@@ -186,7 +197,7 @@ def test_a_repeated_question_has_the_same_answer_to_the_last_bit(path: Path) -> 
 def test_what_is_set_aside_is_there_to_be_saved(scheduler: Scheduler) -> None:
     answers = set_all_aside(scheduler)
     scheduler.leave(scheduler.running[0])
-    held = [tokens for tokens, _ in scheduler.kept.each_in_first(3)]
+    held = [left.tokens for left in scheduler.kept.each_in_first(3)]
     whole = [[*asked, *answer[:-1]] for asked, answer in zip(ASKED, answers, strict=True)]
     assert len(held) == 3 and sum(one in held for one in whole) == 2  # and the last one's
 
@@ -232,7 +243,7 @@ def test_what_is_put_back_may_be_given_up_as_room_is_made_for_it(
     finish(scheduler, begin(scheduler, Job(prompt(60, 1), GREEDY, 2)))
     begin(scheduler, Job(prompt(50, 9), GREEDY, 400, exact=True), 1)
     finish(scheduler, begin(scheduler, Job(prompt(50, 3), GREEDY, 2), 2))
-    assert len(aside.states) == len(scheduler.kept.tokens) == 1
+    assert len(aside.states) == len(scheduler.kept.left) == 1
     aside.most, full = aside.nbytes, [False]
     monkeypatch.setattr(
         scheduler.engine,
@@ -240,22 +251,26 @@ def test_what_is_put_back_may_be_given_up_as_room_is_made_for_it(
         lambda number, state: full.pop() if full else restore(number, state),
     )
     assert begin(scheduler, Job([*prompt(60, 1), 5], GREEDY, 2), 3).cached == 60
-    assert [state.tokens[:50] for state in aside.states] == [prompt(50, 3)]
+    assert [state.left.tokens[:50] for state in aside.states] == [prompt(50, 3)]
+
+
+def left(tokens: list[int]) -> Left:
+    return Left(tokens, (), None)
 
 
 def test_what_has_lost_its_start_hides_nothing_shorter(scheduler: Scheduler) -> None:
     aside, data, tokens = scheduler.kept.aside, (c_uint8 * 1)(), prompt(90)
-    whole = State([*tokens[:60], *prompt(9, 1)], 0, (), None, data)
-    middle = State([*tokens[:80], *prompt(9, 2)], 50, (), None, data)
-    end = State(tokens, 85, (), None, data)
+    whole = State(left([*tokens[:60], *prompt(9, 1)]), 0, data)
+    middle = State(left([*tokens[:80], *prompt(9, 2)]), 50, data)
+    end = State(left(tokens), 85, data)
     for states, parts in (
         ([whole, end], [(whole, 60)]),
         ([whole, middle, end], [(whole, 50), (middle, 80)]),
         ([middle, end], []),
     ):
         aside.states[:] = states
-        assert aside.parts(tokens, 0, ()) == parts
-    assert aside.parts(tokens, 85, ()) == [(end, 90)]
+        assert aside.parts(left(tokens), 0) == parts
+    assert aside.parts(left(tokens), 85) == [(end, 90)]
     aside.states.clear()
 
 
@@ -266,8 +281,8 @@ def test_what_is_too_long_to_be_set_aside_stays_in_the_cache(scheduler: Schedule
         finish(scheduler, begin(scheduler, Job(prompt(length, length), GREEDY, 2)))
     begin(scheduler, Job(prompt(40), GREEDY, 100), 1)
     scheduler.step()
-    assert [len(tokens) > 99 for tokens in scheduler.kept.tokens.values()] == [True]
-    assert [len(state.tokens) > 99 for state in aside.states] == [False]
+    assert [len(one.tokens) > 99 for one in scheduler.kept.left.values()] == [True]
+    assert [len(state.left.tokens) > 99 for state in aside.states] == [False]
     assert begin(scheduler, Job(prompt(100, 100), GREEDY, 2), 2).cached == 99
 
 
@@ -436,7 +451,7 @@ def test_nothing_below_an_exact_ones_cells_is_freed_as_it_goes_on(scheduler: Sch
     finish(scheduler, first)
     again = begin(scheduler, Job(longer, GREEDY, 2, exact=True, chat="b"), 2)
     assert again.sequence == second.sequence and again.cached > 50
-    assert list(scheduler.kept.tokens) == [first.sequence]
+    assert list(scheduler.kept.left) == [first.sequence]
 
 
 def test_probabilities_are_the_models_own(scheduler: Scheduler) -> None:
@@ -469,4 +484,4 @@ def test_an_exact_chat_goes_on_from_its_own_turns_alone(path: Path) -> None:
         back = begin(scheduler, Job([*prompt(90), *prompt(9, 2)], GREEDY, 2, exact=True, chat="a"))
         assert back.cached == 90
         finish(scheduler, back)
-        assert [scheduler.kept.chats[n] for n in scheduler.kept.tokens].count("a") == 1
+        assert [left.chat for left in scheduler.kept.left.values()].count("a") == 1

@@ -104,7 +104,7 @@ def test_a_grammar_is_made_once_a_request_and_never_as_an_answer_starts(
             assert calls
             for call in calls:
                 held(call.name, call.arguments)
-        assert prepare(engine, 2, jobs[2]).constraint is jobs[2].constraint
+        assert prepare(engine, 2, jobs[2]).answer.constraint is jobs[2].constraint
 
 
 # Chat completions

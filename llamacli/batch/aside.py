@@ -6,6 +6,7 @@ it: what nobody answers in would slow down all who do.
 
 from ctypes import Array, c_uint8
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from llamacli.batch.engine import BatchEngine
 from llamacli.engine import Scales, common_prefix
@@ -15,17 +16,25 @@ SHARE = 4  # of the memory that is free, one of so many parts may be taken
 MOST = 256  # states, which are looked through for each job
 
 
-@dataclass(frozen=True, eq=False)
-class State:
-    """The cells of a sequence's tokens from start on; those before them are in others' too.
-
-    scales are of the adapters that they were computed with, chat is the one that they belong to.
-    """
+class Left(NamedTuple):
+    """What a finished sequence has in the cache, or had: its tokens, the scales of the adapters
+    that their cells were computed with, and the chat that it belongs to, if any."""
 
     tokens: list[int]
-    start: int
     scales: Scales
     chat: str | None
+
+    @property
+    def owner(self) -> tuple[Scales, str | None]:
+        return self.scales, self.chat
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The cells of a sequence's tokens from start on; those before them are in others' too."""
+
+    left: Left
+    start: int
     data: Array[c_uint8]
 
 
@@ -52,13 +61,12 @@ class Aside:
         """Whether the cells of so many tokens can be set aside at all."""
         return count * self.engine.kv_nbytes // self.engine.cells <= self.most
 
-    def put(self, number: int, tokens: list[int], start: int, scales: Scales,
-            chat: str | None) -> None:  # fmt: skip
+    def put(self, number: int, left: Left, start: int) -> None:
         """Copy what that sequence has from start on, where there is room for it.
 
         Its cells before that are no longer its own then.
         """
-        if start == len(tokens) or not self.fits(len(tokens) - start):
+        if start == len(left.tokens) or not self.fits(len(left.tokens) - start):
             return
         if start:
             self.engine.drop(number, 0, start)
@@ -66,7 +74,7 @@ class Aside:
             data = self.engine.sequence_state(number)
         except MemoryError:
             return
-        self.states.append(State(tokens, start, scales, chat, data))
+        self.states.append(State(left, start, data))
         while self.nbytes > self.most or len(self.states) > MOST:
             del self.states[0]
 
@@ -76,30 +84,28 @@ class Aside:
             self.states.remove(state)
             self.states.append(state)
 
-    def forget(self, tokens: list[int], scales: Scales, chat: str | None) -> None:
+    def forget(self, longer: Left) -> None:
         """Those that a longer sequence takes the place of: its starts, and what its chat had."""
         self.states[:] = [
-            one
-            for one in self.states
-            if (one.chat, one.scales) != (chat, scales)
-            or (chat is None and common_prefix(one.tokens, tokens) < len(one.tokens))
+            state
+            for state in self.states
+            if state.left.owner != longer.owner
+            or (longer.chat is None and not starts(state.left.tokens, longer.tokens))
         ]
 
-    def parts(
-        self, tokens: list[int], have: int, scales: Scales, chat: str | None = None
-    ) -> list[tuple[State, int]]:
+    def parts(self, wanted: Left, have: int) -> list[tuple[State, int]]:
         """States that together have the cells of tokens from have on, each up to a position, in
         that order: as many of tokens as there are. Of a chat's alone, where one is named.
         """
         there = [
-            (common_prefix(one.tokens, tokens), one)
-            for one in self.states
-            if one.scales == scales and chat in (None, one.chat)
+            (common_prefix(state.left.tokens, wanted.tokens), state)
+            for state in self.states
+            if state.left.scales == wanted.scales and wanted.chat in (None, state.left.chat)
         ]
         for end in sorted({length for length, _ in there if length > have}, reverse=True):
             chain = list[tuple[State, int]]()
             while end > have:
-                able = [one for length, one in there if length >= end > one.start]
+                able = [state for length, state in there if length >= end > state.start]
                 if not able:
                     break  # what was before it was given up since
                 chain.insert(0, (min(able, key=lambda one: one.start), end))
@@ -107,3 +113,8 @@ class Aside:
             else:
                 return chain
         return []
+
+
+def starts(tokens: list[int], longer: list[int]) -> bool:
+    """Whether a sequence begins with all of those tokens."""
+    return longer[: len(tokens)] == tokens

@@ -7,8 +7,15 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from llamacli.answer import Answer, AnswerText, Result, constraint_for
-from llamacli.batch.engine import Part
-from llamacli.engine import Engine, SamplingSettings, Scales, choose_seed, chooser, sampler_chain
+from llamacli.engine import (
+    Engine,
+    Part,
+    SamplingSettings,
+    Scales,
+    choose_seed,
+    chooser,
+    sampler_chain,
+)
 from llamacli.errors import LlamacliError
 from llamacli.speculate import Drafts
 
@@ -58,21 +65,22 @@ class Job:
     constraint: "Constraint | ToolConstraint | None" = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Running:
-    """A job in its sequence. evaluated of the prompt and the answer's tokens are in the cache."""
+    """A job in its sequence. evaluated of tokens, the prompt's and the answer's, are in the cache;
+    proposed are drafted after them."""
 
     index: int
     job: Job
-    sequence: int
     answer: Answer
     chain: Any
     choose: Callable[..., int]
-    constraint: "Constraint | ToolConstraint | None"
     seed: int
     resources: ExitStack
     started: float
-    scales: Scales = ()
+    scales: Scales
+    tokens: list[int]
+    sequence: int = -1  # of none yet
     evaluated: int = 0
     cached: int = 0
     prefilled: float | None = None
@@ -82,39 +90,46 @@ class Running:
     spare: int = 0  # cells after the evaluated ones, of what is or was drafted
 
     @property
-    def tokens(self) -> list[int]:
-        return [*self.job.prompt, *self.answer.tokens]
-
-    @property
     def held(self) -> bool:
         """Whether it is a call, and held to that."""
-        return self.job.calling is not None and bool(self.constraint and self.constraint.uncut)
+        constraint = self.answer.constraint
+        return self.job.calling is not None and constraint is not None and constraint.uncut
 
     @property
-    def is_unconstrained(self) -> bool:
-        """Whether any token may come next."""
-        return self.constraint is None or self.constraint.free
+    def is_quick(self) -> bool:
+        """Whether its next token is soon found among all."""
+        constraint = self.answer.constraint
+        return self.job.sampling.looks_for_likeliest and (constraint is None or constraint.free)
 
     @property
-    def length(self) -> int:
-        return len(self.job.prompt) + len(self.answer.tokens)
+    def left(self) -> int:
+        """How many of its tokens are to be evaluated; 1 where it waits for its next one."""
+        return len(self.tokens) - self.evaluated
 
     @property
     def proposed(self) -> list[int]:
-        """What is drafted after its tokens."""
         return self.drafts.proposed if self.drafts is not None else []
 
     def next(self, count: int) -> Part:
         """That many of its next tokens; where they are all there are, with logits, and a draft."""
-        start, end = self.evaluated, self.evaluated + count
-        answer, prompt = self.answer.tokens, len(self.job.prompt)
-        tokens = [*self.job.prompt[start:end]] if start < prompt else []
-        if end > prompt:
-            tokens += answer[max(start - prompt, 0) : end - prompt]
-        if end < prompt + len(answer):
+        start = self.evaluated
+        tokens = self.tokens[start : start + count]
+        if count < self.left:
             return Part(self.sequence, start, tokens)
         proposed = self.proposed
         return Part(self.sequence, start, tokens + proposed, 1 + len(proposed))
+
+    def take(self, token: int, logits: "NDArray[np.float32]") -> str:
+        """The text that can be shown now that token was chosen by these logits."""
+        if self.prefilled is None:
+            self.prefilled = perf_counter()
+        asked = self.job.logprobs
+        if asked is not None and token not in self.answer.vocabulary.end_tokens:
+            self.logprobs.append(token_logprob(logits, token, asked))
+        if self.drafts is not None:
+            self.drafts.lookup.extend((token,))
+        self.tokens.append(token)
+        return self.answer.take(token)
 
 
 def prepare(engine: Engine, index: int, job: Job) -> Running:
@@ -129,12 +144,17 @@ def prepare(engine: Engine, index: int, job: Job) -> Running:
         resources.close()
         raise
     spelled = job.calling.spelled(engine.vocabulary) if job.calling is not None else ()
-    answer = Answer(engine.vocabulary, limit, AnswerText(job.stop), constraint, spelled)
-    choose = chooser(engine, job.sampling, chain)
-    started = perf_counter()
-    scales = scales_of(engine, job)
     return Running(
-        index, job, 0, answer, chain, choose, constraint, seed, resources, started, scales
+        index,
+        job,
+        Answer(engine.vocabulary, limit, AnswerText(job.stop), constraint, spelled),
+        chain,
+        chooser(engine, job.sampling, chain),
+        seed,
+        resources,
+        perf_counter(),
+        scales_of(engine, job),
+        [*job.prompt],
     )
 
 

@@ -4,10 +4,11 @@ small model that drafts for several side by side."""
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from llamacli.batch.engine import BatchEngine, Part
+from llamacli.batch.engine import BatchEngine
 from llamacli.batch.job import Running
-from llamacli.engine import common_prefix
-from llamacli.speculate import MOST_ROWS, Costs, Drafts, Speculation, drafting_cost, likely_token
+from llamacli.batch.pace import Pace
+from llamacli.engine import Part, common_prefix
+from llamacli.speculate import MOST_ROWS, Costs, Drafts, drafting_cost, likely_token
 
 SLOWER = 2.0  # times a step without drafts, that one may take which others wait for
 
@@ -123,10 +124,13 @@ class SharedDraft:
 class Proposals:
     """Proposes for an engine's answers. Nothing is proposed where the engine has no speculation.
 
-    measure has the costs of checking measured where they aren't known.
+    running are all that are answered, which wait for each other where there is a pace. measure has
+    the costs of checking measured where they aren't known.
     """
 
     engine: BatchEngine
+    running: Sequence[Running]
+    pace: Pace | None
     measure: Callable[[], Costs]
     draft: SharedDraft | None = field(init=False)
 
@@ -140,79 +144,53 @@ class Proposals:
         """Let it have drafts."""
         if self.engine.speculation is None or running.drafts is not None:
             return
-        constraint = running.constraint
+        constraint = running.answer.constraint
         running.drafts = Drafts(constraint.valid if constraint is not None else len)
         running.drafts.lookup.extend(running.tokens)
 
-    def propose(
-        self,
-        answers: Sequence[Running],
-        free: int,
-        running: Collection[int] = (),
-        *,
-        read: int | None = None,
-        even: bool = False,
-    ) -> None:
-        """Give each answer that is up to date what is drafted for it; free cells there are.
+    def propose(self, batch: Sequence[Running]) -> None:
+        """Give each of a batch's answers what is drafted for it: nothing where a prompt is read.
 
-        even keeps a step from taking much longer than others would wait without drafts, and read
-        is SharedDraft's most; running are the numbers of all sequences.
+        No step takes much longer than those who wait for it would without drafts.
         """
-        speculation, count = self.engine.speculation, len(answers)
-        if speculation is None:
+        if (speculation := self.engine.speculation) is None:
             return
-        most = MOST_ROWS
-        if even and count > 1:
+        answers = [(one, one.drafts) for one in batch if one.drafts is not None]
+        rows = count = len(answers)
+        most, read = MOST_ROWS, None
+        if self.pace is not None and count > 1:
             most = speculation.costs.rows_for(SLOWER * speculation.costs.together(count))
+            read = self.pace.most()
+        free = self.engine.cells - sum(len(one.tokens) for one in self.running)
+        if any(one.left > 1 or one.prefilled is None for one in self.running):
+            free = 0
         room = max(min(most - count, free), 0)
-        if room and not speculation.is_known and self._promising(answers, speculation):
+        if room and not speculation.is_known and self._promising(answers, speculation.costs):
             speculation.know(self.measure)
-        rows, empty = count, list[Running]()
-        for one in answers:
-            assert one.drafts is not None
-            copied = one.drafts.copied(
-                self._most(one, room), speculation.costs.in_batch(rows, count)
-            )
-            if not copied:
-                empty.append(one)
+        costs, asked = speculation.costs, list[tuple[Drafts, Wanted, Costs]]()
+        for one, drafts in answers:
+            copied = drafts.copied(self._most(one, room), costs.in_batch(rows, count))
             rows, room = rows + len(copied), room - len(copied)
-        if self.draft is not None and room:
-            self._ask(self.draft, empty, rows, room, count, speculation.costs, running, read)
-
-    def _ask(
-        self,
-        draft: SharedDraft,
-        answers: Sequence[Running],
-        rows: int,
-        room: int,
-        count: int,
-        costs: Costs,
-        running: Collection[int],
-        read: int | None,
-    ) -> None:
-        """Have the small model draft for those to whom it is worth it."""
-        asked = list[tuple[Running, Wanted, Costs]]()
-        for one in answers:
-            assert one.drafts is not None
-            at = costs.in_batch(rows, count)
-            if size := one.drafts.wanted(self._most(one, room), at, draft.cost):
-                asked.append((one, Wanted(one.sequence, one.drafts.lookup.tokens, size), at))
+        if self.draft is None or not room:
+            return
+        for one, drafts in answers:
+            at, cost = costs.in_batch(rows, count), self.draft.cost
+            if not drafts.proposed and (size := drafts.wanted(self._most(one, room), at, cost)):
+                asked.append((drafts, Wanted(one.sequence, one.tokens, size), at))
                 rows, room = rows + size, room - size
-        draft.draft([wanted for _, wanted, _ in asked], running, read)
-        for one, wanted, at in asked:
-            assert one.drafts is not None
+        running = {one.sequence for one in self.running}
+        self.draft.draft([wanted for _, wanted, _ in asked], running, read)
+        for drafts, wanted, at in asked:
             if wanted.drafted is not None:
-                one.drafts.modelled(wanted.drafted, at, draft.cost)
+                drafts.modelled(wanted.drafted, at, self.draft.cost)
 
-    def _promising(self, answers: Sequence[Running], speculation: Speculation) -> bool:
-        if self.draft is not None:
-            return True
-        costs = speculation.costs.in_batch(len(answers), len(answers))
-        return any(
-            one.drafts is not None and one.drafts.promising(self._most(one, MOST_ROWS), costs)
-            for one in answers
+    def _promising(self, answers: Sequence[tuple[Running, Drafts]], costs: Costs) -> bool:
+        """Whether a draft is thought of."""
+        at = costs.in_batch(len(answers), len(answers))
+        return self.draft is not None or any(
+            drafts.promising(self._most(one, MOST_ROWS), at) for one, drafts in answers
         )
 
     def _most(self, one: Running, room: int) -> int:
         """How many drafted tokens it can have."""
-        return min(room, one.answer.left - 1, self.engine.context_size - one.length)
+        return min(room, one.answer.left - 1, self.engine.context_size - len(one.tokens))

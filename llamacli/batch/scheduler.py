@@ -5,21 +5,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from llamacli.batch.choosing import choose, draw
-from llamacli.batch.engine import BatchEngine, Part
-from llamacli.batch.job import Job, Running, scales_of, token_logprob
+from llamacli.batch.engine import BatchEngine
+from llamacli.batch.job import Job, Running, scales_of
 from llamacli.batch.kept import Kept
 from llamacli.batch.pace import TILE, Pace
 from llamacli.batch.proposals import Proposals
-from llamacli.engine import ABORTED, NoNumbersError, common_prefix
+from llamacli.engine import ABORTED, NoNumbersError, Part, common_prefix, decode_error
 from llamacli.errors import DoesNotFitError, LlamacliError
-from llamacli.machine import logged_reason
 from llamacli.speculate import Costs, measured_costs
+
+if TYPE_CHECKING:
+    from llamacli.batch.choosing import Logits
 
 WORTH_WAITING = 16  # tokens that another sequence is evaluating already
 FULL = 1  # llama_decode's code where the cache has no room
 MARGIN = 256  # cells that stay free when one that had to make room goes on
+
+Parts = list[tuple[Running, int]]  # how many tokens of each a batch has
 
 
 @dataclass
@@ -49,7 +54,7 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         self.kept = Kept(self.engine, self.running)
-        self.proposals = Proposals(self.engine, self._measure)
+        self.proposals = Proposals(self.engine, self.running, self.pace, self._measure)
 
     @property
     def has_room(self) -> bool:
@@ -59,7 +64,6 @@ class Scheduler:
     def start(self, running: Running) -> None:
         self.kept.begin(running)
         self.proposals.begin(running)
-        self.running.append(running)
 
     def leave(self, running: Running) -> None:
         """Take it out; what it has in the cache stays until its cells are needed."""
@@ -81,14 +85,13 @@ class Scheduler:
         """Whether another is about to evaluate what this one could share."""
         if not self.running:
             return False
-        scales = scales_of(self.engine, job)
-        kept = self.kept.best(job.prompt, scales)
-        for other in [one for one in self.running if one.scales == scales]:
-            common = common_prefix(other.job.prompt, job.prompt)
-            have = max(min(other.evaluated, common), kept)
-            if min(common, len(job.prompt) - 1) - have >= WORTH_WAITING:
-                return True
-        return False
+        scales, most = scales_of(self.engine, job), len(job.prompt) - 1
+        have = self.kept.best(job.prompt, scales)
+        return any(
+            min(common_prefix(one.job.prompt, job.prompt), most) - have >= WORTH_WAITING
+            for one in self.running
+            if one.scales == scales
+        )
 
     def step(
         self,
@@ -97,120 +100,99 @@ class Scheduler:
     ) -> Step:
         """Evaluate batches and choose a token for each sequence that is up to date.
 
-        Exact ones are evaluated by themselves, in the shapes that a single run has, and those with
-        the same adapters together, in no batch with others. on_evaluate is called before each
-        evaluation, when nothing else is left to do for it. Raises
+        on_evaluate is called before each evaluation, when nothing else is left to do for it. Raises
         LlamacliError where llama.cpp fails, DoesNotFitError where the cache can't hold even one.
         """
         step = Step()
-        together = [running for running in self.running if not running.job.exact]
-        batches: list[list[tuple[Running, int]]] = []
-        for scales in dict.fromkeys(running.scales for running in together):
-            group = [running for running in together if running.scales == scales]
-            batches += self._parted(self._share(group))
-        for running in [one for one in self.running if one.job.exact]:
-            batches.append([(running, min(running.length - running.evaluated, self.engine.rows))])
-        for batch in batches:
-            if not self._evaluate(batch, step, interrupted, on_evaluate):
+        for parts in self._batches():
+            if parts and not self._evaluate(parts, step, interrupted, on_evaluate):
                 break
         return step
 
-    def _parted(self, parts: list[tuple[Running, int]]) -> list[list[tuple[Running, int]]]:
-        """Answers' tokens in a batch of their own, the first one, where a CPU's flash attention
-        goes by tiles: one with tokens of several answers takes all that is in the cache of any."""
-        if not self.engine.tiles:
-            return [parts]
-        answers = [(one, n) for one, n in parts if one.length - one.evaluated == 1]
-        prompts = [(one, n) for one, n in parts if one.length - one.evaluated > 1]
-        return [batch for batch in (answers, prompts) if batch]
+    def _batches(self) -> list[Parts]:
+        """Those with the same adapters together, in no batch with others, and exact ones by
+        themselves, in the shapes that a single run has.
 
-    def _share(self, together: Sequence[Running]) -> list[tuple[Running, int]]:
+        Answers' tokens are in a batch of their own, the first one, where a CPU's flash attention
+        goes by tiles: one with tokens of several answers takes all that is in the cache of any."""
+        batches = []
+        together = [one for one in self.running if not one.job.exact]
+        for scales in {one.scales: None for one in together}:
+            answers, prompts = self._shared([one for one in together if one.scales == scales])
+            batches += [answers, prompts] if self.engine.tiles else [answers + prompts]
+        exact = [one for one in self.running if one.job.exact]
+        return batches + [[(one, min(one.left, self.engine.rows))] for one in exact]
+
+    def _shared(self, together: Sequence[Running]) -> tuple[Parts, Parts]:
         """How many tokens of each are evaluated: the next one of an answer, and of the prompts
-        what the pace lets through, half of it the one that came first, then the shortest.
+        what the pace lets through.
 
         Prompts that come together are read one after the other, so that the first ones' first
         tokens needn't wait for all."""
-        left = [(one, one.length - one.evaluated) for one in together]
-        parts = {id(one): (one, 1) for one, count in left if count == 1}
-        prompts = [(one, count) for one, count in left if count > 1]
-        pending, room = sum(count for _, count in prompts), self.engine.rows - len(parts)
+        answers = [(one, 1) for one in together if one.left == 1]
+        prompts = [(one, one.left) for one in together if one.left > 1]
+        if not prompts:
+            return answers, prompts
+        pending, room = sum(count for _, count in prompts), self.engine.rows - len(answers)
         # Whoever is answered beside them waits, too: exact ones, and those with other adapters.
-        waiting = [one for one in self.running if one.length - one.evaluated == 1]
+        waiting = [one for one in self.running if one.left == 1]
         if pending <= room and self._come_together(waiting, pending):
-            beginning = [(one, 1) for one, _ in parts.values() if not one.answer.tokens]
-            return beginning + _some(prompts)
+            return [(one, 1) for one, _ in answers if not one.answer.tokens], _some(prompts)
         if self.pace is not None and waiting:
-            beside = 0 if self.engine.tiles else len(parts)  # in the prompts' batch
+            beside = 0 if self.engine.tiles else len(answers)  # in the prompts' batch
             room = min(room, self.pace.most(beside, pending))
-        if len(prompts) > 1:
-            first, count = prompts[0]
-            parts[id(first)] = (first, min(count, max(1, room // 2)))
-            room -= parts[id(first)][1]
-        for one, count in sorted(prompts, key=lambda prompt: prompt[1]):
-            _, given = parts.get(id(one), (one, 0))
-            more = min(count - given, room)
-            room -= more
-            if given + more:
-                parts[id(one)] = (one, given + more)
-        return list(parts.values())
+        return answers, _shares(prompts, room)
 
     def _come_together(self, waiting: Sequence[Running], pending: int) -> bool:
         """Whether so many tokens of prompts are to be read at once, since there are no answers but
         such as can wait."""
-        if self.pace is None or not pending or any(len(one.answer.tokens) > 1 for one in waiting):
+        if self.pace is None or any(len(one.answer.tokens) > 1 for one in waiting):
             return False
         begun = [one.prefilled for one in waiting if one.prefilled is not None]
         return self.pace.together(pending, perf_counter() - min(begun) if begun else None)
 
     def _evaluate(
         self,
-        parts: list[tuple[Running, int]],
+        parts: Parts,
         step: Step,
         interrupted: Callable[[], bool] | None,
         on_evaluate: Callable[[], None],
     ) -> bool:
         """Whether the batch was evaluated; where not, room was made, or it was interrupted."""
-        started = perf_counter()
-        self.engine.use_adapters(parts[0][0].scales)
-        self._propose(parts)
-        rows = self.engine.fill([running.next(count) for running, count in parts])
+        started, engine = perf_counter(), self.engine
+        engine.use_adapters(parts[0][0].scales)
+        self.proposals.propose([running for running, _ in parts])
+        rows = engine.fill([running.next(count) for running, count in parts])
         on_evaluate()
-        self.kept.make_way()
-        code = self.engine.evaluate(interrupted)
+        if self.kept.left:
+            self.kept.make_way()
+        code = engine.evaluate(interrupted)
         if code == FULL:
             self._make_room()
         if code in (FULL, ABORTED):
             return False
         if code:
-            raise LlamacliError(f"llama.cpp failed to evaluate (code {code}){logged_reason()}")
-        read = sum(count for running, count in parts if running.prefilled is None)
-        beside = sum(running.prefilled is not None for running, _ in parts)
-        step.read += read
-        step.evaluations += 1
-        for running, count in parts:
+            raise decode_error(code)
+        ready, read, beside = [], 0, 0
+        for (running, count), row in zip(parts, rows, strict=True):
             running.evaluated += count
             running.spare = len(running.proposed)
-        ready = [(one, row) for (one, _), row in zip(parts, rows, strict=True) if row is not None]
-        for (running, row), token in zip(ready, choose(self.engine, ready), strict=True):
-            self._take_all(running, row, token, step)
-        if any(isinstance(one.error, NoNumbersError) for one, _ in ready):
-            return False  # the cache was emptied: all that run are to be read anew
+            if running.prefilled is None:
+                read += count
+            else:
+                beside += 1
+            if row is not None:
+                ready.append((running, row))
+        step.read += read
+        step.evaluations += 1
+        if ready:
+            logits = engine.all_logits(-ready[0][1])
+            tokens = choose(engine, ready, logits)
+            for (running, row), token in zip(ready, tokens, strict=True):
+                self._take_all(running, row, token, logits, step)
         if self.pace is not None:
             self.pace.measured(read, beside, perf_counter() - started)
         return True
-
-    def _propose(self, parts: list[tuple[Running, int]]) -> None:
-        """Have drafts beside the answers' next tokens, but none where a prompt is read."""
-        answers = [running for running, _ in parts if running.drafts is not None]
-        if not answers:
-            return
-        free = self.engine.cells - sum(running.length for running in self.running)
-        if any(one.length - one.evaluated > 1 or one.prefilled is None for one in self.running):
-            free = 0
-        numbers = {running.sequence for running in self.running}
-        others = self.pace is not None and len(parts) > 1
-        read = self.pace.most() if self.pace is not None and others else None
-        self.proposals.propose(answers, free, numbers, read=read, even=others)
 
     def _measure(self) -> Costs:
         """What checking drafts costs here, beside what is in the cache."""
@@ -222,24 +204,24 @@ class Scheduler:
                 if not self.kept.free_oldest():
                     break
             if code:
-                raise LlamacliError(f"llama.cpp failed to evaluate (code {code}){logged_reason()}")
-            self.engine.logit(0, size - 1)
+                raise decode_error(code)
+            self.engine.logit(0)  # waits for a device that computes on its own
             self.engine.drop(number)
 
         return measured_costs(evaluate)
 
-    def _take_all(self, running: Running, row: int, token: int | LlamacliError, step: Step) -> None:
+    def _take_all(
+        self, running: Running, row: int, token: int | LlamacliError, logits: "Logits", step: Step
+    ) -> None:
         """The token that was chosen, and those after it as long as they are the drafted ones."""
         proposed, accepted = running.proposed, 0
-        while True:
-            right = accepted < len(proposed) and token == proposed[accepted]
-            self._take(running, row + accepted, token, step)
-            if not right or running not in self.running:
+        while self._take(running, token, logits[row + accepted], step):
+            if accepted == len(proposed) or token != proposed[accepted]:
                 break
             accepted += 1
             if running.spare:  # it is in the cache, unless that was emptied
                 running.evaluated, running.spare = running.evaluated + 1, running.spare - 1
-            token = draw(self.engine, running, row + accepted)
+            token = draw(running, row + accepted, logits)
         self._trim(running)
         if running.drafts is not None:
             running.drafts.accept(accepted)
@@ -250,29 +232,25 @@ class Scheduler:
             self.engine.drop(running.sequence, running.evaluated)
             running.spare = 0
 
-    def _take(self, running: Running, row: int, token: int | LlamacliError, step: Step) -> None:
-        """What becomes of an answer with the token that was chosen for it."""
-        engine, answer = self.engine, running.answer
-        if running.prefilled is None:
-            running.prefilled = perf_counter()
+    def _take(
+        self, running: Running, token: int | LlamacliError, logits: "Logits", step: Step
+    ) -> bool:
+        """Whether an answer goes on with the token that was chosen for it, or what was wrong."""
         try:
             if isinstance(token, LlamacliError):
                 raise token
-            engine.check_logit(token, row)
+            self.engine.check_number(logits[token])
         except LlamacliError as error:
             running.error = error
             if isinstance(error, NoNumbersError):
                 self._begin_anew()  # before it leaves: nothing that is gone may be kept
         else:
-            if running.job.logprobs is not None and token not in engine.vocabulary.end_tokens:
-                logprob = token_logprob(engine.logits(row), token, running.job.logprobs)
-                running.logprobs.append(logprob)
-            if running.drafts is not None:
-                running.drafts.lookup.extend((token,))
-            step.grown.append((running, answer.take(token)))
-        if running.error is not None or answer.reason is not None:
-            self.leave(running)
-            step.finished.append(running)
+            step.grown.append((running, running.take(token, logits)))
+            if running.answer.reason is None:
+                return True
+        self.leave(running)
+        step.finished.append(running)
+        return False
 
     def _begin_anew(self) -> None:
         """Have those that run read anew: the cache was emptied."""
@@ -282,8 +260,8 @@ class Scheduler:
 
     def _crowded(self) -> bool:
         """Whether the next one put back would fill the cache again."""
-        used = sum(running.length for running in self.running)
-        return bool(self.running) and (used + self.put_back[0].length + MARGIN > self.engine.cells)
+        cells = sum(len(one.tokens) for one in (*self.running, self.put_back[0]))
+        return bool(self.running) and cells + MARGIN > self.engine.cells
 
     def _make_room(self) -> None:
         """Give up what finished ones left, the oldest first; else put back the job that came
@@ -299,7 +277,18 @@ class Scheduler:
         self.put_back.append(latest)
 
 
-def _some(prompts: Sequence[tuple[Running, int]]) -> list[tuple[Running, int]]:
+def _shares(prompts: Parts, room: int) -> Parts:
+    """As many of their tokens as there is room for: half of it the one's that came first, then the
+    shortest ones'."""
+    given = [0] * len(prompts)
+    shortest = sorted(range(len(prompts)), key=lambda i: prompts[i][1])
+    for i, most in [(0, max(1, room // 2)), *((i, room) for i in shortest)]:
+        more = min(prompts[i][1] - given[i], most, room)
+        given[i], room = given[i] + more, room - more
+    return [(one, count) for (one, _), count in zip(prompts, given, strict=True) if count]
+
+
+def _some(prompts: Parts) -> Parts:
     """The first of them, as many as a batch is worth, and all of their tokens."""
     tokens = list(accumulate(count for _, count in prompts))
     return [one for one, until in zip(prompts, [0, *tokens], strict=False) if until < TILE]

@@ -2,8 +2,9 @@ from .adapters import MAX_ADAPTERS as MAX_ADAPTERS, Scales as Scales
 from .context import (
     ABORTED as ABORTED,
     KEPT_SEQUENCES as KEPT_SEQUENCES,
-    Rows as Rows,
+    Part as Part,
     common_prefix as common_prefix,
+    decode_error as decode_error,
     default_threads as default_threads,
     floats as floats,
 )

@@ -83,11 +83,6 @@ class SamplingSettings:
         return bool(self.repeat_last_n) and any(changed)
 
     @property
-    def is_plainly_greedy(self) -> bool:
-        """Whether the likeliest token is always chosen, whatever came before."""
-        return self.is_greedy and not self.logit_bias
-
-    @property
     def is_greedy(self) -> bool:
         """Whether the likeliest token is always chosen, once the biases are added."""
         return not (self.draws or self.penalizes)
@@ -105,10 +100,8 @@ class SamplingSettings:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], **chosen: Any) -> Self:
         """The file's defaults where it has sound ones; chosen values that aren't None win."""
-        values: dict[str, Any] = {
-            name: metadata[key] for name, key in METADATA_KEYS.items() if key in metadata
-        }
-        values = {name: value for name, value in values.items() if is_sound(name, value)}
+        own = {name: metadata.get(key) for name, key in METADATA_KEYS.items()}
+        values: dict[str, Any] = {name: own[name] for name in own if is_sound(name, own[name])}
         values |= {name: value for name, value in chosen.items() if value is not None}
         return cls(**values)
 
@@ -222,12 +215,12 @@ def drawing(library: Any, chain: Any) -> Callable[..., int]:
 def likeliest_biased(logits: "NDArray[np.float32]", biases: Sequence[tuple[int, float]]) -> int:
     """The likeliest token by logits, float32 of shape (vocabulary,), once the biases are added."""
     greatest = int(logits.argmax())
-    if all(bias <= 0 and token != greatest for token, bias in biases):
-        return greatest  # and stays it
-    logits = logits.copy()
-    for token, bias in biases:
-        logits[token] += bias
-    return int(logits.argmax())
+    if any(bias > 0 or token == greatest for token, bias in biases):  # else it stays it
+        logits = logits.copy()
+        for token, bias in biases:
+            logits[token] += bias
+        greatest = int(logits.argmax())
+    return greatest
 
 
 def likeliest(logits: "NDArray[np.float32]", count: int) -> "NDArray[np.int64] | None":

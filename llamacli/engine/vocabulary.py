@@ -43,6 +43,8 @@ class Vocabulary:
     recursive: bool
     library: Any = field(repr=False)
     pointer: Any = field(repr=False)
+    _known: dict[int, bytes] = field(default_factory=dict, repr=False)  # pieces that were asked for
+    _matching: dict[re.Pattern[bytes], list[int]] = field(default_factory=dict, repr=False)
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
         """The ids of text; a spelling of a control token becomes one only where special is set.
@@ -90,11 +92,6 @@ class Vocabulary:
         raise LlamacliError(f"llama.cpp gives no text for token {token}")
 
     @cached_property
-    def _known(self) -> dict[int, bytes]:
-        """The pieces that have been asked for."""
-        return {}
-
-    @cached_property
     def pieces(self) -> list[bytes]:
         """Every token's bytes; 0.2 seconds for 128,256 of them, when they are first asked for."""
         return list(map(self.piece, range(self.size)))
@@ -108,10 +105,6 @@ class Vocabulary:
                 if pattern.match(piece) and token not in self.control_tokens
             ]
         return self._matching[pattern]
-
-    @cached_property
-    def _matching(self) -> dict[re.Pattern[bytes], list[int]]:
-        return {}
 
     @cached_property
     def trie(self) -> "LLTokenizer":

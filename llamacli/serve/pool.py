@@ -31,10 +31,11 @@ def save_states(scheduler: Scheduler) -> None:
     """
     engine, kept = scheduler.engine, scheduler.kept
     try:
-        for tokens, scales in kept.each_in_first(MOST):
-            engine.use_adapters(scales)  # they are in the file's key
-            engine.tokens = list(tokens)
-            cache.store(engine, cache.cache_path(engine, cache.AUTO, tokens), tokens)
+        for left in kept.each_in_first(MOST):
+            engine.use_adapters(left.scales)  # they are in the file's key
+            engine.tokens = list(left.tokens)
+            path = cache.cache_path(engine, cache.AUTO, left.tokens)
+            cache.store(engine, path, left.tokens)
     except OSError as error:
         notice(f"the cache can't be written: {error.strerror}")
     except UnreachableError as error:
@@ -46,7 +47,7 @@ def restore_states(scheduler: Scheduler) -> None:
     """Fill the cache of a model that was just loaded with what the disk has of it, half at most."""
     engine, kept = scheduler.engine, scheduler.kept
     for path in _newest():
-        if len(kept.tokens) >= MOST:
+        if len(kept.left) >= MOST:
             break
         with suppress(Unusable):
             tokens = saved_tokens(path, state_key(engine))
