@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import gguf
 import httpx2
@@ -27,6 +28,7 @@ from llamacli.chat.file import SessionHead
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.errors import LlamacliError, NotFoundError, UsageError
 from llamacli.mcp_client import ServerConfig, open_servers, read_servers
+from llamacli.mcp_client.connection import offer
 from llamacli.repl import tools as repl_tools
 from llamacli.system import WINDOWS
 from llamacli.tools import NOTHING, STOPPED, check_tools
@@ -124,6 +126,72 @@ def test_a_compressed_answer_is_refused(
         pass
 
 
+def spoken(answers: list[httpx2.Request], events: httpx2.Response) -> Callable[..., Any]:
+    """What stands for a server over HTTP, which has no stream of events but what is given."""
+    results = {
+        "initialize": {
+            "protocolVersion": "2025-06-18",
+            "serverInfo": {"name": "stand-in", "version": "1"},
+            "capabilities": {"tools": {}},
+        },
+        "tools/list": {"tools": mcp_server.TOOLS[:1]},
+    }
+
+    async def answer(_: object, request: httpx2.Request) -> httpx2.Response:
+        answers.append(request)
+        if request.method != "POST":
+            return events
+        asked = json.loads(await request.aread())
+        if "id" not in asked:
+            return httpx2.Response(202)
+        known = results.get(asked["method"])
+        error = {"code": -32000, "message": "refused"}
+        body = {"result": known} if known else {"error": error}
+        headers = {"mcp-session-id": "1"}
+        return httpx2.Response(
+            200, headers=headers, json={"jsonrpc": "2.0", "id": asked["id"], **body}
+        )
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        httpx2.Response(405, headers={"content-encoding": "gzip"}, stream=httpx2.ByteStream(b"")),
+        httpx2.Response(404),
+        httpx2.Response(500),
+    ],
+    ids=["compressed", "missing", "failed"],
+)
+def test_a_server_without_events_is_no_worse_for_it(
+    events: httpx2.Response, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What became of that request stands in no later error."""
+    asked: list[httpx2.Request] = []
+    monkeypatch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", spoken(asked, events))
+    with open_servers(read_servers(["http://127.0.0.1:9/mcp"]), PATIENCE) as servers:
+        wait_until(lambda: any(request.method == "GET" for request in asked))
+        outcome = servers.call("echo", {"text": "hi"}, lambda: False)
+    assert outcome.text == "Error: echo failed: refused"
+
+
+def test_a_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as proxy:
+        proxy.bind(("127.0.0.1", 0))
+        proxy.listen()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with (
+            pytest.raises(NotFoundError),
+            open_servers(read_servers(["http://mcp.invalid/mcp"]), 2),
+        ):
+            pass
+        proxy.settimeout(0)
+        assert proxy.accept()[0].recv(100).startswith(b"POST http://mcp.invalid/mcp")
+
+
 def test_a_tool_fails_stops_and_gives_no_text() -> None:
     with open_servers([config("good")], PATIENCE) as servers:
         assert servers.call("fail", {}, lambda: False).text == "Error: the disk is on fire"
@@ -145,6 +213,19 @@ def test_two_servers_tools_of_one_name_get_the_servers() -> None:
     with open_servers(two, PATIENCE) as servers:
         assert list(servers.offered) == ["a.echo", "b.echo"]
         assert servers.call("b.echo", {"text": "x"}, lambda: False).text == "echo: x"
+
+
+def test_no_server_takes_the_name_of_anothers_tool() -> None:
+    """Whichever comes first: who allows a.echo means a's."""
+    both = {"a": [listed("echo")], "b": [listed("echo"), listed("a.echo"), listed("x")]}
+    for order in (both, dict(reversed(both.items()))):
+        found, problems = offer(order)
+        assert sorted(found) == ["b.echo", "x"]
+        assert problems == ["there are two tools called a.echo; both are left out"]
+
+
+def listed(name: str) -> SimpleNamespace:
+    return SimpleNamespace(name=name, description=None, input_schema={"type": "object"})
 
 
 def test_changed_tools_are_told_and_no_longer_allowed() -> None:
@@ -198,10 +279,37 @@ def test_configurations_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (b.url, b.headers) == ("https://x.y/mcp", {"A": "b"})
     assert c.command == ("uvx", "a b") and d.url == "http://localhost:1/mcp"
     assert "secret" not in repr(ServerConfig("n", env={"K": "secret"}))
+    monkeypatch.setenv("WHO", "secret\n")
+    with_secret = {"url": "https://x.y", "headers": {"A": "Bearer ${WHO}"}}
+    path.write_text(json.dumps({"mcpServers": {"a": with_secret}}))
+    with pytest.raises(UsageError, match="its header A has a line end") as caught:
+        read_servers([str(path)])
+    assert "secret" not in str(caught.value)
     for wrong in ({}, {"mcpServers": {"a": {}}}, {"mcpServers": {"a": {"command": "${NONE}"}}}):
         path.write_text(json.dumps(wrong))
         with pytest.raises(UsageError):
             read_servers([str(path)])
+
+
+def test_a_command_may_end_with_a_file_and_be_long(tmp_path: Path) -> None:
+    (tmp_path / "my servers.json").write_text('{"mcpServers": {"a": {"command": "x"}}}')
+    (one,) = read_servers([str(tmp_path / "my servers.json")])
+    assert one.command == ("x",)
+    (one,) = read_servers(["uvx it --config it.json"])
+    assert one.command == ("uvx", "it", "--config", "it.json")
+    (one,) = read_servers([f"uvx it {'x' * 5000}"])
+    assert one.name == "uvx"
+    with pytest.raises(NotFoundError, match="there is no file"):
+        read_servers(["missing.json"])
+    (one,) = read_servers(["https://me:secret@example.org:8080/mcp"])
+    assert one.name == "example.org"
+
+
+def test_without_the_package_it_is_told_how_to_have_it() -> None:
+    code = "import sys; sys.modules['mcp'] = None; from llamacli.__main__ import start; start()"
+    line = [sys.executable, "-c", code, "run", "x", "-m", "demo", "--mcp", "x"]
+    child = subprocess.run(line, capture_output=True, stdin=-3)
+    assert child.returncode == 2 and b"pip install 'llamacli[mcp]'" in child.stderr
 
 
 @pytest.fixture(scope="module")

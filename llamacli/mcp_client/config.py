@@ -16,6 +16,7 @@ from llamacli.system import WINDOWS
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 LISTS = ("mcpServers", "servers")  # the second is VS Code's
 HTTP = ("http", "streamable-http", "streamableHttp", "streamable_http")
+SENT = re.compile(r"[\t -~]*")
 VARIABLE = re.compile(r"\$\{(?:env:)?([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -50,11 +51,10 @@ def read_servers(given: Sequence[str]) -> list[ServerConfig]:
 
 
 def _read(text: str) -> list[ServerConfig]:
-    if re.match(r"https?://", text):
-        return [ServerConfig(_name_of(re.split(r"[/:?#]+", text)[1]), url=text)]
-    path = expanded(text) if text else Path()
-    if text.endswith(".json") or (path.is_file() and not os.access(path, os.X_OK)):
-        return read_config(read_file(path).text, text)
+    if address := re.match(r"https?://(?:[^/?#]*@)?([^/:?#]*)", text):
+        return [ServerConfig(_name_of(address[1]), url=text)]
+    if text and _is_file(text):
+        return read_config(read_file(expanded(text)).text, text)
     try:
         words = words_of(text)
     except ValueError as error:
@@ -62,6 +62,17 @@ def _read(text: str) -> list[ServerConfig]:
     if not words:
         raise UsageError("--mcp is empty; name a file of mcpServers, a URL, or a command")
     return [ServerConfig(_name_of(Path(words[0]).stem), tuple(words))]
+
+
+def _is_file(text: str) -> bool:
+    """Whether that is a file of servers, not a command, whose last word may be a file as well."""
+    path = expanded(text)
+    try:
+        if path.is_file():
+            return text.endswith(".json") or not os.access(path, os.X_OK)
+    except OSError:  # too long for a name
+        return False
+    return text.endswith(".json") and not re.search(r"\s", text)
 
 
 def words_of(command: str, *, windows: bool = WINDOWS) -> list[str]:
@@ -108,7 +119,11 @@ def _server(name: str, entry: Any) -> ServerConfig | None:
             raise UsageError(f"its type is {kind!r}; streamable HTTP is spoken (type http)")
         if not re.match(r"https?://", url):
             raise UsageError(f"its url {url!r} isn't one of http or https")
-        return ServerConfig(name, url=url, headers=_texts(entry, "headers"))
+        headers = _texts(entry, "headers")
+        for header, value in headers.items():  # errors of HTTP would tell the value, a secret
+            if not SENT.fullmatch(value):
+                raise UsageError(f"its header {header} has a line end, or other than ASCII")
+        return ServerConfig(name, url=url, headers=headers)
     command, args = _text(entry, "command"), entry.get("args", [])
     if not command:
         raise UsageError("it has no command and no url")

@@ -48,23 +48,24 @@ def offer(listed: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Offered], list
     A name that several servers have gets its server's in front. Raises UsageError where there are
     more than a prompt takes.
     """
-    found: dict[str, Offered] = {}
-    problems: list[str] = []
     shared = _twice(name for tools in listed.values() for name in {tool.name for tool in tools})
-    for server, tools in listed.items():
-        twice = _twice(tool.name for tool in tools)
-        for name in sorted(twice):
-            problems.append(f"{server} has two tools called {name}; both are left out")
-        for tool in tools:
-            if tool.name in twice:
-                continue
-            name = f"{server}.{tool.name}" if tool.name in shared else tool.name
-            try:
-                (checked,) = check_tools([_definition(name, tool)])
-            except UsageError as error:
-                problems.append(f"{server}'s tool {shortened(tool.name)} is left out: {error}")
-                continue
-            found[name] = Offered(server, tool.name, checked)
+    named = [
+        (f"{server}.{tool.name}" if tool.name in shared else tool.name, server, tool)
+        for server, tools in listed.items()
+        for tool in tools
+    ]
+    twice = _twice(name for name, _, _ in named)
+    problems = [f"there are two tools called {name}; both are left out" for name in sorted(twice)]
+    found: dict[str, Offered] = {}
+    for name, server, tool in named:
+        if name in twice:
+            continue
+        try:
+            (checked,) = check_tools([_definition(name, tool)])
+        except UsageError as error:
+            problems.append(f"{server}'s tool {shortened(tool.name)} is left out: {error}")
+            continue
+        found[name] = Offered(server, tool.name, checked)
     if len(found) > MOST_TOOLS:
         raise UsageError(f"the MCP servers have {len(found)} tools; at most {MOST_TOOLS} are read")
     return found, problems
@@ -219,7 +220,7 @@ async def connected(config: ServerConfig, seconds: float) -> AsyncIterator[Conne
     begun = False
     try:
         async with client:
-            begun, trace.fault = True, ""
+            begun = True
             found.append(Connection(config, client, trace, seconds))
             yield found[0]
     except Exception as error:

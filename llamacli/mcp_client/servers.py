@@ -4,19 +4,32 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait as wait_for
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from convert import deferred_signals
 from llamacli.errors import LlamacliError, NotFoundError, UsageError
 from llamacli.mcp_client.config import ServerConfig
-from llamacli.mcp_client.connection import Offered, Outcome, allowed_names, differences, offer
 from llamacli.terminal import as_json
 from llamacli.tools import STOPPED, Tool
 
-if TYPE_CHECKING:
-    from anyio.from_thread import BlockingPortal
+try:
+    from anyio import Event
+    from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-    from llamacli.mcp_client.connection import Connection
+    from llamacli.mcp_client.connection import (
+        Connection,
+        Offered,
+        Outcome,
+        allowed_names,
+        connected,
+        differences,
+        first_of,
+        offer,
+    )
+except ImportError as error:
+    raise UsageError(
+        f"--mcp needs the package mcp ({error}); install it by pip install 'llamacli[mcp]'"
+    ) from None
 
 POLL = 0.05  # seconds between two looks at whether the user ends a call
 LEAVING = 10.0  # seconds in which every server has been killed
@@ -31,8 +44,8 @@ class Servers:
     without asking, silent the servers that don't answer any more.
     """
 
-    portal: "BlockingPortal"
-    connections: "dict[str, Connection]"
+    portal: BlockingPortal
+    connections: dict[str, Connection]
     allowed: set[str] = field(default_factory=set)
     offered: dict[str, Offered] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -49,14 +62,15 @@ class Servers:
         """
         listed: dict[str, list[Any]] = {}
         kept: dict[str, Offered] = {}
-        told = []
+        silent, told = set(), []
         for name, connection in self.connections.items():
             try:
                 listed[name] = self.portal.call(connection.tools)
             except LlamacliError as error:
                 kept |= {key: one for key, one in self.offered.items() if one.server == name}
                 told += [f"{name} {error}"] if name not in self.silent else []
-                self.silent.add(name)
+                silent.add(name)
+        self.silent = silent
         now, self.problems = offer(listed)
         now = kept | now
         told += differences(self.offered, now)
@@ -94,23 +108,14 @@ def open_servers(
 ) -> Iterator[Servers]:
     """Start or reach all servers, for as long as the block runs; seconds are those of each answer.
 
-    Raises UsageError, also where the package mcp isn't there, and NotFoundError for a server that
-    fails.
+    Raises UsageError, and NotFoundError for a server that fails.
     """
     if not seconds > 0:
         raise UsageError(f"the time limit of MCP servers is {seconds:g} s; give more than 0")
-    try:
-        import mcp  # noqa: F401
-        from anyio.from_thread import start_blocking_portal
-    except ImportError as error:
-        raise UsageError(
-            f"--mcp needs the package mcp ({error}); install it by pip install 'llamacli[mcp]'"
-        ) from None
-
     # Events that a thread's own loop has; stopping it cancels what still runs there.
     with start_blocking_portal() as portal:
         begun: list[tuple[ServerConfig, Future[Any], Future[Any]]] = []
-        leave = _event(portal)
+        leave = portal.call(Event)
         try:
             for config in configs:
                 ready: Future[Any] = Future()
@@ -124,7 +129,7 @@ def open_servers(
             yield servers
         finally:
             with deferred_signals([]):  # a second Ctrl-C must not leave processes behind
-                portal.start_task_soon(_set, leave)
+                portal.call(leave.set)
                 for _, ready, task in begun:
                     if not ready.done():
                         task.cancel()
@@ -149,8 +154,6 @@ def _ready(config: ServerConfig, ready: "Future[Any]", seconds: float) -> Any:
 
 async def _hold(config: ServerConfig, seconds: float, ready: "Future[Any]", leave: Any) -> None:
     """Keep a server connected until leave is set; ready gets it, or why it can't be had."""
-    from llamacli.mcp_client.connection import connected, first_of
-
     try:
         async with connected(config, seconds) as connection:
             ready.set_result(connection)
@@ -160,13 +163,3 @@ async def _hold(config: ServerConfig, seconds: float, ready: "Future[Any]", leav
             ready.set_exception(first_of(error))
         if not isinstance(error, Exception):
             raise
-
-
-def _event(portal: "BlockingPortal") -> Any:
-    import anyio
-
-    return portal.call(anyio.Event)
-
-
-async def _set(event: Any) -> None:
-    event.set()

@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import httpx2
 from anyio.abc import Process
+from anyio.streams.buffered import BufferedByteReceiveStream
 from mcp.client.stdio import get_default_environment
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.message import SessionMessage
@@ -59,8 +60,10 @@ class Trace:
 
     def ignore(self, line: bytes) -> None:
         """A line of stdout that is no message."""
-        self.noise = self.noise or line[:MOST_QUOTED]
-        self.noisy += len(line) + 1
+        self.noise = self.noise or line.strip()[:MOST_QUOTED]
+        self.noisy += len(line.strip())
+        if self.noisy > MOST_NOISE:
+            self.fault = f"it wrote more than {MOST_NOISE >> 20} MiB on stdout that are no messages"
 
     def told(self, what: str) -> str:
         """A fault, with what the server itself said of it."""
@@ -130,44 +133,30 @@ async def _start(config: ServerConfig) -> Process:
 async def _read(process: Process, incoming: Any, trace: Trace) -> None:
     """Hand the messages on, line by line, until stdout ends or a limit is overstepped."""
     assert process.stdout is not None
-    held = bytearray()
+    lines = BufferedByteReceiveStream(process.stdout)
     async with incoming:
-        with suppress(*BROKEN):
-            async for chunk in process.stdout:
-                trace.received += len(chunk)
-                held += chunk
-                if b"\n" in chunk:
-                    *lines, rest = bytes(held).split(b"\n")
-                    held = bytearray(rest)
-                    for line in filter(bytes.strip, lines):
-                        await _hand_on(line, incoming, trace)
-                if trace.fault or (fault := _fault(trace, len(held))):
-                    trace.fault = trace.fault or fault
-                    end_group(process.pid, at_once=True)
-                    return
-        trace.fault = trace.fault or await _end_of(process)
+        try:
+            while not trace.fault:
+                await _hand_on(await lines.receive_until(b"\n", MOST_MESSAGE), incoming, trace)
+        except anyio.DelimiterNotFound:
+            trace.fault = f"it sent a message of more than {MOST_MESSAGE >> 20} MiB"
+        except (anyio.IncompleteRead, *BROKEN):
+            trace.fault = await _end_of(process)
+            return
+        end_group(process.pid, at_once=True)
 
 
 async def _hand_on(line: bytes, incoming: Any, trace: Trace) -> None:
-    if len(line) > MOST_MESSAGE:
-        trace.fault = _fault(trace, len(line))
+    trace.received += len(line) + 1
+    if trace.received > MOST_IN_ALL:
+        trace.fault = f"it sent more than {MOST_IN_ALL >> 30} GiB"
         return
     try:
         message = jsonrpc_message_adapter.validate_json(line, by_name=False)
     except ValueError:
         trace.ignore(line)
-        return
-    await incoming.send(SessionMessage(message))
-
-
-def _fault(trace: Trace, length: int) -> str:
-    if length > MOST_MESSAGE:
-        return f"it sent a message of more than {MOST_MESSAGE >> 20} MiB"
-    if trace.noisy > MOST_NOISE:
-        return f"it wrote more than {MOST_NOISE >> 20} MiB on stdout that are no messages"
-    if trace.received > MOST_IN_ALL:
-        return f"it sent more than {MOST_IN_ALL >> 30} GiB"
-    return ""
+    else:
+        await incoming.send(SessionMessage(message))
 
 
 async def _end_of(process: Process) -> str:
@@ -221,9 +210,7 @@ async def reach_server(config: ServerConfig, trace: Trace, seconds: float) -> As
     """The connection, as the streams that mcp's Client takes; seconds are those of an answer."""
     limits = httpx2.Timeout(CONNECTING, read=seconds)
     async with (
-        httpx2.AsyncClient(
-            headers={**config.headers, **PLAIN}, timeout=limits, transport=_Bounded(trace)
-        ) as http,
+        _Bounded(trace, headers={**config.headers, **PLAIN}, timeout=limits) as http,
         streamable_http_client(
             config.url, http_client=http, max_sse_event_size=MOST_MESSAGE
         ) as streams,
@@ -231,31 +218,36 @@ async def reach_server(config: ServerConfig, trace: Trace, seconds: float) -> As
         yield streams
 
 
-class _Bounded(httpx2.AsyncHTTPTransport):
-    """A transport that tells why it failed, and reads no more than a message may have."""
+class _Bounded(httpx2.AsyncClient):
+    """A client that tells why a request failed, and reads no more than a message may have.
 
-    def __init__(self, trace: Trace) -> None:
-        super().__init__()
+    The trace is that of what was posted last: a stream of events, which is asked for by GET, need
+    not be there.
+    """
+
+    def __init__(self, trace: Trace, **options: Any) -> None:
+        super().__init__(**options)
         self.trace = trace
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """The answer, whose body is still to be read: all of mcp's are streams."""
+        trace = self.trace if request.method == "POST" else Trace()
+        trace.fault = ""
         try:
-            response = await super().handle_async_request(request)
+            response = await super().send(request, **options)
         except httpx2.TransportError as error:
-            self.trace.fault = reason(error)
+            trace.fault = reason(error)
             raise
-        compressed = response.headers.get("content-encoding", "identity") != "identity"
-        if compressed:
-            self.trace.fault = "its answer is compressed, and might have any size"
-        if response.status_code >= 400 and response.status_code != 405:  # 405: it has no events
-            self.trace.fault = f"it answered with HTTP status {response.status_code}"
-        if compressed:
+        if response.status_code >= 400:
+            trace.fault = f"it answered with HTTP status {response.status_code}"
+        if response.headers.get("content-encoding", "identity") != "identity":
+            trace.fault = trace.fault or "its answer is compressed, and might have any size"
             await response.aclose()
-            raise httpx2.StreamError(self.trace.fault)
+            raise httpx2.StreamError(trace.fault)
         events = response.headers.get("content-type", "").startswith(EVENTS)
-        most = MOST_IN_ALL if events else MOST_MESSAGE
         assert isinstance(response.stream, httpx2.AsyncByteStream)
-        response.stream = _Limited(response.stream, most, self.trace)
+        most = MOST_IN_ALL if events else MOST_MESSAGE
+        response.stream = _Limited(response.stream, most, trace)
         return response
 
 
