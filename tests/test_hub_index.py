@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpcore2
 import pytest
 from huggingface_hub import constants
 
 from llamacli.errors import InvalidModelError, LlamacliError, NotFoundError
 from llamacli.hub import index as hub_index
 from llamacli.hub.index import HubFile, fetch_index
+from llamacli.hub.repo import http_client
 from tests.standins.hub import Hub, HubRepo, git_hash, serve, sha256
 
 REPO = "owner/model"
@@ -125,3 +127,27 @@ def test_whatever_the_index_is_the_error_is_ours(hub: Hub) -> None:
         hub.edit_index = lambda _, value=value: value  # type: ignore[misc]
         with pytest.raises(LlamacliError):
             fetch()
+
+
+@pytest.mark.parametrize("raw", [b"7", b'{"id": 1}', b'[{"id": 7}, 8]', b"null", b"<html>"])
+def test_a_search_that_makes_no_sense_gives_no_names(hub: Hub, raw: bytes) -> None:
+    hub.api_answers += [(404, {"X-Error-Code": "RepoNotFound"}, b""), (200, {}, raw)]
+    with pytest.raises(NotFoundError, match="no model owner/model on the Hub"):
+        fetch()
+
+
+def test_certificates_are_read_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All clients trust the same ones; reading them takes longer than a request."""
+    read: list[object] = []
+    kept = httpcore2.default_ssl_context
+
+    def counted(**options: bool) -> object:
+        read.append(options)
+        return kept(**options)
+
+    monkeypatch.setattr(httpcore2, "default_ssl_context", counted)
+    for once in (hub_index.certificates, hub_index.use_client):
+        once.cache_clear()
+    fetch()
+    http_client().close()
+    assert len(read) == 1

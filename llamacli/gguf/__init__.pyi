@@ -31,4 +31,4 @@ from .file import (
     read_beginning as read_beginning,
     read_gguf as read_gguf,
 )
-from .merge import check_part as check_part, merged_header as merged_header
+from .merge import joined_header as joined_header

@@ -4,7 +4,7 @@ An adapter is small beside a model, and so fetched into the Hub's cache whole.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +50,14 @@ def read_outline(repo: Repo) -> "tuple[convert.LlamaConfig, list[str]]":
     if not {SINGLE, INDEX} & repo.files.keys() and any(map(is_gguf, repo.files)):
         raise InvalidModelError(f"{repo.id} has GGUF files; `llamacli pull {repo.id}` gets one")
     convert.require_safetensors(repo.id, repo.files)
+    folder = _fetch_config(repo, INDEX)
+    return convert.read_config(folder), convert.shard_names(folder, repo.files)
+
+
+def _fetch_config(repo: Repo, *more: str) -> Path:
     if "config.json" not in repo.files:
         raise InvalidModelError(f"{repo.id} has no config.json; is it a checkpoint?")
-    folder = fetch_small(repo, ["config.json", INDEX])
-    return convert.read_config(folder), convert.shard_names(folder, repo.files)
+    return fetch_small(repo, ["config.json", *more])
 
 
 def needs(
@@ -67,15 +71,30 @@ def needs(
 ) -> Needs:
     """What the conversion takes; keep tells that the weights stay in the Hub's cache, and size what
     the file is made to take."""
-    wanted = [name for name in (*convert.SMALL_FILES, *shards) if name in repo.files]
-    missing = [repo.files[name] for name in wanted if name not in repo.cached]
-    fetched = sum(file.size for file in missing)
-    small = sum(file.size for file in missing if file.name in convert.SMALL_FILES)
+    names = (*convert.SMALL_FILES, *shards)
     target = size or sum(tensor.nbytes for tensor in convert.plan_tensors(config, quantization))
-    tokens = min(config.max_position_embeddings, CONTEXT)
     values = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    running = target + tokens * values * KV_BYTES
-    return Needs(fetched, len(missing), fetched if keep else small, target, running)
+    context = config.max_position_embeddings
+    kept = names if keep else convert.SMALL_FILES
+    return needs_of(repo, names, kept, target, context, values)
+
+
+def needs_of(
+    repo: Repo,
+    names: Sequence[str],
+    kept: Sequence[str],
+    target: int,
+    context: int,
+    values: int,
+) -> Needs:
+    """What fetching names takes, some of them kept in the Hub's cache, and the target of so many
+    bytes made of them; a token in its KV cache has so many keys' values."""
+    new = repo.files.keys() - repo.cached.keys()
+    missing = [repo.files[name] for name in names if name in new]
+    fetched = sum(file.size for file in missing)
+    cached = sum(file.size for file in missing if file.name in kept)
+    running = target + min(context, CONTEXT) * values * KV_BYTES
+    return Needs(fetched, len(missing), cached, target, running)
 
 
 def check_disk(needed: Needs, target: Path) -> None:
@@ -88,13 +107,17 @@ def check_disk(needed: Needs, target: Path) -> None:
     else:
         places[cache] = needed.cached
     for folder, nbytes in places.items():
-        free = shutil.disk_usage(folder).free
-        if free < nbytes:
-            raise DoesNotFitError(
-                f"{folder} has {count(free, 'B')} free, and {count(nbytes, 'B')} are needed there: "
-                f"{count(nbytes - free, 'B')} short; free some, or name another place "
-                "(-o, LLAMACLI_HOME, HF_HOME)"
-            )
+        _check_room(folder, nbytes)
+
+
+def _check_room(folder: Path, nbytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        raise DoesNotFitError(
+            f"{folder} has {count(free, 'B')} free, and {count(nbytes, 'B')} are needed there: "
+            f"{count(nbytes - free, 'B')} short; free some, or name another place "
+            "(-o, LLAMACLI_HOME, HF_HOME)"
+        )
 
 
 @contextmanager
@@ -129,12 +152,7 @@ def fetch_adapter(repo: Repo) -> Path:
         raise InvalidModelError(f"{repo.id} has no {WEIGHTS}; pickles aren't read")
     folder = fetch_small(repo, [CONFIG, *(n for n in ADAPTER_FILES if n not in (CONFIG, WEIGHTS))])
     if WEIGHTS not in repo.cached:
-        size, free = repo.files[WEIGHTS].size, shutil.disk_usage(folder).free
-        if free < size:
-            fault = (
-                f"{WEIGHTS} takes {count(size, 'B')}, and the Hub's cache has {count(free, 'B')}"
-            )
-            raise DoesNotFitError(f"{fault} free; look at HF_HOME")
+        _check_room(folder, repo.files[WEIGHTS].size)
         download(repo, [WEIGHTS])
     return folder
 
@@ -148,7 +166,4 @@ def fetch_config(hub_id: str, revision: str | None, token: str | None) -> Path:
     if isinstance(cached, str):
         return Path(cached).parent
     notice(f"the config of the base {printable(hub_id)} is fetched from the Hub")
-    repo = look_up(hub_id, revision, token)
-    if "config.json" not in repo.files:
-        raise InvalidModelError(f"{repo.id} has no config.json; is it a checkpoint?")
-    return fetch_small(repo, ["config.json"])
+    return _fetch_config(look_up(hub_id, revision, token))

@@ -15,7 +15,7 @@ import httpx2
 import convert
 from llamacli import gguf
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
-from llamacli.hub.checkpoint import CONTEXT, KV_BYTES, Needs, is_gguf
+from llamacli.hub.checkpoint import Needs, is_gguf, needs_of
 from llamacli.hub.repo import Repo, http_client, remote_file
 from llamacli.models import HUB_ID, registry, split_name
 
@@ -66,7 +66,7 @@ def choose(repo: Repo, wanted: Wanted) -> tuple[str, list[str]]:
         raise NotFoundError(f"{repo.id} has no GGUF files; is `llamacli convert {repo.id}` meant?")
     names = [name for name in whole if _fits(name, whole[name], wanted)]
     if len(names) != 1:
-        tags = sorted({split_name(_stem(name))[1] or name for name in names or whole})
+        tags = sorted({split_name(PurePosixPath(name).stem)[1] or name for name in names or whole})
         there = ", ".join(tags[:20]) + (", …" if len(tags) > 20 else "")
         asked = wanted.quantization or wanted.file
         if not names:
@@ -97,11 +97,7 @@ def _fits(name: str, parts: list[str], wanted: Wanted) -> bool:
     if wanted.quantization is None:
         return True
     tag = re.escape(wanted.quantization)
-    return re.fullmatch(rf"(.*[-.])?{tag}", _stem(name), re.IGNORECASE) is not None
-
-
-def _stem(name: str) -> str:
-    return PurePosixPath(name).stem
+    return re.fullmatch(rf"(.*[-.])?{tag}", PurePosixPath(name).stem, re.IGNORECASE) is not None
 
 
 def _in_order(repo: str, parts: list[str]) -> list[str]:
@@ -157,10 +153,12 @@ def pull(
     """
     with http_client() as client:
         parts = [_open(repo, name, client) for name in names]
-        header = _header(parts)
+        header = gguf.joined_header([part.header for part in parts])
         pieces = list(_pieces(parts, len(header)))
         size = len(header) + sum(gguf.padded(one.length) for one in parts[:-1]) + parts[-1].length
-        tell(_needs(repo, names, gguf.read_header(header, size, target.name)[1], size))
+        shape = gguf.read_header(header, size, target.name)[1]
+        values = shape.blocks * shape.kv_heads * shape.head_size
+        tell(needs_of(repo, names, (), size, shape.context, values))
         hashes = {name: repo.files[name].etag for name in names}
         made_of = {"origin": repo.origin, "header": convert.digest(header), "files": hashes}
         with convert.resumable_file(target, force, made_of) as (_, journal):
@@ -189,22 +187,6 @@ def _open(repo: Repo, name: str, client: httpx2.Client) -> Part:
             if length == most or error.position <= length:
                 raise
         length = min(4 * length, most)
-
-
-def _header(parts: Sequence[Part]) -> bytes:
-    if len(parts) == 1:
-        return parts[0].header.begun
-    headers = [part.header for part in parts]
-    for number in range(len(parts)):
-        gguf.check_part(number, headers)
-    return gguf.merged_header(headers)
-
-
-def _needs(repo: Repo, names: Sequence[str], shape: gguf.LlamaShape, size: int) -> Needs:
-    missing = [repo.files[name].size for name in names if name not in repo.cached]
-    values = shape.blocks * shape.kv_heads * shape.head_size
-    running = size + min(shape.context, CONTEXT) * values * KV_BYTES
-    return Needs(sum(missing), len(missing), 0, size, running)
 
 
 def _pieces(parts: Sequence[Part], start: int) -> Iterator[Piece]:

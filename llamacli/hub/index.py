@@ -6,16 +6,19 @@ And what goes wrong with the Hub, each as one line that says what to do.
 import difflib
 import json
 import re
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import httpx2
 from huggingface_hub import HfApi, ModelInfo, constants, errors, get_session, set_client_factory
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import parse_ratelimit_headers
+from huggingface_hub.utils._http import hf_request_event_hook
 
 from llamacli import __version__
 from llamacli.errors import InvalidModelError, NotFoundError, OutputError
@@ -27,6 +30,7 @@ LOGIN = "hf auth login"
 MAX_ANSWER = 32 << 20  # bytes; the index has some 300 a file
 TIMEOUT = 20.0  # seconds without an answer
 TRIES = 4  # where the Hub is busy
+NEAR = 20  # names that the Hub's search gives
 LONGEST_WAIT = 60.0  # seconds, for which a busy Hub is waited for before anything is fetched
 OF_THE_BODY = {"content-encoding", "content-length", "transfer-encoding"}
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -63,14 +67,6 @@ def offline_text(repo: str) -> str:
     return (
         f"{repo} is not whole in the Hub's cache, and HF_HUB_OFFLINE is set; "
         "unset it to fetch what is missing"
-    )
-
-
-def busy_text(repo: str, seconds: float | None) -> str:
-    when = f"in {_span(seconds)}" if seconds else "later"
-    return (
-        f"the Hub limits the rate of requests, and this one for {repo} is beyond; try again {when} "
-        f"(logged in, more are allowed: {LOGIN})"
     )
 
 
@@ -114,7 +110,12 @@ def _status(repo: str, error: "HfHubHTTPError", near: Callable[[], list[str]]) -
     if status == 403:
         return f"the token gives no right to read {repo}; see {_page(repo)}"
     if status == 429:
-        return busy_text(repo, retry_after(headers))
+        seconds = retry_after(headers)
+        when = f"in {_span(seconds)}" if seconds else "later"
+        return (
+            f"the Hub limits the rate of requests, and this one for {repo} is beyond; "
+            f"try again {when} (logged in, more are allowed: {LOGIN})"
+        )
     return f"{constants.ENDPOINT} answers HTTP {status} for {repo}; try again later"
 
 
@@ -141,12 +142,21 @@ def _span(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
+@cache
+def certificates() -> ssl.SSLContext:
+    """What all clients trust: reading it takes longer than a request."""
+    return httpx2.create_ssl_context()
+
+
+@cache
 def use_client() -> None:
     """Have every call of huggingface_hub go through the client below."""
-    session = get_session()
-    if not isinstance(session, _Client):
-        hooks = session.event_hooks
-        set_client_factory(lambda: _Client(event_hooks=hooks, follow_redirects=True, timeout=None))
+    hooks = {"request": [hf_request_event_hook]}
+    set_client_factory(
+        lambda: _Client(
+            event_hooks=hooks, follow_redirects=True, timeout=None, verify=certificates()
+        )
+    )
 
 
 class _Client(httpx2.Client):
@@ -218,14 +228,15 @@ def fetch_index(repo: str, revision: str, token: str | None) -> tuple[str, dict[
 def _near(repo: str) -> list[str]:
     """Ids that may have been meant: known models', and what the Hub's search finds."""
     known = [m.source for m in registry.models().values() if registry.HUB_ID.fullmatch(m.source)]
-    params: dict[str, Any] = {"search": repo.rpartition("/")[2], "limit": 20}
+    params: dict[str, Any] = {"search": repo.rpartition("/")[2], "limit": NEAR}
     try:
         with hub_errors(repo):  # list_models would follow page after page
             answer = get_session().get(f"{constants.ENDPOINT}/api/models", params=params)
             entries = answer.json()
     except (NotFoundError, InvalidModelError, ValueError, RecursionError):
         return known
-    ids = [entry.get("id") for entry in entries if isinstance(entry, dict)] if entries else []
+    listed = entries[:NEAR] if isinstance(entries, list) else []
+    ids = [entry.get("id") for entry in listed if isinstance(entry, dict)]
     return known + [i for i in ids if isinstance(i, str) and registry.HUB_ID.fullmatch(i)]
 
 

@@ -17,7 +17,14 @@ from huggingface_hub.errors import HfHubHTTPError
 
 import convert
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
-from llamacli.hub.index import HubFile, fetch_index, hub_errors, offline_text, retry_after
+from llamacli.hub.index import (
+    HubFile,
+    certificates,
+    fetch_index,
+    hub_errors,
+    offline_text,
+    retry_after,
+)
 from llamacli.models import REVISION
 
 TOKEN = re.compile("[!-~]+")
@@ -116,9 +123,12 @@ def remote_file(repo: Repo, name: str, client: "httpx2.Client") -> "convert.Remo
 
 def http_client() -> "httpx2.Client":
     """A client for byte ranges: many connections kept open, huggingface_hub's own timeout."""
-    limits = httpx2.Limits(max_connections=32, max_keepalive_connections=32)
-    timeout = httpx2.Timeout(hf.constants.HF_HUB_DOWNLOAD_TIMEOUT)
-    return httpx2.Client(follow_redirects=True, timeout=timeout, limits=limits)
+    return httpx2.Client(
+        follow_redirects=True,
+        timeout=hf.constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        limits=httpx2.Limits(max_connections=32, max_keepalive_connections=32),
+        verify=certificates(),
+    )
 
 
 def _locator(repo: Repo, file: HubFile) -> "Callable[[], convert.Location]":
