@@ -110,6 +110,7 @@ def test_forged_headers(good: bytes, tmp_path: Path, offset: int, value: bytes, 
         (lambda w: w.add_array("llamacli.end_token_ids", [5, 1 << 20]), "end_token_ids"),
         (lambda w: w.add_array("llamacli.end_token_ids", ["5"]), "end_token_ids"),
         (lambda w: w.add_uint32("general.alignment", 7), "alignment"),
+        (lambda w: w.add_float32("general.alignment", 32.0), "alignment"),
         (lambda w: w.add_array("llamacli.nested", [[1, 2], [3]]), "nested|array"),
     ],
 )

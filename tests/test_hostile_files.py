@@ -198,6 +198,11 @@ COUNTED = {
         "4194304 strings",
     ),
     "bytes": (header(0, 1, text(b"a"), BYTES, struct.pack("<Q", 1 << 38)), "bytes of arrays"),
+    "numbers": (header(0, 1, text(b"a"), BYTES, struct.pack("<Q", 1 << 27)), "of it"),
+    "long numbers": (
+        header(0, 1, text(b"a"), struct.pack("<IIQ", 9, 12, 1 << 20)),
+        "would write 334495744 characters",
+    ),
     "a text": (header(0, 1, text(b"a"), STRING_KEY, struct.pack("<Q", 1 << 38)), "bytes of text"),
 }
 

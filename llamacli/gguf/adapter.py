@@ -3,7 +3,6 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import NoReturn
 
 from llamacli.gguf.contents import GGUFFile, TensorInfo
 
@@ -15,7 +14,6 @@ MATRIX = re.compile(
     r"(?:blk\.\d+\.(?:attn_(?:q|k|v|output)|ffn_(?:gate|up|down))|output|token_embd)\.weight"
 )
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
-LARGEST = 3.4e38  # what a float32 holds
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class AdapterShape:
     alpha: float
 
 
-def check_adapter(file: GGUFFile, base: GGUFFile) -> AdapterShape:
+def check_adapter(file: GGUFFile, base: GGUFFile) -> None:
     """Check an adapter against its base, which check_llama has passed.
 
     Raises InvalidModelError that names the adapter's file and the fault.
@@ -44,7 +42,7 @@ def check_adapter(file: GGUFFile, base: GGUFFile) -> AdapterShape:
             file.fail(f"{key} is {value!r}, not {wanted!r}{hint}")
     if invoked := [key for key in file.metadata if key.startswith("adapter.alora.")]:
         file.fail(f"it has {invoked[0]}: activated LoRA (aLoRA) isn't run here, plain LoRA is")
-    alpha = _alpha(file)
+    _check_alpha(file)
     tensors = {tensor.name: tensor for tensor in base.tensors}
     pairs: dict[str, dict[str, TensorInfo]] = {}
     for tensor in file.tensors:
@@ -60,10 +58,10 @@ def check_adapter(file: GGUFFile, base: GGUFFile) -> AdapterShape:
         pairs.setdefault(name, {})[side] = tensor
     if not pairs:
         file.fail("it has no tensors")
-    ranks = [_check_pair(file, base, tensors[name], pairs[name]) for name in pairs]
+    for name, sides in pairs.items():
+        _check_pair(file, base, tensors[name], sides)
     if EMBEDDING in pairs and OUTPUT not in tensors:
         file.fail(f"it adapts {EMBEDDING}, which is the output of {base.path.name} too")
-    return AdapterShape(len(pairs), (min(ranks), max(ranks)), alpha)
 
 
 def is_adapter(file: GGUFFile) -> bool:
@@ -85,27 +83,22 @@ def stated_shape(file: GGUFFile) -> AdapterShape:
     return AdapterShape(pairs, (min(ranks), max(ranks)), known)
 
 
-def _alpha(file: GGUFFile) -> float:
+def _check_alpha(file: GGUFFile) -> None:
     """llama.cpp takes the key's type for granted; without the key it takes the rank for alpha."""
     if ALPHA not in file.metadata:
-        return 0.0
+        return
     value = file.metadata[ALPHA]
     span = file.spans[ALPHA]  # of a key and its value
     if not isinstance(value, float) or span.stop - span.start != FLOAT32_PAIR:
         file.fail(f"{ALPHA} is {value!r}, not a float32")
     if not math.isfinite(value):
         file.fail(f"{ALPHA} is {value}, not a number")
-    return value
 
 
 def _check_pair(
     file: GGUFFile, base: GGUFFile, matrix: TensorInfo, sides: dict[str, TensorInfo]
-) -> int:
-    """The pair's rank. Shapes are in GGUF's order, a row's length first."""
-
-    def fail(fault: str) -> NoReturn:
-        file.fail(f"{fault}; is it the adapter of another model than {base.path.name}?")
-
+) -> None:
+    """Shapes are in GGUF's order, a row's length first."""
     for side in "ab":
         if side not in sides:
             file.fail(f"{matrix.name}.lora_{side} is missing: a pair has both")
@@ -118,5 +111,7 @@ def _check_pair(
         wanted = ((columns, rank), (rank, rows))
     for tensor, expected in zip((a, b), wanted, strict=True):
         if tensor.shape != expected:
-            fail(f"{tensor.name} has the shape {list(tensor.shape)}, expected {list(expected)}")
-    return rank
+            file.fail(
+                f"{tensor.name} has the shape {list(tensor.shape)}, expected {list(expected)}; "
+                f"is it the adapter of another model than {base.path.name}?"
+            )

@@ -26,6 +26,9 @@ MAX_KEY = 65535  # bytes, by the specification
 MAX_KEYS = MAX_TENSORS = 1 << 16
 MAX_STRINGS = 1 << 22  # in arrays
 MAX_ARRAYS = 256 << 20  # bytes
+# llama.cpp writes each array out for its log, though nobody reads that: characters of all of it.
+MAX_WRITTEN = 128 << 20
+WRITTEN = dict(zip(contents.FORMATS, (5, 6, 7, 8, 12, 13, 49, 7, 22, 22, 319), strict=True))
 LEAST_PAIR, LEAST_RECORD = 14, 33  # bytes in the file
 # Vocabularies that have passed check_vocabulary: their bytes and SHA-256, by key and length.
 # Hashing Llama 3's takes 3 ms, stepping over 400,000 strings and checking the tokens 60.
@@ -102,7 +105,8 @@ class _Reader:
             metadata[key] = self.value(self.unpack(contents.U32, key), key)
             spans[key] = slice(start, self.position)
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-        if alignment not in {1 << i for i in range(3, MAX_ALIGNMENT.bit_length())}:
+        known = {1 << i for i in range(3, MAX_ALIGNMENT.bit_length())}
+        if type(alignment) is not int or alignment not in known:
             self.fail(f"general.alignment is {alignment!r}, not a power of two from 8 to 65536")
         records = [self.tensor_record(i) for i in range(tensors)]
         data_offset = padded(self.position, alignment)
@@ -157,6 +161,9 @@ class _Reader:
         self.arrays += self.position - start
         if self.arrays > MAX_ARRAYS:
             self.fail(f"{key} is too long: at most {MAX_ARRAYS} bytes of arrays can be read")
+        written = length * WRITTEN[kind] if kind in WRITTEN else 2 * (self.position - start)
+        if written > MAX_WRITTEN:
+            self.fail(f"{key} is too long: llama.cpp would write {written} characters of it")
         return contents.Array(kind, length, start, self.position - start)
 
     def recognize(self, key: str, length: int) -> bool:
