@@ -23,6 +23,7 @@ from llamacli.engine.settings import EngineSettings
 from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import padded, read_gguf
+from llamacli.machine import resources
 from llamacli.machine.devices import Device
 from llamacli.machine.resources import FreeMemory, Processor, cgroup_free, this_processor
 from tests.standins.program import CPU_ALONE
@@ -356,6 +357,17 @@ def test_control_groups_limits(tmp_path: Path) -> None:
     assert cgroup_free([first, second]) == 0
     (none / "memory.max").write_text("max\n")
     assert cgroup_free([none, tmp_path / "missing"]) is None
+
+
+def test_a_containers_processors_are_those_that_its_limit_is_worth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "allowed_processors", lambda: 8)
+    monkeypatch.setattr(resources, "_own_groups", lambda _: [tmp_path, tmp_path / "missing"])
+    for limit, usable in (("max", 8), ("250000", 2), ("50000", 1), ("1600000", 8)):
+        (tmp_path / "cpu.max").write_text(f"{limit} 100000\n")
+        assert max(resources.thread_counts()) == resources.usable_processors() == usable
+        assert resources.physical_cores() <= usable
 
 
 @pytest.mark.skipif(PLATFORM != "linux", reason="ulimit -v is Linux's")

@@ -5,6 +5,7 @@ and its limits."""
 import ctypes
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,14 +70,25 @@ def physical_cores() -> int:
         return cores
     import psutil
 
-    allowed = allowed_processors()
+    allowed = usable_processors()
     return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
+
+
+def usable_processors() -> int:
+    """Those that this process may run on, and whose time its control groups leave it, as a
+    container's limit: llama.cpp's threads spin, and more would use that time up waiting."""
+    usable = allowed_processors()
+    for folder in _own_groups(Path("/proc/self/cgroup")):
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            quota, period = map(int, (folder / "cpu.max").read_text("ascii").split())
+            usable = min(usable, max(quota // period, 1))
+    return usable
 
 
 def thread_counts() -> list[int]:
     """Numbers of threads worth a try: performance cores, physical cores, all processors."""
     fast = min(_fast_cores(), physical_cores())
-    return sorted({count for count in (fast, physical_cores(), allowed_processors()) if count})
+    return sorted({count for count in (fast, physical_cores(), usable_processors()) if count})
 
 
 def _fast_cores(devices: Path = Path("/sys/devices")) -> int:
