@@ -116,7 +116,9 @@ def rebuild_command(kind: str, machine: Machine) -> str:
     if machine.checkout is not None:
         folder = shlex.quote(str(machine.checkout))
         return f"make -C {folder} install ACCEL={kind}"
-    version = _installed_version()
+    from importlib.metadata import version
+
+    package = f"llama-cpp-python=={version('llama-cpp-python')}"
     flags = f'CMAKE_ARGS="-DGGML_RPC=on -DGGML_{kind.upper()}=on"'
     python = shlex.quote(sys.executable)
     if machine.windows:
@@ -125,11 +127,11 @@ def rebuild_command(kind: str, machine: Machine) -> str:
     if machine.pip:
         return (
             f"{flags} {python} -m pip install --force-reinstall --no-deps --no-cache-dir "
-            f"--no-binary llama-cpp-python llama-cpp-python=={version}"
+            f"--no-binary llama-cpp-python {package}"
         )
     return (
         f"{flags} uv pip install --python {python} --reinstall-package llama-cpp-python "
-        f"--no-cache --no-binary llama-cpp-python llama-cpp-python=={version}"
+        f"--no-cache --no-binary llama-cpp-python {package}"
     )
 
 
@@ -184,9 +186,3 @@ def _describe(pointer: int) -> Device:
         total=total,
         pointer=pointer,
     )
-
-
-def _installed_version() -> str:
-    from importlib.metadata import version
-
-    return version("llama-cpp-python")

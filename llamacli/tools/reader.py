@@ -18,31 +18,46 @@ FENCE = "```"
 HEAD = re.compile(r'[\s\[,}]*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"parameters"\s*:\s*(?=\{)')
 
 
-@dataclass(frozen=True)
-class Place:
+@dataclass
+class Brackets:
+    """How deep in JSON's brackets a text is by now, and whether in a string."""
+
+    depth: int = 0
+    quoted: bool = False
+    escaped: bool = False
+
+    def step(self, c: str) -> None:
+        """Take one more character."""
+        if self.quoted:
+            self.quoted = c != '"' or self.escaped
+            self.escaped = c == "\\" and not self.escaped
+        else:
+            self.quoted = c == '"'
+            self.depth += (c in "{[") - (c in "}]")
+
+
+@dataclass
+class Place(Brackets):
     """Where in a text a call might begin: at a line's start, outside of code and other JSON."""
 
     line: str = ""  # the end of the line so far, without the blanks in front
     fenced: bool = False
-    depth: int = 0  # of the brackets of JSON that is no call
-    quoted: bool = False
-    escaped: bool = False
 
     @property
     def free(self) -> bool:
         return not (self.fenced or self.depth)
 
-    def after(self, c: str) -> "Place":
-        """The place after one more character; an empty line ends JSON that was never closed."""
+    def step(self, c: str) -> None:
+        """Take one more character; an empty line ends JSON that was never closed."""
         if c == "\n":
-            return Place("", self.fenced) if not self.line else replace(self, line="")
-        line = (self.line + c)[-8:].lstrip() if len(self.line) < 8 else self.line[1:] + c
-        depth, quoted = self.depth, self.quoted
-        if depth:
-            quoted = quoted != (c == '"' and not self.escaped)
-            depth += 0 if quoted else (c in "{[") - (c in "}]")
-        escaped = quoted and c == "\\" and not self.escaped
-        return Place(line, self.fenced != (line == FENCE), depth, quoted and depth > 0, escaped)
+            if not self.line:
+                self.depth, self.quoted, self.escaped = 0, False, False
+            self.line = ""
+            return
+        self.line = (self.line + c)[-8:].lstrip() if len(self.line) < 8 else self.line[1:] + c
+        if self.depth:
+            super().step(c)
+        self.fenced = self.fenced != (self.line == FENCE)
 
 
 @dataclass
@@ -57,7 +72,7 @@ class Reader:
     calls: list[forms.Call] = field(default_factory=list)
     held: str = ""  # what may begin a call
     tagged: str | None = None  # what followed <|python_tag|>
-    place: Place = Place()
+    place: Place = field(default_factory=Place)
     called: bool = False  # whether what went before is a call
 
     def feed(self, piece: str) -> str:
@@ -102,12 +117,12 @@ class Reader:
             else:
                 ready += self._out(1)
                 if opener in "{[":
-                    self.place = replace(self.place, depth=1)
+                    self.place.depth = 1
         return ready
 
     def _opening(self, final: bool) -> tuple[int, str | None]:
         """Where in held the next call may begin, and by what; else how much of it is text."""
-        place = self.place
+        place = replace(self.place)
         for i, c in enumerate(self.held):
             if c in "{[" and not place.line and place.free:
                 return i, c
@@ -118,14 +133,14 @@ class Reader:
                         return i, opener
                     if not final and opener.startswith(rest):
                         return i, None
-            place = place.after(c)
+            place.step(c)
         return len(self.held), None
 
     def _out(self, count: int) -> str:
         """The first characters of held, as text."""
         text, self.held = self.held[:count], self.held[count:]
         for c in text:
-            self.place = self.place.after(c)
+            self.place.step(c)
         self.called = self.called and not text
         return text
 
@@ -144,14 +159,11 @@ def parts_of(calls: Sequence[forms.Call]) -> list[CallPart]:
 
 
 @dataclass
-class HeldCalls:
+class HeldCalls(Brackets):
     """Fed with the pieces of an answer that is held to calls, which are as calls_grammar has them
-    and will be whole."""
+    and will be whole. The brackets are those of arguments; no depth is outside."""
 
     held: str = ""  # what isn't given yet: outside of arguments
-    depth: int = 0  # of the arguments' brackets; 0 is outside
-    quoted: bool = False
-    escaped: bool = False
 
     def feed(self, piece: str) -> list[CallPart]:
         """What of the calls can go out now that piece has come."""
@@ -167,19 +179,12 @@ class HeldCalls:
             end = self._arguments()
             parts.append(CallPart(arguments=self.held[:end]))
             self.held = self.held[end:]
-            if self.depth:
-                break
         return parts
 
     def _arguments(self) -> int:
         """How many characters, the first ones, belong to the arguments that are open or begin."""
-        for place, c in enumerate(self.held):
-            if self.quoted:
-                self.quoted = c != '"' or self.escaped
-                self.escaped = c == "\\" and not self.escaped
-                continue
-            self.quoted = c == '"'
-            self.depth += (c in "{[") - (c in "}]")
+        for place, c in enumerate(self.held, 1):
+            self.step(c)
             if not self.depth:
-                return place + 1
+                return place
         return len(self.held)

@@ -121,8 +121,7 @@ def forget(path: Path) -> int:
 
 def kept_path(path: Path, workers: Sequence[object] = ()) -> Path:
     """Where the settings for the model at path are, on this machine and with those workers."""
-    described = json.dumps(machine(workers), sort_keys=True)
-    return home(FOLDER) / f"{_model_hash(path)}-{_hash(described)}.json"
+    return home(FOLDER) / f"{_model_hash(path)}-{_hash(machine(workers))}.json"
 
 
 def machine(workers: Sequence[object] = ()) -> dict[str, Any]:
@@ -156,8 +155,8 @@ def _checked(kept: Any) -> dict[str, Any]:
 def _model_hash(path: Path) -> str:
     from llamacli.gguf import file_identity
 
-    return _hash(json.dumps(file_identity(path)))
+    return _hash(file_identity(path))
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
