@@ -13,6 +13,7 @@ import pytest
 from llamacli.errors import LlamacliError
 from llamacli.serve.faults import Fault
 from llamacli.serve.metrics import Metrics
+from llamacli.serve.options import Options
 from llamacli.serve.pool import Loaded, Pool
 from llamacli.serve.stream import Piece, Stream
 from llamacli.serve.worker import Worker
@@ -28,7 +29,7 @@ def with_pool(
     async def run() -> None:
         worker = Worker()
         try:
-            await work(Pool(worker, Metrics(), open_model, {}, 0.04))
+            await work(Pool(worker, Metrics(), Options({}, open_model, keep_alive=0.04)))
         finally:
             await worker.stop()
 
@@ -46,7 +47,7 @@ def lane_of(engine: Any, *_: Any) -> Any:
 async def load(pool: Pool) -> Loaded:
     """A model that has idled for long."""
     lane = lane_of(SimpleNamespace(lost=False, close=lambda: None))
-    model = Loaded("model", PATH, lane, pinned=False, made=0, identity=[])
+    model = Loaded("model", PATH, lane, pinned=False, identity=[])
     model.used = time.monotonic() - 3600
     await pool.worker.call(lambda: pool.worker.lanes.append(lane))
     pool.loaded[PATH] = model

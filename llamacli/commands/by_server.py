@@ -84,7 +84,7 @@ def answers_by_server(
     """Whether a server has the model as it is asked for, and a request's adapters; it is told."""
     if not may_ask(machine, asked.context, asked.draft):
         return False
-    if (has := serve.has_loaded(path, adapters)) and not quiet:
+    if (has := serve.loaded(path, adapters) is not None) and not quiet:
         notice(serve.BY_SERVER)
     return has
 

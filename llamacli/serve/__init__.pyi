@@ -6,8 +6,9 @@ from .client import (
     answer_whole as answer_whole,
     ask_server as ask_server,
     calling_field as calling_field,
-    has_loaded as has_loaded,
+    loaded as loaded,
 )
 from .listen import own_socket as own_socket
-from .run import Options as Options, serve as serve
+from .options import Options as Options
+from .run import serve as serve
 from .served import ServedModel as ServedModel, served_model as served_model

@@ -27,7 +27,7 @@ class Whole:
     pieces: list[str] = field(default_factory=list)
     calls: list[CallPart] = field(default_factory=list)
     logprobs: list[Said] = field(default_factory=list)
-    result: Result | None = None
+    result: Result = field(init=False)
 
     @property
     def text(self) -> str:
@@ -42,7 +42,8 @@ class Whole:
                 begun = self.calls[-1]
                 self.calls[-1] = replace(begun, arguments=begun.arguments + part.arguments)
         self.logprobs += piece.logprobs
-        self.result = piece.result or self.result
+        if piece.result is not None:
+            self.result = piece.result
 
 
 @dataclass
@@ -95,15 +96,11 @@ class Answers:
 
 @dataclass
 class Desk:
-    """Where requests are taken: at most queue answers wait for one of parallel sequences."""
+    """Where requests are taken; pending answers run or wait."""
 
     pool: Pool
-    parallel: int
-    queue: int
     pending: int = 0
-    seconds: float = 3600.0  # that a request may take
     draining: bool = False
-    tool_threshold: float | None = None  # where a request gives none
 
     @asynccontextmanager
     async def answer(self, ask: Ask, loaded: Loaded | None = None) -> AsyncIterator[Answers]:
@@ -111,12 +108,13 @@ class Desk:
 
         Those that aren't at their end when the block is left are cancelled. Raises Fault.
         """
+        options = self.pool.options
         if ask.calling is not None and ask.calling.threshold is None:
-            ask = replace(ask, calling=replace(ask.calling, threshold=self.tool_threshold))
+            ask = replace(ask, calling=replace(ask.calling, threshold=options.tool_threshold))
         if self.draining:
             raise Fault(503, "the server stops")
         count = ask.n * len(ask.prompts)
-        most = self.parallel + self.queue
+        most = options.parallel + options.queue
         if count > most:  # it would be told to come back for ever
             raise invalid("n", f"asks for {count} answers; the server takes {most} at once")
         if self.pending + count > most:
@@ -163,10 +161,10 @@ class Desk:
 
     def _limit(self, model: Loaded, tasks: Sequence[Task]) -> asyncio.TimerHandle:
         """End them with an error after the seconds that a request may take."""
-        error = Ended(f"the answer took more than {self.seconds:g} seconds")
-        work = self.pool.worker.do
+        seconds, work = self.pool.options.timeout, self.pool.worker.do
+        error = Ended(f"the answer took more than {seconds:g} seconds")
         loop = asyncio.get_running_loop()
-        return loop.call_later(self.seconds, lambda: work(lambda: model.lane.fail(tasks, error)))
+        return loop.call_later(seconds, lambda: work(lambda: model.lane.fail(tasks, error)))
 
     async def cancel_all(self) -> None:
         """End every answer with an error: the server stops."""

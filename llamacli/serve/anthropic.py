@@ -9,8 +9,8 @@ from llamacli.prompt import Message, read_value
 from llamacli.serve.answers import Answers, Whole
 from llamacli.serve.ask import MAX_TOKENS, Ask, read_lora, read_sampling, read_stop, refuse
 from llamacli.serve.faults import Fault, invalid, unsupported
-from llamacli.serve.fields import Fields
-from llamacli.serve.messages import content_text, each, function_call, part_text
+from llamacli.serve.fields import Fields, objects
+from llamacli.serve.messages import content_text, function_call, given_messages, part_text
 from llamacli.serve.openai import check_shape, new_id, read_format
 from llamacli.serve.pool import Loaded
 from llamacli.serve.stream import Piece
@@ -25,27 +25,6 @@ IGNORED = (
     "metadata", "service_tier", "context_management", "betas", "cache_control", "inference_geo",
     "speed", "diagnostics", "user_profile_id", "workspace_id",
 )  # fmt: skip
-
-
-def read_message(fields: Fields) -> Ask:
-    """Raises Fault with the field's path."""
-    prompt = _conversation(fields)
-    limit = fields.needed("max_tokens", lambda name: fields.whole(name, 1, MAX_TOKENS))
-    ask = Ask(
-        fields.text("model"),
-        [prompt],
-        read_sampling(fields),
-        limit,
-        read_stop(fields, "stop_sequences"),
-        shape=_read_format(fields.inside("output_config")),
-        lora=read_lora(fields),
-        calling=read_block_calling(fields),
-        stream=bool(fields.flag("stream")),
-        ignored=tuple(fields.ignore(IGNORED)),
-    )
-    _refuse(fields)
-    fields.end()
-    return check_shape(ask, "output_config")
 
 
 def count_tokens(model: Loaded, fields: Fields) -> dict[str, Any]:
@@ -85,13 +64,11 @@ def _conversation(fields: Fields) -> list[Message]:
     messages: list[Message] = []
     if "system" in fields.values:
         messages.append({"role": "system", "content": content_text(fields, "system")})
-    given = fields.needed("messages", fields.items)
-    if not given:
-        raise invalid("messages", "is empty")
-    for i, message in enumerate(given):
-        messages += _read(each(message, f"messages.{i}"))
+    given = given_messages(fields)
+    for message in given:
+        messages += _read(message)
     if messages[-1]["role"] == "assistant":
-        raise invalid(f"messages.{len(given) - 1}", "begins an answer, which is not supported")
+        raise invalid(given[-1].path, "begins an answer, which is not supported")
     return messages
 
 
@@ -106,15 +83,14 @@ def _read(fields: Fields) -> list[Message]:
     fields.take("content")
     fields.end()
     texts, calls, results = list[str](), list[Message](), list[Message]()
-    for i, value in enumerate(content):
-        block = each(value, f"{where}.{i}")
+    for block in objects(content, where):
         kind = block.values.get("type")
         if kind == "tool_use" and role == "assistant":
             calls.append(function_call(block, block.needed("id", block.text), "input"))
         elif kind == "tool_result" and role == "user":
             results.append(_result(block))
         else:
-            texts.append(part_text(value, f"{where}.{i}"))
+            texts.append(part_text(block))
     if calls:
         return [{"role": role, "content": "".join(texts) or None, "tool_calls": calls}]
     told = [{"role": role, "content": "".join(texts)}] if texts or not results else []
@@ -134,6 +110,27 @@ class MessageAnswer:
 
     done = None
 
+    @staticmethod
+    def read(fields: Fields) -> Ask:
+        """Raises Fault with the field's path."""
+        prompt = _conversation(fields)
+        limit = fields.needed("max_tokens", lambda name: fields.whole(name, 1, MAX_TOKENS))
+        ask = Ask(
+            fields.text("model"),
+            [prompt],
+            read_sampling(fields),
+            limit,
+            read_stop(fields, "stop_sequences"),
+            shape=_read_format(fields.inside("output_config")),
+            lora=read_lora(fields),
+            calling=read_block_calling(fields),
+            stream=bool(fields.flag("stream")),
+            ignored=tuple(fields.ignore(IGNORED)),
+        )
+        _refuse(fields)
+        fields.end()
+        return check_shape(ask, "output_config")
+
     def __init__(self, ask: Ask, answers: Answers) -> None:
         self.ask, self.answers = ask, answers
         self.head = {
@@ -144,12 +141,12 @@ class MessageAnswer:
         }
 
     def whole(self, answers: list[Whole]) -> dict[str, Any]:
-        result, content = answers[0].result, list[dict[str, Any]]()
-        assert result is not None
-        if answers[0].text.strip() or not answers[0].calls:
-            content.append({"type": "text", "text": answers[0].text})
-        for call in answers[0].calls:
+        answer, content = answers[0], list[dict[str, Any]]()
+        if answer.text.strip() or not answer.calls:
+            content.append({"type": "text", "text": answer.text})
+        for call in answer.calls:
             content.append({**_tool_use(call), "input": read_value(call.arguments)})
+        result = answer.result
         return {**self.head, "content": content, **_ending(result), "usage": self._usage(result)}
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:

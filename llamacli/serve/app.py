@@ -5,33 +5,35 @@ The chat page is at /: its files, read once, and a policy that lets nothing else
 
 import asyncio
 import json
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
-from importlib.resources import files
-from importlib.resources.abc import Traversable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from llamacli.serve import local
 from llamacli.serve.answers import Desk
-from llamacli.serve.anthropic import MessageAnswer, count_tokens, read_message
+from llamacli.serve.anthropic import MessageAnswer, count_tokens
 from llamacli.serve.ask import Ask
-from llamacli.serve.batches import Answer, Office, batch_routes
-from llamacli.serve.chat import ChatAnswer, read_chat
-from llamacli.serve.completions import CompletionAnswer, read_completion
-from llamacli.serve.faults import Fault, as_fault, invalid
+from llamacli.serve.batches import Office, batch_routes
+from llamacli.serve.chat import ChatAnswer
+from llamacli.serve.completions import CompletionAnswer
+from llamacli.serve.faults import FAULTS, Fault, as_fault, invalid
 from llamacli.serve.fields import Fields, shown
-from llamacli.serve.forms import EventStream, Form, LineStream, unless_gone
-from llamacli.serve.guard import Endpoint, fault_response, guarded, json_response, read_body
+from llamacli.serve.forms import Form, events, unless_gone
+from llamacli.serve.guard import BODY_SECONDS, fault_response, json_response, read_body
 from llamacli.serve.messages import read_messages
 from llamacli.serve.pool import Loaded
-from llamacli.serve.responses import ResponseAnswer, read_response
+from llamacli.serve.responses import ResponseAnswer
 from llamacli.serve.tools import read_calling
 from llamacli.terminal import notice
 
@@ -47,22 +49,32 @@ PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 
+# What a batch's lines may ask, too.
+FORMS: dict[str, type[Form]] = {
+    "/v1/chat/completions": ChatAnswer,
+    "/v1/completions": CompletionAnswer,
+    "/v1/responses": ResponseAnswer,
+}
+
 
 @dataclass
 class Server:
-    """What every route needs. ready is unset while the first model is loaded."""
+    """What every route needs. ready is false while the first model is loaded."""
 
     desk: Desk
-    ready: asyncio.Event
-    failed: str = ""
-    log_prompts: bool = False
+    ready: bool = False
 
     def check_ready(self) -> None:
         if self.desk.draining:
             raise Fault(503, "the server stops", headers={"Connection": "close"})
-        if not self.ready.is_set():
+        if not self.ready:
             raise Fault(503, "the model is being loaded", code="loading",
                         headers={"Retry-After": "1"})  # fmt: skip
+
+    async def body(self, request: Request) -> Fields:
+        """A request's, where it can be answered."""
+        self.check_ready()
+        return await read_body(request)
 
     async def health(self, _: Request) -> Response:
         self.check_ready()
@@ -90,106 +102,97 @@ class Server:
     async def adapters(self, _: Request) -> Response:
         """As llama-server lists them: their numbers for the field lora, and the scales without."""
         self.check_ready()
-        choices = enumerate(self.desk.pool.adapters)
+        choices = enumerate(self.desk.pool.options.adapters)
         return json_response(
             [{"id": i, "path": one.path.name, "scale": one.scale} for i, one in choices]
         )
 
-    async def answer_own(self, request: Request) -> Response:
-        """The user's own programs, by the Unix socket."""
-        local.check_own(request)
-        self.check_ready()
-        fields = await read_body(request)
+    @asynccontextmanager
+    async def own_answer(self, request: Request) -> AsyncIterator[Response]:
+        """To the user's own programs, by the Unix socket."""
+        if not request.scope["own"]:
+            raise HTTPException(404)
+        fields = await self.body(request)
         model = local.find_loaded(self.desk.pool, fields)
         lora = local.find_adapters(model, fields)
         if fields.flag("probe"):
-            return json_response(local.model_object(model))
+            yield json_response(local.model_object(model))
+            return
         ask = await asyncio.to_thread(local.read_local, fields, lora)
-        async with AsyncExitStack() as stack:
-            answers = await stack.enter_async_context(self.desk.answer(ask, model))
+        async with self.desk.answer(ask, model) as answers:
             request.scope["told"].append(f"{model.name} {answers.prompt_tokens} in")
-            return LineStream(local.lines(answers), stack.pop_all())
-        raise AssertionError
+            yield StreamingResponse(local.lines(answers), media_type="application/x-ndjson")
+
+    @asynccontextmanager
+    async def answer(self, request: Request, form: type[Form]) -> AsyncIterator[Response]:
+        fields = await self.body(request)
+        if self.desk.pool.options.log_prompts:
+            notice(f"prompt: {json.dumps(fields.values)}")
+        ask = await asyncio.to_thread(form.read, fields)
+        headers = {"llamacli-ignored": ", ".join(ask.ignored)} if ask.ignored else {}
+        async with self.desk.answer(ask) as answers:
+            told: list[str] = request.scope["told"]
+            told.append(f"{answers.model.name} {answers.prompt_tokens} in")
+            formed = form(ask, answers)
+            if ask.stream:
+                yield EventSourceResponse(events(formed), headers=headers, sep="\n")
+                return
+            completed = await unless_gone(request, answers.whole())
+            told.append(f"{sum(one.result.answer_tokens for one in completed)} out")
+            yield json_response(formed.whole(completed), headers=headers)
+
+    async def answer_line(self, form: type[Form], fields: Fields) -> dict[str, Any]:
+        """A batch's."""
+        ask = replace(await asyncio.to_thread(form.read, fields), stream=False)
+        async with self.desk.answer(ask) as answers:
+            return form(ask, answers).whole(await answers.whole())
+
+
+@dataclass
+class Held:
+    """An endpoint whose answers end once its response has gone out, or the client."""
+
+    respond: Callable[[Request], AbstractAsyncContextManager[Response]]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self.respond(Request(scope, receive, send)) as response:
+            await response(scope, receive, send)
 
 
 def make_app(server: Server) -> Starlette:
+    def post(path: str, endpoint: Any) -> Route:
+        return Route(path, endpoint, methods=["POST"])
+
+    answering = {**FORMS, "/v1/messages": MessageAnswer}
+    in_batches = {path: partial(server.answer_line, form) for path, form in FORMS.items()}
     routes = [
-        Route("/health", guarded(server.health)),
+        Route("/health", server.health),
         Route("/metrics", server.metrics),
-        Route("/lora-adapters", guarded(server.adapters)),
-        Route("/v1/models", guarded(server.models)),
-        Route("/v1/models/{name:path}", guarded(server.models)),
-        *_posts("/v1/chat/completions", _generating(server, read_chat, ChatAnswer)),
-        *_posts("/v1/completions", _generating(server, read_completion, CompletionAnswer)),
-        *_posts("/v1/responses", _generating(server, read_response, ResponseAnswer)),
-        *_posts("/v1/messages", _generating(server, read_message, MessageAnswer)),
-        *_posts("/v1/messages/count_tokens", _on_model(server, count_tokens)),
-        *_posts("/tokenize", _on_model(server, tokenize)),
-        *_posts("/detokenize", _on_model(server, detokenize)),
-        *_posts("/apply-template", _on_model(server, apply_template)),
-        *_posts("/own/answer", guarded(server.answer_own)),
+        Route("/lora-adapters", server.adapters),
+        Route("/v1/models", server.models),
+        Route("/v1/models/{name:path}", server.models),
+        *(post(path, Held(partial(server.answer, form=one))) for path, one in answering.items()),
+        post("/v1/messages/count_tokens", _on_model(server, count_tokens)),
+        post("/tokenize", _on_model(server, tokenize)),
+        post("/detokenize", _on_model(server, detokenize)),
+        post("/apply-template", _on_model(server, apply_template)),
+        post("/own/answer", Held(server.own_answer)),
         *page_routes(),
-        *batch_routes(_office(server)),
+        *batch_routes(Office(in_batches, server.desk.pool.options.parallel)),
     ]
-    handlers: Any = {
-        404: _nowhere, 405: _wrong_method, HTTPException: _refused, Exception: _unexpected,
-    }  # fmt: skip
-    return Starlette(routes=routes, exception_handlers=handlers)
+    kinds = (*FAULTS, HTTPException, TimeoutError, ClientDisconnect, Exception)
+    return Starlette(routes=routes, exception_handlers=dict.fromkeys(kinds, _tell))
 
 
-def _posts(path: str, endpoint: Endpoint) -> list[Route]:
-    return [Route(path, endpoint, methods=["POST"])]
-
-
-def _office(server: Server) -> Office:
-    def answer(read: Callable[[Fields], Ask], form: type[Form]) -> Answer:
-        async def whole(fields: Fields) -> dict[str, Any]:
-            ask = replace(await asyncio.to_thread(read, fields), stream=False)
-            async with server.desk.answer(ask) as answers:
-                return form(ask, answers).whole(await answers.whole())
-
-        return whole
-
-    answers = {
-        "/v1/chat/completions": answer(read_chat, ChatAnswer),
-        "/v1/completions": answer(read_completion, CompletionAnswer),
-        "/v1/responses": answer(read_response, ResponseAnswer),
-    }
-    return Office(answers, server.desk.parallel)
-
-
-def _generating(server: Server, read: Callable[[Fields], Ask], form: type[Form]) -> Endpoint:
+def _on_model(
+    server: Server, work: Callable[[Loaded, Fields], dict[str, Any]]
+) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
-        server.check_ready()
-        fields = await read_body(request)
-        if server.log_prompts:
-            notice(f"prompt: {json.dumps(fields.values)}")
-        ask = await asyncio.to_thread(read, fields)
-        headers = {"llamacli-ignored": ", ".join(ask.ignored)} if ask.ignored else {}
-        async with AsyncExitStack() as stack:
-            answers = await stack.enter_async_context(server.desk.answer(ask))
-            told: list[str] = request.scope["told"]
-            told.append(f"{answers.model.name} {answers.prompt_tokens} in")
-            shaped = form(ask, answers)
-            if ask.stream:
-                return EventStream(shaped, stack.pop_all(), headers)
-            completed = await unless_gone(request, answers.whole())
-            made = sum(one.result.answer_tokens for one in completed if one.result is not None)
-            told.append(f"{made} out")
-            return json_response(shaped.whole(completed), headers=headers)
-
-    return guarded(answer)
-
-
-def _on_model(server: Server, work: Callable[[Loaded, Fields], dict[str, Any]]) -> Endpoint:
-    async def answer(request: Request) -> Response:
-        server.check_ready()
-        fields = await read_body(request)
-        name = fields.text("model")
-        async with server.desk.pool.use(name) as model:
+        fields = await server.body(request)
+        async with server.desk.pool.use(fields.text("model")) as model:
             return json_response(await asyncio.to_thread(work, model, fields))
 
-    return guarded(answer)
+    return answer
 
 
 def _created(path: Any) -> int:
@@ -199,23 +202,20 @@ def _created(path: Any) -> int:
         return 0
 
 
-async def _nowhere(request: Request, _: Exception) -> Response:
-    path = request.url.path[:100]
-    return fault_response(Fault(404, f"there is nothing at {path}", code="unknown_url"))
-
-
-async def _wrong_method(request: Request, error: Any) -> Response:
-    allowed = (error.headers or {}).get("Allow", "")
-    fault = Fault(405, f"{request.method} is not for this path", headers={"Allow": allowed})
-    return fault_response(fault)
-
-
-async def _refused(_: Request, error: Any) -> Response:
-    return fault_response(Fault(error.status_code, error.detail))
-
-
-async def _unexpected(_: Request, error: Exception) -> Response:
-    return fault_response(as_fault(error))
+async def _tell(request: Request, error: Any) -> Response:
+    """What went wrong, as OpenAI's object."""
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=499)
+    if isinstance(error, TimeoutError):
+        told = f"the body didn't come within {BODY_SECONDS:g} seconds"
+        return fault_response(Fault(408, told, headers={"Connection": "close"}))
+    if not isinstance(error, HTTPException):
+        return fault_response(as_fault(error))
+    told, code = {
+        404: (f"there is nothing at {request.scope['path'][:100]}", "unknown_url"),
+        405: (f"{request.method} is not for this path", None),
+    }.get(error.status_code, (error.detail, None))
+    return fault_response(Fault(error.status_code, told, code=code, headers=error.headers or {}))
 
 
 def tokenize(model: Loaded, fields: Fields) -> dict[str, Any]:
@@ -253,21 +253,15 @@ def apply_template(model: Loaded, fields: Fields) -> dict[str, Any]:
 
 
 def page_routes() -> list[Route]:
-    contents = dict(_contents(files("llamacli.serve") / "page_files", ""))
+    folder = Path(__file__).parent / "page_files"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
     async def answer(request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
         if name not in contents:
-            return fault_response(Fault(404, "there is nothing there", code="unknown_url"))
-        kind = PAGE_KINDS.get(name[name.rfind(".") :], "text/plain")
+            raise HTTPException(404)
+        kind = PAGE_KINDS.get(Path(name).suffix, "text/plain")
         return Response(contents[name], 200, PAGE_HEADERS, f"{kind}; charset=utf-8")
 
     return [Route("/", answer), Route("/page/{name:path}", answer)]
-
-
-def _contents(folder: Traversable, start: str) -> list[tuple[str, bytes]]:
-    contents: list[tuple[str, bytes]] = []
-    for entry in folder.iterdir():
-        name = f"{start}{entry.name}"
-        contents += _contents(entry, f"{name}/") if entry.is_dir() else [(name, entry.read_bytes())]
-    return contents

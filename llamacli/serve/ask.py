@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from llamacli import engine as engines
@@ -127,22 +128,22 @@ def _logit_bias(fields: Fields) -> tuple[tuple[int, float], ...] | None:
 
 def read_lora(fields: Fields) -> dict[int, float] | None:
     """The field lora as llama-server has it: objects with an adapter's id, and a scale."""
-    listed = fields.items("lora")
-    if listed is None:
+    if (listed := fields.objects("lora")) is None:
         return None
     scales: dict[int, float] = {}
-    for i, one in enumerate(listed):
-        where = f"{fields.where('lora')}.{i}"
-        if not isinstance(one, dict):
-            raise invalid(where, f"is an object with id and scale, not {shown(one)}")
-        given = Fields(one, where)
-        number = given.whole("id", 0, engines.MAX_ADAPTERS - 1)
-        if number is None or number in scales:
-            raise invalid(f"{where}.id", "is missing" if number is None else "is there already")
-        scale = given.number("scale", -engines.MAX_SCALE, engines.MAX_SCALE)
-        scales[number] = 1.0 if scale is None else scale
-        given.end()
+    for given in listed:
+        number = given.needed("id", partial(given.whole, least=0, most=engines.MAX_ADAPTERS - 1))
+        if number in scales:
+            raise invalid(given.where("id"), "is there already")
+        scales[number] = read_scale(given)
     return scales
+
+
+def read_scale(given: Fields) -> float:
+    """What else an adapter's object has: what its product is times."""
+    scale = given.number("scale", -engines.MAX_SCALE, engines.MAX_SCALE)
+    given.end()
+    return 1.0 if scale is None else scale
 
 
 def read_stop(fields: Fields, name: str = "stop") -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from llamacli.serve.faults import Fault, as_fault, invalid
 from llamacli.serve.fields import Fields, read_json
-from llamacli.serve.guard import BODY_SECONDS, guarded, json_response, read_body
+from llamacli.serve.guard import BODY_SECONDS, json_response, read_body
 from llamacli.serve.openai import new_id
 
 MOST_BYTES = 256 << 20  # of all files together, and of what batches ask and have answered
@@ -260,12 +260,12 @@ def batch_routes(office: Office) -> list[Route]:
         return json_response(office.cancel(office.batch(request.path_params["name"])))
 
     return [
-        Route("/v1/files", guarded(files), methods=["GET", "POST"]),
-        Route("/v1/files/{name}", guarded(file), methods=["GET", "DELETE"]),
-        Route("/v1/files/{name}/content", guarded(content)),
-        Route("/v1/batches", guarded(batches), methods=["GET", "POST"]),
-        Route("/v1/batches/{name}", guarded(batch)),
-        Route("/v1/batches/{name}/cancel", guarded(cancel), methods=["POST"]),
+        Route("/v1/files", files, methods=["GET", "POST"]),
+        Route("/v1/files/{name}", file, methods=["GET", "DELETE"]),
+        Route("/v1/files/{name}/content", content),
+        Route("/v1/batches", batches, methods=["GET", "POST"]),
+        Route("/v1/batches/{name}", batch),
+        Route("/v1/batches/{name}/cancel", cancel, methods=["POST"]),
     ]
 
 

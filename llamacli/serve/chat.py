@@ -1,6 +1,5 @@
 """/v1/chat/completions: a conversation in, the assistant's next message out."""
 
-import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
@@ -21,55 +20,46 @@ REFUSED = {
 }  # fmt: skip
 
 
-def read_chat(fields: Fields) -> Ask:
-    """Raises Fault with the field's path."""
-    prompt = read_messages(fields)
-    common, calling = openai.read_common(fields), read_calling(fields)
-    if fields.values.get("modalities") == ["text"]:
-        fields.take("modalities")
-    refuse(fields, REFUSED)
-    top = fields.whole("top_logprobs", 0, MAX_TOP)
-    wanted = fields.flag("logprobs")
-    if top and not wanted:
-        raise invalid("top_logprobs", "goes with logprobs: true")
-    shape = openai.read_format(fields.inside("response_format"))
-    limit = openai.read_limit(fields, "max_tokens", "max_completion_tokens")
-    fields.end()
-    ask = Ask(prompts=[prompt], max_tokens=limit, shape=shape, calling=calling, **common)
-    return openai.check_shape(replace(ask, logprobs=(top or 0) if wanted else None))
-
-
 class ChatAnswer:
     """A chat completion's objects, whole or as chunks."""
 
     done = "[DONE]"
 
+    @staticmethod
+    def read(fields: Fields) -> Ask:
+        """Raises Fault with the field's path."""
+        prompt = read_messages(fields)
+        common, calling = openai.read_common(fields), read_calling(fields)
+        if fields.values.get("modalities") == ["text"]:
+            fields.take("modalities")
+        refuse(fields, REFUSED)
+        top = fields.whole("top_logprobs", 0, MAX_TOP)
+        wanted = fields.flag("logprobs")
+        if top and not wanted:
+            raise invalid("top_logprobs", "goes with logprobs: true")
+        shape = openai.read_format(fields.inside("response_format"))
+        limit = openai.read_limit(fields, "max_tokens", "max_completion_tokens")
+        fields.end()
+        ask = Ask(prompts=[prompt], max_tokens=limit, shape=shape, calling=calling, **common)
+        return openai.check_shape(replace(ask, logprobs=(top or 0) if wanted else None))
+
     def __init__(self, ask: Ask, answers: Answers) -> None:
         self.ask, self.answers = ask, answers
-        self.head = {
-            "id": openai.new_id("chatcmpl"),
-            "object": "chat.completion.chunk" if ask.stream else "chat.completion",
-            "created": int(time.time()),
-            "model": answers.model.name,
-            "system_fingerprint": None,
-        }
+        kind = "chat.completion.chunk" if ask.stream else "chat.completion"
+        self.head = openai.head("chatcmpl", kind, answers.model.name)
 
     def whole(self, answers: list[Whole]) -> dict[str, Any]:
-        results = [answer.result for answer in answers if answer.result is not None]
         choices = [
             {
                 "index": answer.index,
                 "message": _message(answer),
                 "logprobs": self._logprobs(answer.logprobs),
-                "finish_reason": result.finish_reason,
+                "finish_reason": answer.result.finish_reason,
             }
-            for answer, result in zip(answers, results, strict=True)
+            for answer in answers
         ]
-        return {
-            **self.head,
-            "choices": choices,
-            "usage": openai.usage(self.answers.prompt_tokens, results),
-        }
+        told = openai.usage(self.answers.prompt_tokens, [answer.result for answer in answers])
+        return {**self.head, "choices": choices, "usage": told}
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The role first, then pieces of text and calls, then why it ended.

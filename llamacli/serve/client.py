@@ -1,6 +1,7 @@
 """Asking a server of the same user, where one has the model loaded, instead of loading it."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from queue import Empty, Queue
+from select import select
 from socket import SHUT_RDWR
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from llamacli import system
 from llamacli.answer import Chunk, Result
 from llamacli.errors import LlamacliError, NotFoundError
-from llamacli.serve.listen import own_socket
+from llamacli.serve.listen import identity, own_socket
 
 if TYPE_CHECKING:  # what makes answers stays out: importing it costs run 0.1 s
     from llamacli.answer import Calling
@@ -36,8 +38,8 @@ PATIENCE = 2.0  # seconds for a server to take a request; one that hangs is as i
 class LocalAnswer:
     """An answer by a server: head says of what model, and the prompt's tokens."""
 
-    def __init__(self, connection: "_Unix", response: HTTPResponse) -> None:
-        self._connection, self._response = connection, response
+    def __init__(self, reply: "_Reply") -> None:
+        self._reply = reply
         self.head: dict[str, Any] = self._line()["head"]
 
     def chunks(
@@ -51,16 +53,15 @@ class LocalAnswer:
         LlamacliError where the server says so, NotFoundError where it is gone.
         """
         texts: list[str] = []
-        reading = False
+        reading, prompt = False, self.head["prompt_tokens"]
         begun = time.perf_counter()
-        lines = _read_ahead(self._line)
+        lines = self._read_ahead()
         try:
-            while True:
-                line = _next(lines, interrupted)
-                if line is None:
-                    seconds = time.perf_counter() - begun
-                    yield Chunk("", self._cut("".join(texts), len(texts), seconds))
-                    return
+            while not interrupted():
+                try:
+                    line = lines.get(timeout=GLANCE)
+                except Empty:
+                    continue
                 if isinstance(line, LlamacliError):
                     raise line
                 if (error := line.get("error")) is not None:
@@ -68,8 +69,7 @@ class LocalAnswer:
                     fault.exit_code = line["exit_code"]
                     raise fault
                 if on_progress is not None and (reading or "read" in line):
-                    all_of_it = self.head["prompt_tokens"]
-                    on_progress(line.get("read", all_of_it), all_of_it)
+                    on_progress(line.get("read", prompt), prompt)
                     reading = "read" in line
                 if (text := line.get("text")) is not None:
                     begun = begun if texts else time.perf_counter()
@@ -79,16 +79,32 @@ class LocalAnswer:
                     result["tokens"] = tuple(result["tokens"])
                     yield Chunk("", Result(**result))
                     return
+            # The tokens' number is at least that of the pieces.
+            seconds = time.perf_counter() - begun
+            yield Chunk("", interrupted_result(prompt, "".join(texts), len(texts), seconds))
         finally:
-            self._connection.hang_up()
+            self._reply.hang_up()
 
-    def _cut(self, text: str, pieces: int, seconds: float) -> Result:
-        """What was said until a signal came; the tokens' number is at least that of the pieces."""
-        return interrupted_result(self.head["prompt_tokens"], text, pieces, seconds)
+    def _read_ahead(self) -> "Queue[Line | LlamacliError]":
+        """The lines up to the last, read in a thread, so that a signal needn't wait for one."""
+        lines: Queue[Line | LlamacliError] = Queue()
+
+        def fill() -> None:
+            line: Line = {}
+            while not line.keys() & {"result", "error"}:
+                try:
+                    line = self._line()
+                except LlamacliError as error:
+                    lines.put(error)
+                    return
+                lines.put(line)
+
+        Thread(target=fill, daemon=True).start()
+        return lines
 
     def _line(self) -> Line:
         try:
-            line: Line = json.loads(self._response.readline())
+            line: Line = json.loads(self._reply.response.readline())
             return line
         except (OSError, HTTPException, ValueError, AttributeError):
             raise NotFoundError(
@@ -99,34 +115,6 @@ class LocalAnswer:
 def interrupted_result(prompt: int, text: str = "", tokens: int = 0, seconds: float = 0) -> Result:
     """Of an answer that a signal ended: whose tokens they were isn't known, only how many."""
     return Result(text, (0,) * tokens, "interrupted", prompt, 0, 0.0, seconds if tokens else 0.0, 0)
-
-
-def _read_ahead(read: Callable[[], Line]) -> "Queue[Line | LlamacliError]":
-    """The lines up to the last, read in a thread, so that a signal needn't wait for one."""
-    lines: Queue[Line | LlamacliError] = Queue()
-
-    def fill() -> None:
-        line: Line = {}
-        while not line.keys() & {"result", "error"}:
-            try:
-                line = read()
-            except LlamacliError as error:
-                lines.put(error)
-                return
-            lines.put(line)
-
-    Thread(target=fill, daemon=True).start()
-    return lines
-
-
-def _next(
-    lines: "Queue[Line | LlamacliError]", interrupted: Callable[[], bool]
-) -> Line | LlamacliError | None:
-    """The next one; None where a signal comes first."""
-    while not interrupted():
-        with suppress(Empty):
-            return lines.get(timeout=GLANCE)
-    return None
 
 
 def calling_field(calling: "Calling | None") -> dict[str, Any]:
@@ -159,24 +147,15 @@ class Refused(LlamacliError):
     """A server has the model and won't answer this."""
 
 
-def has_loaded(path: Path, adapters: dict[str, Any]) -> bool:
-    """Whether a server of the user's has the file at path loaded, and adapters, a request's."""
-    return loaded(path, adapters) is not None
+class Busy(Refused):
+    """Its queue is full."""
 
 
 def loaded(path: Path, adapters: dict[str, Any]) -> dict[str, Any] | None:
-    """A loaded model's name, quantization and context; None where no server has it so."""
-    reply = _request(path, {"probe": True, **adapters}, GLIMPSE)
-    if reply is None:
-        return None
-    connection, response = reply
-    with closing(connection):
-        if response.status != HTTPStatus.OK:
-            return None
-        try:
-            about: dict[str, Any] = json.loads(response.read())
-        except (OSError, HTTPException, ValueError):
-            return None
+    """A loaded model's name, quantization and context; None where no server of the user's has the
+    file at path loaded, and adapters, a request's."""
+    reply = _request(path, {"probe": True, **adapters}, seconds=GLIMPSE)
+    about = reply.whole() if reply is not None else {}
     return about if isinstance(about.get("context"), int) else None
 
 
@@ -186,13 +165,8 @@ def ask_server(path: Path, body: dict[str, Any]) -> LocalAnswer | None:
     body has the fields of /own/answer but for file and identity. What a server refuses, the
     program refuses by itself, in its own words.
     """
-    reply = _request(path, body)
-    if reply is None:
-        return None
-    connection, response = reply
-    if response.status == HTTPStatus.OK:
-        return LocalAnswer(connection, response)
-    connection.close()
+    with suppress(NotFoundError, Refused):
+        return _ask(path, body)
     return None
 
 
@@ -206,55 +180,79 @@ def answer_whole(path: Path, body: dict[str, Any], interrupted: Callable[[], boo
 def begin(path: Path, body: dict[str, Any], interrupted: Callable[[], bool]) -> LocalAnswer:
     """An answer that has begun, waiting while the server's queue is full.
 
-    Raises Refused, NotFoundError where the server is gone, and what the answer ended with.
+    Raises Refused, NotFoundError where the server is gone, and either where a signal comes first.
     """
     while True:
-        reply = _request(path, body)
-        if reply is None:
-            raise NotFoundError("the server is gone", hint=WITHOUT)
-        connection, response = reply
-        if response.status == HTTPStatus.OK:
-            return LocalAnswer(connection, response)
-        told = response.read()
-        connection.close()
-        if response.status != HTTPStatus.TOO_MANY_REQUESTS or interrupted():
-            raise Refused(json.loads(told)["error"]["message"])
+        try:
+            return _ask(path, body, interrupted)
+        except Busy:
+            if interrupted():
+                raise
         time.sleep(PAUSE)
 
 
+def _ask(
+    path: Path, body: dict[str, Any], interrupted: Callable[[], bool] = lambda: False
+) -> LocalAnswer:
+    """An answer that has begun. Raises as begin does, and Busy."""
+    reply = _request(path, body, interrupted)
+    if reply is not None and reply.response.status == HTTPStatus.OK:
+        return LocalAnswer(reply)
+    if reply is None or not (told := reply.whole()):
+        raise NotFoundError("the server is gone", hint=WITHOUT)
+    kind = Busy if reply.response.status == HTTPStatus.TOO_MANY_REQUESTS else Refused
+    raise kind(told["error"]["message"])
+
+
 def _request(
-    path: Path, body: dict[str, Any], seconds: float | None = None
-) -> "tuple[_Unix, HTTPResponse] | None":
+    path: Path,
+    body: dict[str, Any],
+    interrupted: Callable[[], bool] = lambda: False,
+    seconds: float = math.inf,
+) -> "_Reply | None":
     """The response to a request about a file; None where no server is there, or where it hasn't
-    come after so many seconds."""
+    come after so many seconds, or before a signal."""
     where = own_socket()
     if where is None:
         return None
-    connection = _Unix(where)
+    reply = _Reply(where)
     try:
-        connection.connect()
+        reply.connect()
         file = path.resolve()
-        status = file.stat()
-        seen = [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
-        asked = json.dumps({"file": str(file), "identity": seen, **body}).encode()
-        connection.request("POST", "/own/answer", asked, {"Host": "localhost"})
-        assert connection.sock is not None
-        connection.sock.settimeout(seconds)
-        return connection, connection.getresponse()
+        asked = json.dumps({"file": str(file), "identity": identity(file), **body}).encode()
+        reply.request("POST", "/own/answer", asked)
+        begun = time.monotonic()
+        while not select([reply.line], [], [], GLANCE)[0]:
+            if interrupted() or time.monotonic() - begun > seconds:
+                raise TimeoutError
+        reply.line.settimeout(None)
+        reply.response = reply.getresponse()
+        return reply
     except (OSError, HTTPException):
-        connection.close()
+        reply.close()
         return None
 
 
-class _Unix(HTTPConnection):
+class _Reply(HTTPConnection):
+    """A connection to the user's socket, and what comes by it."""
+
+    response: HTTPResponse
+
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=PATIENCE)
+        super().__init__("localhost")
         self.path = path
 
     def connect(self) -> None:
         self.sock = self.line = system.unix_socket()
         self.sock.settimeout(PATIENCE)
         self.sock.connect(os.fspath(self.path))
+
+    def whole(self) -> dict[str, Any]:
+        """What it has, an object; nothing where that doesn't come."""
+        with closing(self), suppress(OSError, HTTPException, ValueError):
+            told: dict[str, Any] = json.loads(self.response.read())
+            return told
+        return {}
 
     def hang_up(self) -> None:
         """Close it though a thread may be reading: closing alone would wait for what that reads."""

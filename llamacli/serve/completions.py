@@ -1,6 +1,5 @@
 """/v1/completions: a text in, what follows it out."""
 
-import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -13,21 +12,6 @@ from llamacli.serve.logprobs import Said
 
 MAX_PROMPTS = 64
 DEFAULT_TOKENS = 16  # OpenAI's own
-
-
-def read_completion(fields: Fields) -> Ask:
-    """Raises Fault with the field's path."""
-    prompts = _prompts(fields)
-    common = openai.read_common(fields)
-    refuse(fields, {"echo": "", "suffix": ""})
-    if (best := fields.whole("best_of", 1, MAX_CHOICES)) is not None and best != common["n"]:
-        raise unsupported("best_of", " beyond n")
-    logprobs = fields.whole("logprobs", 0, MAX_TOP)
-    shape = openai.read_format(fields.inside("response_format"))
-    limit = openai.read_limit(fields, "max_tokens", "max_completion_tokens") or DEFAULT_TOKENS
-    fields.end()
-    ask = Ask(prompts=prompts, max_tokens=limit, shape=shape, logprobs=logprobs, **common)
-    return openai.check_shape(ask)
 
 
 def _prompts(fields: Fields) -> Sequence[str | list[int]]:
@@ -53,23 +37,31 @@ class CompletionAnswer:
 
     done = "[DONE]"
 
+    @staticmethod
+    def read(fields: Fields) -> Ask:
+        """Raises Fault with the field's path."""
+        prompts = _prompts(fields)
+        common = openai.read_common(fields)
+        refuse(fields, {"echo": "", "suffix": ""})
+        if (best := fields.whole("best_of", 1, MAX_CHOICES)) is not None and best != common["n"]:
+            raise unsupported("best_of", " beyond n")
+        logprobs = fields.whole("logprobs", 0, MAX_TOP)
+        shape = openai.read_format(fields.inside("response_format"))
+        limit = openai.read_limit(fields, "max_tokens", "max_completion_tokens") or DEFAULT_TOKENS
+        fields.end()
+        ask = Ask(prompts=prompts, max_tokens=limit, shape=shape, logprobs=logprobs, **common)
+        return openai.check_shape(ask)
+
     def __init__(self, ask: Ask, answers: Answers) -> None:
         self.ask, self.answers = ask, answers
-        self.head = {
-            "id": openai.new_id("cmpl"),
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": answers.model.name,
-            "system_fingerprint": None,
-        }
+        self.head = openai.head("cmpl", "text_completion", answers.model.name)
 
     def whole(self, answers: list[Whole]) -> dict[str, Any]:
-        results = [answer.result for answer in answers if answer.result is not None]
         choices = [
-            self._choice(answer.index, answer.text, answer.logprobs, result.finish_reason)
-            for answer, result in zip(answers, results, strict=True)
+            self._choice(answer.index, answer.text, answer.logprobs, answer.result.finish_reason)
+            for answer in answers
         ]
-        told = openai.usage(self.answers.prompt_tokens, results)
+        told = openai.usage(self.answers.prompt_tokens, [answer.result for answer in answers])
         return {**self.head, "choices": choices, "usage": told}
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:

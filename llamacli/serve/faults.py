@@ -6,11 +6,11 @@ from typing import Any
 
 from llamacli import errors
 
+# By status; the others are an invalid_request_error.
 KINDS = {
-    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
-    404: "not_found_error", 405: "invalid_request_error", 408: "timeout_error",
-    413: "request_too_large", 422: "invalid_request_error", 429: "rate_limit_error",
-    500: "server_error", 503: "overloaded_error",
+    401: "authentication_error", 403: "permission_error",
+    404: "not_found_error", 408: "timeout_error", 413: "request_too_large",
+    429: "rate_limit_error", 500: "server_error", 503: "overloaded_error",
 }  # fmt: skip
 
 

@@ -2,28 +2,32 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from llamacli.serve.faults import Fault, invalid
+from llamacli.terminal import shortened
 
 T = TypeVar("T")
 MAX_SHOWN = 60  # characters of a wrong value
 
 
-def read_json(body: bytes) -> "Fields":
+def read_json(body: bytes | bytearray) -> "Fields":
     """The object that a request's body is. Raises Fault 400 where it isn't one."""
-
-    def constant(name: str) -> NoReturn:
-        raise ValueError(f"{name} is no JSON")
-
     try:
-        value = json.loads(body, parse_constant=constant)
+        value = json.loads(body, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise Fault(400, f"the body is not JSON: {error}", code="invalid_json") from None
     if not isinstance(value, dict):
         raise Fault(400, "the body is not a JSON object", code="invalid_json")
     return Fields(value)
+
+
+def _finite(number: str) -> float:
+    """Neither NaN nor an infinity: JSON has none to answer with."""
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"{shortened(number, MAX_SHOWN)} is no number of JSON's")
+    return value
 
 
 class Fields:
@@ -47,6 +51,10 @@ class Fields:
 
     def items(self, name: str) -> list[Any] | None:
         return self._typed(name, list, "a list")
+
+    def objects(self, name: str) -> "list[Fields] | None":
+        values = self.items(name)
+        return None if values is None else objects(values, self.where(name))
 
     def inside(self, name: str) -> "Fields | None":
         value = self._typed(name, dict, "an object")
@@ -98,12 +106,19 @@ class Fields:
         raise invalid(self.where(name), f"is {called}, not {shown(value)}")
 
     def _within(self, name: str, value: float, least: float, most: float) -> float:
-        if not least <= value <= most or (isinstance(value, float) and not math.isfinite(value)):
+        if not least <= value <= most:
             raise invalid(self.where(name), f"is {least:g} to {most:g}, not {shown(value)}")
         return value
 
 
+def objects(values: Sequence[Any], where: str) -> list[Fields]:
+    """A list's, each of which must be an object. Raises Fault."""
+    for i, value in enumerate(values):
+        if not isinstance(value, dict):
+            raise invalid(f"{where}.{i}", f"is an object, not {shown(value)}")
+    return [Fields(value, f"{where}.{i}") for i, value in enumerate(values)]
+
+
 def shown(value: Any) -> str:
-    """A wrong value as an error tells it, shortened."""
-    text = json.dumps(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+    """A wrong value as an error tells it."""
+    return shortened(json.dumps(value), MAX_SHOWN)

@@ -1,6 +1,6 @@
 """Who may ask: hosts, origins, keys, and limits, before a request is looked at; a line for each.
 
-And what every route needs: its body, read with limits, and errors as OpenAI's object.
+And what every route needs: its body, read with limits, and answers in JSON.
 """
 
 import asyncio
@@ -9,18 +9,20 @@ import ipaddress
 import json
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llamacli.serve.faults import FAULTS, Fault, as_fault
+from llamacli.serve.faults import Fault
 from llamacli.serve.fields import Fields, read_json
 from llamacli.serve.metrics import Metrics
 from llamacli.terminal import notice, printable, shortened
@@ -28,11 +30,10 @@ from llamacli.terminal import notice, printable, shortened
 MAX_BODY = 16 << 20  # bytes; a prompt of a million tokens has 4 MB
 # What Docker and Podman call this machine in their containers; nobody else can have such a name.
 FROM_CONTAINERS = ("host.docker.internal", "host.containers.internal")
-OPEN = ("/health", "/", "/page/")  # without a key: nothing there is anyone's
+OPEN = ("/health", "/")  # and /page/, without a key: nothing there is anyone's
+EVERYTHING: Any = {"allow_methods": ["*"], "allow_headers": ["*"], "allow_private_network": True}
 BODY_SECONDS = 30.0  # that a client may take to send a request
 LARGE = 1 << 18  # bytes of JSON that are read in a thread of their own
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,12 @@ class Guard:
     """ASGI around the app. Requests by the Unix socket are the user's own: rules are for others."""
 
     def __init__(self, app: ASGIApp, rules: Rules, metrics: Metrics) -> None:
-        self.app, self.rules, self.metrics = app, rules, metrics
+        self.rules, self.metrics = rules, metrics
+        self.app = self._for_pages(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self.app(scope, receive, send)
-            return
         started, status = time.perf_counter(), 0
-        scope["own"] = _by_socket(scope)
+        scope["own"] = scope["server"][1] is None  # by the Unix socket, which has no port
         scope["told"] = []
 
         async def watched(message: Message) -> None:
@@ -75,18 +73,29 @@ class Guard:
             await send(message)
 
         try:
-            try:
-                if not scope["own"]:
-                    check(self.rules, scope)
-                _check_length(scope)
-            except Fault as fault:
-                await fault_response(fault)(scope, receive, watched)
-                return
-            await self.app(scope, receive, watched)
+            await self._app_for(scope)(scope, receive, watched)
         finally:
             self.metrics.requests.labels(str(status)).inc()
             if not self.rules.quiet:
                 notice(_line(scope, status, time.perf_counter() - started))
+
+    def _app_for(self, scope: Scope) -> ASGIApp:
+        """What answers: pages of origins that are let in may read what is wrong with a key."""
+        try:
+            if not scope["own"]:
+                check(self.rules, scope)
+            length = Headers(scope=scope).get("content-length", "0")
+            if length.isdecimal() and int(length) > MAX_BODY:
+                raise too_large()
+        except Fault as fault:
+            told = fault_response(fault)
+            return told if fault.status == HTTPStatus.FORBIDDEN else self._for_pages(told)
+        return self.app
+
+    def _for_pages(self, app: ASGIApp) -> ASGIApp:
+        """The same, with the headers by which a browser lets pages of those origins read it."""
+        origins = self.rules.origins
+        return CORSMiddleware(app, origins, **EVERYTHING) if origins else app
 
 
 def check(rules: Rules, scope: Scope) -> None:
@@ -137,12 +146,6 @@ def _known_origin(origin: str, host: str, allowed: frozenset[str]) -> bool:
         return False
 
 
-def _check_length(scope: Scope) -> None:
-    length = Headers(scope=scope).get("content-length", "0")
-    if length.isdecimal() and int(length) > MAX_BODY:
-        raise too_large()
-
-
 def too_large() -> Fault:
     return Fault(413, f"the body has more than {MAX_BODY} bytes", headers={"Connection": "close"})
 
@@ -156,12 +159,6 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
     return Response(json.dumps(value), status, headers, "application/json")
 
 
-def _by_socket(scope: Scope) -> bool:
-    """Whether it came by the Unix socket: there is no address then."""
-    server = scope.get("server")
-    return server is None or server[1] is None
-
-
 def _line(scope: Scope, status: int, seconds: float) -> str:
     client = scope.get("client")
     who = client[0] if client else "socket"
@@ -171,36 +168,12 @@ def _line(scope: Scope, status: int, seconds: float) -> str:
     return " ".join([who, method, path, str(status), f"{seconds * 1000:.0f} ms", *told])
 
 
-def guarded(endpoint: Endpoint) -> Endpoint:
-    """The same, its errors as OpenAI's object."""
-
-    async def answered(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except FAULTS as error:
-            return fault_response(as_fault(error))
-        except TimeoutError:
-            return fault_response(Fault(408, "the body didn't come in time"))
-        except ClientDisconnect:
-            return Response(status_code=499)
-
-    return answered
-
-
 async def read_body(request: Request) -> Fields:
-    """Raises Fault: 408 for a slow client, 413 for a large body, 400 for what isn't JSON."""
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size > MAX_BODY:
-                    raise too_large()
-                parts.append(part)
-    except TimeoutError:
-        raise Fault(408, f"the body didn't come within {BODY_SECONDS:g} seconds",
-                    headers={"Connection": "close"}) from None  # fmt: skip
-    body = b"".join(parts)
-    if size > LARGE:
-        return await asyncio.to_thread(read_json, body)
-    return read_json(body)
+    """Raises Fault 413 for a large body, 400 for what isn't JSON; TimeoutError."""
+    body = bytearray()
+    async with asyncio.timeout(BODY_SECONDS):
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_BODY:
+                raise too_large()
+    return await asyncio.to_thread(read_json, body) if len(body) > LARGE else read_json(body)

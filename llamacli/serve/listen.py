@@ -32,6 +32,12 @@ def runtime_folder() -> Path:
         return Path(platformdirs.user_runtime_dir("llamacli"))
 
 
+def identity(path: Path) -> list[int]:
+    """What tells a model's file from another that took its place. Raises OSError."""
+    status = path.stat()
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
+
+
 def default_socket() -> Path:
     return runtime_folder() / "serve.sock"
 

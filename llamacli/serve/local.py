@@ -6,20 +6,18 @@ with the same file answers. The answer is JSON lines: head, texts, and the resul
 
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
-from starlette.requests import Request
-
 from llamacli.answer import Calling, Result
-from llamacli.engine import MAX_SCALE
 from llamacli.errors import UsageError
 from llamacli.serve.answers import Answers
-from llamacli.serve.ask import MAX_TOKENS, Ask, read_sampling, read_stop
+from llamacli.serve.ask import MAX_TOKENS, Ask, read_sampling, read_scale, read_stop
 from llamacli.serve.faults import Fault, invalid
 from llamacli.serve.fields import Fields
+from llamacli.serve.listen import identity
 from llamacli.serve.messages import read_messages
-from llamacli.serve.pool import Loaded, Pool, identity
+from llamacli.serve.pool import Loaded, Pool
 from llamacli.shape import Grammar, choice_grammar, read_gbnf, read_schema
 from llamacli.tools import check_tools
 
@@ -30,8 +28,9 @@ def find_loaded(pool: Pool, fields: Fields) -> Loaded:
     """The loaded model of the file that a request names. Raises Fault 404 where there is none."""
     path = fields.needed("file", fields.text)
     seen = fields.needed("identity", fields.items)
-    for model in pool.loaded.values():
-        if str(model.path) == path and model.identity == seen == identity(Path(model.path)):
+    model = next((one for one in pool.loaded.values() if str(one.path) == path), None)
+    with suppress(OSError):  # it is gone
+        if model is not None and model.identity == seen == identity(model.path):
             return model
     raise Fault(404, "the model is not loaded", "file", "not_loaded")
 
@@ -43,16 +42,11 @@ def find_adapters(model: Loaded, fields: Fields) -> dict[int, float]:
     """
     scales: dict[int, float] = {}
     loaded = [adapter.identity for adapter in model.engine.adapters]
-    for i, one in enumerate(fields.items("adapters") or []):
-        if not isinstance(one, dict):
-            raise invalid(f"adapters.{i}", "is an object")
-        given = Fields(one, f"adapters.{i}")
+    for given in fields.objects("adapters") or []:
         seen = given.needed("identity", given.items)
         if seen not in loaded:
             raise Fault(404, "the adapter is not loaded", given.where("identity"), "not_loaded")
-        scale = given.number("scale", -MAX_SCALE, MAX_SCALE)
-        scales[loaded.index(seen)] = 1.0 if scale is None else scale
-        given.end()
+        scales[loaded.index(seen)] = read_scale(given)
     return scales
 
 
@@ -143,9 +137,3 @@ async def lines(answers: Answers) -> AsyncIterator[bytes]:
 
 def _line(value: dict[str, Any]) -> bytes:
     return json.dumps(value).encode() + b"\n"
-
-
-def check_own(request: Request) -> None:
-    """Raises Fault for who came by a port."""
-    if not request.scope["own"]:
-        raise Fault(404, "there is nothing at /own/answer", code="unknown_url")

@@ -7,31 +7,28 @@ from typing import Any
 from llamacli.prompt import RESULT_ROLES, Message, arguments_of
 from llamacli.serve.ask import refuse
 from llamacli.serve.faults import invalid
-from llamacli.serve.fields import Fields, shown
+from llamacli.serve.fields import Fields, objects, shown
 
 ROLES = ("system", "developer", "user", "assistant", *RESULT_ROLES)
 
 
 def read_messages(fields: Fields) -> list[Message]:
     """Roles, texts, calls and results; parts of text are joined. Raises Fault for anything else."""
-    given = fields.needed("messages", fields.items)
-    if not given:
+    return list(map(_message, given_messages(fields)))
+
+
+def given_messages(fields: Fields) -> list[Fields]:
+    """Those that the field messages has, at least one. Raises Fault."""
+    if not (given := fields.needed("messages", fields.objects)):
         raise invalid("messages", "is empty")
-    return [_message(each(message, f"messages.{i}")) for i, message in enumerate(given)]
-
-
-def each(value: Any, where: str) -> Fields:
-    """A message, or an item of one. Raises Fault where it is no object."""
-    if not isinstance(value, dict):
-        raise invalid(where, f"is an object, not {shown(value)}")
-    return Fields(value, where)
+    return given
 
 
 def _message(fields: Fields) -> Message:
     role = fields.needed("role", partial(fields.one_of, words=ROLES))
     refuse(fields, {"function_call": "; give tool_calls", "audio": ""})
     fields.ignore(["refusal", "annotations", "reasoning_content"])
-    calls = fields.items("tool_calls")
+    calls = fields.objects("tool_calls")
     if calls and role != "assistant":
         raise invalid(fields.where("tool_calls"), f"stands in a message of the role {role}")
     message: Message = {"role": "system" if role == "developer" else role}
@@ -41,8 +38,7 @@ def _message(fields: Fields) -> Message:
         if (text := fields.text(name)) is not None:
             message[name] = text
     if calls:
-        where = fields.where("tool_calls")
-        message["tool_calls"] = [_call(each(c, f"{where}.{i}")) for i, c in enumerate(calls)]
+        message["tool_calls"] = list(map(_call, calls))
     fields.end()
     return message
 
@@ -75,15 +71,12 @@ def content_text(fields: Fields, name: str, kinds: Sequence[str] = ("text",)) ->
         raise invalid(where, "is missing")
     if not isinstance(value, list):
         raise invalid(where, f"is a text or a list of parts, not {shown(value)}")
-    return "".join(part_text(part, f"{where}.{i}", kinds) for i, part in enumerate(value))
+    return "".join(part_text(part, kinds) for part in objects(value, where))
 
 
-def part_text(part: Any, where: str, kinds: Sequence[str] = ("text",)) -> str:
+def part_text(part: Fields, kinds: Sequence[str] = ("text",)) -> str:
     """The text of a part of one of those kinds."""
-    if not isinstance(part, dict):
-        raise invalid(where, f"is a part with a type, not {shown(part)}")
-    inside = Fields(part, where)
-    kind = inside.needed("type", inside.text)
+    kind = part.needed("type", part.text)
     if kind not in kinds:
-        raise invalid(f"{where}.type", f"is {shown(kind)}; the model reads text alone")
-    return inside.needed("text", inside.text)
+        raise invalid(part.where("type"), f"is {shown(kind)}; the model reads text alone")
+    return part.needed("text", part.text)

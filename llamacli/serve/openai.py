@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,6 +90,14 @@ def check_shape(ask: Ask, name: str = "response_format") -> Ask:
     if ask.shape is not None and ask.stop:
         raise Fault(422, f"stop would cut an answer that {name} keeps whole", "stop")
     return ask
+
+
+def head(prefix: str, kind: str, model: str) -> dict[str, Any]:
+    """What an answer's objects, whole or chunks, have alike."""
+    return {
+        "id": new_id(prefix), "object": kind, "created": int(time.time()), "model": model,
+        "system_fingerprint": None,
+    }  # fmt: skip
 
 
 def new_id(prefix: str) -> str:

@@ -3,25 +3,26 @@ their KV caches hold kept on the disk meanwhile."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llamacli.batch import BatchEngine, Pace, Scheduler
-from llamacli.engine import AdapterChoice, Unusable, restore, saved_tokens, state_key
+from llamacli.engine import Unusable, restore, saved_tokens, state_key
 from llamacli.errors import DoesNotFitError, LlamacliError, NotFoundError, UnreachableError
 from llamacli.home import home
 from llamacli.models import stored_model, stored_models
 from llamacli.prompt import cache
 from llamacli.serve.faults import Fault, as_fault
 from llamacli.serve.lane import Lane
+from llamacli.serve.listen import identity
 from llamacli.serve.metrics import Metrics
+from llamacli.serve.options import Options
 from llamacli.serve.worker import Worker
 from llamacli.terminal import notice
 
 MOST = 8  # sequences of a model, those used last
-Open = Callable[[Path], BatchEngine]
 
 
 def save_states(scheduler: Scheduler) -> None:
@@ -75,7 +76,6 @@ class Loaded:
     path: Path
     lane: Lane
     pinned: bool
-    made: int
     identity: list[int]
     uses: int = 0
     used: float = field(default_factory=time.monotonic)
@@ -83,12 +83,6 @@ class Loaded:
     @property
     def engine(self) -> BatchEngine:
         return self.lane.engine
-
-
-def identity(path: Path) -> list[int]:
-    """What tells a file from another that took its place. Raises OSError."""
-    status = path.stat()
-    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def _is_good(model: Loaded) -> bool:
@@ -102,25 +96,17 @@ def _is_good(model: Loaded) -> bool:
 
 @dataclass
 class Pool:
-    """chosen are the models that the server was given, by name; without any, the whole store is.
-
-    Everything here happens in the loop; models are opened in threads of their own.
-    """
+    """Everything here happens in the loop; models are opened in threads of their own."""
 
     worker: Worker
     metrics: Metrics
-    open: Open
-    chosen: dict[str, Path]
-    keep_alive: float | None
-    slice: int | None = None
-    adapters: Sequence[AdapterChoice] = ()  # of the one chosen model
-    shelved: bool = False  # what is in a KV cache goes to the disk, and comes back from there
+    options: Options
     loaded: dict[Path, Loaded] = field(default_factory=dict)
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def names(self) -> dict[str, Path]:
         """Every model that can be asked for."""
-        return self.chosen or {path.stem: path for path in stored_models()}
+        return self.options.models or {path.stem: path for path in stored_models()}
 
     def path(self, name: str | None) -> Path:
         """The file that a request's model means. Raises Fault 404 with which there are.
@@ -129,21 +115,20 @@ class Pool:
         """
         names = self.names()
         if name is None:
-            if self.chosen or len(self.loaded) != 1:
-                name = next(iter(self.chosen), None) or (next(iter(names), None))
-            else:
-                return next(iter(self.loaded))
+            only = [] if self.options.models or len(self.loaded) != 1 else [*self.loaded]
+            if (path := next(iter((*only, *names.values())), None)) is not None:
+                return path
+            raise Fault(404, "no model is there; convert or pull one", "model", "model_not_found")
         if name in names:
             return names[name]
-        there = f"there are {', '.join(names)}" if names else "there is none"
-        if name is None:
-            raise Fault(404, "no model is there; convert or pull one", "model", "model_not_found")
         try:
             return stored_model(name, list(names.values()))
+        except NotFoundError:
+            there = f"there are {', '.join(names)}" if names else "there is none"
+            told = f"there is no model {name[:100]!r}; {there}"
         except LlamacliError as error:
-            exact = str(error) if not isinstance(error, NotFoundError) else ""
-            told = exact or f"there is no model {name[:100]!r}; {there}"
-            raise Fault(404, told, "model", "model_not_found") from None
+            told = str(error)
+        raise Fault(404, told, "model", "model_not_found")
 
     @asynccontextmanager
     async def use(self, wanted: Loaded | str | None) -> AsyncIterator[Loaded]:
@@ -181,7 +166,7 @@ class Pool:
             while True:
                 try:
                     seen = identity(path)
-                    engine = await asyncio.to_thread(self.open, path)
+                    engine = await asyncio.to_thread(self.options.open, path)
                     break
                 except DoesNotFitError as error:
                     if not await self._free_one():
@@ -195,11 +180,12 @@ class Pool:
 
     async def _add(self, path: Path, engine: BatchEngine, seen: list[int]) -> Loaded:
         name = next((n for n, p in self.names().items() if p == path), path.stem)
-        lane = Lane(engine, Pace(self.slice, engine.tiles, bool(engine.gpus)), self.metrics)
-        model = Loaded(name, path, lane, bool(self.chosen), int(time.time()), seen)
+        pace = Pace(self.options.slice, engine.tiles, bool(engine.gpus))
+        lane = Lane(engine, pace, self.metrics)
+        model = Loaded(name, path, lane, bool(self.options.models), seen)
 
         def begin() -> None:
-            if self.shelved:
+            if self.options.cache:
                 restore_states(lane.scheduler)
             self.worker.lanes.append(lane)
 
@@ -225,7 +211,7 @@ class Pool:
 
         def end() -> None:
             self.worker.lanes.remove(model.lane)
-            if self.shelved and not model.engine.lost:
+            if self.options.cache and not model.engine.lost:
                 save_states(model.lane.scheduler)
             model.engine.close()
 
@@ -233,12 +219,12 @@ class Pool:
 
     async def free_idle(self) -> None:
         """Free those that nobody used for keep_alive seconds, again and again."""
-        while self.keep_alive is not None:
-            await asyncio.sleep(min(1.0, self.keep_alive / 4 + 0.01))
+        while (seconds := self.options.keep_alive) is not None:
+            await asyncio.sleep(min(1.0, seconds / 4 + 0.01))
             for model in list(self.loaded.values()):
-                if self._idles(model, self.keep_alive):
+                if self._idles(model, seconds):
                     async with self.loading:  # until then it may be used, or go
-                        if self._idles(model, self.keep_alive):
+                        if self._idles(model, seconds):
                             await self.free(model)
 
     def _idles(self, model: Loaded, seconds: float) -> bool:

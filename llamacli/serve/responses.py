@@ -12,9 +12,9 @@ from llamacli.prompt import Message
 from llamacli.serve.answers import Answers, Whole
 from llamacli.serve.ask import MAX_TOKENS, MAX_TOP, Ask, read_lora, read_sampling, refuse
 from llamacli.serve.faults import invalid, unsupported
-from llamacli.serve.fields import Fields, shown
+from llamacli.serve.fields import Fields, objects, shown
 from llamacli.serve.logprobs import Said
-from llamacli.serve.messages import content_text, each, function_call
+from llamacli.serve.messages import content_text, function_call
 from llamacli.serve.openai import IGNORED, check_shape, logprobs_content, new_id, read_format
 from llamacli.serve.stream import Piece
 from llamacli.serve.tools import WORDS, read_flat_calling
@@ -30,32 +30,6 @@ ROLES = ("system", "developer", "user", "assistant")
 PARTS = ("input_text", "output_text", "text")
 # What include asks for: agents ask for reasoning, too, of which there is none here.
 LOGPROBS, REASONING = "message.output_text.logprobs", "reasoning.encrypted_content"
-
-
-def read_response(fields: Fields) -> Ask:
-    """Raises Fault with the field's path."""
-    prompt = _conversation(fields)
-    if fields.text("truncation") == "auto":
-        raise unsupported("truncation", ": a prompt that is too long is refused, never cut")
-    top = fields.whole("top_logprobs", 0, MAX_TOP)
-    included = fields.items("include") or []
-    if unknown := [name for name in included if name not in (LOGPROBS, REASONING)]:
-        raise invalid("include", f"asks for {shown(unknown[0])}, which isn't there")
-    ask = Ask(
-        fields.text("model"),
-        [prompt],
-        read_sampling(fields),
-        fields.whole("max_output_tokens", 1, MAX_TOKENS),
-        shape=_read_format(fields.inside("text")),
-        lora=read_lora(fields),
-        calling=read_flat_calling(fields),
-        logprobs=(top or 0) if LOGPROBS in included or top else None,
-        stream=bool(fields.flag("stream")),
-        ignored=tuple(fields.ignore([*IGNORED, "reasoning", "stream_options"])),
-    )
-    refuse(fields, REFUSED)
-    fields.end()
-    return check_shape(ask, "text.format")
 
 
 def _read_format(text: Fields | None) -> Grammar | None:
@@ -78,8 +52,7 @@ def _conversation(fields: Fields) -> list[Message]:
     if not isinstance(given, list) or not given:
         raise invalid("input", f"is a text or a list of messages, not {shown(given)}")
     called = False
-    for i, item in enumerate(given):
-        inside = each(item, f"input.{i}")
+    for inside in objects(given, "input"):
         kind = inside.text("type") or "message"
         inside.ignore(["status"])
         if kind == "function_call":
@@ -100,7 +73,7 @@ def _conversation(fields: Fields) -> list[Message]:
             messages.append({"role": "system" if role == "developer" else role, "content": text})
         else:
             kinds = "message, function_call and function_call_output are read"
-            raise invalid(f"input.{i}.type", f"is {shown(kind)}; {kinds}")
+            raise invalid(inside.where("type"), f"is {shown(kind)}; {kinds}")
         called = kind == "function_call"
         inside.end()
     return messages
@@ -110,6 +83,32 @@ class ResponseAnswer:
     """A response, whole or as numbered events."""
 
     done = None
+
+    @staticmethod
+    def read(fields: Fields) -> Ask:
+        """Raises Fault with the field's path."""
+        prompt = _conversation(fields)
+        if fields.text("truncation") == "auto":
+            raise unsupported("truncation", ": a prompt that is too long is refused, never cut")
+        top = fields.whole("top_logprobs", 0, MAX_TOP)
+        included = fields.items("include") or []
+        if unknown := [name for name in included if name not in (LOGPROBS, REASONING)]:
+            raise invalid("include", f"asks for {shown(unknown[0])}, which isn't there")
+        ask = Ask(
+            fields.text("model"),
+            [prompt],
+            read_sampling(fields),
+            fields.whole("max_output_tokens", 1, MAX_TOKENS),
+            shape=_read_format(fields.inside("text")),
+            lora=read_lora(fields),
+            calling=read_flat_calling(fields),
+            logprobs=(top or 0) if LOGPROBS in included or top else None,
+            stream=bool(fields.flag("stream")),
+            ignored=tuple(fields.ignore([*IGNORED, "reasoning", "stream_options"])),
+        )
+        refuse(fields, REFUSED)
+        fields.end()
+        return check_shape(ask, "text.format")
 
     def __init__(self, ask: Ask, answers: Answers) -> None:
         self.ask, self.answers = ask, answers
@@ -136,7 +135,6 @@ class ResponseAnswer:
 
     def whole(self, answers: list[Whole]) -> dict[str, Any]:
         answer = answers[0]
-        assert answer.result is not None
         text = answer.text if answer.text.strip() or not answer.calls else ""
         told = [one for one in answer.logprobs if one.end <= len(text)]  # none of calls
         list(self._grow(Piece(0, text, answer.calls, tuple(told))))

@@ -3,25 +3,20 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import uvicorn
-from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from llamacli.batch import BatchEngine
-from llamacli.engine import AdapterChoice
 from llamacli.errors import LlamacliError
 from llamacli.serve.answers import Desk
 from llamacli.serve.app import Server, make_app
 from llamacli.serve.guard import Guard, Rules, own_hosts
 from llamacli.serve.listen import OwnSocket, Taken, default_socket, listen_on_port, listen_on_socket
 from llamacli.serve.metrics import Metrics
+from llamacli.serve.options import Options
 from llamacli.serve.pool import Pool
 from llamacli.serve.worker import Worker
 from llamacli.system import ENDING
@@ -35,49 +30,21 @@ MAX_CONNECTIONS = 512
 IDLE = 30.0  # seconds without a request, or a reader, after which a connection is closed
 
 
-@dataclass(frozen=True)
-class Options:
-    """What `llamacli serve` was told. models are the chosen ones by name; none is the store."""
-
-    models: dict[str, Path]
-    open: Callable[[Path], BatchEngine]
-    host: str = "127.0.0.1"
-    port: int = 8080
-    socket: Path | None = None
-    parallel: int = 4
-    queue: int = 64
-    slice: int | None = None
-    keys: tuple[bytes, ...] = ()
-    origins: tuple[str, ...] = ()
-    keep_alive: float | None = 600.0
-    cache: bool = False
-    tool_threshold: float | None = None  # where a request gives none
-    adapters: tuple[AdapterChoice, ...] = ()
-    timeout: float = 3600.0
-    log_prompts: bool = False
-    quiet: bool = False
-
-
 def serve(options: Options) -> None:
     """Answer until a signal comes, which is raised again at the end, for its exit code.
 
     Raises UsageError and Taken where it can't listen, and what loading the first model raises.
     """
-    own = _own_socket(options)
-    try:
-        port = listen_on_port(options.host, options.port)
-        try:
-            life = _Life(options, port, own)
-            handlers = {number: signal.getsignal(number) for number in SIGNALS}
-            with asyncio.Runner(loop_factory=_new_loop) as runner:
-                runner.run(life.live())
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-        finally:
-            port.close()
-    finally:
-        if own is not None:
-            own.close()
+    with ExitStack() as listening:
+        if (own := _own_socket(options)) is not None:
+            listening.callback(own.close)
+        port = listening.enter_context(listen_on_port(options.host, options.port))
+        life = _Life(options, port, own)
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            runner.run(life.live())
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     if life.failed is not None:
         raise life.failed
     if life.caught is not None:
@@ -153,37 +120,19 @@ class _Life:
     async def live(self) -> None:
         options, metrics = self.options, Metrics()
         worker = Worker()
-        pool = Pool(
-            worker,
-            metrics,
-            options.open,
-            options.models,
-            options.keep_alive,
-            options.slice,
-            options.adapters,
-            options.cache,
-        )
-        desk = Desk(
-            pool,
-            options.parallel,
-            options.queue,
-            seconds=options.timeout,
-            tool_threshold=options.tool_threshold,
-        )
-        self.server = Server(desk, asyncio.Event(), log_prompts=options.log_prompts)
+        pool = Pool(worker, metrics, options)
+        desk = Desk(pool)
+        self.server = Server(desk)
         rules = Rules(
             own_hosts(options.host),
             frozenset(origin.lower().rstrip("/") for origin in options.origins),
             options.keys,
             options.quiet,
         )
-        app: ASGIApp = make_app(self.server)
-        if rules.origins:
-            app = CORSMiddleware(app, list(rules.origins), allow_methods=["*"], allow_headers=["*"])
-        app = Guard(app, rules, metrics)
         config = uvicorn.Config(
-            app, http=_Protocol, ws="none", lifespan="off", log_config=None, log_level="error",
-            access_log=False, server_header=False, date_header=False, timeout_keep_alive=int(IDLE),
+            Guard(make_app(self.server), rules, metrics), http=_Protocol, ws="none", lifespan="off",
+            log_config=None, log_level="error", access_log=False, proxy_headers=False,
+            server_header=False, date_header=False, timeout_keep_alive=int(IDLE),
             h11_max_incomplete_event_size=MAX_HEADERS, timeout_graceful_shutdown=int(GRACE + AFTER),
         )  # fmt: skip
         self.http = _Listening(config)
@@ -221,7 +170,7 @@ class _Life:
             self.failed = cause if isinstance(cause, LlamacliError) else LlamacliError(str(error))
             self.http.should_exit = True
             return
-        self.server.ready.set()
+        self.server.ready = True
         names = ", ".join(self.options.models) or "the store's models"
         if not pool.names():
             names = "the store's models, of which there is none yet (llamacli pull, or convert),"

@@ -1,19 +1,15 @@
 """A chat's model where a server of the same user has it loaded: prompts are encoded here."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
 from llamacli import engine
 from llamacli.answer import Calling, Chunk
+from llamacli.errors import LlamacliError
 from llamacli.gguf import GGUFFile
 from llamacli.serve import client
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -68,8 +64,11 @@ class ServedModel:
             "chat": chat,
             "progress": on_progress is not None,
         }
-        begun = _unless(interrupted, lambda: client.begin(self.path, body, interrupted))
-        if begun is None:
+        try:
+            begun = client.begin(self.path, body, interrupted)
+        except LlamacliError:
+            if not interrupted():
+                raise
             yield Chunk("", client.interrupted_result(len(prompt)))
             return
         for chunk in begun.chunks(interrupted, on_progress):
@@ -95,20 +94,3 @@ def served_model(
     file, vocabulary = engine.load_file(path)
     name, quantization = about["model"], about["quantization"]
     return ServedModel(path, name, quantization, context or size, settings, file, vocabulary)
-
-
-def _unless(interrupted: Callable[[], bool], work: Callable[[], T]) -> T | None:
-    """What work gives, done in a thread; None where a signal comes first."""
-    future: Future[T] = Future()
-
-    def do() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=do, daemon=True).start()
-    while not interrupted():
-        with suppress(TimeoutError):
-            return future.result(client.GLANCE)
-    return None

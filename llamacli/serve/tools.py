@@ -1,6 +1,6 @@
 """Tools as requests have them, in each API's form; templates read them in OpenAI's first one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llamacli.answer import Calling
@@ -18,20 +18,17 @@ ASIDE = ("strict", "cache_control", "input_examples", "eager_input_streaming", "
 
 def read_calling(fields: Fields) -> Calling | None:
     """tools and tool_choice as chat completions have them. Raises Fault with the field's path."""
-    names = {part: f"function.{part}" for part in ("name", "description", "parameters")}
-    tools = _tools(fields, lambda one: _function(_inside(one, "function")), names)
-    return _with_choice(fields, tools, lambda choice: _inside(choice, "function"))
+    return _function_calling(fields, lambda one: one.needed("function", one.inside))
 
 
 def read_flat_calling(fields: Fields) -> Calling | None:
     """As the Responses API has them, without an object around a function."""
-    return _with_choice(fields, _tools(fields, _function), lambda choice: choice)
+    return _function_calling(fields, lambda one: one)
 
 
 def read_block_calling(fields: Fields) -> Calling | None:
     """As Anthropic's API has them."""
-    tools = _tools(fields, lambda one: _function(one, "input_schema"),
-                   {"parameters": "input_schema"}, "custom")  # fmt: skip
+    tools = _tools(fields, lambda one: one, "custom", "input_schema")
     choice, parallel = "auto", True
     if (given := fields.inside("tool_choice")) is not None:
         kind = given.needed("type", lambda name: given.one_of(name, [*CHOICES, "tool"]))
@@ -41,10 +38,9 @@ def read_block_calling(fields: Fields) -> Calling | None:
     return _calling(fields, tools, choice, parallel)
 
 
-def _with_choice(
-    fields: Fields, tools: Sequence[Tool], holder: Callable[[Fields], Fields]
-) -> Calling | None:
-    """holder gives the part of a tool_choice that has the name."""
+def _function_calling(fields: Fields, holder: Callable[[Fields], Fields]) -> Calling | None:
+    """holder gives the part of a tool, and of a tool_choice, that has the function's name."""
+    tools = _tools(fields, holder)
     given, where = fields.take("tool_choice"), fields.where("tool_choice")
     if isinstance(given, dict):
         inside = Fields(given, where)
@@ -75,33 +71,29 @@ def _calling(
 
 def _tools(
     fields: Fields,
-    read: Callable[[Fields], dict[str, Any]],
-    names: Mapping[str, str] | None = None,
+    holder: Callable[[Fields], Fields],
     kind: str = "function",
+    parameters: str = "parameters",
 ) -> list[Tool]:
-    """names are those that the API has for a tool's parts."""
-    definitions = []
-    for i, one in enumerate(fields.items("tools") or []):
-        where = f"{fields.where('tools')}.{i}"
-        if not isinstance(one, dict):
-            raise invalid(where, f"is an object, not {shown(one)}")
-        inside = Fields(one, where)
-        given = inside.text("type") or ("custom" if kind == "custom" else None)
+    """parameters is what the API calls a tool's schema."""
+    functions, definitions = [], []
+    for one in fields.objects("tools") or []:
+        given = one.text("type") or ("custom" if kind == "custom" else None)
         if given != kind:
-            raise unsupported(f"{where}.type", f" as {shown(given)}; {kind} is")
-        definitions.append({"type": "function", "function": read(inside)})
-        inside.end()
+            raise unsupported(one.where("type"), f" as {shown(given)}; {kind} is")
+        functions.append(holder(one))
+        definitions.append({"type": "function", "function": _function(functions[-1], parameters)})
+        one.end()
     try:
         return check_tools(definitions) if definitions else []
     except WrongTool as error:
-        part = (names or {}).get(error.part, error.part)
-        where = f"{fields.where('tools')}.{error.index}.{part}"
+        where = functions[error.index].where(error.part.replace("parameters", parameters))
         raise Fault(422, f"{where}: {error}", where, "invalid_value") from None
     except UsageError as error:
         raise Fault(422, str(error), fields.where("tools"), "invalid_value") from None
 
 
-def _function(fields: Fields, parameters: str = "parameters") -> dict[str, Any]:
+def _function(fields: Fields, parameters: str) -> dict[str, Any]:
     """name, description and parameters, those that are there."""
     function = {
         "name": fields.needed("name", fields.text),
@@ -111,10 +103,6 @@ def _function(fields: Fields, parameters: str = "parameters") -> dict[str, Any]:
     fields.ignore(ASIDE)
     fields.end()
     return {name: value for name, value in function.items() if value is not None}
-
-
-def _inside(fields: Fields, name: str) -> Fields:
-    return fields.needed(name, fields.inside)
 
 
 def _name(fields: Fields) -> str:
