@@ -28,6 +28,8 @@ ENCLOSED = (("<|", "|>"), ("<\uff5c", "\uff5c>"), ("<unused", ">"))
 FIRST = {text[0] for text in (*MARKERS, *(begin for begin, _ in ENCLOSED))}
 FLAGS = ("lstrip", "rstrip", "single_word")
 MAX_ADDED = 1 << 17  # tokens; Llama 3 adds 256
+MAX_BEGINNINGS = 1 << 25  # letters of all that the texts of one tokenizer begin with
+MAX_SEARCHED = 1 << 32  # letters of chat templates, over all tokens that are looked for in them
 UNDONE = "which llama.cpp's tokenizer doesn't do"
 
 
@@ -73,8 +75,11 @@ def check_templates(added: Iterable[AddedToken], templates: Mapping[str, str]) -
     Elsewhere their flags mean nothing: no text becomes a control token here.
     """
     together = "\0".join(templates.values())
-    for token in added:
-        if token.control and token.flags and token.text in together:
+    flagged = [token for token in added if token.control and token.flags]
+    if len(flagged) * len(together) > MAX_SEARCHED:
+        raise refused(f"{len(flagged)} of its added tokens take in text around them")
+    for token in flagged:
+        if token.text in together:
             raise refused(
                 f"added token {token.text!r} of the chat template has {token.flags[0]}, {UNDONE}"
             )
@@ -95,7 +100,7 @@ def _read(entry: Any) -> AddedToken:
 def _check_overlaps(texts: list[str]) -> None:
     """Refuse tokens of which one can begin within another: tokenizers takes the first of them in
     a text, llama.cpp the longest. Runs of one letter come out alike."""
-    if sum(map(len, texts)) > 1 << 20:
+    if sum(len(text) ** 2 // 2 for text in texts) > MAX_BEGINNINGS:
         raise refused("its added tokens are absurdly long")
     begins: dict[str, str] = {}
     for text in texts:

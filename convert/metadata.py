@@ -23,6 +23,7 @@ from convert.special import NAMED_CONTROL_TOKENS, adds_special_tokens, end_token
 MAX_CARD = 1 << 18  # bytes; Meta's have 40 kB
 SURROGATE = re.compile("[\ud800-\udfff]")  # half a pair, which UTF-8 hasn't
 MAX_DEPTH = 16  # PyYAML's time grows with the square of it
+MAX_LIST = 1024  # texts of a list: GGUF has three keys for each base model or dataset
 LISTS = {"base_model", "base_models", "base_model_sources", "dataset", "datasets"} | {
     "dataset_sources", "language", "languages", "pipeline_tag", "tags",
 }  # fmt: skip
@@ -62,7 +63,8 @@ def _check_yaml(text: str) -> None:
 
 def _is_plain(key: Any, value: Any) -> bool:
     texts = value if key in LISTS and isinstance(value, list) and value else [value]
-    return all(isinstance(text, str) and not SURROGATE.search(text) for text in texts)
+    plain = all(isinstance(text, str) and not SURROGATE.search(text) for text in texts)
+    return plain and len(texts) <= MAX_LIST
 
 
 def add_metadata(

@@ -14,7 +14,7 @@ import httpx2
 from convert.errors import CheckpointError, SourceError
 from convert.safetensors import WeightFile
 
-CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+CONTENT_RANGE = re.compile(r"bytes (\d{1,20})-(\d{1,20})/(\d{1,20})")
 EXPIRED = (401, 403, 404, 410)  # how servers of signed addresses say that the time is up
 BUSY = (408, 429)
 

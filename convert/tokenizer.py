@@ -9,7 +9,6 @@ from typing import Any
 from gguf import TokenType
 
 from convert.added import AddedToken, markers_among, read_added, refused
-from convert.errors import CheckpointError
 from convert.pretokenizer import PreTokenizer, byte_letters, recognize
 from convert.small_files import boolean
 
@@ -29,7 +28,7 @@ class Tokenizer:
 
     merges are pairs joined by a blank, in order of their rank; special maps the text of each
     control token to its id. pre is how llama.cpp cuts text before the merges. post_processor is
-    tokenizer.json's: what is put around a text.
+    tokenizer.json's: what is put around a text. beyond are added tokens that no row is left for.
     """
 
     tokens: tuple[str, ...]
@@ -39,6 +38,7 @@ class Tokenizer:
     pre: PreTokenizer
     added: tuple[AddedToken, ...] = ()
     post_processor: Any = None
+    beyond: tuple[str, ...] = ()
 
 
 def parse_tokenizer(raw: Mapping[str, Any], size: int | None = None) -> Tokenizer:
@@ -73,7 +73,9 @@ def parse_vocabulary(raw: Mapping[str, Any], size: int | None = None) -> Tokeniz
     vocabulary = _vocabulary(model.get("vocab"))
     _check_bytes(model, vocabulary)
     added = read_added(raw.get("added_tokens"))
+    beyond: tuple[str, ...] = ()
     if size is not None:
+        beyond = tuple(t.text for t in added if t.id >= size and t.text not in vocabulary)
         added = [token for token in added if token.id < size or token.text in vocabulary]
     tokens, types = _tokens(vocabulary, added, size)
     special = {token.text: token.id for token in added if token.control}
@@ -87,6 +89,7 @@ def parse_vocabulary(raw: Mapping[str, Any], size: int | None = None) -> Tokeniz
         pre=pre,
         added=tuple(added),
         post_processor=raw.get("post_processor"),
+        beyond=beyond,
     )
 
 
@@ -100,10 +103,10 @@ def _check_sentencepiece(model: Mapping[str, Any]) -> None:
 
 def _check_decoder(decoder: Any) -> None:
     """Tokens become text by their bytes, which is what a tokenizer.json without a decoder means."""
-    steps = [decoder]
+    steps: Any = [decoder]
     if isinstance(decoder, Mapping) and decoder.get("type") == "Sequence":
-        steps = decoder.get("decoders") or []
-    for step in steps:
+        steps = decoder.get("decoders")
+    for step in steps if isinstance(steps, list) else [steps]:
         kind = step.get("type") if isinstance(step, Mapping) else step
         if kind not in (None, "ByteLevel"):
             raise refused(f"its decoder is {kind!r}, and llama.cpp's tokenizer joins bytes alone")
@@ -175,19 +178,18 @@ def _fill(texts: list[str | None], types: list[int]) -> None:
 
 
 def _check_texts(texts: list[str]) -> None:
-    if len(set(texts)) != len(texts):
-        seen: dict[str, int] = {}
-        i, text = next((i, t) for i, t in enumerate(texts) if seen.setdefault(t, i) != i)
-        raise refused(f"tokens {seen[text]} and {i} are both {text!r}")
+    seen: dict[str, int] = {}
+    for token, text in enumerate(texts):
+        if not text or "\0" in text:
+            raise refused(f"token {token} is empty or has a zero byte in it")
+        if (other := seen.setdefault(text, token)) != token:
+            raise refused(f"tokens {other} and {token} are both {text!r}")
     together = "\n".join(texts)
-    if "" in texts or "\0" in together:
-        bad = next(i for i, text in enumerate(texts) if not text or "\0" in text)
-        raise refused(f"token {bad} is empty or has a zero byte in it")
     try:
         together.encode()
     except UnicodeEncodeError as error:
-        bad_text = together[error.start : error.end]
-        raise refused(f"a token has {bad_text!r}, which is not valid Unicode") from None
+        bad = together[error.start : error.end]
+        raise refused(f"a token has {bad!r}, which is not valid Unicode") from None
 
 
 def _check_words(special: Mapping[str, int]) -> None:
@@ -214,24 +216,17 @@ def _merges(
     except (TypeError, ValueError):
         known = False
     if not known or "\n".join(written).count(" ") != len(written):
-        raise _fault(merges, vocabulary)
+        rank = next(i for i, merge in enumerate(merges) if not _is_merge(merge, vocabulary))
+        raise refused(f"merge {rank} is {merges[rank]!r}, no pair of tokens that makes a token")
     if any(map(special.__contains__, joined)):
         rank = next(i for i, text in enumerate(joined) if text in special)
         raise refused(f"merge {rank} makes the control token {joined[rank]!r}")
     return tuple(written)
 
 
-def _fault(merges: list[Any], vocabulary: Mapping[str, int]) -> CheckpointError:
-    for rank, merge in enumerate(merges):
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if (
-            not isinstance(pair, list)
-            or len(pair) != 2
-            or not all(isinstance(part, str) and part and " " not in part for part in pair)
-        ):
-            return refused(f"merge {rank} is {merge!r}, expected a pair of tokens")
-        if pair[0] not in vocabulary or pair[1] not in vocabulary:
-            return refused(f"merge {rank} joins {pair[0]!r} and {pair[1]!r}, not both tokens")
-        if pair[0] + pair[1] not in vocabulary:
-            return refused(f"merge {rank} makes {pair[0] + pair[1]!r}, which is no token")
-    return refused("model.merges are not pairs of tokens")
+def _is_merge(merge: Any, vocabulary: Mapping[str, int]) -> bool:
+    pair = merge.split(" ") if isinstance(merge, str) else merge
+    if not isinstance(pair, list) or len(pair) != 2 or not all(type(p) is str for p in pair):
+        return False
+    made = "".join(pair)
+    return " " not in made and all(token in vocabulary for token in (*pair, made))

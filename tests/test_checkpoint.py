@@ -262,7 +262,16 @@ BAD = {
     "text for a number": (set_key("hidden_size", "256"), "hidden_size is '256'"),
     "true for a number": (set_key("hidden_size", True), "hidden_size is True"),
     "huge": (set_key("num_hidden_layers", 10**9), "num_hidden_layers is 1000000000"),
-    "not finite": (set_key("rms_norm_eps", math.inf), "rms_norm_eps is inf"),
+    "not finite": (
+        set_key("rms_norm_eps", math.inf),
+        "config.json: it is not valid JSON: Infinity is no finite number",
+    ),
+    "no number": (set_key("note", [{"deep": math.nan}]), "NaN is no finite number"),
+    "beyond floats": (write("config.json", b'{"note": -1e999}'), "-1e999 is no finite number"),
+    "sampling without end": (
+        lambda f: edit_json(f / "generation_config.json", lambda g: g.update(note=-math.inf)),
+        "generation_config.json: it is not valid JSON: -Infinity is no finite number",
+    ),
     "eos beyond": (set_key("eos_token_id", [5000]), "eos_token_id 5000"),
     "rope type": (set_key("rope_scaling", {"rope_type": "longrope", "factor": 2.0}), "'longrope'"),
     "no rope type": (set_key("rope_scaling", {"factor": 2.0}), "names no rope_type"),
@@ -279,6 +288,8 @@ BAD = {
     "wrong dtype": (header(lambda h: h[UP].update(dtype="F32")), "not those of F32"),
     "other dtype": (header(lambda h: h[UP].update(dtype="I8")), "dtype 'I8'"),
     "negative shape": (header(lambda h: h[UP].update(shape=[-1, 2])), "shape [-1, 2]"),
+    "many dimensions": (header(lambda h: h[UP].update(shape=[10**4000] * 300)), "a list of sizes"),
+    "huge dimension": (header(lambda h: h[UP].update(shape=[10**4000])), "a list of sizes"),
     "no offsets": (header(lambda h: h[UP].pop("data_offsets")), "data_offsets None"),
     "beyond the end": (header(lambda h: h[UP].update(data_offsets=[0, 10**12])), "truncated"),
     "overlap": (
@@ -289,6 +300,16 @@ BAD = {
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "AutoTokenizer write it"),
     "unigram": (tokenizer_json(lambda t: t["model"].update(type="Unigram")), "'Unigram'"),
     "normalizer": (tokenizer_json(lambda t: t.update(normalizer={"type": "NFC"})), "normalizer"),
+    "decoder": (
+        tokenizer_json(lambda t: t.update(decoder={"type": "Sequence", "decoders": 5})),
+        "its decoder is 5",
+    ),
+    "endless template": (
+        lambda f: edit_json(
+            f / "tokenizer_config.json", lambda t: t.update(chat_template="a" * (5 << 20))
+        ),
+        "chat_template is not a text of at most 4194304 letters",
+    ),
     "other pattern": (
         tokenizer_json(
             lambda t: t["pre_tokenizer"]["pretokenizers"][0].update(pattern={"Regex": r"\S+"})

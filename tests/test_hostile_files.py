@@ -46,9 +46,10 @@ def test_a_model_card_that_swells_costs_the_card_alone(
 
 def test_a_model_card_gives_what_gguf_can_hold(checkpoint: Make, tmp_path: Path) -> None:
     folder = checkpoint()
-    card = {"license": "llama3", "model_name": ["a", "list"], "version": 3, "tags": ["x", "y"]}
-    (folder / "README.md").write_text(f"---\n{json.dumps(card)}\n---\ntext")
-    assert read_model_card(folder) == {"license": "llama3", "tags": ["x", "y"]}
+    card: dict[str, Any] = {"license": "llama3", "tags": ["x", "y"]}
+    odd = {"model_name": ["a", "list"], "version": 3, "base_model": ["a/b"] * 25_000}
+    (folder / "README.md").write_text(f"---\n{json.dumps(card | odd)}\n---\ntext")
+    assert read_model_card(folder) == card
     convert(folder, tmp_path / "out.gguf", "Q8_0")
     assert read_gguf(tmp_path / "out.gguf").metadata["general.license"] == "llama3"
 

@@ -134,6 +134,13 @@ def test_a_file_of_another_size_is_noticed(remote: Make) -> None:
         remote(size=2 * len(DATA)).read(len(DATA) + 5, 10)
 
 
+def test_an_answer_of_absurd_numbers_is_of_another_file(hub: Hub, remote: Make) -> None:
+    absurd = (("Content-Range", f"bytes 0-9/{'9' * 5000}"),)
+    hub.cuts = lambda number, asked: Cut(status=206, headers=absurd)
+    with pytest.raises(CheckpointError, match="changed at the source"):
+        remote().read(0, 10)
+
+
 def test_a_file_with_another_etag_is_noticed(hub: Hub, remote: Make) -> None:
     file = remote()
     file.read(0, 10)
