@@ -29,7 +29,6 @@ from .errors import (
     SizeError as SizeError,
     SourceError as SourceError,
     TargetError as TargetError,
-    TargetExistsError as TargetExistsError,
 )
 from .header import (
     header_bytes as header_bytes,
@@ -57,7 +56,6 @@ from .kernels import (
     dequantize as dequantize,
     library_path as library_path,
 )
-from .lora import as_float32 as as_float32
 from .measure import gain as gain
 from .metadata import CONFIG_KEY as CONFIG_KEY, GENERATION_KEY as GENERATION_KEY
 from .pipeline import Report as Report, convert as convert, write_gguf as write_gguf
@@ -73,7 +71,6 @@ from .quantization import (
 from .recipe import COLUMNS_KEY as COLUMNS_KEY, KEY as KEY, parse_recipe as parse_recipe
 from .remote import BUSY as BUSY, Broken as Broken, Location as Location, RemoteFile as RemoteFile
 from .safetensors import (
-    ITEM_SIZES as ITEM_SIZES,
     LocalFile as LocalFile,
     StoredTensor as StoredTensor,
     WeightFile as WeightFile,
@@ -96,6 +93,7 @@ from .special import (
     end_tokens as end_tokens,
     special_ids as special_ids,
 )
+from .stored import read_rows as read_rows
 from .system import (
     allowed_processors as allowed_processors,
     library_name as library_name,

@@ -4,21 +4,20 @@ A folder with adapter_config.json and adapter_model.safetensors. Nothing here re
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from convert import system
 from convert.adapter_config import CONFIG, AdapterConfig, read_adapter_config
-from convert.added import check_templates
-from convert.checkpoint import INDEX, SINGLE, Checkpoint
+from convert.checkpoint import INDEX, SINGLE, Checkpoint, read_tokenizer
 from convert.config import QUANTIZED, LlamaConfig
 from convert.errors import CheckpointError
 from convert.lora import Pair
 from convert.safetensors import LocalFile, StoredTensor, read_header
-from convert.small_files import optional_json, read_chat_templates, read_json
+from convert.small_files import read_json
 from convert.tensors import TensorSpec, llama_tensors
-from convert.tokenizer import parse_tokenizer
 
 WEIGHTS = "adapter_model.safetensors"
 # What an adapter's folder may hold that is read; the first two must be there.
@@ -26,12 +25,11 @@ ADAPTER_FILES = (
     *(CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
 )
 PREFIX = "base_model.model."
+OTHER = "is it the adapter of another model?"
 SIDE = re.compile(r"(.+)\.lora_(?:([AB])\.weight|(embedding)_([AB]))")
 # Whole tensors of the base by the names that PEFT gives them where it saves them, too. Of a resized
 # vocabulary it saves what was there before, and what it is now under two names.
-SAVED = re.compile(
-    r"(.+?)(?:\.(?:(modules_to_save)|(original_module)|(base_layer)))?\.(weight|bias)"
-)
+SAVED = re.compile(r"(.+?)(?:\.(modules_to_save|original_module|base_layer))?\.(weight|bias)")
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 EMBEDDING, OUTPUT = VOCABULARY
 
@@ -84,28 +82,25 @@ def open_adapter(folder: Path, base: LlamaConfig, name: str | None = None) -> Ad
     # Where the output is the embedding, an adapter can still have it as a matrix of its own.
     untied = replace(base, tie_word_embeddings=False)
     specs = {spec.source: spec for spec in llama_tensors(untied)}
-    sides: dict[str, dict[str, StoredTensor]] = {}
-    saved: dict[str, StoredTensor] = {}
-    again: dict[str, StoredTensor] = {}
-    originals: dict[str, StoredTensor] = {}
-    copies: dict[str, StoredTensor] = {}
+    sides: dict[str, dict[str, StoredTensor]] = defaultdict(dict)
+    whole: dict[str | None, dict[str, StoredTensor]] = defaultdict(dict)  # by what SAVED finds
     for stored_name, tensor in read_header(LocalFile(folder / WEIGHTS)).items():
         bare = stored_name.removeprefix(PREFIX)
         if match := SIDE.fullmatch(bare):
             module, side = match[1], match[2] or match[3] + match[4]
-            sides.setdefault(module, {})[side] = tensor
+            sides[module][side] = tensor
         elif match := SAVED.fullmatch(bare):
-            source = f"{match[1]}.{match[5]}"
+            source = f"{match[1]}.{match[3]}"
             _check_saved(source, tensor, specs)
-            kind = again if match[2] else originals if match[3] else copies if match[4] else saved
-            kind[source] = tensor
+            whole[match[2]][source] = tensor
         else:
             raise _error(f"{stored_name[:200]} is no part of a LoRA adapter")
-    saved = {**again, **saved}
+    again, copies = whole["modules_to_save"], whole["base_layer"]
+    saved = {**again, **whole[None]}
     if both := saved.keys() & copies.keys():
         raise _error(f"{min(both)} is there as the base has it and otherwise")
     saved |= copies
-    if alone := originals.keys() - saved.keys():
+    if alone := whole["original_module"].keys() - saved.keys():
         raise _error(f"{min(alone)} is there as it was before alone")
     if differ := [source for source in again if again[source].shape != saved[source].shape]:
         raise _error(f"{differ[0]} is there twice, in different shapes")
@@ -137,7 +132,7 @@ def _pair(
     spec = specs.get(f"{module}.weight")
     if spec is None or len(spec.shape) != 2:
         fault = f"it adapts {module[:200]}, which the base doesn't have as a matrix"
-        raise _error(fault, "is it the adapter of another model?")
+        raise _error(fault, OTHER)
     embedding = "embedding" if module.endswith("embed_tokens") else ""
     a, b = parts.get(f"{embedding}A"), parts.get(f"{embedding}B")
     if a is None or b is None or len(parts) != 2:
@@ -153,7 +148,7 @@ def _pair(
             raise _error(
                 f"lora_{embedding}{letter} of {module} has shape {list(tensor.shape)}, but the "
                 f"base makes it {list(expected)}",
-                "is it the adapter of another model?",
+                OTHER,
             )
     return Pair(module, a, b, config.scale_of(module), bool(embedding))
 
@@ -163,13 +158,13 @@ def _check_saved(source: str, tensor: StoredTensor, specs: Mapping[str, TensorSp
     spec = specs.get(source)
     if spec is None:
         fault = f"it has {source[:200]}, which the base doesn't have"
-        raise _error(fault, "is it the adapter of another model?")
+        raise _error(fault, OTHER)
     same = tensor.shape == spec.shape
     resized = source in VOCABULARY and len(tensor.shape) == 2 and tensor.shape[1:] == spec.shape[1:]
     if not (same or resized):
         raise _error(
             f"{source} has shape {list(tensor.shape)}, but the base makes it {list(spec.shape)}",
-            "is it the adapter of another model?",
+            OTHER,
         )
 
 
@@ -250,17 +245,5 @@ def _with_tokenizer(
     if not (folder / "tokenizer.json").is_file():
         fault = "it resizes the vocabulary, and has no tokenizer.json that says to what"
         raise CheckpointError(fault, file=str(folder))
-    tokenizer = parse_tokenizer(read_json(folder / "tokenizer.json"), config.vocab_size)
-    if len(tokenizer.tokens) != config.vocab_size:
-        rows = config.vocab_size
-        fault = f"it has {len(tokenizer.tokens)} tokens, the adapter's embedding {rows} rows"
-        raise CheckpointError(fault, file="tokenizer.json")
-    tokenizer_config = optional_json(folder / "tokenizer_config.json")
-    templates = read_chat_templates(folder, tokenizer_config) or checkpoint.chat_templates
-    check_templates(tokenizer.added, templates)
-    return replace(
-        checkpoint,
-        tokenizer=tokenizer,
-        tokenizer_config=tokenizer_config,
-        chat_templates=templates,
-    )
+    around = read_tokenizer(folder, config.vocab_size, checkpoint.chat_templates)
+    return replace(checkpoint, **around)

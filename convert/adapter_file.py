@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from convert.adapter import VOCABULARY, WEIGHTS, Adapter
 from convert.config import LlamaConfig
 from convert.errors import CheckpointError, QuantizationError
-from convert.lora import Pair, read_rows
+from convert.lora import Pair
 from convert.safetensors import ITEM_SIZES
+from convert.stored import read_rows
 from convert.target import check_space, check_target, whole_file
 from convert.tensors import TensorSpec, llama_tensors, permute_heads
 
@@ -30,7 +31,7 @@ ADAPTER_TYPES = {
     "F16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "BF16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
 }
-ARCHITECTURE = "llama"
+MERGE = "merge it into its base: llamacli convert BASE --merge ADAPTER"
 
 
 @dataclass(frozen=True)
@@ -67,19 +68,14 @@ def write_adapter(
     specs = {spec.source: spec for spec in llama_tensors(base)}
     places = [(specs[source], pair) for source, pair in adapter.pairs.items()]
     alpha = file_alpha(list(adapter.pairs.values()))
-    writer = gguf.GGUFWriter(None, ARCHITECTURE)
+    writer = gguf.GGUFWriter(None, "llama")
     _add_metadata(writer, adapter, alpha, file_type)
     item, nbytes = ITEM_SIZES[kind.name], 0
     for spec, pair in places:
         for letter, shape in (("a", a_shape(pair)), ("b", pair.b.shape)):
             size = shape[0] * shape[1] * item
-            # gguf takes the shape of bytes for other types than these two.
-            last = shape[1] * item if kind == GGMLQuantizationType.BF16 else shape[1]
-            dtype = np.dtype(np.float16 if kind == GGMLQuantizationType.F16 else np.float32)
-            if kind == GGMLQuantizationType.BF16:
-                dtype = np.dtype(np.uint8)
             name = f"{spec.name}.lora_{letter}"
-            writer.add_tensor_info(name, (shape[0], last), dtype, size, raw_dtype=kind)
+            writer.add_tensor_info(name, shape, np.dtype(np.float32), size, raw_dtype=kind)
             nbytes += size
     check_space(target, nbytes)
     with whole_file(target, force) as part, closing(writer):
@@ -108,20 +104,13 @@ def check_holdable(adapter: Adapter, base: LlamaConfig) -> None:
         resized = source in VOCABULARY and tensor.shape[0] != base.vocab_size
         if resized or source not in adapter.copies:
             what = "a resized vocabulary" if resized else f"a {source} of its own"
-            raise CheckpointError(
-                f"it has {what} (modules_to_save), which a GGUF adapter can't hold",
-                file=WEIGHTS,
-                hint="merge it into its base: llamacli convert BASE --merge ADAPTER",
-            )
+            fault = f"it has {what} (modules_to_save), which a GGUF adapter can't hold"
+            raise CheckpointError(fault, file=WEIGHTS, hint=MERGE)
     if not adapter.pairs:
         raise CheckpointError("it adapts nothing", file=WEIGHTS)
     if base.tie_word_embeddings and (tied := [v for v in VOCABULARY if v in adapter.pairs]):
-        raise CheckpointError(
-            f"it adapts {tied[0]}, but the base has its embedding and output as one matrix, which "
-            "llama.cpp can't adapt",
-            file=WEIGHTS,
-            hint="merge it into its base: llamacli convert BASE --merge ADAPTER",
-        )
+        fault = f"it adapts {tied[0]}, but the base has its embedding and output as one matrix"
+        raise CheckpointError(f"{fault}, which llama.cpp can't adapt", file=WEIGHTS, hint=MERGE)
 
 
 def file_alpha(pairs: list[Pair]) -> float:
@@ -155,10 +144,6 @@ def packed(
     if not finite:
         fault = f"the pair of {pair.module} has values that are NaN, infinite or beyond {kind.name}"
         raise CheckpointError(fault, file=WEIGHTS)
-    if kind == GGMLQuantizationType.F32:
-        return values
-    if kind == GGMLQuantizationType.F16:
-        return values.astype(np.float16)
     result: NDArray[np.generic] = gguf.quantize(values, kind)
     return result
 

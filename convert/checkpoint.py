@@ -1,17 +1,18 @@
 """A Hugging Face checkpoint: its small files, and where each tensor's bytes lie.
 
-Nothing here reads a weight: shards' headers alone, checked against the files' sizes.
+Of weights, shards' headers alone are read, and checked against the files' sizes; and where one
+matrix is stored under two names, whether it is one.
 """
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from convert import small_files, system
 from convert.added import check_templates
-from convert.config import DYNAMIC, LlamaConfig, rope_kind, token_ids
+from convert.config import DYNAMIC, LlamaConfig, rope_kind
 from convert.errors import CheckpointError
 from convert.lora import Pair
 from convert.pool import Pool, some_ahead
@@ -23,6 +24,7 @@ from convert.safetensors import (
     parse_header,
     reading,
 )
+from convert.stored import are_equal
 from convert.tensors import TensorSpec, llama_tensors
 from convert.tokenizer import Tokenizer, parse_tokenizer
 
@@ -33,7 +35,7 @@ SMALL_FILES = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"),
     *(*small_files.TEMPLATE_FILES.values(), "README.md", INDEX),
 )
-OUTPUT = "lm_head.weight"
+EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 TIED = "where the embedding is the output as well, config.json says tie_word_embeddings true"
 # What tensors tell that no Llama has, by a part of their names.
 STRANGE = {
@@ -48,6 +50,7 @@ FILES = {
     **dict.fromkeys((".safetensors", ".json"), "name the folder that it is in"),
 }
 HEADERS_AT_ONCE = 8  # fetched, of 16 MiB at most; they are parsed one by one
+LOOKED_FOR = 64  # tokens beyond the embedding's rows, in chat templates
 
 
 @dataclass(frozen=True)
@@ -105,42 +108,52 @@ def describe_checkpoint(
     folder: Path, name: str, config: LlamaConfig, files: Sequence[WeightFile]
 ) -> Checkpoint:
     """Put a checkpoint together from its small files in folder and its weight files anywhere."""
-    with small_files.without_collection():
-        tokenizer = parse_tokenizer(
-            small_files.read_json(folder / "tokenizer.json"), config.vocab_size
-        )
-    if len(tokenizer.tokens) != config.vocab_size:
-        raise CheckpointError(
-            f"it has {len(tokenizer.tokens)} tokens, but config.json's vocab_size (the embedding's "
-            f"rows) is {config.vocab_size}",
-            file="tokenizer.json",
-        )
-    tokenizer_config = small_files.optional_json(folder / "tokenizer_config.json")
-    generation_config = small_files.optional_json(folder / "generation_config.json")
-    token_ids(
-        generation_config.get("eos_token_id"),
-        "eos_token_id",
-        config.vocab_size,
-        file="generation_config.json",
-    )
-    index = None if [file.name for file in files] == [SINGLE] else _read_index(folder)
-    templates = small_files.read_chat_templates(folder, tokenizer_config)
-    check_templates(tokenizer.added, templates)
+    around = read_tokenizer(folder, config.vocab_size)
+    notes = [*_notes(folder, config, around, files)]
+    stored = _match(config, files)
+    twice = config.tie_word_embeddings and OUTPUT in stored
+    if twice and not are_equal(stored[EMBEDDING], stored[OUTPUT]):
+        config = replace(config, tie_word_embeddings=False)
+        notes.append(f"config.json ties {OUTPUT} to the embedding, but it differs: it is kept")
     return Checkpoint(
         name=name,
         folder=folder,
         config=config,
-        tokenizer=tokenizer,
-        tokenizer_config=tokenizer_config,
-        generation_config=generation_config,
-        chat_templates=templates,
-        weights=_match(config, files, index),
-        notes=tuple(_notes(folder, config, tokenizer, files)),
+        **around,
+        generation_config=small_files.optional_json(folder / "generation_config.json"),
+        weights={spec: stored[spec.source] for spec in llama_tensors(config)},
+        notes=tuple(notes),
     )
 
 
+class AroundText(TypedDict):
+    """What a checkpoint has of a tokenizer, by its fields' names."""
+
+    tokenizer: Tokenizer
+    tokenizer_config: Mapping[str, Any]
+    chat_templates: Mapping[str, str]
+
+
+def read_tokenizer(
+    folder: Path, rows: int, templates: Mapping[str, str] | None = None
+) -> AroundText:
+    """A folder's tokenizer for an embedding of so many rows, its settings and chat templates.
+
+    templates are those where it has none of its own. Raises CheckpointError.
+    """
+    with small_files.without_collection():
+        tokenizer = parse_tokenizer(small_files.read_json(folder / "tokenizer.json"), rows)
+    if len(tokenizer.tokens) != rows:
+        fault = f"it has {len(tokenizer.tokens)} tokens, but the embedding has {rows} rows"
+        raise CheckpointError(fault, file="tokenizer.json")
+    settings = small_files.optional_json(folder / "tokenizer_config.json")
+    own = small_files.read_chat_templates(folder, settings) or templates or {}
+    check_templates(tokenizer.added, own)
+    return {"tokenizer": tokenizer, "tokenizer_config": settings, "chat_templates": own}
+
+
 def _notes(
-    folder: Path, config: LlamaConfig, tokenizer: Tokenizer, files: Sequence[WeightFile]
+    folder: Path, config: LlamaConfig, around: AroundText, files: Sequence[WeightFile]
 ) -> Iterator[str]:
     if [file.name for file in files] == [SINGLE] and (folder / INDEX).exists():
         others = sorted({*(_read_index(folder) or {}).values()} - {SINGLE})
@@ -149,21 +162,23 @@ def _notes(
     if rope_kind(config.raw) == DYNAMIC:
         most = config.max_position_embeddings
         yield f"dynamic rope scaling begins beyond {most} tokens, where the file's context ends"
+    tokenizer = around["tokenizer"]
     if tokenizer.pre.differs:
         yield f"llama.cpp's {tokenizer.pre.name} cuts {tokenizer.pre.differs} otherwise"
+    for text in tokenizer.beyond[:LOOKED_FOR]:
+        if any(text in template for template in around["chat_templates"].values()):
+            yield f"the chat template's {text!r} is beyond the embedding's rows: it is text"
 
 
 def read_config(folder: Path) -> LlamaConfig:
     """config.json of a checkpoint folder, checked; no other file is read."""
     if not (folder / "config.json").exists():
+        fault, hint = "it has no config.json; is it a Hugging Face checkpoint?", ""
         if (folder / "params.json").exists():
             fault = "it has Meta's own files (params.json), not those of a Hugging Face checkpoint"
             hint = "get the model by its id on the Hub, or make one by transformers' "
-            raise CheckpointError(
-                fault, file=str(folder), hint=f"{hint}convert_llama_weights_to_hf"
-            )
-        fault = "it has no config.json; is it a Hugging Face checkpoint?"
-        raise CheckpointError(fault, file=str(folder))
+            hint += "convert_llama_weights_to_hf"
+        raise CheckpointError(fault, file=str(folder), hint=hint)
     return LlamaConfig.from_dict(small_files.read_json(folder / "config.json"))
 
 
@@ -233,14 +248,14 @@ def _headers(files: Sequence[WeightFile]) -> Iterator[dict[str, StoredTensor]]:
         yield from (parse_header(file, raw) for file, raw in headers)
 
 
-def _match(
-    config: LlamaConfig, files: Sequence[WeightFile], index: Mapping[str, str] | None
-) -> dict[TensorSpec, StoredTensor]:
-    """Pair what config.json implies with what the files hold; both must agree fully.
+def _match(config: LlamaConfig, files: Sequence[WeightFile]) -> dict[str, StoredTensor]:
+    """The tensors that config.json implies by their names; files must have all, and no others.
 
+    Where the embedding is the output as well, either of their names will do, and both may be there.
     What no Llama has is refused as it comes, so that tensors by the million take no memory.
     """
-    specs = {spec.source: spec for spec in llama_tensors(config)}
+    tied = config.tie_word_embeddings
+    specs = {s.source: s for s in llama_tensors(replace(config, tie_word_embeddings=False))}
     stored: dict[str, StoredTensor] = {}
     for header in _headers(files):
         for name, tensor in header.items():
@@ -250,17 +265,16 @@ def _match(
             if name in specs:
                 _check_shape(specs[name], tensor)
                 stored[name] = tensor
-            elif not _is_spare(name, config):
+            elif not name.endswith(".rotary_emb.inv_freq"):  # older checkpoints have them
                 hint = next((told for part, told in STRANGE.items() if part in name), "")
                 raise CheckpointError(f"unknown tensor {name}", file=tensor.file.name, hint=hint)
-    for name, file_name in (index or {}).items():
-        if name in specs and (name not in stored or stored[name].file.name != file_name):
-            raise CheckpointError(f"{name} is not in {file_name}, where it should be", file=INDEX)
-    if missing := specs.keys() - stored.keys():
-        name = next(name for name in specs if name in missing)
-        hint = TIED if name == OUTPUT else ""
-        raise CheckpointError(f"tensor {name} is missing in the safetensors files", hint=hint)
-    return {spec: stored[name] for name, spec in specs.items()}
+    if tied and EMBEDDING not in stored and OUTPUT in stored:
+        stored[EMBEDDING] = stored.pop(OUTPUT)
+    for name in specs:
+        if name not in stored and not (tied and name == OUTPUT):
+            hint = TIED if name == OUTPUT else ""
+            raise CheckpointError(f"tensor {name} is missing in the safetensors files", hint=hint)
+    return stored
 
 
 def _check_shape(spec: TensorSpec, tensor: StoredTensor) -> None:
@@ -270,8 +284,3 @@ def _check_shape(spec: TensorSpec, tensor: StoredTensor) -> None:
             f"{list(spec.shape)}; is it the config.json of another model?",
             file=tensor.file.name,
         )
-
-
-def _is_spare(name: str, config: LlamaConfig) -> bool:
-    """Older checkpoints store the rotary frequencies; a tied head may be stored as well."""
-    return name.endswith(".rotary_emb.inv_freq") or (name == OUTPUT and config.tie_word_embeddings)

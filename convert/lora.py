@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convert.errors import CheckpointError
-from convert.safetensors import ITEM_SIZES, StoredTensor
+from convert.safetensors import StoredTensor
+from convert.stored import read_columns, read_rows
 
 
 @dataclass(frozen=True)
@@ -45,32 +46,3 @@ class Pair:
             fault = f"the pair of {self.module} makes values that are NaN or infinite"
             raise CheckpointError(fault, file=self.a.file.name)
         return result
-
-
-def read_rows(
-    tensor: StoredTensor, first: int = 0, count: int | None = None
-) -> NDArray[np.float32]:
-    """Rows of a stored matrix as float32, exactly; all of them where no count is given."""
-    rows, columns = tensor.shape
-    count = rows - first if count is None else count
-    row = columns * ITEM_SIZES[tensor.dtype]
-    raw = tensor.file.read(tensor.offset + first * row, count * row)
-    return as_float32(raw, tensor.dtype).reshape(count, columns)
-
-
-def read_columns(tensor: StoredTensor, first: int, count: int) -> NDArray[np.float32]:
-    """Some columns of a stored matrix of few rows."""
-    rows, columns = tensor.shape
-    item = ITEM_SIZES[tensor.dtype]
-    starts = (tensor.offset + (row * columns + first) * item for row in range(rows))
-    parts = [as_float32(tensor.file.read(at, count * item), tensor.dtype) for at in starts]
-    return np.stack(parts)
-
-
-def as_float32(raw: bytes | bytearray | memoryview, dtype: str) -> NDArray[np.float32]:
-    """The values of BF16, F16 or F32 bytes, exactly."""
-    if dtype == "BF16":
-        bits = np.frombuffer(raw, "<u2").astype(np.uint32) << np.uint32(16)
-        return bits.view(np.float32)
-    kind = np.float16 if dtype == "F16" else np.float32
-    return np.frombuffer(raw, kind).astype(np.float32, copy=False)

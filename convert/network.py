@@ -4,16 +4,15 @@ In float32. Rows are in Hugging Face's order. Yarn's change of the rotary freque
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from convert.checkpoint import Checkpoint
-from convert.header import PlannedTensor
-from convert.pieces import PIECE, Piece, not_finite_error, piece_values, read_piece
+from convert.pieces import PIECE, not_finite_error
+from convert.stored import read_rows
 from convert.tensors import frequency_factors, inverse_frequencies
 
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
@@ -70,10 +69,10 @@ class Model:
 
     def _read(self, name: str, first: int, count: int) -> Floats:
         spec = self._specs[name]
-        stored, pairs = self._checkpoint.weights[spec], self._checkpoint.pairs.get(spec.source, ())
-        planned = PlannedTensor(replace(spec, head_dim=None), GGMLQuantizationType.F32, 0, 0)
-        piece = Piece(planned, stored, first, count, 0, tuple(pairs))
-        values = piece_values(piece, read_piece(piece))
+        stored = self._checkpoint.weights[spec]
+        values = read_rows(stored, first, count)
+        for pair in self._checkpoint.pairs.get(spec.source, ()):
+            values = values + pair.product(first, count)
         if wrong := values.size - int(np.isfinite(values).sum()):
             raise not_finite_error(stored, spec, wrong)
         return values

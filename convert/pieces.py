@@ -13,9 +13,10 @@ from convert.checkpoint import Checkpoint
 from convert.errors import CheckpointError
 from convert.header import PlannedTensor
 from convert.kernels import INFINITY, LARGEST_F16, Kernel
-from convert.lora import Pair, as_float32
+from convert.lora import Pair
 from convert.quantization import tensor_nbytes
 from convert.safetensors import ITEM_SIZES, StoredTensor
+from convert.stored import as_float32
 from convert.tensors import TensorSpec, permute_heads
 
 Type = GGMLQuantizationType

@@ -14,6 +14,7 @@ import pytest
 from gguf import GGUFReader, TokenType
 
 from convert import CheckpointError, convert
+from convert.added import AddedToken, check_templates
 from convert.checkpoint import INDEX, open_checkpoint, shard_names
 from convert.config import LlamaConfig
 from convert.special import adds_special_tokens, end_tokens, special_ids
@@ -24,7 +25,7 @@ from llamacli.verify.report import verify
 from llamacli.verify.tokenization import reference
 from tests.standins.checkpoint import shape_config, tokenizer, write_checkpoint, write_json
 from tests.systems import needs_peak
-from tests.test_checkpoint import edit_json, refusal
+from tests.test_checkpoint import edit_header, edit_json, refusal
 
 Make = Callable[..., Path]
 SIZE = 1024  # tokens of the made-up tokenizer; its last 256 are control tokens
@@ -253,6 +254,17 @@ def test_added_tokens_that_overlap_are_refused(checkpoint: Make) -> None:
     assert "'abc' and 'cdefg' can overlap" in refusal(folder)
 
 
+def test_added_tokens_that_would_take_all_memory_or_time_are_refused(checkpoint: Make) -> None:
+    """Of a long one every beginning was kept; flagged ones are looked for in the templates."""
+    folder = checkpoint(vocab_size=SIZE + 1, bos_token_id=SIZE - 256, eos_token_id=SIZE - 247)
+    write_json(folder / "tokenizer.json", tokenizer(SIZE))
+    add_token(folder, "ab" * 10_000)
+    assert "added tokens are absurdly long" in refusal(folder)
+    flagged = [AddedToken(i, f"<|{i}|>", True, ("lstrip",)) for i in range(10_000)]
+    with pytest.raises(CheckpointError, match="10000 of its added tokens"):
+        check_templates(flagged, {"default": "a" * (1 << 20)})
+
+
 def test_a_vocabulary_padded_beyond_the_tokenizer(checkpoint: Make) -> None:
     """transformers and llama.cpp take it: rows of the embedding that no token has."""
     folder = checkpoint(vocab_size=SIZE + 3, bos_token_id=SIZE - 256, eos_token_id=SIZE - 247)
@@ -476,13 +488,59 @@ def test_rope_factors_are_those_of_llama_cpps_converter(
     assert math.isclose(float(factors[-1]), factor) and factors[0] == 1
 
 
-def test_lm_head_beside_tied_embeddings(checkpoint: Make) -> None:
-    """Tied weights may be stored twice; an untied model without its head is refused."""
-    folder = checkpoint()
+def names_in(path: Path) -> set[str]:
+    return {tensor.name for tensor in GGUFReader(path).tensors}
+
+
+def test_an_untied_model_without_its_head_is_refused(checkpoint: Make) -> None:
+    folder = checkpoint(tie_word_embeddings=True)
+    edit(folder, "config.json", tie_word_embeddings=False)
+    assert "lm_head.weight is missing" in refusal(folder)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+def test_lm_head_beside_tied_embeddings(dtype: str, checkpoint: Make) -> None:
+    """Tied weights may be stored twice. Where fine-tuning has made two of them, both are taken, as
+    transformers and llama.cpp do, whatever config.json says."""
+    folder = checkpoint(dtype=dtype)
     edit(folder, "config.json", tie_word_embeddings=True)
-    assert "output.weight" not in {t.name for t in GGUFReader(converted(folder)).tensors}
-    other = folder.parent / "tied"
-    write_checkpoint(other, shape_config("tiny", tie_word_embeddings=True))
-    edit(other, "config.json", tie_word_embeddings=False)
-    with pytest.raises(CheckpointError, match=r"lm_head\.weight is missing"):
-        convert(other, folder.parent / "none.gguf", "F16")
+    opened = open_checkpoint(folder)
+    assert opened.notes == (
+        "config.json ties lm_head.weight to the embedding, but it differs: it is kept",
+    )
+    path = converted(folder)
+    assert "output.weight" in names_in(path)
+    assert verify(path, folder).failed == ()
+    stored = {spec.source: tensor for spec, tensor in opened.weights.items()}
+    embedding, head = stored["model.embed_tokens.weight"], stored["lm_head.weight"]
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(head.offset)
+        file.write(embedding.file.read(embedding.offset, embedding.nbytes))
+    assert open_checkpoint(folder).notes == ()
+    assert "output.weight" not in names_in(converted(folder))
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(head.offset + head.nbytes - 2)
+        file.write(b"\0\0")
+    assert "output.weight" in names_in(converted(folder))
+
+
+def test_tied_weights_by_the_heads_name_alone(checkpoint: Make) -> None:
+    """As safetensors' save_model keeps them: under the first of their names in the alphabet."""
+    folder = checkpoint(tie_word_embeddings=True)
+    expected = converted(folder).read_bytes()
+    edit_header(
+        folder / "model.safetensors",
+        lambda h: h.update({"lm_head.weight": h.pop("model.embed_tokens.weight")}),
+    )
+    assert converted(folder).read_bytes() == expected
+
+
+def test_a_template_with_tokens_beyond_the_embedding_is_told(checkpoint: Make) -> None:
+    """A tokenizer saved with more tokens than the weights were resized for."""
+    folder = checkpoint()
+    add_token(folder, "<|turn|>", SIZE, special=True)
+    assert open_checkpoint(folder).notes == ()
+    edit(folder, "tokenizer_config.json", chat_template="<|turn|>{{ messages }}")
+    assert open_checkpoint(folder).notes == (
+        "the chat template's '<|turn|>' is beyond the embedding's rows: it is text",
+    )

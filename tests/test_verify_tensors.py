@@ -11,9 +11,9 @@ from gguf import GGMLQuantizationType as Type
 from convert import convert
 from convert.checkpoint import open_checkpoint
 from convert.kernels import quantize
+from convert.stored import read_rows
 from convert.tensors import permute_heads
 from llamacli.verify.report import Report, verify
-from llamacli.verify.tensors import read_rows
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.rewritten import Tensors, rewrite
 
@@ -41,7 +41,7 @@ def broken(folder: Path, quant: str, change: Change) -> Path:
 
     def original(name: str) -> np.ndarray:
         spec, stored = weights[name]
-        return read_rows(spec, stored, 0, spec.rows).reshape(spec.shape)
+        return read_rows(stored).reshape(spec.shape)
 
     return rewrite(
         folder.parent / f"{quant}.gguf",

@@ -46,7 +46,7 @@ class Pair:
 
     def original(self, first: int, rows: int) -> NDArray[np.float32]:
         """Rows of the checkpoint's tensor in ggml's order, float32; heads must be whole."""
-        values = read_rows(self.spec, self.stored, first, rows)
+        values = convert.read_rows(self.stored, first, rows)
         if self.spec.head_dim is None:
             return values
         shaped = values[0] if len(self.spec.shape) == 1 else values
@@ -77,15 +77,6 @@ class Compared:
             and sums.bad == 0
             and abs(sums.scale - 1) <= bounds.scale_of(sums.values)
         )
-
-
-def read_rows(
-    spec: TensorSpec, stored: convert.StoredTensor, first: int, rows: int
-) -> NDArray[np.float32]:
-    """Rows of a checkpoint's tensor as it stores them, float32 of shape (rows, columns)."""
-    nbytes = spec.columns * convert.ITEM_SIZES[stored.dtype]
-    data = stored.file.read(stored.offset + first * nbytes, rows * nbytes)
-    return convert.as_float32(data, stored.dtype).reshape(rows, spec.columns)
 
 
 def diagnose(compared: Compared, pairs: Sequence[Pair]) -> str:
@@ -142,14 +133,14 @@ def _order(spec: TensorSpec) -> NDArray[np.int64]:
 
 def _take(pair: Pair, rows: Sequence[int]) -> NDArray[np.float32]:
     """Rows of the checkpoint's tensor in its own order."""
-    return np.concatenate([read_rows(pair.spec, pair.stored, row, 1) for row in rows])
+    return np.concatenate([convert.read_rows(pair.stored, row, 1) for row in rows])
 
 
 def _columns(pair: Pair, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
     """Columns of the checkpoint's tensor as rows, read a few megabytes at a time."""
     spec, step = pair.spec, max(1, READ // pair.spec.columns)
     parts = [
-        read_rows(spec, pair.stored, first, min(step, spec.rows - first))[:, chosen]
+        convert.read_rows(pair.stored, first, min(step, spec.rows - first))[:, chosen]
         for first in range(0, spec.rows, step)
     ]
     return np.ascontiguousarray(np.concatenate(parts).T)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from convert.config import LlamaConfig
-from convert.lora import as_float32
 from convert.safetensors import LocalFile, read_header
+from convert.stored import as_float32
 from convert.tensors import llama_tensors
 from tests.standins.checkpoint import encode, write_json
 
