@@ -23,7 +23,8 @@ MAX_CHOICES = 8
 MAX_MODEL = 1024  # characters of the base's name
 REPEAT = re.compile(r"[*+?{]")
 REPEATED_GROUP = re.compile(r"\)[*+?{]")
-PLAIN = re.compile(r"[\w.]+")
+
+Patterns = tuple[tuple[re.Pattern[str], float], ...]  # a number by modules that one matches
 
 # Set, these keys make something else of it than scale·B·A beside a matrix.
 OTHER_KINDS = {
@@ -62,8 +63,8 @@ class AdapterConfig:
     base: str | None
     rank: int
     alpha: float
-    rank_pattern: Mapping[str, float]
-    alpha_pattern: Mapping[str, float]
+    rank_pattern: Patterns
+    alpha_pattern: Patterns
     rslora: bool
 
     def rank_of(self, module: str) -> int:
@@ -121,22 +122,23 @@ def _positive(key: str, value: Any, *, whole: bool = False) -> float:
     return value
 
 
-def _pattern(raw: Mapping[str, Any], key: str, *, whole: bool = False) -> dict[str, float]:
-    """A number by modules: their names, the ends of those, or regular expressions for them.
-
-    Raises CheckpointError for what is none of these.
+def _pattern(raw: Mapping[str, Any], key: str, *, whole: bool = False) -> Patterns:
+    """A number by modules: their names, or regular expressions for them, or for what of them stands
+    behind a dot. Raises CheckpointError for what is none of these.
     """
     patterns = raw.get(key) or {}
     if not isinstance(patterns, dict) or len(patterns) > MAX_PATTERNS:
         raise _error(f"{key} is not an object of at most {MAX_PATTERNS} numbers by module")
-    for pattern in patterns:
+    compiled = []
+    for pattern, number in patterns.items():
         if not _is_bounded(pattern):
             raise _error(f"{key} has {pattern[:80]!r}, too intricate an expression to be matched")
         try:
-            re.compile(_of_end(pattern))
+            of_end = re.compile(rf"(.*\.)?({pattern})$")
         except (re.error, RecursionError, OverflowError):
             raise _error(f"{key} has {pattern[:80]!r}, no regular expression") from None
-    return {n: _positive(f"{key} of {n[:80]}", value, whole=whole) for n, value in patterns.items()}
+        compiled.append((of_end, _positive(f"{key} of {pattern[:80]}", number, whole=whole)))
+    return tuple(compiled)
 
 
 def _is_bounded(pattern: str) -> bool:
@@ -149,26 +151,6 @@ def _is_bounded(pattern: str) -> bool:
     )
 
 
-def _of_pattern(patterns: Mapping[str, float], module: str, default: float) -> float:
-    """The number of the first pattern that a module's whole name, or the end of it, matches."""
-    for pattern, value in patterns.items():
-        if PLAIN.fullmatch(pattern):  # most are names, by hundreds
-            fits = len(pattern) <= len(module) and _ends(pattern, module)
-        else:
-            fits = re.match(_of_end(pattern), module) is not None
-        if fits:
-            return value
-    return default
-
-
-def _of_end(pattern: str) -> str:
-    """An expression for names that a pattern matches, or the end of which behind a dot."""
-    return rf"(.*\.)?({pattern})$"
-
-
-def _ends(pattern: str, module: str) -> bool:
-    """Whether a name with dots, each of which stands for any letter, is the module's or ends it."""
-    end = module[len(module) - len(pattern) :]
-    before = module[: len(module) - len(pattern)]
-    same = all(a in (b, ".") for a, b in zip(pattern, end, strict=True))
-    return same and (not before or before.endswith("."))
+def _of_pattern(patterns: Patterns, module: str, default: float) -> float:
+    """The number of the first pattern that matches a module."""
+    return next((number for pattern, number in patterns if pattern.match(module)), default)

@@ -162,25 +162,24 @@ def _require_neutral(raw: Mapping[str, Any]) -> None:
             raise _error(f"{key} is {raw[key]!r}, which llama.cpp's Llama doesn't do")
 
 
+def _value(raw: Mapping[str, Any], key: str, default: Any) -> Any:
+    value = default if raw.get(key) is None else raw[key]
+    if value is None:
+        raise _error(f"{key} is missing")
+    return value
+
+
 def _integer(
     raw: Mapping[str, Any], key: str, default: int | None = None, most: int = MAX_DIMENSION
 ) -> int:
-    value = raw.get(key)
-    if value is None:
-        value = default
-    if value is None:
-        raise _error(f"{key} is missing")
+    value = _value(raw, key, default)
     if not _is_integer(value) or not 1 <= value <= most:
         raise _error(f"{key} is {value!r}, expected an integer from 1 to {most}")
     return int(value)
 
 
 def _number(raw: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    value = raw.get(key)
-    if value is None:
-        value = default
-    if value is None:
-        raise _error(f"{key} is missing")
+    value = _value(raw, key, default)
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
     if not numeric or not 0 < value < 1e30 or not math.isfinite(value):
         raise _error(f"{key} is {value!r}, expected a positive number")

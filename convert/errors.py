@@ -44,9 +44,5 @@ class SizeError(ConvertError):
     """No file is as small as it was asked to be."""
 
 
-class TargetExistsError(ConvertError):
-    """The target file exists and was not to be replaced."""
-
-
 class TargetError(ConvertError):
-    """The target can't be written: no space, no permission, no such folder."""
+    """The target can't be written: it exists, or no space, permission or folder is there for it."""

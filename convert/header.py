@@ -28,12 +28,7 @@ from convert.target import unwritable
 from convert.tensors import ROPE_FACTORS, TensorSpec, frequency_factors, llama_tensors
 
 ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
-SCALARS = {
-    GGUFValueType.UINT8: "u1", GGUFValueType.INT8: "i1", GGUFValueType.UINT16: "<u2",
-    GGUFValueType.INT16: "<i2", GGUFValueType.UINT32: "<u4", GGUFValueType.INT32: "<i4",
-    GGUFValueType.FLOAT32: "<f4", GGUFValueType.UINT64: "<u8", GGUFValueType.INT64: "<i8",
-    GGUFValueType.FLOAT64: "<f8", GGUFValueType.BOOL: "?",
-}  # fmt: skip
+SCALARS = gguf.GGUFReader.gguf_scalar_to_np
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def read_importance(path: Path) -> ImportanceMatrix:
 def write_importance(path: Path, matrix: ImportanceMatrix, *, force: bool = False) -> None:
     """Write llama.cpp's GGUF kind, whole or not at all; force replaces a file that is there.
 
-    Raises TargetError, TargetExistsError.
+    Raises TargetError.
     """
     with whole_file(path, force) as part:
         _write(part, matrix)

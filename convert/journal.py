@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 from convert import system
 from convert.errors import SourceError, TargetError
@@ -31,7 +31,7 @@ class Journal:
     """
 
     descriptor: int
-    file: IO[str]
+    file: BinaryIO
     renewed: bool = False
     pieces: dict[int, tuple[int, str]] = field(default_factory=dict)
 
@@ -43,7 +43,7 @@ class Journal:
     def note(self, offset: int, length: int, hashed: str) -> None:
         """Note a piece that has been written into the partial file, by the digest of its bytes."""
         self.pieces[offset] = (length, hashed)
-        self.file.write(json.dumps([offset, length, hashed]) + "\n")
+        self.file.write(json.dumps([offset, length, hashed]).encode() + b"\n")
         self.file.flush()
 
     def offsets_kept(self, ranges: Iterable[tuple[int, int]], threads: int) -> set[int]:
@@ -186,34 +186,27 @@ def _is_at(status: os.stat_result, path: Path) -> bool:
 @contextlib.contextmanager
 def _open_journal(path: Path, descriptor: int, made_of: Any) -> Iterator[Journal]:
     """The journal, read as far as its lines are whole, open to be gone on with."""
-    head = json.dumps(made_of, sort_keys=True) + "\n"
-    notes = _open_own(path)
-    with open(notes, "r+", encoding="utf-8", newline="\n") as file:
-        text = _read(file)
-        pieces, length = _parse(text, head) if text.startswith(head) else ({}, 0)
-        renewed = bool(text) and length == 0
+    head = json.dumps(made_of, sort_keys=True).encode() + b"\n"
+    with open(_open_own(path), "r+b") as file:
+        noted = file.read(MAX_JOURNAL)
+        pieces, length = _parse(noted, head)
         if length == 0:
             os.ftruncate(descriptor, 0)
         file.seek(length)
-        file.truncate(length)
+        file.truncate()
         if length == 0:
             file.write(head)
             file.flush()
-        yield Journal(descriptor, file, renewed, pieces)
+        yield Journal(descriptor, file, bool(noted) and length == 0, pieces)
 
 
-def _read(file: IO[str]) -> str:
-    """All of a journal; what isn't one, or is absurdly long, reads as one of something else."""
-    try:
-        return "?" if os.fstat(file.fileno()).st_size > MAX_JOURNAL else file.read()
-    except UnicodeDecodeError:
-        return "?"
-
-
-def _parse(text: str, head: str) -> tuple[dict[int, tuple[int, str]], int]:
+def _parse(noted: bytes, head: bytes) -> tuple[dict[int, tuple[int, str]], int]:
     """The pieces, and the bytes of the journal up to the first line that isn't whole."""
-    pieces, length = {}, len(head.encode())
-    *lines, _ = text[len(head) :].split("\n")  # what follows the last one is no whole line
+    pieces: dict[int, tuple[int, str]] = {}
+    if not noted.startswith(head):
+        return pieces, 0
+    length = len(head)
+    *lines, _ = noted[length:].split(b"\n")  # what follows the last one is no whole line
     for line in lines:
         try:
             offset, nbytes, hashed = json.loads(line)
@@ -222,5 +215,5 @@ def _parse(text: str, head: str) -> tuple[dict[int, tuple[int, str]], int]:
         if type(offset) is not int or type(nbytes) is not int or not isinstance(hashed, str):
             break
         pieces[offset] = (nbytes, hashed)
-        length += len(line.encode()) + 1
+        length += len(line) + 1
     return pieces, length

@@ -9,12 +9,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from convert import system
-from convert.errors import TargetError, TargetExistsError
+from convert.errors import TargetError
 
 Buffer = bytes | bytearray | memoryview
-
-UNITS = {"GB": 1_000_000_000, "MB": 1_000_000, "kB": 1000}
 
 
 def check_target(target: Path, force: bool) -> None:
@@ -41,19 +41,19 @@ def _refuse_existing(target: Path) -> None:
     if not os.path.lexists(target):
         return
     if not target.exists():
-        raise TargetExistsError(
+        raise TargetError(
             f"it is a link to {target.readlink()}, which isn't there",
             file=str(target),
             hint="remove it, or use --force to replace it",
         )
-    raise TargetExistsError("it exists already", file=str(target), hint="use --force to replace it")
+    raise TargetError("it exists already", file=str(target), hint="use --force to replace it")
 
 
 def check_space(target: Path, nbytes: int) -> None:
     """Refuse to start where the target's disk can't hold nbytes more."""
     free = shutil.disk_usage(target.parent).free
     if free < nbytes:
-        raise _no_space(target, f"{_size(nbytes)} are needed, and {_size(free)} are free")
+        raise _no_space(target, f"{decimal(nbytes)} are needed, and {decimal(free)} are free")
 
 
 def allocate(descriptor: int, target: Path, size: int) -> None:
@@ -68,7 +68,7 @@ def allocate(descriptor: int, target: Path, size: int) -> None:
         if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
             return
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_space(target, f"{_size(size)} can't be had: {error.strerror}") from error
+            raise _no_space(target, f"{decimal(size)} can't be had: {error.strerror}") from error
         raise unwritable(target, error) from error
 
 
@@ -80,11 +80,6 @@ def unwritable(target: Path, error: OSError) -> TargetError:
 def _no_space(target: Path, fault: str) -> TargetError:
     hint = "free some space or name another folder with -o"
     return TargetError(fault, file=str(target), hint=hint)
-
-
-def _size(nbytes: int) -> str:
-    unit = next((u for u in ("GB", "MB", "kB") if nbytes >= UNITS[u]), "B")
-    return f"{nbytes / UNITS[unit]:.1f} {unit}" if unit != "B" else f"{nbytes} bytes"
 
 
 def write_all(descriptor: int, data: Buffer, offset: int) -> None:
@@ -154,7 +149,7 @@ def _rename_new(part: Path, target: Path) -> None:
         system.name_new(part, target)
     except FileExistsError:
         fault = "it was written by someone else meanwhile"
-        raise TargetExistsError(fault, file=str(target)) from None
+        raise TargetError(fault, file=str(target)) from None
     except OSError:  # a file system without hard links
         _refuse_existing(target)
         os.replace(part, target)

@@ -7,10 +7,9 @@ done. So a few pieces are in memory at a time, whatever the model's size.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import numpy as np
 from gguf import GGMLQuantizationType
@@ -21,13 +20,11 @@ from convert.checkpoint import Checkpoint
 from convert.header import PlannedTensor
 from convert.journal import Journal, digest
 from convert.kernels import Kernel
-from convert.pieces import PIECE, Piece, not_finite_error, pieces_of, quantize_piece, read_piece
+from convert.pieces import Piece, not_finite_error, pieces_of, quantize_piece, read_piece
 from convert.pool import Pool, some_ahead
 from convert.safetensors import reading
 from convert.target import write_all
 from convert.tensors import frequency_factors
-
-LARGEST = 4 * PIECE  # bytes of most pieces, before and after
 
 Importances = Mapping[str, NDArray[np.float32]]  # by the tensors' GGUF names
 
@@ -62,16 +59,10 @@ class _Buffers(threading.local):
     threads wait for each other there.
     """
 
-    def __init__(self) -> None:
-        self.source = np.empty(LARGEST, np.uint8)
-        self.target = np.empty(LARGEST, np.uint8)
-
-    def hold(self, source: int, target: int) -> None:
-        """Have room for so many bytes."""
-        if source > self.source.size:
-            self.source = np.empty(source, np.uint8)
-        if target > self.target.size:
-            self.target = np.empty(target, np.uint8)
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        """With room for each of these."""
+        self.source = np.empty(max(piece.source_nbytes for piece in pieces), np.uint8)
+        self.target = np.empty(max(piece.nbytes for piece in pieces), np.uint8)
 
 
 @dataclass
@@ -86,17 +77,13 @@ class TensorWriter:
     start: int
     journal: Journal | None
     progress: Callable[[Progress], None] | None
-    nbytes: int = 0
-    parameters: int = 0
     not_finite: int = 0
     kernel_seconds: float = 0.0
-    buffers: _Buffers = field(default_factory=_Buffers)
 
-    @cached_property
-    def totals(self) -> tuple[int, int]:
-        """Bytes and parameters of all tensors."""
+    def __post_init__(self) -> None:
         nbytes = sum(tensor.nbytes for tensor in self.tensors)
-        return nbytes, sum(tensor.spec.parameters for tensor in self.tensors)
+        parameters = sum(tensor.spec.parameters for tensor in self.tensors)
+        self.done = Progress("", 0, nbytes, 0, parameters)
 
     def run(self, threads: int) -> float:
         """Quantize and write all pieces in order; return the seconds spent in kernels."""
@@ -105,14 +92,15 @@ class TensorWriter:
         remote = self.checkpoint.waits
         readers = Pool(max(file.parallel for file in files), "read")
         pool = Pool(threads, "quantize")
+        pieces = [*pieces_of(self.checkpoint, self.tensors)]
+        buffers = _Buffers(pieces)
 
         def start(piece: Piece) -> Future[_Done]:
             read = readers.submit(read_piece, piece).result if remote else None
-            return pool.submit(self._do, piece, read)
+            return pool.submit(self._do, piece, read, buffers)
 
         with reading(files, readers, pool):
-            missing = self._missing(list(pieces_of(self.checkpoint, self.tensors)), threads)
-            for piece, done in some_ahead(start, missing, ahead):
+            for piece, done in some_ahead(start, self._missing(pieces, threads), ahead):
                 self._count_done(piece, done)
         factors = frequency_factors(self.checkpoint.config)
         if factors is not None:
@@ -120,10 +108,9 @@ class TensorWriter:
             write_all(self.descriptor, factors.view(np.uint8).data, place)
         return self.kernel_seconds
 
-    def _do(self, piece: Piece, read: Callable[[], memoryview] | None) -> "_Done":
+    def _do(self, piece: Piece, read: Callable[[], memoryview] | None, buffers: _Buffers) -> _Done:
         """Read, quantize and write a piece, in a thread of the pool."""
-        buffers, kind = self.buffers, piece.tensor.type
-        buffers.hold(piece.source_nbytes, piece.nbytes)
+        kind = piece.tensor.type
         raw = read_piece(piece, buffers.source.data) if read is None else read()
         weights = self.importances.get(piece.tensor.spec.name)
         result = quantize_piece(piece, raw, self.kernels[kind], weights, buffers.target)
@@ -160,8 +147,11 @@ class TensorWriter:
         self._count(piece)
 
     def _count(self, piece: Piece) -> None:
-        self.nbytes += piece.nbytes
-        self.parameters += piece.parameters
+        self.done = replace(
+            self.done,
+            tensor=piece.tensor.spec.name,
+            nbytes=self.done.nbytes + piece.nbytes,
+            parameters=self.done.parameters + piece.parameters,
+        )
         if self.progress is not None:
-            name, (nbytes, parameters) = piece.tensor.spec.name, self.totals
-            self.progress(Progress(name, self.nbytes, nbytes, self.parameters, parameters))
+            self.progress(self.done)

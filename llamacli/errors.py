@@ -149,11 +149,10 @@ def _is_folder(path: str | None) -> bool:
 
 
 def _converter_error(error: BaseException) -> BaseException:
-    from convert import ConvertError, SizeError, SourceError, TargetError, TargetExistsError
+    from convert import ConvertError, SizeError, SourceError, TargetError
 
     kinds: dict[type[ConvertError], type[LlamacliError]] = {
         TargetError: OutputError,
-        TargetExistsError: OutputError,
         SourceError: NotFoundError,
         SizeError: DoesNotFitError,
         ConvertError: InvalidModelError,

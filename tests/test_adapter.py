@@ -14,7 +14,7 @@ from convert import (
     CheckpointError,
     Progress,
     QuantizationError,
-    TargetExistsError,
+    TargetError,
     convert,
     fit,
     merged,
@@ -417,7 +417,7 @@ def test_types_and_targets(base: Path, tmp_path: Path) -> None:
         written(base, folder, "Q4_K_M")
     shape = read_config(base)
     (tmp_path / "there.gguf").write_text("x")
-    with pytest.raises(TargetExistsError):
+    with pytest.raises(TargetError, match="exists already"):
         write_adapter(open_adapter(folder, shape), shape, tmp_path / "there.gguf")
     assert (tmp_path / "there.gguf").read_text() == "x"
 

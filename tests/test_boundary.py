@@ -18,7 +18,7 @@ from typing import Any, cast
 import pytest
 
 import llamacli.models.opening as opening
-from convert import CheckpointError, SourceError, TargetError, TargetExistsError, check_target
+from convert import CheckpointError, SourceError, TargetError, check_target
 from llamacli import cli
 from llamacli.chat.conversation import user
 from llamacli.chat.saved import create
@@ -80,7 +80,6 @@ def test_every_system_error_has_its_code(number: int, expected: int) -> None:
         (RuntimeError("can't start new thread"), 5),
         (RuntimeError("Symlink loop from '/a/b'"), 4),
         (TargetError("x"), 6),
-        (TargetExistsError("x"), 6),
         (SourceError("x"), 4),
         (CheckpointError("x"), 3),
     ],
