@@ -79,27 +79,11 @@ def options(
         context.default_map |= dict.fromkeys(WITH_WORKERS, together)
 
 
-# Every command and its function in the module of llamacli.commands that is named as it.
-COMMANDS = {
-    "convert": "convert",
-    "pull": "pull",
-    "run": "run",
-    "batch": "batch",
-    "serve": "serve",
-    "worker": "worker",
-    "chat": "chat",
-    "tune": "tune",
-    "bench": "bench",
-    "devices": "devices",
-    "show": "show",
-    "tokens": "tokens",
-    "list": "list_models",
-    "path": "path",
-    "rm": "rm",
-    "verify": "verify",
-    "quality": "quality",
-    "imatrix": "imatrix",
-}
+# Each is a function in a module of llamacli.commands, both of that name.
+COMMANDS = (
+    *("convert", "pull", "run", "batch", "serve", "worker", "chat", "tune", "bench", "devices"),
+    *("show", "tokens", "list", "path", "rm", "verify", "quality", "imatrix"),
+)
 
 
 def register(arguments: Sequence[str]) -> None:
@@ -109,7 +93,7 @@ def register(arguments: Sequence[str]) -> None:
     called = _called(arguments)
     for name in [called] if called in COMMANDS else COMMANDS:
         module = import_module(f"llamacli.commands.{name}")
-        app.command(name)(spread(getattr(module, COMMANDS[name])))
+        app.command(name)(spread(getattr(module, name)))
 
 
 def _called(arguments: Sequence[str]) -> str:

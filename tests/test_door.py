@@ -183,7 +183,7 @@ def beside(model: str, name: str) -> str:
 
 
 def test_every_command_is_tried() -> None:
-    assert {command("m")[0] for command in COMMANDS.values()} >= cli.COMMANDS.keys()
+    assert {command("m")[0] for command in COMMANDS.values()} >= {*cli.COMMANDS}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

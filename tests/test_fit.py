@@ -48,7 +48,7 @@ from convert.tensors import TensorSpec, llama_tensors
 from demo.held_out import conversations
 from llamacli import machine
 from llamacli.cli import main
-from llamacli.commands.mixture import parse_size
+from llamacli.commands.options import parse_size
 from llamacli.engine import largest_file
 from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.gguf import check_llama, read_gguf
@@ -503,13 +503,13 @@ def test_the_files_number_is_that_of_what_most_matrices_have() -> None:
      ("123456", 123456), ("7kB", 7000)],
 )  # fmt: skip
 def test_sizes_are_read(text: str, nbytes: int) -> None:
-    assert parse_size(text) == nbytes
+    assert parse_size(text, "--fit") == nbytes
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "5.5.5GB", "1PB", "nan", "1e9", "5 G B"])
 def test_sizes_that_are_none_are_told(text: str) -> None:
     with pytest.raises(UsageError, match="is no size"):
-        parse_size(text)
+        parse_size(text, "--fit")
 
 
 def test_refusals_of_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

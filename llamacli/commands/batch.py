@@ -172,8 +172,7 @@ def batch(
     evaluating each line by itself.
     A line that can't be answered gives an object with `error`, and exit code 1 in the end.
     """
-    if not 1 <= parallel <= batching.MAX_PARALLEL:
-        raise UsageError(f"--parallel is {parallel}; give 1 to {batching.MAX_PARALLEL}")
+    options.check_parallel(parallel)
     if resume and output is None:
         raise UsageError("--resume goes with -o: it reads what the file already holds")
     if template is not None and not batching.has_place(template):

@@ -16,11 +16,13 @@ def bench(
     *,
     model: options.ModelArgument = None,
     depth: Annotated[
-        list[int] | None, "Tokens in the KV cache; may be given again.  [default: 0, 512, 2048]"
+        list[int] | None,
+        (0, None),
+        "Tokens in the KV cache; may be given again.  [default: 0, 512, 2048]",
     ] = None,
-    prompt: Annotated[int, "Tokens that are read at once."] = 512,
-    answer: Annotated[int, "Tokens that are decoded."] = 32,
-    runs: Annotated[int, "Measurements of each; the median is shown."] = 3,
+    prompt: Annotated[int, (1, None), "Tokens that are read at once."] = 512,
+    answer: Annotated[int, (1, None), "Tokens that are decoded."] = 32,
+    runs: Annotated[int, (1, None), "Measurements of each; the median is shown."] = 3,
     profile: Annotated[Literal["short", "long"], "Use the settings of run, or of chat."] = "long",
     adapter: options.Adapter = None,
     machine: groups.Machine,
@@ -35,8 +37,6 @@ def bench(
     from llamacli.gguf import check_llama, read_gguf
 
     size = tune.Size(prompt, answer)
-    if min(prompt, answer, runs) < 1 or min(depth or [0]) < 0:
-        raise UsageError("--prompt, --answer and --runs are at least 1, a --depth at least 0")
     path = model_path(model, quiet=quiet)
     trained = check_llama(read_gguf(path)).context
     most = trained - max(prompt, answer)

@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -48,12 +47,7 @@ def chat(
     plain: Annotated[bool, "Show answers as they come, not as Markdown."] = False,
     no_server: options.NoServer = False,
     verbose: Annotated[bool, "-v", "Tell whether a server answers, or why not."] = False,
-    date: Annotated[
-        datetime | None,
-        typer.Option(
-            formats=["%Y-%m-%d"], help="The template's today.  [default: today, or its own day]"
-        ),
-    ] = None,
+    date: options.Date = None,
 ) -> None:
     """Talk to a model; Ctrl-C ends an answer, Ctrl-D or /exit the chat.
 

@@ -57,7 +57,7 @@ def convert(
         str | None, "For an adapter: its base's folder, GGUF file or id.  [default: what it names]"
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads that quantize.  [default: all cores]")
+        int | None, (1, None), "Threads that quantize.  [default: all cores]"
     ] = None,
     force: options.Force = False,
     revision: pull.Revision = None,
@@ -72,7 +72,6 @@ def convert(
     """
     from convert import check_target, open_checkpoint
 
-    mixture.check()
     place = _find(source)
     chosen = mixture.chosen(place.quantization)
     measures = imatrix == measuring.AUTO and not Path(measuring.AUTO).exists()

@@ -1,7 +1,7 @@
 """llamacli devices: what llama.cpp was built for, what it sees, and what will be used."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 from llamacli import machine as hardware, terminal, workers as others
 from llamacli.commands import options
@@ -10,7 +10,7 @@ from llamacli.commands.printing import print_either
 
 def devices(
     workers: options.Workers = None,
-    as_json: Annotated[bool, "--json", "Give one JSON object."] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show processors and GPUs with their memory, and how to build for a GPU that isn't used.
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
-
 from llamacli import answer, engine, mcp_client, models, prompt, shape, tools as toolset
 from llamacli.commands import options
 from llamacli.errors import UsageError
@@ -46,12 +44,10 @@ class Sampling:
 class Ending:
     """Where an answer ends."""
 
-    max_tokens: Annotated[int | None, "-n", "End an answer after that many tokens."] = None
+    max_tokens: Annotated[int | None, "-n", (1, None), "End an answer after that many tokens."] = (
+        None
+    )
     stop: Annotated[list[str] | None, "End an answer before this text; may be given again."] = None
-
-    def __post_init__(self) -> None:
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise UsageError(f"at most {self.max_tokens} tokens were asked for; give 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +110,9 @@ class Tools(Calls):
         """Those of --results, or none. Raises UsageError and NotFoundError."""
         if self.results is None:
             return []
-        name = "stdin" if self.results == Path("-") else str(self.results)
-        read = prompt.read_messages(prompt.decode(prompt.read_bytes(self.results), name), name)
-        return toolset.bounded(read, self.tool_output_limit)
+        given = prompt.read_file(self.results)
+        messages = prompt.read_messages(given.text, given.name)
+        return toolset.bounded(messages, self.tool_output_limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +145,7 @@ class Mcp:
             yield servers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Together:
     """Other machines that hold a part of the model."""
 
@@ -175,26 +171,18 @@ class Together:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class Machine(Together):
     """How the machine is used; None leaves it to what was tuned, and then to the defaults."""
 
     threads: options.Threads = None
     device: options.Device = None
     gpu_layers: Annotated[
-        Any,
-        typer.Option(
-            parser=options.count_or_auto,
-            metavar="N|auto",
-            help="Layers on the GPU.  [default: auto, all that fit]",
-        ),
+        Any, options.count_or_auto, "Layers on the GPU.  [default: auto, all that fit]"
     ] = None
     kv_type: Annotated[str | None, "The KV cache's: f16, q8_0 or q4_0.  [default: f16]"] = None
     flash_attention: Annotated[str | None, "auto, on or off.  [default: auto]"] = None
     no_tune: Annotated[bool, "Leave aside what `llamacli tune` found."] = False
     overcommit: Annotated[bool, "Load it though the memory seems too small."] = False
-    workers: options.Workers = None
-    split: options.Split = None
-    worker_timeout: options.WorkerTimeout = None
 
     def asked(
         self,
@@ -204,10 +192,8 @@ class Machine:
         adapter: "Sequence[str] | None" = None,
     ) -> "engine.Asked":
         """What is asked of the engine; a field here is one of Asked's, but for no_tune."""
-
         chosen = {name: value for name, value in vars(self).items() if name != "no_tune"}
-        together = Together(self.workers, self.split, self.worker_timeout)
-        chosen |= {"workers": None, "split": None, **together.settings()}
+        chosen |= {"workers": None, "split": None, **self.settings()}
         chosen |= vars(drafts) if drafts is not None else {}
         chosen |= {"adapters": models.adapter_choices(adapter)}
         return engine.Asked(**chosen, context=context, tune=not self.no_tune, profile=profile)

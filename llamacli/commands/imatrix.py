@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 import convert
 from llamacli import prompt
 from llamacli.commands import groups, options
@@ -123,12 +121,6 @@ def tell_gain(
     say(f"importance matrix: {'; '.join(parts) or 'no type here is made by it'}")
 
 
-def read_text(path: Path) -> "prompt.Text":
-    """A file's text, or stdin's for `-`. Raises NotFoundError, UsageError."""
-    name = "stdin" if path == Path("-") else convert.name_of(path)
-    return prompt.Text(name, prompt.decode(prompt.read_bytes(path), name))
-
-
 def imatrix(
     *,
     model: options.ModelArgument = None,
@@ -138,10 +130,8 @@ def imatrix(
     ] = None,
     chunks: Annotated[
         int | None,
-        typer.Option(
-            min=0,
-            help="Measure on that many chunks of 512 tokens; 0 only adds.  [default: all of it]",
-        ),
+        (0, None),
+        "Measure on that many chunks of 512 tokens; 0 only adds.  [default: all of it]",
     ] = None,
     add: Annotated[
         list[Path] | None, "Add what a matrix of this model has; may be given again."
@@ -171,12 +161,14 @@ def imatrix(
         check_of_model(one, path)
     measured, machine = [], together.settings(device)
     if chunks != 0:
-        texts = [read_text(one) for one in text] if text else None
+        texts = [
+            prompt.Text(convert.name_of(one), prompt.read_file(one).text) for one in text or ()
+        ]
         with steps_bar() as show:
             measured = [
                 measure_importance(
                     path,
-                    texts,
+                    texts or None,
                     chunks=chunks,
                     threads=threads,
                     target=target,

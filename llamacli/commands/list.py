@@ -4,12 +4,13 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from llamacli import models, terminal
+from llamacli.commands import options
 from llamacli.commands.printing import print_json, print_table
 
 
-def list_models(
+def list(  # noqa: A001
     known: Annotated[bool, "Those that have a short name, and what they need."] = False,
-    as_json: Annotated[bool, "--json", "A JSON array."] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """List the models in the store: name, quantization, size, context, last use; adapters, too."""
     if known:

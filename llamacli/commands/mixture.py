@@ -1,6 +1,5 @@
 """Which types a conversion takes, as convert's options say it: a name, a recipe, or a size."""
 
-import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -8,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 import convert
 from llamacli import engine, models, quality
-from llamacli.commands.options import exclusive
+from llamacli.commands.options import exclusive, parse_size
 from llamacli.commands.printing import print_table, steps_bar
 from llamacli.errors import InvalidModelError, UsageError, reading
 from llamacli.home import expanded
@@ -23,8 +20,6 @@ if TYPE_CHECKING:
 
 
 MEMORY = "memory"  # in place of a size
-SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]i?)?B?", re.IGNORECASE)
-POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 MOST_RECIPE = 1 << 20  # bytes of a text
 
 
@@ -46,12 +41,9 @@ class Mixture:
     ] = None
     context: Annotated[
         int | None,
-        typer.Option(
-            "--context",
-            "-c",
-            min=1,
-            help="Tokens of context that --fit memory leaves room for.  [default: as run takes]",
-        ),
+        "-c",
+        (1, None),
+        "Tokens of context that --fit memory leaves room for.  [default: as run takes]",
     ] = None
     recipe: Annotated[
         Path | None,
@@ -66,13 +58,12 @@ class Mixture:
     output_tensor_type: Annotated[str | None, "The type of the output matrix."] = None
     token_embedding_type: Annotated[str | None, "The type of the token embedding."] = None
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raises UsageError for what can be told to be wrong before a model is looked for."""
         exclusive(q4=self.q4, q8=self.q8, quant=self.quant, fit=self.fit, recipe=self.recipe)
         if self.context is not None and self.fit != MEMORY:
             raise UsageError("-c goes with --fit memory")
-        if self.fit not in (None, MEMORY):
-            parse_size(str(self.fit))
+        _ = self.size
         try:
             convert.named_quantization(self.named or "Q4_K_M")
         except convert.QuantizationError as error:
@@ -112,22 +103,14 @@ class Mixture:
     @property
     def size(self) -> int | None:
         """Bytes of the file, where they are known."""
-        return None if self.fit in (None, MEMORY) else parse_size(str(self.fit))
+        if self.fit is None or self.fit == MEMORY:
+            return None
+        return parse_size(self.fit, "--fit", ", or memory")
 
     @property
     def named(self) -> str | None:
         """The mixture that is named, if one is."""
         return "Q4_K_M" if self.q4 else "Q8_0" if self.q8 else self.quant
-
-
-def parse_size(text: str) -> int:
-    """Bytes of 5.5GB, 5.5G, 800 MB, 5GiB. Raises UsageError."""
-    match = SIZE.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"--fit: {text!r} is no size; give one as 5.5GB or 900MB, or memory")
-    unit = (match[2] or "").lower()
-    base = 1024 if unit.endswith("i") else 1000
-    return int(float(match[1]) * base ** POWERS[unit[:1]])
 
 
 def recipe_file(given: Path) -> Path:
@@ -176,13 +159,10 @@ def fitted(
     Raises DoesNotFitError where no file is as small, and what convert.fit raises; and at once, as
     write_gguf would after it, where target's disk has no room. None where that was asked before.
     """
-    asked, header, size = str(mixture.fit), b"", 0
-    if asked == MEMORY or target is not None:
-        header, size = _as_q8_0(checkpoint)
-    if asked == MEMORY:
+    header, size = _as_q8_0(checkpoint)
+    limit = mixture.size
+    if limit is None:
         limit = _free(checkpoint.name, header, size, mixture.context)
-    else:
-        limit = parse_size(asked)
     if target is not None:
         convert.check_space(target, min(limit, size))
     with steps_bar() as show:

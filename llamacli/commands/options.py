@@ -3,12 +3,14 @@
 `Annotated[str | None, "-m", "$LLAMACLI_MODEL", "<NAME>", complete_models, "Which model."]` is an
 option with that help. Texts with a dash in front are its names, beside the parameter's own, which a
 long one stands in for; a flag has no --no- form. $ begins the variable that may hold it, < what its
-value is called; a function completes it; typer.Argument makes an argument of it. What these don't
-say, a typer.Option does.
+value is called; two numbers are the least and the most that it may be; a function completes it;
+typer.Argument makes an argument of it. What these don't say, a typer.Option does.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from datetime import datetime
 from functools import wraps
 from inspect import Parameter, signature
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -16,6 +18,9 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import typer
 
 from llamacli.errors import UsageError
+
+SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?) ?([kMGT]i?)?B?", re.IGNORECASE)
+POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:
@@ -56,6 +61,10 @@ def _option(name: str, hint: Any) -> Any:
     for one in told[:-1]:
         if one is typer.Argument:
             make = one
+        elif one is count_or_auto:
+            more |= {"parser": one, "metavar": "N|auto"}
+        elif isinstance(one, tuple):
+            more |= dict(zip(("min", "max"), one, strict=True))
         elif callable(one):
             more["autocompletion"] = one
         elif one.startswith("$"):
@@ -81,6 +90,24 @@ def count_or_auto(value: Any) -> Any:
         return value if value == "auto" else int(value)
     except ValueError:
         raise typer.BadParameter(f"{value!r} is neither a number nor auto") from None
+
+
+def parse_size(text: str, option: str, other: str = "") -> int:
+    """Bytes of 5.5GB, 5.5G, 800 MB, 5GiB. Raises UsageError; other is what may stand there, too."""
+    match = SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{option}: {text!r} is no size; give one as 5.5GB or 900MB{other}")
+    unit = (match[2] or "").lower()
+    base = 1024 if unit.endswith("i") else 1000
+    return int(float(match[1]) * base ** POWERS[unit[:1]])
+
+
+def check_parallel(number: int) -> None:
+    """Raises UsageError; not a range of the option's, since the most is 50 ms of imports away."""
+    from llamacli.batch import MAX_PARALLEL
+
+    if not 1 <= number <= MAX_PARALLEL:
+        raise UsageError(f"--parallel is {number}; give 1 to {MAX_PARALLEL}")
 
 
 def exclusive(**given: Any) -> str | None:
@@ -117,13 +144,9 @@ Errors = Annotated[
 ]
 Context = Annotated[
     Any,
-    typer.Option(
-        "--context",
-        "-c",
-        parser=count_or_auto,
-        metavar="N|auto",
-        help="Tokens of context; auto is all that fits.  [default: the model's, at most 8192]",
-    ),
+    count_or_auto,
+    "-c",
+    "Tokens of context; auto is all that fits.  [default: the model's, at most 8192]",
 ]
 Threads = Annotated[
     int | None,
@@ -131,6 +154,14 @@ Threads = Annotated[
     "Threads.  [default: $LLAMACLI_THREADS, else by cores and GPUs]",
 ]
 Device = Annotated[str | None, "cpu, metal, cuda, vulkan or auto; `llamacli devices` lists them."]
+Host = Annotated[str, "The address to listen at."]
+Port = Annotated[int, (0, 65535), "The port; 0 takes one that is free."]
+Date = Annotated[
+    datetime | None,
+    typer.Option(
+        formats=["%Y-%m-%d"], help="The template's today.  [default: today, or its own day]"
+    ),
+]
 Adapter = Annotated[
     list[str] | None,
     "<FILE[:SCALE]>",
@@ -158,6 +189,4 @@ NoServer = Annotated[bool, "Load the model, also where `llamacli serve` has it l
 Force = Annotated[bool, "Replace the file if it exists."]
 AsJson = Annotated[bool, "--json", "Give it all as JSON."]
 Quiet = Annotated[bool, "-q", "Nothing on stderr but what went wrong."]
-
-
 ToolThreshold = Annotated[float, "Call where a call has at least this probability, 0 to 1."]

@@ -5,9 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from llamacli import quality as measuring
+from llamacli import prompt, quality as measuring
 from llamacli.commands import groups, options
-from llamacli.commands.imatrix import read_text
 from llamacli.commands.printing import print_json, print_table, steps_bar
 from llamacli.errors import writing
 from llamacli.models import model_path
@@ -50,7 +49,7 @@ def quality(
             check_target(plot, force)
     paths, reference = [model_path(model) for model in models], model_path(against)
     machine = together.settings(device)
-    given = read_text(text)
+    given = prompt.read_file(text)
     with steps_bar() as show:
         measured = list(
             measuring.compare(

@@ -23,16 +23,17 @@ def serve(
         "-m",
         "Answer with this one alone; may be given again.  [default: all of the store]",
     ] = None,
-    host: Annotated[str, "The address to listen at."] = "127.0.0.1",
-    port: Annotated[int, "The port; 0 takes one that is free."] = 8080,
+    host: options.Host = "127.0.0.1",
+    port: options.Port = 8080,
     socket: Annotated[
         Path | None, "A Unix socket for run, chat and batch.  [default: the user's own]"
     ] = None,
     parallel: Annotated[int, "-p", "Answers that are decoded side by side."] = 4,
-    queue: Annotated[int, "Answers that may wait for others."] = 64,
+    queue: Annotated[int, (0, 100_000), "Answers that may wait for others."] = 64,
     slice_: Annotated[
         int | None,
         "--slice",
+        (1, 1 << 16),
         "Tokens of a prompt that are read between others' tokens.  [default: as many as "
         "0.3 seconds let through]",
     ] = None,
@@ -60,13 +61,9 @@ def serve(
 
     Without -m a request names any model of the store, and it is loaded then.
     """
-    from llamacli.batch import MAX_PARALLEL, BatchEngine
+    from llamacli.batch import BatchEngine
 
-    _check(parallel, MAX_PARALLEL, "--parallel")
-    _check(queue, 100_000, "--queue", least=0)
-    if slice_ is not None:
-        _check(slice_, 1 << 16, "--slice")
-    _check(port, 65535, "--port", least=0)
+    options.check_parallel(parallel)
     if not 0 <= tool_threshold <= 1:
         raise UsageError(f"--tool-threshold is {tool_threshold:g}; give 0 to 1")
     if host not in LOOPBACK and api_key_file is None and not no_key:
@@ -126,11 +123,6 @@ def _chosen(names: list[str], quiet: bool) -> dict[str, Path]:
     if len(models) < len(set(paths)):
         raise UsageError("two models have the same file name: requests couldn't tell them apart")
     return models
-
-
-def _check(value: int, most: int, name: str, least: int = 1) -> None:
-    if not least <= value <= most:
-        raise UsageError(f"{name} is {value}; give {least} to {most}")
 
 
 def _seconds(text: str) -> float | None:

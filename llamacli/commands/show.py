@@ -18,7 +18,7 @@ def show(
     tensors: Annotated[bool, "Name, shape (row-major), type, bytes, share."] = False,
     template: Annotated[bool, "The chat template."] = False,
     rope: Annotated[bool, "Rotary frequencies before and after scaling."] = False,
-    as_json: Annotated[bool, "--json", "Any of these as JSON."] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show what a model is: a summary, or one part of it in full. No weight is read."""
     chosen = options.exclusive(

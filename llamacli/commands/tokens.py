@@ -25,14 +25,11 @@ def tokens(
     messages: Annotated[
         Path | None, "The prompt of a conversation: JSON [{role, content}, …]; - is stdin."
     ] = None,
-    date: Annotated[
-        datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="With --messages: the template's today."),
-    ] = None,
+    date: options.Date = None,
     special: Annotated[bool, "Spellings of control tokens in TEXT become them."] = False,
     errors: options.Errors = "strict",
     ids: Annotated[bool, "Ids alone."] = False,
-    as_json: Annotated[bool, "--json", "A JSON array."] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Print the tokens of a text, a conversation's prompt, or a search, one a line: ID and text.
 
@@ -121,8 +118,8 @@ def _encode_messages(
     date: datetime | None,
     errors: "prompt.Errors",
 ) -> list[int]:
-    name = "stdin" if path == Path("-") else str(path)
-    messages = prompt.read_messages(prompt.decode(prompt.read_bytes(path), name, errors), name)
+    given = prompt.read_file(path, errors)
+    messages = prompt.read_messages(given.text, given.name)
     template = showing.find_template(source)
     if template is None:
         terminal.notice("the model has no template of its own; Llama 3's is used")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from llamacli import prompt
 from llamacli.commands import groups, options
-from llamacli.commands.imatrix import read_text
 from llamacli.commands.printing import print_json, print_table, steps_bar
 from llamacli.errors import InvalidModelError, NotFoundError, UsageError
 from llamacli.home import expanded
@@ -37,7 +37,7 @@ def verify(
     ] = None,
     threads: options.Threads = None,
     together: groups.Together,
-    as_json: Annotated[bool, "--json", "One JSON object."] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Compare a GGUF file with the checkpoint that it is from: metadata, vocabulary, weights.
 
@@ -55,7 +55,7 @@ def verify(
         path,
         against,
         sys.stdout,
-        text=None if text is None else read_text(text).text,
+        text=None if text is None else prompt.read_file(text).text,
         reference=other,
         threads=threads,
         as_json=as_json,

@@ -1,6 +1,5 @@
 """llamacli worker: lend this machine's devices to llamacli on another one."""
 
-import re
 from typing import Annotated
 
 import typer
@@ -9,54 +8,39 @@ from llamacli.commands import options
 from llamacli.errors import UsageError
 from llamacli.terminal import notice
 
-UNITS = {"": 1, "M": 1 << 20, "G": 1 << 30}
-
 
 def worker(
     *,
-    host: Annotated[str, "The address to listen at."] = "127.0.0.1",
-    port: Annotated[int, "The port; 0 takes one that is free."] = 50052,
-    device: Annotated[
-        str, "What to lend: cpu, metal, cuda, vulkan, or auto."
-    ] = "auto",
-    memory: Annotated[
-        str | None,
-        "<SIZE>", "Tell of at most so much memory: 8G, 900M."
-    ] = None,
+    host: options.Host = "127.0.0.1",
+    port: options.Port = 50052,
+    device: Annotated[str, "What to lend: cpu, metal, cuda, vulkan, or auto."] = "auto",
+    memory: Annotated[str | None, "<SIZE>", "Tell of at most so much memory: 8G, 900M."] = None,
     threads: options.Threads = None,
-    cache: Annotated[
-        bool, "Keep weights on this disk, to be sent once alone."
-    ] = False,
+    cache: Annotated[bool, "Keep weights on this disk, to be sent once alone."] = False,
     listen_openly: Annotated[
-        bool,
-        "Listen at an address that others reach: no key, no "
-                     "encryption."
+        bool, "Listen at an address that others reach: no key, no encryption."
     ] = False,
     ssh: Annotated[
         str | None,
-        "<HOST>", "Start a worker on that machine, reached by a tunnel "
-                     "from here, and end it afterwards."
+        "<HOST>",
+        "Start a worker on that machine, reached by a tunnel from here, and end it afterwards.",
     ] = None,
-    remote_program: Annotated[
-        str, "With --ssh: how llamacli is called there."
-    ] = "llamacli",
+    remote_program: Annotated[str, "With --ssh: how llamacli is called there."] = "llamacli",
     remote_port: Annotated[
-        int, "With --ssh: the port on that machine's loopback."
+        int, (1, 65535), "With --ssh: the port on that machine's loopback."
     ] = 50052,
     until_eof: Annotated[
         bool, typer.Option("--until-eof", hidden=True, help="End when stdin does.")
     ] = False,
     quiet: options.Quiet = False,
-) -> None:  # fmt: skip
+) -> None:
     """Lend this machine's devices to others that name it by --workers, until a signal comes.
 
     The protocol has neither key nor encryption: whoever reaches the port has the machine.
     """
     from llamacli import workers
 
-    if not (0 <= port <= 65535 and 1 <= remote_port <= 65535):
-        raise UsageError("ports are numbers up to 65535")
-    nbytes = None if memory is None else _bytes(memory)
+    nbytes = None if memory is None else options.parse_size(memory, "--memory")
     tell = (lambda _: None) if quiet else notice
     if until_eof:
         workers.end_with_stdin()
@@ -107,10 +91,3 @@ def _given(
     given += ["--memory", memory] if memory is not None else []
     given += ["--threads", str(threads)] if threads is not None else []
     return given + ["--cache"] * cache + ["--quiet"] * quiet
-
-
-def _bytes(text: str) -> int:
-    matched = re.fullmatch(r"(\d{1,15})([MG]?)(?:i?B)?", text.strip())
-    if matched is None or not int(matched[1]):
-        raise UsageError(f"--memory is {text!r}; give 8G, 900M or bytes")
-    return int(matched[1]) * UNITS[matched[2]]
