@@ -157,10 +157,9 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _replace_closed_streams() -> bool:
     """Stand-ins for streams that the caller has closed (>&-); whether stdout is one of them."""
     closed = sys.stdout is None
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    if closed:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     return closed
 
 

@@ -12,11 +12,10 @@ from convert import QUANTIZATIONS
 from convert.checkpoint import read_config
 from convert.config import LlamaConfig
 from convert.tensors import llama_tensors
-from llamacli.commands.convert import _find
 from llamacli.engine import SamplingSettings
 from llamacli.engine.fit import DEFAULT_CONTEXT
 from llamacli.errors import InvalidModelError, NotFoundError
-from llamacli.models import registry
+from llamacli.models import find_checkpoint, registry
 from tests.standins import smollm2
 from tests.standins.checkpoint import shape_config
 from tests.standins.hollow import without_weights, write_hollow
@@ -261,5 +260,6 @@ def test_the_variable_names_a_file_or_its_folder(
 
 def test_an_id_may_stand_in_the_hubs_own_address() -> None:
     for name in ("https://huggingface.co/owner/Repo-1", "hf.co/owner/Repo-1/tree/main"):
-        assert _find(name) == _find("owner/Repo-1")
-    assert _find("https://huggingface.co/owner/Repo-1").hub_id == "owner/Repo-1"
+        assert find_checkpoint(name) == find_checkpoint("owner/Repo-1")
+    model, folder = find_checkpoint("https://huggingface.co/owner/Repo-1")
+    assert (model.name, model.source, folder) == ("Repo-1", "owner/Repo-1", None)

@@ -84,26 +84,25 @@ def base_config(named: str | None, folder: Path, token: str | None) -> "convert.
             f"the adapter's base is {printable(wanted)!r}, on another machine; name it with --base"
         )
     path = expanded(wanted)
-    if path.is_dir():
-        return convert.read_base_config(path)
     if path.is_file():
         config = _config_in(path)
         if config is None:
             raise InvalidModelError("llamacli didn't write it: it has no config.json", file=path)
         return config
-    kept = models.stored_models()
+    kept = [] if path.is_dir() else models.stored_models()
     for stored in models.matching(wanted, kept) or models.matching(path.name, kept):
         if (config := _config_in(stored)) is not None:
             return config
-    model = models.find(wanted)
-    hub_id = model.source if model is not None else wanted
-    if not models.registry.HUB_ID.fullmatch(hub_id):
+    try:
+        model, checkpoint = models.find_checkpoint(wanted)
+    except NotFoundError:
         raise NotFoundError(
             f"the adapter's base is {printable(wanted)!r}, which isn't here; name it with --base"
-        )
+        ) from None
+    if checkpoint is not None:
+        return convert.read_base_config(checkpoint)
     try:
-        revision = model.revision if model is not None else None
-        return convert.read_base_config(hub.fetch_config(hub_id, revision, token))
+        return convert.read_base_config(hub.fetch_config(model.source, model.revision, token))
     except NotFoundError as error:
         error.hint = f"{error.hint}; " * bool(error.hint) + "or name a folder with --base"
         raise

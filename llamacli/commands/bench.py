@@ -1,6 +1,7 @@
 """llamacli bench: how fast a model loads, reads and writes on this machine."""
 
-from typing import Annotated, Any, Literal
+from dataclasses import asdict
+from typing import Annotated, Literal
 
 from llamacli import tune
 from llamacli.commands import groups, options
@@ -49,29 +50,17 @@ def bench(
     if as_json:
         adapters = [f"{choice.path}:{choice.scale:g}" for choice in settings.adapters]
         used = {**vars(settings), "adapters": adapters}
-        fields = {"model": str(path), "settings": used, "prompt": prompt}
-        print_json({**fields, "answer": answer, **_fields(measured)})
+        fields = {"model": str(path), "settings": used, "prompt": prompt, "answer": answer}
+        print_json({**fields, **asdict(measured)})
         return
     rows = [(str(one.depth), *_rates(one.prefill), *_rates(one.decode)) for one in measured.rates]
     print_table(HEAD, rows, "rrrrrrr")
     print_text(
-        f"load: {measured.load.median:.2f} s\n"
-        f"first token of a prompt of {prompt}: {measured.first_token.median:.2f} s\n"
-        f"peak memory: {measured.peak_memory / 2**20:.0f} MiB\n"
+        f"load: {measured.load_seconds.median:.2f} s\n"
+        f"first token of a prompt of {prompt}: {measured.first_token_seconds.median:.2f} s\n"
+        f"peak memory: {measured.peak_memory_bytes / 2**20:.0f} MiB\n"
     )
 
 
 def _rates(spread: "tune.Spread") -> tuple[str, str, str]:
     return f"{spread.median:.1f}", f"{spread.lowest:.1f}", f"{spread.highest:.1f}"
-
-
-def _fields(measured: "tune.Bench") -> dict[str, Any]:
-    return {
-        "load_seconds": vars(measured.load),
-        "first_token_seconds": vars(measured.first_token),
-        "peak_memory_bytes": measured.peak_memory,
-        "rates": [
-            {"depth": one.depth, "prefill": vars(one.prefill), "decode": vars(one.decode)}
-            for one in measured.rates
-        ],
-    }

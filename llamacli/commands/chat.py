@@ -9,12 +9,11 @@ import typer
 
 from llamacli import repl
 from llamacli.commands import groups, options
-from llamacli.commands.answering import answer, encode_messages
-from llamacli.commands.by_server import adapter_fields, answer_by_server, why_not
+from llamacli.commands.by_server import why_not
 from llamacli.commands.printing import print_text
+from llamacli.commands.run import run
 from llamacli.errors import UsageError
 from llamacli.home import expanded
-from llamacli.models import engine_for, model_path
 from llamacli.terminal import notice
 
 
@@ -65,30 +64,30 @@ def chat(
         raise UsageError("--resume needs a terminal, as stdin and stdout; in scripts use run")
     if session is not None and (resume or no_save):
         raise UsageError("--session names a new chat to save: not with --resume or --no-save")
-    asked = machine.asked(context, "long", drafts, adapter)
     if mcp.mcp and not terminal:
         raise UsageError("chat --mcp needs a terminal; in scripts use run --mcp")
     options.exclusive(mcp=mcp.mcp or None, tools=calls.tools)
-    offer = calls.calling(calls.listed())
     if not terminal:
-        from llamacli.prompt import Input, read_stdin
-
-        path, output = model_path(model), groups.Output(verbose=verbose)
-        machine.check(context, drafts, adapter, path)
-        if not (question := read_stdin()).strip():
-            raise UsageError("chat needs a terminal as stdin and stdout, or a question on stdin")
-        messages = Input(question).messages(system)
-        prompt = {"messages": messages, **adapter_fields(adapter)}
-        if not (no_server or date) and answer_by_server(
-            path, machine, context, drafts.draft, prompt, sampling, ending, output, calling=offer
-        ):
-            return
-        with engine_for(path, asked) as engine:
-            tokens = encode_messages(engine, messages, offer, date)
-            settings, limit, stop = sampling.settings(engine), ending.max_tokens, ending.stop or ()
-            answer(engine, tokens, settings, output, calling=offer, max_tokens=limit, stop=stop)
+        run(
+            model=model,
+            system=system,
+            ending=ending,
+            sampling=sampling,
+            shape=groups.Shape(),
+            tools=groups.Tools(**vars(calls)),
+            mcp=mcp,
+            context=context,
+            adapter=adapter,
+            machine=machine,
+            drafts=drafts,
+            errors=None,
+            date=date,
+            no_server=no_server,
+            output=groups.Output(verbose=verbose),
+        )
         return
-
+    asked = machine.asked(context, "long", drafts, adapter)
+    offer = calls.calling(calls.listed())
     source = call.get_parameter_source("model")
     wanted = repl.Wanted(
         model=model,

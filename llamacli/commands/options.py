@@ -140,7 +140,8 @@ ModelOrFolder = Annotated[
 ]
 System = Annotated[str | None, "-s", "The system prompt."]
 Errors = Annotated[
-    Literal["strict", "replace"], "Refuse bytes that aren't UTF-8, or replace them by U+FFFD."
+    Literal["strict", "replace"] | None,
+    "Refuse bytes that aren't UTF-8, or replace them by U+FFFD.",
 ]
 Context = Annotated[
     Any,

@@ -23,7 +23,7 @@ def rm(
     paths = list(dict.fromkeys(map(find_stored, models)))
     names = [f"{path.stem} ({count(_size(path), 'B')})" for path in paths]
     if not yes:
-        if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise UsageError("rm asks on a terminal only; give --yes to remove without asking")
         if not ask(f"remove {', '.join(names)}?"):
             return

@@ -51,6 +51,7 @@ def run(
     ] = None,
     show_prompt: Annotated[bool, "Print the prompt as the model would read it."] = False,
     fail_on_length: Annotated[bool, "Exit code 1 where the answer was cut."] = False,
+    date: options.Date = None,
     no_server: options.NoServer = False,
     output: groups.Output,
 ) -> None:
@@ -61,8 +62,8 @@ def run(
     """
     if special and not raw:
         raise UsageError("--special goes with --raw")
-    if raw and system is not None:
-        raise UsageError("--raw takes no system prompt: the text is completed as it stands")
+    if raw and (system is not None or date):
+        raise UsageError("--raw takes no system prompt or date: the text is completed as it stands")
     grammar = shape.read(ending)
     if tools.used and (raw or truncate or cache or grammar):
         raise UsageError("--tools and --results go with no --raw, --truncate, --cache or shape")
@@ -87,6 +88,7 @@ def run(
                 sampling.settings(engine),
                 max_tokens=ending.max_tokens,
                 stop=tuple(ending.stop or ()),
+                date=date,
                 output_limit=tools.tool_output_limit,
             )
             if system is not None:
@@ -107,7 +109,7 @@ def run(
         calling = tools.calling(listed, sum(len(m.get("tool_calls") or ()) for m in messages))
     else:
         given = prompts.gather(prompt, file or (), errors, quiet=output.quiet)
-    if not (no_server or truncate or cache or show_prompt):
+    if not (no_server or truncate or cache or show_prompt or date):
         asked: dict[str, Any] = {"messages": messages or given.messages(system)}
         if raw:
             asked = {"prompt": given.joined(), "special": special}
@@ -125,14 +127,18 @@ def run(
         def encode(parts: prompts.Input) -> list[int]:
             if raw:
                 return prompts.encode_raw(engine.vocabulary, parts.joined(), special=special)
-            return encode_messages(engine, messages or parts.messages(system), calling)
+            return encode_messages(engine, messages or parts.messages(system), calling, date)
 
         if truncate is None:
             tokens = encode(given)
         else:
             room = engine.context_size
             room -= min(ending.max_tokens or LEAST_ANSWER, room // 4)
-            tokens = _fit(engine, given, encode, room, truncate, output.quiet)
+            tokens, missing = prompts.fit(given, encode, engine.vocabulary, room, truncate)
+            if missing and not output.quiet:
+                notice(
+                    f"the text is too long for the context: {missing} tokens of its {truncate} were cut"
+                )
         try:
             most = engine.most_tokens(len(tokens), ending.max_tokens)
         except DoesNotFitError as error:
@@ -167,20 +173,6 @@ def _check_whole(result: "answers.Result", wanted: bool) -> None:
         raise LlamacliError(
             f"the answer was cut after {result.answer_tokens} tokens; raise -n or -c"
         )
-
-
-def _fit(
-    engine: "engines.Engine",
-    given: "prompts.Input",
-    encode: "prompts.Encode",
-    room: int,
-    cut: "prompts.Cut",
-    quiet: bool,
-) -> list[int]:
-    tokens, missing = prompts.fit(given, encode, engine.vocabulary, room, cut)
-    if missing and not quiet:
-        notice(f"the text is too long for the context: {missing} tokens of its {cut} were cut")
-    return tokens
 
 
 def _cached(

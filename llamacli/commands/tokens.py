@@ -107,7 +107,7 @@ def _vocabulary(source: "showing.Source") -> "engine.Vocabulary":
     return engine.load_vocabulary(source.path)
 
 
-def _read(text: str | None, errors: "prompt.Errors") -> str:
+def _read(text: str | None, errors: "prompt.Errors | None") -> str:
     return prompt.decode(prompt.read_bytes(Path("-")), "stdin", errors) if text is None else text
 
 
@@ -116,7 +116,7 @@ def _encode_messages(
     vocabulary: "engine.Vocabulary",
     path: Path,
     date: datetime | None,
-    errors: "prompt.Errors",
+    errors: "prompt.Errors | None",
 ) -> list[int]:
     given = prompt.read_file(path, errors)
     messages = prompt.read_messages(given.text, given.name)

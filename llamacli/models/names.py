@@ -6,6 +6,7 @@ And a LoRA adapter's, by what --adapter and --merge take: a file or a name, a co
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 from llamacli import engine
@@ -40,6 +41,29 @@ def find_model(name: str) -> Path:
     if path is not None and path.is_dir():
         raise UsageError(f"{name} is a folder; convert it first: llamacli convert {name}")
     raise NotFoundError(_not_found(wanted, stored))
+
+
+def find_checkpoint(name: str) -> tuple[Model, Path | None]:
+    """The model of which a name means the checkpoint, and its folder; None where it is on the Hub.
+
+    The name is that of a folder that is there, a known model's, or an id on the Hub. Raises
+    NotFoundError with the nearest names.
+    """
+    if folder := existing_path(name):
+        return Model(store.folder_name(folder), name), folder
+    name = registry.without_address(name)
+    model = registry.find(name)
+    if model is None and HUB_ID.fullmatch(name):
+        model = Model(name, name)
+    if model is None:
+        near = near_names(name)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`llamacli list --known` has names"
+        raise NotFoundError(f"there is no folder {name} and no model of that name; {hint}")
+    if model.source == registry.BUILT_IN:
+        return model, store.DEMO_CHECKPOINT
+    if HUB_ID.fullmatch(model.source):
+        return replace(model, name=model.source.rpartition("/")[2]), None
+    return model, expanded(model.source)
 
 
 def is_path(name: str, kind: type[PurePath] = Path) -> bool:

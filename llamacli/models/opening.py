@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from llamacli import gguf, machine, speculate, tune
 from llamacli.errors import OutputError, UsageError
 from llamacli.models import names
-from llamacli.models.store import DEMO, mark_used, target_path
+from llamacli.models.store import DEMO, DEMO_CHECKPOINT, mark_used, target_path
 from llamacli.terminal import notice
 
 if TYPE_CHECKING:
@@ -25,17 +25,13 @@ def demo_model(on_convert: Callable[[], None] | None = None) -> Path:
 
     on_convert is called before a conversion starts.
     """
-    from importlib.resources import as_file, files
-
     target = target_path(DEMO, QUANTIZATION)
-    with as_file(files("llamacli") / DEMO) as checkpoint:
-        weights = checkpoint / "model.safetensors"
-        if _modified(target) < weights.stat().st_mtime:
-            from convert import convert
+    if _modified(target) < (DEMO_CHECKPOINT / "model.safetensors").stat().st_mtime:
+        from convert import convert
 
-            if on_convert is not None:
-                on_convert()
-            convert(checkpoint, target, QUANTIZATION, force=True)
+        if on_convert is not None:
+            on_convert()
+        convert(DEMO_CHECKPOINT, target, QUANTIZATION, force=True)
     return target
 
 

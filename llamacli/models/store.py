@@ -10,6 +10,7 @@ from llamacli.errors import NotFoundError, writing
 from llamacli.home import home, possible_name
 
 DEMO = "demo"
+DEMO_CHECKPOINT = Path(__file__).parents[1] / DEMO  # its folder in the package
 ADAPTERS = "adapters"  # a folder of LoRA adapters, so that none is taken for a model
 USED = ".used"  # a folder of empty files, named as the models: their times are those of last use
 QUANTIZED = re.compile(r"(.+?)[-.](I?Q[1-8]_\w+|BF16|F16|F32)", re.IGNORECASE)

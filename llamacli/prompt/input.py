@@ -76,14 +76,14 @@ def gather(
     if piped.strip():
         texts.insert(0, Text("standard input", piped))
     if not texts and not (instruction and instruction.strip()):
-        raise UsageError("there is no prompt: give one as an argument or on stdin")
+        raise UsageError("there is no prompt: give one on stdin, or to run as its argument")
     blank = instruction is None or not instruction.strip()
     return Input("" if blank else str(instruction), tuple(texts))
 
 
 def read_stdin(errors: Errors | None = None, *, quiet: bool = False) -> str:
     """All of stdin where it is a pipe or a file, else nothing."""
-    if sys.stdin is None or sys.stdin.isatty():
+    if sys.stdin.isatty():
         return ""
     told = "waiting for the end of stdin; with `< /dev/null` it isn't read"
     with alarm(lambda: notice(told)) as start:
@@ -104,7 +104,7 @@ def read_file(path: Path, errors: Errors | None = None) -> Text:
 def read_bytes(path: Path) -> bytes:
     """A file's bytes; `-` is stdin. Raises NotFoundError and UsageError."""
     if path == Path("-"):
-        if sys.stdin is None or sys.stdin.isatty():
+        if sys.stdin.isatty():
             raise UsageError("stdin is a terminal; pipe something in, or name a file")
         return _read(sys.stdin.buffer, "stdin")
     with reading(path), path.open("rb") as file:

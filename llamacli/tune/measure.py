@@ -85,12 +85,12 @@ class AtDepth:
 
 @dataclass(frozen=True)
 class Bench:
-    """Seconds to load, and to load and read a prompt up to an answer's first logits; peak bytes."""
+    """Loading, and loading and reading a prompt up to an answer's first logits; rates; memory."""
 
-    load: Spread
-    first_token: Spread
+    load_seconds: Spread
+    first_token_seconds: Spread
+    peak_memory_bytes: int
     rates: tuple[AtDepth, ...]
-    peak_memory: int
 
 
 def bench(
@@ -110,7 +110,7 @@ def bench(
             firsts.append(time.perf_counter() - started)
             if run == runs - 1:
                 rates = [_at_depth(engine, depth, size, runs) for depth in sorted(depths)]
-    return Bench(spread(loads), spread(firsts), tuple(rates), peak_resident())
+    return Bench(spread(loads), spread(firsts), peak_resident(), tuple(rates))
 
 
 def spread(values: Sequence[float]) -> Spread:
