@@ -1,8 +1,9 @@
 """run, chat and batch as clients of the user's server, where it has the model loaded."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from llamacli import chat, models, serve
@@ -105,7 +106,7 @@ def request_fields(
         **settings,
         "max_tokens": ending.max_tokens,
         "stop": ending.stop or [],
-        "shape": _shape_text(shape) if shape is not None else None,
+        "shape": (shape and shape.given) or None,
     }
 
 
@@ -121,49 +122,32 @@ def answer_lines(
 
     interrupted and on_step are answer_all's. Raises NotFoundError where the server is gone.
     """
-    from concurrent.futures import FIRST_COMPLETED, wait
-
     from convert import Pool
 
-    running: dict[Future[Result], int] = {}
-
-    def outcome(done: "Future[Result]") -> "tuple[int, Result | LlamacliError]":
-        number = running.pop(done)
-        try:
-            result = done.result()
-        except NotFoundError:
-            raise
-        except LlamacliError as error:
-            return number, error
-        on_step(result.answer_tokens)
-        return number, result
-
-    def some(most: int) -> "Iterator[tuple[int, Result | LlamacliError]]":
-        """Outcomes until at most so many run: none that a signal cut. A server that hangs holds up
-        no signal."""
-        while len(running) > most:
-            done = wait(running, serve.GLANCE, FIRST_COMPLETED).done
-            if interrupted():
-                return
-            yield from map(outcome, done)
-
+    numbers: dict[Future[Result], int] = {}
+    finished: SimpleQueue[Future[Result]] = SimpleQueue()
     pool = Pool(parallel)
     try:
         for number, body in enumerate(bodies):
-            running[pool.submit(serve.answer_whole, path, body, interrupted)] = number
-            yield from some(parallel - 1)
-            if interrupted():
-                return
-        yield from some(0)
+            future = pool.submit(serve.answer_whole, path, body, interrupted)
+            numbers[future] = number
+            future.add_done_callback(finished.put)
+        while numbers and not interrupted():  # a server that hangs holds up no signal
+            with suppress(Empty):
+                done = finished.get(timeout=serve.GLANCE)
+                if interrupted():
+                    return
+                yield numbers.pop(done), _outcome(done, on_step)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _shape_text(shape: groups.Shape) -> dict[str, Any] | None:
-    from llamacli.prompt import read_file
-
-    if shape.schema is not None:
-        return {"schema": read_file(shape.schema).text}
-    if shape.grammar is not None:
-        return {"grammar": read_file(shape.grammar).text}
-    return {"choice": shape.choice} if shape.choice else None
+def _outcome(done: "Future[Result]", on_step: "Callable[[int], None]") -> "Result | LlamacliError":
+    try:
+        result = done.result()
+    except NotFoundError:
+        raise
+    except LlamacliError as error:
+        return error
+    on_step(result.answer_tokens)
+    return result

@@ -1,7 +1,6 @@
 """llamacli chat: a conversation on the terminal."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -87,29 +86,25 @@ def chat(
         )
         return
     asked = machine.asked(context, "long", drafts, adapter)
-    offer = calls.calling(calls.listed())
-    source = call.get_parameter_source("model")
-    wanted = repl.Wanted(
-        model=model,
-        named=source is not None and source.name == "COMMANDLINE",
-        asked=asked,
-        settings={**vars(sampling), **vars(ending)},
-        system=system,
-        date=date,
-        plain=plain,
-        save=not no_save,
-        name=session,
-        offer=offer,
-        output_limit=calls.tool_output_limit,
-        no_server="--no-server" if no_server else why_not(machine, drafts.draft),
-        verbose=verbose,
-    )
-    if not mcp.mcp:
-        repl.start_repl(wanted, resume=resume, session=name)
-        return
+    tools, source = calls.listed(), call.get_parameter_source("model")
     with mcp.opened(mcp.read()) as servers:
-        offer = calls.calling(servers.tools)
-        wanted = replace(wanted, servers=servers, offer=offer, most_calls=mcp.max_calls)
+        wanted = repl.Wanted(
+            model=model,
+            named=source is not None and source.name == "COMMANDLINE",
+            asked=asked,
+            settings={**vars(sampling), **vars(ending)},
+            system=system,
+            date=date,
+            plain=plain,
+            save=not no_save,
+            name=session,
+            servers=servers,
+            offer=calls.calling(servers.tools if servers else tools),
+            most_calls=mcp.max_calls,
+            output_limit=calls.tool_output_limit,
+            no_server="--no-server" if no_server else why_not(machine, drafts.draft),
+            verbose=verbose,
+        )
         repl.start_repl(wanted, resume=resume, session=name)
 
 

@@ -8,6 +8,7 @@ A group is a dataclass whose fields are options. A command takes one as a keywor
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,10 +60,22 @@ class Shape:
     choice: Annotated[list[str] | None, "Answer with one of these words; give it for each."] = None
 
     def read(self, ending: Ending) -> "shape.Grammar | None":
-        """The grammar of the one that is given. Raises as read_shape does."""
-        if not (self.schema or self.grammar or self.choice):
+        """The grammar of the one that is given. Raises as read_shape does, and NotFoundError."""
+        name = options.exclusive(schema=self.schema, grammar=self.grammar, choice=self.choice)
+        if name is None:
             return None
-        return shape.read_shape(self.schema, self.grammar, self.choice or (), ending.stop or ())
+        if ending.stop:
+            raise UsageError(f"--stop would cut an answer that {name} keeps whole")
+        return shape.read_shape(**self.given)
+
+    @cached_property
+    def given(self) -> dict[str, Any]:
+        """The file's text, or the words. It is read once: it may be a pipe."""
+        if self.schema is not None:
+            return {"schema": prompt.read_file(self.schema).text}
+        if self.grammar is not None:
+            return {"grammar": prompt.read_file(self.grammar).text}
+        return {"choice": self.choice} if self.choice else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +140,7 @@ class Mcp:
     allow: Annotated[
         list[str] | None, "<NAME>", "With --mcp: this tool may be called; '*' is all."
     ] = None
-    max_calls: Annotated[int, "With --mcp: after so many calls none follows."] = 16
+    max_calls: Annotated[int, (0, None), "With --mcp: after so many calls none follows."] = 16
     mcp_timeout: Annotated[
         float, "With --mcp: seconds that a server has to start, and to answer."
     ] = 60.0
@@ -137,8 +150,13 @@ class Mcp:
         return mcp_client.read_servers(self.mcp or ())
 
     @contextmanager
-    def opened(self, given: "Sequence[mcp_client.ServerConfig]") -> "Iterator[mcp_client.Servers]":
-        """The servers, which run meanwhile; what can't be used of them is told."""
+    def opened(
+        self, given: "Sequence[mcp_client.ServerConfig]"
+    ) -> "Iterator[mcp_client.Servers | None]":
+        """The servers, which run meanwhile; what can't be used of them is told. None without any."""
+        if not given:
+            yield None
+            return
         with mcp_client.open_servers(given, self.mcp_timeout, self.allow or ()) as servers:
             for problem in servers.problems:
                 notice(problem)

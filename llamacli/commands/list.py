@@ -33,28 +33,20 @@ def list(  # noqa: A001
 
 def _row(model: "models.Stored") -> tuple[str, ...]:
     name, size = model.path.stem, terminal.count(model.bytes, "B")
-    used = "never" if model.used is None else f"{model.used:%Y-%m-%d %H:%M}"
+    used = "never" if model.last_used is None else f"{model.last_used:%Y-%m-%d %H:%M}"
     if model.problem is not None:
         return name, "damaged", size, "-", f"{used}; {terminal.shortened(model.problem)}"
-    if model.adapts is not None:
-        base = f" of {terminal.shortened(model.adapts)}" if model.adapts else ""
+    if model.adapter_of is not None:
+        base = f" of {terminal.shortened(model.adapter_of)}" if model.adapter_of else ""
         return name, model.quantization or "unknown", size, "-", f"an adapter{base}"
     context = "-" if model.context is None else str(model.context)
     return name, model.quantization or "unknown", size, context, used
 
 
 def _as_object(model: "models.Stored") -> dict[str, Any]:
-    return {
-        "name": model.path.stem,
-        "short_names": list(model.short_names),
-        "path": str(model.path),
-        "quantization": model.quantization,
-        "bytes": model.bytes,
-        "context": model.context,
-        "last_used": model.used and model.used.isoformat(timespec="seconds"),
-        "problem": model.problem,
-        "adapter_of": model.adapts,
-    }
+    used = model.last_used and model.last_used.isoformat(timespec="seconds")
+    fields = {**asdict(model), "path": str(model.path), "last_used": used}
+    return {"name": model.path.stem, **fields}
 
 
 def _known(as_json: bool) -> None:

@@ -64,10 +64,6 @@ class Mixture:
         if self.context is not None and self.fit != MEMORY:
             raise UsageError("-c goes with --fit memory")
         _ = self.size
-        try:
-            convert.named_quantization(self.named or "Q4_K_M")
-        except convert.QuantizationError as error:
-            raise UsageError(f"--quant: {error}") from None
 
     def chosen(self, default: str) -> "convert.Quantization":
         """The mixture that is asked for; for --fit, one that holds what is fixed, and the name.

@@ -111,8 +111,12 @@ def check_parallel(number: int) -> None:
 
 
 def exclusive(**given: Any) -> str | None:
-    """The option that is given; raises UsageError where there are several."""
-    names = [f"--{name}" for name, value in given.items() if value not in (None, False)]
+    """The option that is given, or argument, in capitals; raises UsageError for several."""
+    names = [
+        name if name.isupper() else f"--{name}"
+        for name, value in given.items()
+        if value not in (None, False)
+    ]
     if len(names) > 1:
         raise UsageError(f"{' and '.join(names)} exclude each other")
     return names[0] if names else None

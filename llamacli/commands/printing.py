@@ -88,50 +88,44 @@ def print_rows(rows: Sequence[tuple[str, str]]) -> None:
 
 
 @contextmanager
-def steps_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on a terminal's stderr; gives what feeds it: (what is done, so many, of all)."""
+def steps_bar(unit: str = "") -> Iterator[Callable[..., None]]:
+    """A bar on a terminal's stderr; gives what feeds it: (what is done, so many, of all).
+
+    A fourth value is shown in place of these numbers; with a unit, of a million, the rate is, too.
+    """
     if not lively(sys.stderr):
         yield lambda *_: None
-        return
-    from rich.progress import Progress as Bar
-
-    with Bar(console=_console(sys.stderr), transient=True) as bar:
-        task = bar.add_task("", total=None)
-
-        def show(what: str, done: int, total: int) -> None:
-            bar.update(task, description=_markup(what), completed=done, total=total)
-
-        yield show
-
-
-@contextmanager
-def bytes_bar(unit: str) -> "Iterator[Callable[[Progress], None]]":
-    """The same for a file that is made; unit is what the rate counts, in millions."""
-    if not lively(sys.stderr):
-        yield lambda _: None
         return
     from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
     shown = (
         TextColumn("{task.description:<28}"),
         BarColumn(bar_width=None),
-        TextColumn("{task.fields[done]}"),
+        TextColumn("{task.fields[size]}"),
         TimeRemainingColumn(),
     )
     with Bar(*shown, console=_console(sys.stderr), transient=True) as bar:
-        task = bar.add_task("", total=None, done="")
+        task = bar.add_task("", total=None, size="")
 
-        def show(progress: "Progress") -> None:
-            size = f"{count(progress.nbytes, 'B')} of {count(progress.total_nbytes, 'B')}"
-            bar.update(
-                task,
-                total=progress.total_parameters,
-                completed=progress.parameters,
-                description=_markup(progress.tensor),
-                done=f"{size} {(bar.tasks[0].speed or 0) / 1e6:.0f} {unit}/s",
-            )
+        def show(what: str, done: int, total: int, size: str = "") -> None:
+            text = size or f"{done} of {total}"
+            if unit:
+                text += f" {(bar.tasks[0].speed or 0) / 1e6:.0f} {unit}/s"
+            bar.update(task, description=_markup(what), completed=done, total=total, size=text)
 
         yield show
+
+
+@contextmanager
+def bytes_bar(unit: str) -> "Iterator[Callable[[Progress], None]]":
+    """The same for a file that is made."""
+    with steps_bar(unit) as show:
+
+        def tell(progress: "Progress") -> None:
+            size = f"{count(progress.nbytes, 'B')} of {count(progress.total_nbytes, 'B')}"
+            show(progress.tensor, progress.parameters, progress.total_parameters, size)
+
+        yield tell
 
 
 def _console(out: TextIO) -> "Console":

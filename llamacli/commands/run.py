@@ -94,6 +94,7 @@ def run(
             if system is not None:
                 chat.set_system(system)
             with mcp.opened(named) as servers:
+                assert servers is not None
                 chat.offer, chat.most_calls = tools.calling(servers.tools), mcp.max_calls
                 _check_whole(answer_with_servers(chat, servers, question, output), whole)
         return
@@ -136,9 +137,8 @@ def run(
             room -= min(ending.max_tokens or LEAST_ANSWER, room // 4)
             tokens, missing = prompts.fit(given, encode, engine.vocabulary, room, truncate)
             if missing and not output.quiet:
-                notice(
-                    f"the text is too long for the context: {missing} tokens of its {truncate} were cut"
-                )
+                lost = f"{missing} tokens of its {truncate} were cut"
+                notice(f"the text is too long for the context: {lost}")
         try:
             most = engine.most_tokens(len(tokens), ending.max_tokens)
         except DoesNotFitError as error:

@@ -70,8 +70,8 @@ def serve(
         raise UsageError(
             f"{host} may be reached by others: give --api-key-file, or say --no-key out loud"
         )
-    limits = {"--keep-alive": _seconds(keep_alive), "--timeout": _seconds(timeout)}
-    if limits["--timeout"] == 0:
+    idle, longest = _seconds(keep_alive), _seconds(timeout)
+    if longest == 0:
         raise UsageError("--timeout is 0; give how long an answer may take, or never")
     for origin in cors or ():
         if not ORIGIN.fullmatch(origin):
@@ -105,11 +105,11 @@ def serve(
             slice=slice_,
             keys=keys,
             origins=tuple(cors or ()),
-            keep_alive=limits["--keep-alive"],
+            keep_alive=idle,
             cache=cache,
             tool_threshold=tool_threshold,
             adapters=asked.adapters,
-            timeout=limits["--timeout"] or 1e9,
+            timeout=longest or 1e9,
             log_prompts=log_prompts,
             quiet=quiet,
         )

@@ -107,10 +107,7 @@ def _template(source: "showing.Source", as_json: bool) -> None:
 def _rope(source: "showing.Source", as_json: bool) -> None:
     rope = showing.rope
     found = rope.find_rope(source)
-    if as_json:
-        print_json(rope.as_json(found))
-    else:
-        print_text(f"{rope.table(found)}\n{rope.plot(found)}")
+    print_either(as_json, rope.as_json(found), f"{rope.table(found)}\n{rope.plot(found)}")
 
 
 def _card(source: "showing.Source", as_json: bool) -> None:

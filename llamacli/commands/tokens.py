@@ -1,6 +1,6 @@
 """llamacli tokens: texts and conversations as tokens, and tokens found in the vocabulary."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,10 +36,7 @@ def tokens(
     Only the vocabulary is loaded. A text's tokens come alone, without the one that begins a
     prompt.
     """
-    given = {"TEXT": text, "--find": find, "--messages": messages}
-    used = [name for name, value in given.items() if value is not None]
-    if len(used) > 1:
-        raise UsageError(f"{' and '.join(used)} exclude each other")
+    options.exclusive(TEXT=text, find=find, messages=messages)
     if (exact or regex) and find is None:
         raise UsageError("--exact and --regex go with --find")
     if exact and regex:
@@ -50,55 +47,46 @@ def tokens(
         raise UsageError("--date goes with --messages")
     source = open_source(model)
     if find is not None:
-        _find(source, find, exact, regex, ids, as_json)
+        found = showing.find_tokens(showing.read_tokens(source), find, exact=exact, regex=regex)
+        by_id = {token.id: token for token in found}
+
+        def searched(token: int) -> dict[str, Any]:
+            return {"id": token, "token": by_id[token].written, "text": by_id[token].text}
+
+        _print(list(by_id), ids, as_json, searched, lambda t: terminal.printable(by_id[t].written))
+        if not found:
+            terminal.notice("no token was found")
         return
     vocabulary = _vocabulary(source)
     if messages is not None:
         encoded = _encode_messages(source, vocabulary, messages, date, errors)
     else:
         encoded = vocabulary.tokenize(_read(text, errors), special=special)
-    _print(vocabulary, encoded, ids, as_json)
 
+    def described(token: int) -> dict[str, Any]:
+        piece = vocabulary.piece(token)
+        return {
+            "id": token,
+            "piece": piece.decode(errors="replace"),
+            "bytes": list(piece),
+            "control": token in vocabulary.control_tokens,
+        }
 
-def _find(
-    source: "showing.Source", find: str, exact: bool, regex: bool, ids: bool, as_json: bool
-) -> None:
-    matches = showing.find_tokens(showing.read_tokens(source), find, exact=exact, regex=regex)
-    if as_json:
-        rows = [{"id": t.id, "token": t.written, "text": t.text} for t in matches]
-        print_json([token.id for token in matches] if ids else rows)
-    else:
-        _print_lines(
-            f"{t.id}" if ids else f"{t.id} {terminal.printable(t.written)}" for t in matches
-        )
-    if not matches:
-        terminal.notice("no token was found")
+    _print(encoded, ids, as_json, described, lambda t: terminal.quoted(vocabulary.piece(t)))
 
 
 def _print(
-    vocabulary: "engine.Vocabulary", encoded: Sequence[int], ids: bool, as_json: bool
+    tokens: list[int],
+    ids: bool,
+    as_json: bool,
+    describe: Callable[[int], dict[str, Any]],
+    spell: Callable[[int], str],
 ) -> None:
     if as_json:
-        print_json(list(encoded) if ids else [_as_object(vocabulary, token) for token in encoded])
-    elif ids:
-        _print_lines(map(str, encoded))
+        print_json(tokens if ids else [describe(token) for token in tokens])
     else:
-        _print_lines(f"{token} {terminal.quoted(vocabulary.piece(token))}" for token in encoded)
-
-
-def _as_object(vocabulary: "engine.Vocabulary", token: int) -> dict[str, Any]:
-    piece = vocabulary.piece(token)
-    fields = {
-        "id": token,
-        "piece": piece.decode(errors="replace"),
-        "bytes": list(piece),
-        "control": token in vocabulary.control_tokens,
-    }
-    return fields
-
-
-def _print_lines(lines: Iterable[str]) -> None:
-    print_text("".join(f"{line}\n" for line in lines))
+        lines = (f"{token}\n" if ids else f"{token} {spell(token)}\n" for token in tokens)
+        print_text("".join(lines))
 
 
 def _vocabulary(source: "showing.Source") -> "engine.Vocabulary":

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from llamacli.commands import options
-from llamacli.errors import UsageError
+from llamacli.errors import UsageError, writing
+from llamacli.home import home
 from llamacli.terminal import notice
 
 
@@ -58,13 +59,10 @@ def worker(
             lambda: tell(f"{ssh} lends what it has: use it by --workers {address}"),
         )
         return
-    from llamacli.home import home
     from llamacli.machine import load_library, physical_cores
 
     folder = home("workers") if cache else None
     if folder is not None:
-        from llamacli.errors import writing
-
         with writing(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     address = workers.address_of(host, port, openly=listen_openly)

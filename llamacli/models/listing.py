@@ -14,10 +14,10 @@ from llamacli.models.store import last_used, stored_adapters, stored_models
 
 @dataclass(frozen=True)
 class Stored:
-    """A file of the store; used is None where it never was.
+    """A file of the store; last_used is None where it never was.
 
-    adapts is the name of the base where it is a LoRA adapter, "" where that doesn't tell. Where the
-    file can't be read, problem says why, and quantization and context are None.
+    adapter_of is the name of the base where it is a LoRA adapter, "" where that doesn't tell. Where
+    the file can't be read, problem says why, and quantization and context are None.
     """
 
     path: Path
@@ -25,9 +25,9 @@ class Stored:
     quantization: str | None
     context: int | None
     bytes: int
-    used: datetime | None
+    last_used: datetime | None
     problem: str | None = None
-    adapts: str | None = None
+    adapter_of: str | None = None
 
 
 def inventory() -> list[Stored]:
@@ -39,7 +39,9 @@ def inventory() -> list[Stored]:
             models.append(_read(Stored(path, names, None, None, size, last_used(path))))
     for path in stored_adapters():
         with suppress(OSError):
-            models.append(_read(Stored(path, (), None, None, path.stat().st_size, None, adapts="")))
+            models.append(
+                _read(Stored(path, (), None, None, path.stat().st_size, None, adapter_of=""))
+            )
     return models
 
 
@@ -49,8 +51,8 @@ def _read(stored: Stored) -> Stored:
         file = read_gguf(stored.path)
     except LlamacliError as error:
         return replace(stored, problem=error.fault)
-    if stored.adapts is not None:
-        return replace(stored, quantization=file.quantization, adapts=base_name(file) or "")
+    if stored.adapter_of is not None:
+        return replace(stored, quantization=file.quantization, adapter_of=base_name(file) or "")
     context: Any = file.metadata.get(f"{file.metadata.get('general.architecture')}.context_length")
     known = type(context) is int and context > 0
     return replace(stored, quantization=file.quantization, context=context if known else None)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 
 from llamacli import engine
-from llamacli.errors import LlamacliError, NotFoundError, UsageError, reason, writing
+from llamacli.errors import LlamacliError, NotFoundError, UsageError, reason
 from llamacli.home import expanded, home, possible_name
 from llamacli.models import registry, store
 from llamacli.models.registry import HUB_ID, Model
@@ -91,17 +91,14 @@ def find_stored(name: str) -> Path:
     Where no model is called so it may be an adapter. Raises as find_model does.
     """
     path = existing_path(name)
-    adapters = store.stored_adapters()
+    stored, adapters = store.stored_models(), store.stored_adapters()
     if path is not None and len(path.parts) > 1:
-        own = [one for one in adapters if one.resolve() == path.resolve()]
+        own = [one for one in (*stored, *adapters) if _place(one) == _place(path)]
         if own:
             return own[0]
-        if store.in_store(path):
-            name = path.name
-        elif path.is_file():
+        if path.is_file():
             raise NotFoundError(f"{name} is not in the store {home()}")
-    stored = store.stored_models()
-    paths = matching(name, stored) or [one for one in adapters if name in (one.stem, one.name)]
+    paths = matching(name, stored) or [one for one in adapters if _plain(one.name) == _plain(name)]
     if paths:
         return _one(name, paths)
     there = f"it has {_joined(stored)}" if stored else "it is empty"
@@ -186,6 +183,11 @@ def complete_models(incomplete: str) -> list[str]:
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
 
 
+def _place(path: Path) -> Path:
+    """Where a file lies that may be a link."""
+    return path.parent.resolve() / path.name
+
+
 def _plain(name: str) -> str:
     return name.lower().removesuffix(".gguf").replace(":", "-")
 
@@ -261,7 +263,8 @@ def adapter_path(name: str) -> Path:
 
 def stored_adapter(name: str) -> Path | None:
     """The adapter in the store that is called so, with or without .gguf."""
-    return next((one for one in store.stored_adapters() if name in (one.stem, one.name)), None)
+    adapters = store.stored_adapters()
+    return next((one for one in adapters if _plain(one.name) == _plain(name)), None)
 
 
 def adapter_choices(given: Sequence[str] | None) -> "tuple[engine.AdapterChoice, ...]":
@@ -274,7 +277,4 @@ def adapter_choices(given: Sequence[str] | None) -> "tuple[engine.AdapterChoice,
 
 def adapter_target(name: str) -> Path:
     """Where an adapter's file goes that was given no -o; makes the folder."""
-    folder = home(store.ADAPTERS)
-    with writing(f"the folder {folder}", "made", "set LLAMACLI_HOME"):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder / possible_name(f"{name}.gguf")
+    return store.target_folder(store.ADAPTERS) / possible_name(f"{name}.gguf")

@@ -41,9 +41,9 @@ def folder_name(folder: Path) -> str:
     return folder.name.lstrip(".") or "model"
 
 
-def target_folder() -> Path:
-    """The store's folder, made where it isn't there."""
-    folder = home()
+def target_folder(*inside: str) -> Path:
+    """The store's folder, or one inside, made where it isn't there."""
+    folder = home(*inside)
     with writing(f"the model store {folder}", "made", "set LLAMACLI_HOME"):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -2,11 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from llamacli.engine import Vocabulary
 from llamacli.errors import UsageError
-from llamacli.prompt import read_file
 from llamacli.shape.gbnf import read_gbnf
 from llamacli.shape.grammar import Grammar
 from llamacli.shape.schema import read_schema
@@ -15,23 +13,15 @@ NO_TEXT = "[\0\ud800-\udfff]"  # NUL, and half a surrogate pair, as of bytes tha
 
 
 def read_shape(
-    schema: Path | None, gbnf: Path | None, choices: Sequence[str], stop: Sequence[str]
-) -> Grammar | None:
-    """The grammar of the one that is given; None where none is.
+    *, schema: str | None = None, grammar: str | None = None, choice: Sequence[str] = ()
+) -> Grammar:
+    """The grammar of the one that is given, a file's text or words.
 
-    Raises UsageError, NotFoundError, and InvalidModelError for a file that can't be honoured.
+    Raises UsageError, and InvalidModelError for what can't be honoured.
     """
-    named = {"--schema": schema, "--grammar": gbnf, "--choice": choices}
-    given = [name for name, value in named.items() if value]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} exclude each other")
-    if given and stop:
-        raise UsageError(f"--stop would cut an answer that {given[0]} keeps whole")
     if schema is not None:
-        return read_schema(read_file(schema).text)
-    if gbnf is not None:
-        return read_gbnf(read_file(gbnf).text)
-    return choice_grammar(choices) if choices else None
+        return read_schema(schema)
+    return choice_grammar(choice) if grammar is None else read_gbnf(grammar)
 
 
 def choice_grammar(words: Sequence[str]) -> Grammar:
