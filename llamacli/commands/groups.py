@@ -153,8 +153,8 @@ class Mcp:
     def opened(
         self, given: "Sequence[mcp_client.ServerConfig]"
     ) -> "Iterator[mcp_client.Servers | None]":
-        """The servers, which run meanwhile; what can't be used of them is told. None without any."""
-        if not given:
+        """The servers, which run meanwhile, if any; what can't be used of them is told."""
+        if not self.mcp:
             yield None
             return
         with mcp_client.open_servers(given, self.mcp_timeout, self.allow or ()) as servers:
