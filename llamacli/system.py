@@ -71,10 +71,6 @@ if sys.platform == "win32":
     def limit_time(seconds: int) -> None:
         """Windows has no limit that a process could set itself; whoever started it watches it."""
 
-    def user() -> int:
-        """The number of the user, as the owner of files has it."""
-        return 0
-
     def end_group(leader: int, *, at_once: bool = False) -> None:  # noqa: ARG001
         """End a process that was started APART, and its children.
 
@@ -103,24 +99,6 @@ if sys.platform == "win32":
 
     def let_wait(descriptor: int) -> None:
         """Nobody sets otherwise there."""
-
-    def takes_more(descriptor: int) -> bool:  # noqa: ARG001
-        """Windows doesn't tell whether a write to a pipe would go on."""
-        return False
-
-    def pipe_error(error: OSError) -> OSError:
-        """Windows says of a pipe that nobody reads only that the argument is invalid."""
-        return BrokenPipeError(*error.args) if error.errno == errno.EINVAL else error
-
-    def claim_port(listening: "socket.socket") -> None:
-        """Before it is bound: no other program can listen at the same port."""
-        import socket
-
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-
-    def unix_socket() -> "socket.socket":
-        """Raises OSError where the system has no Unix sockets."""
-        raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
 
     def address_space_limit() -> int | None:
         """Bytes that this process may map; None where nothing limits them."""
@@ -217,10 +195,6 @@ else:
         used = resource.getrusage(resource.RUSAGE_SELF)
         _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + seconds)
 
-    def user() -> int:
-        """The number of the user, as the owner of files has it."""
-        return os.getuid()
-
     def end_group(leader: int, *, at_once: bool = False) -> None:
         """End a process that was started as its group's leader, and who else is in the group.
 
@@ -260,28 +234,6 @@ else:
         if not os.get_blocking(descriptor):
             os.set_blocking(descriptor, True)
 
-    def takes_more(descriptor: int) -> bool:
-        """Whether a write there would go on: its reader takes what is written."""
-        import select
-
-        return bool(select.select([], [descriptor], [], 0)[1])
-
-    def pipe_error(error: OSError) -> OSError:
-        """What a failed write to stdout is: BrokenPipeError, where nobody reads it."""
-        return error
-
-    def claim_port(listening: "socket.socket") -> None:
-        """Before it is bound: a port whose last connections linger can be had at once."""
-        import socket
-
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-
-    def unix_socket() -> "socket.socket":
-        """Raises OSError where the system has no Unix sockets."""
-        import socket
-
-        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-
     def address_space_limit() -> int | None:
         """Bytes that this process may map; None where nothing limits them."""
         most, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -299,3 +251,43 @@ else:
                     return int(line.split()[1]) * 1024
         unit = 1 if MACOS else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def user() -> int:
+    """The number of the user, as the owner of files has it; on Windows they have none."""
+    return os.getuid() if hasattr(os, "getuid") else 0
+
+
+def takes_more(descriptor: int) -> bool:
+    """Whether a write there would go on: its reader takes what is written. Windows doesn't tell."""
+    import select
+
+    return not WINDOWS and bool(select.select([], [descriptor], [], 0)[1])
+
+
+def pipe_error(error: OSError) -> OSError:
+    """What a failed write to stdout is: BrokenPipeError, where nobody reads it.
+
+    Windows says of such a pipe only that the argument is invalid.
+    """
+    return BrokenPipeError(*error.args) if WINDOWS and error.errno == errno.EINVAL else error
+
+
+def claim_port(listening: "socket.socket") -> None:
+    """Before it is bound: a port whose last connections linger can be had at once.
+
+    Windows lets other programs listen there, too, unless one says otherwise.
+    """
+    import socket
+
+    mode = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
+    listening.setsockopt(socket.SOL_SOCKET, mode, 1)
+
+
+def unix_socket() -> "socket.socket":
+    """Raises OSError where the system has no Unix sockets."""
+    import socket
+
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
