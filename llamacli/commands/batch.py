@@ -28,6 +28,8 @@ from llamacli.terminal import Write, as_json, lively, notice, show_status, write
 REPORT = 0.25  # seconds between updates of a terminal's line; elsewhere one is written each REPORTS
 REPORTS = 30.0
 
+Answer = Callable[..., "Iterator[tuple[int, answering.Result | LlamacliError]]"]
+
 
 @dataclass
 class Answers:
@@ -198,40 +200,42 @@ def batch(
     failed = sum(not held[key] for key in held)
     if resume and len(left) < len(lines) and not quiet:
         notice(f"{len(lines) - len(left)} of {len(lines)} lines are answered already")
-    with open_output(output, whole, resume) as write:
-        if left:
+
+    @contextmanager
+    def answering_model() -> "Iterator[tuple[Answer, Callable[[batching.Request], Any]]]":
+        """What answers, and what makes of a line what it takes."""
+        adapters = by_server.adapter_fields(adapter)
+        if not no_server and by_server.answers_by_server(path, machine, asked, adapters, quiet):
+            fields = by_server.request_fields(sampling, ending, shape)
+            fields |= {**adapters, "exact": exact}
+            ask = partial(by_server.answer_lines, path, 1 if exact else parallel)
+            yield ask, lambda line: {**fields, **line.settings, "messages": list(line.messages)}
+            return
+        make = partial(_job, sampling, ending, grammar, shape.choice or [])
+        if exact:
+            with engine_for(path, asked, quiet=quiet) as alone:
+                yield partial(batching.answer_each, alone), partial(make, alone)
+            return
+        settings = engine_settings(path, asked, quiet=quiet)
+        drafting = drafting_for(path, asked, quiet=quiet)
+        with batching.BatchEngine(path, settings, parallel, drafting) as engine:
+            yield partial(batching.answer_all, engine), partial(make, engine)
+
+    if left:
+        with (
+            open_output(output, whole, resume) as write,
+            answering_model() as (answer, make),
+            answering.interrupts() as arrived,
+        ):
             answers = Answers(write, output is None, len(left), unordered, quiet)
-            adapters = by_server.adapter_fields(adapter)
-            if not no_server and by_server.answers_by_server(path, machine, asked, adapters, quiet):
-                fields = by_server.request_fields(sampling, ending, shape)
-                fields |= {**adapters, "exact": exact}
-                count = 1 if exact else parallel
-
-                def body(line: "batching.Request") -> dict[str, Any]:
-                    return {**fields, **line.settings, "messages": list(line.messages)}
-
-                with answering.interrupts() as arrived:
-                    ask = partial(by_server.answer_lines, path, count)
-                    _answer(ask, body, left, answers, arrived)
-            elif exact:
-                loaded = engine_for(path, asked, quiet=quiet)
-                with loaded as alone, answering.interrupts() as arrived:
-                    make = partial(_job, alone, sampling, ending, grammar, shape.choice or [])
-                    _answer(partial(batching.answer_each, alone), make, left, answers, arrived)
-            else:
-                settings = engine_settings(path, asked, quiet=quiet)
-                drafting = drafting_for(path, asked, quiet=quiet)
-                opened = batching.BatchEngine(path, settings, parallel, drafting)
-                with opened as engine, answering.interrupts() as arrived:
-                    make = partial(_job, engine, sampling, ending, grammar, shape.choice or [])
-                    _answer(partial(batching.answer_all, engine), make, left, answers, arrived)
-            failed += answers.failed
+            _answer(answer, make, left, answers, arrived)
+        failed += answers.failed
     if failed:
         raise LlamacliError(f"{failed} of {len(lines)} lines have an error instead of an answer")
 
 
 def _answer(
-    answer: "Callable[..., Iterator[tuple[int, answering.Result | LlamacliError]]]",
+    answer: "Answer",
     make: "Callable[[batching.Request], Any]",
     lines: "list[batching.Request | batching.BadLine]",
     answers: Answers,
@@ -272,11 +276,11 @@ def _answer(
 
 
 def _job(
-    engine: "engines.Engine",
     sampling: groups.Sampling,
     ending: groups.Ending,
     grammar: "shapes.Grammar | None",
     choices: list[str],
+    engine: "engines.Engine",
     line: "batching.Request",
 ) -> "batching.Job":
     """A line's job: its own settings before those that hold for all."""

@@ -29,8 +29,8 @@ def answer_by_server(
     sampling: groups.Sampling,
     ending: groups.Ending,
     output: groups.Output,
-    shape: groups.Shape | None = None,
-    calling: "Calling | None" = None,
+    shape: groups.Shape,
+    calling: "Calling | None",
 ) -> "Result | None":
     """The answer, told in that manner; None where no server has the model as it is asked for.
 
@@ -98,7 +98,7 @@ def adapter_fields(given: "Sequence[str] | None") -> dict[str, Any]:
 
 
 def request_fields(
-    sampling: groups.Sampling, ending: groups.Ending, shape: groups.Shape | None
+    sampling: groups.Sampling, ending: groups.Ending, shape: groups.Shape
 ) -> dict[str, Any]:
     """The options' fields of a request to the server."""
     settings = {name: value for name, value in vars(sampling).items() if value is not None}
@@ -106,7 +106,7 @@ def request_fields(
         **settings,
         "max_tokens": ending.max_tokens,
         "stop": ending.stop or [],
-        "shape": (shape and shape.given) or None,
+        "shape": shape.given or None,
     }
 
 

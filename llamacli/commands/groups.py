@@ -224,8 +224,12 @@ class Machine(Together):
         Where nothing is asked for but threads, nothing is imported. Raises UsageError and
         NotFoundError.
         """
-        plain = replace(self, threads=None) == Machine() and (self.threads is None or self.threads)
-        if plain and context is None and drafts == Drafts() and not adapter:
+        if (
+            replace(self, threads=None) == Machine()
+            and context is None
+            and drafts == Drafts()
+            and not adapter
+        ):
             return
         asked = self.asked(context, "short", drafts, adapter)
         if asked.draft is not None:

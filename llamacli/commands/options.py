@@ -155,6 +155,7 @@ Context = Annotated[
 ]
 Threads = Annotated[
     int | None,
+    (1, 512),
     "$LLAMACLI_THREADS",
     "Threads.  [default: $LLAMACLI_THREADS, else by cores and GPUs]",
 ]
