@@ -15,7 +15,6 @@ from .check import (
     read_header as read_header,
 )
 from .contents import (
-    FILE_TYPES as FILE_TYPES,
     STRING as STRING,
     TEMPLATE_KEY as TEMPLATE_KEY,
     TENSOR_TYPES as TENSOR_TYPES,
