@@ -83,6 +83,14 @@ def test_a_strangers_adapter_has_no_other_machine_asked(
         adapting.base_config(None, tmp_path, None)
 
 
+def test_an_adapters_base_may_be_any_model_that_has_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one whose checkpoint is a folder here, as the built-in one's is."""
+    monkeypatch.chdir(tmp_path)
+    assert adapting.base_config("demo", tmp_path, None).hidden_size
+
+
 @pytest.mark.parametrize(
     ("given", "name", "scale"),
     [

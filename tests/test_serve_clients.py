@@ -15,7 +15,8 @@ import pytest
 
 from llamacli import serve
 from llamacli.answer import Chunk, Result
-from llamacli.commands.by_server import answer_lines
+from llamacli.commands import groups
+from llamacli.commands.by_server import answer_lines, request_fields
 from llamacli.serve import ask_server
 from llamacli.serve.client import interrupted_result
 from tests.standins.program import PROGRAM, run_program
@@ -214,6 +215,17 @@ def test_batch_asks_it_too(server: Serving, demo: Path, tmp_path: Path) -> None:
     assert [x["id"] for x in ours] == [x["id"] for x in theirs] == ["a", "b", 3, "c", "d"]
     assert [x.get("text") for x in ours] == [x.get("text") for x in theirs]
     assert ["error" in x for x in ours] == ["error" in x for x in theirs]
+
+
+def test_a_shapes_file_is_read_once(tmp_path: Path) -> None:
+    """It may be a pipe, which has nothing left for a server's request then."""
+    file = tmp_path / "schema.json"
+    file.write_text('{"type": "integer"}')
+    shape = groups.Shape(schema=file)
+    assert shape.read(groups.Ending())
+    file.unlink()
+    fields = request_fields(groups.Sampling(), groups.Ending(), shape)
+    assert fields["shape"] == {"schema": '{"type": "integer"}'}
 
 
 def test_a_signal_ends_a_batch_though_its_server_hangs(

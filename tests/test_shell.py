@@ -276,6 +276,8 @@ def test_closed_streams() -> None:
     assert closed.returncode == 6 and b"stdout is closed" in closed.stderr
     child = shell("llamacli run hi --choice word --threads 1 2>&- <&-")
     assert child.returncode == 0 and child.stdout == b"word\n"
+    child = shell("llamacli chat <&-")
+    assert child.returncode == 2 and b"a question on stdin" in child.stderr
 
 
 @needs_linux

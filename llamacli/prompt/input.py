@@ -76,7 +76,7 @@ def gather(
     if piped.strip():
         texts.insert(0, Text("standard input", piped))
     if not texts and not (instruction and instruction.strip()):
-        raise UsageError("there is no prompt: give one on stdin, or to run as its argument")
+        raise UsageError("there is no prompt: give run one as its argument, or a question on stdin")
     blank = instruction is None or not instruction.strip()
     return Input("" if blank else str(instruction), tuple(texts))
 
