@@ -507,7 +507,7 @@ def test_sizes_are_read(text: str, nbytes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "GB", "-1GB", "5.5.5GB", "1PB", "nan", "1e9", "5 G B", "9" * 400]
+    "text", ["", "GB", "-1GB", "5.5.5GB", "1PB", "nan", "1e9", "5 G B", "9" * 400, "0"]
 )
 def test_sizes_that_are_none_are_told(text: str) -> None:
     with pytest.raises(UsageError, match="is no size"):

@@ -94,12 +94,12 @@ def count_or_auto(value: Any) -> Any:
 
 def parse_size(text: str, option: str, other: str = "") -> int:
     """Bytes of 5.5GB, 5.5G, 800 MB, 5GiB. Raises UsageError; other is what may stand there, too."""
-    match = SIZE.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"{option}: {text!r} is no size; give one as 5.5GB or 900MB{other}")
-    unit = (match[2] or "").lower()
-    base = 1024 if unit.endswith("i") else 1000
-    return int(float(match[1]) * base ** POWERS[unit[:1]])
+    if match := SIZE.fullmatch(text.strip()):
+        unit = (match[2] or "").lower()
+        base = 1024 if unit.endswith("i") else 1000
+        if nbytes := int(float(match[1]) * base ** POWERS[unit[:1]]):
+            return nbytes
+    raise UsageError(f"{option}: {text!r} is no size; give one as 5.5GB or 900MB{other}")
 
 
 def check_parallel(number: int) -> None:
