@@ -19,6 +19,7 @@ from llamacli.prompt.environment import render_here
 from llamacli.prompt.worker import WORKER
 from tests.conftest import DEMO
 from tests.standins.waiting import PATIENCE
+from tests.systems import needs_signals
 
 HELLO = [{"role": "user", "content": " Hello "}]
 
@@ -154,6 +155,24 @@ def test_limits_that_the_system_refuses_leave_the_others(monkeypatch: pytest.Mon
 REQUEST = {
     "template": "{{ 1 }}", "names": {}, "date": "2024-07-26", "spellings": [], "plane": 0,
 }  # fmt: skip
+
+
+@needs_signals
+def test_ctrl_c_is_not_for_the_process() -> None:
+    """Nor while it starts: it would be told as a template that takes too much."""
+    script = (
+        "import os, signal\n"
+        "from llamacli.prompt.encode import WORKER, prepare, render\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "prepare('{{ 1 }}')\n"
+        "first = WORKER.process\n"
+        "os.killpg(0, signal.SIGINT)\n"
+        "assert render('{{ 1 }}', []) == '1' and WORKER.process is first\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, start_new_session=True
+    )
+    assert child.returncode == 0, child.stderr
 
 
 def test_a_process_ends_with_the_one_that_started_it() -> None:

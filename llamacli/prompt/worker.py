@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from llamacli.errors import InvalidModelError
+from llamacli.system import APART
 
 SECONDS = 2  # of processor time a prompt
 PATIENCE = 20  # seconds on the clock; a busy machine may need more than SECONDS
 START = 120  # seconds for Python to start in, before any of the template's time
 MEMORY = 512 << 20  # bytes of address space
-MAX_PROMPT = 64 << 20  # bytes of JSON that a rendered prompt may take
-SIZE = 8  # bytes of the length in front of each request and answer
+MAX_PROMPT = 64 << 20  # bytes of JSON that a rendered prompt may take, a line
 
 
 class Overstepped(InvalidModelError):
@@ -47,11 +47,10 @@ class Worker:
         with self._lock:
             self._start()
             try:
-                answer = json.loads(self._ask(json.dumps(request).encode()))
-                text, error = answer["text"], answer["error"]
+                text, error = json.loads(self._ask(json.dumps(request).encode() + b"\n"))
             except BaseException as problem:
                 self._end()
-                if isinstance(problem, OSError | ValueError | KeyError | TypeError):
+                if isinstance(problem, OSError | ValueError | TypeError):
                     fault = "the chat template takes too much time or memory"
                     raise Overstepped(f"{fault}; it is broken or malicious") from None
                 raise
@@ -64,8 +63,8 @@ class Worker:
             return
         self._end()
         command = [sys.executable, "-I", "-c", CODE, json.dumps(sys.path)]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nothing, **APART)
 
     def _end(self) -> None:
         process, self.process, self.ready = self.process, None, False
@@ -75,52 +74,43 @@ class Worker:
                 pass  # closes its pipes
 
     def _ask(self, request: bytes) -> bytes:
-        """The answer's bytes. Raises OSError where the process ends over it."""
+        """The line that answers one. Raises OSError where the process ends over it."""
         process = self.process
         assert process is not None and process.stdin is not None and process.stdout is not None
         if not self.ready:
-            self._within(START, process.stdout, SIZE)
+            self._within(START, process.stdout)
             self.ready = True
-        process.stdin.write(len(request).to_bytes(SIZE, "big") + request)
+        process.stdin.write(request)
         process.stdin.flush()
-        size = int.from_bytes(self._within(PATIENCE, process.stdout, SIZE), "big")
-        if size > MAX_PROMPT:
-            raise ValueError(size)
-        return self._within(PATIENCE, process.stdout, size)
+        return self._within(PATIENCE, process.stdout)
 
-    def _within(self, seconds: float, source: IO[bytes], size: int) -> bytes:
-        """That many bytes of the process, which is killed if they take longer."""
+    def _within(self, seconds: float, source: IO[bytes]) -> bytes:
+        """A line of the process, which is killed if it takes longer."""
         assert self.process is not None
         timer = threading.Timer(seconds, self.process.kill)
         timer.daemon = True
         timer.start()
         try:
-            data = source.read(size)
+            line = source.readline(MAX_PROMPT)
         finally:
             timer.cancel()
-        if len(data) < size:
-            raise OSError("the process ended")
-        return data
+        if not line.endswith(b"\n"):
+            raise OSError("the process ended, or says too much")
+        return line
 
 
 # What the process does: imports, then for each request new limits on its time, and render_here.
 CODE = f"""
-import json, signal, sys
+import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-signal.signal(signal.SIGINT, signal.SIG_IGN)
 from llamacli.errors import InvalidModelError
 from llamacli.prompt.environment import render_here
 from llamacli.system import limit_memory, limit_time
 
-def send(data):
-    sys.stdout.buffer.write(len(data).to_bytes({SIZE}, "big") + data)
-    sys.stdout.buffer.flush()
-
 limit_memory({MEMORY})
-sys.stdout.buffer.write(bytes({SIZE}))
-sys.stdout.buffer.flush()
-while size := int.from_bytes(sys.stdin.buffer.read({SIZE}), "big"):
-    request = json.loads(sys.stdin.buffer.read(size))
+print("ready", flush=True)
+while line := sys.stdin.buffer.readline():
+    request = json.loads(line)
     limit_time({SECONDS})
     text = error = None
     try:
@@ -129,8 +119,8 @@ while size := int.from_bytes(sys.stdin.buffer.read({SIZE}), "big"):
         error = str(refusal)
         if isinstance(refusal.__cause__, MemoryError):
             sys.exit()
-    del request
-    send(json.dumps({{"text": text, "error": error}}).encode())
+    del line, request
+    print(json.dumps([text, error]), flush=True)
     del text
 """
 
