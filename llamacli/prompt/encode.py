@@ -7,7 +7,7 @@ among the known ones, in a process of its own.
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -90,16 +90,15 @@ def encode_chat(
     markers = markers_of(vocabulary.special_tokens, given)
     if markers is None:
         raise UsageError("the messages hold characters of every unused plane of Unicode")
-    names: dict[str, Any] = {
-        "date": date,
-        "markers": markers,
-        "bos_token": markers.respell(_spelling(vocabulary, vocabulary.bos)),
-        "eos_token": markers.respell(_spelling(vocabulary, vocabulary.eos)),
-    }
-    text = _render(template, _forms(messages, tools), names)
+    used = within(markers, template)
+    bos, eos = (_spelling(vocabulary, token) for token in (vocabulary.bos, vocabulary.eos))
+    ends = Markers(markers.spellings & {bos, eos}, markers.plane)
+    names = {"bos_token": ends.respell(bos), "eos_token": ends.respell(eos)}
+    text = _render(template, _forms(messages, tools), {**names, "date": date, "markers": used})
+    written = used.written | ends.written
+    longest_first = map(re.escape, sorted(written, key=len, reverse=True))  # as Hugging Face cuts
     tokens: list[int] = []
-    written = markers.written
-    for i, part in enumerate(_split(text, written)):
+    for i, part in enumerate(re.split(f"({'|'.join(longest_first)})", text) if written else [text]):
         if i % 2:
             tokens.append(vocabulary.special_tokens[written[part]])
         elif plain := markers.plain(part):
@@ -197,26 +196,6 @@ def _check_tools(template: str, messages: Sequence[Mapping[str, Any]], tools: An
         raise NoTools("the model's chat template takes no calls of tools (tool_calls)")
 
 
-def _split(text: str, written: Collection[str]) -> list[str]:
-    """Plain text and markers in turn, the longest marker first, as Hugging Face cuts it.
-
-    A regular expression of all markers takes longer to compile than the whole prompt to encode.
-    """
-    lengths = sorted(set(map(len, written)), reverse=True)
-    starts = re.compile(f"[{re.escape(''.join({s[0] for s in written}))}]") if written else None
-    parts, done, place = [], 0, 0
-    while starts and (start := starts.search(text, place)):
-        place = start.start()
-        for length in lengths:
-            if (marker := text[place : place + length]) in written:
-                parts += [text[done:place], marker]
-                done = place = place + length
-                break
-        else:
-            place += 1
-    return [*parts, text[done:]]
-
-
 def render(
     template: str,
     messages: Sequence[Mapping[str, Any]],
@@ -239,13 +218,12 @@ def render(
     if date is not None:
         given["date_string"] = date.strftime(DATE_FORMAT)
     now = (date or datetime.now()).isoformat()
-    used = within(markers, template)
     request: dict[str, Any] = {
         "template": template,
         "names": given,
         "date": now,
-        "spellings": sorted(used.spellings),
-        "plane": used.plane,
+        "spellings": sorted(markers.spellings),
+        "plane": markers.plane,
     }
     if _is_known(template):
         from llamacli.prompt.environment import render_here
