@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from llamacli.chat.conversation import Conversation, Step, assistant, replay, user
-from llamacli.chat.file import SessionHead
-from llamacli.chat.saved import Session, create, resume
+from llamacli.chat.file import Session, SessionHead
+from llamacli.chat.saved import create, resume
 
 HEAD = SessionHead("demo", "Q8_0", {"temperature": 0.0, "max_tokens": 6, "stop": ["###"]})
 STEPS: list[Step] = [

@@ -20,7 +20,7 @@ import pytest
 import llamacli.models.opening as opening
 from convert import CheckpointError, SourceError, TargetError, check_target
 from llamacli import cli
-from llamacli.chat.conversation import user
+from llamacli.chat.conversation import Conversation, user
 from llamacli.chat.saved import create
 from llamacli.chat.turns import ChatSession
 from llamacli.commands.batch import check_output, open_output
@@ -37,7 +37,7 @@ from llamacli.terminal import notice
 from tests.saved import HEAD, refuse
 from tests.standins.tiny import write_model
 from tests.standins.waiting import PATIENCE, wait_until
-from tests.systems import WINDOWS, needs_pipes
+from tests.systems import WINDOWS, needs_limits, needs_pipes
 from tests.terminal import PROGRAM, Terminal
 from tests.test_cli import llamacli
 
@@ -348,6 +348,29 @@ def test_ctrl_c_while_another_model_is_loaded_keeps_the_chat(
     again = resume("other", refuse)
     assert again.log is not None
     again.log.close()
+
+
+@needs_limits
+def test_a_disk_that_refuses_another_name_leaves_the_chat_under_its_own(
+    repl: Repl, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import resource
+
+    begin_log(repl, "mine")
+    repl.session.conversation = Conversation((user("x" * 2000),))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        turn(repl, "/save other")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    told = capsys.readouterr().err
+    assert told.startswith("llamacli: a session in ") and len(told.splitlines()) == 1
+    assert repl.log is not None and repl.log.name == "mine"
+    assert [path.name for path in (store / "sessions").iterdir()] == ["mine.jsonl"]
+    repl.session.set_system("still here")
+    assert "still here" in (store / "sessions" / "mine.jsonl").read_text()
+    repl.log.close()
 
 
 def test_no_save_writes_no_history(demo: Path, store: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from convert import convert
 from llamacli.answer.output import Chunk, Result
-from llamacli.chat.conversation import Conversation, Step, assistant, replay, step_problem, user
+from llamacli.chat.conversation import Conversation, Step, assistant, read_step, replay, user
 from llamacli.chat.turns import ANSWER_SHARE, KEPT_SHARE, ChatSession
 from llamacli.engine import Engine, common_prefix
 from llamacli.engine.sampling import SamplingSettings
@@ -286,7 +286,7 @@ def test_recorded_steps_lead_to_the_same_conversation(engine: Engine) -> None:
         else:
             chat.reset()
         assert replay(steps) == chat.conversation
-    assert not any(map(step_problem, steps))
+    assert list(map(read_step, steps)) == steps
     assert replay(chat.conversation.steps()) == chat.conversation
     assert any(step.get("event") == "forget" for step in steps)
 

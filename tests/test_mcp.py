@@ -22,7 +22,7 @@ import pytest
 
 from llamacli.answer import Calling
 from llamacli.chat import ChatSession, final_answer
-from llamacli.chat.conversation import replay, step_problem
+from llamacli.chat.conversation import read_step, replay
 from llamacli.chat.export import export_markdown
 from llamacli.chat.file import SessionHead
 from llamacli.engine import Engine, EngineSettings, SamplingSettings
@@ -373,7 +373,7 @@ def test_a_turn_with_calls_is_kept_read_once_and_shown(model: Path) -> None:
         assert last.result is not None and last.text == chat.messages[-1]["content"]
         assert [m["role"] for m in chat.messages] == ["user", "assistant", "tool", "assistant"]
         assert last.result.cached_tokens > len(first)  # the question's, at least
-        assert not any(step_problem(step) for step in steps)
+        assert list(map(read_step, steps)) == steps
         assert replay(steps) == chat.conversation
         controls = engine.vocabulary.control_tokens
         hostile = sum(token in controls for token in chat.prompt_tokens())

@@ -2,6 +2,8 @@
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -11,6 +13,8 @@ from llamacli.chat.saved import resume
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.errors import InvalidModelError
 from llamacli.prompt.messages import ROLES
+from llamacli.repl.saved import show_sessions
+from llamacli.repl.state import Repl
 from tests.saved import HEAD, STEPS, file_of, line, refuse, reopened, saved, write
 
 
@@ -75,6 +79,8 @@ def test_damage_anywhere_costs_no_more_than_its_line(store: Path) -> None:
         line({"session": "1"}),
         line([]) + line(None) + line("x") + line(1.5),
         b"NaN\n",
+        line({"role": "assistant", "tool_calls": [{"function": {"name": "x", "arguments": "1"}}]}),
+        line({"event": "system", "content": float("nan")}),
         b'{"role": "user", "content": "' + b"x" * MAX_LINE + b'"}\n',
     ],
 )
@@ -83,6 +89,23 @@ def test_hostile_lines_are_skipped_with_a_notice(store: Path, bad: bytes) -> Non
     session = reopened()
     assert session.conversation.messages == (user("a"), assistant("b"))
     assert len(session.notices) == 1 and session.notices[0].startswith("its line 3")
+
+
+def test_messages_are_read_as_templates_want_them(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A text in parts, and a call's arguments as JSON, which OpenAI's messages may have."""
+    function = {"name": "now", "arguments": '{"zone": "x"}'}
+    call = {"role": "assistant", "tool_calls": [{"id": "call_0", "function": function}]}
+    parts = {"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+    steps = [{"role": "system", **parts}, {"role": "user", **parts}, call]
+    steps += [{"role": "tool", **parts}, {"event": "regenerate", **parts}, call]
+    write(store, line(HEAD.line()) + b"".join(map(line, steps)))
+    show_sessions(cast(Repl, SimpleNamespace(log=None)), "")
+    assert capsys.readouterr().err.rstrip().endswith("1 turn  demo  ab")
+    *texts, called = reopened().conversation.messages
+    assert [message["content"] for message in texts] == ["ab"] * 3 and texts[-1] == assistant("ab")
+    assert called["tool_calls"][0]["function"]["arguments"] == {"zone": "x"}
 
 
 def test_absurd_counts_are_harmless(store: Path) -> None:

@@ -2,21 +2,26 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from llamacli.chat.conversation import Step, assistant, replay, user
 from llamacli.chat.export import export_json, export_markdown
 from llamacli.chat.file import SessionHead
-from llamacli.chat.saved import create, list_sessions, names, resume
+from llamacli.chat.saved import create, names, resume
 from llamacli.cli import main
 from llamacli.errors import LlamacliError, NotFoundError, OutputError, UsageError
 from llamacli.prompt import read_messages
+from llamacli.repl.saved import resume as resume_in_chat, show_sessions
+from llamacli.repl.state import Repl
 from tests.saved import HEAD, STEPS, file_of, refuse, reopened, saved, write
 from tests.systems import needs_limits, needs_owners, needs_pipes
 
@@ -42,7 +47,7 @@ def test_going_on_appends(store: Path) -> None:
     session = resume("one", refuse)
     assert session.log is not None
     session.log.record(user("sechs"))
-    session.log.record_head(SessionHead("other", "Q4_K_M"))
+    session.log.record(SessionHead("other", "Q4_K_M").line())
     session.log.close()
     assert file_of(store).read_bytes().startswith(before)
     again = reopened()
@@ -128,17 +133,19 @@ def test_latest_is_the_one_written_to_last_whatever_the_clock_says(store: Path) 
     assert reopened(None).name == "first"
 
 
-def test_list_marks_what_cannot_be_read(store: Path) -> None:
+def test_list_marks_what_cannot_be_read(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved("good", [user("a \x1b[31m long\nquestion " + "x" * 200), assistant("b"), user("c")])
     write(store, b"\x00\xff\n" * 9, "bad")
     write(store, b"{}\n", "not ours")
     (store / "sessions" / "folder.jsonl").mkdir()
-    by_name = {info.name: info for info in list_sessions()}
+    show_sessions(cast(Repl, SimpleNamespace(log=SimpleNamespace(name="good"))), "")
+    by_name = {line[2:].split()[0]: line for line in capsys.readouterr().err.splitlines()}
     assert set(by_name) == {"good", "bad"}
-    assert by_name["good"].turns == 2 and by_name["good"].model == "demo"
-    assert by_name["good"].first.startswith("a \x1b[31m long question xxx")
-    assert len(by_name["good"].first) == 60 and by_name["good"].problem is None
-    assert "not a session" in str(by_name["bad"].problem)
+    assert re.fullmatch(
+        r"\* good  [\d-]+ [\d:]+  2 turns  demo  a \\x1b\[31m long question x{10,}…",
+        by_name["good"],
+    )
+    assert by_name["bad"].startswith("  bad ") and "not a session" in by_name["bad"]
 
 
 @needs_pipes
@@ -157,7 +164,7 @@ def test_store_that_cannot_be_written_is_told(store: Path) -> None:
     (store / "sessions").write_text("in the way")
     with pytest.raises(OutputError, match=r"a session in .*/sessions can't be saved"):
         create(None, HEAD, refuse)
-    assert list_sessions() == []
+    assert names() == []
 
 
 @pytest.fixture
@@ -188,6 +195,19 @@ def test_read_only_session_goes_on_unsaved(read_only: Path) -> None:
     assert "nothing is saved" in session.notices[-1]
     with pytest.raises(OutputError, match="Permission denied"):
         create(None, HEAD, refuse)
+
+
+def test_without_saving_a_session_is_only_read(store: Path) -> None:
+    """Not even a line that was cut is mended, and another chat may have it open."""
+    saved()
+    cut = file_of(store).read_bytes()[:-5]
+    write(store, cut)
+    read = resume_in_chat("one", keep=False)
+    assert read.log is None and read.conversation == replay(STEPS[:-1])
+    assert file_of(store).read_bytes() == cut
+    log = create("two", HEAD, refuse)
+    assert resume_in_chat("two", keep=False).log is None
+    log.close()
 
 
 @needs_limits

@@ -17,10 +17,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from llamacli.prompt import RESULT_ROLES, Message, problem
+from llamacli.prompt import RESULT_ROLES, Message, normal, problem
 
 Step = dict[str, Any]
-ANSWER = ("content", "tool_calls")  # what an answer's message, or step, may have
 
 
 @dataclass(frozen=True)
@@ -65,10 +64,11 @@ class Conversation:
 
     def steps(self) -> list[Step]:
         """The steps that lead here."""
-        return [*self.messages, {"event": "forget", "messages": self.forgotten}]
+        forget = {"event": "forget", "messages": self.forgotten}
+        return [*self.messages, *[forget] * bool(self.forgotten)]
 
     def after(self, step: Step) -> "Conversation":
-        """The conversation after a step that step_problem finds nothing wrong with."""
+        """The conversation after a step that is one."""
         return replay([step], self)
 
 
@@ -116,23 +116,32 @@ def _message(step: Step) -> Message | None:
         case "edit":
             return user(step["content"])
         case "regenerate":
-            return {"role": "assistant", **{key: step[key] for key in ANSWER if key in step}}
+            return _answer(step)
         case None if step["role"] != "system":
             return step
     return None
 
 
-def step_problem(step: Any) -> str | None:
-    """What is wrong with a step from a file, or None."""
-    if not isinstance(step, dict) or "event" not in step:
-        return problem(step)
-    event, content = step["event"], step.get("content", ...)
-    if event == "regenerate":
-        return problem({"role": "assistant", **{key: step[key] for key in ANSWER if key in step}})
-    if event in ("edit", "system"):
-        is_text = isinstance(content, str) or (event == "system" and content is None)
-        return None if is_text else "has no content that is a text"
-    if event == "forget":
-        count = step.get("messages")
-        return None if type(count) is int and count >= 0 else "forgets no number of messages"
-    return None if event in ("undo", "reset") else "is an unknown event"
+def _answer(step: Step) -> Message:
+    """The message of a step that regenerates one."""
+    return {**{key: value for key, value in step.items() if key != "event"}, "role": "assistant"}
+
+
+def read_step(value: Any) -> Step | None:
+    """A step from a file, with its message as templates read it; None where it is none."""
+    match value:
+        case (
+            {"event": "edit", "content": str()}
+            | {"event": "system", "content": str() | None}
+            | {"event": "undo" | "reset"}
+        ):
+            return dict(value)
+        case {"event": "forget", "messages": int(count)} if type(count) is int and count >= 0:
+            return dict(value)
+        case {"event": "regenerate"} if problem(_answer(value)) is None:
+            return {"event": "regenerate", **normal(_answer(value))}
+        case {"event": _}:
+            return None
+        case _ if problem(value) is None:
+            return normal(value)
+    return None

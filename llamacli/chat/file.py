@@ -8,17 +8,19 @@ whoever appends has the file locked.
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from convert import lock as lock_file, sync, sync_folder
-from llamacli.chat.conversation import Conversation, Step, replay, step_problem
+from llamacli.chat.conversation import Conversation, Step, read_step, replay
 from llamacli.engine import SamplingSettings, is_sound
 from llamacli.errors import InvalidModelError, UsageError
 from llamacli.home import replace_file
+from llamacli.prompt import read_value
 from llamacli.system import WINDOWS
 
 VERSION = 1
@@ -30,7 +32,6 @@ MAX_STOPS = 64
 # All but what requests to a server alone have.
 SAMPLING = tuple(one.name for one in fields(SamplingSettings) if one.name != "logit_bias")
 LATEST = "latest"
-MAX_NAME = 64
 
 
 @dataclass(frozen=True)
@@ -47,24 +48,24 @@ class SessionHead:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def line(self) -> dict[str, Any]:
-        return {
-            "session": VERSION,
-            "model": self.model,
-            "quantization": self.quantization,
-            "settings": self.settings,
-        }
+        return {"session": VERSION, **vars(self)}
 
 
 @dataclass(frozen=True)
-class SessionText:
-    """What a file says, and what is wrong with it. Behind its first length bytes lies a line that
-    was cut; ended is False where the line before lacks its newline."""
+class Session:
+    """What a session's file says, and what is wrong with it.
 
+    Behind its first length bytes lies a line that was cut; ended is False where the line before
+    lacks its newline. log is there where it is gone on with and can be written.
+    """
+
+    name: str
     head: SessionHead
     conversation: Conversation
     notices: tuple[str, ...]
     length: int
     ended: bool
+    log: "SessionLog | None" = None
 
 
 def write_line(value: dict[str, Any]) -> bytes:
@@ -72,7 +73,7 @@ def write_line(value: dict[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 
-def read_session(file: BinaryIO, name: str) -> SessionText:
+def read_session(file: BinaryIO, name: str) -> Session:
     """Read what can be read of a session's file; name is for errors.
 
     Raises InvalidModelError where the file is no session's, of a newer version or absurdly long.
@@ -86,20 +87,20 @@ def read_session(file: BinaryIO, name: str) -> SessionText:
     steps: list[Step] = []
     skipped: list[int] = []
     length, ended, notices = 0, True, []
-    for number, (line, size) in enumerate(_lines(file), 1):
+    for number, line in enumerate(iter(partial(file.readline, MAX_LINE), b""), 1):
         if number > MAX_LINES:
             raise too_long
         value = _value(line)
         if isinstance(value, dict) and type(value.get("session")) is int:
             head = _head(value, name)
-        elif step_problem(value) is None:
-            steps.append(value)
-        elif not line.endswith(b"\n"):
+        elif (step := read_step(value)) is not None:
+            steps.append(step)
+        elif not line.endswith(b"\n") and len(line) < MAX_LINE:
             notices.append("its last line was cut off and is dropped")
             break
         elif line.strip():
             skipped.append(number)
-        length, ended = length + size, line.endswith(b"\n")
+        length, ended = length + len(line), line.endswith(b"\n")
     if skipped and head is None and not steps:
         raise InvalidModelError(f"{name} is not a session's file; move it away")
     if skipped:
@@ -107,23 +108,13 @@ def read_session(file: BinaryIO, name: str) -> SessionText:
         notices.append(f"its line {skipped[0]}{more} damaged and skipped")
     if head is None:
         notices.append("its first line is damaged: its model and settings aren't known")
-    return SessionText(head or SessionHead(), replay(steps), tuple(notices), length, ended)
-
-
-def _lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Lines with their lengths in bytes; a too long one comes as `?`, which is no JSON."""
-    while line := file.readline(MAX_LINE):
-        size = len(line)
-        while not line.endswith(b"\n") and (rest := file.readline(MAX_LINE)):
-            size += len(rest)
-            line = b"?" + rest[-1:]
-        yield line, size
+    return Session(name, head or SessionHead(), replay(steps), tuple(notices), length, ended)
 
 
 def _value(line: bytes) -> Any:
     """The line's JSON; None where it is none, or text in it can't be UTF-8."""
     try:
-        value = json.loads(line.decode())
+        value = read_value(line.decode())
         if b"\\u" in line:  # perhaps half a surrogate pair
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
@@ -178,20 +169,27 @@ class SessionLog:
         self._empty = new
         self._is_latest = False
 
-    def record(self, step: Step) -> None:
-        """Append a step of the conversation."""
-        self._append(write_line(step))
-        if self._empty and step.get("role") == "user":
-            self._empty = False
-            sync_folder(self._path.parent)
-        if not self._empty and not self._is_latest:
-            self._is_latest = True
-            with suppress(OSError):
-                replace_file(self._path.parent / LATEST, self.name.encode())
+    def begin(self, head: SessionHead, steps: Sequence[Step]) -> None:
+        """Write what a new session begins with. Raises OSError, and its file is gone then."""
+        try:
+            self._write(head.line(), *steps)
+        except BaseException:
+            self._empty = True
+            self.close()
+            raise
 
-    def record_head(self, head: SessionHead) -> None:
-        """Append what has changed of model and settings."""
-        self._append(write_line(head.line()))
+    def record(self, step: Step) -> None:
+        """Append a step of the conversation, or the line of a head: what has changed of that."""
+        if self._file is None:
+            return
+        try:
+            self._write(step)
+        except OSError as error:
+            self._release()
+            self._on_failure(
+                f"the session {self.name} can't be written ({error.strerror}); what follows "
+                "isn't saved"
+            )
 
     def close(self) -> None:
         """Let others have the session; one in which nothing was asked is removed."""
@@ -203,19 +201,18 @@ class SessionLog:
         if self._empty and WINDOWS:  # where no open file can be removed
             self._remove()
 
-    def _append(self, line: bytes) -> None:
-        if self._file is None:
-            return
-        try:
-            self._file.write(line)
-            self._file.flush()
-            sync(self._file.fileno())
-        except OSError as error:
-            self._release()
-            self._on_failure(
-                f"the session {self.name} can't be written ({error.strerror}); what follows "
-                "isn't saved"
-            )
+    def _write(self, *lines: dict[str, Any]) -> None:
+        assert self._file is not None
+        self._file.write(b"".join(map(write_line, lines)))
+        self._file.flush()
+        sync(self._file.fileno())
+        if self._empty and any(line.get("role") == "user" for line in lines):
+            self._empty = False
+            sync_folder(self._path.parent)
+        if not self._empty and not self._is_latest:
+            self._is_latest = True
+            with suppress(OSError):
+                replace_file(self._path.parent / LATEST, self.name.encode())
 
     def _remove(self) -> None:
         with suppress(OSError):
@@ -247,12 +244,3 @@ def mend(file: BinaryIO, length: int, ended: bool) -> None:
     if not ended:
         file.write(b"\n")
     file.flush()
-
-
-def latest(folder: Path) -> str | None:
-    """The name of the session that was written to last, unchecked; None where that isn't known."""
-    try:
-        with (folder / LATEST).open(encoding="utf-8", errors="replace") as file:
-            return file.read(MAX_NAME)
-    except OSError:
-        return None

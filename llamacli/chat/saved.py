@@ -5,17 +5,17 @@ A session NAME is the store's sessions/NAME.jsonl (see session_file), its KV cac
 """
 
 import difflib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from llamacli.chat import file as session_file
-from llamacli.chat.conversation import Conversation
+from llamacli.chat.conversation import Step
+from llamacli.chat.file import LATEST, Session, SessionHead, SessionLog
 from llamacli.engine import Unusable, saved_tokens, state_key
 from llamacli.errors import LlamacliError, NotFoundError, UsageError, reading, writing
 from llamacli.home import NAME, check_name, home
@@ -26,40 +26,15 @@ if TYPE_CHECKING:
 
 FOLDER = "sessions"
 SUFFIX = ".jsonl"
-FIRST_WORDS = 60  # characters
+MAX_NAME = 64
 
 Notify = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class SessionInfo:
-    """A session in a list. modified is in seconds since 1970; first is how its first question
-    begins, as it was typed: make it harmless before it is shown. problem says why it can't be
-    read."""
-
-    name: str
-    modified: float
-    model: str = ""
-    turns: int = 0
-    first: str = ""
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
-class Session:
-    """A saved chat to go on with. log is None where it can't be written, as notices then tell."""
-
-    name: str
-    head: session_file.SessionHead
-    conversation: Conversation
-    log: session_file.SessionLog | None
-    notices: tuple[str, ...]
-
-
 def create(
-    name: str | None, head: session_file.SessionHead, on_failure: Notify
-) -> session_file.SessionLog:
-    """A new session's log; without a name it gets the time's.
+    name: str | None, head: SessionHead, on_failure: Notify, steps: Sequence[Step] = ()
+) -> SessionLog:
+    """A new session's log, with the steps so far; without a name it gets the time's.
 
     Raises UsageError where the name is taken or odd, OutputError where the store can't be written.
     """
@@ -67,17 +42,17 @@ def create(
     with writing(f"a session in {home(FOLDER)}", "saved"):
         home(FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
         name, file = _new_file(candidates)
-    session_file.lock(file, name)
-    log = session_file.SessionLog(name, _path(name), file, on_failure, new=True)
-    log.record_head(head)
+        session_file.lock(file, name)
+        log = SessionLog(name, _path(name), file, on_failure, new=True)
+        log.begin(head, steps)
     return log
 
 
 def resume(name: str | None, on_failure: Notify) -> Session:
     """A saved session, the latest where no name is given, to go on with in this process.
 
-    Raises NotFoundError, UsageError where another chat has it open, and InvalidModelError where
-    the file is no session's.
+    Its log is None where it can't be written, as its notices then tell. Raises NotFoundError,
+    UsageError where another chat has it open, and InvalidModelError where the file is no session's.
     """
     name, path = _existing(name)
     file, unwritable = _open(path)
@@ -87,36 +62,36 @@ def resume(name: str | None, on_failure: Notify) -> Session:
             read = session_file.read_session(file, name)
             if unwritable is None:
                 session_file.mend(file, read.length, read.ended)
-                log = session_file.SessionLog(name, path, file, on_failure, new=False)
+                log = SessionLog(name, path, file, on_failure, new=False)
     finally:
         if log is None:
             file.close()
     notices = read.notices if unwritable is None else (*read.notices, unwritable)
-    return Session(name, read.head, read.conversation, log, notices)
+    return replace(read, log=log, notices=notices)
 
 
-def look(name: str | None) -> tuple[str, session_file.SessionText]:
+def look(name: str | None) -> Session:
     """A saved session, the latest where no name is given, as its file has it now: another chat may
     have it open. Raises as resume does, but for that.
     """
     name, path = _existing(name)
-    with _open_to_read(path) as file:
-        return name, session_file.read_session(file, name)
+    with _open_to_read(path) as file, reading(path):
+        return session_file.read_session(file, name)
 
 
-def names() -> list[str]:
-    """The names of all sessions, the last changed first."""
+def last_written() -> dict[str, float]:
+    """The names of all sessions, the last changed first, and when, in seconds since 1970."""
     times = []
     for path in home(FOLDER).glob("[!.]*" + SUFFIX):
         with suppress(OSError):  # another chat may have removed it just now
             if NAME.fullmatch(path.stem) and path.is_file():
                 times.append((path.stat().st_mtime, path.stem))
-    return [name for _, name in sorted(times, reverse=True)]
+    return {name: time for time, name in sorted(times, reverse=True)}
 
 
-def list_sessions() -> list[SessionInfo]:
-    """All sessions, the last changed first; those that can't be read say why."""
-    return [_info(name) for name in names()]
+def names() -> list[str]:
+    """The names of all sessions, the last changed first."""
+    return [*last_written()]
 
 
 def save_cache(engine: "Engine", name: str) -> str | None:
@@ -203,29 +178,11 @@ def _existing(name: str | None) -> tuple[str, Path]:
 
 
 def _latest() -> str:
+    """The one written to last, by its mark where that can be read."""
     known = names()
     if not known:
         raise NotFoundError("there is no saved chat to go on with yet")
-    marked = session_file.latest(home(FOLDER))
-    return marked if marked in known else known[0]
-
-
-def _info(name: str) -> SessionInfo:
-    path = _path(name)
-    modified = 0.0
-    try:
-        with path.open("rb") as file:
-            modified = os.fstat(file.fileno()).st_mtime
-            read = session_file.read_session(file, name)
-    except (OSError, LlamacliError) as error:
-        return SessionInfo(name, modified, problem=str(error))
-    conversation = read.conversation
-    turns = conversation.turns()
-    first = conversation.body[turns[0]]["content"] if turns else ""
-    return SessionInfo(
-        name,
-        modified,
-        read.head.model,
-        len(turns),
-        " ".join(first[: 16 * FIRST_WORDS].split())[:FIRST_WORDS],
-    )
+    with suppress(OSError), (home(FOLDER) / LATEST).open(errors="replace") as file:
+        if (marked := file.read(MAX_NAME)) in known:
+            return marked
+    return known[0]

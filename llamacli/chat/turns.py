@@ -17,9 +17,9 @@ from llamacli.answer import Calling, Chunk, Result, constraint_for, generate
 from llamacli.chat.conversation import Conversation, Step, assistant, user
 from llamacli.chat.served import ChatEngine
 from llamacli.engine import Engine, ProgressCallback, SamplingSettings
-from llamacli.errors import DoesNotFitError, InvalidModelError, UsageError
+from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.prompt import Message, encode_turns
-from llamacli.tools import OUTPUT_LIMIT, Call, bounded, message_of
+from llamacli.tools import OUTPUT_LIMIT, bounded, message_of
 
 ANSWER_SHARE = 1 / 8  # of the context, left for an answer; less where max_tokens is less
 KEPT_SHARE = 1 / 2  # of the context, that a prompt takes at most after turns were let go
@@ -183,9 +183,7 @@ class ChatSession:
             if said or ended:
                 answer = message_of(calls, said, calling.first) if calling and calls else None
                 step = answer or assistant(said)
-                if anew:
-                    step = {"event": "regenerate", **{k: v for k, v in step.items() if k != "role"}}
-                self._step(step)
+                self._step({"event": "regenerate", **step} if anew else step)
 
     def _chunks(
         self,
@@ -215,24 +213,13 @@ class ChatSession:
         )
 
     def _calling(self, asked: Conversation) -> Calling | None:
-        """What an answer to asked may call, and whether several at once, as its template has it."""
+        """What an answer to asked may call."""
         if self.offer is None:
             return None
         choice = self.offer.choice
         if asked.body[-1]["role"] != "user":
             choice = "auto" if choice != "none" and self.calls_left() > 0 else "none"
-        parallel = self.offer.parallel and self._takes_several()
-        return replace(self.offer, choice=choice, parallel=parallel, first=asked.called, calls=[])
-
-    def _takes_several(self) -> bool:
-        """Whether the template takes several calls in a message, which Llama 3.1's refuses."""
-        assert self.offer is not None
-        calls = [Call(tool.name, {}) for tool in self.offer.tools[:1]] * 2
-        try:
-            self._encode(Conversation((user("x"), message_of(calls))), 0)
-        except InvalidModelError:
-            return False
-        return True
+        return replace(self.offer, choice=choice, first=asked.called, calls=[])
 
     def _last_question(self) -> int:
         turns = self.conversation.turns()

@@ -111,9 +111,9 @@ def chat(
 def _export(name: str | None, path: Path) -> None:
     from llamacli.chat import export_chat, export_text, saved as sessions
 
-    name, saved = sessions.look(name)
+    saved = sessions.look(name)
     for problem in saved.notices:
-        notice(f"session {name}: {problem}")
+        notice(f"session {saved.name}: {problem}")
     messages = saved.conversation.messages
     if path == Path("-"):
         print_text(export_text(path, saved.head, messages))

@@ -29,6 +29,7 @@ from .messages import (
     arguments_of as arguments_of,
     as_openai as as_openai,
     check_messages as check_messages,
+    normal as normal,
     parse_json as parse_json,
     problem as problem,
     read_messages as read_messages,

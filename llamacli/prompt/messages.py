@@ -162,7 +162,7 @@ def _whole(text: str) -> float:
 def _normal_call(call: dict[str, Any]) -> dict[str, Any]:
     function = call["function"]
     arguments = arguments_of(function.get("arguments"))
-    return {"type": "function", **call, "function": {**function, "arguments": arguments}}
+    return {**call, "type": "function", "function": {**function, "arguments": arguments}}
 
 
 def one_call_each(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -1,14 +1,20 @@
 """What a chat keeps: its session, with model and settings, its KV cache, its text as a file."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from llamacli.chat import SAMPLING, ChatSession, SessionHead, export_chat, saved as sessions
+from llamacli.chat import (
+    SAMPLING,
+    ChatSession,
+    Session,
+    SessionHead,
+    export_chat,
+    saved as sessions,
+)
 from llamacli.engine import DEFAULT_CONTEXT, Engine, SamplingSettings
-from llamacli.errors import UsageError, told
+from llamacli.errors import LlamacliError, UsageError, told
 from llamacli.home import expanded
 from llamacli.repl.state import PROMPT, Repl, beginning, heading
 from llamacli.terminal import columns, notice, printable, say
@@ -31,17 +37,13 @@ def head_of(session: ChatSession, model: str) -> SessionHead:
 def remember(repl: Repl) -> None:
     """Put the model and the settings, which have changed, into the session."""
     if repl.log is not None:
-        repl.log.record_head(head_of(repl.session, repl.model))
+        repl.log.record(head_of(repl.session, repl.model).line())
 
 
 def begin_log(repl: Repl, name: str | None) -> None:
     """Save the chat from now on in a new session, with what has been said already."""
-    log = sessions.create(name, head_of(repl.session, repl.model), notice)
-    conversation = repl.session.conversation
-    for message in conversation.messages:
-        log.record(message)
-    if conversation.forgotten:
-        log.record({"event": "forget", "messages": conversation.forgotten})
+    head = head_of(repl.session, repl.model)
+    log = sessions.create(name, head, notice, repl.session.conversation.steps())
     if repl.log is None:
         repl.session.name = log.name
     repl.log, repl.session.record = log, log.record
@@ -62,7 +64,7 @@ def keep_cache(repl: Repl) -> None:
             notice(problem)
 
 
-def continue_log(repl: Repl, saved: sessions.Session) -> None:
+def continue_log(repl: Repl, saved: Session) -> None:
     """Go on with a saved chat, let go of the one before it, and find the KV cache."""
     before, repl.log = repl.log, saved.log
     repl.session.record = saved.log.record if saved.log is not None else lambda _: None
@@ -106,13 +108,9 @@ def save(repl: Repl, argument: str) -> None:
     say(f"(saved as {argument}, and goes on there)")
 
 
-def resume(name: str | None, *, keep: bool) -> sessions.Session:
+def resume(name: str | None, *, keep: bool) -> Session:
     """A saved chat, of which nothing new is saved unless keep says so."""
-    saved = sessions.resume(name, notice)
-    if saved.log is None or keep:
-        return saved
-    saved.log.close()
-    return replace(saved, log=None)
+    return sessions.resume(name, notice) if keep else sessions.look(name)
 
 
 def load(repl: Repl, argument: str) -> None:
@@ -149,20 +147,21 @@ def _tell_adapters(repl: Repl, head: SessionHead) -> None:
 
 
 def show_sessions(repl: Repl, argument: str) -> None:  # noqa: ARG001
-    saved = sessions.list_sessions()
-    if not saved:
-        say("no chat is saved yet")
-        return
     current = repl.log.name if repl.log is not None else None
     rows = []
-    for info in saved:
-        when = datetime.fromtimestamp(info.modified).strftime("%Y-%m-%d %H:%M")
-        what = beginning(info.problem or info.first)
-        mark = "*" if info.name == current else " "
-        model = beginning(Path(info.model).name, 30)
-        turns = f"{info.turns} turn{'s' * (info.turns != 1)}"
-        rows.append((f"{mark} {info.name}", when, turns, model, what))
-    say(columns(rows, "llrll"))
+    for name, time in sessions.last_written().items():
+        when = datetime.fromtimestamp(time).strftime("%Y-%m-%d %H:%M")
+        turns, model, what = 0, "", ""
+        try:
+            saved = sessions.look(name)
+            model = beginning(Path(saved.head.model).name, 30)
+            questions = [m["content"] for m in saved.conversation.body if m["role"] == "user"]
+            turns, what = len(questions), beginning("".join(questions[:1]))
+        except LlamacliError as error:
+            what = beginning(str(error))
+        mark = "*" if name == current else " "
+        rows.append((f"{mark} {name}", when, f"{turns} turn{'s' * (turns != 1)}", model, what))
+    say(columns(rows, "llrll") if rows else "no chat is saved yet")
 
 
 def export(repl: Repl, argument: str) -> None:
@@ -172,40 +171,30 @@ def export(repl: Repl, argument: str) -> None:
     say(f"(written to {printable(str(path))})")
 
 
-def change_model(repl: Repl, name: str) -> None:
-    """Go on with another model, and remember it."""
-    load_model(repl, name)
-    repl.session.use_engine(repl.engine)
-    remember(repl)
-
-
 def reopen(repl: Repl) -> None:
     """Load the model anew, a worker of which was lost, or that the server has no longer.
 
-    Raises UnreachableError while the worker isn't back; the chat stays as it is. Should it be lost
-    again over the loading, there is no model to go on with, and the chat ends.
+    Raises UnreachableError while the worker isn't back; the chat stays as it is.
     """
-    before = repl.engine
-    if isinstance(before, Engine):
-        before.workers.greet()
+    if isinstance(engine := repl.engine, Engine):
+        engine.workers.greet()
         notice("the worker is back; the model is loaded anew")
     else:
         notice("the server is gone, or has the model no longer: it is loaded here")
-    try:
-        repl.session.engine = repl.open_model(repl.model, before.close)
-    except BaseException:
-        repl.leaving = before.closed
-        raise
+    load_model(repl, repl.model)
 
 
 def load_model(repl: Repl, name: str) -> None:
-    """Have another model in place of the one there is, which stays where that fails."""
+    """Have a model in place of the one there is, which stays, or is loaded anew, where that fails.
+
+    Should that fail as well, there is none to go on with, and the chat ends.
+    """
     before = repl.engine
     try:
         engine = repl.open_model(name, before.close)  # two in memory may not fit
     except BaseException:
         if before.closed:
-            repl.leaving = True  # should this fail as well
+            repl.leaving = True
             repl.session.engine = repl.open_model(repl.model, lambda: None)
             repl.leaving = False
         raise

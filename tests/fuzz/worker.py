@@ -17,18 +17,20 @@ import threading
 import time
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from typing import cast
 
 from llamacli import cli
 from llamacli.answer import write_text
-from llamacli.chat import export_text, saved as sessions
+from llamacli.chat import export_text
 from llamacli.chat.turns import ChatSession
 from llamacli.commands.printing import print_text
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.engine.settings import EngineSettings
-from llamacli.repl.saved import continue_log, resume, show_end, use_settings
+from llamacli.repl.saved import continue_log, resume, show_end, show_sessions, use_settings
 from llamacli.repl.state import Repl, heading
-from llamacli.terminal import notice, say, writer
+from llamacli.terminal import say, writer
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.stored import Command
 from tests.terminal import Screen
@@ -116,8 +118,7 @@ def run(command: Command) -> tuple[int, str]:
 @cli.app.command(hidden=True)
 def resume_session(model: str, name: str) -> None:
     """What `chat --resume` does and says, without the keys of a terminal that it wants."""
-    for info in sessions.list_sessions():
-        notice(f"{info.name}: {info.model} {info.first} {info.problem}")
+    show_sessions(cast(Repl, SimpleNamespace(log=None)), "")
     saved = resume(name, keep=True)
     with Engine(Path(model), EngineSettings(context=256, threads=1)) as engine:
         chat = ChatSession(engine, SamplingSettings())
