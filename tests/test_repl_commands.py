@@ -16,10 +16,11 @@ import pytest
 from llamacli.chat import ChatSession
 from llamacli.engine import Asked, SamplingSettings
 from llamacli.models import open_engine
+from llamacli.prompt import Message, Spelled, encode_turns
 from llamacli.repl import loop, markdown
 from llamacli.repl.commands import COMMANDS
 from llamacli.repl.markdown import MarkdownStream
-from llamacli.repl.state import Repl
+from llamacli.repl.state import Repl, status_line
 from tests.conftest import ROOT
 from tests.systems import PLATFORM
 from tests.terminal import Terminal
@@ -71,6 +72,13 @@ def test_a_turn_goes_the_way_that_the_readme_tells(
         if event == "call" and name.startswith("llamacli.") and frame.f_code.co_name != "<module>":
             crossed[name.removeprefix("llamacli.").replace(".", "/")] = None
 
+    encoded: list[object] = []
+
+    def encode(model: Spelled, messages: list[Message], **more: Any) -> list[int]:
+        encoded.append(messages)
+        return encode_turns(model, messages, **more)
+
+    monkeypatch.setattr("llamacli.chat.turns.encode_turns", encode)
     with open_engine(demo, Asked(context=512)) as engine:
         chat = ChatSession(engine, SamplingSettings(temperature=0), max_tokens=16)
         repl = Repl(chat, "demo", lambda *_: engine)
@@ -80,9 +88,12 @@ def test_a_turn_goes_the_way_that_the_readme_tells(
             loop.turn(repl, "What is GGUF?")
         finally:
             sys.setprofile(None)
+        used = re.search(r"(\d+) of 512 tokens", status_line(repl))
+        assert len(encoded) == 2  # once a turn: the status line has what the answer told
+        assert used is not None and 0 < len(chat.prompt_tokens()) - int(used[1]) < 10
     assert len(chat.messages) == 4 and len(way) == 7
     assert [name for name in crossed if name in way[:-1]] == way[:-1] and way[-1] in crossed
-    assert len(crossed) <= 22, list(crossed)
+    assert len(crossed) <= 21, list(crossed)
 
 
 def test_ctrl_c_too_late_for_an_answer_does_not_end_the_chat(

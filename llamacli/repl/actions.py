@@ -2,8 +2,7 @@
 
 import base64
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,32 +10,26 @@ from typing import Any
 from llamacli.chat import ChatSession
 from llamacli.errors import LlamacliError, UsageError
 from llamacli.home import expanded
+from llamacli.models import complete_models
 from llamacli.prompt import read_file
-from llamacli.repl.saved import change_model, remember
+from llamacli.repl.saved import load_model, remember
 from llamacli.repl.state import Ask, Repl, beginning, model_line, used_tokens
 from llamacli.terminal import Write, columns, harmless, printable, say, send
 
 FREE = ("none", "default")  # words that take a limit or a seed away
 
 
-@dataclass(frozen=True)
-class Setting:
-    """kind reads a value; optional ones may be none."""
-
-    kind: Callable[[str], Any]
-    help: str
-    optional: bool = False
-
-
 SETTINGS = {
-    "temperature": Setting(float, "0 is greedy and reproducible"),
-    "top-p": Setting(float, "choose among tokens that make up this share"),
-    "top-k": Setting(int, "choose among the likeliest tokens; 0 is all"),
-    "min-p": Setting(float, "leave out tokens below this share of the likeliest"),
-    "repeat-penalty": Setting(float, "weigh against the last 64 tokens; 1 is off"),
-    "seed": Setting(int, "the same seed gives the same answer", optional=True),
-    "max-tokens": Setting(int, "end an answer after that many tokens", optional=True),
+    "temperature": "0 is greedy and reproducible",
+    "top-p": "choose among tokens that make up this share",
+    "top-k": "choose among the likeliest tokens; 0 is all",
+    "min-p": "leave out tokens below this share of the likeliest",
+    "repeat-penalty": "weigh against the last 64 tokens; 1 is off",
+    "seed": "the same seed gives the same answer",
+    "max-tokens": "end an answer after that many tokens",
 }
+WHOLE = ("top-k", "seed", "max-tokens")
+OPTIONAL = ("seed", "max-tokens")
 
 
 def value_of(session: ChatSession, name: str) -> Any:
@@ -48,7 +41,7 @@ def value_of(session: ChatSession, name: str) -> Any:
 
 def change(session: ChatSession, name: str, text: str) -> None:
     """Give a setting the value that text says; raises UsageError, nothing being changed then."""
-    value = _read(SETTINGS[name], name, text)
+    value = _read(name, text)
     if name != "max-tokens":
         changed: dict[str, Any] = {name.replace("-", "_"): value}
         session.sampling = replace(session.sampling, **changed)
@@ -58,14 +51,15 @@ def change(session: ChatSession, name: str, text: str) -> None:
         session.max_tokens = value
 
 
-def _read(setting: Setting, name: str, text: str) -> Any:
-    if setting.optional and text.lower() in FREE:
+def _read(name: str, text: str) -> Any:
+    if name in OPTIONAL and text.lower() in FREE:
         return None
     try:
-        return setting.kind(text)
+        return int(text) if name in WHOLE else float(text)
     except ValueError:
-        kind = "a whole number" if setting.kind is int else "a number"
-        raise UsageError(f"{name} is {kind}{' or none' * setting.optional}, not {text!r}") from None
+        kind = "a whole number" if name in WHOLE else "a number"
+        or_none = " or none" * (name in OPTIONAL)
+        raise UsageError(f"{name} is {kind}{or_none}, not {text!r}") from None
 
 
 def system(repl: Repl, argument: str) -> None:
@@ -131,24 +125,19 @@ def to_clipboard(text: str, write: Write) -> str:
 
 
 def model(repl: Repl, argument: str) -> None:
-    if not argument:
-        say(model_line(repl.engine))
-        say(f"there are: {', '.join(map(printable, models()))}")
-        return
-    change_model(repl, argument)
+    if argument:
+        load_model(repl, argument)
+        repl.session.use_engine(repl.engine)
+        remember(repl)
     say(model_line(repl.engine))
-
-
-def models() -> Iterable[str]:
-    from llamacli.models import complete_models
-
-    return complete_models("")
+    if not argument:
+        say(f"there are: {', '.join(map(printable, complete_models('')))}")
 
 
 def set_value(repl: Repl, argument: str) -> None:
     name, _, text = argument.replace("=", " ", 1).partition(" ")
     if not name:
-        rows = [(n, shown(value_of(repl.session, n)), s.help) for n, s in SETTINGS.items()]
+        rows = [(n, shown(value_of(repl.session, n)), about) for n, about in SETTINGS.items()]
         say(columns(rows, "lll"))
         return
     name = {"temp": "temperature"}.get(name, name).replace("_", "-")

@@ -2,14 +2,21 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from prompt_toolkit.completion import CompleteEvent, Completion, PathCompleter
-from prompt_toolkit.document import Document
+from prompt_toolkit.completion import (
+    Completer,
+    NestedCompleter,
+    PathCompleter,
+    WordCompleter,
+    merge_completers,
+)
 
 from llamacli.chat import saved as sessions
 from llamacli.errors import UsageError
+from llamacli.models import complete_models
 from llamacli.repl import actions, saved, tools
 from llamacli.repl.actions import SETTINGS
 from llamacli.repl.state import Ask, Repl
@@ -20,16 +27,12 @@ LINE = re.compile(r"/([A-Za-z?]*)(?:\s+(.*))?", re.DOTALL)
 
 @dataclass(frozen=True)
 class Command:
-    """run gets what follows the name and may give a question to ask.
-
-    words completes the argument, where it is one of some words; paths where it is a file.
-    """
+    """run gets what follows the name and may give a question to ask; completer completes that."""
 
     arguments: str
     help: str
     run: Callable[[Repl, str], Ask | None]
-    words: Callable[[], Iterable[str]] = tuple
-    paths: bool = False
+    completer: Completer | None = None
 
 
 def show_help(repl: Repl, argument: str) -> None:  # noqa: ARG001
@@ -45,6 +48,11 @@ KEYS = (
     "Ctrl-C ends an answer, clears a line, and twice on an empty one leaves.",
 )
 
+PATHS = PathCompleter(expanduser=True)
+SESSIONS = WordCompleter(sessions.names, sentence=True)
+MODELS = WordCompleter(partial(complete_models, ""), sentence=True)
+NAMES = WordCompleter([*SETTINGS], sentence=True)
+
 COMMANDS = {
     "help": Command("", "list the commands", show_help),
     "system": Command(
@@ -56,18 +64,14 @@ COMMANDS = {
     "undo": Command("", "take the last question and its answer back", actions.undo),
     "copy": Command("", "copy the last answer to the clipboard", actions.copy_answer),
     "save": Command("NAME", "save this chat under a name and go on there", saved.save),
-    "load": Command("NAME", "go on with a saved chat", saved.load, sessions.names),
+    "load": Command("NAME", "go on with a saved chat", saved.load, SESSIONS),
     "sessions": Command("", "list the saved chats", saved.show_sessions),
-    "model": Command(
-        "[NAME]", "show the models, or go on with another one", actions.model, actions.models
-    ),
-    "set": Command(
-        "[NAME VALUE]", "show the settings, or change one", actions.set_value, lambda: SETTINGS
-    ),
-    "file": Command("PATH", "put a file's text below your next message", actions.file, paths=True),
+    "model": Command("[NAME]", "show the models, or go on with another", actions.model, MODELS),
+    "set": Command("[NAME VALUE]", "show the settings, or change one", actions.set_value, NAMES),
+    "file": Command("PATH", "put a file's text below your next message", actions.file, PATHS),
     "tokens": Command("[TEXT]", "count the conversation's tokens, or a text's", actions.tokens),
     "stats": Command("", "show counts and rates of this chat", actions.stats),
-    "export": Command("[PATH]", "write the chat as Markdown, or as JSON", saved.export, paths=True),
+    "export": Command("[PATH]", "write the chat as Markdown, or as JSON", saved.export, PATHS),
     "tools": Command("", "list the tools that there are", tools.show_tools),
     "exit": Command("", "leave; also Ctrl-D, /quit, /bye", actions.leave),
 }
@@ -89,19 +93,9 @@ def run_command(repl: Repl, name: str, argument: str) -> Ask | None:
     return command.run(repl, argument)
 
 
-def complete(document: Document, event: CompleteEvent) -> Iterable[Completion]:
-    """Names of commands with their help, then what their argument can be."""
-    name, blank, begun = document.text_before_cursor.partition(" ")
-    if not blank:
-        for other, command in COMMANDS.items():
-            if other.startswith(name[1:]):
-                yield Completion(f"/{other}", -len(name), display_meta=command.help)
-        return
-    known = COMMANDS.get(name[1:])
-    if known is None:
-        return
-    if known.paths:
-        yield from PathCompleter(expanduser=True).get_completions(Document(begun), event)
-    for word in known.words():
-        if word.startswith(begun):
-            yield Completion(word, -len(begun))
+def make_completer() -> Completer:
+    """What completes names of commands, with their help, then what their argument can be."""
+    helps = {f"/{name}": command.help for name, command in COMMANDS.items()}
+    names = WordCompleter([*helps], meta_dict=helps, sentence=True)
+    arguments = {f"/{name}": command.completer for name, command in COMMANDS.items()}
+    return merge_completers([names, NestedCompleter(arguments)], deduplicate=True)

@@ -9,8 +9,7 @@ from types import FrameType
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
-from prompt_toolkit.document import Document
+from prompt_toolkit.completion import Completer, ConditionalCompleter
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.history import FileHistory
@@ -18,14 +17,13 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import is_dumb_terminal
 
+from llamacli.repl.state import is_open
 from llamacli.system import ENDING
 from llamacli.terminal import read_typed, say
 
-Complete = Callable[[Document, CompleteEvent], Iterable[Completion]]
 Read = Callable[[str, str], str]
 
 CONTINUED = "... "
-FENCE = '"""'
 MAX_TEXT = 100_000  # characters of a text in the history
 STYLE = Style.from_dict({"bottom-toolbar": "noreverse dim"})
 
@@ -35,22 +33,23 @@ class Interrupted(Exception):
 
 
 def make_editor(
-    history: Path, complete: Complete, status: Callable[[], str], *, keep: bool = True
+    history: Path, completer: Completer, status: Callable[[], str], *, keep: bool = True
 ) -> Read:
     """What reads a line or more, given the prompt and a text that is there already to be edited.
 
     It raises EOFError for Ctrl-D, and Interrupted for Ctrl-C, on an empty line. history is kept in
     that file, for all chats, or only read from it where keep is false; status is shown below;
-    complete is only asked on lines that begin with a slash.
+    what begins with a slash is completed.
     """
     if is_dumb_terminal():
         return _read_plain
+    is_command = Condition(lambda: get_app().current_buffer.text.startswith("/"))
     session: PromptSession[str] = PromptSession(
         multiline=True,
         prompt_continuation=lambda _width, _line, wraps: "" if wraps else CONTINUED,
         history=_History(history, keep=keep),
-        completer=_Completer(complete),
-        complete_while_typing=Condition(lambda: get_app().current_buffer.text.startswith("/")),
+        completer=ConditionalCompleter(completer, is_command),
+        complete_while_typing=is_command,
         key_bindings=_bindings(),
         bottom_toolbar=status,
         style=STYLE,
@@ -102,20 +101,6 @@ def _read_plain(prompt: str, begin: str) -> str:  # noqa: ARG001
     return text
 
 
-def is_open(text: str) -> bool:
-    """Whether a block that began with three quotes still waits for the three at its end."""
-    text = text.strip()
-    return text.startswith(FENCE) and (len(text) < 2 * len(FENCE) or not text.endswith(FENCE))
-
-
-def unquoted(text: str) -> str | None:
-    """What stands between the three quotes, or None where text isn't such a block."""
-    text = text.strip()
-    if not text.startswith(FENCE) or is_open(text):
-        return None
-    return text.removeprefix(FENCE).removesuffix(FENCE).strip("\n")
-
-
 def _bindings() -> KeyBindings:
     bindings = KeyBindings()
     editing = has_focus(DEFAULT_BUFFER)
@@ -146,15 +131,6 @@ def _bindings() -> KeyBindings:
         """None is asked for: it is pasted text with a colour in it, which looks like one."""
 
     return bindings
-
-
-class _Completer(Completer):
-    def __init__(self, complete: Complete) -> None:
-        self.complete = complete
-
-    def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
-        if document.text.startswith("/"):
-            yield from self.complete(document, event)
 
 
 class _History(FileHistory):

@@ -9,10 +9,10 @@ from llamacli.engine import Engine
 from llamacli.errors import NotFoundError
 from llamacli.home import home
 from llamacli.prompt import Input, Message
-from llamacli.repl.commands import LINE, complete, run_command
-from llamacli.repl.editor import Interrupted, make_editor, unquoted
+from llamacli.repl.commands import LINE, make_completer, run_command
+from llamacli.repl.editor import Interrupted, make_editor
 from llamacli.repl.saved import keep_cache, reopen
-from llamacli.repl.state import PROMPT, Ask, Repl, beginning, status_line
+from llamacli.repl.state import PROMPT, Ask, Repl, beginning, status_line, unquoted
 from llamacli.repl.tools import make_calls, refresh
 from llamacli.system import held_keys
 from llamacli.terminal import complain, say, send, show_status, writer
@@ -22,8 +22,8 @@ EDIT_PROMPT = "edit> "
 
 def talk(repl: Repl) -> None:
     """Chat until the user leaves; the session is then saved and closed."""
-    history = home("history")
-    repl.read = make_editor(history, complete, lambda: status_line(repl), keep=repl.keeps)
+    history, status = home("history"), partial(status_line, repl)
+    repl.read = make_editor(history, make_completer(), status, keep=repl.keeps)
     while not repl.leaving:
         try:
             line = read_line(repl)
@@ -56,12 +56,10 @@ def turn(repl: Repl, line: str) -> None:
     """Do what a line says; what goes wrong is told, and the chat goes on."""
     begin, attached, before = repl.begin, repl.attached, repl.session.conversation
     try:
-        text = unquoted(line)
-        command = LINE.fullmatch(line.rstrip()) if text is None else None
-        if command is not None:
+        if command := LINE.fullmatch(line.rstrip()):
             ask = run_command(repl, command[1].lower(), (command[2] or "").strip())
         else:
-            ask = question(repl, line if text is None else text)
+            ask = question(repl, unquoted(line))
         if repl.begin is begin:  # /edit alone lets the next line replace a question
             repl.begin = None
         if ask is not None:
@@ -96,7 +94,7 @@ def show_answer(repl: Repl, ask: Ask) -> None:
     """Let the model answer and show it; raises what asking raises, KeyboardInterrupt at Ctrl-C."""
     if repl.engine.lost:
         reopen(repl)
-    before = repl.session.last
+    before, asked = repl.session.last, repl.session.conversation
     try:
         with interrupts() as arrived:
             chunks = ask(
@@ -113,6 +111,8 @@ def show_answer(repl: Repl, ask: Ask) -> None:
         last = repl.session.last
         if last is not None and last is not before:
             repl.results.append(last)
+            if (now := repl.session.conversation) is not asked:
+                repl.counted = now, repl.engine, last.prompt_tokens + last.answer_tokens
     if last is not None and last.finish_reason == "length":
         full = last.answer_tokens != repl.session.max_tokens
         say(f"(cut: {'the context is full' if full else 'max-tokens is reached'})")

@@ -65,22 +65,29 @@ def start_repl(wanted: Wanted, *, resume: bool, session: str | None = None) -> N
     saved = resume_saved(session, keep=wanted.save) if resume else None
     settings = dict(saved.head.settings) if saved is not None else {}
     settings |= {name: value for name, value in wanted.settings.items() if value is not None}
-    model = wanted.model
+    model, asked = wanted.model, wanted.asked
     if saved is not None and not wanted.named:
         model = saved.head.model or model
-    context = wanted.asked.context or settings.get("context")
-    if saved is not None and not (wanted.named or wanted.asked.adapters):
-        wanted = replace(wanted, asked=replace(wanted.asked, adapters=_adapters(settings)))
+        asked = replace(asked, adapters=asked.adapters or _adapters(settings))
+    asked = replace(asked, context=asked.context or settings.get("context"))
     path = model_path(model)
-    asked = replace(wanted.asked, context=context)
-    engine = _open(path, asked, wanted)
-    chat = ChatSession(engine, SamplingSettings(), date=wanted.date)
-    chat.offer, chat.most_calls = wanted.offer, wanted.most_calls
-    chat.output_limit = wanted.output_limit
-    name = model or str(path)
+    chat = ChatSession(
+        _open(path, asked, wanted),
+        SamplingSettings(),
+        date=wanted.date,
+        offer=wanted.offer,
+        most_calls=wanted.most_calls,
+        output_limit=wanted.output_limit,
+    )
     plain = wanted.plain or not lively(sys.stdout) or bool(os.environ.get("NO_COLOR"))
-    repl = Repl(chat, name, _opener(wanted, path, asked), keeps=wanted.save, plain=plain)
-    repl.servers = wanted.servers
+    repl = Repl(
+        chat,
+        model or str(path),
+        _opener(wanted, path, asked),
+        keeps=wanted.save,
+        plain=plain,
+        servers=wanted.servers,
+    )
     try:
         use_settings(chat, settings)
         if saved is not None:
@@ -153,16 +160,12 @@ def _open(path: Path, asked: Asked, wanted: Wanted) -> ChatEngine:
 def _load(path: Path, asked: Asked) -> Engine:
     """The engine; loading that takes long is counted on a line of stderr, which then goes."""
     begun = time.monotonic()
-    drawn = False
 
     def show(share: float) -> None:
-        nonlocal drawn
         if time.monotonic() - begun > UNTOLD:
-            drawn = True
             show_status(f"loading the model: {share:.0%}")
 
     try:
-        return open_engine(path, asked, on_load=show if lively(sys.stderr) else None)
+        return open_engine(path, asked, on_load=show)
     finally:
-        if drawn:
-            show_status("")
+        show_status("")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llamacli.mcp_client import Servers
 
 PROMPT = ">>> "
+FENCE = '"""'
 
 Ask = Callable[..., Iterator[Chunk]]  # a session's send, regenerate or edit, to be given its hooks
 
@@ -44,7 +45,7 @@ class Repl:
     servers: "Servers | None" = None
     read: Callable[[str, str], str] = lambda prompt, begin: begin  # noqa: ARG005
     results: list[Result] = field(default_factory=list)
-    counted: tuple[Conversation, ChatEngine, int] | None = None  # see used_tokens
+    counted: tuple[Conversation, ChatEngine, int] | None = None  # the last one: see used_tokens
 
     @property
     def engine(self) -> ChatEngine:
@@ -81,15 +82,15 @@ def heading(repl: Repl) -> str:
 
 
 def used_tokens(repl: Repl) -> int:
-    """How much of the context the conversation takes, counted once where nothing has changed."""
+    """How much of the context the conversation takes: as the last answer to it told, or counted,
+    once where nothing has changed."""
     session, counted = repl.session, repl.counted
-    now = session.conversation, repl.engine
-    if counted is None or counted[0] is not now[0] or counted[1] is not now[1]:
+    if counted is None or counted[:2] != (session.conversation, repl.engine):
         try:
             count = len(session.prompt_tokens()) if session.messages else 0
         except LlamacliError:  # of the template, which the next question tells
             count = len(repl.engine.tokens)
-        repl.counted = counted = (*now, count)
+        repl.counted = counted = (session.conversation, repl.engine, count)
     return counted[2]
 
 
@@ -111,3 +112,17 @@ def beginning(text: str, most: int = 60) -> str:
     """How a text begins, on one line."""
     line = printable(" ".join(text[: 4 * most].split()))
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def is_open(text: str) -> bool:
+    """Whether a block that began with three quotes still waits for the three at its end."""
+    text = text.strip()
+    return text.startswith(FENCE) and (len(text) < 2 * len(FENCE) or not text.endswith(FENCE))
+
+
+def unquoted(line: str) -> str:
+    """What was typed, or what stands in it between three quotes."""
+    text = line.strip()
+    if not text.startswith(FENCE) or is_open(text):
+        return line
+    return text.removeprefix(FENCE).removesuffix(FENCE).strip("\n")

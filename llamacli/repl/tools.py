@@ -7,8 +7,8 @@ from llamacli import mcp_client
 from llamacli.answer import interrupts
 from llamacli.chat import ChatSession, perform_calls
 from llamacli.errors import UsageError
-from llamacli.repl.editor import Interrupted, unquoted
-from llamacli.repl.state import Repl, beginning
+from llamacli.repl.editor import Interrupted
+from llamacli.repl.state import Repl, beginning, unquoted
 from llamacli.system import drop_keys, held_keys
 from llamacli.terminal import as_json, asked, columns, notice, say
 from llamacli.tools import NOTHING, STOPPED, Tool
@@ -53,8 +53,7 @@ def _typed(repl: Repl, stopped: list[str], name: str) -> str:
     except Interrupted:
         stopped.append(name)
         return STOPPED
-    inside = unquoted(text)
-    return (text if inside is None else inside) or NOTHING
+    return unquoted(text) or NOTHING
 
 
 def _is_wanted(repl: Repl, name: str) -> bool:
