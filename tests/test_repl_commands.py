@@ -138,7 +138,7 @@ def test_the_conversation_can_be_changed(chat: Terminal, store: Path) -> None:
     chat.wait("edit> Hello")
     chat.ask("", "What would you like")
     chat.line("/edit")
-    chat.wait("edit> Hello")
+    chat.until(lambda: chat.shown[-1] == "edit> Hello", "the question")  # not the one above
     chat.type(CTRL_C + CTRL_C)
     chat.wait("(the question stays as it was)")
     chat.ask("/edit What is GGUF?", "file format")
