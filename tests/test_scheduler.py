@@ -398,6 +398,16 @@ def test_the_end_of_a_prompt_is_read_with_what_comes_before_it() -> None:
     assert slices == [93, 135]
 
 
+def test_answers_wait_for_prompts_as_long_as_64_tokens_take() -> None:
+    """On slow machines a prompt takes longer than 1.5 seconds; so do answers one after another."""
+    pace = Pace()
+    pace.measured(128, 0, 1.0)
+    assert pace.together(128, 0.4, True) and not pace.together(256, 0.4, True)
+    pace.measured(0, 4, 0.1)
+    assert pace.together(256, 3.0, True) and pace.together(600, 1.0, False)
+    assert not pace.together(256, 5.0, True) and not pace.together(4000, None, False)
+
+
 @pytest.mark.parametrize(
     ("seconds", "grown"),
     [(1e9, [[0], [1, 2], [3], [0, 1, 2, 3]]), (0.0, [[0], [0, 1, 2, 3], [0, 1, 2, 3]])],

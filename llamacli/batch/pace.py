@@ -7,7 +7,8 @@ LEAST = 16  # tokens; fewer cost a step nearly the same
 # small model's prompt a token costs a fifth then: 13 of them take as long as 64 would.
 TILE = 64
 GAP = 0.3  # seconds that a step may take while others wait, or twice a step without a prompt
-TOGETHER = 1.5  # seconds that answers may wait for their second token
+# Answers may wait for their second token so many seconds, or as long as so many more tokens take.
+TOGETHER, TOKENS = 1.5, 64
 # What it should on a GPU: so many steps without a prompt, since a larger part of a prompt is hardly
 # read any faster then (512 tokens take ten such steps); but seconds that nobody notices.
 STEPS, SHORT = 5, 0.02
@@ -51,13 +52,17 @@ class Pace:
         few = self.few if self.few is not None else self.many
         return min(tile, max(LEAST, int(gap / few)))
 
-    def together(self, pending: int, waited: float | None) -> bool:
+    def together(self, pending: int, waited: float | None, fits: bool) -> bool:
         """Whether so many tokens of prompts are to be read before answers that have their first
         token, and waited so many seconds, get the next: side by side from there on, they cost less
-        than one ahead of another. Waited is None where there are none."""
+        than one ahead of another. Waited is None where there are none; then they may also be those
+        that a batch has room for, whatever time they take."""
         if self.slice is not None or self.gpu:
             return False
-        return waited is None or (self.many or TOGETHER) * pending + waited <= TOGETHER
+        if waited is None and fits:
+            return True
+        most = max(TOGETHER, TOKENS * (self.answers or 0.0))
+        return self.many is not None and self.many * pending + (waited or 0.0) <= most
 
     def measured(self, prompt: int, answers: int, seconds: float) -> None:
         """A step with so many tokens of prompts and of answers took that long."""

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -136,20 +135,21 @@ class Scheduler:
         pending, room = sum(count for _, count in prompts), self.engine.rows - len(answers)
         # Whoever is answered beside them waits, too: exact ones, and those with other adapters.
         waiting = [one for one in self.running if one.left == 1]
-        if pending <= room and self._come_together(waiting, pending):
-            return [(one, 1) for one, _ in answers if not one.answer.tokens], _some(prompts)
+        if self._come_together(waiting, pending, pending <= room):
+            return [(one, 1) for one, _ in answers if not one.answer.tokens], _some(prompts, room)
         if self.pace is not None and waiting:
             beside = 0 if self.engine.tiles else len(answers)  # in the prompts' batch
             room = min(room, self.pace.most(beside, pending))
         return answers, _shares(prompts, room)
 
-    def _come_together(self, waiting: Sequence[Running], pending: int) -> bool:
+    def _come_together(self, waiting: Sequence[Running], pending: int, fits: bool) -> bool:
         """Whether so many tokens of prompts are to be read at once, since there are no answers but
         such as can wait."""
         if self.pace is None or any(len(one.answer.tokens) > 1 for one in waiting):
             return False
         begun = [one.prefilled for one in waiting if one.prefilled is not None]
-        return self.pace.together(pending, perf_counter() - min(begun) if begun else None)
+        waited = perf_counter() - min(begun) if begun else None
+        return self.pace.together(pending, waited, fits)
 
     def _evaluate(
         self,
@@ -288,7 +288,12 @@ def _shares(prompts: Parts, room: int) -> Parts:
     return [(one, count) for (one, _), count in zip(prompts, given, strict=True) if count]
 
 
-def _some(prompts: Parts) -> Parts:
-    """The first of them, as many as a batch is worth, and all of their tokens."""
-    tokens = list(accumulate(count for _, count in prompts))
-    return [one for one, until in zip(prompts, [0, *tokens], strict=False) if until < TILE]
+def _some(prompts: Parts, room: int) -> Parts:
+    """The first of them, as many as a batch is worth, and of their tokens as many as it holds."""
+    parts: Parts = []
+    for one, count in prompts:
+        if room <= 0 or sum(count for _, count in parts) >= TILE:
+            break
+        parts.append((one, min(count, room)))
+        room -= count
+    return parts
