@@ -45,10 +45,12 @@ class Sampling:
 class Ending:
     """Where an answer ends."""
 
-    max_tokens: Annotated[int | None, "-n", (1, None), "End an answer after that many tokens."] = (
-        None
-    )
+    max_tokens: Annotated[int | None, "-n", "End an answer after that many tokens."] = None
     stop: Annotated[list[str] | None, "End an answer before this text; may be given again."] = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise UsageError(f"at most {self.max_tokens} tokens were asked for; give 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
