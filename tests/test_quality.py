@@ -9,6 +9,7 @@ import pytest
 
 from convert import Entry, ImportanceMatrix, write_importance
 from llamacli.cli import main
+from llamacli.errors import OutputError
 from llamacli.quality import compare, plot
 from tests.standins.checkpoint import tokenizer
 from tests.standins.tiny import write_model
@@ -71,8 +72,16 @@ def test_divergence_is_that_of_the_logits(files: tuple[Path, ...]) -> None:
 
 
 def test_the_command_shows_a_table_json_and_a_picture(
-    files: tuple[Path, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    files: tuple[Path, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    """And the figures where the picture fails, too: they took long."""
+
+    def full(_: object) -> bytes:
+        raise OutputError("the disk is full")
+
     one, other, _ = files
     settings = ("--against", one, "--text", one.parent / "text.txt", "--threads", "1")
     picture = tmp_path / "p.png"
@@ -87,7 +96,8 @@ def test_the_command_shows_a_table_json_and_a_picture(
     assert picture.stat().st_mode == beside.stat().st_mode
     assert run("quality", one, *settings, "--plot", picture) == 6
     assert "exists already" in capfd.readouterr().err
-    assert run("quality", other, *settings, "--json") == 0
+    monkeypatch.setattr("llamacli.quality.plot", full)
+    assert run("quality", other, *settings, "--json", "--plot", tmp_path / "q.png") == 6
     (fields,) = json.loads(capfd.readouterr().out)
     assert (
         fields["file"] == str(other) and 0 < fields["kl_divergence"] < fields["kl_divergence_max"]

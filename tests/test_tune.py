@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from llamacli.commands.groups import Together
+from llamacli.commands.tune import tune as command
 from llamacli.engine.settings import Asked, EngineSettings, chosen_settings
 from llamacli.errors import DoesNotFitError
 from llamacli.machine import resources
@@ -20,7 +22,6 @@ from llamacli.tune.measure import Sample, Size
 from llamacli.tune.profiles import (
     forget,
     keep,
-    keep_costs,
     kept_path,
     tuned_costs,
     tuned_settings,
@@ -28,6 +29,7 @@ from llamacli.tune.profiles import (
 from llamacli.tune.search import (
     MOST_ROUNDS,
     Trials,
+    Tuning,
     applied,
     groups,
     measure_stage,
@@ -254,14 +256,14 @@ FOUND: dict[Any, dict[str, Any]] = {
 
 def test_what_was_kept_is_found_again(model: Path) -> None:
     assert tuned_settings(model, "short") is None
-    keep(model, FOUND, {"seconds": 1})
+    keep(model, {**FOUND, "seconds": 1})
     assert {name: tuned_settings(model, name) for name in profiles.PROFILES} == FOUND
 
 
 def test_what_was_kept_for_another_machine_or_model_isnt_used(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep(model, FOUND, {})
+    keep(model, FOUND)
     here = profiles.machine()
     for key, other in (("devices", ["CPU: Z80"]), ("cores", 99), ("llama.cpp", "9.9")):
         with monkeypatch.context() as patch:
@@ -274,8 +276,8 @@ def test_what_was_kept_for_another_machine_or_model_isnt_used(
 def test_forgetting_drops_this_model_alone(model: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.gguf"
     other.write_bytes(b"other")
-    keep(model, FOUND, {})
-    keep(other, FOUND, {})
+    keep(model, FOUND)
+    keep(other, FOUND)
     assert forget(model) == 1
     assert tuned_settings(model, "short") is None
     assert tuned_settings(other, "short") is not None
@@ -306,7 +308,7 @@ def test_forgetting_drops_this_model_alone(model: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_or_forged_file_is_told_and_not_used(model: Path, content: bytes) -> None:
-    keep(model, FOUND, {})
+    keep(model, FOUND)
     kept_path(model).write_bytes(content)
     told: list[str] = []
     assert tuned_settings(model, "short", told.append) is None
@@ -328,7 +330,7 @@ def test_a_damaged_or_forged_file_is_told_and_not_used(model: Path, content: byt
     ],
 )
 def test_damaged_costs_of_drafts_are_not_used(model: Path, content: bytes) -> None:
-    keep(model, FOUND, {"costs": {1: 1.0, 4: 2.5}})
+    keep(model, {**FOUND, "costs": {1: 1.0, 4: 2.5}})
     assert tuned_costs(model) == Costs({1: 1.0, 4: 2.5})
     kept_path(model).write_bytes(content)
     assert tuned_costs(model) is None
@@ -337,19 +339,19 @@ def test_damaged_costs_of_drafts_are_not_used(model: Path, content: bytes) -> No
 def test_costs_that_were_learned_lie_beside_what_was_tuned(model: Path) -> None:
     told: list[str] = []
     learned = Costs({1: 1.0, 4: 2.5})
-    keep_costs(model, learned)
+    keep(model, {profiles.COSTS: learned.known})
     assert tuned_costs(model) == learned
     assert tuned_settings(model, "short", told.append) is None and not told
-    keep(model, FOUND, {})
-    keep_costs(model, learned)
+    keep(model, FOUND)
+    keep(model, {profiles.COSTS: learned.known})
     assert tuned_settings(model, "short") == FOUND["short"] and tuned_costs(model) == learned
     kept_path(model).write_bytes(b"{")
-    keep_costs(model, learned)
+    keep(model, {profiles.COSTS: learned.known})
     assert tuned_costs(model) == learned
 
 
 def test_keys_that_tuning_doesnt_set_are_left_out(model: Path) -> None:
-    keep(model, FOUND, {})
+    keep(model, FOUND)
     kept_path(model).write_text('{"short": {"threads": 2, "context": 5, "kv_type": "q4_0"}}')
     assert tuned_settings(model, "short") == {"threads": 2}
 
@@ -382,7 +384,7 @@ def test_tuning_the_demo_measures_and_keeps() -> None:
     assert set(rows) == {"repacked", "as in the file"}
     assert all(row.prefill > 0 and row.decode > 0 and row.load for row in rows.values())
     assert sorted(goal for row in rows.values() for goal in row.best_for) == ["long", "short"]
-    keep(path, tuned.profiles, {"costs": tuned.costs})
+    keep(path, {**tuned.profiles, "costs": tuned.costs})
     assert tuned.costs[1] == 1 and max(tuned.costs) == LEARNED[-1]
     assert tuned_costs(path) == Costs(tuned.costs)
     for name in profiles.PROFILES:
@@ -395,7 +397,7 @@ def test_the_program_tunes_and_other_commands_use_it(store: Path) -> None:
     assert Path(told["kept"]).is_file() and Path(told["kept"]).parent == store / "tuned"
     path = demo_model()
     assert tuned_settings(path, "short") == told["profiles"]["short"]
-    keep(path, {"short": {"threads": 3, "ubatch": 64}}, {})
+    keep(path, {"short": {"threads": 3, "ubatch": 64}, "long": {}})
     settings = engine_settings(path, Asked())
     assert (settings.threads, settings.ubatch) == (3, 64)
     assert engine_settings(path, Asked(threads=1)).threads == 1
@@ -421,7 +423,7 @@ def test_kv_types_are_shown_where_flash_attention_was_found_slower() -> None:
 
 def test_tuning_one_profile_leaves_the_other_as_it_was() -> None:
     path = demo_model()
-    keep(path, {"long": {"threads": 7}}, {})
+    keep(path, {"long": {"threads": 7}})
     llamacli("tune", "demo", "--seconds", "0.2", "--profile", "short", "-q")
     assert tuned_settings(path, "long") == {"threads": 7}
     assert tuned_settings(path, "short")
@@ -429,7 +431,7 @@ def test_tuning_one_profile_leaves_the_other_as_it_was() -> None:
 
 def test_a_damaged_file_is_a_notice_and_the_answer_comes() -> None:
     path = demo_model()
-    keep(path, FOUND, {})
+    keep(path, FOUND)
     kept_path(path).write_text("{")
     result = llamacli("run", "-m", "demo", "-n", "1", "hello")
     assert "is damaged and not used" in result.stderr
@@ -442,6 +444,20 @@ def test_tune_shows_a_table_on_stdout_and_the_rest_on_stderr() -> None:
     assert any(line.startswith("short: ") for line in lines)
     assert "\x1b" not in result.stdout + result.stderr
     assert "kept in" in result.stderr
+
+
+def test_what_was_tuned_is_kept_where_nobody_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took a minute."""
+
+    def closed(*_: object) -> None:
+        raise BrokenPipeError
+
+    found = Tuning((), {"short": FOUND["short"]}, {1: 1.0}, 1.0)
+    monkeypatch.setattr("llamacli.tune.tune", lambda *_, **options: found)
+    monkeypatch.setattr("llamacli.commands.tune.print_table", closed)
+    with pytest.raises(BrokenPipeError):
+        command(model="demo", together=Together())
+    assert tuned_settings(demo_model(), "short") == FOUND["short"]
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "1e9"])

@@ -61,14 +61,16 @@ def quality(
                 **machine,
             )
         )
-    if plot is not None:
-        picture = measuring.plot(measured)
-        with whole_file(plot, force) as part:
-            part.write_bytes(picture)
-    if as_json:
-        print_json([_fields(one) for one in measured])
-    else:
-        print_table(HEAD, [_cells(one) for one in measured], "lrrrrrrr")
+    try:
+        if plot is not None:
+            picture = measuring.plot(measured)
+            with whole_file(plot, force) as part:
+                part.write_bytes(picture)
+    finally:  # it took long: it is told whatever becomes of its picture
+        if as_json:
+            print_json([_fields(one) for one in measured])
+        else:
+            print_table(HEAD, [_cells(one) for one in measured], "lrrrrrrr")
 
 
 def _cells(one: "measuring.Quality") -> tuple[str, ...]:

@@ -50,10 +50,8 @@ def tune(
     workers = shared.get("workers", ())
     profiles.check_place()
     tuning = measure(path, seconds, chosen, on_stage=tell, **shared)
-    others = {
-        name: profiles.tuned_settings(path, name, workers=workers) for name in profiles.PROFILES
-    }
-    settings = {name: one for name, one in {**others, **tuning.profiles}.items() if one}
+    about = {"seconds": round(tuning.seconds, 1), profiles.COSTS: tuning.costs}
+    profiles.keep(path, {**tuning.profiles, **about}, workers)
     kept = profiles.kept_path(path, workers)
     if as_json:
         print_json(_fields(path, kept, tuning))
@@ -64,8 +62,6 @@ def tune(
             print_text(f"{name}: {words}\n")
         words = ", ".join(f"{size} {cost:.2f}" for size, cost in tuning.costs.items())
         print_text(f"checking drafts, in evaluations of one token: {words}\n")
-    about = {"seconds": round(tuning.seconds, 1), profiles.COSTS: tuning.costs}
-    profiles.keep(path, settings, about, workers)
     if not quiet:
         notice(f"kept in {kept}")
 

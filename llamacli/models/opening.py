@@ -106,7 +106,7 @@ def drafting_for(path: Path, asked: "Asked", *, quiet: bool = False) -> "specula
     def learned(costs: "speculate.Costs") -> None:
         if asked.tune and not asked.workers:
             with suppress(OutputError):  # they are measured again then
-                tune.keep_costs(path, costs)
+                tune.profiles.keep(path, {tune.profiles.COSTS: costs.known})
 
     costs = tune.tuned_costs(path) if asked.tune and not asked.workers else None
     return speculate.Drafting(draft, costs, learned)

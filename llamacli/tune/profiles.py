@@ -78,33 +78,20 @@ def check_place() -> None:
         tempfile.TemporaryFile(dir=folder).close()
 
 
-def keep(
-    path: Path,
-    profiles: Mapping[Profile, Mapping[str, Any]],
-    about: Mapping[str, Any],
-    workers: Sequence[object] = (),
-) -> None:
-    """Write the settings of each profile, and about for people to read.
+def keep(path: Path, found: Mapping[str, Any], workers: Sequence[object] = ()) -> None:
+    """Write what was found for the model at path, by names, beside what was kept by others.
 
-    Raises OutputError where it can't be written.
+    That is settings by a profile's name, costs of drafts, and what is for people to read. Raises
+    OutputError where it can't be written.
     """
     kept = kept_path(path, workers)
-    value: dict[str, Any] = {"model": str(path), "machine": machine(workers), **about}
-    value.update({str(name): one for name, one in profiles.items()})
-    with writing(kept):
-        replace_file(kept, json.dumps(value, indent=2).encode())
-
-
-def keep_costs(path: Path, costs: Costs) -> None:
-    """Add what was learned of drafts to what is kept. Raises OutputError."""
-    kept = kept_path(path)
-    value: Any = None
+    before: Any = None
     with suppress(OSError, ValueError, RecursionError):
-        value = _read(path)
-    if not isinstance(value, dict):
-        value = {"model": str(path), "machine": machine()}
+        before = _read(path, workers)
+    if not isinstance(before, dict):
+        before = {"model": str(path), "machine": machine(workers)}
     with writing(kept):
-        replace_file(kept, json.dumps({**value, COSTS: costs.known}, indent=2).encode())
+        replace_file(kept, json.dumps({**before, **found}, indent=2).encode())
 
 
 def forget(path: Path) -> int:
