@@ -212,6 +212,7 @@ def _as_usage(error: BaseException, arguments: Sequence[str]) -> BaseException:
         return error
     command = _called(arguments)
     message = error.format_message() if hasattr(error, "format_message") else str(error)
+    message = message.replace("valid int range", "valid whole number")
     hint = f"see `llamacli {command} --help`" if command in COMMANDS else "see `llamacli --help`"
     if command in ("run", "serve") and "extra argument" in message:  # as others take a model
         hint = "a prompt is one argument, in quotes; " * (command == "run")

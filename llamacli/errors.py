@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 # What the system says where it is out of memory, threads or open files, and where of disk.
 NO_ROOM = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
@@ -141,11 +140,15 @@ def _system_error(error: OSError) -> LlamacliError:
 
 
 def _is_folder(path: str | None) -> bool:
-    """Windows says of a folder that it is opened as a file only that it may not be."""
-    try:
-        return path is not None and Path(path).is_dir()
-    except OSError:  # nor may it be looked at
+    """Windows says of a folder that it is opened as a file only that it may not be; one that can't
+    be read isn't meant."""
+    if path is None:
         return False
+    try:
+        os.scandir(path).close()
+    except OSError:
+        return False
+    return True
 
 
 def _converter_error(error: BaseException) -> BaseException:

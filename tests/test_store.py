@@ -1,5 +1,6 @@
 """The model store: names to files, list, path, rm, last use, and many processes at once."""
 
+import errno
 import json
 import os
 import re
@@ -499,3 +500,19 @@ def test_what_is_made_of_a_folder_is_found_by_its_name(
     assert target_path(name, "Q8_0").name == f"{name}-Q8_0.gguf"
     target_path(name, "Q8_0").touch()
     assert find_model(name).name == f"{name}-Q8_0.gguf"
+
+
+def test_a_store_that_can_not_be_read_is_not_an_empty_one(
+    put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("one-Q8_0")
+
+    def refuse(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    for look in (stored_models, inventory, only_model, lambda: find_model("one")):
+        with pytest.raises(NotFoundError, match="can't be read: Permission denied"):
+            look()
+    assert complete_models("de") == ["demo"]

@@ -176,9 +176,10 @@ def near_names(name: str, stored: Iterable[Path] = ()) -> list[str]:
 
 def complete_models(incomplete: str) -> list[str]:
     """Names that -m takes and that begin so, for the shell's completion."""
-    stored = store.stored_models()
-    names = [store.DEMO, *(path.stem for path in stored)]
-    with suppress(LlamacliError):  # of models.toml; commands tell it
+    names = [store.DEMO]
+    with suppress(LlamacliError):  # of the store, or of models.toml; commands tell it
+        stored = store.stored_models()
+        names += [path.stem for path in stored]
         names += [n for p in stored for n in short_names(p) if not p.stem.startswith(n)]
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from llamacli.errors import NotFoundError, writing
+from llamacli.errors import NotFoundError, reading, writing
 from llamacli.home import home, possible_name
 
 DEMO = "demo"
@@ -17,13 +17,20 @@ QUANTIZED = re.compile(r"(.+?)[-.](I?Q[1-8]_\w+|BF16|F16|F32)", re.IGNORECASE)
 
 
 def stored_models() -> list[Path]:
-    """The GGUF files in the store, by name."""
-    return sorted(path for path in home().glob("[!.]*.gguf") if path.is_file())
+    """The GGUF files in the store, by name. Raises NotFoundError for a store that can't be read."""
+    return _files(home())
 
 
 def stored_adapters() -> list[Path]:
-    """The LoRA adapters in the store, by name."""
-    return sorted(path for path in home(ADAPTERS).glob("[!.]*.gguf") if path.is_file())
+    """The LoRA adapters in the store, by name. Raises as stored_models does."""
+    return _files(home(ADAPTERS))
+
+
+def _files(folder: Path) -> list[Path]:
+    with reading(folder):  # glob would take one that can't be read for an empty one
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    visible = (path for path in paths if not path.name.startswith("."))
+    return [path for path in visible if path.suffix == ".gguf" and path.is_file()]
 
 
 def target_path(name: str, quantization: str) -> Path:
