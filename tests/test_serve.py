@@ -183,6 +183,7 @@ def test_own_endpoints(server: Serving) -> None:
         (b"{", 400, None),
         (b"[]", 400, None),
         (b'{"messages": NaN}', 400, None),
+        (b'{"messages": [], "user": 1e999}', 400, None),  # it couldn't be told again
         (b"[" * 100_000, 400, None),
         (b"\xff\xfe", 400, None),
         ({}, 422, "messages"),

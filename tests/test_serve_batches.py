@@ -81,6 +81,22 @@ def test_files_and_what_is_not_there(client: Any) -> None:
         client.files.create(file=b"x", purpose="fine-tune")
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [{"a": "x" * 513}, {"x" * 65: "a"}, {str(i): "" for i in range(17)}, {"a": 1}, ["a"]],
+)
+def test_metadata_without_bound_is_refused(client: Any, metadata: Any) -> None:
+    """A thousand batches are told of, each with it."""
+    import openai
+
+    source = upload(client, [chat(1)])
+    asked: Any = {"input_file_id": source, "endpoint": "/v1/chat/completions"}
+    with pytest.raises(openai.UnprocessableEntityError, match="metadata"):
+        client.batches.create(**asked, completion_window="24h", metadata=metadata)
+    told = client.batches.create(**asked, completion_window="24h", metadata={"a": "b"})
+    assert told.metadata == {"a": "b"}
+
+
 def test_cancelling(client: Any) -> None:
     source = upload(client, [chat(i, max_tokens=200) for i in range(200)])
     batch = client.batches.create(

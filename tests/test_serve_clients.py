@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -17,8 +19,10 @@ from llamacli import serve
 from llamacli.answer import Chunk, Result
 from llamacli.commands import groups
 from llamacli.commands.by_server import answer_lines, request_fields
+from llamacli.errors import NotFoundError
 from llamacli.serve import ask_server
-from llamacli.serve.client import interrupted_result
+from llamacli.serve.client import begin, interrupted_result
+from llamacli.serve.listen import default_socket, listen_on_socket
 from tests.standins.program import PROGRAM, run_program
 from tests.standins.server import WEB, Serving, serving
 from tests.standins.waiting import PATIENCE, ROOM, wait_until
@@ -178,6 +182,28 @@ def test_a_server_that_dies_in_the_middle_is_told(
         server.child.kill()
         _, told = child.communicate(timeout=PATIENCE)
         assert child.returncode == 4 and b"the server is gone" in told
+
+
+@pytest.mark.parametrize("said", [b"", b'{"error": {"mess'])
+def test_a_server_that_dies_in_the_middle_of_a_refusal_is_gone(
+    demo: Path, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = b"HTTP/1.1 422 X\r\nContent-Length: 99\r\n\r\n"
+    with tempfile.TemporaryDirectory(prefix="llamacli-") as runtime, ThreadPoolExecutor() as pool:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        own = listen_on_socket(default_socket())
+
+        def refuse() -> None:
+            connection, _ = own.socket.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(head + said)
+
+        done = pool.submit(refuse)
+        with pytest.raises(NotFoundError, match="the server is gone"):
+            begin(demo, {"prompt": "x"}, lambda: False)
+        done.result(PATIENCE)
+        own.close()
 
 
 def test_ctrl_c_ends_the_answer_and_frees_the_server(

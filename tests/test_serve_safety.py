@@ -23,7 +23,7 @@ from uvicorn.server import ServerState
 
 from llamacli.serve import run
 from llamacli.serve.guard import Rules, check, own_hosts
-from llamacli.serve.listen import listen_on_port
+from llamacli.serve.listen import identity, listen_on_port
 from llamacli.serve.run import GRACE
 from llamacli.serve.worker import Worker
 from tests.standins.server import HASTY, PATIENT, WEB, Serving, serving
@@ -130,6 +130,26 @@ def test_rules_without_a_server() -> None:
     check(rules, scope(host="host.docker.internal:8080"))  # as docs/serve.md has a container ask
     for host in ("box.example", "box.example.:1"):
         check(Rules(own_hosts("box.example.")), scope(host=host))
+
+
+def test_a_page_that_is_let_in_reads_what_is_wrong(locked: Serving) -> None:
+    """A browser keeps it from the page without the header, and tells it of a network error."""
+    origin = {"Origin": "https://good.example"}
+    answer = WEB.get(f"{locked.url}/v1/models", headers=origin)
+    assert answer.status_code == 401 and answer.json()["error"]["code"] == "invalid_api_key"
+    assert answer.headers["access-control-allow-origin"] == "https://good.example"
+    asked = {**origin, "Access-Control-Request-Method": "POST",
+             "Access-Control-Request-Private-Network": "true"}  # fmt: skip
+    before = WEB.options(f"{locked.url}{CHAT}", headers=asked)
+    assert before.status_code == 200
+    assert before.headers["access-control-allow-private-network"] == "true"
+
+
+def test_no_client_says_that_it_is_another(server: Serving) -> None:
+    before = len(server.told())
+    WEB.get(f"{server.url}/health", headers={"X-Forwarded-For": "9.9.9.9"})
+    asked, _ = server.told()[before:]
+    assert "127.0.0.1 GET /health 200" in asked and "9.9.9.9" not in asked
 
 
 def test_an_open_address_needs_a_key_or_a_word(demo: Path, tmp_path: Path) -> None:
@@ -452,6 +472,20 @@ def test_a_model_file_that_vanishes_is_still_answered_with(demo: Path, tmp_path:
         path.unlink()
         answer = server.client().chat.completions.create(model="gone", messages=HELLO)
         assert answer.choices[0].message.content
+
+
+@needs_unix_sockets
+def test_one_that_vanishes_as_a_program_asks_is_not_loaded(demo: Path, tmp_path: Path) -> None:
+    """The program then says what it says without a server."""
+    path = tmp_path / "gone.gguf"
+    path.write_bytes(demo.read_bytes())
+    with serving("-m", path) as server:
+        body = {"file": str(path.resolve()), "identity": identity(path), "probe": True}
+        transport = httpx2.HTTPTransport(uds=str(server.socket))
+        with httpx2.Client(transport=transport) as client:
+            assert client.post("http://x/own/answer", json=body).json()["model"]
+            path.unlink()
+            assert client.post("http://x/own/answer", json=body).status_code == 404
 
 
 def test_a_model_file_that_another_replaced_is_loaded(demo: Path, tmp_path: Path) -> None:

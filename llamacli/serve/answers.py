@@ -151,12 +151,7 @@ class Desk:
             for index, job in enumerate(jobs)
         ]
         stream.on_overflow = lambda: worker.do(lambda: model.lane.cancel(tasks))
-
-        def submit() -> None:
-            for task in tasks:
-                model.lane.submit(task)
-
-        worker.do(submit)
+        worker.do(lambda: model.lane.waiting.extend(tasks))
         return tasks
 
     def _limit(self, model: Loaded, tasks: Sequence[Task]) -> asyncio.TimerHandle:

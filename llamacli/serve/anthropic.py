@@ -7,15 +7,14 @@ from typing import Any
 from llamacli.answer import Result
 from llamacli.prompt import Message, read_value
 from llamacli.serve.answers import Answers, Whole
-from llamacli.serve.ask import MAX_TOKENS, Ask, read_lora, read_sampling, read_stop, refuse
+from llamacli.serve.ask import MAX_TOKENS, Ask, read_ask, read_stop, refuse
 from llamacli.serve.faults import Fault, invalid, unsupported
 from llamacli.serve.fields import Fields, objects
 from llamacli.serve.messages import content_text, function_call, given_messages, part_text
-from llamacli.serve.openai import check_shape, new_id, read_format
+from llamacli.serve.openai import check_shape, new_id, read_format_in
 from llamacli.serve.pool import Loaded
 from llamacli.serve.stream import Piece
 from llamacli.serve.tools import read_block_calling
-from llamacli.shape import Grammar
 from llamacli.tools import CallPart
 
 ROLES = ("user", "assistant", "system")
@@ -25,27 +24,6 @@ IGNORED = (
     "metadata", "service_tier", "context_management", "betas", "cache_control", "inference_geo",
     "speed", "diagnostics", "user_profile_id", "workspace_id",
 )  # fmt: skip
-
-
-def count_tokens(model: Loaded, fields: Fields) -> dict[str, Any]:
-    """How many tokens the conversation's prompt has."""
-    prompt, calling = _conversation(fields), read_block_calling(fields)
-    _read_format(fields.inside("output_config"))
-    fields.ignore(IGNORED)
-    _refuse(fields)
-    fields.end()
-    ask = Ask(None, [prompt], calling=calling)
-    return {"input_tokens": len(ask.encode(model.engine, prompt))}
-
-
-def _read_format(config: Fields | None) -> Grammar | None:
-    """output_config's form of an answer; an effort changes nothing."""
-    if config is None:
-        return None
-    shape = read_format(config.inside("format"))
-    config.ignore(["effort"])
-    config.end()
-    return shape
 
 
 def _refuse(fields: Fields) -> None:
@@ -116,16 +94,12 @@ class MessageAnswer:
         prompt = _conversation(fields)
         limit = fields.needed("max_tokens", lambda name: fields.whole(name, 1, MAX_TOKENS))
         ask = Ask(
-            fields.text("model"),
-            [prompt],
-            read_sampling(fields),
-            limit,
-            read_stop(fields, "stop_sequences"),
-            shape=_read_format(fields.inside("output_config")),
-            lora=read_lora(fields),
+            prompts=[prompt],
+            max_tokens=limit,
+            stop=read_stop(fields, "stop_sequences"),
+            shape=read_format_in(fields.inside("output_config"), "effort"),
             calling=read_block_calling(fields),
-            stream=bool(fields.flag("stream")),
-            ignored=tuple(fields.ignore(IGNORED)),
+            **read_ask(fields, IGNORED),
         )
         _refuse(fields)
         fields.end()
@@ -177,6 +151,13 @@ class MessageAnswer:
             "cache_creation_input_tokens": 0,
             "output_tokens": result.answer_tokens if result is not None else 0,
         }
+
+
+def count_tokens(model: Loaded, fields: Fields) -> dict[str, Any]:
+    """How many tokens the prompt of a request has, which needs no limit of its answer."""
+    fields.values.setdefault("max_tokens", 1)
+    ask = MessageAnswer.read(fields)
+    return {"input_tokens": len(ask.encode(model.engine, ask.prompts[0]))}
 
 
 @dataclass

@@ -225,8 +225,7 @@ def tokenize(model: Loaded, fields: Fields) -> dict[str, Any]:
     pieces = fields.flag("with_pieces")
     fields.end()
     vocabulary = model.engine.vocabulary
-    add = bool(bos) and vocabulary.add_bos
-    tokens = vocabulary.tokenize(text, special=bool(special), bos=add)
+    tokens = vocabulary.tokenize(text, special=special, bos=bos and vocabulary.add_bos)
     if not pieces:
         return {"tokens": tokens}
     return {"tokens": [{"id": t, "piece": vocabulary.text_of([t])} for t in tokens]}

@@ -1,6 +1,6 @@
 """What a request asks for, whatever API it came by."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -91,6 +91,17 @@ def _token(engine: engines.Engine, token: Any, where: str = "prompt") -> int:
     return token
 
 
+def read_ask(fields: Fields, ignored: Iterable[str]) -> dict[str, Any]:
+    """Ask's fields that all APIs name alike; ignored are those that change nothing here."""
+    return {
+        "model": fields.text("model"),
+        "sampling": read_sampling(fields),
+        "lora": _lora(fields),
+        "stream": fields.flag("stream"),
+        "ignored": tuple(fields.ignore(ignored)),
+    }
+
+
 def read_sampling(fields: Fields) -> dict[str, Any]:
     """SamplingSettings' fields by OpenAI's names and llama.cpp's; what isn't there is left out."""
     settings = {
@@ -126,7 +137,7 @@ def _logit_bias(fields: Fields) -> tuple[tuple[int, float], ...] | None:
     return tuple(pairs)
 
 
-def read_lora(fields: Fields) -> dict[int, float] | None:
+def _lora(fields: Fields) -> dict[int, float] | None:
     """The field lora as llama-server has it: objects with an adapter's id, and a scale."""
     if (listed := fields.objects("lora")) is None:
         return None

@@ -50,7 +50,7 @@ class Batch:
 
     endpoint: str
     source: str  # the file's id
-    metadata: Any
+    metadata: dict[str, str] | None
     lines: list[bytes]  # those that nobody has begun
     total: int
     nbytes: int  # of lines without an answer, and of answers that are in no file yet
@@ -139,7 +139,7 @@ class Office:
         if endpoint not in self.answers:
             raise invalid("endpoint", f"is one of {', '.join(self.answers)}")
         fields.needed("completion_window", fields.text)
-        metadata = fields.take("metadata")
+        metadata = _metadata(fields)
         fields.ignore(["output_expires_after"])
         fields.end()
         lines = [line for line in source.data.split(b"\n") if line.strip()]
@@ -219,6 +219,16 @@ class Office:
             told = {"status_code": status, "request_id": new_id("req"), "body": answer}
             return {"id": new_id("batch_req"), "custom_id": identity, "response": told,
                     "error": None}  # fmt: skip
+
+
+def _metadata(fields: Fields) -> dict[str, str] | None:
+    """Within OpenAI's own bounds: it stays as long as the batch is told of."""
+    if (given := fields.inside("metadata")) is None:
+        return None
+    texts = {name: given.needed(name, given.text) for name in [*given.values]}
+    if len(texts) > 16 or any(len(name) > 64 or len(text) > 512 for name, text in texts.items()):
+        raise invalid("metadata", "has at most 16 texts of 512 characters, their names 64")
+    return texts
 
 
 def _end(batch: Batch, task: "asyncio.Task[None]") -> None:

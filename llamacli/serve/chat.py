@@ -1,7 +1,6 @@
 """/v1/chat/completions: a conversation in, the assistant's next message out."""
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from typing import Any
 
 from llamacli.serve import openai
@@ -37,11 +36,11 @@ class ChatAnswer:
         wanted = fields.flag("logprobs")
         if top and not wanted:
             raise invalid("top_logprobs", "goes with logprobs: true")
-        shape = openai.read_format(fields.inside("response_format"))
-        limit = openai.read_limit(fields, "max_tokens", "max_completion_tokens")
         fields.end()
-        ask = Ask(prompts=[prompt], max_tokens=limit, shape=shape, calling=calling, **common)
-        return openai.check_shape(replace(ask, logprobs=(top or 0) if wanted else None))
+        logprobs = (top or 0) if wanted else None
+        return openai.check_shape(
+            Ask(prompts=[prompt], calling=calling, logprobs=logprobs, **common)
+        )
 
     def __init__(self, ask: Ask, answers: Answers) -> None:
         self.ask, self.answers = ask, answers

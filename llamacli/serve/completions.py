@@ -46,11 +46,9 @@ class CompletionAnswer:
         if (best := fields.whole("best_of", 1, MAX_CHOICES)) is not None and best != common["n"]:
             raise unsupported("best_of", " beyond n")
         logprobs = fields.whole("logprobs", 0, MAX_TOP)
-        shape = openai.read_format(fields.inside("response_format"))
-        limit = openai.read_limit(fields, "max_tokens", "max_completion_tokens") or DEFAULT_TOKENS
         fields.end()
-        ask = Ask(prompts=prompts, max_tokens=limit, shape=shape, logprobs=logprobs, **common)
-        return openai.check_shape(ask)
+        common["max_tokens"] = common["max_tokens"] or DEFAULT_TOKENS
+        return openai.check_shape(Ask(prompts=prompts, logprobs=logprobs, **common))
 
     def __init__(self, ask: Ask, answers: Answers) -> None:
         self.ask, self.answers = ask, answers

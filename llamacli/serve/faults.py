@@ -32,13 +32,10 @@ class Fault(Exception):
     def __str__(self) -> str:
         return self.message
 
-    @property
-    def kind(self) -> str:
-        return KINDS.get(self.status, "invalid_request_error")
-
     def body(self) -> dict[str, Any]:
         """OpenAI's error object, which with its type is Anthropic's, too."""
-        told: dict[str, Any] = {"message": self.message, "type": self.kind, "param": self.param,
+        kind = KINDS.get(self.status, "invalid_request_error")
+        told: dict[str, Any] = {"message": self.message, "type": kind, "param": self.param,
                                 "code": self.code}  # fmt: skip
         if self.details:
             told["details"] = dict(self.details)

@@ -46,8 +46,9 @@ class Fields:
     def text(self, name: str) -> str | None:
         return self._typed(name, str, "a text")
 
-    def flag(self, name: str) -> bool | None:
-        return self._typed(name, bool, "true or false")
+    def flag(self, name: str, usual: bool = False) -> bool:
+        given = self._typed(name, bool, "true or false")
+        return usual if given is None else given
 
     def items(self, name: str) -> list[Any] | None:
         return self._typed(name, list, "a list")

@@ -61,9 +61,6 @@ class Lane:
         """Whether a prompt is being read."""
         return any(one.prefilled is None for one in self.scheduler.running)
 
-    def submit(self, task: Task) -> None:
-        self.waiting.append(task)
-
     def cancel(self, tasks: Sequence[Task]) -> None:
         """Take them out; their sequences are free before the next step."""
         for task in tasks:

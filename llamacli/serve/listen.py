@@ -21,25 +21,21 @@ class Taken(LlamacliError):
     """Another server is there."""
 
 
-def runtime_folder() -> Path:
-    """Where the socket is: the user's runtime folder, readable by nobody else."""
+def default_socket() -> Path:
+    """In the user's runtime folder, readable by nobody else."""
     import warnings
 
     import platformdirs
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a $XDG_RUNTIME_DIR that others can read
-        return Path(platformdirs.user_runtime_dir("llamacli"))
+        return Path(platformdirs.user_runtime_dir("llamacli")) / "serve.sock"
 
 
 def identity(path: Path) -> list[int]:
     """What tells a model's file from another that took its place. Raises OSError."""
     status = path.stat()
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
-
-
-def default_socket() -> Path:
-    return runtime_folder() / "serve.sock"
 
 
 def own_socket() -> Path | None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
-from llamacli.answer import Calling, Result
+from llamacli.answer import Calling
 from llamacli.errors import UsageError
 from llamacli.serve.answers import Answers
 from llamacli.serve.ask import MAX_TOKENS, Ask, read_sampling, read_scale, read_stop
@@ -68,10 +68,10 @@ def read_local(fields: Fields, lora: dict[int, float]) -> Ask:
         fields.whole("max_tokens", 1, MAX_TOKENS),
         read_stop(fields),
         shape=_read_shape(fields.inside("shape")),
-        special=bool(fields.flag("special")),
-        exact=bool(fields.flag("exact")),
+        special=fields.flag("special"),
+        exact=fields.flag("exact"),
         chat=chat,
-        progress=bool(fields.flag("progress")),
+        progress=fields.flag("progress"),
         lora=lora,
         calling=_read_calling(fields.inside("calling")),
     )
@@ -87,7 +87,7 @@ def _read_calling(given: Fields | None) -> Calling | None:
         tools = check_tools(given.items("tools"))
     except UsageError as error:
         raise invalid(given.where("tools"), f"can't be used: {error}") from None
-    choice, parallel = given.needed("choice", given.text), given.flag("parallel") is not False
+    choice, parallel = given.needed("choice", given.text), given.flag("parallel", True)
     threshold = given.number("threshold", 0, 1)
     given.end()
     return Calling(tools, choice, parallel, threshold)
@@ -114,11 +114,6 @@ def model_object(model: Loaded) -> dict[str, Any]:
     return {**about, "context": engine.context_size}
 
 
-def result_object(result: Result) -> dict[str, Any]:
-    kept = {name: value for name, value in vars(result).items() if name != "drafted"}
-    return {**kept, "tokens": list(result.tokens)}
-
-
 async def lines(answers: Answers) -> AsyncIterator[bytes]:
     """The answer's lines; calls stand in its texts as they are written."""
     engine = answers.model.engine
@@ -132,7 +127,8 @@ async def lines(answers: Answers) -> AsyncIterator[bytes]:
         if piece.error is not None:
             yield _line({"error": str(piece.error), "exit_code": piece.error.exit_code})
         elif piece.result is not None:
-            yield _line({"result": result_object(piece.result)})
+            fields = vars(piece.result).items()
+            yield _line({"result": {name: value for name, value in fields if name != "drafted"}})
 
 
 def _line(value: dict[str, Any]) -> bytes:

@@ -1,5 +1,6 @@
 """What is counted, in Prometheus' form; the meanings are llama-server's."""
 
+from functools import partial
 from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -14,16 +15,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-
-        def counter(name: str, told: str) -> Counter:
-            return Counter(f"llamacli_{name}", told, registry=self.registry)
-
-        def gauge(name: str, told: str) -> Gauge:
-            return Gauge(f"llamacli_{name}", told, registry=self.registry)
-
-        def histogram(name: str, told: str) -> Histogram:
-            return Histogram(f"llamacli_{name}", told, registry=self.registry, buckets=SECONDS)
-
+        counter = partial(Counter, namespace="llamacli", registry=self.registry)
+        gauge = partial(Gauge, namespace="llamacli", registry=self.registry)
+        histogram = partial(Histogram, namespace="llamacli", registry=self.registry,
+                            buckets=SECONDS)  # fmt: skip
         self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts that were evaluated.")
         self.cached_tokens = counter("prompt_tokens_cached", "Tokens of prompts in the cache.")
         self.answer_tokens = counter("tokens_predicted", "Tokens of answers.")
@@ -38,9 +33,7 @@ class Metrics:
         self.deferred = gauge("requests_deferred", "Answers that wait for a sequence.")
         self.first = histogram("time_to_first_token_seconds", "From request to first token.")
         self.between = histogram("time_between_tokens_seconds", "Between tokens of one answer.")
-        self.requests = Counter(
-            "llamacli_http_requests", "Requests by status.", ["status"], registry=self.registry
-        )
+        self.requests = counter("http_requests", "Requests by status.", ["status"])
 
     def step(self, step: Step, sequences: int, seconds: float) -> None:
         self.decodes.inc(step.evaluations)

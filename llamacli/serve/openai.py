@@ -9,7 +9,7 @@ from typing import Any
 from llamacli.answer import Result
 from llamacli.engine import Vocabulary
 from llamacli.errors import LlamacliError
-from llamacli.serve.ask import MAX_CHOICES, MAX_TOKENS, Ask, read_lora, read_sampling, read_stop
+from llamacli.serve.ask import MAX_CHOICES, MAX_TOKENS, Ask, read_ask, read_stop
 from llamacli.serve.faults import Fault, invalid
 from llamacli.serve.fields import Fields
 from llamacli.serve.logprobs import Said
@@ -21,6 +21,7 @@ IGNORED = (
     "prompt_cache_retention", "prompt_cache_options", "safety_identifier", "reasoning_effort",
     "verbosity", "moderation",
 )  # fmt: skip
+LIMITS = ("max_tokens", "max_completion_tokens")  # the lower one holds
 FORMATS = ("text", "json_object", "json_schema")
 
 
@@ -29,25 +30,18 @@ def read_common(fields: Fields) -> dict[str, Any]:
     options = fields.inside("stream_options")
     usage = False
     if options is not None:
-        usage = bool(options.flag("include_usage"))
+        usage = options.flag("include_usage")
         options.ignore(["include_obfuscation"])
         options.end()
+    limits = [fields.whole(name, 1, MAX_TOKENS) for name in LIMITS]
     return {
-        "model": fields.text("model"),
-        "sampling": read_sampling(fields),
+        **read_ask(fields, IGNORED),
+        "max_tokens": min(filter(None, limits), default=None),
         "stop": read_stop(fields),
-        "lora": read_lora(fields),
         "n": fields.whole("n", 1, MAX_CHOICES) or 1,
-        "stream": bool(fields.flag("stream")),
+        "shape": read_format(fields.inside("response_format")),
         "include_usage": usage,
-        "ignored": tuple(fields.ignore(IGNORED)),
     }
-
-
-def read_limit(fields: Fields, *names: str) -> int | None:
-    """The least of the limits that are given, in tokens."""
-    limits = [fields.whole(name, 1, MAX_TOKENS) for name in names]
-    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def read_format(given: Fields | None) -> Grammar | None:
@@ -64,7 +58,22 @@ def read_format(given: Fields | None) -> Grammar | None:
         inside.ignore(["name", "description", "strict"])
         inside.end()
     given.end()
-    return None if kind == "text" else shape_of(schema, where)
+    if kind == "text":
+        return None
+    try:
+        return read_schema(json.dumps(schema))
+    except (LlamacliError, RecursionError) as error:
+        raise Fault(422, f"{where}: {error}", where, "unsupported_schema") from None
+
+
+def read_format_in(config: Fields | None, aside: str) -> Grammar | None:
+    """The format that an object has, where aside, what it may have besides, changes nothing."""
+    if config is None:
+        return None
+    shape = read_format(config.inside("format"))
+    config.ignore([aside])
+    config.end()
+    return shape
 
 
 def _object(fields: Fields, name: str) -> Any:
@@ -72,13 +81,6 @@ def _object(fields: Fields, name: str) -> Any:
     if value is None or isinstance(value, dict | bool):
         return value
     raise invalid(fields.where(name), "is a JSON Schema, an object")
-
-
-def shape_of(schema: Any, where: str) -> Grammar:
-    try:
-        return read_schema(json.dumps(schema))
-    except (LlamacliError, RecursionError) as error:
-        raise Fault(422, f"{where}: {error}", where, "unsupported_schema") from None
 
 
 def check_shape(ask: Ask, name: str = "response_format") -> Ask:

@@ -10,15 +10,14 @@ from typing import Any
 from llamacli.answer import Calling, Result
 from llamacli.prompt import Message
 from llamacli.serve.answers import Answers, Whole
-from llamacli.serve.ask import MAX_TOKENS, MAX_TOP, Ask, read_lora, read_sampling, refuse
+from llamacli.serve.ask import MAX_TOKENS, MAX_TOP, Ask, read_ask, refuse
 from llamacli.serve.faults import invalid, unsupported
 from llamacli.serve.fields import Fields, objects, shown
 from llamacli.serve.logprobs import Said
 from llamacli.serve.messages import content_text, function_call
-from llamacli.serve.openai import IGNORED, check_shape, logprobs_content, new_id, read_format
+from llamacli.serve.openai import IGNORED, check_shape, logprobs_content, new_id, read_format_in
 from llamacli.serve.stream import Piece
 from llamacli.serve.tools import WORDS, read_flat_calling
-from llamacli.shape import Grammar
 from llamacli.tools import Tool
 
 REFUSED = {
@@ -30,15 +29,6 @@ ROLES = ("system", "developer", "user", "assistant")
 PARTS = ("input_text", "output_text", "text")
 # What include asks for: agents ask for reasoning, too, of which there is none here.
 LOGPROBS, REASONING = "message.output_text.logprobs", "reasoning.encrypted_content"
-
-
-def _read_format(text: Fields | None) -> Grammar | None:
-    if text is None:
-        return None
-    shape = read_format(text.inside("format"))
-    text.ignore(["verbosity"])
-    text.end()
-    return shape
 
 
 def _conversation(fields: Fields) -> list[Message]:
@@ -95,16 +85,12 @@ class ResponseAnswer:
         if unknown := [name for name in included if name not in (LOGPROBS, REASONING)]:
             raise invalid("include", f"asks for {shown(unknown[0])}, which isn't there")
         ask = Ask(
-            fields.text("model"),
-            [prompt],
-            read_sampling(fields),
-            fields.whole("max_output_tokens", 1, MAX_TOKENS),
-            shape=_read_format(fields.inside("text")),
-            lora=read_lora(fields),
+            prompts=[prompt],
+            max_tokens=fields.whole("max_output_tokens", 1, MAX_TOKENS),
+            shape=read_format_in(fields.inside("text"), "verbosity"),
             calling=read_flat_calling(fields),
             logprobs=(top or 0) if LOGPROBS in included or top else None,
-            stream=bool(fields.flag("stream")),
-            ignored=tuple(fields.ignore([*IGNORED, "reasoning", "stream_options"])),
+            **read_ask(fields, [*IGNORED, "reasoning", "stream_options"]),
         )
         refuse(fields, REFUSED)
         fields.end()

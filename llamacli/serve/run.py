@@ -1,6 +1,7 @@
 """The server's life: it listens, loads, answers, and ends by a signal."""
 
 import asyncio
+import os
 import signal
 import sys
 from contextlib import ExitStack, nullcontext, suppress
@@ -181,8 +182,6 @@ class _Life:
         """The first signal lets running answers go on for GRACE seconds, SIGINT again ends all."""
         if self.caught is not None:
             if number == signal.SIGINT:
-                import os
-
                 sys.stderr.flush()
                 os._exit(128 + number)
             return

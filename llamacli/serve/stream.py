@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from llamacli.answer import Result
@@ -66,15 +66,12 @@ class Stream:
         self.waiting.append(piece)
         self.there.set()
 
-    def __aiter__(self) -> "Stream":
-        return self
-
-    async def __anext__(self) -> Piece:
-        while not self.waiting:
-            if self.ended >= self.count:
-                raise StopAsyncIteration
-            self.there.clear()
-            await self.there.wait()
-        piece = self.waiting.popleft()
-        self.ended += piece.last
-        return piece
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        while self.waiting or self.ended < self.count:
+            if self.waiting:
+                piece = self.waiting.popleft()
+                self.ended += piece.last
+                yield piece
+            else:
+                self.there.clear()
+                await self.there.wait()

@@ -52,7 +52,7 @@ def _function_calling(fields: Fields, holder: Callable[[Fields], Fields]) -> Cal
         choice = given or "auto"
     else:
         raise invalid(where, f"is one of {', '.join(WORDS)} or a function, not {shown(given)}")
-    return _calling(fields, tools, choice, fields.flag("parallel_tool_calls") is not False)
+    return _calling(fields, tools, choice, fields.flag("parallel_tool_calls", True))
 
 
 def _calling(

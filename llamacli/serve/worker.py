@@ -4,10 +4,11 @@ import asyncio
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from llamacli.errors import LlamacliError
 from llamacli.serve.lane import Lane
@@ -41,22 +42,17 @@ class Worker:
 
     async def call(self, work: Callable[[], T]) -> T:
         """What it gives, done in the engine's thread."""
-        future: asyncio.Future[T] = self.loop.create_future()
-
-        def resolve(function: Callable[[Any], None], value: Any) -> None:
-            if not future.done():
-                function(value)
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()  # it is done though who asks for it be cancelled
 
         def done() -> None:
             try:
-                value = work()
+                future.set_result(work())
             except Exception as error:
-                self.loop.call_soon_threadsafe(resolve, future.set_exception, error)
-            else:
-                self.loop.call_soon_threadsafe(resolve, future.set_result, value)
+                future.set_exception(error)
 
         self.inbox.put(done)
-        return await future
+        return await asyncio.wrap_future(future)
 
     def deliver(self, stream: Stream, piece: Piece) -> None:
         """To the loop, as the next step is evaluated; of the engine's thread."""

@@ -56,12 +56,12 @@ class Constraint:
         InvalidModelError where the grammar grows beyond what can be followed.
         """
         if self.last is None:
-            token = self._draw(chain, logits)
-            if token is not None and (
-                token in self.vocabulary.end_tokens or self.take(token, left)
-            ):
-                self.vocabulary.library.llama_sampler_accept(chain, token)
-                return token
+            allowed = self.allowed()  # none in a vocabulary that lacks a byte, say
+            if len(allowed):
+                token = sample_among(self.vocabulary.library, chain, logits, allowed)
+                if token in self.vocabulary.end_tokens or self.take(token, left):
+                    self.vocabulary.library.llama_sampler_accept(chain, token)
+                    return token
             self.cut, self.last = True, self._tokens(self.ending.way or b"") or []
         return self.last.pop(0) if self.last else self.vocabulary.eos
 
@@ -98,18 +98,6 @@ class Constraint:
         for _ in range(count):
             self.ending.back(*self.taken.pop())
         self.matcher.rollback(count)
-
-    def _draw(self, chain: Any, logits: NDArray[np.float32]) -> int | None:
-        """One of the allowed tokens; None where there is none, as in a vocabulary that lacks a
-        byte."""
-        allowed = self.allowed()
-        return self.draw_among(chain, logits, allowed) if len(allowed) else None
-
-    def draw_among(
-        self, chain: Any, logits: NDArray[np.float32], allowed: NDArray[np.int32]
-    ) -> int:
-        """One of those tokens, as llama.cpp's samplers choose it."""
-        return sample_among(self.vocabulary.library, chain, logits, allowed)
 
     def fits(self, left: int) -> bool:
         """Whether the known way to the end has at most that many tokens."""

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from llamacli.engine import Vocabulary
+from llamacli.engine import Vocabulary, sample_among
 from llamacli.errors import UsageError
 from llamacli.shape import Constraint, Grammar, constrained, moved, read_schema
 from llamacli.tools.definitions import Tool, chosen_tools
@@ -85,8 +85,9 @@ class ToolConstraint:
     def _answer(self, chain: Any, logits: NDArray[np.float32]) -> int:
         """The first token of a text, none that opens a call."""
         allowed = np.setdiff1d(np.arange(len(logits), dtype=np.int32), self.openings)
-        token = self.held.draw_among(chain, logits, allowed)
-        self.held.vocabulary.library.llama_sampler_accept(chain, token)
+        library = self.held.vocabulary.library
+        token = sample_among(library, chain, logits, allowed)
+        library.llama_sampler_accept(chain, token)
         return token
 
 
