@@ -102,7 +102,7 @@ SSH = """#!{python}
 import socket, subprocess, sys, threading
 arguments = sys.argv[1:]
 _, here, _, there = arguments[arguments.index("-L") + 1].split(":")
-assert arguments[-3] == "--" and arguments[-2] == "laptop"
+assert arguments[-3] == "--" and arguments[-2] == "laptop" and "LogLevel=ERROR" in arguments
 child = subprocess.Popen(["sh", "-c", arguments[-1]], stdin=sys.stdin)
 listener = socket.create_server(("127.0.0.1", int(here)))
 

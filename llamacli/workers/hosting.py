@@ -162,7 +162,9 @@ def host_by_ssh(
     except ValueError as error:
         raise UsageError(f"--remote-program is {program!r}: {error}") from None
     forward = f"127.0.0.1:{address.port}:127.0.0.1:{port}"
-    options = ["-T", "-o", "ExitOnForwardFailure=yes", "-o", "ServerAliveInterval=15"]
+    # Of an error ssh tells so, too, and not of each try to reach a worker that isn't there yet.
+    settings = ("ExitOnForwardFailure=yes", "ServerAliveInterval=15", "LogLevel=ERROR")
+    options = ["-T", *(word for setting in settings for word in ("-o", setting))]
     command = ["ssh", *options, "-L", forward, "--", host, shlex.join(remote)]
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE)
