@@ -23,7 +23,7 @@ from llamacli.errors import InvalidModelError
 from llamacli.gguf.check import check_llama
 from llamacli.gguf.file import read_gguf
 from llamacli.models import registry
-from llamacli.show import find_config, folder_vocabulary
+from llamacli.show import find_config, find_metadata, folder_vocabulary
 from tests.fuzz.kinds import BOMB
 from tests.fuzz.stored import TOML
 from tests.standins.tiny import write_model
@@ -221,6 +221,20 @@ def test_counts_in_a_large_sparse_file(name: str, tmp_path: Path) -> None:
         with pytest.raises(InvalidModelError, match=words):
             read_gguf(path)
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_array_is_shown_by_its_first_values(tmp_path: Path) -> None:
+    path, length = tmp_path / "sparse.gguf", 16 << 20
+    with path.open("wb") as file:
+        file.write(header(0, 1, text(b"a"), BYTES, struct.pack("<Q", length)))
+        file.truncate(length + 4096)
+    contents = read_gguf(path)
+    tracemalloc.start()
+    try:
+        assert find_metadata(contents) == {"a": {"length": length, "first": [0, 0, 0]}}
+        assert tracemalloc.get_traced_memory()[1] < 4 * length
     finally:
         tracemalloc.stop()
 

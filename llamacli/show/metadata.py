@@ -39,20 +39,15 @@ def table(metadata: Mapping[str, Any]) -> str:
 
 def _plain(file: GGUFFile, key: str, value: Any) -> Any:
     if isinstance(value, Array):
-        return _array(file, key, value)
+        values = file.strings(key) if value.type == STRING else file.numbers(key)
+        if len(values) <= WHOLE:
+            return [_plain(file, key, one) for one in values]
+        return {"length": len(values), "first": [_plain(file, key, one) for one in values[:FIRST]]}
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no such numbers
     return value
-
-
-def _array(file: GGUFFile, key: str, value: Array) -> Any:
-    if value.type == STRING:
-        values: list[Any] = [raw.decode(errors="replace") for raw in file.strings(key)]
-    else:
-        values = [_plain(file, key, number) for number in file.numbers(key)]
-    if len(values) <= WHOLE:
-        return values
-    return {"length": len(values), "first": values[:FIRST]}
 
 
 def _flat(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
