@@ -1,16 +1,17 @@
 """What quantization costs, as the command tells it: against files whose cost is known."""
 
 import json
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from convert import Entry, ImportanceMatrix, write_importance
 from llamacli.cli import main
-from llamacli.errors import OutputError
+from llamacli.errors import DoesNotFitError, OutputError
 from llamacli.quality import compare, plot
+from llamacli.verify import prediction
 from tests.standins.checkpoint import tokenizer
 from tests.standins.tiny import write_model
 
@@ -113,6 +114,28 @@ def test_files_of_different_models_are_told(
     assert "reads text otherwise" in capfd.readouterr().err
 
 
+def test_what_was_measured_before_a_failure_is_shown(
+    files: tuple[Path, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    predict, calls = prediction._predict, []
+
+    def fail(*words: Any) -> Any:
+        calls.append(words)
+        if len(calls) == 2:
+            raise DoesNotFitError("it doesn't fit")
+        return predict(*words)
+
+    monkeypatch.setattr(prediction, "_predict", fail)
+    one, other, _ = files
+    text = one.parent / "text.txt"
+    assert run("quality", one, other, "--against", one, "--text", text, "--threads", "1") == 5
+    out, err = capfd.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["file", "one.gguf"]
+    assert "it doesn't fit" in err
+
+
 def test_an_importance_matrix_is_no_model(
     files: tuple[Path, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,7 +163,7 @@ def test_a_picture_that_can_not_be_drawn_is_told_before_measuring(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("it is measured")
 
-    monkeypatch.setattr(sys.modules["llamacli.verify.prediction"], "_predict", fail)
+    monkeypatch.setattr(prediction, "_predict", fail)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     text, one = files[0].with_name("text.txt"), files[0]
     words = ("quality", one, "--against", one, "--text", text, "--plot", tmp_path / "x.png")

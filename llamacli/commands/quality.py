@@ -50,26 +50,26 @@ def quality(
     paths, reference = [model_path(model) for model in models], model_path(against)
     machine = together.settings(device)
     given = prompt.read_file(text)
-    with steps_bar() as show:
-        measured = list(
-            measuring.compare(
+    measured: list[measuring.Quality] = []
+    try:
+        with steps_bar() as show:
+            for one in measuring.compare(
                 paths,
                 reference,
                 given.text,
                 threads=threads,
                 progress=lambda path, done, total: show(path.name, done, total),
                 **machine,
-            )
-        )
-    try:
+            ):
+                measured.append(one)
         if plot is not None:
             picture = measuring.plot(measured)
             with whole_file(plot, force) as part:
                 part.write_bytes(picture)
-    finally:  # it took long: it is told whatever becomes of its picture
-        if as_json:
+    finally:  # it took long: it is told whatever becomes of a later file or the picture
+        if measured and as_json:
             print_json([_fields(one) for one in measured])
-        else:
+        elif measured:
             print_table(HEAD, [_cells(one) for one in measured], "lrrrrrrr")
 
 
