@@ -104,16 +104,15 @@ def open_adapter(folder: Path, base: LlamaConfig, name: str | None = None) -> Ad
         raise _error(f"{min(alone)} is there as it was before alone")
     if differ := [source for source in again if again[source].shape != saved[source].shape]:
         raise _error(f"{differ[0]} is there twice, in different shapes")
-    pairs = {module: _pair(module, parts, specs, config) for module, parts in sides.items()}
+    pairs = {f"{m}.weight": _pair(m, parts, specs, config) for m, parts in sides.items()}
     if not pairs and not saved:
         raise _error("it has no tensors")
     _check_vocabulary(saved, pairs, base)
-    order = {source: place for place, source in enumerate(specs)}
     return Adapter(
         name=name or system.name_of(folder.resolve()),
         folder=folder,
         config=config,
-        pairs={f"{m}.weight": pairs[m] for m in sorted(pairs, key=lambda m: order[f"{m}.weight"])},
+        pairs={source: pairs[source] for source in specs if source in pairs},
         saved=saved,
         copies=frozenset(copies),
     )
@@ -178,7 +177,7 @@ def _check_vocabulary(
         sizes.add(base.vocab_size)  # the other one is the base's
     if len(sizes) > 1:
         raise _error(f"the embedding and the output have {sorted(sizes)} rows: not one vocabulary")
-    if sizes != {base.vocab_size} and any(f"{module}.weight" in VOCABULARY for module in pairs):
+    if sizes != {base.vocab_size} and not pairs.keys().isdisjoint(VOCABULARY):
         raise _error("it resizes the vocabulary and adapts its matrices, too, which isn't read")
 
 

@@ -55,8 +55,8 @@ class Model:
         return values.reshape(-1)
 
     def rows(self, name: str, ids: NDArray[np.int64]) -> Floats:
-        known = {row: self._read(name, row, 1)[0] for row in sorted(set(ids.tolist()))}
-        return np.array([known[row] for row in ids.tolist()])
+        known, places = np.unique(ids, return_inverse=True)
+        return np.concatenate([self._read(name, row, 1) for row in known.tolist()])[places]
 
     def pieces(self, name: str) -> Iterator[tuple[int, Floats]]:
         """First rows, and float32 of shape (rows, columns)."""
