@@ -150,22 +150,20 @@ def host_by_ssh(
     arguments: Sequence[str],
     ready: Callable[[], None],
 ) -> None:
-    """Start `program worker` at host, at its loopback's port, reached here at address.
+    """Start `program worker` at host, at its loopback's port, reached here at address. program is
+    for the shell there, which knows what ~ is.
 
     It ends when this does, however that ends: it reads its stdin, which is ssh's. Until then a
     signal must raise. Raises UnreachableError where ssh or the worker ends by itself.
     """
     if host.startswith("-") or not host.isprintable():
         raise UsageError(f"{host!r} is no host's name")
-    try:
-        remote = [*shlex.split(program), "worker", "--port", str(port), "--until-eof", *arguments]
-    except ValueError as error:
-        raise UsageError(f"--remote-program is {program!r}: {error}") from None
+    given = shlex.join(["worker", "--port", str(port), "--until-eof", *arguments])
     forward = f"127.0.0.1:{address.port}:127.0.0.1:{port}"
     # Of an error ssh tells so, too, and not of each try to reach a worker that isn't there yet.
     settings = ("ExitOnForwardFailure=yes", "ServerAliveInterval=15", "LogLevel=ERROR")
     options = ["-T", *(word for setting in settings for word in ("-o", setting))]
-    command = ["ssh", *options, "-L", forward, "--", host, shlex.join(remote)]
+    command = ["ssh", *options, "-L", forward, "--", host, f"{program} {given}"]
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE)
     except FileNotFoundError:
