@@ -27,6 +27,7 @@ STEP = 32  # values that are copied at once; every type's blocks are whole ones 
 ROWS = 8  # whose squares are summed together
 BLOCKS = 8  # super-blocks that are quantized together
 GROUP = BLOCK * BLOCKS
+WIDE = 16  # lanes that are searched together
 ZERO = np.float32(0)
 ONE = np.float32(1)
 ROUND = np.float32(12582912)  # 1.5 * 2**23: added and subtracted, it rounds to the nearest integer
@@ -35,6 +36,7 @@ NOTHING = np.float32(1e-15)  # ggml's GROUP_MAX_EPS: values below it are all zer
 TENTH = np.float32(0.1)  # the step of most searches for a scale
 MAGNITUDE = np.int32(0x7FFFFFFF)  # the bits of a float32 but its sign
 LARGEST = np.float32(3.4028234663852886e38)
+UNKNOWN = np.float32(np.nan)  # a scale that is ggml's to find
 LARGEST_HALF = np.float32(65504)
 SMALLEST_HALF_EXPONENT = np.uint32(0x38800000)  # 2**-14, the smallest normal half
 ONE_HALF = np.float32(0.5)  # its last binary place is that of the subnormal halves, 2**-24
@@ -102,6 +104,12 @@ def widen(values: Floats, bits: Bits, row: Floats) -> Any:
 
 
 @compiled
+def rounded(value: Any) -> Any:
+    """The nearest integers to what is within REACH, ties to even; a vector's, or one."""
+    return (value + ROUND) - ROUND
+
+
+@compiled
 def half(value: np.float32) -> tuple[np.uint32, np.float32]:
     """The bits of the nearest half-precision number, ties to even, and its value.
 
@@ -112,13 +120,13 @@ def half(value: np.float32) -> tuple[np.uint32, np.float32]:
     magnitude = np.uint32(bits ^ sign)
     if magnitude >= SMALLEST_HALF_EXPONENT:
         odd = np.uint32((magnitude >> np.uint32(13)) & np.uint32(1))
-        rounded = np.uint32((magnitude + np.uint32(0xFFF) + odd) & np.uint32(0xFFFFE000))
-        narrow = np.uint32((rounded >> np.uint32(13)) - np.uint32(112 << 10))
+        nearest = np.uint32((magnitude + np.uint32(0xFFF) + odd) & np.uint32(0xFFFFE000))
+        narrow = np.uint32((nearest >> np.uint32(13)) - np.uint32(112 << 10))
     else:
         shifted = np.float32(np.uint32(magnitude).view(np.float32) + ONE_HALF)
         narrow = np.uint32(np.float32(shifted).view(np.uint32) - np.uint32(0x3F000000))
-        rounded = np.float32(shifted - ONE_HALF).view(np.uint32)
-    return narrow | (sign >> np.uint32(16)), np.uint32(rounded | sign).view(np.float32)
+        nearest = np.float32(shifted - ONE_HALF).view(np.uint32)
+    return narrow | (sign >> np.uint32(16)), np.uint32(nearest | sign).view(np.float32)
 
 
 @compiled
@@ -133,9 +141,9 @@ def load_importances(importances: Floats, start: int, row: Floats) -> None:
 @compiled
 def write_half(value: np.float32, out: Bytes, at: int) -> np.float32:
     """Write the nearest half-precision number to two bytes from at on; its value."""
-    bits, rounded = half(np.float32(value))
+    bits, nearest = half(np.float32(value))
     out[at], out[at + 1] = bits & 255, bits >> 8
-    return rounded
+    return nearest
 
 
 def quantizer(
@@ -158,9 +166,9 @@ def quantizer(
     A group's values are lanes, of shape (GROUP // sub, sub), and so are its weights, which are its
     importances until weigh(lanes, weights, squares, columns, first) makes the errors' weights of
     them; first is the place of the group's first value, and squares are the rows' mean squares
-    where by_row says so. search(lanes, weights, weighted, fits) finds what fits each lane; fits has
-    a row for each name below and a column a lane. pack(row, fits, lane, weighted, out) writes the
-    block whose first lane that is; 1 where it is left to ggml.
+    where by_row says so. search(lanes, weights, weighted, fits) finds what fits each lane (see
+    by_lanes); fits has a row for each name below and a column a lane. pack(row, fits, lane,
+    weighted, out) writes the block whose first lane that is; 1 where it is left to ggml.
     """
     lanes_a_group, lanes_a_block, together = GROUP // sub, block // sub, GROUP // block
 
@@ -191,28 +199,59 @@ def quantizer(
     return quantize
 
 
-# Rows of fits. LOW, HIGH and PEAK are the smallest and largest value and the largest magnitude;
-# FACTOR is what values were multiplied with for the best levels; UNSURE is not zero where ggml must
-# find it; WEIGHTS are the weights' sums.
-SCALE, MINIMUM, LOW, HIGH, UNSURE, WEIGHTS, PEAK, FACTOR = range(8)
+# Rows of fits. SCALE is UNKNOWN where it is ggml's to find; LOW, HIGH and PEAK are the smallest and
+# largest value and the largest magnitude; FACTOR is what values were multiplied with for the best
+# levels; WEIGHTS are the weights' sums.
+SCALE, MINIMUM, LOW, HIGH, WEIGHTS, PEAK, FACTOR = range(7)
 
 
-def weigh_by_block(sub: int, times: int) -> Callable[..., Any]:
-    """Weights of ggml's quantizers: small values count less, beside their super-block's mean
-    square, so many times.
+@compiled
+def keep(fits: Floats, row: int, lane: int, found: Any) -> None:
+    """Put what was found of some lanes, from that one on, in a row of fits."""
+    store(fits, row * fits.shape[1] + lane, found)
+
+
+def by_lanes(
+    search: Callable[..., Any], sub: int, count: int = 0, wide: int = WIDE
+) -> Callable[..., Any]:
+    """The search of all lanes, or of count, by one of so many at a time.
+
+    search(x, weight, weighted, fits, lane) takes the values and the weights of those from a lane
+    on, each of shape (sub, wide), a column a lane. Without weights, weight is memory to use.
     """
-    count = BLOCK // sub
+    count, size = count or GROUP // sub, sub * wide
+
+    @compiled
+    def search_all(lanes: Floats, weights: Floats, weighted: bool, fits: Floats) -> None:
+        x, weight = carray(stack(size), (sub, wide)), carray(stack(size), (sub, wide))
+        for lane in range(0, count, wide):
+            for i in range(sub):
+                store(x, i * wide, column(lanes, lane * sub + i, sub, wide))
+                if weighted:
+                    store(weight, i * wide, column(weights, lane * sub + i, sub, wide))
+            search(x, weight, weighted, fits, lane)
+
+    return search_all
+
+
+def weigh_by_block(sub: int, times: int, block: int = BLOCK) -> Callable[..., Any]:
+    """Weights of ggml's quantizers: small values count less, beside their block's mean square, so
+    many times.
+    """
+    blocks = GROUP // block
+    wide = min(WIDE, blocks)
 
     @compiled
     def weigh(lanes: Floats, weights: Floats, _squares: Floats, _columns: int, _first: int) -> None:
-        squares = carray(stack(BLOCKS), (BLOCKS,))
-        sums = filled(ZERO, BLOCKS)
-        for i in range(BLOCK):
-            v = column(lanes, i, BLOCK, BLOCKS)
-            sums += v * v
-        store(squares, 0, np.float32(times) * sums / np.float32(BLOCK))
-        for k in range(BLOCKS * count):
-            weigh_beside(lanes, weights, k, squares[k // count])
+        squares = carray(stack(blocks), (blocks,))
+        for first in range(0, blocks, wide):
+            sums = filled(ZERO, wide)
+            for i in range(block):
+                v = column(lanes, first * block + i, block, wide)
+                sums += v * v
+            store(squares, first, np.float32(times) * sums / np.float32(block))
+        for k in range(GROUP // sub):
+            weigh_beside(lanes, weights, k, squares[k * sub // block])
 
     return weigh
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from convert.kernels.lanes import (
     FACTOR,
-    GROUP,
     HIGH,
     LARGEST,
     LARGEST_HALF,
@@ -20,107 +19,123 @@ from convert.kernels.lanes import (
     ONE,
     PEAK,
     REACH,
-    ROUND,
     SCALE,
     TENTH,
-    UNSURE,
+    UNKNOWN,
     WEIGHTS,
+    WIDE,
     ZERO,
     Bytes,
     Floats,
+    by_lanes,
     carray,
     compiled,
+    keep,
+    rounded,
     stack,
     write_half,
 )
-from convert.kernels.vectors import column, filled, load, roots, select, store
+from convert.kernels.vectors import filled, load, roots, select, store
 
-WIDE = 16  # lanes that are searched together
 SCALE_LEVEL, MINIMUM_LEVEL = PEAK, FACTOR  # rows of fits that these types have no other use for
 
 
-def minimum_search(sub: int, top: np.float32, *, absolute: bool = False) -> Callable[..., Any]:
-    """A compiled function for lanes of so many values: ggml's make_qkx2_quants or make_qkx3_quants.
+def minimum_search(
+    sub: int, top: np.float32, first: float, steps: int, *, absolute: bool = False
+) -> Callable[..., Any]:
+    """A compiled function for lanes of so many values: ggml's make_qkx2_quants, and with weights
+    its make_qkx3_quants.
 
-    The latter, with weights, where weighted says so. Levels go from 0 to top; a scale is tried for
-    each of so many steps from the first on. absolute takes errors for their squares.
+    Levels go from 0 to top. Without weights, scales are tried for so many steps of a tenth from the
+    first on, and absolute takes errors for their squares; with them all types have the same steps.
     """
-    count, size = GROUP // sub, sub * WIDE
+    start = np.float32(first)
+    alone = _trials(sub, top, absolute=absolute)
+    by_importance = _trials(sub, top, absolute=False) if absolute else alone  # compiled once
+
+    @compiled
+    def search(x: Floats, weight: Floats, weighted: bool, fits: Floats, lane: int) -> None:
+        if weighted:
+            first, step = np.float32(-0.9), np.float32(0.05)
+            by_importance(x, weight, True, fits, lane, first, step, 37)
+        else:
+            alone(x, weight, False, fits, lane, start, TENTH, steps)
+
+    return by_lanes(search, sub)
+
+
+def _trials(sub: int, top: np.float32, *, absolute: bool) -> Callable[..., Any]:
+    """The search of some lanes, by so many steps from the first on."""
+    size = sub * WIDE
 
     @compiled
     def search(
-        lanes: Floats,
-        weights: Floats,
+        x: Floats,
+        weight: Floats,
         weighted: bool,
         fits: Floats,
+        lane: int,
         first: np.float32,
         step: np.float32,
         steps: int,
     ) -> None:
-        x = carray(stack(size), (sub, WIDE))
-        weight = carray(stack(size), (sub, WIDE))
         level = carray(stack(size), (sub, WIDE))
         none = filled(ZERO, WIDE)
-        for lane in range(0, count, WIDE):
-            low = high = column(lanes, lane * sub, sub, WIDE)
-            squares = sum_w = sum_x = best = none
-            for i in range(sub):
-                v = column(lanes, lane * sub + i, sub, WIDE)
-                low, high = min(v, low), max(v, high)
-                squares += v * v
-                store(x, i * WIDE, v)
-            mean = roots(squares / np.float32(sub))
-            for i in range(sub):
-                v = load(x, i * WIDE, WIDE)
-                if weighted:
-                    w = column(weights, lane * sub + i, sub, WIDE)
-                else:
-                    w = abs(v) if absolute else mean + abs(v)
-                sum_w += w
-                sum_x += w * v
-                store(weight, i * WIDE, w)
-            minimum = select(low > ZERO, none, low)
-            factor = top / (high - minimum)
-            scale = ONE / factor
-            sure = squares <= LARGEST
+        low = high = load(x, 0, WIDE)
+        squares = sum_w = sum_x = best = none
+        for i in range(sub):
+            v = load(x, i * WIDE, WIDE)
+            low, high = min(v, low), max(v, high)
+            squares += v * v
+        mean = roots(squares / np.float32(sub))
+        for i in range(sub):
+            v = load(x, i * WIDE, WIDE)
+            own = abs(v) if absolute else mean + abs(v)
+            w = load(weight, i * WIDE, WIDE) if weighted else own
+            sum_w += w
+            sum_x += w * v
+            store(weight, i * WIDE, w)
+        minimum = select(low > ZERO, none, low)
+        factor = top / (high - minimum)
+        scale = ONE / factor
+        sure = squares <= LARGEST
+        sure &= abs(factor * (low - minimum)) <= REACH
+        sure &= abs(factor * (high - minimum)) <= REACH
+        for i in range(sub):
+            v = load(x, i * WIDE, WIDE)
+            q = max(ZERO, min(top, rounded(factor * (v - minimum))))
+            d = scale * q + minimum - v
+            best += load(weight, i * WIDE, WIDE) * (abs(d) if absolute else d * d)
+        for trials in range(steps):
+            factor = (first + step * np.float32(trials) + top) / (high - minimum)
             sure &= abs(factor * (low - minimum)) <= REACH
             sure &= abs(factor * (high - minimum)) <= REACH
+            sum_l = sum_l2 = sum_xl = error = none
             for i in range(sub):
                 v = load(x, i * WIDE, WIDE)
-                q = max(ZERO, min(top, (factor * (v - minimum) + ROUND) - ROUND))
-                d = scale * q + minimum - v
-                best += load(weight, i * WIDE, WIDE) * (abs(d) if absolute else d * d)
-            for trials in range(steps):
-                factor = (first + step * np.float32(trials) + top) / (high - minimum)
-                sure &= abs(factor * (low - minimum)) <= REACH
-                sure &= abs(factor * (high - minimum)) <= REACH
-                sum_l = sum_l2 = sum_xl = error = none
-                for i in range(sub):
-                    v = load(x, i * WIDE, WIDE)
-                    q = max(ZERO, min(top, (factor * (v - minimum) + ROUND) - ROUND))
-                    store(level, i * WIDE, q)
-                    wq = load(weight, i * WIDE, WIDE) * q
-                    sum_l += wq
-                    sum_l2 += wq * q
-                    sum_xl += wq * v
-                determinant = sum_w * sum_l2 - sum_l * sum_l
-                trial_min = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
-                trial = (sum_w * sum_xl - sum_x * sum_l) / determinant
-                trial = select(trial_min > ZERO, sum_xl / sum_l2, trial)
-                trial_min = select(trial_min > ZERO, none, trial_min)
-                for i in range(sub):
-                    d = trial * load(level, i * WIDE, WIDE) + trial_min - load(x, i * WIDE, WIDE)
-                    error += load(weight, i * WIDE, WIDE) * (abs(d) if absolute else d * d)
-                better = (determinant > ZERO) & (error < best)
-                best = select(better, error, best)
-                scale = select(better, trial, scale)
-                minimum = select(better, trial_min, minimum)
-            store(fits, SCALE * count + lane, scale)
-            store(fits, MINIMUM * count + lane, minimum * -ONE)
-            store(fits, LOW * count + lane, low)
-            store(fits, HIGH * count + lane, high)
-            store(fits, UNSURE * count + lane, select(sure, none, filled(ONE, WIDE)))
-            store(fits, WEIGHTS * count + lane, sum_w)
+                q = max(ZERO, min(top, rounded(factor * (v - minimum))))
+                store(level, i * WIDE, q)
+                wq = load(weight, i * WIDE, WIDE) * q
+                sum_l += wq
+                sum_l2 += wq * q
+                sum_xl += wq * v
+            determinant = sum_w * sum_l2 - sum_l * sum_l
+            trial_min = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
+            trial = (sum_w * sum_xl - sum_x * sum_l) / determinant
+            trial = select(trial_min > ZERO, sum_xl / sum_l2, trial)
+            trial_min = select(trial_min > ZERO, none, trial_min)
+            for i in range(sub):
+                d = trial * load(level, i * WIDE, WIDE) + trial_min - load(x, i * WIDE, WIDE)
+                error += load(weight, i * WIDE, WIDE) * (abs(d) if absolute else d * d)
+            better = (determinant > ZERO) & (error < best)
+            best = select(better, error, best)
+            scale = select(better, trial, scale)
+            minimum = select(better, trial_min, minimum)
+        keep(fits, SCALE, lane, select(sure, scale, filled(UNKNOWN, WIDE)))
+        keep(fits, MINIMUM, lane, minimum * -ONE)
+        keep(fits, LOW, lane, low)
+        keep(fits, HIGH, lane, high)
+        keep(fits, WEIGHTS, lane, sum_w)
 
     return search
 
@@ -136,14 +151,13 @@ def positive_levels(values: Floats, weights: Floats, levels: Floats, top: np.flo
     for i in range(count):
         largest = max(largest, values[i])
     if largest < NOTHING:
-        for i in range(count):
-            levels[i] = ZERO
+        levels[:] = ZERO
         return ZERO
     factor = top / largest
     best = ZERO
     scale = ONE / factor
     for i in range(count):
-        d = values[i] - scale * ((factor * values[i] + ROUND) - ROUND)
+        d = values[i] - scale * rounded(factor * values[i])
         best += weights[i] * d * d
     for step in range(-4, 5):
         if step == 0:
@@ -152,7 +166,7 @@ def positive_levels(values: Floats, weights: Floats, levels: Floats, top: np.flo
         scale = ONE / trial
         error = ZERO
         for i in range(count):
-            q = min((trial * values[i] + ROUND) - ROUND, top)
+            q = min(rounded(trial * values[i]), top)
             d = values[i] - scale * q
             error += weights[i] * d * d
         if error < best:
@@ -160,7 +174,7 @@ def positive_levels(values: Floats, weights: Floats, levels: Floats, top: np.flo
             factor = trial
     sum_x = sum_l2 = ZERO
     for i in range(count):
-        q = min((factor * values[i] + ROUND) - ROUND, top)
+        q = min(rounded(factor * values[i]), top)
         levels[i] = q
         sum_x += weights[i] * values[i] * q
         sum_l2 += weights[i] * q * q
@@ -174,7 +188,7 @@ def positive_levels(values: Floats, weights: Floats, levels: Floats, top: np.flo
                 ideal = v * part_l2 / part_x
                 if not ideal <= REACH:
                     return -ONE
-                better = min((ideal + ROUND) - ROUND, top)
+                better = min(rounded(ideal), top)
                 if better != q:
                     part_x += w * v * better
                     part_l2 += w * better * better
@@ -205,8 +219,7 @@ def minimum_levels(sub: int, count: int, largest: np.float32) -> Callable[..., A
         shifts = fits[MINIMUM_LEVEL, lane : lane + count]
         largest_scale = largest_min = ZERO
         for j in range(count):
-            sure = ZERO <= scales[j] <= LARGEST and ZERO <= minimums[j] <= LARGEST
-            if fits[UNSURE, lane + j] != ZERO or not sure:
+            if not (ZERO <= scales[j] <= LARGEST and ZERO <= minimums[j] <= LARGEST):
                 return False
             largest_scale = max(largest_scale, scales[j])
             largest_min = max(largest_min, minimums[j])
@@ -219,8 +232,8 @@ def minimum_levels(sub: int, count: int, largest: np.float32) -> Callable[..., A
             inverse = largest / largest_scale
             inverse_min = largest / largest_min if largest_min > ZERO else ZERO
             for j in range(count):
-                levels[j] = (inverse * scales[j] + ROUND) - ROUND
-                shifts[j] = (inverse_min * minimums[j] + ROUND) - ROUND
+                levels[j] = rounded(inverse * scales[j])
+                shifts[j] = rounded(inverse_min * minimums[j])
         if not (ZERO < d <= LARGEST_HALF and ZERO <= m <= LARGEST_HALF):
             return False
         unit, unit_min = write_half(d, out, at), write_half(m, out, at + 2)
@@ -236,8 +249,7 @@ def minimum_levels(sub: int, count: int, largest: np.float32) -> Callable[..., A
             ):
                 return False
             for i in range(j * sub, j * sub + sub, 16):
-                q = ((load(row, i, 16) + shift) / d + ROUND) - ROUND
-                store(row, i, max(ZERO, min(top, q)))
+                store(row, i, max(ZERO, min(top, rounded((load(row, i, 16) + shift) / d))))
         return True
 
     return write

@@ -13,18 +13,7 @@ SUB = 16  # values a sub-block
 SUBS = BLOCK // SUB
 TOP = np.float32(3)
 
-_search_alone = minimum_search(SUB, TOP, absolute=True)
-_search_by_importance = minimum_search(SUB, TOP)
 _write_levels = minimum_levels(SUB, SUBS, np.float32(15))
-
-
-@compiled
-def _search(lanes: Floats, weights: Floats, weighted: bool, fits: Floats) -> None:
-    if weighted:
-        first, step = np.float32(-0.9), np.float32(0.05)
-        _search_by_importance(lanes, weights, True, fits, first, step, 37)
-    else:
-        _search_alone(lanes, weights, False, fits, np.float32(-0.5), np.float32(0.1), 16)
 
 
 @compiled
@@ -47,4 +36,5 @@ def pack_twos(row: Floats, out: Bytes) -> None:
         store(out, half * 32, low)
 
 
+_search = minimum_search(SUB, TOP, -0.5, 16, absolute=True)
 quantize = quantizer(SUB, BLOCK, weigh_by_block(SUB, 1), _search, _pack)

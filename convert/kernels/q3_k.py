@@ -19,16 +19,18 @@ from convert.kernels.lanes import (
     ONE,
     PEAK,
     REACH,
-    ROUND,
     SCALE,
-    UNSURE,
+    UNKNOWN,
     WEIGHTS,
+    WIDE,
     ZERO,
     Bytes,
     Floats,
     carray,
     compiled,
+    keep,
     quantizer,
+    rounded,
     stack,
     weigh_by_block,
     write_half,
@@ -44,7 +46,6 @@ TOP = np.float32(3)
 BOTTOM = np.float32(-4)
 TOP_SCALE = np.float32(31)
 BOTTOM_SCALE = np.float32(-32)
-WIDE = 16  # lanes that are searched together
 TIMES = 5  # that ggml goes through a sub-block's levels
 TERMS = 4 * SUB * WIDE
 VALUE, LEVEL, TERM_LX, TERM_L2 = range(0, 4 * SUB, SUB)  # the first of SUB rows, a lane a column
@@ -71,8 +72,7 @@ def _search(lanes: Floats, weights: Floats, weighted: bool, fits: Floats) -> Non
     scales = fits[SCALE].reshape(BLOCKS, SUBS)
     _search_scales(scales, fits[WEIGHTS].reshape(BLOCKS, SUBS), True, blocks)
     for block in range(BLOCKS):
-        sure = blocks[UNSURE, block] == ZERO
-        fits[BLOCK_SCALE, block * SUBS] = blocks[SCALE, block] if sure else ZERO
+        fits[BLOCK_SCALE, block * SUBS] = blocks[SCALE, block]
         fits[FACTOR, block * SUBS] = blocks[FACTOR, block]
 
 
@@ -95,15 +95,14 @@ def _search_alone(lanes: Floats, fits: Floats) -> None:
             store(first, (VALUE + i) * WIDE, v)
         factor = BOTTOM / extreme
         for i in range(SUB):
-            q = (factor * load(first, (VALUE + i) * WIDE, WIDE) + ROUND) - ROUND
-            store(first, (LEVEL + i) * WIDE, max(BOTTOM, min(TOP, q)))
+            q = max(BOTTOM, min(TOP, rounded(factor * load(first, (VALUE + i) * WIDE, WIDE))))
+            store(first, (LEVEL + i) * WIDE, q)
         _sum_terms(first, sums)
         sure = (load(sums, SUM_L2 * WIDE, WIDE) <= LARGEST) & (peak >= NOTHING) & (peak <= LARGEST)
         store(sums, DOUBT * WIDE, select(sure, none, filled(ONE, WIDE)))
         changed = _go_through(first, sums)
-        store(fits, SCALE * LANES + lane, _quotients(sums))
-        store(fits, PEAK * LANES + lane, peak)
-        store(fits, UNSURE * LANES + lane, load(sums, DOUBT * WIDE, WIDE))
+        keep(fits, SCALE, lane, _quotients(sums))
+        keep(fits, PEAK, lane, peak)
         for k in range(WIDE):
             if (changed >> np.uint64(k)) & np.uint64(1):
                 for i in range(SUB):
@@ -130,9 +129,7 @@ def _go_on(terms: Floats, sums: Floats, count: int, fits: Floats) -> None:
             break
     store(fresh, 0, _quotients(sums))
     for k in range(count):
-        lane = int(sums[LANE, k])
-        fits[SCALE, lane] = fresh[0, k]
-        fits[UNSURE, lane] = sums[DOUBT, k]
+        fits[SCALE, int(sums[LANE, k])] = fresh[0, k]
 
 
 @compiled
@@ -162,7 +159,7 @@ def _go_through(terms: Floats, sums: Floats) -> np.uint64:
         lx, l2 = load(terms, (TERM_LX + i) * WIDE, WIDE), load(terms, (TERM_L2 + i) * WIDE, WIDE)
         part_x, part_l2 = sum_lx - lx, sum_l2 - l2
         ideal = v * part_l2 / part_x
-        n = max(BOTTOM, min(TOP, (ideal + ROUND) - ROUND))
+        n = max(BOTTOM, min(TOP, rounded(ideal)))
         doubt = select((part_x <= ZERO) | (abs(ideal) <= REACH), doubt, one)
         better = (part_x > ZERO) & (n != q)
         if flags(better) == 0:  # as mostly, so that the next level's sums needn't be waited for
@@ -187,7 +184,8 @@ def _go_through(terms: Floats, sums: Floats) -> np.uint64:
 def _quotients(sums: Floats) -> Any:
     """The scales that the sums come to."""
     sum_lx, sum_l2 = load(sums, SUM_LX * WIDE, WIDE), load(sums, SUM_L2 * WIDE, WIDE)
-    return select(sum_l2 > ZERO, sum_lx / sum_l2, filled(ZERO, WIDE))
+    scale = select(sum_l2 > ZERO, sum_lx / sum_l2, filled(ZERO, WIDE))
+    return select(load(sums, DOUBT * WIDE, WIDE) == ZERO, scale, filled(UNKNOWN, WIDE))
 
 
 @compiled
@@ -201,8 +199,7 @@ def _pack(row: Floats, fits: Floats, lane: int, weighted: bool, out: Bytes) -> i
     for j in range(12):
         out[96 + j] = 0
     for j in range(SUBS):
-        level = (factor * fits[SCALE, lane + j] + ROUND) - ROUND
-        level = max(min(level, TOP_SCALE), BOTTOM_SCALE)
+        level = max(min(rounded(factor * fits[SCALE, lane + j]), TOP_SCALE), BOTTOM_SCALE)
         q = int(level) + 32
         out[96 + j % 8] |= (q & 15) << (4 if j >= 8 else 0)
         out[104 + j % 4] |= (q >> 4) << (2 * (j // 4))

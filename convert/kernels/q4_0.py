@@ -19,15 +19,14 @@ from convert.kernels.lanes import (
     NOTHING,
     ONE,
     ONE_HALF,
-    ROUND,
     SCALE,
-    UNSURE,
     ZERO,
     Bits,
     Bytes,
     Floats,
     compiled,
     quantizer,
+    rounded,
     weigh_beside,
     write_half,
 )
@@ -105,21 +104,20 @@ def _plain(five: bool) -> Callable[..., Any]:
 
 def _by_importance(five: bool) -> Callable[..., Any]:
     """The same with importances."""
-    bottom = np.float32(-16 if five else -8)
+    bottom, top = np.float32(-16 if five else -8), np.float32(15 if five else 7)
 
     @compiled
     def pack(row: Floats, fits: Floats, lane: int, weighted: bool, out: Bytes) -> int:
         scale, factor = fits[SCALE, lane], fits[FACTOR, lane]
-        if not (fits[UNSURE, lane] == ZERO and abs(scale) <= LARGEST_HALF):
+        if not abs(scale) <= LARGEST_HALF:
             return 1
         write_half(scale, out, 0)
-        q = (load(row, 0, SUB) * factor + ROUND) - ROUND
-        level = whole(max(bottom, min(-bottom - ONE, q)) - bottom)
+        q = max(bottom, min(top, rounded(load(row, 0, SUB) * factor)))
+        level = whole(q - bottom)
         _write_levels(level, five, out, 0)
         return 0
 
-    search = scale_search(SUB, bottom, -bottom - ONE)
-    return quantizer(SUB, SUB, _weigh_by_row, search, pack, by_row=True)
+    return quantizer(SUB, SUB, _weigh_by_row, scale_search(SUB, bottom, top), pack, by_row=True)
 
 
 quantize_q4, quantize_q4_by_importance = _plain(five=False), _by_importance(five=False)

@@ -22,15 +22,7 @@ _write_levels = minimum_levels(SUB, SUBS, np.float32(63))
 def _kernel(five: bool) -> Callable[..., Any]:
     """For levels of five bits, else four."""
     top = np.float32(31 if five else 15)
-    search_from = minimum_search(SUB, top)
-    first_alone, steps_alone = np.float32(-0.5 if five else -1), 16 if five else 21
-
-    @compiled
-    def search(lanes: Floats, weights: Floats, weighted: bool, fits: Floats) -> None:
-        first, step, steps = first_alone, np.float32(0.1), steps_alone
-        if weighted:
-            first, step, steps = np.float32(-0.9), np.float32(0.05), 37
-        search_from(lanes, weights, weighted, fits, first, step, steps)
+    search = minimum_search(SUB, top, -0.5, 16) if five else minimum_search(SUB, top, -1, 21)
 
     @compiled
     def pack(row: Floats, fits: Floats, lane: int, weighted: bool, out: Bytes) -> int:

@@ -11,13 +11,13 @@ from convert.kernels.lanes import (
     BLOCK,
     LARGEST_HALF,
     ONE,
-    ROUND,
     SCALE,
     ZERO,
     Bytes,
     Floats,
     compiled,
     quantizer,
+    rounded,
     write_half,
 )
 from convert.kernels.scales import extreme_scale, scale_search, signed_levels, weigh_as_given
@@ -37,7 +37,7 @@ def _pack(row: Floats, fits: Floats, lane: int, weighted: bool, out: Bytes) -> i
         return 1
     unit = write_half(inverse, out, 208)
     for j in range(16):
-        level = min((factor * fits[SCALE, lane + j] + ROUND) - ROUND, np.float32(127))
+        level = min(rounded(factor * fits[SCALE, lane + j]), np.float32(127))
         out[192 + j] = int(level) & 255
         fits[SCALE, lane + j] = unit * level
     if not signed_levels(row, fits, lane, BOTTOM, TOP):

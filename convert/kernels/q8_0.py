@@ -9,34 +9,31 @@ from typing import Any
 
 from convert.kernels.lanes import (
     FACTOR,
-    GROUP,
     LARGEST_HALF,
     ONE,
     ONE_HALF,
-    ROUND,
     SCALE,
+    WIDE,
     ZERO,
     Bytes,
     Floats,
-    carray,
+    by_lanes,
     compiled,
+    keep,
     quantizer,
-    stack,
+    rounded,
     write_half,
 )
 from convert.kernels.scales import weigh_as_given
 from convert.kernels.searched import LEVELS, SMALLEST_HALF, SPLIT, SUB, TOP
-from convert.kernels.vectors import column, filled, load, select, store, whole
+from convert.kernels.vectors import filled, load, select, store, whole
 
-WIDE = 16  # blocks that are searched together
-LANES = GROUP // SUB
-SIZE = SUB * WIDE
 TRIALS = len(LEVELS)
 
 
 @compiled
 def _levels(values: Any, factor: Any) -> Any:
-    return max(-TOP, min(TOP, (values * factor + ROUND) - ROUND))
+    return max(-TOP, min(TOP, rounded(values * factor)))
 
 
 @compiled
@@ -47,34 +44,27 @@ def _half(scale: Any) -> Any:
 
 
 @compiled
-def _search(lanes: Floats, weights: Floats, weighted: bool, fits: Floats) -> None:
-    x = carray(stack(SIZE), (SUB, WIDE))
-    weight = carray(stack(SIZE), (SUB, WIDE))
+def _search(x: Floats, weight: Floats, weighted: bool, fits: Floats, lane: int) -> None:
     none = filled(ZERO, WIDE)
-    for lane in range(0, LANES, WIDE):
-        peak = none
+    peak = none
+    for i in range(SUB):
+        peak = max(peak, abs(load(x, i * WIDE, WIDE)))
+    least = best = chosen = none
+    for trial in range(TRIALS):
+        scale = _half(min(peak / LEVELS[trial], LARGEST_HALF))
+        factor = select(scale > ZERO, ONE / scale, none)
+        total = none
         for i in range(SUB):
-            v = column(lanes, lane * SUB + i, SUB, WIDE)
-            store(x, i * WIDE, v)
-            peak = max(peak, abs(v))
-            if weighted:
-                store(weight, i * WIDE, column(weights, lane * SUB + i, SUB, WIDE))
-        least = best = chosen = none
-        for trial in range(TRIALS):
-            scale = _half(min(peak / LEVELS[trial], LARGEST_HALF))
-            factor = select(scale > ZERO, ONE / scale, none)
-            total = none
-            for i in range(SUB):
-                v = load(x, i * WIDE, WIDE)
-                error = v - _levels(v, factor) * scale
-                square = error * load(weight, i * WIDE, WIDE) if weighted else error
-                total += error * square
-            better = total < least if trial else total == total
-            least = select(better, total, least)
-            best = select(better, scale, best)
-            chosen = select(better, factor, chosen)
-        store(fits, SCALE * LANES + lane, best)
-        store(fits, FACTOR * LANES + lane, chosen)
+            v = load(x, i * WIDE, WIDE)
+            error = v - _levels(v, factor) * scale
+            square = error * load(weight, i * WIDE, WIDE) if weighted else error
+            total += error * square
+        better = total < least if trial else total == total
+        least = select(better, total, least)
+        best = select(better, scale, best)
+        chosen = select(better, factor, chosen)
+    keep(fits, SCALE, lane, best)
+    keep(fits, FACTOR, lane, chosen)
 
 
 @compiled
@@ -84,4 +74,4 @@ def _pack(row: Floats, fits: Floats, lane: int, weighted: bool, out: Bytes) -> i
     return 0
 
 
-quantize = quantizer(SUB, SUB, weigh_as_given, _search, _pack)
+quantize = quantizer(SUB, SUB, weigh_as_given, by_lanes(_search, SUB), _pack)

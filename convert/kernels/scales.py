@@ -10,25 +10,24 @@ import numpy as np
 
 from convert.kernels.lanes import (
     FACTOR,
-    GROUP,
     LARGEST,
     NOTHING,
-    ONE,
     PEAK,
     REACH,
-    ROUND,
     SCALE,
     TENTH,
-    UNSURE,
+    UNKNOWN,
+    WIDE,
     ZERO,
     Floats,
+    by_lanes,
     carray,
     compiled,
+    keep,
+    rounded,
     stack,
 )
-from convert.kernels.vectors import column, filled, load, select, store
-
-WIDE = 16  # lanes that are searched together
+from convert.kernels.vectors import filled, load, select, store
 
 
 @compiled
@@ -39,63 +38,56 @@ def weigh_as_given(
 
 
 def scale_search(
-    sub: int, bottom: np.float32, top: np.float32, lanes: int = 0
+    sub: int, bottom: np.float32, top: np.float32, count: int = 0
 ) -> Callable[..., Any]:
     """A compiled function for lanes of so many values that have a scale alone: make_qx_quants.
 
     Levels go from bottom (negative) to top. Errors are weighed by weights where weighted says so,
-    else by the values' squares.
+    else by the values' squares. There are count lanes, if not a group's.
     """
-    count = lanes or GROUP // sub
-    wide = min(WIDE, count)
+    wide = min(WIDE, count or WIDE)
     size = sub * wide
 
     @compiled
-    def search(lanes: Floats, weights: Floats, weighted: bool, fits: Floats) -> None:
-        x = carray(stack(size), (sub, wide))
-        weight = carray(stack(size), (sub, wide))
+    def search(x: Floats, weight: Floats, weighted: bool, fits: Floats, lane: int) -> None:
         product = carray(stack(size), (sub, wide))
         none = filled(ZERO, wide)
-        for lane in range(0, count, wide):
-            peak = extreme = none
+        peak = extreme = none
+        for i in range(sub):
+            v = load(x, i * wide, wide)
+            w = load(weight, i * wide, wide) if weighted else v * v
+            more = abs(v) > peak
+            extreme = select(more, v, extreme)
+            peak = select(more, abs(v), peak)
+            store(weight, i * wide, w)
+            store(product, i * wide, w * v)
+        scale = best = chosen = sure = none
+        for step in range(-10, 10):  # ggml's first trial, at -10 here, is the one for step 0
+            if step == 0:
+                continue
+            shift = ZERO if step == -10 else TENTH * np.float32(step)
+            factor = (bottom - shift) / extreme
+            sum_lx = sum_l2 = none
             for i in range(sub):
-                v = column(lanes, lane * sub + i, sub, wide)
-                w = column(weights, lane * sub + i, sub, wide) if weighted else v * v
-                more = abs(v) > peak
-                extreme = select(more, v, extreme)
-                peak = select(more, abs(v), peak)
-                store(x, i * wide, v)
-                store(weight, i * wide, w)
-                store(product, i * wide, w * v)
-            scale = best = chosen = sure = none
-            for step in range(-10, 10):  # ggml's first trial, at -10 here, is the one for step 0
-                if step == 0:
-                    continue
-                shift = ZERO if step == -10 else TENTH * np.float32(step)
-                factor = (bottom - shift) / extreme
-                sum_lx = sum_l2 = none
-                for i in range(sub):
-                    q = (factor * load(x, i * wide, wide) + ROUND) - ROUND
-                    q = max(bottom, min(top, q))
-                    sum_lx += load(product, i * wide, wide) * q
-                    sum_l2 += load(weight, i * wide, wide) * q * q
-                s = sum_lx / sum_l2
-                if step == -10:
-                    better = sum_l2 != ZERO
-                    sure = select(sum_l2 <= LARGEST, peak, none)
-                    chosen = factor
-                else:
-                    better = (sum_l2 > ZERO) & (sum_lx * sum_lx > best * sum_l2)
-                scale = select(better, s, scale)
-                best = select(better, s * sum_lx, best)
-                chosen = select(better, factor, chosen)
-            sure = (sure >= NOTHING) & (sure <= LARGEST)
-            store(fits, SCALE * count + lane, scale)
-            store(fits, PEAK * count + lane, peak)
-            store(fits, FACTOR * count + lane, chosen)
-            store(fits, UNSURE * count + lane, select(sure, none, filled(ONE, wide)))
+                q = max(bottom, min(top, rounded(factor * load(x, i * wide, wide))))
+                sum_lx += load(product, i * wide, wide) * q
+                sum_l2 += load(weight, i * wide, wide) * q * q
+            s = sum_lx / sum_l2
+            if step == -10:
+                better = sum_l2 != ZERO
+                sure = select(sum_l2 <= LARGEST, peak, none)
+                chosen = factor
+            else:
+                better = (sum_l2 > ZERO) & (sum_lx * sum_lx > best * sum_l2)
+            scale = select(better, s, scale)
+            best = select(better, s * sum_lx, best)
+            chosen = select(better, factor, chosen)
+        sure = (sure >= NOTHING) & (sure <= LARGEST)
+        keep(fits, SCALE, lane, select(sure, scale, filled(UNKNOWN, wide)))
+        keep(fits, PEAK, lane, peak)
+        keep(fits, FACTOR, lane, chosen)
 
-    return search
+    return by_lanes(search, sub, count, wide)
 
 
 @compiled
@@ -104,7 +96,7 @@ def extreme_scale(fits: Floats, lane: int, count: int) -> np.float32:
     extreme = peak = ZERO
     for j in range(count):
         scale = fits[SCALE, lane + j]
-        if fits[UNSURE, lane + j] != ZERO or not abs(scale) <= LARGEST:
+        if not abs(scale) <= LARGEST:
             return ZERO
         if abs(scale) > peak:
             peak = abs(scale)
@@ -124,6 +116,6 @@ def signed_levels(
         d = fits[SCALE, lane + j]
         if d == ZERO or not fits[PEAK, lane + j] / abs(d) <= REACH:
             return False
-        q = (load(row, j * 16, 16) / d + ROUND) - ROUND
-        store(row, j * 16, max(bottom, min(top, q)) - bottom)
+        q = max(bottom, min(top, rounded(load(row, j * 16, 16) / d)))
+        store(row, j * 16, q - bottom)
     return True
