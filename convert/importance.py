@@ -6,7 +6,6 @@ the errors of that column's values by it.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +66,9 @@ def merged_importances(matrices: Iterable[ImportanceMatrix]) -> ImportanceMatrix
             before = entries[name]
             if entry.sums.shape != before.sums.shape:
                 raise ImportanceError(f"{name} isn't as wide as in {first.file}", file=other.file)
-            entries[name] = Entry(before.sums + entry.sums, before.count + entry.count)
+            with np.errstate(over="ignore"):  # checked
+                sums, count = before.sums + entry.sums, np.float32([before.count + entry.count])
+            entries[name] = checked_entry(other.file, name, sums, count)
     return ImportanceMatrix(
         entries,
         tuple(name for matrix in (first, *others) for name in matrix.datasets),
@@ -81,7 +82,9 @@ def _by_activation(matrix: ImportanceMatrix, size: int) -> Iterator[tuple[str, E
     """The entries; those of a .dat file, which counts chunks, as if each had size tokens."""
     factor = 1 if matrix.chunk_size else max(size, 1)
     for name, entry in matrix.entries.items():
-        yield name, Entry(entry.sums * np.float32(factor), entry.count * factor)
+        with np.errstate(over="ignore"):  # checked
+            sums, count = entry.sums * np.float32(factor), np.float32([entry.count * factor])
+        yield name, checked_entry(matrix.file, name, sums, count)
 
 
 def importances_for(
@@ -108,7 +111,7 @@ def importances_for(
 
 
 def checked_entry(
-    file: Path, name: str, sums: NDArray[np.float32], counts: NDArray[np.float32]
+    file: str, name: str, sums: NDArray[np.float32], counts: NDArray[np.float32]
 ) -> Entry:
     """An entry whose numbers make sense. Raises ImportanceError naming what doesn't."""
     fault = ""
@@ -123,5 +126,5 @@ def checked_entry(
     elif not (sums / MOST <= counts).all():
         fault = f"{name} has sums that are absurdly large for a count of {counts[0]:g}"
     if fault:
-        raise ImportanceError(fault, file=str(file))
+        raise ImportanceError(fault, file=file)
     return Entry(sums, float(counts[0]))

@@ -23,6 +23,7 @@ MAX_FILE = 1 << 28  # bytes; a matrix of 405B takes 76 MB
 MAX_NAME = 1 << 12  # bytes of a tensor's or a key's name, or of a dataset's
 MAX_KEYS = MAX_DATASETS = 1 << 10
 MAX_TENSORS = 1 << 16
+MAX_COUNT = 1 << 24  # chunks, or tokens of one; a number beyond that tells nothing
 SUMS, COUNTS = ".in_sum2", ".counts"
 DATASETS, CHUNKS, CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
 
@@ -84,10 +85,11 @@ class _Reader:
     """A position in a file's bytes; each step is held against their end."""
 
     def __init__(self, path: Path, data: memoryview) -> None:
-        self.path, self.data, self.position = path, data, 0
+        self.file, self.name = str(path), system.name_of(path)
+        self.data, self.position = data, 0
 
     def fail(self, fault: str) -> NoReturn:
-        raise ImportanceError(fault, file=str(self.path))
+        raise ImportanceError(fault, file=self.file)
 
     @property
     def left(self) -> int:
@@ -124,14 +126,12 @@ def _read_dat(reader: _Reader) -> ImportanceMatrix:
         sums = reader.floats(values, name)
         if name in entries:
             reader.fail(f"{name} is there twice")
-        entries[name] = checked_entry(reader.path, name, sums, np.array([calls], np.float32))
+        entries[name] = checked_entry(reader.file, name, sums, np.float32([calls]))
     if reader.left < 4:
-        return ImportanceMatrix(entries, file=system.name_of(reader.path))
-    chunks = max(reader.unpack("i", "the number of chunks"), 0)
+        return ImportanceMatrix(entries, file=reader.name)
+    chunks = _known(reader.unpack("i", "the number of chunks"))
     dataset = reader.text("i", "the dataset's name") if reader.left >= 4 else ""
-    return ImportanceMatrix(
-        entries, (dataset,) if dataset else (), chunks, 0, system.name_of(reader.path)
-    )
+    return ImportanceMatrix(entries, (dataset,) if dataset else (), chunks, 0, reader.name)
 
 
 def _read_gguf(reader: _Reader) -> ImportanceMatrix:
@@ -154,12 +154,16 @@ def _read_gguf(reader: _Reader) -> ImportanceMatrix:
         sums, counts = arrays.get(name + SUMS), arrays.get(name + COUNTS)
         if sums is None or counts is None:
             reader.fail(f"{name} has {'counts, but no sums' if sums is None else 'no counts'}")
-        entries[name] = checked_entry(reader.path, name, sums, counts)
+        entries[name] = checked_entry(reader.file, name, sums, counts)
     datasets = metadata.get(DATASETS)
-    numbers = [metadata.get(key) for key in (CHUNKS, CHUNK_SIZE)]
-    chunks, size = (n if type(n) is int and n >= 0 else 0 for n in numbers)
+    chunks, size = (_known(metadata.get(key)) for key in (CHUNKS, CHUNK_SIZE))
     texts = datasets if isinstance(datasets, tuple) else ()
-    return ImportanceMatrix(entries, texts, chunks, size, system.name_of(reader.path))
+    return ImportanceMatrix(entries, texts, chunks, size, reader.name)
+
+
+def _known(number: Any) -> int:
+    """How many there are; 0 where that isn't told."""
+    return number if type(number) is int and 0 <= number <= MAX_COUNT else 0
 
 
 def _value(reader: _Reader, kind: int, key: str) -> Any:

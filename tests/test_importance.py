@@ -106,6 +106,27 @@ def test_the_older_kind_merges_by_chunks(tmp_path: Path) -> None:
     )
 
 
+def test_what_overflows_where_it_is_added_is_told() -> None:
+    """Each may be read; their sum was written as infinite, and couldn't be read any more."""
+    large = changed("blk.0.attn_q.weight", Entry(np.full(256, 3e38, np.float32), 1e19))
+    with pytest.raises(ImportanceError, match="attn_q.weight has sums that are negative, infinite"):
+        merged_importances([large, large])
+
+
+def test_absurd_numbers_of_chunks_count_as_unknown(tmp_path: Path) -> None:
+    """Their sum was no number of 32 bits, over which writing it ended with a traceback."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf.GGUFWriter, "add_uint32", gguf.GGUFWriter.add_uint64)
+        huge = replace(matrix(), chunks=1 << 40, chunk_size=1 << 40)
+        write_importance(tmp_path / "huge.gguf", huge)
+    write_dat(tmp_path / "huge.dat", matrix(), end=struct.pack("<ii", 2**31 - 1, 0))
+    for name in ("huge.gguf", "huge.dat"):
+        read = read_importance(tmp_path / name)
+        write_importance(tmp_path / "sum.gguf", merged_importances([read] * 3), force=True)
+        again = read_importance(tmp_path / "sum.gguf")
+        assert (again.chunks, again.chunk_size) == (0, 0)
+
+
 def test_those_of_different_models_dont_merge() -> None:
     other = replace(matrix(), entries=dict(list(matrix().entries.items())[1:]))
     with pytest.raises(ImportanceError, match="it isn't of"):
