@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -189,15 +190,5 @@ def kernels_for(
         slow = searched_kernel if searched else ggml_kernel
         return {kind: slow(kind) for kind in kinds}
 
-    told = False
-
-    def on_compile() -> None:
-        nonlocal told
-        if notice is not None and not told:
-            notice("compiling the quantizers for this machine, this once: some seconds each")
-        told = True
-
-    return {
-        kind: choose(kind, searched=searched, on_compile=on_compile).kernel
-        for kind in sorted(kinds)
-    }
+    once = cache(notice or (lambda _: None))  # not for each type of a mixture
+    return {kind: choose(kind, searched=searched, notice=once) for kind in sorted(kinds)}

@@ -199,11 +199,10 @@ Q6_K = GGMLQuantizationType.Q6_K
 
 
 def test_the_check_is_made_once(tmp_path: Path) -> None:
-    called = []
+    told: list[str] = []
     for _ in range(2):
-        chosen = choice.choose(Q6_K, on_compile=lambda: called.append(1), folder=tmp_path)
-        assert chosen.reason.startswith("Q6_K: ")
-    assert called == [1]
+        choice.choose(Q6_K, notice=told.append, folder=tmp_path)
+    assert len(told) == 1 and told[0].startswith("compiling the quantizers")
     stored = list(tmp_path.glob("Q6_K-*.json"))
     assert len(stored) == 1
     assert json.loads(stored[0].read_text())["differences"] == []
@@ -223,7 +222,7 @@ import sys
 from pathlib import Path
 from gguf import GGMLQuantizationType
 from convert.kernels.choice import choose
-print(choose(GGMLQuantizationType.IQ4_NL, folder=Path(sys.argv[1])).reason)
+choose(GGMLQuantizationType.IQ4_NL, notice=print, folder=Path(sys.argv[1]))
 """
 
 
@@ -263,58 +262,65 @@ def test_damaged_compiled_code_is_thrown_away(tmp_path: Path) -> None:
     for path in files:
         path.write_bytes(path.read_bytes()[:200])
     again = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    assert again.stdout == first.stdout
-    assert first.stderr == again.stderr == ""
+    assert first.stdout.startswith("compiling the quantizers") and first.stdout.count("\n") == 1
+    assert again.stdout == first.stderr == again.stderr == ""
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    chosen = choice.choose(Q6_K, folder=tmp_path / "file" / "folder")
-    assert "failed" not in chosen.reason
+    told: list[str] = []
+    choice.choose(Q6_K, notice=told.append, folder=tmp_path / "file" / "folder")
+    assert len(told) == 1 and told[0].startswith("compiling the quantizers")
 
 
 def test_other_types_have_ggmls_kernel() -> None:
     kind = GGMLQuantizationType.Q8_0
-    chosen = choice.choose(kind)
-    assert not chosen.compiled
-    assert chosen.reason == "Q8_0: ggml's kernel"
     values = next(samples(4))[1]
     expected = quantize(kind, values.reshape(1, -1)).reshape(-1)
-    assert np.array_equal(run(chosen.kernel, kind, values), expected)
+    assert np.array_equal(run(choice.choose(kind), kind, values), expected)
 
 
 def test_compiling_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not for each type of a mixture."""
 
     def compiling(
-        kind: GGMLQuantizationType, *, searched: bool, on_compile: Callable[[], None]
-    ) -> choice.Choice:
+        kind: GGMLQuantizationType, *, searched: bool, notice: Callable[[str], None]
+    ) -> Kernel:
         assert not searched
-        on_compile()
-        return choice.Choice(ggml_kernel(kind), compiled=False, reason="")
+        notice("compiling")
+        return ggml_kernel(kind)
 
     monkeypatch.setattr(pipeline, "choose", compiling)
     told: list[str] = []
     pipeline.kernels_for(compiled.KINDS, pipeline.SMALL, told.append)
-    assert len(told) == 1
+    assert told == ["compiling"]
+
+
+def fail(*_: object) -> None:
+    raise RuntimeError("no such processor\nmore")
 
 
 def test_without_numba_ggmls_kernel_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "available", lambda: False)
-    chosen = choice.choose(Q6_K)
-    assert not chosen.compiled
-    assert "numba is not installed" in chosen.reason
-
-
-def test_a_compiler_that_fails_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("no such processor\nmore")
-
     monkeypatch.setattr(choice, "compiled_kernel", fail)
-    chosen = choice.choose(Q6_K, folder=tmp_path)
-    assert not chosen.compiled
-    assert chosen.reason.endswith("RuntimeError: no such processor")
+    monkeypatch.setattr(choice, "available", lambda: False)
+    told: list[str] = []
+    values = next(samples(2))[1]
+    ours = run(choice.choose(Q6_K, notice=told.append), Q6_K, values)
+    assert np.array_equal(ours, run(ggml_kernel(Q6_K), Q6_K, values)) and told == []
+
+
+def test_a_compiler_that_fails_is_told_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, not for each type of a mixture; the user would wait for ggml's kernels unaware."""
+    monkeypatch.setattr(choice, "compiled_kernel", fail)
+    monkeypatch.setattr(choice, "_user_cache", lambda: tmp_path)
+    told: list[str] = []
+    chosen = pipeline.kernels_for(compiled.KINDS, pipeline.SMALL, told.append)
+    assert told[1:] == ["the faster quantizers can't be compiled: RuntimeError: no such processor"]
     assert list(tmp_path.iterdir()) == []
+    values = next(samples(2))[1]
+    assert np.array_equal(run(chosen[Q6_K], Q6_K, values), run(ggml_kernel(Q6_K), Q6_K, values))
 
 
 def test_one_wrong_byte_and_ggmls_kernel_serves(
@@ -326,14 +332,12 @@ def test_one_wrong_byte_and_ggmls_kernel_serves(
         return largest
 
     monkeypatch.setattr(choice, "compiled_kernel", lambda *_: wrong)
+    told: list[str] = []
     for _ in range(2):  # as found, and as kept
-        chosen = choice.choose(Q6_K, folder=tmp_path)
-        assert not chosen.compiled
-        assert "differs (normal, " in chosen.reason
+        chosen = choice.choose(Q6_K, notice=told.append, folder=tmp_path)
         values = next(samples(2))[1]
-        assert np.array_equal(
-            run(chosen.kernel, Q6_K, values), run(ggml_kernel(Q6_K), Q6_K, values)
-        )
+        assert np.array_equal(run(chosen, Q6_K, values), run(ggml_kernel(Q6_K), Q6_K, values))
+    assert len(told) == 2 and "Q6_K isn't used: it differs (normal, " in told[1]
 
 
 def test_each_is_used_where_it_is_faster(
@@ -350,12 +354,11 @@ def test_each_is_used_where_it_is_faster(
         choice, "speedup", lambda *_, by_importance=False: 3 if by_importance else 0.5
     )
     chosen = choice.choose(Q6_K, folder=tmp_path)
-    assert chosen.compiled
     called.clear()
     values = next(samples(2))[1]
     for weights in (None, importances(512)):
         expected = run(ggml_kernel(Q6_K), Q6_K, values, weights)
-        assert np.array_equal(run(chosen.kernel, Q6_K, values, weights), expected)
+        assert np.array_equal(run(chosen, Q6_K, values, weights), expected)
     assert called == [True]
 
 
@@ -363,8 +366,16 @@ def test_each_is_used_where_it_is_faster(
 def test_the_faster_one_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, compiled: bool
 ) -> None:
+    called: list[int] = []
+
+    def noted(values: Values, out: NDArray[np.uint8], weights=None) -> int:
+        called.append(values.size)
+        return ggml_kernel(Q6_K)(values, out, weights)
+
+    monkeypatch.setattr(choice, "compiled_kernel", lambda *_: noted)
     monkeypatch.setattr(choice, "speedup", lambda *_, **__: rate)
-    for _ in range(2):
+    for _ in range(2):  # as found, and as kept
         chosen = choice.choose(Q6_K, folder=tmp_path)
-        assert chosen.compiled is compiled
-        assert f"{rate:.1f} times ggml's rate" in chosen.reason
+        called.clear()
+        run(chosen, Q6_K, next(samples(2))[1])
+        assert called == [512] * compiled

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,6 @@ BLOCKS_TIMED = 1024
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A kernel for one type, whether it is the compiled one, and why, in words."""
-
-    kernel: Kernel
-    compiled: bool
-    reason: str
-
-
-@dataclass(frozen=True)
 class Check:
     """What comparing the compiled kernel with ggml's showed.
 
@@ -57,40 +48,28 @@ def choose(
     kind: GGMLQuantizationType,
     *,
     searched: bool = False,
-    on_compile: Callable[[], None] | None = None,
+    notice: Callable[[str], object] = lambda _: None,
     folder: Path | None = None,
-) -> Choice:
+) -> Kernel:
     """The compiled kernel where there is one, it gives ggml's bytes and is faster; else ggml's.
 
     Where searched, that of a type which is searched further than by ggml gives the bytes that NumPy
     finds, which serves without it; the other types' blocks have their scales mended (unbiased).
-    on_compile is called before the first compilation and check on this machine, which take some
-    seconds. folder is for the results and the compiled code, the user's cache folder by default;
-    where it can't be written, every process compiles. Call it from one thread at a time.
+    notice gets a line before the first compilation and check on this machine, and where these fail.
+    folder is for the results and the compiled code, the user's cache folder by default; where it
+    can't be written, every process compiles. Call it from one thread at a time.
     """
-    further = searched and kind in SEARCHED
-    if searched and not further:
-        chosen = choose(kind, on_compile=on_compile, folder=folder)
-        return replace(chosen, kernel=unbiased_kernel(kind, chosen.kernel))
-    reference = searched_kernel(kind) if further else ggml_kernel(kind)
-    if not further and kind not in KINDS:
-        return Choice(reference, False, f"{kind.name}: ggml's kernel")
-    if not available():
-        return Choice(
-            reference,
-            False,
-            f"{kind.name}: ggml's kernel; numba is not installed (the extra llamacli[fast])",
-        )
+    if searched and kind not in SEARCHED:
+        return unbiased_kernel(kind, choose(kind, notice=notice, folder=folder))
+    reference = searched_kernel(kind) if searched else ggml_kernel(kind)
+    if not available() or kind not in (SEARCHED if searched else KINDS):
+        return reference
     try:
-        return _checked(kind, reference, on_compile, folder or _user_cache())
+        return _checked(kind, reference, notice, folder or _user_cache())
     except Exception as error:  # whatever a broken or too new numba raises: ggml's kernel serves
         message = str(error).strip().partition("\n")[0]
-        return Choice(
-            reference,
-            False,
-            f"{kind.name}: ggml's kernel; compiling a faster one failed: "
-            f"{type(error).__name__}: {message}",
-        )
+        notice(f"the faster quantizers can't be compiled: {type(error).__name__}: {message}")
+        return reference
 
 
 def chunk_nbytes(kind: GGMLQuantizationType) -> int:
@@ -102,18 +81,19 @@ def chunk_nbytes(kind: GGMLQuantizationType) -> int:
 def _checked(
     kind: GGMLQuantizationType,
     reference: Kernel,
-    on_compile: Callable[[], None] | None,
+    notice: Callable[[str], object],
     folder: Path,
-) -> Choice:
+) -> Kernel:
+    """The faster one for values alone, and for values with importances."""
     key = _key()
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     result = folder / f"{kind.name}-{digest}.json"
     check = _stored(result)
-    if check is None and on_compile is not None:
-        on_compile()
-    kernel = reference
-    if check is None or _good(check):
-        kernel = _compiled_or_again(kind, folder / digest)
+    if check is None:
+        notice("compiling the quantizers for this machine, this once: some seconds each")
+    elif check.differences or max(check.speedup, check.by_importance) <= 1:
+        return reference
+    kernel = _compiled_or_again(kind, folder / digest)
     if check is None:
         nbytes = chunk_nbytes(kind)
         check = Check(
@@ -122,28 +102,13 @@ def _checked(
             speedup(kernel, reference, nbytes, BLOCKS_TIMED, by_importance=True),
         )
         _store(result, {"key": key, **asdict(check)})
+        if check.differences:
+            names = ", ".join(check.differences)
+            notice(f"the faster quantizer for {kind.name} isn't used: it differs ({names})")
     if check.differences:
-        names = ", ".join(check.differences)
-        return Choice(
-            reference, False, f"{kind.name}: ggml's kernel; the compiled differs ({names})"
-        )
-    rate = f"{check.speedup:.1f} times ggml's rate, {check.by_importance:.1f} by importance"
-    if not _good(check):
-        return Choice(reference, False, f"{kind.name}: ggml's kernel; the compiled has {rate}")
-    faster = _faster_of(kernel, reference, check)
-    return Choice(faster, True, f"{kind.name}: compiled kernel, ggml's bytes at {rate}")
-
-
-def _good(check: Check) -> bool:
-    return not check.differences and max(check.speedup, check.by_importance) > 1
-
-
-def _faster_of(kernel: Kernel, reference: Kernel, check: Check) -> Kernel:
-    """The faster one for values alone, and for values with importances."""
+        return reference
     plain = kernel if check.speedup > 1 else reference
     weighted = kernel if check.by_importance > 1 else reference
-    if plain is weighted:
-        return plain
 
     def run(
         values: Values, out: NDArray[np.uint8], importances: NDArray[np.float32] | None = None
@@ -193,10 +158,9 @@ def _stored(path: Path) -> Check | None:
     try:
         kept = json.loads(path.read_bytes())
         rates = float(kept["speedup"]), float(kept["by_importance"])
-        check = Check(list(map(str, kept["differences"])), *rates)
+        return Check(list(map(str, kept["differences"])), *rates)
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return check
 
 
 def _store(path: Path, content: dict[str, Any]) -> None:
