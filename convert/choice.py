@@ -53,22 +53,20 @@ def _improved(options: Sequence[Sequence[Option]], chosen: list[Option], left: i
     least = 1e-9 * sum(option.cost for option in chosen)
     while True:
         smaller = _Smaller(options, chosen)
-        best, change = least, None
+        best, changes = least, list[tuple[int, Option]]()
         for number, (now, each) in enumerate(zip(chosen, options, strict=True)):
             for other in each:
-                if other.cost >= now.cost:
+                saved, together = now.cost - other.cost, [(number, other)]
+                if saved <= 0:
                     continue
-                needed = other.nbytes - now.nbytes - left
-                pair = None if needed <= 0 else smaller.cheapest(needed, number)
-                if needed > 0 and pair is None:
-                    continue
-                saved = now.cost - other.cost - (pair[0] if pair else 0.0)
+                if (needed := other.nbytes - now.nbytes - left) > 0:
+                    if (pair := smaller.cheapest(needed, number)) is None:
+                        continue
+                    saved, together = saved - pair[0], [*together, pair[1:]]
                 if saved > best:
-                    best, change = saved, (number, other, pair)
-        if change is None:
+                    best, changes = saved, together
+        if not changes:
             return chosen
-        number, other, pair = change
-        changes = [(number, other)] + ([(pair[1], pair[2])] if pair else [])
         for place, option in changes:
             left += chosen[place].nbytes - option.nbytes
             chosen[place] = option

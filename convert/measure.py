@@ -19,7 +19,7 @@ from convert.header import PlannedTensor
 from convert.importance import ImportanceMatrix, importances_for
 from convert.kernels import SEARCHED, Kernel, dequantize
 from convert.lora import Pair
-from convert.pieces import PIECE, Piece, not_finite_error, piece_values, quantize_piece, read_piece
+from convert.pieces import PIECE, finite_values, quantize_piece, read_piece, stored_rows
 from convert.pipeline import kernels_for
 from convert.pool import Pool
 from convert.quantization import NEED_IMPORTANCE, UNQUANTIZED
@@ -73,13 +73,12 @@ def measure(
     weights = inputs.astype(np.float64)
     capped = np.minimum(weights, CALM * np.median(weights))
     squares, errors, rows = np.zeros(spec.columns), dict.fromkeys(kernels, 0.0), 0
-    for piece in _sampled(replace(spec, head_dim=None), stored, pairs):
+    for first, count in _runs(spec):
+        piece = stored_rows(spec, stored, pairs, first, count)
         raw = read_piece(piece)
-        values = piece_values(piece, raw)
-        if count := values.size - int(np.isfinite(values).sum()):
-            raise not_finite_error(stored, spec, count)
+        values = finite_values(piece, raw)
         squares += _squares(values)
-        rows += piece.rows
+        rows += count
         for kind, kernel in kernels.items():
             tried = replace(piece, tensor=replace(piece.tensor, type=kind))
             data = quantize_piece(tried, raw, kernel, (importances or {}).get(kind)).data
@@ -97,12 +96,6 @@ def sampled_nbytes(matrices: Collection[tuple[TensorSpec, StoredTensor]]) -> int
         sum(count for _, count in _runs(spec)) * spec.columns * ITEM_SIZES[stored.dtype]
         for spec, stored in matrices
     )
-
-
-def _sampled(spec: TensorSpec, stored: StoredTensor, pairs: tuple[Pair, ...]) -> Iterator[Piece]:
-    planned = PlannedTensor(spec, GGMLQuantizationType.F32, 0, 0)
-    for first, count in _runs(spec):
-        yield Piece(planned, stored, first, count, 0, pairs)
 
 
 def _runs(spec: TensorSpec) -> Iterator[tuple[int, int]]:

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convert.checkpoint import Checkpoint
-from convert.pieces import PIECE, not_finite_error
-from convert.stored import read_rows
+from convert.pieces import PIECE, finite_values, read_piece, stored_rows
 from convert.tensors import frequency_factors, inverse_frequencies
 
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
@@ -69,13 +68,9 @@ class Model:
 
     def _read(self, name: str, first: int, count: int) -> Floats:
         spec = self._specs[name]
-        stored = self._checkpoint.weights[spec]
-        values = read_rows(stored, first, count)
-        for pair in self._checkpoint.pairs.get(spec.source, ()):
-            values = values + pair.product(first, count)
-        if wrong := values.size - int(np.isfinite(values).sum()):
-            raise not_finite_error(stored, spec, wrong)
-        return values
+        stored, pairs = self._checkpoint.weights[spec], self._checkpoint.pairs.get(spec.source, ())
+        piece = stored_rows(spec, stored, pairs, first, count)
+        return finite_values(piece, read_piece(piece))
 
     @cached_property
     def rotation(self) -> tuple[Floats, Floats]:

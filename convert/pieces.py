@@ -1,8 +1,8 @@
 """Pieces: some whole rows of one tensor, read, reordered and quantized on their own."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,14 @@ def pieces_of(checkpoint: Checkpoint, tensors: tuple[PlannedTensor, ...]) -> Ite
             yield Piece(tensor, stored, first, count, tensor.offset + first * row_bytes, pairs)
 
 
+def stored_rows(
+    spec: TensorSpec, stored: StoredTensor, pairs: Sequence[Pair], first: int, count: int
+) -> Piece:
+    """Some rows of a tensor in Hugging Face's order, to be looked at and not written."""
+    planned = PlannedTensor(replace(spec, head_dim=None), Type.F32, 0, 0)
+    return Piece(planned, stored, first, count, 0, tuple(pairs))
+
+
 def read_piece(piece: Piece, buffer: memoryview | None = None) -> memoryview:
     """Its bytes in the source, in the first ones of a buffer where one is given."""
     stored, nbytes = piece.stored, piece.source_nbytes
@@ -91,6 +99,14 @@ def piece_values(piece: Piece, raw: memoryview) -> NDArray[np.float32]:
     values = as_float32(raw, piece.stored.dtype).reshape(piece.rows, piece.tensor.spec.columns)
     for pair in piece.pairs:
         values = values + pair.product(piece.first_row, piece.rows)
+    return values
+
+
+def finite_values(piece: Piece, raw: memoryview) -> NDArray[np.float32]:
+    """The same. Raises CheckpointError for values that aren't finite."""
+    values = piece_values(piece, raw)
+    if wrong := values.size - int(np.isfinite(values).sum()):
+        raise not_finite_error(piece.stored, piece.tensor.spec, wrong)
     return values
 
 

@@ -195,27 +195,16 @@ def asked_type(
     quantization: Quantization, tensor: TensorSpec, config: LlamaConfig
 ) -> GGMLQuantizationType | None:
     """The type that was asked for a matrix beside the mixture, as far as its rows can have it."""
-    asked = _asked_or_tied(quantization, tensor, config)
+    asked = _asked(quantization, tensor.name, tied=config.tie_word_embeddings)
     return None if asked is None else fitting(asked, tensor.columns)
 
 
-def _asked_or_tied(
-    quantization: Quantization, tensor: TensorSpec, config: LlamaConfig
-) -> GGMLQuantizationType | None:
-    if (asked := _asked(quantization, tensor.name)) is not None:
-        return asked
-    tied = config.tie_word_embeddings and tensor.name == ENDS[0]
-    return quantization.output if tied else None
-
-
-def _asked(quantization: Quantization, name: str) -> GGMLQuantizationType | None:
-    """The type that was asked for a tensor beside the mixture."""
-    if name == "token_embd.weight" and quantization.embedding is not None:
-        return quantization.embedding
-    if name == "output.weight" and quantization.output is not None:
-        return quantization.output
-    types = (one.type for one in quantization.overrides if one.pattern.search(name))
-    return next(types, None)
+def _asked(quantization: Quantization, name: str, *, tied: bool) -> GGMLQuantizationType | None:
+    """The type that was asked for a tensor; that of the output is a tied embedding's too."""
+    end = dict(zip(ENDS, (quantization.embedding, quantization.output), strict=True)).get(name)
+    patterns = (one.type for one in quantization.overrides if one.pattern.search(name))
+    asked = next(patterns, None) if end is None else end
+    return quantization.output if asked is None and tied and name == ENDS[0] else asked
 
 
 def _wanted_type(
@@ -223,7 +212,7 @@ def _wanted_type(
 ) -> GGMLQuantizationType:
     """The type by rules and wishes, whether or not rows are whole blocks of it."""
     mixture, base, name = quantization.name, quantization.base, tensor.name
-    if (asked := _asked_or_tied(quantization, tensor, config)) is not None:
+    if (asked := _asked(quantization, name, tied=config.tie_word_embeddings)) is not None:
         return asked
     if quantization.recipe is not None:
         if name not in quantization.recipe:
@@ -254,7 +243,7 @@ def _index(quantization: Quantization, layer: int, part: str) -> int:
     if not quantization.overrides:
         return layer
     names = (f"blk.{i}.{part}.weight" for i in range(layer))
-    return sum(_asked(quantization, name) is None for name in names)
+    return sum(_asked(quantization, name, tied=False) is None for name in names)
 
 
 def fitting(kind: GGMLQuantizationType, columns: int) -> GGMLQuantizationType:

@@ -13,7 +13,6 @@ attention hands on a share of its values' energy, and silu(gate) x up that of no
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -32,22 +31,6 @@ USUAL = 0.1  # a block's share of the stream, for what the weights alone don't t
 EMBEDDING_NAME, OUTPUT_NAME = "token_embd.weight", "output.weight"
 
 
-@dataclass(frozen=True)
-class Block:
-    """What a layer's two parts add, in relation to the stream: attention and feed-forward.
-
-    massive is that of the feed-forward with the few columns of huge inputs which make its output
-    at a text's first token: the errors of ffn_down count by it, those of the other two by the
-    geometric mean of both. spread is the values' energy in relation
-    to what attention hands on of it, as their errors are alike for all tokens and stay.
-    """
-
-    attention: float
-    feed_forward: float
-    massive: float
-    spread: float
-
-
 def costs(measured: Mapping[str, Measured], layers: int, *, known: bool) -> dict[str, float]:
     """What a unit of each matrix' error costs, by GGUF names.
 
@@ -55,53 +38,51 @@ def costs(measured: Mapping[str, Measured], layers: int, *, known: bool) -> dict
     """
     embedding = measured[EMBEDDING_NAME]
     tied = OUTPUT_NAME not in measured
-    by_unit = {EMBEDDING_NAME: _per_unit(EMBEDDING + OUTPUT * tied, embedding)}
+    by_unit = {EMBEDDING_NAME: _ratio(EMBEDDING + OUTPUT * tied, embedding.energy)}
     if not tied:
-        by_unit[OUTPUT_NAME] = _per_unit(OUTPUT, measured[OUTPUT_NAME])
+        by_unit[OUTPUT_NAME] = _ratio(OUTPUT, measured[OUTPUT_NAME].energy)
     stream = embedding.energy / embedding.spec.rows
     for layer in range(layers):
         parts = {part: measured[f"blk.{layer}.{part}.weight"] for part in FACTORS}
-        block, stream = _block(parts, stream, known)
+        shares, stream = _shares(parts, stream, known)
         for part, one in parts.items():
-            factor = FACTORS[part][0 if known else 1] * _share(block, part, known)
+            factor = FACTORS[part][not known] * shares[part]
             if part.startswith("ffn"):
                 factor *= FIRST[not known] if layer == 0 else 1.0
                 factor *= LAST[not known] if layer == layers - 1 else 1.0
-            by_unit[one.spec.name] = _per_unit(factor, one)
+            by_unit[one.spec.name] = _ratio(factor, one.energy)
     return by_unit
 
 
-def _block(parts: Mapping[str, Measured], stream: float, known: bool) -> tuple[Block, float]:
-    """A layer's block, and the stream's energy after it."""
+def _shares(
+    parts: Mapping[str, Measured], stream: float, known: bool
+) -> tuple[dict[str, float], float]:
+    """By what a layer's two blocks add to the stream, how each matrix' errors count, and the
+    stream's energy after it.
+    """
     values = _per_output(parts["attn_v"])
     heads, down = parts["attn_output"], parts["ffn_down"]
     mixed = 1.0 if known else ATTENTION * values
     inner = 1.0
     if not known:
         inner = _silu_energy(_per_output(parts["ffn_gate"])) * _per_output(parts["ffn_up"])
-    attention = stream + heads.calm * mixed
-    after = attention + down.calm * inner
-    handed_on = heads.inputs if known else mixed
-    block = Block(
-        attention=_ratio(heads.energy * mixed, stream + heads.energy * mixed),
-        feed_forward=_ratio(down.calm * inner, after),
-        massive=_ratio(down.energy * inner, attention + down.energy * inner),
-        spread=max(_ratio(values, handed_on), 1.0) if known else 1.0,
-    )
-    return block, after
-
-
-def _share(block: Block, part: str, known: bool) -> float:
-    share = block.attention * (block.spread if part == "attn_v" else 1.0)
-    if part == "ffn_down":
-        share = block.massive
-    elif part.startswith("ffn"):
-        share = math.sqrt(block.feed_forward * block.massive)
-    return share if known else math.sqrt(share * USUAL)
-
-
-def _per_unit(factor: float, one: Measured) -> float:
-    return _ratio(factor, one.energy)
+    between = stream + heads.calm * mixed
+    after = between + down.calm * inner
+    attention = _ratio(heads.energy * mixed, stream + heads.energy * mixed)
+    # With the few columns of huge inputs, which make the output at a text's first token.
+    massive = _ratio(down.energy * inner, between + down.energy * inner)
+    feed_forward = math.sqrt(_ratio(down.calm * inner, after) * massive)
+    # The values' errors are alike for all tokens, so that attention hands them on whole.
+    spread = max(_ratio(values, heads.inputs), 1.0) if known else 1.0
+    shares = {
+        **dict.fromkeys(("attn_q", "attn_k", "attn_output"), attention),
+        **dict.fromkeys(("ffn_gate", "ffn_up"), feed_forward),
+        "attn_v": attention * spread,
+        "ffn_down": massive,
+    }
+    if not known:
+        shares = {part: math.sqrt(share * USUAL) for part, share in shares.items()}
+    return shares, after
 
 
 def _per_output(one: Measured) -> float:

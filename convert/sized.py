@@ -21,7 +21,6 @@ from convert.errors import SizeError
 from convert.fisher import Information, fisher_information
 from convert.header import ALIGNMENT, header_bytes, plan_tensors
 from convert.importance import ImportanceMatrix, importances_for
-from convert.kernels import dequantize
 from convert.measure import Measured, measure, sampled_nbytes
 from convert.pipeline import kernels_for, needs_importance
 from convert.pool import Pool
@@ -38,6 +37,7 @@ from convert.quantization import (
 )
 from convert.safetensors import reading
 from convert.sensitivity import costs
+from convert.stored import read_rows
 from convert.tensors import TensorSpec
 
 Type = GGMLQuantizationType
@@ -232,10 +232,7 @@ def measure_all(
 
     @cache
     def vector(name: str) -> NDArray[np.float32]:
-        stored = checkpoint.weights[vectors[name]]
-        return dequantize(
-            GGMLQuantizationType[stored.dtype], stored.file.read(stored.offset, stored.nbytes)
-        )
+        return read_rows(checkpoint.weights[vectors[name]])[0]
 
     def inputs(spec: TensorSpec) -> NDArray[np.float32]:
         """What errors in a matrix' columns count: their information, or the mean squares of their

@@ -3,7 +3,6 @@ from .ggml import (
     INFINITY as INFINITY,
     LARGEST_F16 as LARGEST_F16,
     Kernel as Kernel,
-    as_float32 as as_float32,
     ggml_kernel as ggml_kernel,
     library_path as library_path,
     quantize as quantize,
