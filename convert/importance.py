@@ -4,7 +4,7 @@ A column's importance is the mean square of the activations it is multiplied wit
 the errors of that column's values by it.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,22 +53,25 @@ class ImportanceMatrix:
         return Origin(self.file, dataset, len(self.entries), self.chunks)
 
 
+@np.errstate(over="ignore")  # told by checked_entry
 def merged_importances(matrices: Iterable[ImportanceMatrix]) -> ImportanceMatrix:
-    """The matrix of all the activations together. Raises ImportanceError for different models."""
+    """The matrix of all the activations together.
+
+    Raises ImportanceError for different models, or where their sums make no sense.
+    """
     first, *others = matrices
     size = max(matrix.chunk_size for matrix in (first, *others))
-    entries = dict(_by_activation(first, size))
+    entries = _by_activation(first, size)
     for other in others:
         if other.entries.keys() != entries.keys():
             odd = min(other.entries.keys() ^ entries.keys())
             raise ImportanceError(f"it isn't of {first.file}'s model: {odd}", file=other.file)
-        for name, entry in _by_activation(other, size):
+        for name, entry in _by_activation(other, size).items():
             before = entries[name]
             if entry.sums.shape != before.sums.shape:
                 raise ImportanceError(f"{name} isn't as wide as in {first.file}", file=other.file)
-            with np.errstate(over="ignore"):  # checked
-                sums, count = before.sums + entry.sums, np.float32([before.count + entry.count])
-            entries[name] = checked_entry(other.file, name, sums, count)
+            sums, count = before.sums + entry.sums, before.count + entry.count
+            entries[name] = checked_entry(other.file, name, sums, [count])
     return ImportanceMatrix(
         entries,
         tuple(name for matrix in (first, *others) for name in matrix.datasets),
@@ -78,13 +81,15 @@ def merged_importances(matrices: Iterable[ImportanceMatrix]) -> ImportanceMatrix
     )
 
 
-def _by_activation(matrix: ImportanceMatrix, size: int) -> Iterator[tuple[str, Entry]]:
+def _by_activation(matrix: ImportanceMatrix, size: int) -> dict[str, Entry]:
     """The entries; those of a .dat file, which counts chunks, as if each had size tokens."""
     factor = 1 if matrix.chunk_size else max(size, 1)
-    for name, entry in matrix.entries.items():
-        with np.errstate(over="ignore"):  # checked
-            sums, count = entry.sums * np.float32(factor), np.float32([entry.count * factor])
-        yield name, checked_entry(matrix.file, name, sums, count)
+    return {
+        name: checked_entry(
+            matrix.file, name, entry.sums * np.float32(factor), [entry.count * factor]
+        )
+        for name, entry in matrix.entries.items()
+    }
 
 
 def importances_for(
@@ -111,10 +116,10 @@ def importances_for(
 
 
 def checked_entry(
-    file: str, name: str, sums: NDArray[np.float32], counts: NDArray[np.float32]
+    file: str, name: str, sums: NDArray[np.float32], given: Sequence[float] | NDArray[np.float32]
 ) -> Entry:
     """An entry whose numbers make sense. Raises ImportanceError naming what doesn't."""
-    fault = ""
+    fault, counts = "", np.asarray(given, np.float32)
     if counts.size == 0 or sums.size == 0 or sums.size % counts.size:
         fault = f"{name} has {sums.size} sums for {counts.size} counts"
     elif not np.isfinite(sums).all() or (sums < 0).any():

@@ -126,7 +126,7 @@ def _read_dat(reader: _Reader) -> ImportanceMatrix:
         sums = reader.floats(values, name)
         if name in entries:
             reader.fail(f"{name} is there twice")
-        entries[name] = checked_entry(reader.file, name, sums, np.float32([calls]))
+        entries[name] = checked_entry(reader.file, name, sums, [calls])
     if reader.left < 4:
         return ImportanceMatrix(entries, file=reader.name)
     chunks = _known(reader.unpack("i", "the number of chunks"))
