@@ -44,8 +44,7 @@ def compiled_kernel(kind: GGMLQuantizationType, cache: Path | None = None) -> Ke
     if cache is not None:
         _enable_cache(function, cache)
     function.compile(signature)
-    no_values, no_bits = np.empty(0, np.float32), np.empty(0, np.uint16)
-    no_values.flags.writeable = no_bits.flags.writeable = False  # as in the signature
+    no_values, no_bits = _read_only(np.empty(0, np.float32)), _read_only(np.empty(0, np.uint16))
     block, nbytes = GGML_QUANT_SIZES[kind]
 
     def run(
@@ -59,10 +58,8 @@ def compiled_kernel(kind: GGMLQuantizationType, cache: Path | None = None) -> Ke
         if importances is not None:
             if importances.size % block or values.size % importances.size:
                 raise ValueError(f"{importances.size} importances for {values.size} values")
-            weights = np.require(importances, np.float32, ["C", "A"]).reshape(-1).view()
-            weights.flags.writeable = False
-        values = np.require(values, requirements=["C", "A"]).reshape(-1)
-        values.flags.writeable = False
+            weights = _read_only(importances)
+        values = _read_only(values)
         rows = out.reshape(-1, nbytes)
         left = np.empty(len(rows), np.uint8)
         wide = values.dtype == np.float32
@@ -84,6 +81,13 @@ def compiled_kernel(kind: GGMLQuantizationType, cache: Path | None = None) -> Ke
         return largest
 
     return run
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Its values as the signature has them."""
+    flat = np.require(array, requirements=["C", "A"]).reshape(-1)
+    flat.flags.writeable = False
+    return flat
 
 
 def _runs(left: NDArray[np.uint8]) -> list[tuple[int, int]]:

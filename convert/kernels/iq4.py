@@ -68,12 +68,10 @@ def _levels(x: Any) -> Any:
 def _search(x: Floats, weight: Floats, weighted: bool, fits: Floats, lane: int) -> None:
     """The best scale for each lane; without importances the weights are the values' squares."""
     none = filled(ZERO, WIDE)
-    peak = extreme = none
+    extreme = none
     for i in range(SUB):
         v = load(x, i * WIDE, WIDE)
-        more = abs(v) > peak
-        extreme = select(more, v, extreme)
-        peak = select(more, abs(v), peak)
+        extreme = select(abs(v) > abs(extreme), v, extreme)
         if not weighted:
             store(weight, i * WIDE, v * v)
     scale = best = sure = none
@@ -92,7 +90,7 @@ def _search(x: Floats, weight: Floats, weighted: bool, fits: Floats, lane: int) 
         better = (sum_q2 > ZERO) & (sum_qx * sum_qx > best * sum_q2)
         if step < -STEPS:
             better = sum_q2 > ZERO
-            sure = select(sum_q2 <= LARGEST, peak, none)
+            sure = select(sum_q2 <= LARGEST, abs(extreme), none)
         scale = select(better, d, scale)
         best = select(better, d * sum_qx, best)
     sure = (sure >= NOTHING) & (sure <= LARGEST)

@@ -12,14 +12,10 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import cgutils
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from convert.kernels.vectors import bits_of, column, filled, largest, load, roots, store
+from convert.kernels.vectors import bits_of, column, filled, largest, load, roots, stack, store
 
-types: Any = numba.types  # numba has type hints for a part only
 carray: Any = numba.carray  # type: ignore[attr-defined]
 
 BLOCK = 256  # values a super-block
@@ -68,21 +64,6 @@ def _named_by_contents(function: Function) -> Function:
         digest = hashlib.sha256("\n".join(named).encode()).hexdigest()[:16]
         function.__qualname__ = f"{function.__qualname__}_{digest}"
     return function
-
-
-def _stack(_context: Any, count: Any) -> Any:
-    size = count.literal_value
-
-    def generate(_target: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
-        space: Any = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), size))  # type: ignore[no-untyped-call]
-        space.align = 64
-        return builder.bitcast(space, ir.FloatType().as_pointer())
-
-    return types.CPointer(types.float32)(types.IntegerLiteral(size)), generate
-
-
-# stack(count): space for count float32 values on the calling function's stack, for carray.
-stack: Any = intrinsic(prefer_literal=True)(_stack)
 
 
 @compiled

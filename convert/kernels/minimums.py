@@ -32,10 +32,9 @@ from convert.kernels.lanes import (
     compiled,
     keep,
     rounded,
-    stack,
     write_half,
 )
-from convert.kernels.vectors import filled, load, roots, select, store
+from convert.kernels.vectors import filled, load, roots, select, stack, store
 
 SCALE_LEVEL, MINIMUM_LEVEL = PEAK, FACTOR  # rows of fits that these types have no other use for
 

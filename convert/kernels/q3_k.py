@@ -31,13 +31,12 @@ from convert.kernels.lanes import (
     keep,
     quantizer,
     rounded,
-    stack,
     weigh_by_block,
     write_half,
 )
 from convert.kernels.q2_k import pack_twos
 from convert.kernels.scales import extreme_scale, scale_search, signed_levels
-from convert.kernels.vectors import column, filled, flags, load, select, store, whole
+from convert.kernels.vectors import column, filled, flags, load, select, stack, store, whole
 
 SUB = 16  # values a sub-block
 LANES = GROUP // SUB
@@ -86,14 +85,12 @@ def _search_alone(lanes: Floats, fits: Floats) -> None:
     again, kept = carray(stack(TERMS), (4 * SUB, WIDE)), carray(stack(SUMS), (4, WIDE))
     none, count = filled(ZERO, WIDE), 0
     for lane in range(0, LANES, WIDE):
-        peak = extreme = none
+        extreme = none
         for i in range(SUB):
             v = column(lanes, lane * SUB + i, SUB, WIDE)
-            more = abs(v) > peak
-            extreme = select(more, v, extreme)
-            peak = select(more, abs(v), peak)
+            extreme = select(abs(v) > abs(extreme), v, extreme)
             store(first, (VALUE + i) * WIDE, v)
-        factor = BOTTOM / extreme
+        peak, factor = abs(extreme), BOTTOM / extreme
         for i in range(SUB):
             q = max(BOTTOM, min(TOP, rounded(factor * load(first, (VALUE + i) * WIDE, WIDE))))
             store(first, (LEVEL + i) * WIDE, q)

@@ -25,9 +25,8 @@ from convert.kernels.lanes import (
     compiled,
     keep,
     rounded,
-    stack,
 )
-from convert.kernels.vectors import filled, load, select, store
+from convert.kernels.vectors import filled, load, select, stack, store
 
 
 @compiled
@@ -52,15 +51,14 @@ def scale_search(
     def search(x: Floats, weight: Floats, weighted: bool, fits: Floats, lane: int) -> None:
         product = carray(stack(size), (sub, wide))
         none = filled(ZERO, wide)
-        peak = extreme = none
+        extreme = none
         for i in range(sub):
             v = load(x, i * wide, wide)
             w = load(weight, i * wide, wide) if weighted else v * v
-            more = abs(v) > peak
-            extreme = select(more, v, extreme)
-            peak = select(more, abs(v), peak)
+            extreme = select(abs(v) > abs(extreme), v, extreme)
             store(weight, i * wide, w)
             store(product, i * wide, w * v)
+        peak = abs(extreme)
         scale = best = chosen = sure = none
         for step in range(-10, 10):  # ggml's first trial, at -10 here, is the one for step 0
             if step == 0:

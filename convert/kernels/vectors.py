@@ -166,6 +166,19 @@ def _emitted(function: Callable[..., Any]) -> Any:
 
 
 @_emitted
+def stack(_context: Any, count: Any) -> Any:
+    """Space for so many float32 on the calling function's stack, for carray."""
+
+    def generate(_target: Any, builder: Any, _signature: Any, _operands: Any) -> Any:
+        numbers = ir.ArrayType(ir.FloatType(), count.literal_value)
+        space: Any = cgutils.alloca_once(builder, numbers)  # type: ignore[no-untyped-call]
+        space.align = 64
+        return builder.bitcast(space, ir.FloatType().as_pointer())
+
+    return types.CPointer(types.float32)(count), generate
+
+
+@_emitted
 def load(_context: Any, array: Any, index: Any, count: Any) -> Any:
     """So many float32 from the index on, counted over all of a contiguous array; BF16 from bits."""
     kind = Vector(types.float32, count.literal_value)
