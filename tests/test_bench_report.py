@@ -11,8 +11,9 @@ from bench import overhead, quality, serve, served, sizes
 from bench.compare import Outcome, Target, figure, in_turn, ratio, table
 from bench.gpu import run_stage
 from bench.report import markers, read_report, with_figures, write_report
-from convert import as_float32, convert, open_checkpoint
+from convert import convert, open_checkpoint
 from convert.config import LlamaConfig
+from convert.stored import read_rows
 from llamacli.prompt import Text
 from tests.standins.checkpoint import shape_config, write_checkpoint
 
@@ -148,10 +149,7 @@ def test_weights_are_moved_within_their_steps(tmp_path: Path) -> None:
         for folder in (tmp_path / "c", tmp_path / "moved")
     )
     for name, (spec, stored) in before.items():
-        old, new = (
-            as_float32(s.file.read(s.offset, s.nbytes), s.dtype)
-            for s in (stored, after[name][1])
-        )
+        old, new = (read_rows(s).reshape(-1) for s in (stored, after[name][1]))
         if len(spec.shape) == 1:
             assert np.array_equal(old, new)
             continue
