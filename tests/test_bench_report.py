@@ -11,9 +11,8 @@ from bench import overhead, quality, serve, served, sizes
 from bench.compare import Outcome, Target, figure, in_turn, ratio, table
 from bench.gpu import run_stage
 from bench.report import markers, read_report, with_figures, write_report
-from convert import convert, open_checkpoint
+from convert import convert, open_checkpoint, read_rows
 from convert.config import LlamaConfig
-from convert.stored import read_rows
 from llamacli.prompt import Text
 from tests.standins.checkpoint import shape_config, write_checkpoint
 
