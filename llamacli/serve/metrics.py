@@ -38,10 +38,9 @@ class Metrics:
     def step(self, step: Step, sequences: int, seconds: float) -> None:
         self.decodes.inc(step.evaluations)
         self.steps, self.busy = self.steps + 1, self.busy + sequences
-        self.sequences.set(self.busy / self.steps)
         self.answer_tokens.inc(len(step.grown))
-        self.prompt_tokens.inc(step.read)
         if step.read:
+            self.prompt_tokens.inc(step.read)
             self.prompt_seconds.inc(seconds)
 
     def token(self, now: float, asked: float, last: float) -> None:
@@ -65,4 +64,5 @@ class Metrics:
         self.deferred.set(deferred)
 
     def text(self) -> bytes:
+        self.sequences.set(self.busy / max(self.steps, 1))
         return generate_latest(self.registry)
