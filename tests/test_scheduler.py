@@ -295,11 +295,11 @@ def test_one_that_can_not_begin_is_told_and_the_rest_goes_on(
         lane = Lane(engine, Pace(), Metrics())
         with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
             patched.setattr(lane.scheduler.kept, "begin", lambda running: 1 / 0)
-            lane.submit(Task(0, Job(prompt(9), GREEDY, 3), pieces.append))
+            lane.waiting.append(Task(0, Job(prompt(9), GREEDY, 3), pieces.append))
             lane.admit()
         lane.fail_all(LlamacliError("unexpected"))
         assert str(pieces.pop().error) == "unexpected" and not lane.busy
-        lane.submit(Task(0, Job(prompt(9), GREEDY, 3), pieces.append))
+        lane.waiting.append(Task(0, Job(prompt(9), GREEDY, 3), pieces.append))
         while lane.busy:
             lane.admit()
             lane.turn(lambda: None)
@@ -311,7 +311,7 @@ def test_one_that_can_not_be_prepared_is_told(path: Path, monkeypatch: pytest.Mo
     with BatchEngine(path, SETTINGS, 4) as engine:
         lane = Lane(engine, Pace(), Metrics())
         monkeypatch.setattr("llamacli.serve.lane.prepare", lambda *_: 1 / 0)
-        lane.submit(Task(0, Job(prompt(9), GREEDY, 3), pieces.append))
+        lane.waiting.append(Task(0, Job(prompt(9), GREEDY, 3), pieces.append))
         with pytest.raises(ZeroDivisionError):
             lane.admit()
         lane.fail_all(LlamacliError("unexpected"))
@@ -325,7 +325,7 @@ def test_all_are_told_where_one_that_made_room_can_not_go_on(
     with BatchEngine(path, SETTINGS, 4) as engine:
         lane = Lane(engine, Pace(), Metrics())
         for index in range(2):
-            lane.submit(Task(index, Job(prompt(9, index), GREEDY, 9), pieces.append))
+            lane.waiting.append(Task(index, Job(prompt(9, index), GREEDY, 9), pieces.append))
         lane.admit()
         lane.scheduler._make_room()
         assert len(lane.scheduler.put_back) == 1
@@ -376,7 +376,7 @@ def test_requests_that_come_together_read_their_common_start_once(path: Path) ->
         lane = Lane(engine, Pace(), metrics)
         for index in range(4):
             job = Job([*prompt(200), *prompt(8, 10 + index)], GREEDY, 3)
-            lane.submit(Task(index, job, lambda piece: None))
+            lane.waiting.append(Task(index, job, lambda piece: None))
         while lane.busy:
             lane.admit()
             lane.turn(lambda: None)

@@ -67,7 +67,7 @@ def answered(
     pieces: list[list[Piece]] = [[] for _ in jobs]
     lane, steps = Lane(engine, Pace(), metrics), 0
     for index, job in enumerate(jobs):
-        lane.submit(Task(index, job, pieces[index].append))
+        lane.waiting.append(Task(index, job, pieces[index].append))
     while lane.busy:
         lane.admit()
         lane.turn(lambda: None)

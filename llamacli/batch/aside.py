@@ -6,11 +6,15 @@ it: what nobody answers in would slow down all who do.
 
 from ctypes import Array, c_uint8
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llamacli.batch.engine import BatchEngine
 from llamacli.engine import Scales, common_prefix
 from llamacli.machine import free_memory
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SHARE = 4  # of the memory that is free, one of so many parts may be taken
 MOST = 256  # states, which are looked through for each job
@@ -71,7 +75,7 @@ class Aside:
         if start:
             self.engine.drop(number, 0, start)
         try:
-            data = self.engine.sequence_state(number)
+            data = self.engine.sequence_state(number, _memory)
         except MemoryError:
             return
         self.states.append(State(left, start, data))
@@ -113,6 +117,13 @@ class Aside:
             else:
                 return chain
         return []
+
+
+def _memory(nbytes: int) -> "NDArray[np.uint8]":
+    """As Python doesn't give it: to have it zeroed takes as long as to copy a state there."""
+    import numpy as np
+
+    return np.empty(nbytes, np.uint8)
 
 
 def starts(tokens: list[int], longer: list[int]) -> bool:

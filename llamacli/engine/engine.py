@@ -134,12 +134,15 @@ class Engine(LoadedModel):
             apply_adapters(self.library, self.context_pointer, self.adapters, scales)
             self.scales = scales
 
-    def sequence_state(self, sequence: int = 0) -> Array[c_uint8]:
-        """The KV cache of tokens, a copy in llama.cpp's own format; or of another sequence."""
+    def sequence_state(
+        self, sequence: int = 0, memory: Callable[[int], Any] = bytearray
+    ) -> Array[c_uint8]:
+        """The KV cache of tokens, a copy in llama.cpp's own format in so many bytes of memory; or
+        of another sequence."""
         context = self.context_pointer
         with self.workers.watched(), deferred_signals([]):
             size = self.library.llama_state_seq_get_size(context, sequence)
-            state = (c_uint8 * size)()
+            state = (c_uint8 * size).from_buffer(memory(size))
             used: int = self.library.llama_state_seq_get_data(context, state, size, sequence)
         return (c_uint8 * used).from_buffer(state)
 

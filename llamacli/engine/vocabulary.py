@@ -4,7 +4,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from ctypes import create_string_buffer
+from ctypes import c_char
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -83,7 +83,7 @@ class Vocabulary:
             return known
         room = 64
         for _ in range(2):
-            buffer = create_string_buffer(room)
+            buffer = (c_char * room)()
             count = self.library.llama_token_to_piece(self.pointer, token, buffer, room, 0, True)
             if count >= 0:
                 piece = self._known[token] = buffer.raw[:count]

@@ -113,11 +113,13 @@ class Lane:
         for running in step.finished:
             self.tasks.pop(running.index).tell(last=True)
             self.metrics.ended(running)
-        self._count()
+        if step.finished:
+            self._count()
 
     def admit(self) -> bool:
         """Start what can start; whether there was something."""
-        self.scheduler.bring_back()
+        if not self.waiting:
+            return False
         before = self.started
         for task in list(self.waiting):
             if not self.scheduler.has_room:
@@ -134,6 +136,7 @@ class Lane:
             self.started += 1
             self.scheduler.start(task.running)
             self.metrics.began(task.running)
+        self._count()
         return self.started > before
 
     def _count(self) -> None:

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from time import perf_counter
 from typing import TypeVar
 
@@ -85,13 +85,10 @@ class Worker:
 
     def _take(self) -> None:
         """Do what came in; wait for something where no model is busy."""
-        try:
-            work = self.inbox.get(block=not any(lane.busy for lane in self.lanes))
-            while True:
-                _survived(self.lanes, work)
-                work = self.inbox.get_nowait()
-        except Empty:
-            pass
+        wait = not any(lane.busy for lane in self.lanes)
+        while wait or not self.inbox.empty():
+            _survived(self.lanes, self.inbox.get())
+            wait = False
 
     def _flush_in_time(self) -> None:
         if self.urgent or perf_counter() - self.flushed >= GATHER:
