@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from llamacli.answer import Calling, Chunk
-from llamacli.engine import Engine, EngineSettings, ProgressCallback, SamplingSettings, Vocabulary
+from llamacli.answer import Chunk
+from llamacli.engine import Engine, EngineSettings, Vocabulary
 from llamacli.gguf import GGUFFile
 
 
@@ -13,6 +13,10 @@ class Served(Protocol):
 
     tokens are what the chat's last answer left in the cache. lost says that the server is gone, or
     has the model no longer.
+
+    answer is as generate, with what calls are held to made there, and the calls in the text. Its
+    chat names the conversation: at temperature 0 what was read for it is gone on from, and nothing
+    else.
     """
 
     name: str
@@ -24,31 +28,15 @@ class Served(Protocol):
     tokens: Sequence[int]
 
     @property
+    def answer(self) -> Callable[..., Iterator[Chunk]]: ...
+
+    @property
     def lost(self) -> bool: ...
 
     @property
     def closed(self) -> bool: ...
 
     def close(self) -> None: ...
-
-    def answer(
-        self,
-        prompt: Sequence[int],
-        sampling: SamplingSettings,
-        *,
-        chat: str,
-        max_tokens: int | None,
-        stop: Sequence[str],
-        calling: Calling | None,
-        interrupted: Callable[[], bool],
-        on_progress: ProgressCallback | None,
-    ) -> Iterator[Chunk]:
-        """As generate, with what calls are held to made there; the calls stand in the text.
-
-        chat names the conversation: at temperature 0 what was read for it is gone on from, and
-        nothing else.
-        """
-        ...
 
 
 ChatEngine = Engine | Served

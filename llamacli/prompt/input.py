@@ -75,10 +75,10 @@ def gather(
     piped = read_stdin(errors, quiet=quiet) if stdin and Path("-") not in files else ""
     if piped.strip():
         texts.insert(0, Text("standard input", piped))
-    if not texts and not (instruction and instruction.strip()):
+    asked = instruction if instruction and instruction.strip() else ""
+    if not (texts or asked):
         raise UsageError("there is no prompt: give run one as its argument, or a question on stdin")
-    blank = instruction is None or not instruction.strip()
-    return Input("" if blank else str(instruction), tuple(texts))
+    return Input(asked, tuple(texts))
 
 
 def read_stdin(errors: Errors | None = None, *, quiet: bool = False) -> str:

@@ -32,11 +32,10 @@ WHOLE = ("top-k", "seed", "max-tokens")
 OPTIONAL = ("seed", "max-tokens")
 
 
-def value_of(session: ChatSession, name: str) -> Any:
-    """A setting's value now."""
-    if name == "max-tokens":
-        return session.max_tokens
-    return getattr(session.sampling, name.replace("-", "_"))
+def values(session: ChatSession) -> dict[str, str]:
+    """The settings now, as they are shown."""
+    held = {**vars(session.sampling), "max_tokens": session.max_tokens}
+    return {name: _shown(held[name.replace("-", "_")]) for name in SETTINGS}
 
 
 def change(session: ChatSession, name: str, text: str) -> None:
@@ -60,6 +59,10 @@ def _read(name: str, text: str) -> Any:
         kind = "a whole number" if name in WHOLE else "a number"
         or_none = " or none" * (name in OPTIONAL)
         raise UsageError(f"{name} is {kind}{or_none}, not {text!r}") from None
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def system(repl: Repl, argument: str) -> None:
@@ -137,8 +140,8 @@ def model(repl: Repl, argument: str) -> None:
 def set_value(repl: Repl, argument: str) -> None:
     name, _, text = argument.replace("=", " ", 1).partition(" ")
     if not name:
-        rows = [(n, shown(value_of(repl.session, n)), about) for n, about in SETTINGS.items()]
-        say(columns(rows, "lll"))
+        now = values(repl.session)
+        say(columns([(name, now[name], about) for name, about in SETTINGS.items()], "lll"))
         return
     name = {"temp": "temperature"}.get(name, name).replace("_", "-")
     if name not in SETTINGS:
@@ -146,11 +149,7 @@ def set_value(repl: Repl, argument: str) -> None:
     if text.strip():
         change(repl.session, name, text.strip())
         remember(repl)
-    say(f"{name}  {shown(value_of(repl.session, name))}")
-
-
-def shown(value: float | None) -> str:
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    say(f"{name}  {values(repl.session)[name]}")
 
 
 def file(repl: Repl, argument: str) -> None:
