@@ -11,6 +11,9 @@ from llamacli.chat.turns import ChatSession
 from llamacli.engine.engine import Engine
 from llamacli.engine.sampling import SamplingSettings
 from llamacli.engine.settings import EngineSettings
+from llamacli.errors import InvalidModelError
+from llamacli.repl.saved import continue_log
+from llamacli.repl.state import Repl
 from tests.saved import HEAD, file_of, refuse, reopened, saved
 from tests.standins.tiny import write_model
 
@@ -110,3 +113,20 @@ def test_cache_that_cannot_be_saved_is_told(
     assert "MiB" in str(save_cache(engine, "two"))
     monkeypatch.setenv("LLAMACLI_CACHE_MIB", "0")
     assert save_cache(engine, "two") is None and not (store / "sessions" / "two.kv").exists()
+
+
+def test_a_chat_that_the_template_refuses_is_loaded_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It can be changed then, or exported; what is wrong, the next question tells."""
+    saved()
+    refusing = "{{ raise_exception('no system role') }}"
+    model = write_model(tmp_path / "tiny.gguf", template=refusing)
+    with Engine(model, EngineSettings(context=256, threads=1)) as loaded:
+        repl = Repl(ChatSession(loaded, SamplingSettings()), str(model), lambda *_: loaded)
+        continue_log(repl, resume("one", refuse))
+        assert repl.log is not None and len(repl.session.messages) == 7
+        assert not capsys.readouterr().err
+        with pytest.raises(InvalidModelError, match="no system role"):
+            next(repl.session.send("six"))
+        repl.log.close()

@@ -1,6 +1,7 @@
 """What a chat keeps: its session, with model and settings, its KV cache, its text as a file."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,10 @@ def continue_log(repl: Repl, saved: Session) -> None:
     for text in saved.notices:
         notice(f"session {saved.name}: {text}")
     if repl.session.conversation.body and isinstance(engine := repl.engine, Engine):
-        problem = sessions.restore_cache(engine, saved.name, repl.session.prompt_tokens())
-        if problem:
-            notice(problem)
+        with suppress(LlamacliError):  # of the template, which the next question tells
+            tokens = repl.session.prompt_tokens()
+            if problem := sessions.restore_cache(engine, saved.name, tokens):
+                notice(problem)
 
 
 def show_end(repl: Repl) -> None:
