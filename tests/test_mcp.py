@@ -29,6 +29,7 @@ from llamacli.engine import Engine, EngineSettings, SamplingSettings
 from llamacli.errors import LlamacliError, NotFoundError, UsageError
 from llamacli.mcp_client import ServerConfig, open_servers, read_servers
 from llamacli.mcp_client.connection import offer
+from llamacli.mcp_client.servers import Servers
 from llamacli.repl import tools as repl_tools
 from llamacli.system import WINDOWS
 from llamacli.tools import NOTHING, STOPPED, check_tools
@@ -68,6 +69,27 @@ def test_a_tool_is_called(how: str) -> None:
 def test_a_server_that_does_not_start_is_told(how: str, told: str) -> None:
     with pytest.raises(NotFoundError, match=f"(?s){told}"), open_servers([config(how)], PATIENCE):
         pass
+
+
+def test_half_an_emoji_loses_no_answer() -> None:
+    """Servers in JavaScript cut texts there, and escape the half that is left."""
+    assert called("half") == "cut ?"
+
+
+def test_a_server_that_falls_silent_again_is_told_again() -> None:
+    answers = iter([NotFoundError("is gone"), [listed("x")], NotFoundError("is gone")])
+
+    def tools() -> list[SimpleNamespace]:
+        answer = next(answers)
+        if isinstance(answer, NotFoundError):
+            raise answer
+        return answer
+
+    portal: Any = SimpleNamespace(call=lambda function: function())
+    one: Any = SimpleNamespace(tools=tools)
+    servers = Servers(portal, {"a": one})
+    told = [servers.refresh() for _ in range(3)]
+    assert told == [["a is gone"], ["a has other tools now: x (new)"], ["a is gone"]]
 
 
 def test_a_server_that_hangs_is_given_up() -> None:
@@ -299,6 +321,8 @@ def test_a_command_may_end_with_a_file_and_be_long(tmp_path: Path) -> None:
     assert one.command == ("uvx", "it", "--config", "it.json")
     (one,) = read_servers([f"uvx it {'x' * 5000}"])
     assert one.name == "uvx"
+    (one,) = read_servers(["~/bin/it ~/docs a~b"])
+    assert one.command == (*(str(Path.home() / name) for name in ("bin/it", "docs")), "a~b")
     with pytest.raises(NotFoundError, match="there is no file"):
         read_servers(["missing.json"])
     (one,) = read_servers(["https://me:secret@example.org:8080/mcp"])

@@ -61,6 +61,7 @@ def _read(text: str) -> list[ServerConfig]:
         raise UsageError(f"--mcp {text!r} is no command: {error}") from None
     if not words:
         raise UsageError("--mcp is empty; name a file of mcpServers, a URL, or a command")
+    words = [str(expanded(word)) if word.startswith("~") else word for word in words]
     return [ServerConfig(_name_of(Path(words[0]).stem), tuple(words))]
 
 

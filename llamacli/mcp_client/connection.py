@@ -103,16 +103,12 @@ def differences(before: Mapping[str, Offered], now: Mapping[str, Offered]) -> li
     changes: dict[str, list[str]] = {}
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)
-        if _meaning(old) == _meaning(new):
+        if old and new and old.tool.given == new.tool.given:
             continue
         sign = "new" if old is None else "gone" if new is None else "changed"
         server = (new or old).server  # type: ignore[union-attr]  # it is in one of them
         changes.setdefault(server, []).append(f"{name} ({sign})")
     return [f"{server} has other tools now: {', '.join(one)}" for server, one in changes.items()]
-
-
-def _meaning(offered: Offered | None) -> str:
-    return "" if offered is None else json.dumps(offered.tool.given, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -148,19 +144,18 @@ def _text_of(block: "ContentBlock") -> str:
 
 @dataclass
 class Connection:
-    """A server that answers. changed tells that it has other tools than when they were listed."""
+    """A server that answers."""
 
     config: ServerConfig
     client: Client
     trace: Trace
     seconds: float
-    changed: bool = False
 
     async def tools(self) -> list[Any]:
         """Its tools as it describes them. Raises NotFoundError where it doesn't answer."""
         found: list[Any] = []
         cursor: str | None = None
-        self.changed = False
+        self.trace.changed = False
         try:
             with anyio.fail_after(self.seconds):
                 for _ in range(MOST_PAGES):
@@ -204,16 +199,12 @@ async def connected(config: ServerConfig, seconds: float) -> AsyncIterator[Conne
     for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.propagate = False
-        if not logger.handlers:
-            logger.addHandler(logging.NullHandler())
+        logger.addHandler(logging.NullHandler())
     trace = Trace()
     start = run_server(config, trace) if config.command else reach_server(config, trace, seconds)
-    found: list[Connection] = []
 
     async def hear(message: Any) -> None:
-        if isinstance(message, mcp_types.ToolListChangedNotification):
-            for one in found:
-                one.changed = True
+        trace.changed |= isinstance(message, mcp_types.ToolListChangedNotification)
 
     information = mcp_types.Implementation(name="llamacli", version=__version__)
     client = Client(start, client_info=information, message_handler=hear, cache=None)
@@ -221,8 +212,7 @@ async def connected(config: ServerConfig, seconds: float) -> AsyncIterator[Conne
     try:
         async with client:
             begun = True
-            found.append(Connection(config, client, trace, seconds))
-            yield found[0]
+            yield Connection(config, client, trace, seconds)
     except Exception as error:
         first = first_of(error)
         if begun or isinstance(first, LlamacliError):

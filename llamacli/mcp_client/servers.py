@@ -80,7 +80,7 @@ class Servers:
 
     def changed(self) -> list[str]:
         """The servers that say that their tools are other ones by now."""
-        return [name for name, one in self.connections.items() if one.changed]
+        return [name for name, one in self.connections.items() if one.trace.changed]
 
     def call(
         self, name: str, arguments: dict[str, Any], interrupted: Callable[[], bool]

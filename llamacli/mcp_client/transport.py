@@ -4,6 +4,7 @@ and is ended for sure, or by streamable HTTP. A trace tells why it failed.
 The package's own client of a process takes lines of any length, and gives stderr to the terminal.
 """
 
+import json
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from mcp.client.stdio import get_default_environment
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.message import SessionMessage
-from mcp_types import jsonrpc_message_adapter
+from mcp_types import JSONRPCMessage, jsonrpc_message_adapter
 
 from llamacli.errors import NotFoundError, reason
 from llamacli.mcp_client.config import ServerConfig
@@ -45,10 +46,12 @@ MOST_QUOTED = 200  # characters of it in an error
 
 @dataclass
 class Trace:
-    """fault is why the connection ended, where that is known. noise is how what isn't MCP's on
-    stdout begins; errors is stderr's end."""
+    """fault is why the connection ended, where that is known, changed whether the server has other
+    tools than when they were listed. noise is how what isn't MCP's on stdout begins; errors is
+    stderr's end."""
 
     fault: str = ""
+    changed: bool = False
     noise: bytes = b""
     noisy: int = 0
     received: int = 0
@@ -152,11 +155,23 @@ async def _hand_on(line: bytes, incoming: Any, trace: Trace) -> None:
         trace.fault = f"it sent more than {MOST_IN_ALL >> 30} GiB"
         return
     try:
-        message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-    except ValueError:
+        message = _message(line)
+    except (ValueError, RecursionError):
         trace.ignore(line)
     else:
         await incoming.send(SessionMessage(message))
+
+
+def _message(line: bytes) -> JSONRPCMessage:
+    """Raises ValueError or RecursionError for what is none."""
+    try:
+        return jsonrpc_message_adapter.validate_json(line, by_name=False)
+    except ValueError:
+        if b"\\u" not in line:
+            raise
+    # Half a surrogate pair, as where JavaScript cut a text: it goes as `?`.
+    whole = json.dumps(json.loads(line), ensure_ascii=False).encode(errors="replace")
+    return jsonrpc_message_adapter.validate_json(whole, by_name=False)
 
 
 async def _end_of(process: Process) -> str:

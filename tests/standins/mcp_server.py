@@ -135,6 +135,8 @@ def main(how: str, *, mark: str = "") -> None:
             flood_line()
         elif how == "garbage_call":
             answer(number, {"content": "not a list"})
+        elif how == "half":
+            answer(number, text("cut \ud83d"))
         elif how == "error_call":
             error = {"code": -32000, "message": f"refused {HOSTILE}"}
             send({"jsonrpc": "2.0", "id": number, "error": error})
