@@ -12,7 +12,7 @@ import pytest
 from llamacli.commands.groups import Together
 from llamacli.commands.tune import tune as command
 from llamacli.engine.settings import Asked, EngineSettings, chosen_settings
-from llamacli.errors import DoesNotFitError
+from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.machine import resources
 from llamacli.models.opening import demo_model, engine_settings
 from llamacli.speculate import Costs
@@ -49,6 +49,7 @@ from llamacli.tune.stages import (
     weights_stage,
     winner,
 )
+from tests.standins.tiny import write_model
 from tests.test_cli import llamacli
 
 PREFILL = Work(prompt=1)
@@ -389,6 +390,12 @@ def test_tuning_the_demo_measures_and_keeps() -> None:
     assert tuned_costs(path) == Costs(tuned.costs)
     for name in profiles.PROFILES:
         assert tuned_settings(path, name) == tuned.profiles[name]
+
+
+def test_a_context_too_short_for_what_is_measured_is_told_first(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "short.gguf", context=128)
+    with pytest.raises(UsageError, match="a context of 128 tokens is too short"):
+        tune(path, 5.0)
 
 
 def test_the_program_tunes_and_other_commands_use_it(store: Path) -> None:

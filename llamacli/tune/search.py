@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llamacli.engine import Engine, EngineSettings, Profile, default_threads, defaults
-from llamacli.errors import DoesNotFitError
+from llamacli.errors import DoesNotFitError, UsageError
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.machine import find_devices, this_processor, thread_counts, use_devices
 from llamacli.speculate import MOST_ROWS, learn_costs
@@ -37,7 +37,6 @@ PLANNED_ROUNDS, MOST_ROUNDS = 3, 6
 PROMPT_SHARE = 0.7  # of a measurement's time
 
 Measure = Callable[[EngineSettings, Size, bool], Sample]
-Clock = Callable[[], float]
 Settings = dict[Profile, EngineSettings]
 
 
@@ -86,7 +85,9 @@ def tune(
     started = time.monotonic()
     processor = this_processor()
     shape = check_llama(read_gguf(path))
-    longest = max(stages.LEAST.prompt, min(stages.MOST.prompt, shape.context - stages.MOST.answer))
+    longest = min(stages.MOST.prompt, shape.context - stages.MOST.answer)
+    if longest < stages.LEAST.prompt:
+        raise UsageError(f"a context of {shape.context} tokens is too short for what is measured")
     gpu = not machine.get("workers") and bool(use_devices(find_devices(), "auto"))
     settings = {name: EngineSettings(**defaults(processor, name), **machine) for name in profiles}
     rows: list[Row] = []
@@ -246,7 +247,7 @@ def measure_stage(
     size: Size,
     measure: Measure,
     end: float,
-    clock: Clock = time.monotonic,
+    clock: Callable[[], float] = time.monotonic,
 ) -> list[Mapping[str, Sample]]:
     """Rounds of samples by candidate, until the time is over or one candidate is left.
 

@@ -91,15 +91,12 @@ def weights_stage(settings: Mapping[Profile, EngineSettings], layers: int, gpu: 
             **on_cpu,
         }
 
-    def default(profile: Profile) -> str:
-        repacked = "repacked" if settings[profile].repack else "as in the file"
-        return "GPU" if gpu else repacked
-
-    goals = tuple(
-        Goal(profile, WORKS[profile], default(profile), (profile,), ("repack", "gpu_layers"))
-        for profile in settings
-    )
-    return Stage("weights", candidates, goals, reload=True)
+    goals = []
+    for profile, usual in settings.items():
+        default = "GPU" if gpu else "repacked" if usual.repack else "as in the file"
+        sets = "repack", "gpu_layers"
+        goals.append(Goal(profile, WORKS[profile], default, (profile,), sets))
+    return Stage("weights", candidates, tuple(goals), reload=True)
 
 
 def threads_stage(counts: Sequence[int], default: int, profiles: tuple[Profile, ...]) -> Stage:
