@@ -1,6 +1,7 @@
 """What llama.cpp takes for granted of a Llama model, and would abort on or misread, checked."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import mul
@@ -158,11 +159,8 @@ def _check_ends(file: GGUFFile, vocabulary: int) -> None:
 def check_tokens(file: GGUFFile, tokens: list[bytes]) -> None:
     """llama.cpp aborts where two tokens are the same, and cuts them at the first zero byte."""
     if len(set(tokens)) != len(tokens):
-        seen: set[bytes] = set()
-        for i, token in enumerate(tokens):
-            if token in seen:
-                file.fail(f"token {i}, {token!r}, is there twice")
-            seen.add(token)
+        [(token, _)] = Counter(tokens).most_common(1)
+        file.fail(f"token {tokens.index(token)}, {token!r}, is there twice")
     text = b"\n".join(tokens)
     if b"" in tokens or b"\0" in text:
         bad = next(i for i, token in enumerate(tokens) if not token or b"\0" in token)

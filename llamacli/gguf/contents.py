@@ -171,14 +171,14 @@ class GGUFFile:
 def mapped(path: Path) -> Iterator[tuple[mmap.mmap, FileStatus]]:
     """A file's bytes, and its status. Raises NotFoundError and InvalidModelError."""
     with reading(path), path.open("rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise InvalidModelError("it is no regular file; models are read by mapping", file=path)
-        if status.st_size == 0:
+        status = file_status(file)
+        if not status.size:
             raise InvalidModelError("it is empty, not a GGUF file", file=path)
-        data, known = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), file_status(file)
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     with data:
-        yield data, known
+        yield data, status
 
 
 def file_status(file: BinaryIO) -> FileStatus:

@@ -141,9 +141,9 @@ def pull(
     target: Path,
     *,
     tell: Callable[[Needs], None],
-    force: bool = False,
-    progress: Callable[[convert.Progress], None] | None = None,
-    notice: Callable[[str], None] | None = None,
+    force: bool,
+    progress: Callable[[convert.Progress], None],
+    notice: Callable[[str], None],
 ) -> None:
     """Fetch the files, parts of one model in order, and make target of them.
 
@@ -162,12 +162,12 @@ def pull(
         hashes = {name: repo.files[name].etag for name in names}
         made_of = {"origin": repo.origin, "header": convert.digest(header), "files": hashes}
         with convert.resumable_file(target, force, made_of) as (_, journal):
-            if notice is not None and journal.pieces:
+            if journal.pieces:
                 notice("going on from what the last call has fetched, checked by its hashes")
             convert.allocate(journal.descriptor, target, size)
             journal.write(header, 0)
             _fetch(pieces, journal, target.name, progress)
-            if notice is not None and size > LONG_TO_CHECK:
+            if size > LONG_TO_CHECK:
                 notice("checking the SHA-256 of what has arrived")
             _check_hashes(parts, journal.descriptor, len(header))
 
@@ -201,7 +201,7 @@ def _fetch(
     pieces: Sequence[Piece],
     journal: convert.Journal,
     name: str,
-    progress: Callable[[convert.Progress], None] | None,
+    progress: Callable[[convert.Progress], None],
 ) -> None:
     """Fetch and write the pieces that aren't there yet, in order, some ahead in parallel."""
     there = journal.offsets_kept([(piece.place, piece.length) for piece in pieces], CHECKERS)
@@ -218,8 +218,7 @@ def _fetch(
         for piece, data in convert.some_ahead(start, missing, AHEAD):
             journal.write(data, piece.place)
             done += piece.length
-            if progress is not None:
-                progress(convert.Progress(name, done, total, done, total))
+            progress(convert.Progress(name, done, total, done, total))
 
 
 def _check_hashes(parts: Sequence[Part], descriptor: int, start: int) -> None:

@@ -108,7 +108,7 @@ def _status(repo: str, error: "HfHubHTTPError", near: Callable[[], list[str]]) -
     if status in (401, 404) or isinstance(error, RepositoryNotFoundError):
         return _missing(repo, near())
     if status == 403:
-        return f"the token gives no right to read {repo}; see {_page(repo)}"
+        return f"the token gives no right to read {repo}; see {constants.ENDPOINT}/{repo}"
     if status == 429:
         seconds = retry_after(headers)
         when = f"in {_span(seconds)}" if seconds else "later"
@@ -122,7 +122,7 @@ def _status(repo: str, error: "HfHubHTTPError", near: Callable[[], list[str]]) -
 def _gated(repo: str, error: "GatedRepoError") -> str:
     logged_in = "Authorization" in error.response.request.headers
     then = "with this account, and wait for it" if logged_in else f"then log in: {LOGIN}"
-    return f"{repo} is gated; ask for access at {_page(repo)}, {then}"
+    return f"{repo} is gated; ask for access at {constants.ENDPOINT}/{repo}, {then}"
 
 
 def _missing(repo: str, names: list[str]) -> str:
@@ -132,10 +132,6 @@ def _missing(repo: str, names: list[str]) -> str:
         f"did you mean {' or '.join(meant)}?" if meant else f"look for it at {constants.ENDPOINT}"
     )
     return f"there is no model {repo} on the Hub, or it is private (then: {LOGIN}); {hint}"
-
-
-def _page(repo: str) -> str:
-    return f"{constants.ENDPOINT}/{repo}"
 
 
 def _span(seconds: float) -> str:

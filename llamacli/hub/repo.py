@@ -76,7 +76,8 @@ def look_up(repo: str, revision: str | None = None, token: str | None = None) ->
     try:
         commit, files = fetch_index(repo, revision, token)
     except NotFoundError as error:
-        if _is_network(error.__cause__) and (cached := _from_cache(repo, revision)) is not None:
+        unreachable = isinstance(error.__cause__, httpx2.TransportError)
+        if unreachable and (cached := _from_cache(repo, revision)) is not None:
             return cached
         raise
     return Repo(repo, revision, commit, files, _cached(repo, commit, files), token)
@@ -148,7 +149,7 @@ def _locator(repo: Repo, file: HubFile) -> "Callable[[], convert.Location]":
                 status, asked = cause.response.status_code, retry_after(cause.response.headers)
                 if status in convert.BUSY or status >= 500:
                     raise convert.Broken(str(error), wait=asked or 0.0) from error
-            elif _is_network(cause):
+            elif isinstance(cause, httpx2.TransportError):
                 raise convert.Broken(str(error)) from error
             raise convert.SourceError(str(error)) from error
         if remote.size not in (None, file.size) or remote.etag not in (None, file.etag):
@@ -206,7 +207,3 @@ def _from_cache(repo: str, revision: str) -> Repo | None:
     cached = {path.relative_to(folder).as_posix(): path for path in paths_within}
     files = {name: HubFile(name, p.stat().st_size, "") for name, p in cached.items()}
     return Repo(repo, revision, folder.name, files, cached, out_of_reach=True)
-
-
-def _is_network(error: BaseException | None) -> bool:
-    return isinstance(error, httpx2.TransportError)
