@@ -71,6 +71,12 @@ def test_a_server_that_does_not_start_is_told(how: str, told: str) -> None:
         pass
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e12])
+def test_times_that_are_none_are_refused(seconds: float) -> None:
+    with pytest.raises(UsageError, match="time limit"), open_servers([], seconds):
+        pass
+
+
 def test_half_an_emoji_loses_no_answer() -> None:
     """Servers in JavaScript cut texts there, and escape the half that is left."""
     assert called("half") == "cut ?"

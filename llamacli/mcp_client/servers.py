@@ -32,6 +32,7 @@ except ImportError as error:
     ) from None
 
 POLL = 0.05  # seconds between two looks at whether the user ends a call
+LONGEST = 1_000_000  # seconds to wait for an answer
 LEAVING = 10.0  # seconds in which every server has been killed
 MOST_ARGUMENTS = 1 << 20  # characters
 
@@ -110,8 +111,9 @@ def open_servers(
 
     Raises UsageError, and NotFoundError for a server that fails.
     """
-    if not seconds > 0:
-        raise UsageError(f"the time limit of MCP servers is {seconds:g} s; give more than 0")
+    if not 0 < seconds <= LONGEST:
+        fault = f"the time limit of MCP servers is {seconds:g} s"
+        raise UsageError(f"{fault}; give more than 0, at most {LONGEST}")
     # Events that a thread's own loop has; stopping it cancels what still runs there.
     with start_blocking_portal() as portal:
         begun: list[tuple[ServerConfig, Future[Any], Future[Any]]] = []
