@@ -6,6 +6,7 @@ Ranks and scales by module are PEFT's own: tuners/lora/layer.py (update_layer) a
 
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,8 @@ def _pattern(raw: Mapping[str, Any], key: str, *, whole: bool = False) -> Patter
         if not _is_bounded(pattern):
             raise _error(f"{key} has {pattern[:80]!r}, too intricate an expression to be matched")
         try:
-            of_end = re.compile(rf"(.*\.)?({pattern})$")
+            with warnings.catch_warnings(action="ignore"):
+                of_end = re.compile(rf"(.*\.)?({pattern})$")
         except (re.error, RecursionError, OverflowError):
             raise _error(f"{key} has {pattern[:80]!r}, no regular expression") from None
         compiled.append((of_end, _positive(f"{key} of {pattern[:80]}", number, whole=whole)))

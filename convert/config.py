@@ -237,7 +237,7 @@ def _scaling(kind: str, scaling: Mapping[str, Any], raw: Mapping[str, Any]) -> R
     if kind == "llama3":
         low = _number(scaling, "low_freq_factor", default=1.0)
         high = _number(scaling, "high_freq_factor", default=4.0)
-        if high <= low:
+        if high - low <= 1e-6 * high:  # float32 tells no less apart
             raise _error(f"high_freq_factor {high} must be above low_freq_factor {low}")
         return RopeScaling(kind, factor, low, high, original)
 

@@ -90,6 +90,7 @@ def permute_heads(rows: NDArray[np.generic], head_dim: int) -> NDArray[np.generi
     return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(rows.shape)
 
 
+@np.errstate(all="ignore")
 def inverse_frequencies(config: LlamaConfig) -> NDArray[np.float32]:
     """theta ** (-2i / head_dim) for i in 0 … head_dim/2 - 1, float32, radians a position.
 
@@ -101,6 +102,7 @@ def inverse_frequencies(config: LlamaConfig) -> NDArray[np.float32]:
     return np.float32(1) / powers
 
 
+@np.errstate(all="ignore")
 def frequency_factors(config: LlamaConfig) -> NDArray[np.float32] | None:
     """What each frequency is divided by under llama3 scaling, float32 of head_dim/2; else None.
 

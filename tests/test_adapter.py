@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -346,6 +347,13 @@ def test_other_kinds_and_odd_values_are_named(
     with pytest.raises(CheckpointError, match=fault.replace("(", r"\(")):
         written(base, folder)
     assert not folder.with_suffix(".gguf").exists()
+
+
+def test_a_pattern_that_python_warns_of_is_read_without_a_word(tmp_path: Path) -> None:
+    folder = standin.write_adapter(tmp_path / "lora", config(), alpha_pattern={"[[v]_proj": 16})
+    with warnings.catch_warnings(action="error"):
+        read = read_adapter_config(folder)
+    assert read.scale_of("model.layers.0.self_attn.v_proj") == 4.0
 
 
 Change = Callable[[dict[str, np.ndarray]], None]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,17 @@ def test_rope_factors_follow_the_reference() -> None:
     assert np.allclose(1 / scaled / wavelengths[middle], factors[middle], rtol=1e-5)
     assert middle.any()
     assert frequency_factors(LlamaConfig.from_dict(shape_config("8b", rope_scaling=None))) is None
+
+
+def test_odd_rope_settings_paint_no_warnings() -> None:
+    """NumPy's go to stderr, as the program's own lines do."""
+    scaling = {
+        "rope_type": "llama3", "factor": 1e29, "low_freq_factor": 1e-30, "high_freq_factor": 1e29,
+        "original_max_position_embeddings": 1 << 31,
+    }  # fmt: skip
+    raw = shape_config("tiny", rope_theta=1e-300, rope_scaling=scaling)
+    with warnings.catch_warnings(action="error"):
+        frequency_factors(LlamaConfig.from_dict(raw))
 
 
 def test_linear_and_yarn_use_gguf_keys(checkpoint: Make, tmp_path: Path) -> None:
@@ -274,6 +286,14 @@ BAD = {
     ),
     "eos beyond": (set_key("eos_token_id", [5000]), "eos_token_id 5000"),
     "rope type": (set_key("rope_scaling", {"rope_type": "longrope", "factor": 2.0}), "'longrope'"),
+    "no room between": (
+        set_key(
+            "rope_scaling",
+            {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+             "high_freq_factor": 1.00000001, "original_max_position_embeddings": 8192},
+        ),
+        "high_freq_factor 1.00000001 must be above low_freq_factor 1.0",
+    ),
     "no rope type": (set_key("rope_scaling", {"factor": 2.0}), "names no rope_type"),
     "hidden size": (set_key("hidden_size", 512), "shape [1024, 256]"),
     "vocabulary": (set_key("vocab_size", 1030), "config.json makes it [1030, 256]"),
