@@ -78,7 +78,8 @@ def write_adapter(
             writer.add_tensor_info(name, shape, np.dtype(np.float32), size, raw_dtype=kind)
             nbytes += size
     check_space(target, nbytes)
-    with whole_file(target, force) as part, closing(writer):
+    quiet = np.errstate(over="ignore", invalid="ignore")  # packed tells
+    with whole_file(target, force) as part, closing(writer), quiet:
         writer.write_header_to_file(part)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -139,9 +140,7 @@ def packed(
     values: NDArray[np.float32], kind: GGMLQuantizationType, pair: Pair
 ) -> NDArray[np.generic]:
     """The values in the file's type. Raises CheckpointError where that holds no number for one."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        finite = np.isfinite(values.astype(np.float16) if kind.name == "F16" else values).all()
-    if not finite:
+    if not np.isfinite(values.astype(np.float16) if kind.name == "F16" else values).all():
         fault = f"the pair of {pair.module} has values that are NaN, infinite or beyond {kind.name}"
         raise CheckpointError(fault, file=WEIGHTS)
     result: NDArray[np.generic] = gguf.quantize(values, kind)

@@ -94,6 +94,7 @@ def read_piece(piece: Piece, buffer: memoryview | None = None) -> memoryview:
     return view
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what isn't finite is told where it is counted
 def piece_values(piece: Piece, raw: memoryview) -> NDArray[np.float32]:
     """What was read of a matrix, with what adapters add: float32 of shape (rows, columns)."""
     values = as_float32(raw, piece.stored.dtype).reshape(piece.rows, piece.tensor.spec.columns)

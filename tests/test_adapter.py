@@ -403,6 +403,25 @@ def test_what_is_not_finite_is_no_part_of_a_merge(base: Path, tmp_path: Path) ->
     assert not (tmp_path / "merged.gguf").exists()
 
 
+def test_sums_beyond_floats_are_told_by_the_error_alone(base: Path, tmp_path: Path) -> None:
+    """NumPy's warnings would go to stderr beside it."""
+    folder = standin.write_adapter(
+        tmp_path / "lora", config(), targets=["up_proj", "v_proj"], alpha_pattern={"v_proj": 800}
+    )
+    sides = {"A": 1.0, "B": 3e37}
+    for path in (folder / "adapter_model.safetensors", base / "model.safetensors"):
+        tensors = {name: values.copy() for name, values in read_safetensors(path).items()}
+        for name, values in tensors.items():
+            values[:] = sides.get(name[-len("A.weight")], 2e38 if "up_proj" in name else 0.0)
+        standin.write_safetensors(path, tensors)
+    with warnings.catch_warnings(action="error"):
+        with pytest.raises(CheckpointError, match="beyond F32"):
+            written(base, folder)
+        write_json(folder / "adapter_config.json", adapter_config(target_modules=["up_proj"]))
+        with pytest.raises(CheckpointError, match=r"up_proj.weight has \d+ values that are NaN"):
+            merge_into(base, folder, tmp_path / "merged.gguf")
+
+
 @pytest.mark.parametrize("key", QUANTIZED)
 def test_a_base_whose_weights_are_quantized_tells_its_shape(base: Path, key: str) -> None:
     config = json.loads((base / "config.json").read_text())
