@@ -127,6 +127,7 @@ def test_a_table_on_a_terminal(folder: Path) -> None:
 def test_what_is_not_there_is_told(folder: Path, tmp_path: Path) -> None:
     file = folder.parent / "good.gguf"
     assert "there is no folder" in llamacli("verify", file, "--against", "x", check=4).stderr
+    assert "is not a folder" in llamacli("verify", file, "--against", file, check=3).stderr
     assert "x.gguf" in llamacli("verify", "x.gguf", "--against", folder, check=4).stderr
     (tmp_path / "text").write_text("short")
     few = llamacli("verify", file, "--against", folder, "--text", tmp_path / "text", check=2)

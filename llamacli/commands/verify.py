@@ -46,7 +46,7 @@ def verify(
     if reference is not None and text is None:
         raise UsageError("--reference goes with --text")
     against = expanded(against)
-    if not against.is_dir():
+    if not against.exists():
         raise NotFoundError(f"there is no folder {against}")
     path = model_path(model)
     other = None if reference is None else model_path(reference)

@@ -44,6 +44,15 @@ class Pair:
     def limits(self) -> Limits:
         return limits(self.info.type, self.stored.dtype, self.importances)
 
+    def allows(self, sums: Sums) -> bool:
+        """Whether a faithful copy may be so far from the original."""
+        bounds = self.limits
+        return (
+            sums.relative(bounds.floor) <= bounds.relative
+            and sums.bad == 0
+            and abs(sums.scale - 1) <= bounds.scale_of(sums.values)
+        )
+
     def original(self, first: int, rows: int) -> NDArray[np.float32]:
         """Rows of the checkpoint's tensor in ggml's order, float32; heads must be whole."""
         values = convert.read_rows(self.stored, first, rows)
@@ -64,38 +73,22 @@ class Pair:
         )
 
 
-@dataclass(frozen=True)
-class Compared:
-    pair: Pair
-    sums: Sums
-
-    @property
-    def good(self) -> bool:
-        bounds, sums = self.pair.limits, self.sums
-        return (
-            sums.relative(bounds.floor) <= bounds.relative
-            and sums.bad == 0
-            and abs(sums.scale - 1) <= bounds.scale_of(sums.values)
-        )
-
-
-def diagnose(compared: Compared, pairs: Sequence[Pair]) -> str:
+def diagnose(pair: Pair, sums: Sums, pairs: Sequence[Pair]) -> str:
     """In words, what the file's tensor is instead; by numbers where it is nothing known."""
-    pair, sums = compared.pair, compared.sums
     rows = np.linspace(0, pair.spec.rows - 1, min(ROWS, pair.spec.rows)).astype(int).tolist()
     copy = np.concatenate([pair.copy(row, 1) for row in rows])
     if not math.isfinite(sums.error) and not np.isfinite(copy).all():
         return "it has values that are NaN or infinite"
     if math.isclose(sums.error, sums.original, rel_tol=1e-6) and not copy.any():
         return "all its values are zero"
-    if _scaled(compared):
+    if _scaled(pair, sums):
         return f"it is scaled by {sums.scale:.3g}"
     within = sums.relative(pair.limits.floor) <= pair.limits.relative
     for what, values in () if within else _candidates(pair, rows, pairs):
         if measure(values, copy, 1).relative(pair.limits.floor) <= pair.limits.relative:
             return what
     if sums.bad:
-        return _damage(compared)
+        return _damage(pair, sums)
     return (
         f"its relative error is {sums.relative():.3g} and its scale {sums.scale:.3g}; "
         f"{pair.info.type.name} allows {pair.limits.relative:.3g} and 1 ± {pair.limits.scale:.3g}"
@@ -146,24 +139,23 @@ def _columns(pair: Pair, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.concatenate(parts).T)
 
 
-def _scaled(compared: Compared) -> bool:
+def _scaled(pair: Pair, sums: Sums) -> bool:
     """Whether a factor, and nothing else, lies between the original and the copy."""
-    sums, scale = compared.sums, compared.sums.scale
-    if abs(scale) < SCALED or abs(scale - 1) < max(SCALED, compared.pair.limits.scale):
+    scale = sums.scale
+    if abs(scale) < SCALED or abs(scale - 1) < max(SCALED, pair.limits.scale):
         return False
     # |copy - scale * original|² = |copy - original|² - (scale - 1)² |original|²
     rest = max(sums.error - (scale - 1) ** 2 * sums.original, 0.0)
     left = math.sqrt(rest / sums.original) / abs(scale)
-    return left <= max(compared.pair.limits.relative, ROUNDED)
+    return left <= max(pair.limits.relative, ROUNDED)
 
 
-def _damage(compared: Compared) -> str:
-    spec, block, sums = compared.pair.spec, compared.pair.info.type.block, compared.sums
-    if block == 1:
-        block = math.gcd(PLAIN_BLOCK, spec.columns)
-    row, column = divmod(sums.first_bad * block, spec.columns)
+def _damage(pair: Pair, sums: Sums) -> str:
+    kind, columns = pair.info.type, pair.spec.columns
+    block = kind.block if kind.block > 1 else math.gcd(PLAIN_BLOCK, columns)
+    row, column = divmod(sums.first_bad * block, columns)
     return (
-        f"{sums.bad} of {sums.blocks} blocks are off by more than {compared.pair.info.type.name} "
+        f"{sums.bad} of {sums.blocks} blocks are off by more than {kind.name} "
         f"allows, the worst by {sums.worst:.3g} of its values; the first is in row {row}, "
         f"columns {column} to {column + block - 1}"
     )
@@ -179,8 +171,18 @@ def tensors_row(
     """Compare all tensors; what is wrong with one is named where it can be told."""
     pairs, problems = match(file, checkpoint)
     compared = compare(pairs, threads, progress)
-    problems += [f"{c.pair.info.name}: {diagnose(c, pairs)}" for c in compared if not c.good]
-    return judged("tensors", problems, _summary(compared), {"types": _by_type(compared)})
+    problems += [
+        f"{pair.info.name}: {diagnose(pair, sums, pairs)}"
+        for pair, sums in compared
+        if not pair.allows(sums)
+    ]
+    types = _by_type(compared)
+    told = ", ".join(
+        f"{one['tensors']} {one['type']}"
+        + (f" (error {one['relative_error']:.2g})" if one["relative_error"] else " (exact)")
+        for one in types
+    )
+    return judged("tensors", problems, f"{len(compared)} tensors: {told}", {"types": types})
 
 
 def match(file: GGUFFile, checkpoint: Checkpoint) -> tuple[list[Pair], list[str]]:
@@ -211,66 +213,51 @@ def match(file: GGUFFile, checkpoint: Checkpoint) -> tuple[list[Pair], list[str]
 
 def compare(
     pairs: list[Pair], threads: int | None = None, progress: ProgressCallback | None = None
-) -> list[Compared]:
+) -> list[tuple[Pair, Sums]]:
     """The sums of every pair, in order, by that many threads (all processors by default)."""
     total, done = sum(pair.spec.parameters for pair in pairs), 0
     sums: dict[str, Sums] = defaultdict(Sums)
     pool = Pool(threads or physical_cores(), "compare")
     with reading({pair.stored.file for pair in pairs}, pool):
-        pieces = [piece for pair in pairs for piece in _pieces(pair)]
-        results = zip(pieces, pool.map(_compare_piece, pieces), strict=True)
-        for (pair, _, _), piece_sums in results:
+        pieces = [(pair, *piece) for pair in pairs for piece in _pieces(pair.spec)]
+        results = pool.map(lambda piece: _measure(*piece), pieces)
+        for (pair, *_), piece_sums in zip(pieces, results, strict=True):
             sums[pair.info.name] += piece_sums
             done += piece_sums.values
             if progress is not None:
                 progress(done, total)
-    return [Compared(pair, sums[pair.info.name]) for pair in pairs]
+    return [(pair, sums[pair.info.name]) for pair in pairs]
 
 
-def _pieces(pair: Pair) -> Iterator[tuple[Pair, int, int]]:
-    unit = pair.spec.head_dim or 1
-    rows = max(unit, PIECE // pair.spec.columns // unit * unit)
-    for first in range(0, pair.spec.rows, rows):
-        yield pair, first, min(rows, pair.spec.rows - first)
+def _pieces(spec: TensorSpec) -> Iterator[tuple[int, int]]:
+    """The first row and how many, of each piece, which has whole heads."""
+    unit = spec.head_dim or 1
+    rows = max(unit, PIECE // spec.columns // unit * unit)
+    for first in range(0, spec.rows, rows):
+        yield first, min(rows, spec.rows - first)
 
 
-def _compare_piece(piece: tuple[Pair, int, int]) -> Sums:
-    pair, first, rows = piece
-    bounds = pair.limits
-    return measure(
-        pair.original(first, rows),
-        pair.copy(first, rows),
-        pair.info.type.block,
-        floor=bounds.floor,
-        allowed=bounds.block,
-    )
+def _measure(pair: Pair, first: int, rows: int) -> Sums:
+    original, copy, bounds = pair.original(first, rows), pair.copy(first, rows), pair.limits
+    return measure(original, copy, pair.info.type.block, floor=bounds.floor, allowed=bounds.block)
 
 
-def _by_type(compared: list[Compared]) -> list[dict[str, Any]]:
+def _by_type(compared: Sequence[tuple[Pair, Sums]]) -> list[dict[str, Any]]:
     """For each type in the file, how many tensors it has and the largest errors of theirs."""
-    groups: dict[str, list[Compared]] = defaultdict(list)
-    for each in compared:
-        groups[each.pair.info.type.name].append(each)
+    groups: dict[str, list[tuple[Pair, Sums]]] = defaultdict(list)
+    for pair, sums in compared:
+        groups[pair.info.type.name].append((pair, sums))
     return [
         {
             "type": kind,
             "tensors": len(group),
-            "parameters": sum(each.pair.spec.parameters for each in group),
-            "relative_error": finite(max(each.sums.relative() for each in group)),
-            "relative_limit": max(each.pair.limits.relative for each in group),
-            "worst_block": finite(max(each.sums.worst for each in group)),
-            "block_limit": max(each.pair.limits.block for each in group),
-            "scale_error": finite(max(abs(each.sums.scale - 1) for each in group)),
-            "scale_limit": max(each.pair.limits.scale_of(each.sums.values) for each in group),
+            "parameters": sum(pair.spec.parameters for pair, _ in group),
+            "relative_error": finite(max(sums.relative() for _, sums in group)),
+            "relative_limit": max(pair.limits.relative for pair, _ in group),
+            "worst_block": finite(max(sums.worst for _, sums in group)),
+            "block_limit": max(pair.limits.block for pair, _ in group),
+            "scale_error": finite(max(abs(sums.scale - 1) for _, sums in group)),
+            "scale_limit": max(pair.limits.scale_of(sums.values) for pair, sums in group),
         }
         for kind, group in groups.items()
     ]
-
-
-def _summary(compared: list[Compared]) -> str:
-    parts = [
-        f"{group['tensors']} {group['type']}"
-        + (f" (error {group['relative_error']:.2g})" if group["relative_error"] else " (exact)")
-        for group in _by_type(compared)
-    ]
-    return f"{len(compared)} tensors: {', '.join(parts)}"
