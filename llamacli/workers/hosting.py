@@ -81,8 +81,8 @@ def host(
     )
 
 
-def wait_to_greet(address: Address, ended: Callable[[], bool], seconds: float) -> None:
-    """Until a worker is there, or the program that was to start it has ended. Raises
+def wait_to_greet(address: Address, process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """Until a worker is there, or the process that was to start it has ended. Raises
     UnreachableError."""
     limit = time.monotonic() + seconds
     while True:
@@ -90,7 +90,7 @@ def wait_to_greet(address: Address, ended: Callable[[], bool], seconds: float) -
             greet(address).close()
             return
         except UnreachableError:
-            if ended() or time.monotonic() > limit:
+            if process.poll() is not None or time.monotonic() > limit:
                 raise
         time.sleep(0.1)
 
@@ -126,7 +126,7 @@ def _read(process: "subprocess.Popen[bytes]", tell: Callable[[str], None], untol
 
 def _wait_for(process: "subprocess.Popen[bytes]", address: Address) -> None:
     try:
-        wait_to_greet(address, lambda: process.poll() is not None, START)
+        wait_to_greet(address, process, START)
     except UnreachableError as error:
         if process.poll() == FAILED:
             raise NotFoundError(f"llama.cpp can't listen at {address}") from error
@@ -170,7 +170,7 @@ def host_by_ssh(
         raise NotFoundError("there is no program ssh; install OpenSSH's client") from None
     with process:
         try:
-            wait_to_greet(address, lambda: process.poll() is not None, SSH_START)
+            wait_to_greet(address, process, SSH_START)
             ready()
             _wait(process)
         except UnreachableError:

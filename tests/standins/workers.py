@@ -47,7 +47,7 @@ def worker(
     )
     started = Started(process, address)
     try:
-        wait_to_greet(address, lambda: process.poll() is not None, PATIENCE)
+        wait_to_greet(address, process, PATIENCE)
         yield started
     finally:
         started.kill()
