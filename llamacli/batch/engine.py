@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convert import Pool, deferred_signals
-from llamacli.engine import KEPT_SEQUENCES, EngineSettings, Part, floats, kv_nbytes
+from llamacli.engine import KEPT_SEQUENCES, EngineSettings, Part, kv_nbytes
 from llamacli.machine import physical_cores
 from llamacli.speculate import Drafting, DraftingEngine
 
 if TYPE_CHECKING:
     from ctypes import Array, c_uint8
-
-    import numpy as np
-    from numpy.typing import NDArray
 
 MANY = 8  # sequences whose tokens several threads choose
 MAX_PARALLEL = 256 - KEPT_SEQUENCES  # llama.cpp's LLAMA_MAX_SEQ
@@ -81,12 +78,6 @@ class BatchEngine(DraftingEngine):
         where it has none.
         """
         return self._rows.fill(parts)
-
-    def all_logits(self, count: int) -> "NDArray[np.float32]":
-        """The logits of the batch's tokens that have any, count of them: float32 of shape (count,
-        vocabulary), a view as that of logits."""
-        values = self.library.llama_get_logits(self.context_pointer)
-        return floats(values, count * self.vocabulary.size).reshape(count, -1)
 
     def evaluate(self, stopped: Callable[[], bool] | None = None) -> int:
         """As Engine's. A token for each waits for no other thread that has Python's lock."""

@@ -71,10 +71,6 @@ class Kept:
             if self.aside.fits(len(left.tokens)):
                 self._set_aside(number)
 
-    def forget(self) -> None:
-        """Nothing is in the cache any more; what is set aside stays."""
-        self.left.clear()
-
     def best(self, tokens: Sequence[int], scales: Scales) -> int:
         """The longest start of tokens by the same adapters that is there, set aside or not."""
         alike = (one.left.tokens for one in self.aside.states if one.left.scales == scales)
@@ -98,7 +94,7 @@ class Kept:
         else:
             if left is not None:
                 self.left[source] = left  # now the one used last
-            running.sequence = self._unused()[0]
+            running.sequence = self.unused()
             if shared:
                 self.engine.copy(source, running.sequence, shared)
         running.evaluated = shared
@@ -113,9 +109,14 @@ class Kept:
     def unused(self, but: int = -1) -> int:
         """The number of a sequence that holds nothing, but not that one; the one used longest ago
         makes room."""
-        if not set(self._unused()) - {but}:
+
+        def free() -> set[int]:
+            numbers = set(range(self.engine.parallel + KEPT_SEQUENCES)) - self.left.keys()
+            return numbers - {one.sequence for one in self.running} - {but}
+
+        if not free():
             self.free_oldest()
-        return next(number for number in self._unused() if number != but)
+        return min(free())
 
     def each_in_first(self, most: int) -> Iterator[Left]:
         """Have the first sequence hold, one after another, those used last, to be saved from there.
@@ -184,8 +185,3 @@ class Kept:
                     alike.append((one.sequence, one.tokens[: one.evaluated]))
         lengths = [(number, common_prefix(there, tokens)) for number, there in alike]
         return max([(-1, 0), *lengths], key=lambda one: one[1])
-
-    def _unused(self) -> list[int]:
-        """The numbers of all sequences that hold nothing."""
-        used = {one.sequence for one in self.running} | self.left.keys()
-        return [n for n in range(self.engine.parallel + KEPT_SEQUENCES) if n not in used]

@@ -58,24 +58,28 @@ def read_lines(
         try:
             line = _decode(raw, replace)
             fields = _object(line) if is_json else {"text": line}
-            identity = fields.get("id", number)
-            if identity is None or isinstance(identity, dict | list | bool | float):
-                identity, given = number, identity
-                raise UsageError(f"the id is a text or a whole number, not {given!r}")
-            if isinstance(identity, str) and any("\ud800" <= c <= "\udfff" for c in identity):
-                identity = number
-                raise UsageError("the id has half a surrogate pair, which is no text")
-            if (first := seen.setdefault(key_of(identity), number)) != number:
-                identity, given = number, identity  # of the other one an output has an answer
-                raise UsageError(f"the id {given!r} was on line {first} already")
+            identity = _identity(fields, number, seen)
             yield _request(identity, fields, template, system, is_json)
         except UsageError as error:
+            # By its number where the id is bad: of the other one an output has an answer.
             yield BadLine(identity, f"line {number}: {error}")
 
 
 def key_of(identity: Any) -> str:
     """An id as it is compared: 1 and "1" are two."""
     return json.dumps(identity, ensure_ascii=False)
+
+
+def _identity(fields: Mapping[str, Any], number: int, seen: dict[str, int]) -> Any:
+    """The line's id, its number where it gives none; seen has where each one was first."""
+    identity = fields.get("id", number)
+    if identity is None or isinstance(identity, dict | list | bool | float):
+        raise UsageError(f"the id is a text or a whole number, not {identity!r}")
+    if isinstance(identity, str) and any("\ud800" <= c <= "\udfff" for c in identity):
+        raise UsageError("the id has half a surrogate pair, which is no text")
+    if (first := seen.setdefault(key_of(identity), number)) != number:
+        raise UsageError(f"the id {identity!r} was on line {first} already")
+    return identity
 
 
 def read_output(path: Path) -> tuple[dict[str, bool], int]:

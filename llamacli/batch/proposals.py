@@ -53,8 +53,10 @@ class SharedDraft:
         left = self.engine.cells if most is None else most
         while parts := self._parts(going, left):
             rows = self.engine.fill([part for _, part in parts])
-            if self.engine.evaluate():
-                self._forget()
+            if self.engine.evaluate():  # begin anew the next time
+                for number in self.held:
+                    self.engine.drop(number)
+                self.held.clear()
                 return
             left -= sum(len(part.tokens) for one, part in parts if one.drafted is None)
             for (one, part), row in zip(parts, rows, strict=True):
@@ -113,11 +115,6 @@ class SharedDraft:
             one.drafted.append(token)
         ends = self.engine.vocabulary.end_tokens
         one.ended = token is None or token in ends or len(one.drafted) >= self._room(one)
-
-    def _forget(self) -> None:
-        for number in self.held:
-            self.engine.drop(number)
-        self.held.clear()
 
 
 @dataclass

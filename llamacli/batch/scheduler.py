@@ -253,10 +253,10 @@ class Scheduler:
         return False
 
     def _begin_anew(self) -> None:
-        """Have those that run read anew: the cache was emptied."""
+        """Have those that run read anew: the cache was emptied. What is set aside stays."""
         for running in self.running:
             running.evaluated = running.spare = 0
-        self.kept.forget()
+        self.kept.left.clear()
 
     def _crowded(self) -> bool:
         """Whether the next one put back would fill the cache again."""

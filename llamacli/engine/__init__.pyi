@@ -6,7 +6,6 @@ from .context import (
     common_prefix as common_prefix,
     decode_error as decode_error,
     default_threads as default_threads,
-    floats as floats,
 )
 from .engine import (
     Engine as Engine,

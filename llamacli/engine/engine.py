@@ -282,6 +282,12 @@ class Engine(LoadedModel):
         values = self.library.llama_get_logits_ith(self.context_pointer, row)
         return floats(values, self.vocabulary.size)
 
+    def all_logits(self, count: int) -> "NDArray[np.float32]":
+        """The logits of the batch's tokens that have any, count of them: float32 of shape (count,
+        vocabulary), a view as that of logits."""
+        values = self.library.llama_get_logits(self.context_pointer)
+        return floats(values, count * self.vocabulary.size).reshape(count, -1)
+
     def _first_room(self) -> int:
         """All of the context where it costs nothing or llama.cpp chooses rope factors by it."""
         longrope = any(tensor.name.startswith("rope_factors_") for tensor in self.file.tensors)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from convert import deferred_signals
 from llamacli.engine.adapters import adapters_key
 from llamacli.engine.settings import KV_TYPES
+from llamacli.gguf import TENSOR_TYPES
 from llamacli.home import replace_file
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ MAGIC = b"llamacli KV v1\n\n"
 DIGEST = 32
 START = len(MAGIC) + DIGEST
 MAX_HEADER = 16 << 20  # bytes of JSON, which can swell to 35 times that
-BYTES = {"f16": (2, 1), "q8_0": (34, 32), "q4_0": (18, 32)}  # bytes for values, as ggml packs them
 
 
 class Unusable(Exception):
@@ -140,10 +140,9 @@ def _header(start: bytes, file: BinaryIO | mmap.mmap, key: str) -> list[int]:
 
 def _check_state(engine: "Engine", data: mmap.mmap, start: int, tokens: int) -> None:
     """Compare every field of llama.cpp's state with what it must be; the size is then exact."""
-    shape, kind = engine.shape, engine.settings.kv_type
-    size, block = BYTES[kind]
-    width = shape.kv_heads * shape.head_size
-    row = width // block * size
+    shape, kind = engine.shape, KV_TYPES[engine.settings.kv_type]
+    packed, width = TENSOR_TYPES[kind], shape.kv_heads * shape.head_size
+    row = width // packed.block * packed.nbytes
     data.seek(start)
     _, _, *counts = _take(data, "<IiII")
     _expect(counts == [1, tokens])
@@ -155,9 +154,9 @@ def _check_state(engine: "Engine", data: mmap.mmap, start: int, tokens: int) -> 
     _expect(layers == shape.blocks)
     for layer in range(2 * layers):
         if layer >= layers and transposed:
-            _expect(_take(data, "<iII") == (KV_TYPES[kind], size, width))
+            _expect(_take(data, "<iII") == (kind, packed.nbytes, width))
         else:
-            _expect(_take(data, "<iQ") == (KV_TYPES[kind], row))
+            _expect(_take(data, "<iQ") == (kind, row))
         _expect(data.tell() + row * tokens <= len(data))
         data.seek(row * tokens, os.SEEK_CUR)
     _expect(data.tell() == len(data))

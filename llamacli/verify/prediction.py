@@ -73,8 +73,7 @@ def all_logits(engine: Engine, tokens: Sequence[int]) -> Iterator[NDArray[np.flo
     for start in range(0, len(tokens), step):
         part = tokens[start : start + step]
         engine.decode_rows(part)
-        values = engine.library.llama_get_logits(engine.context_pointer)
-        yield np.ctypeslib.as_array(values, (len(part), engine.vocabulary.size))
+        yield engine.all_logits(len(part))
     engine.keep(0)
 
 
