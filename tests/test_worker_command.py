@@ -4,15 +4,18 @@ import os
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT, SIGTERM
+from typing import IO
 
 import pytest
 
 from llamacli.errors import NotFoundError, UnreachableError
 from llamacli.workers import Address, address_of, greet, measure
 from llamacli.workers.greeting import _tensor
+from llamacli.workers.hosting import wait_to_greet
 from llamacli.workers.link import Link
 from llamacli.workers.protocol import ALLOCATE, PAIR, U64, Command, part
 from tests.standins.program import PROGRAM, run_program
@@ -21,25 +24,32 @@ from tests.standins.workers import free_port
 from tests.systems import needs_signals
 
 
+@contextmanager
+def lending(*options: str) -> Iterator["tuple[subprocess.Popen[str], IO[str], Address]"]:
+    """A worker that lends the processor, what it says, and where it is."""
+    port = free_port()
+    command = [*PROGRAM, "worker", "--port", str(port), "--device", "cpu", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        try:
+            yield child, child.stderr, Address("127.0.0.1", port)
+        finally:
+            child.terminate()
+
+
 @needs_signals
 def test_a_worker_ends_by_a_signal_and_says_what_it_lends() -> None:
-    port = free_port()
-    child = subprocess.Popen(
-        [*PROGRAM, "worker", "--port", str(port), "--device", "cpu", "--memory", "1GiB"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stderr is not None
-    line = child.stderr.readline()
-    assert line.startswith("llamacli: lends CPU (")
-    assert line.endswith(f", 1.0 GiB free) at 127.0.0.1:{port}\n")
-    link = greet(Address("127.0.0.1", port))
-    assert [one.free for one in link.devices] == [1 << 30]
-    link.close()
-    child.send_signal(SIGTERM)
-    assert child.wait(PATIENCE) == 128 + SIGTERM
-    with pytest.raises(UnreachableError):
-        greet(Address("127.0.0.1", port))
+    with lending("--memory", "1GiB") as (child, told, address):
+        line = told.readline()
+        assert line.startswith("llamacli: lends CPU (")
+        assert line.endswith(f", 1.0 GiB free) at {address}\n")
+        link = greet(address)
+        assert [one.free for one in link.devices] == [1 << 30]
+        link.close()
+        child.send_signal(SIGTERM)
+        assert child.wait(PATIENCE) == 128 + SIGTERM
+        with pytest.raises(UnreachableError):
+            greet(address)
 
 
 def test_a_worker_lets_nobody_else_in_unasked() -> None:
@@ -58,32 +68,14 @@ def test_a_worker_lets_nobody_else_in_unasked() -> None:
 
 def test_a_worker_outlives_a_client_that_llama_cpp_cannot_take() -> None:
     """A tensor beyond its buffer is an assertion in llama.cpp's server, which ends its process."""
-    port = free_port()
-    child = subprocess.Popen(
-        [*PROGRAM, "worker", "--port", str(port), "--device", "cpu"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stderr is not None
-    child.stderr.readline()
-    address = Address("127.0.0.1", port)
-    link = greet(address)
-    kill(link)
-    while "started again" not in child.stderr.readline():
-        assert child.poll() is None
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            greet(address).close()
-            break
-        except UnreachableError:
-            assert time.monotonic() < end
-            time.sleep(0.1)
-    while "a client came" not in (line := child.stderr.readline()):
-        assert line, child.wait()
-    child.terminate()
-    child.wait(PATIENCE)
-    child.stderr.close()
+    with lending() as (child, told, address):
+        told.readline()
+        kill(greet(address))
+        while "started again" not in told.readline():
+            assert child.poll() is None
+        wait_to_greet(address, child, PATIENCE)
+        while "a client came" not in (line := told.readline()):
+            assert line, child.wait()
 
 
 def kill(link: Link) -> None:

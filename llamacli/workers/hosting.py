@@ -81,7 +81,7 @@ def host(
     )
 
 
-def wait_to_greet(address: Address, process: "subprocess.Popen[bytes]", seconds: float) -> None:
+def wait_to_greet(address: Address, process: "subprocess.Popen[Any]", seconds: float) -> None:
     """Until a worker is there, or the process that was to start it has ended. Raises
     UnreachableError."""
     limit = time.monotonic() + seconds
