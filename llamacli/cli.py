@@ -16,7 +16,7 @@ import typer
 from llamacli import __version__
 from llamacli.errors import LlamacliError, OutputError, Terminated, UsageError, named
 from llamacli.system import ENDING, let_wait, signal_main
-from llamacli.terminal import DEBUG, complain, debugging
+from llamacli.terminal import DEBUG, complain, debugging, writer
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 CLOSED_PIPE = 141  # 128 + SIGPIPE
@@ -135,6 +135,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     sys.unraisablehook = deliver_again
     closed = _replace_closed_streams()
     _let_streams_wait()
+    writer(sys.stdout)  # help has characters that a locale may lack
     try:
         if closed:
             raise OutputError("stdout is closed; give it a pipe, a file or a terminal")

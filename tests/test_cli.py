@@ -1,5 +1,6 @@
 """The command line as a user meets it: stdout, stderr and exit codes of the real program."""
 
+import io
 import os
 import re
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from convert import convert
-from llamacli import __version__
+from llamacli import __version__, cli
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.program import PROGRAM, run_program
 from tests.standins.waiting import PATIENCE
@@ -223,3 +224,12 @@ def test_progress_bar_on_a_terminal_only(checkpoint: Make, tmp_path: Path) -> No
     assert child.returncode == 0
     assert b"bits per weight" in shown
     assert not re.search(rb"\x1b\[3[0-7]m", shown)  # NO_COLOR
+
+
+def test_help_where_the_locale_lacks_its_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), "latin-1")
+    monkeypatch.setattr(sys, "stdout", out)
+    del cli.app.registered_commands[:]
+    with pytest.raises(SystemExit) as left:
+        cli.main(["run", "--help"])
+    assert left.value.code == 0 and "start, text…, end" in out.buffer.getvalue().decode()

@@ -1,5 +1,6 @@
 """The cache of prompts' starts: what it saves is used, what is wrong with it never matters."""
 
+import errno
 import json
 import os
 import time
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llamacli.prompt.cache import SUFFIX, prune
+from llamacli.prompt.cache import SUFFIX, load, prune
 from tests.standins.program import PROGRAM, run_program
 from tests.standins.tiny import write_model
 
@@ -96,6 +97,15 @@ def test_a_folder_that_cannot_be_written_costs_no_answer(model: Path, store: Pat
     store.mkdir()
     (store / "cache").write_text("in the way")
     run(model, INSTRUCTION, "--cache", "auto", stdin="a", told="can't be written")
+
+
+def test_a_state_that_can_not_be_read_costs_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "stat", refuse)
+    nothing: Any = None
+    assert load(nothing, Path("cache") / "x", []) == "Permission denied"
 
 
 def test_short_starts_are_not_worth_a_file(model: Path, store: Path) -> None:

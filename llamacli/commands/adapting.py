@@ -11,16 +11,14 @@ from llamacli.home import expanded, is_elsewhere
 from llamacli.terminal import count, notice, printable, say
 
 
-def is_adapter_source(folder: Path | None, repo: "hub.Repo | None") -> bool:
+def is_adapter_source(found: "Path | hub.Repo") -> bool:
     """Whether what is to be converted is an adapter, in a folder or on the Hub."""
-    if repo is not None:
-        return hub.has_adapter(repo)
-    return folder is not None and convert.is_adapter(folder)
+    return convert.is_adapter(found) if isinstance(found, Path) else hub.has_adapter(found)
 
 
 def convert_adapter(
-    folder: Path | None,
-    repo: "hub.Repo | None",
+    found: "Path | hub.Repo",
+    name: str,
     output: Path | None,
     base: str | None,
     quant: str,
@@ -32,7 +30,7 @@ def convert_adapter(
         convert.adapter_type(quant)
     except convert.QuantizationError as error:
         raise UsageError(str(error)) from None
-    folder, name = _fetched(folder, repo)
+    folder = found if isinstance(found, Path) else hub.fetch_adapter(found)
     target = output or models.adapter_target(name)
     with writing(target):
         convert.check_target(target, force)
@@ -133,11 +131,5 @@ def _find(name: str, token: str | None) -> tuple[Path, str]:
         raise UsageError(f"{name} is a file; --merge takes an adapter as PEFT saves it, a folder")
     if not models.registry.HUB_ID.fullmatch(name):
         raise NotFoundError(f"there is no adapter's folder {name}")
-    return _fetched(None, hub.look_up(name, None, token))
-
-
-def _fetched(folder: Path | None, repo: "hub.Repo | None") -> tuple[Path, str]:
-    if repo is None:
-        assert folder is not None
-        return folder, models.folder_name(folder)
+    repo = hub.look_up(name, None, token)
     return hub.fetch_adapter(repo), repo.name

@@ -78,30 +78,39 @@ def tell(
     started = time.perf_counter()
     with answers.interrupts() as arrived:
         write = arrived.around(writer(sys.stdout))
+
+        def write_json(value: dict[str, Any]) -> None:
+            write(as_json(value) + "\n")
+
         chunks = chunks_until(lambda: bool(arrived))
         if calling is not None:
             chunks = calling.parted(chunks, lines=output.form == "text")
         if output.form == "text":
             result = answers.write_text(chunks, write, stream=not output.no_stream)
         elif output.form == "jsonl":
-            result = write_events(chunks, write, start)
+            write_json({"event": "start", **start})
+            result = _last(chunks, lambda text: write_json({"event": "text", "text": text}))
         else:
-            result = _last(chunks)
+            result = _last(chunks, lambda _: None)
         seconds = time.perf_counter() - started
-        fields = {**answers.result_fields(result, seconds), **more()}
+        fields = {**head, **answers.result_fields(result, seconds), **more()}
         if calling is not None:
             fields |= calling.fields(result.text)
         if output.form == "json":
-            write_json(write, {**head, **fields})
+            write_json(fields)
         elif output.form == "jsonl":
-            write_json(write, {"event": "end", **head, **fields})
+            write_json({"event": "end", **fields})
         if output.verbose:
             notice(answers.summary(result))
     return result
 
 
-def _last(chunks: "Iterator[answers.Chunk]") -> "answers.Result":
-    result = [chunk.result for chunk in chunks][-1]
+def _last(chunks: "Iterator[answers.Chunk]", on_text: "Write") -> "answers.Result":
+    result: answers.Result | None = None
+    for chunk in chunks:
+        if chunk.text:
+            on_text(chunk.text)
+        result = chunk.result
     assert result is not None
     return result
 
@@ -138,22 +147,3 @@ def answer_with_servers(
     engine = session.engine
     start = {"model": engine.name, "quantization": engine.quantization}
     return tell(chunks, start, output, more=lambda: {"calls": calls})
-
-
-def write_events(
-    chunks: "Iterator[answers.Chunk]", write: "Write", head: dict[str, Any]
-) -> "answers.Result":
-    """JSON lines: a start event with head, a text event for each piece."""
-    write_json(write, {"event": "start", **head})
-    result: answers.Result | None = None
-    for chunk in chunks:
-        if chunk.text:
-            write_json(write, {"event": "text", "text": chunk.text})
-        result = chunk.result or result
-    assert result is not None
-    return result
-
-
-def write_json(write: "Write", value: dict[str, Any]) -> None:
-    """One object on a line of its own."""
-    write(as_json(value) + "\n")

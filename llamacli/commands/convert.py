@@ -73,14 +73,12 @@ def convert(
         raise UsageError("--verify goes with a folder; weights on the Hub are read only once")
     if folder is None and measures and not download:
         raise UsageError("--imatrix auto reads the weights twice; keep them here with --download")
-    repo = None
-    if folder is None:
-        repo = hub.look_up(place.source, revision or place.revision, token)
-    if adapting.is_adapter_source(folder, repo):
+    found = folder or hub.look_up(place.source, revision or place.revision, token)
+    if adapting.is_adapter_source(found):
         if imatrix or mixture.changed or merge or verify or download:
             raise UsageError("an adapter takes --base, --quant, -o and --force alone")
         kind = mixture.named or "F32"
-        send_path(adapting.convert_adapter(folder, repo, output, base, kind, token, force))
+        send_path(adapting.convert_adapter(found, place.name, output, base, kind, token, force))
         return
     if base is not None:
         raise UsageError("--base goes with an adapter; this is a checkpoint itself")
@@ -94,7 +92,7 @@ def convert(
         if folder is not None and _is_source(target, folder):
             raise UsageError(f"{target} is a part of the checkpoint; name another file to write")
     measuring.clear_hidden(target)
-    with _opened(folder, repo, target, chosen, mixture.size, download=download) as opened:
+    with _opened(found, target, chosen, mixture.size, download=download) as opened:
         checkpoint = adapting.merge_into(opened, merge or (), token)
 
         def write(path: Path, types: "Quantization", matrix: "ImportanceMatrix | None") -> "Report":
@@ -108,14 +106,14 @@ def convert(
                     notice=notice,
                     check=lambda header, size: gguf.read_header(header, size, path.name),
                     force=force,
-                    origin=repo.origin if repo is not None else None,
+                    origin=None if isinstance(found, Path) else found.origin,
                     importance=matrix,
                 )
 
         if measures:
             importance = measuring.measured(write, target, force)
         if mixture.fit is not None:
-            local = target if repo is None else None  # the Hub's needs were told before
+            local = None if folder is None else target  # the Hub's needs were told before
             chosen = fitted(checkpoint, mixture, chosen, importance, threads, local)
         report = write(target, chosen, importance)
         if verify and importance is not None:
@@ -128,8 +126,7 @@ def convert(
 
 @contextmanager
 def _opened(
-    folder: Path | None,
-    repo: "hub.Repo | None",
+    found: "Path | hub.Repo",
     target: Path,
     chosen: "Quantization",
     size: int | None,
@@ -139,17 +136,16 @@ def _opened(
     """The checkpoint in a folder, or on the Hub, of which is told what it takes."""
     from convert import open_checkpoint
 
-    if repo is None:
-        assert folder is not None
-        yield open_checkpoint(folder)
+    if isinstance(found, Path):
+        yield open_checkpoint(found)
         return
-    config, shards = hub.read_outline(repo)
-    needed = hub.needs(repo, config, shards, chosen, keep=download, size=size)
-    pull.tell_needs(repo, needed, target)
+    config, shards = hub.read_outline(found)
+    needed = hub.needs(found, config, shards, chosen, keep=download, size=size)
+    pull.tell_needs(found, needed, target)
     hub.check_disk(needed, target)
     with (
         pull.kept_pieces(target),
-        hub.open_checkpoint(repo, config, shards, keep=download) as opened,
+        hub.open_checkpoint(found, config, shards, keep=download) as opened,
     ):
         yield opened
 

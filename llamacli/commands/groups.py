@@ -257,9 +257,7 @@ class Drafts:
 class Output:
     """How an answer is given, and what stderr hears."""
 
-    json_object: Annotated[bool, "--json", "Give one JSON object: text, counts, rates, seed."] = (
-        False
-    )
+    json_object: Annotated[bool, "--json", "One JSON object: text, counts, rates, seed."] = False
     json_events: Annotated[bool, "--jsonl", "Stream JSON lines: start, text…, end."] = False
     no_stream: Annotated[bool, "Write the answer once, at its end."] = False
     quiet: options.Quiet = False

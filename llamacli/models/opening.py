@@ -39,7 +39,7 @@ def _modified(path: Path) -> float:
     """Another process may remove the file at any time."""
     try:
         return path.stat().st_mtime
-    except OSError:
+    except FileNotFoundError:
         return -math.inf
 
 

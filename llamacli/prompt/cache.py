@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamacli.engine import Unusable, common_prefix, restore, save, saved_tokens, state_key
-from llamacli.errors import UsageError
+from llamacli.errors import UsageError, reason
 from llamacli.home import home
 from llamacli.prompt.input import Input, Text
 
@@ -64,15 +64,17 @@ def stable_prefix(given: Input, encode: Encode, system: str | None) -> list[int]
 
 def load(engine: "Engine", path: Path, tokens: Sequence[int]) -> str | None:
     """Fill the engine's KV cache with what the file has of tokens; says why not, where it tried."""
-    if not path.exists():
-        return None
     try:
+        if not path.exists():
+            return None
         saved = saved_tokens(path, state_key(engine))
         if common_prefix(saved, tokens) < LEAST:
             return None
         restore(engine, path)
     except Unusable as error:
         return str(error)
+    except OSError as error:
+        return reason(error)
     with suppress(OSError):  # a folder that can't be written can still be read
         os.utime(path)
     return None
