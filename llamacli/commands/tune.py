@@ -50,8 +50,9 @@ def tune(
     workers = shared.get("workers", ())
     profiles.check_place()
     tuning = measure(path, seconds, chosen, on_stage=tell, **shared)
-    about = {"seconds": round(tuning.seconds, 1), profiles.COSTS: tuning.costs}
-    profiles.keep(path, {**tuning.profiles, **about}, workers)
+    found: dict[str, Any] = {str(name): one for name, one in tuning.profiles.items()}
+    found |= {"seconds": round(tuning.seconds, 1), profiles.COSTS: tuning.costs}
+    profiles.keep(path, found, workers)
     kept = profiles.kept_path(path, workers)
     if as_json:
         print_json(_fields(path, kept, tuning))
