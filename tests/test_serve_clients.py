@@ -254,6 +254,21 @@ def test_a_shapes_file_is_read_once(tmp_path: Path) -> None:
     assert fields["shape"] == {"schema": '{"type": "integer"}'}
 
 
+def test_a_shape_is_refused_as_without_it(server: Serving, demo: Path, tmp_path: Path) -> None:
+    """A word that could never be chosen, and a stop text that would cut one."""
+    choice = ("--choice", "yes", "--choice", "a word that is far too long", "-n", "2")
+    by_server, without = (
+        llamacli("run", "Hi", "-m", demo, *choice, *more, check=2)[1]
+        for more in ((), ("--no-server",))
+    )
+    assert by_server == without and "tokens, 2 are left" in without
+    (tmp_path / "in").write_text('{"prompt": "Hi", "stop": "e"}\n{"prompt": "Hi"}\n')
+    for more in ((), ("--no-server",)):
+        arguments = ("batch", tmp_path / "in", "-m", demo, "--choice", "yes", *more)
+        lines = [json.loads(line) for line in llamacli(*arguments, check=1)[0].splitlines()]
+        assert [line.get("text") for line in lines] == [None, "yes"]
+
+
 def test_a_signal_ends_a_batch_though_its_server_hangs(
     demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

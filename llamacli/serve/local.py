@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from llamacli.answer import Calling
+from llamacli.engine import Engine
 from llamacli.errors import UsageError
 from llamacli.serve.answers import Answers
 from llamacli.serve.ask import MAX_TOKENS, Ask, read_sampling, read_scale, read_stop
@@ -17,8 +18,9 @@ from llamacli.serve.faults import Fault, invalid
 from llamacli.serve.fields import Fields
 from llamacli.serve.listen import identity
 from llamacli.serve.messages import read_messages
+from llamacli.serve.openai import check_shape
 from llamacli.serve.pool import Loaded, Pool
-from llamacli.shape import Grammar, choice_grammar, read_gbnf, read_schema
+from llamacli.shape import Grammar, check_choices, read_shape
 from llamacli.tools import check_tools
 
 MAX_NAME = 1000  # characters of what tells a chat from others
@@ -50,7 +52,7 @@ def find_adapters(model: Loaded, fields: Fields) -> dict[int, float]:
     return scales
 
 
-def read_local(fields: Fields, lora: dict[int, float]) -> Ask:
+def read_local(model: Loaded, fields: Fields, lora: dict[int, float]) -> Ask:
     """What is to be answered: messages, a text as it stands, or the tokens of a chat's prompt."""
     prompt: Any = fields.text("prompt")
     if prompt is None and (prompt := fields.items("tokens")) is not None:
@@ -61,13 +63,14 @@ def read_local(fields: Fields, lora: dict[int, float]) -> Ask:
     chat = fields.text("chat")
     if chat is not None and len(chat) > MAX_NAME:
         raise invalid("chat", f"has more than {MAX_NAME} characters")
+    most = fields.whole("max_tokens", 1, MAX_TOKENS)
     ask = Ask(
         None,
         [prompt],
         read_sampling(fields),
-        fields.whole("max_tokens", 1, MAX_TOKENS),
+        most,
         read_stop(fields),
-        shape=_read_shape(fields.inside("shape")),
+        shape=_read_shape(fields.inside("shape"), model.engine, most),
         special=fields.flag("special"),
         exact=fields.flag("exact"),
         chat=chat,
@@ -76,7 +79,7 @@ def read_local(fields: Fields, lora: dict[int, float]) -> Ask:
         calling=_read_calling(fields.inside("calling")),
     )
     fields.end()
-    return ask
+    return check_shape(ask, "shape")
 
 
 def _read_calling(given: Fields | None) -> Calling | None:
@@ -93,18 +96,19 @@ def _read_calling(given: Fields | None) -> Calling | None:
     return Calling(tools, choice, parallel, threshold)
 
 
-def _read_shape(given: Fields | None) -> Grammar | None:
+def _read_shape(given: Fields | None, engine: Engine, most: int | None) -> Grammar | None:
     """What the program read from its options; its text was checked there."""
     if given is None:
         return None
-    if (schema := given.text("schema")) is not None:
-        return read_schema(schema)
-    if (grammar := given.text("grammar")) is not None:
-        return read_gbnf(grammar)
-    words = given.needed("choice", given.items)
+    schema, grammar, words = (
+        given.text("schema"),
+        given.text("grammar"),
+        given.items("choice") or [],
+    )
     if not all(isinstance(word, str) for word in words):
         raise invalid(given.where("choice"), "is a list of texts")
-    return choice_grammar(words)
+    check_choices(words, engine.vocabulary, most or engine.context_size)
+    return read_shape(schema=schema, grammar=grammar, choice=words)
 
 
 def model_object(model: Loaded) -> dict[str, Any]:
