@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -189,12 +190,14 @@ def test_a_server_that_dies_in_the_middle_of_a_refusal_is_gone(
     demo: Path, said: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head = b"HTTP/1.1 422 X\r\nContent-Length: 99\r\n\r\n"
-    with tempfile.TemporaryDirectory(prefix="llamacli-") as runtime, ThreadPoolExecutor() as pool:
+    with ExitStack() as held:
+        runtime = held.enter_context(tempfile.TemporaryDirectory(prefix="llamacli-"))
+        pool = held.enter_context(ThreadPoolExecutor())
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
-        own = listen_on_socket(default_socket())
+        own = held.enter_context(listen_on_socket(default_socket()))
 
         def refuse() -> None:
-            connection, _ = own.socket.accept()
+            connection, _ = own.accept()
             with connection:
                 connection.recv(1 << 16)
                 connection.sendall(head + said)
@@ -203,7 +206,6 @@ def test_a_server_that_dies_in_the_middle_of_a_refusal_is_gone(
         with pytest.raises(NotFoundError, match="the server is gone"):
             begin(demo, {"prompt": "x"}, lambda: False)
         done.result(PATIENCE)
-        own.close()
 
 
 def test_ctrl_c_ends_the_answer_and_frees_the_server(

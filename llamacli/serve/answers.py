@@ -48,19 +48,15 @@ class Whole:
 
 @dataclass
 class Answers:
-    """The stream of a request's answers by a loaded model; prompts in tokens, n answers to each.
+    """The stream of a request's answers by a loaded model; each of its prompts counts once.
 
     partings has what parts each answer into text and calls, where it may call.
     """
 
     model: Loaded
-    prompts: Sequence[Sequence[int]]
+    prompt_tokens: int
     stream: Stream
     partings: Sequence[Parting] = ()
-
-    @property
-    def prompt_tokens(self) -> int:
-        return sum(map(len, self.prompts))
 
     async def whole(self) -> list[Whole]:
         """All answers at their end. Raises Fault where one failed."""
@@ -133,8 +129,8 @@ class Desk:
                 timer = self._limit(model, tasks)
                 try:
                     partings = [ask.calling.parting() for _ in jobs] if ask.calling else []
-                    prompts = [job.prompt for job in jobs[:: ask.n]]
-                    yield Answers(model, prompts, stream, partings)
+                    read = sum(len(job.prompt) for job in jobs[:: ask.n])
+                    yield Answers(model, read, stream, partings)
                 finally:
                     timer.cancel()
                     if stream.ended < count or stream.waiting:
@@ -151,7 +147,7 @@ class Desk:
             for index, job in enumerate(jobs)
         ]
         stream.on_overflow = lambda: worker.do(lambda: model.lane.cancel(tasks))
-        worker.do(lambda: model.lane.waiting.extend(tasks))
+        worker.do(lambda: model.lane.submit(*tasks))
         return tasks
 
     def _limit(self, model: Loaded, tasks: Sequence[Task]) -> asyncio.TimerHandle:

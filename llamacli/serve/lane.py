@@ -61,6 +61,9 @@ class Lane:
         """Whether a prompt is being read."""
         return any(one.prefilled is None for one in self.scheduler.running)
 
+    def submit(self, *tasks: Task) -> None:
+        self.waiting.extend(tasks)
+
     def cancel(self, tasks: Sequence[Task]) -> None:
         """Take them out; their sequences are free before the next step."""
         for task in tasks:
@@ -135,9 +138,10 @@ class Lane:
             self.tasks[self.started] = task
             self.started += 1
             self.scheduler.start(task.running)
-            self.metrics.began(task.running)
+            self.metrics.cached_tokens.inc(task.running.cached)
         self._count()
         return self.started > before
 
     def _count(self) -> None:
-        self.metrics.queue(len(self.tasks), len(self.waiting))
+        self.metrics.processing.set(len(self.tasks))
+        self.metrics.deferred.set(len(self.waiting))

@@ -4,8 +4,8 @@ import errno
 import os
 import socket
 import stat
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -70,23 +70,21 @@ def listen_on_port(host: str, port: int) -> socket.socket:
     return listening
 
 
-@dataclass
-class OwnSocket:
-    """A Unix socket with mode 0600. A lock beside it tells whether its server lives."""
-
-    path: Path
-    socket: socket.socket
-    lock: TextIO
-
-    def close(self) -> None:
-        self.socket.close()
+@contextmanager
+def listen_on_socket(path: Path) -> Iterator[socket.socket]:
+    """A Unix socket with mode 0600, gone at the end. A lock beside it tells whether its server
+    lives; what a dead one left is replaced. Raises Taken where one lives, UsageError else."""
+    listening, lock = _bound(path)
+    try:
+        yield listening
+    finally:
+        listening.close()
         with suppress(OSError):
-            self.path.unlink()
-        self.lock.close()
+            path.unlink()
+        lock.close()
 
 
-def listen_on_socket(path: Path) -> OwnSocket:
-    """What a dead server left is replaced. Raises Taken where one lives, UsageError else."""
+def _bound(path: Path) -> tuple[socket.socket, TextIO]:
     if len(os.fsencode(path)) > MAX_PATH:
         raise UsageError(f"the socket's path has more than {MAX_PATH} bytes; give --socket")
     try:
@@ -117,4 +115,4 @@ def listen_on_socket(path: Path) -> OwnSocket:
         listening.listen(BACKLOG)
     except OSError as error:
         raise UsageError(f"the socket {path} can't be made: {error.strerror}") from None
-    return OwnSocket(path, listening, lock)
+    return listening, lock

@@ -49,19 +49,12 @@ class Metrics:
         else:
             self.first.observe(now - asked)
 
-    def began(self, running: Running) -> None:
-        self.cached_tokens.inc(running.cached)
-
     def ended(self, running: Running) -> None:
         if running.prefilled is not None:
             self.answer_seconds.inc(perf_counter() - running.prefilled)
         if running.drafts is not None:
             self.drafted_tokens.inc(running.drafts.drafted.tokens)
             self.accepted_tokens.inc(running.drafts.drafted.accepted)
-
-    def queue(self, processing: int, deferred: int) -> None:
-        self.processing.set(processing)
-        self.deferred.set(deferred)
 
     def text(self) -> bytes:
         self.sequences.set(self.busy / max(self.steps, 1))

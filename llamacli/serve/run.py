@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from llamacli.errors import LlamacliError
 from llamacli.serve.answers import Desk
 from llamacli.serve.app import Server, make_app
 from llamacli.serve.guard import Guard, Rules, own_hosts
-from llamacli.serve.listen import OwnSocket, Taken, default_socket, listen_on_port, listen_on_socket
+from llamacli.serve.listen import Taken, default_socket, listen_on_port, listen_on_socket
 from llamacli.serve.metrics import Metrics
 from llamacli.serve.options import Options
 from llamacli.serve.pool import Pool
@@ -37,8 +38,7 @@ def serve(options: Options) -> None:
     Raises UsageError and Taken where it can't listen, and what loading the first model raises.
     """
     with ExitStack() as listening:
-        if (own := _own_socket(options)) is not None:
-            listening.callback(own.close)
+        own = _own_socket(options, listening)
         port = listening.enter_context(listen_on_port(options.host, options.port))
         life = _Life(options, port, own)
         handlers = {number: signal.getsignal(number) for number in SIGNALS}
@@ -62,12 +62,12 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def _own_socket(options: Options) -> OwnSocket | None:
+def _own_socket(options: Options, listening: ExitStack) -> socket.socket | None:
     """The socket that was asked for, else the user's own where no other server has it."""
     if options.socket is not None:
-        return listen_on_socket(options.socket)
+        return listening.enter_context(listen_on_socket(options.socket))
     try:
-        return listen_on_socket(default_socket())
+        return listening.enter_context(listen_on_socket(default_socket()))
     except Taken:
         notice("another server has the user's socket: run, chat and batch go on asking that one")
     except LlamacliError as error:
@@ -111,8 +111,8 @@ class _Protocol(H11Protocol):
 @dataclass
 class _Life:
     options: Options
-    port: Any
-    own: OwnSocket | None
+    port: socket.socket
+    own: socket.socket | None
     caught: int | None = None
     failed: LlamacliError | None = None
     http: _Listening = field(init=False)
@@ -145,7 +145,7 @@ class _Life:
 
         for number in SIGNALS:
             signal.signal(number, arrive)
-        sockets = [self.port, *([self.own.socket] if self.own else [])]
+        sockets = [self.port, *([self.own] if self.own else [])]
         background = [
             asyncio.create_task(self._load(pool)),
             asyncio.create_task(pool.free_idle()),
