@@ -16,10 +16,10 @@ from llamacli.engine import Engine, EngineSettings, SamplingSettings, common_pre
 from llamacli.mcp_client.connection import Outcome
 from llamacli.repl.state import Repl
 from llamacli.repl.tools import make_calls
-from llamacli.serve.anthropic import read_message
-from llamacli.serve.chat import read_chat
+from llamacli.serve.anthropic import MessageAnswer
+from llamacli.serve.chat import ChatAnswer
 from llamacli.serve.fields import Fields
-from llamacli.serve.responses import read_response
+from llamacli.serve.responses import ResponseAnswer
 from llamacli.tools import check_tools, read_tools
 from tests.saved import HEAD, refuse, reopened
 from tests.standins.tiny import write_model
@@ -72,7 +72,7 @@ def by_completions(engine: Engine, text: str) -> list[int]:
         {"role": "tool", "tool_call_id": "1", "content": text},
     ]
     body = {"messages": messages, "tools": [{"type": "function", "function": ECHO}]}
-    return asked(engine, read_chat, body)
+    return asked(engine, ChatAnswer.read, body)
 
 
 def by_responses(engine: Engine, text: str) -> list[int]:
@@ -81,7 +81,9 @@ def by_responses(engine: Engine, text: str) -> list[int]:
         {"type": "function_call", "call_id": "1", "name": "echo", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "1", "output": text},
     ]
-    return asked(engine, read_response, {"input": items, "tools": [{"type": "function", **ECHO}]})
+    return asked(
+        engine, ResponseAnswer.read, {"input": items, "tools": [{"type": "function", **ECHO}]}
+    )
 
 
 def by_messages(engine: Engine, text: str) -> list[int]:
@@ -93,7 +95,9 @@ def by_messages(engine: Engine, text: str) -> list[int]:
         {"role": "user", "content": [result]},
     ]
     tools = [{"name": "echo", "input_schema": ECHO["parameters"]}]
-    return asked(engine, read_message, {"messages": messages, "tools": tools, "max_tokens": 9})
+    return asked(
+        engine, MessageAnswer.read, {"messages": messages, "tools": tools, "max_tokens": 9}
+    )
 
 
 def asked(engine: Engine, read: Callable[[Fields], Any], body: dict[str, Any]) -> list[int]:
