@@ -273,7 +273,7 @@ def test_one_waits_no_more_than_twice_as_long_for_anothers_draft(drafting: Batch
             assert one.drafts is not None
             one.drafts.lookup.extend([5, 9, 14, 30] * 8)
             one.drafts.budget.balance = 16.0
-            scheduler.proposals.propose(scheduler.running)
+            scheduler.proposals.propose(scheduler.running, drafting.speculation)
             rows.append(len(one.proposed))
             for running in list(scheduler.running):
                 scheduler.leave(running)

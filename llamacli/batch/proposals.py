@@ -8,7 +8,7 @@ from llamacli.batch.engine import BatchEngine
 from llamacli.batch.job import Running
 from llamacli.batch.pace import Pace
 from llamacli.engine import Part, common_prefix
-from llamacli.speculate import MOST_ROWS, Costs, Drafts, drafting_cost, likely_token
+from llamacli.speculate import MOST_ROWS, Costs, Drafts, Speculation, drafting_cost, likely_token
 
 SLOWER = 2.0  # times a step without drafts, that one may take which others wait for
 
@@ -119,7 +119,7 @@ class SharedDraft:
 
 @dataclass
 class Proposals:
-    """Proposes for an engine's answers. Nothing is proposed where the engine has no speculation.
+    """Proposes for an engine's answers.
 
     running are all that are answered, which wait for each other where there is a pace. measure has
     the costs of checking measured where they aren't known.
@@ -145,13 +145,11 @@ class Proposals:
         running.drafts = Drafts(constraint.valid if constraint is not None else len)
         running.drafts.lookup.extend(running.tokens)
 
-    def propose(self, batch: Sequence[Running]) -> None:
+    def propose(self, batch: Sequence[Running], speculation: Speculation) -> None:
         """Give each of a batch's answers what is drafted for it: nothing where a prompt is read.
 
         No step takes much longer than those who wait for it would without drafts.
         """
-        if (speculation := self.engine.speculation) is None:
-            return
         answers = [(one, one.drafts) for one in batch if one.drafts is not None]
         rows = count = len(answers)
         most, read = MOST_ROWS, None

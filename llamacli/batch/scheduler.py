@@ -128,10 +128,11 @@ class Scheduler:
 
         Prompts that come together are read one after the other, so that the first ones' first
         tokens needn't wait for all."""
-        answers = [(one, 1) for one in together if one.left == 1]
-        prompts = [(one, one.left) for one in together if one.left > 1]
+        left = [(one, one.left) for one in together]
+        prompts = [(one, count) for one, count in left if count > 1]
         if not prompts:
-            return answers, prompts
+            return left, prompts
+        answers = [(one, count) for one, count in left if count == 1]
         pending, room = sum(count for _, count in prompts), self.engine.rows - len(answers)
         # Whoever is answered beside them waits, too: exact ones, and those with other adapters.
         waiting = [one for one in self.running if one.left == 1]
@@ -161,7 +162,8 @@ class Scheduler:
         """Whether the batch was evaluated; where not, room was made, or it was interrupted."""
         started, engine = perf_counter(), self.engine
         engine.use_adapters(parts[0][0].scales)
-        self.proposals.propose([running for running, _ in parts])
+        if engine.speculation is not None:
+            self.proposals.propose([running for running, _ in parts], engine.speculation)
         rows = engine.fill([running.next(count) for running, count in parts])
         on_evaluate()
         if self.kept.left:
