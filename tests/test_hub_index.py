@@ -151,3 +151,16 @@ def test_certificates_are_read_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -
     fetch()
     http_client().close()
     assert len(read) == 1
+
+
+def test_a_proxy_that_can_not_be_used_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """httpx2 knows no SOCKS by itself."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    hub_index.use_client.cache_clear()  # a client asks the environment once
+    try:
+        with pytest.raises(NotFoundError, match="can't be reached"):
+            fetch()
+    finally:
+        hub_index.use_client.cache_clear()

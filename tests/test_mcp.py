@@ -491,7 +491,10 @@ server.run(transport="streamable-http", port=int(sys.argv[1]))
 """
 
 
-def test_a_server_of_the_mcp_package_over_http() -> None:
+def test_a_server_of_the_mcp_package_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # which isn't asked for what is here
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -51,6 +51,7 @@ def hub_errors(repo: str, *, near: Callable[[], list[str]] = list) -> Iterator[N
         *(errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.FileMetadataError),
         *(errors.HFValidationError, httpx2.HTTPError, httpx2.InvalidURL),
         ValueError,  # of an address that is none, to which an answer redirects
+        ImportError,  # of what a SOCKS proxy needs
     ) as error:
         raise NotFoundError(_text(repo, error, near)) from error
     except OSError as error:

@@ -115,10 +115,8 @@ def download(repo: Repo, names: list[str]) -> None:
 
 
 def remote_file(repo: Repo, name: str, client: "httpx2.Client") -> "convert.RemoteFile":
-    """A file of the repo, to be read by byte range. Raises NotFoundError where it isn't there."""
-    file = repo.files.get(name)
-    if file is None:
-        raise NotFoundError(f"{repo.id} has no file {name}")
+    """A file of the repo, to be read by byte range."""
+    file = repo.files[name]
     return convert.RemoteFile(Path(name).name, file.size, file.etag, _locator(repo, file), client)
 
 

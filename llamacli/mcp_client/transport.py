@@ -35,6 +35,8 @@ ENDING = 1.0  # seconds to leave after SIGTERM
 DYING = 2.0  # seconds for the system to have killed it
 BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 CONNECTING = 30.0  # seconds
+# No proxy of the environment's is asked for these.
+NEARBY = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
 EVENTS = "text/event-stream"
 PLAIN = {"Accept-Encoding": "identity"}  # bytes are counted as they come
 MOST_MESSAGE = 16 << 20  # bytes of one message
@@ -225,7 +227,7 @@ async def reach_server(config: ServerConfig, trace: Trace, seconds: float) -> As
     """The connection, as the streams that mcp's Client takes; seconds are those of an answer."""
     limits = httpx2.Timeout(CONNECTING, read=seconds)
     async with (
-        _Bounded(trace, headers={**config.headers, **PLAIN}, timeout=limits) as http,
+        _Bounded(trace, headers={**config.headers, **PLAIN}, timeout=limits, mounts=NEARBY) as http,
         streamable_http_client(
             config.url, http_client=http, max_sse_event_size=MOST_MESSAGE
         ) as streams,
