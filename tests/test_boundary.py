@@ -291,6 +291,7 @@ def repl(model: Path) -> Iterator[Repl]:
         ("/save " + LONG, "at most 64"),
         ("/load " + LONG, "at most 64"),
         ("/nothing", "there is no command"),
+        ("/system be \udcff", "the byte 0xff, which isn't UTF-8"),
     ],
 )
 def test_a_chat_goes_on_after_an_error(
@@ -299,7 +300,7 @@ def test_a_chat_goes_on_after_an_error(
     turn(repl, line)
     told = capsys.readouterr().err
     assert told.startswith("llamacli: ") and said in told and len(told.splitlines()) == 1
-    assert not repl.leaving
+    assert not repl.leaving and not repl.session.messages
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,10 @@ from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.completion import DummyCompleter
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
 
 from llamacli.chat import ChatSession
 from llamacli.engine import Asked, SamplingSettings
@@ -19,6 +23,7 @@ from llamacli.models import open_engine
 from llamacli.prompt import Message, Spelled, encode_turns
 from llamacli.repl import loop, markdown
 from llamacli.repl.commands import COMMANDS
+from llamacli.repl.editor import make_editor
 from llamacli.repl.markdown import MarkdownStream
 from llamacli.repl.state import Repl, status_line
 from tests.conftest import ROOT
@@ -116,6 +121,17 @@ def test_ctrl_c_too_late_for_an_answer_does_not_end_the_chat(
     session: Any = SimpleNamespace(engine=None, conversation=None)
     loop.talk(Repl(session, "demo", lambda *_: session.engine))
     assert not [*typed]
+
+
+def test_ctrl_c_as_a_line_is_taken_is_no_error(tmp_path: Path) -> None:
+    """Its signal may be handled when the editor has ended."""
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        read: Any = make_editor(tmp_path / "history", DummyCompleter(), str)
+        (session,) = read.args
+        keys.send_text("a line\r")
+        assert read(">>> ", "") == "a line"
+        session.default_buffer.reset()
+        session.app.key_processor.send_sigint()
 
 
 def test_the_page_on_chat_names_every_command() -> None:

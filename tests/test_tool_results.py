@@ -123,6 +123,14 @@ def test_no_result_becomes_a_control_token(
     assert template_has(SPELLED) == template_has("word")
 
 
+@pytest.mark.parametrize("way", [by_chat, by_mcp])
+def test_a_result_that_is_no_unicode_ends_no_chat(
+    engine: Engine, way: Callable[[Engine, str], list[int]]
+) -> None:
+    """As of keys that aren't UTF-8: no later prompt could be made."""
+    assert "a?b" in engine.vocabulary.text_of(way(engine, "a\udcffb"))
+
+
 def test_a_resumed_chat_with_calls_reads_none_of_it_again(demo: Path) -> None:
     """As many tokens are evaluated for the next question as where the chat had never stopped."""
     root = Path(__file__).parents[1]

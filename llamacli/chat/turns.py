@@ -116,12 +116,12 @@ class ChatSession:
         return self.most_calls - roles[self._last_question() :].count("tool")
 
     def give(self, call: dict[str, Any], text: str) -> None:
-        """A call's result."""
+        """A call's result; half a surrogate pair in it, which no prompt can have, is a `?`."""
         message = {
             "role": "tool",
             "name": call["function"]["name"],
             "tool_call_id": call.get("id", ""),
-            "content": text,
+            "content": text.encode(errors="replace").decode(),
         }
         self._step(bounded([message], self.output_limit)[0])
 
@@ -139,7 +139,9 @@ class ChatSession:
         self._step({"event": "reset"})
 
     def set_system(self, text: str | None) -> None:
-        """Another system prompt from the next turn on, or none."""
+        """Another system prompt from the next turn on, or none. Raises UsageError."""
+        if text is not None:
+            self.engine.vocabulary.tokenize(text)
         self._step({"event": "system", "content": text})
 
     def use_engine(self, engine: ChatEngine) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FrameType
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.application import get_app
+from prompt_toolkit.application import Application, get_app
 from prompt_toolkit.completion import Completer, ConditionalCompleter
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import Condition, has_focus
@@ -67,7 +67,7 @@ def _read(session: "PromptSession[str]", prompt: str, begin: str) -> str:
     arrived: list[int] = []
 
     def end() -> None:
-        if arrived and app.future is not None and not app.future.done():
+        if arrived and _is_reading(app):
             app.exit(exception=EOFError())
 
     def arrive(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
@@ -83,6 +83,11 @@ def _read(session: "PromptSession[str]", prompt: str, begin: str) -> str:
             signal.signal(number, handler)
         if arrived:
             signal.raise_signal(arrived[0])
+
+
+def _is_reading(app: "Application[str]") -> bool:
+    """Whether the editor has begun, and no line is taken yet."""
+    return app.future is not None and not app.future.done()
 
 
 def _is_ours(number: int) -> bool:
@@ -123,7 +128,7 @@ def _bindings() -> KeyBindings:
         buffer = event.app.layout.get_buffer_by_name(DEFAULT_BUFFER)
         if buffer is not None and buffer.text:
             buffer.reset()
-        else:
+        elif _is_reading(event.app):  # else it came as the line was taken
             event.app.exit(exception=Interrupted(), style="class:aborting")
 
     @bindings.add("<vt100-mouse-event>")
