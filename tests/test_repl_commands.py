@@ -1,5 +1,6 @@
 """The slash commands of `llamacli chat`, each in the real program."""
 
+import asyncio
 import base64
 import os
 import re
@@ -131,7 +132,11 @@ def test_ctrl_c_as_a_line_is_taken_is_no_error(tmp_path: Path) -> None:
         keys.send_text("a line\r")
         assert read(">>> ", "") == "a line"
         session.default_buffer.reset()
-        session.app.key_processor.send_sigint()
+
+        async def late() -> None:
+            session.app.key_processor.send_sigint()
+
+        asyncio.run(late())
 
 
 def test_the_page_on_chat_names_every_command() -> None:
