@@ -6,7 +6,7 @@ ones, so that the same checkpoint gives the same numbers.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import exp, log
 
 import numpy as np
@@ -19,10 +19,10 @@ from convert.header import PlannedTensor
 from convert.importance import ImportanceMatrix, importances_for
 from convert.kernels import SEARCHED, Kernel, dequantize
 from convert.lora import Pair
-from convert.pieces import PIECE, finite_values, quantize_piece, read_piece, stored_rows
+from convert.pieces import PIECE, check_magnitude, finite_rows
 from convert.pipeline import kernels_for
 from convert.pool import Pool
-from convert.quantization import NEED_IMPORTANCE, UNQUANTIZED
+from convert.quantization import NEED_IMPORTANCE, UNQUANTIZED, tensor_nbytes
 from convert.safetensors import ITEM_SIZES, StoredTensor, reading
 from convert.tensors import TensorSpec
 
@@ -74,14 +74,13 @@ def measure(
     capped = np.minimum(weights, CALM * np.median(weights))
     squares, errors, rows = np.zeros(spec.columns), dict.fromkeys(kernels, 0.0), 0
     for first, count in _runs(spec):
-        piece = stored_rows(spec, stored, pairs, first, count)
-        raw = read_piece(piece)
-        values = finite_values(piece, raw)
+        values = finite_rows(spec, stored, pairs, first, count)
         squares += _squares(values)
         rows += count
         for kind, kernel in kernels.items():
-            tried = replace(piece, tensor=replace(piece.tensor, type=kind))
-            data = quantize_piece(tried, raw, kernel, (importances or {}).get(kind)).data
+            data = np.empty(tensor_nbytes(kind, values.size), np.uint8)
+            largest = kernel(values.reshape(-1), data, (importances or {}).get(kind))
+            check_magnitude(largest, kind, stored, spec)
             back = dequantize(kind, data).reshape(values.shape)
             errors[kind] += float(_squares(values - back) @ weights)
     whole = spec.rows / rows

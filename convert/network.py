@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convert.checkpoint import Checkpoint
-from convert.pieces import PIECE, finite_values, read_piece, stored_rows
+from convert.pieces import PIECE, finite_rows
 from convert.tensors import frequency_factors, inverse_frequencies
 
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
@@ -69,8 +69,7 @@ class Model:
     def _read(self, name: str, first: int, count: int) -> Floats:
         spec = self._specs[name]
         stored, pairs = self._checkpoint.weights[spec], self._checkpoint.pairs.get(spec.source, ())
-        piece = stored_rows(spec, stored, pairs, first, count)
-        return finite_values(piece, read_piece(piece))
+        return finite_rows(spec, stored, pairs, first, count)
 
     @cached_property
     def rotation(self) -> tuple[Floats, Floats]:

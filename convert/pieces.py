@@ -1,8 +1,8 @@
 """Pieces: some whole rows of one tensor, read, reordered and quantized on their own."""
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from convert.kernels import INFINITY, LARGEST_F16, Kernel
 from convert.lora import Pair
 from convert.quantization import tensor_nbytes
 from convert.safetensors import ITEM_SIZES, StoredTensor
-from convert.stored import as_float32
+from convert.stored import as_float32, read_rows
 from convert.tensors import TensorSpec, permute_heads
 
 Type = GGMLQuantizationType
@@ -77,12 +77,26 @@ def pieces_of(checkpoint: Checkpoint, tensors: tuple[PlannedTensor, ...]) -> Ite
             yield Piece(tensor, stored, first, count, tensor.offset + first * row_bytes, pairs)
 
 
-def stored_rows(
-    spec: TensorSpec, stored: StoredTensor, pairs: Sequence[Pair], first: int, count: int
-) -> Piece:
-    """Some rows of a tensor in Hugging Face's order, to be looked at and not written."""
-    planned = PlannedTensor(replace(spec, head_dim=None), Type.F32, 0, 0)
-    return Piece(planned, stored, first, count, 0, tuple(pairs))
+def finite_rows(
+    spec: TensorSpec, stored: StoredTensor, pairs: Iterable[Pair], first: int, count: int
+) -> NDArray[np.float32]:
+    """Rows of a tensor in Hugging Face's order, with what adapters add, of shape (count, columns).
+
+    Raises CheckpointError for values that aren't finite.
+    """
+    values = _with_pairs(read_rows(stored, first, count), pairs, first)
+    if wrong := values.size - int(np.isfinite(values).sum()):
+        raise not_finite_error(stored, spec, wrong)
+    return values
+
+
+@np.errstate(over="ignore", invalid="ignore")  # what isn't finite is told where it is counted
+def _with_pairs(
+    values: NDArray[np.float32], pairs: Iterable[Pair], first: int
+) -> NDArray[np.float32]:
+    for pair in pairs:
+        values = values + pair.product(first, len(values))
+    return values
 
 
 def read_piece(piece: Piece, buffer: memoryview | None = None) -> memoryview:
@@ -94,57 +108,46 @@ def read_piece(piece: Piece, buffer: memoryview | None = None) -> memoryview:
     return view
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what isn't finite is told where it is counted
-def piece_values(piece: Piece, raw: memoryview) -> NDArray[np.float32]:
-    """What was read of a matrix, with what adapters add: float32 of shape (rows, columns)."""
-    values = as_float32(raw, piece.stored.dtype).reshape(piece.rows, piece.tensor.spec.columns)
-    for pair in piece.pairs:
-        values = values + pair.product(piece.first_row, piece.rows)
-    return values
-
-
-def finite_values(piece: Piece, raw: memoryview) -> NDArray[np.float32]:
-    """The same. Raises CheckpointError for values that aren't finite."""
-    values = piece_values(piece, raw)
-    if wrong := values.size - int(np.isfinite(values).sum()):
-        raise not_finite_error(piece.stored, piece.tensor.spec, wrong)
-    return values
-
-
 def quantize_piece(
     piece: Piece,
     raw: memoryview,
     kernel: Kernel,
-    importances: NDArray[np.float32] | None = None,
-    out: NDArray[np.uint8] | None = None,
+    importances: NDArray[np.float32] | None,
+    out: NDArray[np.uint8],
 ) -> Quantized:
     """Quantize what was read; importances, float32 of shape (columns,), weigh the errors.
 
-    The bytes are in the first ones of out where it is given, or in raw where nothing changes.
+    The bytes are in the first ones of out, or in raw where nothing changes.
     """
     spec, kind, dtype = piece.tensor.spec, piece.tensor.type, piece.stored.dtype
     bits: NDArray[Any] = np.frombuffer(raw, np.uint32 if dtype == "F32" else np.uint16)
     bits = bits.reshape(piece.rows, spec.columns) if len(spec.shape) == 2 else bits
     if piece.pairs:
-        bits, dtype = piece_values(piece, raw).view(np.uint32), "F32"
+        values = as_float32(raw, dtype).reshape(bits.shape)
+        bits, dtype = _with_pairs(values, piece.pairs, piece.first_row).view(np.uint32), "F32"
     if spec.head_dim is not None:
         bits = permute_heads(bits, spec.head_dim)
     if dtype == kind.name:
         return Quantized(bits.view(np.uint8), _not_finite(bits, dtype), 0.0)
-    values: NDArray[Any] = bits  # of BF16, as kernels take them
-    if dtype != "BF16":
-        values = as_float32(bits.data, dtype)
-    data = np.empty(piece.nbytes, np.uint8) if out is None else out[: piece.nbytes]
+    source: NDArray[Any] = bits if dtype == "BF16" else as_float32(bits.data, dtype)
+    data = out[: piece.nbytes]
     started = time.perf_counter()
-    largest = kernel(values.reshape(-1), data, importances)
+    largest = kernel(source.reshape(-1), data, importances)
     seconds = time.perf_counter() - started
     if largest >= INFINITY:
         return Quantized(data, _not_finite(bits, dtype), seconds)
+    check_magnitude(largest, kind, piece.stored, spec)
+    return Quantized(data, 0, seconds)
+
+
+def check_magnitude(
+    largest: int, kind: GGMLQuantizationType, stored: StoredTensor, spec: TensorSpec
+) -> None:
+    """Raises CheckpointError where that of a kernel's result is too large for the type."""
     if largest > LARGEST_F16 and kind not in (Type.F32, Type.BF16):
         magnitude = float(np.uint32(largest).view(np.float32))
         fault = f"{spec.source} has a value of {magnitude:.3g}, too large for {kind.name}"
-        raise CheckpointError(fault, file=piece.stored.file.name)
-    return Quantized(data, 0, seconds)
+        raise CheckpointError(fault, file=stored.file.name)
 
 
 def not_finite_error(stored: StoredTensor, spec: TensorSpec, count: int) -> CheckpointError:

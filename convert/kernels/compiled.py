@@ -65,19 +65,16 @@ def compiled_kernel(kind: GGMLQuantizationType, cache: Path | None = None) -> Ke
         wide = values.dtype == np.float32
         sources = (values, no_bits) if wide else (no_values, values)
         largest = int(function(*sources, weights, rows, left))
-        if not left.any():
-            return largest
-        if not weights.size:
-            for first, last in _runs(left):
-                part = as_float32(values[first * block : last * block]).reshape(-1, block)
-                rows[first:last] = quantize(kind, part)
-            return largest
-        unit = weights.size if kind in WHOLE_ROWS else block  # what ggml must see at once
-        for first in np.unique(np.flatnonzero(left) * block // unit * unit):
-            part = as_float32(values[first : first + unit]).reshape(1, unit)
-            place = first % weights.size
-            done = quantize(kind, part, weights[place : place + unit]).reshape(-1, nbytes)
-            rows[first // block : (first + unit) // block] = done
+        if left.any():
+            columns = weights.size or block
+            unit = columns if kind in WHOLE_ROWS else block  # what ggml must see at once
+            values = values.reshape(-1, columns // unit, unit)
+            units = rows.reshape(*values.shape[:2], unit // block * nbytes)
+            wanted: NDArray[np.bool_] = left.reshape(*values.shape[:2], -1).max(axis=2) > 0
+            for place in np.flatnonzero(wanted.any(axis=0)):
+                here = wanted[:, place]
+                own = weights[place * unit :][:unit] if weights.size else None
+                units[here, place] = quantize(kind, as_float32(values[here, place]), own)
         return largest
 
     return run
@@ -88,12 +85,6 @@ def _read_only(array: NDArray[Any]) -> NDArray[Any]:
     flat = np.require(array, requirements=["C", "A"]).reshape(-1)
     flat.flags.writeable = False
     return flat
-
-
-def _runs(left: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """The first and one past the last index of each run of ones."""
-    edges = np.flatnonzero(np.diff(left, prepend=np.uint8(0), append=np.uint8(0)))
-    return [(int(first), int(last)) for first, last in edges.reshape(-1, 2)]
 
 
 def _enable_cache(function: Any, cache: Path) -> None:
