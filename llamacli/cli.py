@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -106,6 +107,8 @@ def start() -> NoReturn:
 
     The system takes a process's memory back 30 ms sooner than Python and llama.cpp tidy it up.
     """
+    if "--debug" not in sys.argv and not sys.warnoptions:
+        warnings.simplefilter("ignore")  # Python's and numpy's, for those who write programs
     try:
         main()
     except SystemExit as done:

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from convert import convert
 from llamacli import __version__, cli
+from llamacli.errors import LlamacliError
 from tests.standins.checkpoint import shape_config, write_checkpoint
 from tests.standins.program import PROGRAM, run_program
 from tests.standins.waiting import PATIENCE
@@ -91,6 +93,32 @@ def test_convert_prints_the_path_alone(checkpoint: Make, tmp_path: Path) -> None
     assert result.stdout == f"{tmp_path / 'out.gguf'}\n"
     assert "bits per weight" in result.stderr and "Q4_K" in result.stderr
     assert "\x1b" not in result.stderr
+
+
+def test_convert_takes_as_many_threads_as_a_container_leaves(
+    checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one for each of the machine's processors."""
+    took: list[Any] = []
+
+    def taken(*_: Any, threads: int | None, **__: Any) -> None:
+        took.append(threads)
+        raise LlamacliError("enough")
+
+    monkeypatch.setattr("llamacli.machine.usable_processors", lambda: 3)
+    monkeypatch.setattr("convert.write_gguf", taken)
+    for words, threads in (([], 3), (["--threads", "2"], 2)):
+        with pytest.raises(SystemExit):
+            cli.main(["convert", str(checkpoint()), "-o", str(tmp_path / "m.gguf"), *words])
+        assert took.pop() == threads
+
+
+def test_warnings_for_programmers_are_no_lines_of_its_own() -> None:
+    told = "import warnings, llamacli.cli as c; c.main = lambda: warnings.warn('x'); c.start()"
+    for words, lines in (((), 0), (("--debug",), 1)):
+        command = [sys.executable, "-c", told, *words]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.stderr.count("UserWarning: x") == lines
 
 
 def test_convert_into_the_store(checkpoint: Make, store: Path) -> None:

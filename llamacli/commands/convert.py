@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamacli import gguf, hub, models
+from llamacli import gguf, hub, machine, models
 from llamacli.commands import adapting, imatrix as measuring, options, pull
 from llamacli.commands.mixture import Mixture, fitted
 from llamacli.commands.printing import bytes_bar, print_table
@@ -61,6 +61,7 @@ def convert(
     """
     from convert import check_target, write_gguf
 
+    threads = threads or machine.usable_processors()
     place, folder = models.find_checkpoint(source)
     chosen = mixture.chosen(place.quantization)
     measures = imatrix == measuring.AUTO and not Path(measuring.AUTO).exists()

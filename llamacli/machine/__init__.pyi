@@ -21,4 +21,5 @@ from .resources import (
     physical_cores as physical_cores,
     this_processor as this_processor,
     thread_counts as thread_counts,
+    usable_processors as usable_processors,
 )
