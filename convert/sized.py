@@ -232,7 +232,7 @@ def measure_all(
 
     @cache
     def vector(name: str) -> NDArray[np.float32]:
-        return read_rows(checkpoint.weights[vectors[name]])[0]
+        return read_rows(checkpoint.weights[vectors[name]]).reshape(-1)
 
     def inputs(spec: TensorSpec) -> NDArray[np.float32]:
         """What errors in a matrix' columns count: their information, or the mean squares of their
