@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llamacli.engine.settings import FLASH_ATTENTION, KV_TYPES, EngineSettings
-from llamacli.errors import DoesNotFitError, InvalidModelError, LlamacliError
+from llamacli.errors import (
+    DoesNotFitError,
+    InvalidModelError,
+    LlamacliError,
+    UnreachableError,
+)
 from llamacli.gguf import GGUFFile
 from llamacli.machine import logged_reason
 from llamacli.workers import Workers
@@ -91,6 +96,19 @@ def context_parameters(
         if value is not None:
             setattr(params, key, float(value))
     return params
+
+
+def new_context(library: Any, model: Any, params: Any, workers: Workers) -> Any:
+    """A llama_context; None where llama.cpp can't make it. Raises UnreachableError."""
+    pointer = None
+    try:
+        with workers.watched():
+            pointer = library.llama_init_from_model(model, params)
+    except UnreachableError:
+        if pointer:
+            library.llama_free(pointer)
+        raise
+    return pointer
 
 
 def common_prefix(a: Sequence[object], b: Sequence[object]) -> int:

@@ -21,6 +21,7 @@ from llamacli.engine.context import (
     decode_together,
     default_threads,
     floats,
+    new_context,
     plan_context,
 )
 from llamacli.engine.model import LoadedModel, Loading, in_background
@@ -29,8 +30,6 @@ from llamacli.errors import (
     DoesNotFitError,
     InvalidModelError,
     LlamacliError,
-    UnreachableError,
-    UsageError,
 )
 from llamacli.machine import logged_reason
 
@@ -184,24 +183,6 @@ class Engine(LoadedModel):
             self.library.llama_synchronize(self.context_pointer)  # a GPU computes on its own
         return kept
 
-    def most_tokens(self, prompt: int, asked: int | None = None) -> int:
-        """How many tokens can follow a prompt of so many: the last of them takes no cell.
-
-        Raises DoesNotFitError where the prompt is too long, UsageError where it has no tokens or
-        none is asked for.
-        """
-        if prompt < 1:
-            raise UsageError("there is nothing to evaluate: the prompt has no tokens")
-        if prompt > self.context_size:
-            raise DoesNotFitError(
-                f"the prompt has {prompt} tokens, the context {self.context_size}",
-                hint="raise the context with -c, or shorten the text",
-            )
-        if asked is not None and asked < 1:
-            raise UsageError(f"at most {asked} tokens were asked for; give 1 or more")
-        room = self.context_size - prompt + 1
-        return room if asked is None else min(room, asked)
-
     def keep(self, count: int) -> None:
         """Drop all but the first count tokens from the cache."""
         memory = self._context.memory
@@ -315,14 +296,7 @@ class Engine(LoadedModel):
         params = context_parameters(self.library, plan, self.settings, self.file, threads)
         if self._observer is not None:
             params.cb_eval = self._observer
-        pointer = None
-        try:
-            with self.workers.watched():
-                pointer = self.library.llama_init_from_model(self._model, params)
-        except UnreachableError:
-            if pointer:
-                self.library.llama_free(pointer)
-            raise
+        pointer = new_context(self.library, self._model, params, self.workers)
         if not pointer:
             raise DoesNotFitError(
                 f"a context of {self.context_size} tokens can't be made for {self.path}"

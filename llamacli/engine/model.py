@@ -16,7 +16,7 @@ from llamacli.engine.adapters import LoadedAdapter, Scales, load_adapters, read_
 from llamacli.engine.fit import Fitting, known_context
 from llamacli.engine.footprint import parts
 from llamacli.engine.settings import EngineSettings
-from llamacli.errors import DoesNotFitError, InvalidModelError
+from llamacli.errors import DoesNotFitError, InvalidModelError, UsageError
 from llamacli.workers import Workers
 
 if TYPE_CHECKING:
@@ -131,6 +131,24 @@ class LoadedModel:
     def lost(self) -> bool:
         """Whether a worker is lost: nothing is to be had of this engine any more."""
         return any(relay.lost is not None for relay in self.workers.relays)
+
+    def most_tokens(self, prompt: int, asked: int | None = None) -> int:
+        """How many tokens can follow a prompt of so many: the last of them takes no cell.
+
+        Raises DoesNotFitError where the prompt is too long, UsageError where it has no tokens or
+        none is asked for.
+        """
+        if prompt < 1:
+            raise UsageError("there is nothing to evaluate: the prompt has no tokens")
+        if prompt > self.context_size:
+            raise DoesNotFitError(
+                f"the prompt has {prompt} tokens, the context {self.context_size}",
+                hint="raise the context with -c, or shorten the text",
+            )
+        if asked is not None and asked < 1:
+            raise UsageError(f"at most {asked} tokens were asked for; give 1 or more")
+        room = self.context_size - prompt + 1
+        return room if asked is None else min(room, asked)
 
     def _fit(self, settings: EngineSettings) -> None:
         """Settle what settings leave open, by the devices and the memory that is free."""
