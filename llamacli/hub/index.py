@@ -18,7 +18,6 @@ import httpx2
 from huggingface_hub import HfApi, ModelInfo, constants, errors, get_session, set_client_factory
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import parse_ratelimit_headers
-from huggingface_hub.utils._http import hf_request_event_hook
 
 from llamacli import __version__
 from llamacli.errors import InvalidModelError, NotFoundError, OutputError
@@ -148,7 +147,7 @@ def certificates() -> ssl.SSLContext:
 @cache
 def use_client() -> None:
     """Have every call of huggingface_hub go through the client below."""
-    hooks = {"request": [hf_request_event_hook]}
+    hooks = get_session().event_hooks  # its own, which know HF_HUB_OFFLINE
     set_client_factory(
         lambda: _Client(
             event_hooks=hooks, follow_redirects=True, timeout=None, verify=certificates()
