@@ -73,9 +73,12 @@ def is_elsewhere(path: str, *, windows: bool = WINDOWS) -> bool:
 
 def expanded(path: str | Path) -> Path:
     """The path with ~ or ~NAME as the home that it stands for. Raises NotFoundError for others, and
-    UsageError for an empty one, which would mean the folder that one is in."""
+    UsageError for an empty one, which would mean the folder that one is in, and for one with a
+    character that no path has."""
     if path == "":
         raise UsageError("a name or a path is empty")
+    if "\0" in str(path):
+        raise UsageError(f"no path has the character that {str(path)!r} has")
     try:
         return Path(path).expanduser()
     except RuntimeError:

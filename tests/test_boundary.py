@@ -283,6 +283,8 @@ def repl(model: Path) -> Iterator[Repl]:
     [
         ("/file ~nobody-there/x", "no such home"),
         ("/file " + LONG, "File name too long"),
+        ("/file a\0b", "no path has"),
+        ("/export a\0b", "no path has"),
         ("/file .", "a folder, not a file"),
         (f"/file {sys.executable}", "; convert it\n"),
         ("/export ~nobody-there/x", "no such home"),
