@@ -121,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and raise SystemExit with its exit code; every error becomes a line."""
     try:
         code = _run(arguments)
+        _take_late_signals()
     except (KeyboardInterrupt, Terminated) as late:  # while the last was said
         code = _exit_code(late)
     sys.exit(code)
@@ -202,6 +203,13 @@ def _signal_outside(number: int) -> None:
     while _is_within(sys._current_frames().get(main), deliver_again.__code__):
         time.sleep(0.01)
     signal_main(number)
+
+
+def _take_late_signals() -> None:
+    """Let those come that deliver_again has sent for: nothing else waits for them at the end."""
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer) and thread.function == _signal_outside:
+            thread.join()
 
 
 def _is_within(frame: FrameType | None, code: CodeType) -> bool:
