@@ -38,7 +38,7 @@ def answer_by_server(
     call. Whoever asks for something of the machine other than threads, or for a model that drafts,
     gets an engine of their own.
     """
-    if not may_ask(machine, context, draft):
+    if why_not(machine, draft, context) is not None:
         return None
     body = {**prompt, **request_fields(sampling, ending, shape), "exact": True}
     body |= serve.calling_field(calling)
@@ -55,7 +55,7 @@ def model_for(
     path: Path, machine: groups.Machine, asked: "Asked", output: groups.Output, *, alone: bool
 ) -> "Iterator[Engine | chat.Served]":
     """The model by a server that has it as it is asked for, else loaded here; alone asks none."""
-    if not alone and may_ask(machine, asked.context, asked.draft):
+    if not alone and why_not(machine, asked.draft, asked.context) is None:
         served = serve.served_model(path, None, asked.adapters)
         if not isinstance(served, str):
             if output.verbose:
@@ -66,15 +66,10 @@ def model_for(
         yield engine
 
 
-def may_ask(machine: groups.Machine, context: Any, draft: str | None) -> bool:
-    """Whether a server of the user's is there, and nothing is asked that it may have otherwise."""
-    return context is None and why_not(machine, draft) is None
-
-
-def why_not(machine: groups.Machine, draft: str | None) -> str | None:
-    """Why no server is to be asked; its workers are as good as others."""
+def why_not(machine: groups.Machine, draft: str | None, context: Any = None) -> str | None:
+    """Why no server of the user's is to be asked; its workers are as good as others."""
     left = replace(machine, threads=None, workers=None, split=None, worker_timeout=None)
-    if left != groups.Machine() or draft is not None:
+    if left != groups.Machine() or draft is not None or context is not None:
         return "options say how"
     return "no server is there" if serve.own_socket() is None else None
 
@@ -83,7 +78,7 @@ def answers_by_server(
     path: Path, machine: groups.Machine, asked: "Asked", adapters: dict[str, Any], quiet: bool
 ) -> bool:
     """Whether a server has the model as it is asked for, and a request's adapters; it is told."""
-    if not may_ask(machine, asked.context, asked.draft):
+    if why_not(machine, asked.draft, asked.context) is not None:
         return False
     if (has := serve.loaded(path, adapters) is not None) and not quiet:
         notice(serve.BY_SERVER)
