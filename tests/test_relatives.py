@@ -21,6 +21,7 @@ from convert.special import adds_special_tokens, end_tokens, special_ids
 from convert.tensors import frequency_factors, permute_heads
 from llamacli.engine import load_vocabulary
 from llamacli.gguf import check_llama, read_gguf
+from llamacli.show import find_config
 from llamacli.verify.report import verify
 from llamacli.verify.tokenization import reference
 from tests.standins.checkpoint import shape_config, tokenizer, write_checkpoint, write_json
@@ -510,6 +511,9 @@ def test_lm_head_beside_tied_embeddings(dtype: str, checkpoint: Make) -> None:
     )
     path = converted(folder)
     assert "output.weight" in names_in(path)
+    assert find_config(read_gguf(path)).notices == (
+        "its llamacli.llama_config says tie_word_embeddings True, the rest of its metadata False",
+    )
     assert verify(path, folder).failed == ()
     stored = {spec.source: tensor for spec, tensor in opened.weights.items()}
     embedding, head = stored["model.embed_tokens.weight"], stored["lm_head.weight"]

@@ -24,7 +24,8 @@ LLAMA3_SCALING = {
     "rope_type": "llama3",
 }
 SAME = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-        "num_attention_heads", "num_key_value_heads", "max_position_embeddings")  # fmt: skip
+        "num_attention_heads", "num_key_value_heads", "max_position_embeddings",
+        "tie_word_embeddings")  # fmt: skip
 
 
 @dataclass(frozen=True)
