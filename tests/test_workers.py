@@ -1,8 +1,10 @@
 """Several machines: a model's layers on workers, and workers that go, stall or lie."""
 
+import errno
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -311,6 +313,22 @@ def test_a_busy_worker_says_nothing(
     monkeypatch.setattr(greeting, "HTTP_PATIENCE", 0.5)
     with Engine(demo, lent(lender.address)), pytest.raises(UnreachableError, match="another"):
         greet(lender.address, 0.5)
+
+
+def test_a_connection_that_takes_no_options_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As macOS has it of one that the other side has closed."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(socket.socket, "setsockopt", refuse)
+        with pytest.raises(UnreachableError, match="Invalid argument") as raised:
+            greet(Address(*server.getsockname()))
+        came, _ = server.accept()
+        with came:
+            came.settimeout(5.0)
+            assert came.recv(1) == b"" and raised.tb is not None  # which holds what it saw
 
 
 def test_a_link_is_measured(lender: Started) -> None:

@@ -36,14 +36,21 @@ class Link:
 
     @classmethod
     def to(cls, address: Address, patience: float) -> "Link":
-        sock = socket.create_connection(address, patience)
-        sock.settimeout(SLICE)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        link = cls(address, socket.create_connection(address, patience), patience)
+        try:
+            link._prepare()
+        except OSError:  # macOS refuses options of a connection that is closed already
+            link.close()
+            raise
+        return link
+
+    def _prepare(self) -> None:
+        self.sock.settimeout(SLICE)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in {**KEEPALIVE, "TCP_USER_TIMEOUT": LOST_AFTER}.items():
             if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        return cls(address, sock, patience)
+                self.sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def close(self) -> None:
         with suppress(OSError):
