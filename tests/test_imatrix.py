@@ -1,7 +1,9 @@
 """Measuring importance matrices: what is summed, going on after an interrupt, the command."""
 
+import io
 import os
 import re
+import sys
 from pathlib import Path
 
 import gguf
@@ -106,6 +108,14 @@ def test_damaged_pieces_of_an_earlier_call_are_not_used(tmp_path: Path) -> None:
 def test_a_text_that_is_too_short_is_told(tiny: Path) -> None:
     with pytest.raises(UsageError, match=r"b.txt has \d+ tokens; a chunk has 512"):
         measure_importance(tiny, [TEXT, Text("b.txt", "a few words")], threads=1)
+
+
+def test_a_piped_text_is_called_stdin(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a few words")))
+    assert run("imatrix", tiny, "--text", "-", "--threads", "1") == 2
+    assert capfd.readouterr().err.startswith("llamacli: stdin has ")
 
 
 def test_the_command_measures_merges_and_says_where(

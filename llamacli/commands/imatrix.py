@@ -121,6 +121,12 @@ def tell_gain(
     say(f"importance matrix: {'; '.join(parts) or 'no type here is made by it'}")
 
 
+def _read(path: Path) -> "prompt.Text":
+    """A text by its file's name alone, which the matrix has."""
+    name = "stdin" if path == Path("-") else convert.name_of(path)
+    return prompt.Text(name, prompt.read_file(path).text)
+
+
 def imatrix(
     *,
     model: options.ModelArgument = None,
@@ -161,9 +167,7 @@ def imatrix(
         check_of_model(one, path)
     measured, machine = [], together.settings(device)
     if chunks != 0:
-        texts = [
-            prompt.Text(convert.name_of(one), prompt.read_file(one).text) for one in text or ()
-        ]
+        texts = [*map(_read, text or ())]
         with steps_bar() as show:
             measured = [
                 measure_importance(
