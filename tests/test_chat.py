@@ -48,6 +48,12 @@ def test_wrong_use_is_one_line(model: Path, options: list[str], stdin: bytes, wo
     assert words in told.stderr and len(told.stderr.splitlines()) == 1
 
 
+def test_a_terminal_as_stdin_alone_is_no_place_to_chat(model: Path) -> None:
+    terminal = Terminal(["bash", "-c", f"{' '.join(PROGRAM)} chat -m {model} | cat"])
+    terminal.wait("chat needs a terminal as stdout, too")
+    terminal.close()
+
+
 def test_only_stdout_piped_is_still_a_pipe(model: Path) -> None:
     terminal = Terminal(["bash", "-c", f"{' '.join(PROGRAM)} chat -m {model} </dev/null | cat"])
     terminal.wait("or a question on stdin")

@@ -67,6 +67,8 @@ def chat(
         raise UsageError("chat --mcp needs a terminal; in scripts use run --mcp")
     options.exclusive(mcp=mcp.mcp or None, tools=calls.tools)
     if not terminal:
+        if sys.stdin.isatty():
+            raise UsageError("chat needs a terminal as stdout, too; in scripts use run")
         run(
             model=model,
             system=system,
