@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from llamacli.errors import LlamacliError
+from llamacli.serve import app, local
+from llamacli.serve.answers import Desk
 from llamacli.serve.faults import Fault
+from llamacli.serve.fields import Fields
 from llamacli.serve.metrics import Metrics
 from llamacli.serve.options import Options
 from llamacli.serve.pool import Loaded, Pool
@@ -138,3 +141,30 @@ def test_pieces_go_out_together_but_the_first_and_the_last(monkeypatch: pytest.M
         assert [piece.text async for piece in stream] == ["", *"abcde", ""]
 
     with_pool(work)
+
+
+def test_none_is_freed_while_a_programs_request_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its vocabulary counts the tokens of a choice's words, in a thread."""
+    uses = list[int]()
+
+    async def work(pool: Pool) -> None:
+        model = await load(pool)
+
+        def read(*_: Any) -> None:
+            uses.append(model.uses)
+            raise Fault(422, "read")
+
+        async def body(_: Any) -> Fields:
+            return Fields({})
+
+        monkeypatch.setattr(app, "read_body", body)
+        monkeypatch.setattr(local, "find_loaded", lambda *_: model)
+        monkeypatch.setattr(local, "find_adapters", lambda *_: {})
+        monkeypatch.setattr(local, "read_local", read)
+        request: Any = SimpleNamespace(scope={"own": True})
+        with pytest.raises(Fault, match="read"):
+            async with app.Server(Desk(pool), ready=True).own_answer(request):
+                pass
+
+    with_pool(work)
+    assert uses == [1]

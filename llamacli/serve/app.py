@@ -118,7 +118,8 @@ class Server:
         if fields.flag("probe"):
             yield json_response(local.model_object(model))
             return
-        ask = await asyncio.to_thread(local.read_local, model, fields, lora)
+        async with self.desk.pool.use(model):  # its words are counted by its vocabulary
+            ask = await asyncio.to_thread(local.read_local, model, fields, lora)
         async with self.desk.answer(ask, model) as answers:
             request.scope["told"].append(f"{model.name} {answers.prompt_tokens} in")
             yield StreamingResponse(local.lines(answers), media_type="application/x-ndjson")
