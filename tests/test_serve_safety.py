@@ -21,9 +21,16 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from llamacli.batch import BatchEngine
+from llamacli.engine import EngineSettings
 from llamacli.serve import run
+from llamacli.serve.answers import Desk
+from llamacli.serve.app import Server, make_app
 from llamacli.serve.guard import Rules, check, own_hosts
 from llamacli.serve.listen import identity, listen_on_port
+from llamacli.serve.metrics import Metrics
+from llamacli.serve.options import Options
+from llamacli.serve.pool import Pool
 from llamacli.serve.run import GRACE
 from llamacli.serve.worker import Worker
 from tests.standins.server import HASTY, PATIENT, WEB, Serving, serving
@@ -252,6 +259,32 @@ def test_a_slow_reader_loses_its_stream_not_the_servers_memory(server: Serving) 
     wait_until(lambda: "processing 0.0" in WEB.get(f"{server.url}/metrics").text)
     assert server.memory() < before + (64 << 20)
     raw.close()
+
+
+def test_a_whole_answer_on_its_way_out_has_no_place_in_the_queue(tmp_path: Path) -> None:
+    """Who reads it slowly would keep others from being answered."""
+    path, settings = write_model(tmp_path / "tiny.gguf"), EngineSettings(context=256, threads=1)
+    options = Options({"tiny": path}, lambda path: BatchEngine(path, settings, 1))
+    parts = [{"type": "http.request", "body": b'{"prompt": [5, 6], "max_tokens": 2}'}]
+    seen = list[tuple[int, int]]()
+
+    async def ask() -> None:
+        pool = Pool(Worker(), Metrics(), options)
+        desk = Desk(pool)
+
+        async def receive() -> Any:
+            return parts.pop() if parts else await asyncio.Event().wait()
+
+        async def send(_: Any) -> None:
+            seen.append((desk.pending, sum(model.uses for model in pool.loaded.values())))
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": [],
+                 "query_string": b"", "own": False, "told": []}  # fmt: skip
+        await make_app(Server(desk, ready=True))(scope, receive, send)
+        await pool.worker.stop()
+
+    asyncio.run(ask())
+    assert seen == [(0, 0), (0, 0)]
 
 
 def test_a_client_that_is_killed_frees_its_sequence(server: Serving) -> None:

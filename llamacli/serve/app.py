@@ -139,8 +139,8 @@ class Server:
                 yield EventSourceResponse(events(formed), headers=headers, sep="\n")
                 return
             completed = await unless_gone(request, answers.whole())
-            told.append(f"{sum(one.result.answer_tokens for one in completed)} out")
-            yield json_response(formed.whole(completed), headers=headers)
+        told.append(f"{sum(one.result.answer_tokens for one in completed)} out")
+        yield json_response(formed.whole(completed), headers=headers)
 
     async def answer_line(self, form: type[Form], fields: Fields) -> dict[str, Any]:
         """A batch's."""
@@ -151,7 +151,7 @@ class Server:
 
 @dataclass
 class Held:
-    """An endpoint whose answers end once its response has gone out, or the client."""
+    """An endpoint whose stream of answers ends once it has gone out, or the client."""
 
     respond: Callable[[Request], AbstractAsyncContextManager[Response]]
 
