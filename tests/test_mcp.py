@@ -495,6 +495,7 @@ def test_a_server_of_the_mcp_package_over_http(monkeypatch: pytest.MonkeyPatch) 
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # which isn't asked for what is here
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")  # which httpx2 can't ask by itself
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

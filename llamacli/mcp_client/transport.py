@@ -35,8 +35,7 @@ ENDING = 1.0  # seconds to leave after SIGTERM
 DYING = 2.0  # seconds for the system to have killed it
 BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 CONNECTING = 30.0  # seconds
-# No proxy of the environment's is asked for these.
-NEARBY = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
+NEARBY = ("localhost", "127.0.0.1", "::1")
 EVENTS = "text/event-stream"
 PLAIN = {"Accept-Encoding": "identity"}  # bytes are counted as they come
 MOST_MESSAGE = 16 << 20  # bytes of one message
@@ -224,10 +223,15 @@ async def _ended(process: Process, seconds: float) -> bool:
 
 @asynccontextmanager
 async def reach_server(config: ServerConfig, trace: Trace, seconds: float) -> AsyncIterator[Any]:
-    """The connection, as the streams that mcp's Client takes; seconds are those of an answer."""
+    """The connection, as the streams that mcp's Client takes; seconds are those of an answer.
+
+    For what is nearby the environment's proxies aren't even read, one of which may be of no use.
+    """
     limits = httpx2.Timeout(CONNECTING, read=seconds)
+    direct = httpx2.AsyncHTTPTransport() if httpx2.URL(config.url).host in NEARBY else None
+    headers = {**config.headers, **PLAIN}
     async with (
-        _Bounded(trace, headers={**config.headers, **PLAIN}, timeout=limits, mounts=NEARBY) as http,
+        _Bounded(trace, headers=headers, timeout=limits, transport=direct) as http,
         streamable_http_client(
             config.url, http_client=http, max_sse_event_size=MOST_MESSAGE
         ) as streams,
