@@ -118,10 +118,7 @@ def restore_cache(engine: "Engine", name: str, tokens: Sequence[int]) -> str | N
     Says why not, where something is saved; the conversation is then simply read again.
     """
     path = _kv_path(name)
-    try:
-        problem = prompt_cache.load(engine, path, tokens)
-    except OSError as error:  # the model's file, which names the cache's key
-        problem = str(error.strerror)
+    problem = prompt_cache.load(engine, path, tokens)
     if problem is None and path.exists() and not engine.tokens:
         problem = "its tokens are not those of this conversation's prompt"
     return problem and f"the KV cache of {name} is not used: {problem}"
