@@ -78,8 +78,8 @@ class Kept:
         return max(self._longest(tokens, scales)[1], aside)
 
     def begin(self, running: Running) -> None:
-        """Give it a sequence, and there the longest start that others or kept ones have of it by
-        the same adapters.
+        """Have it be one of those that are answered in: give it a sequence, and there the longest
+        start that others or kept ones have of it by the same adapters.
 
         Exact ones begin at what their own chat left, else at nothing: what others read in other
         shapes has other last bits.

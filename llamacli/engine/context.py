@@ -1,5 +1,5 @@
 """A llama.cpp context: its sizes, planned in one place for loading and for counting memory, and
-batches of tokens evaluated in it, which can be stopped."""
+the batches of tokens that are evaluated in it."""
 
 from collections.abc import Sequence
 from ctypes import POINTER, Array, addressof, c_float, c_int8, c_int32, cast, sizeof
@@ -139,7 +139,8 @@ class Part(NamedTuple):
 
 
 class Rows:
-    """llama.cpp's batch of at most so many tokens, in memory of Python's."""
+    """llama.cpp's batch of at most so many tokens, in memory of Python's, which is filled by
+    slices: a value at a time takes several times as long."""
 
     def __init__(self, library: Any, most: int) -> None:
         self.most = most

@@ -139,8 +139,9 @@ class Server:
                 yield EventSourceResponse(events(formed), headers=headers, sep="\n")
                 return
             completed = await unless_gone(request, answers.whole())
-        told.append(f"{sum(one.result.answer_tokens for one in completed)} out")
-        yield json_response(formed.whole(completed), headers=headers)
+            told.append(f"{sum(one.result.answer_tokens for one in completed)} out")
+            response = json_response(formed.whole(completed), headers=headers)
+        yield response  # who reads it slowly has no place in the queue meanwhile
 
     async def answer_line(self, form: type[Form], fields: Fields) -> dict[str, Any]:
         """A batch's."""
