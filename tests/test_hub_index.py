@@ -5,7 +5,7 @@ from typing import Any
 
 import httpcore2
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import close_session, constants
 
 from llamacli.errors import InvalidModelError, LlamacliError, NotFoundError
 from llamacli.hub import index as hub_index
@@ -158,7 +158,8 @@ def test_a_proxy_that_can_not_be_used_is_told(hub: Hub, monkeypatch: pytest.Monk
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
-    hub_index.use_client.cache_clear()  # a client asks the environment once
+    close_session()  # a client asks the environment once
+    hub_index.use_client.cache_clear()
     try:
         with pytest.raises(NotFoundError, match="can't be reached"):
             fetch()

@@ -209,9 +209,9 @@ def fetch_index(repo: str, revision: str, token: str | None) -> tuple[str, dict[
     Raises NotFoundError that says why and what to do, InvalidModelError for an index that makes
     no sense.
     """
-    use_client()
     api = HfApi(constants.ENDPOINT, library_name="llamacli", library_version=__version__)
     with hub_errors(repo, near=lambda: _near(repo)):
+        use_client()
         try:
             info = api.model_info(repo, revision=revision, files_metadata=True, token=token)
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
