@@ -122,12 +122,13 @@ def remote_file(repo: Repo, name: str, client: "httpx2.Client") -> "convert.Remo
 
 def http_client() -> "httpx2.Client":
     """A client for byte ranges: many connections kept open, huggingface_hub's own timeout."""
-    return httpx2.Client(
-        follow_redirects=True,
-        timeout=hf.constants.HF_HUB_DOWNLOAD_TIMEOUT,
-        limits=httpx2.Limits(max_connections=32, max_keepalive_connections=32),
-        verify=certificates(),
-    )
+    with hub_errors("a file"):
+        return httpx2.Client(
+            follow_redirects=True,
+            timeout=hf.constants.HF_HUB_DOWNLOAD_TIMEOUT,
+            limits=httpx2.Limits(max_connections=32, max_keepalive_connections=32),
+            verify=certificates(),
+        )
 
 
 def _locator(repo: Repo, file: HubFile) -> "Callable[[], convert.Location]":
