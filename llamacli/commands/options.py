@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from functools import wraps
-from inspect import Parameter, signature
+from inspect import Parameter, get_annotations, signature
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
@@ -41,9 +41,10 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameters(taker: Any) -> Iterator[Parameter]:
-    """Those of a command or a group, and of the groups among them."""
-    hints = get_type_hints(taker, include_extras=True)
-    for name, parameter in signature(taker).parameters.items():
+    """Those of a command or a group, and of the groups among them; what a group inherits is last."""
+    hints, own = get_type_hints(taker, include_extras=True), get_annotations(taker)
+    parameters = signature(taker).parameters.items()
+    for name, parameter in sorted(parameters, key=lambda one: one[0] not in own):
         if is_dataclass(kind := hints[name]):
             yield from _parameters(kind)
         else:
@@ -64,7 +65,7 @@ def _option(name: str, hint: Any) -> Any:
         elif one is count_or_auto:
             more |= {"parser": one, "metavar": "N|auto"}
         elif isinstance(one, tuple):
-            more |= dict(zip(("min", "max"), one, strict=True))
+            more |= {"metavar": "<int>", "min": one[0], "max": one[1]}
         elif callable(one):
             more["autocompletion"] = one
         elif one.startswith("$"):
