@@ -41,7 +41,7 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameters(taker: Any) -> Iterator[Parameter]:
-    """Those of a command or a group, and of the groups among them; what a group inherits is last."""
+    """Those of a command or a group, and of the groups among them; what one inherits is last."""
     hints, own = get_type_hints(taker, include_extras=True), get_annotations(taker)
     parameters = signature(taker).parameters.items()
     for name, parameter in sorted(parameters, key=lambda one: one[0] not in own):

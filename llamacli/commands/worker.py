@@ -65,9 +65,9 @@ def worker(
     if folder is not None:
         with writing(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    address = workers.address_of(host, port, openly=listen_openly)
     load_library()
     lent = workers.described(workers.lent_devices(device), nbytes)
+    address = workers.address_of(host, port, openly=listen_openly)
     if listen_openly:
         notice("the port has neither key nor encryption: whoever reaches it has this machine")
     workers.host(
