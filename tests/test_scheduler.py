@@ -1,6 +1,8 @@
 """Jobs that join and leave between steps: what they share, and what they leave behind."""
 
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from ctypes import c_uint8
 from pathlib import Path
@@ -424,6 +426,22 @@ def test_prompts_that_come_together_are_read_one_after_the_other(
         for _ in grown:
             answers.append(sorted(one.index for one, _ in scheduler.step().grown))
     assert answers == grown
+
+
+def test_the_first_answers_tokens_are_looked_up_as_later_ones(path: Path) -> None:
+    """In a program that hasn't numpy yet: llama.cpp's sampler takes ten times as long."""
+    program = """if True:
+        import sys
+        from pathlib import Path
+        from llamacli.batch import BatchEngine, Job, prepare
+        from llamacli.engine import EngineSettings, SamplingSettings
+        assert "numpy" not in sys.modules
+        with BatchEngine(Path(sys.argv[1]), EngineSettings(threads=1), 2) as engine:
+            running = prepare(engine, 0, Job([3, 4], SamplingSettings(temperature=0), 4))
+            import numpy
+            assert running.choose(0, numpy.array([0, 2, 1], numpy.float32)) == 1
+    """
+    subprocess.run([sys.executable, "-c", program, path], check=True)
 
 
 def test_an_exact_one_answers_as_a_run_does_whatever_is_beside_it(path: Path) -> None:

@@ -35,6 +35,8 @@ class BatchEngine(DraftingEngine):
         drafting: Drafting | None = None,
     ) -> None:
         """As DraftingEngine's."""
+        import numpy  # noqa: F401  (choosers of tokens made from here on ask whether it is there)
+
         small = partial(BatchEngine, parallel=parallel)
         super().__init__(path, settings, drafting, small, parallel=parallel)
         library = self.library
