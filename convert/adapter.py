@@ -11,7 +11,7 @@ from pathlib import Path
 
 from convert import system
 from convert.adapter_config import CONFIG, AdapterConfig, read_adapter_config
-from convert.checkpoint import INDEX, SINGLE, Checkpoint, read_tokenizer
+from convert.checkpoint import INDEX, SINGLE, Checkpoint, read_tokenizer, tokenizer_notes
 from convert.config import QUANTIZED, LlamaConfig
 from convert.errors import CheckpointError
 from convert.lora import Pair
@@ -239,10 +239,13 @@ def merged(checkpoint: Checkpoint, adapters: Sequence[Scaled]) -> Checkpoint:
 def _with_tokenizer(
     checkpoint: Checkpoint, config: LlamaConfig, adapters: Sequence[Scaled]
 ) -> Checkpoint:
-    """With the tokenizer of the adapter that resized the vocabulary."""
+    """With the tokenizer of the adapter that resized the vocabulary, and what is told of it."""
     folder = next(adapter.folder for adapter, _ in reversed(adapters) if adapter.saved)
     if not (folder / "tokenizer.json").is_file():
         fault = "it resizes the vocabulary, and has no tokenizer.json that says to what"
         raise CheckpointError(fault, file=str(folder))
     around = read_tokenizer(folder, config.vocab_size, checkpoint.chat_templates)
-    return replace(checkpoint, **around)
+    gone = {*tokenizer_notes(checkpoint.tokenizer, checkpoint.chat_templates)}
+    kept = [note for note in checkpoint.notes if note not in gone]
+    told = tokenizer_notes(around["tokenizer"], around["chat_templates"])
+    return replace(checkpoint, **around, notes=(*kept, *told))

@@ -109,7 +109,8 @@ def describe_checkpoint(
 ) -> Checkpoint:
     """Put a checkpoint together from its small files in folder and its weight files anywhere."""
     around = read_tokenizer(folder, config.vocab_size)
-    notes = [*_notes(folder, config, around, files)]
+    told = tokenizer_notes(around["tokenizer"], around["chat_templates"])
+    notes = [*_notes(folder, config, files), *told]
     stored = _match(config, files)
     twice = config.tie_word_embeddings and OUTPUT in stored
     if twice and not are_equal(stored[EMBEDDING], stored[OUTPUT]):
@@ -152,9 +153,16 @@ def read_tokenizer(
     return {"tokenizer": tokenizer, "tokenizer_config": settings, "chat_templates": own}
 
 
-def _notes(
-    folder: Path, config: LlamaConfig, around: AroundText, files: Sequence[WeightFile]
-) -> Iterator[str]:
+def tokenizer_notes(tokenizer: Tokenizer, templates: Mapping[str, str]) -> Iterator[str]:
+    """What becomes otherwise of a text, and of what the chat templates put around it."""
+    if tokenizer.pre.differs:
+        yield f"llama.cpp's {tokenizer.pre.name} cuts {tokenizer.pre.differs} otherwise"
+    for text in tokenizer.beyond[:LOOKED_FOR]:
+        if any(text in template for template in templates.values()):
+            yield f"the chat template's {text!r} is beyond the embedding's rows: it is text"
+
+
+def _notes(folder: Path, config: LlamaConfig, files: Sequence[WeightFile]) -> Iterator[str]:
     if [file.name for file in files] == [SINGLE] and (folder / INDEX).exists():
         others = sorted({*(_read_index(folder) or {}).values()} - {SINGLE})
         if others:
@@ -162,12 +170,6 @@ def _notes(
     if rope_kind(config.raw) == DYNAMIC:
         most = config.max_position_embeddings
         yield f"dynamic rope scaling begins beyond {most} tokens, where the file's context ends"
-    tokenizer = around["tokenizer"]
-    if tokenizer.pre.differs:
-        yield f"llama.cpp's {tokenizer.pre.name} cuts {tokenizer.pre.differs} otherwise"
-    for text in tokenizer.beyond[:LOOKED_FOR]:
-        if any(text in template for template in around["chat_templates"].values()):
-            yield f"the chat template's {text!r} is beyond the embedding's rows: it is text"
 
 
 def read_config(folder: Path) -> LlamaConfig:

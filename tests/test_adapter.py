@@ -270,6 +270,12 @@ def test_whole_tensors_and_a_new_vocabulary_are_merged_and_not_held(
             {**grown["added_tokens"][0], "id": i, "content": f"<|new{i}|>"}
         )
     write_json(folder / "tokenizer.json", grown)
+    # The base's template and tokenizer had one already: that is told of the base alone.
+    write_json(base / "tokenizer.json", grown)
+    (base / "chat_template.jinja").write_text("<|new607|>{{ messages }}")
+    opened, adapter = open_checkpoint(base), open_adapter(folder, read_config(base))
+    assert ["<|new607|>" in note for note in opened.notes] == [True]
+    assert merged(opened, [(adapter, 1.0)]).notes == ()
     merge_into(base, folder, tmp_path / "merged.gguf")
     reader = gguf.GGUFReader(tmp_path / "merged.gguf")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
