@@ -1,6 +1,7 @@
 """The index of a model is checked before anything of it is believed; a busy Hub is waited for."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpcore2
@@ -136,9 +137,15 @@ def test_a_search_that_makes_no_sense_gives_no_names(hub: Hub, raw: bytes) -> No
         fetch()
 
 
+def forget_clients() -> None:
+    """A client asks the environment once."""
+    close_session()
+    for once in (hub_index.certificates, hub_index.use_client):
+        once.cache_clear()
+
+
 def test_certificates_are_read_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """All clients trust the same ones; reading them takes longer than a request."""
-    get_session()  # the library's own first client, whose hooks ours take, reads them by itself
     read: list[object] = []
     kept = httpcore2.default_ssl_context
 
@@ -146,12 +153,26 @@ def test_certificates_are_read_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -
         read.append(options)
         return kept(**options)
 
+    forget_clients()
+    get_session()  # the library's own first client, whose hooks ours take, reads them by itself
     monkeypatch.setattr(httpcore2, "default_ssl_context", counted)
-    for once in (hub_index.certificates, hub_index.use_client):
-        once.cache_clear()
     fetch()
     http_client().close()
     assert len(read) == 1
+
+
+def test_certificates_that_can_not_be_read_are_told(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told of the Hub's cache."""
+    for wrong in (tmp_path / "missing", Path(__file__)):
+        with monkeypatch.context() as patch:
+            patch.setenv("SSL_CERT_FILE", str(wrong))
+            for ask in (fetch, http_client):
+                forget_clients()
+                with pytest.raises(NotFoundError, match=r"certificates .* SSL_CERT_FILE"):
+                    ask()
+    forget_clients()
 
 
 def test_a_proxy_that_can_not_be_used_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,11 +180,10 @@ def test_a_proxy_that_can_not_be_used_is_told(hub: Hub, monkeypatch: pytest.Monk
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
-    close_session()  # a client asks the environment once
-    hub_index.use_client.cache_clear()
+    forget_clients()
     try:
         for ask in (fetch, http_client):
             with pytest.raises(NotFoundError, match="can't be reached"):
                 ask()
     finally:
-        hub_index.use_client.cache_clear()
+        forget_clients()

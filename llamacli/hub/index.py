@@ -140,18 +140,21 @@ def _span(seconds: float) -> str:
 
 @cache
 def certificates() -> ssl.SSLContext:
-    """What all clients trust: reading it takes longer than a request."""
-    return httpx2.create_ssl_context()
+    """What all clients trust: reading it takes longer than a request. Raises NotFoundError."""
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:
+        fault = f"the certificates can't be read: {error.strerror or error}"
+        raise NotFoundError(f"{fault}; look at SSL_CERT_FILE and SSL_CERT_DIR") from error
 
 
 @cache
 def use_client() -> None:
     """Have every call of huggingface_hub go through the client below."""
+    trusted = certificates()
     hooks = get_session().event_hooks  # its own, which know HF_HUB_OFFLINE
     set_client_factory(
-        lambda: _Client(
-            event_hooks=hooks, follow_redirects=True, timeout=None, verify=certificates()
-        )
+        lambda: _Client(event_hooks=hooks, follow_redirects=True, timeout=None, verify=trusted)
     )
 
 
