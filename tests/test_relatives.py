@@ -19,6 +19,7 @@ from convert.checkpoint import INDEX, open_checkpoint, shard_names
 from convert.config import LlamaConfig
 from convert.special import adds_special_tokens, end_tokens, special_ids
 from convert.tensors import frequency_factors, permute_heads
+from llamacli.commands.adapting import base_config
 from llamacli.engine import load_vocabulary
 from llamacli.gguf import check_llama, read_gguf
 from llamacli.show import find_config
@@ -514,6 +515,7 @@ def test_lm_head_beside_tied_embeddings(dtype: str, checkpoint: Make) -> None:
     assert find_config(read_gguf(path)).notices == (
         "its llamacli.llama_config says tie_word_embeddings True, the rest of its metadata False",
     )
+    assert not base_config(str(path), folder, None).tie_word_embeddings
     assert verify(path, folder).failed == ()
     stored = {spec.source: tensor for spec, tensor in opened.weights.items()}
     embedding, head = stored["model.embed_tokens.weight"], stored["lm_head.weight"]

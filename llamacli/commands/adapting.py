@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import convert
@@ -107,10 +108,14 @@ def base_config(named: str | None, folder: Path, token: str | None) -> "convert.
 
 
 def _config_in(path: Path) -> "convert.LlamaConfig | None":
-    """The config.json that a GGUF file was made by; None where it holds none."""
+    """The config.json that a GGUF file was made by; None where it holds none.
+
+    Whether the output is a matrix of its own is as the file has it.
+    """
     from llamacli.gguf import read_gguf
 
-    text = read_gguf(path).metadata.get(convert.CONFIG_KEY)
+    file = read_gguf(path)
+    text = file.metadata.get(convert.CONFIG_KEY)
     if not isinstance(text, str):
         return None
     try:
@@ -119,7 +124,8 @@ def _config_in(path: Path) -> "convert.LlamaConfig | None":
         raw = None
     if not isinstance(raw, dict):
         raise InvalidModelError(f"{convert.CONFIG_KEY} is no JSON object", file=path)
-    return convert.LlamaConfig.from_dict(raw)
+    tied = all(tensor.name != "output.weight" for tensor in file.tensors)
+    return replace(convert.LlamaConfig.from_dict(raw), tie_word_embeddings=tied)
 
 
 def _find(name: str, token: str | None) -> tuple[Path, str]:
