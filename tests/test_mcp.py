@@ -30,6 +30,7 @@ from llamacli.errors import LlamacliError, NotFoundError, UsageError
 from llamacli.mcp_client import ServerConfig, open_servers, read_servers
 from llamacli.mcp_client.connection import offer
 from llamacli.mcp_client.servers import Servers
+from llamacli.mcp_client.transport import Trace
 from llamacli.repl import tools as repl_tools
 from llamacli.system import WINDOWS
 from llamacli.tools import NOTHING, STOPPED, check_tools
@@ -75,6 +76,15 @@ def test_a_server_that_does_not_start_is_told(how: str, told: str) -> None:
 def test_times_that_are_none_are_refused(seconds: float) -> None:
     with pytest.raises(UsageError, match="time limit"), open_servers([], seconds):
         pass
+
+
+def test_a_flood_of_blanks_is_one() -> None:
+    """Each empty line takes as long to try as another: a GiB of them would take half an hour."""
+    trace = Trace()
+    trace.ignore(b"\r")
+    assert not trace.fault
+    trace.ignore(b" " * (1 << 20))
+    assert "more than 1 MiB" in trace.fault and not trace.noise
 
 
 def test_half_an_emoji_loses_no_answer() -> None:

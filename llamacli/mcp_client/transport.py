@@ -65,7 +65,7 @@ class Trace:
     def ignore(self, line: bytes) -> None:
         """A line of stdout that is no message."""
         self.noise = self.noise or line.strip()[:MOST_QUOTED]
-        self.noisy += len(line.strip())
+        self.noisy += len(line) + 1
         if self.noisy > MOST_NOISE:
             self.fault = f"it wrote more than {MOST_NOISE >> 20} MiB on stdout that are no messages"
 
