@@ -520,5 +520,5 @@ def test_a_store_that_can_not_be_read_is_not_an_empty_one(
 
 def test_a_file_in_the_stores_place_is_no_store(store: Path) -> None:
     store.write_bytes(b"")
-    with pytest.raises(NotFoundError, match="Not a directory"):
+    with pytest.raises(NotFoundError, match="can't be read"):
         inventory()
