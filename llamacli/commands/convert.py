@@ -46,7 +46,7 @@ def convert(
         str | None, "For an adapter: its base's folder, GGUF file or id.  [default: what it names]"
     ] = None,
     threads: Annotated[
-        int | None, (1, None), "Threads that quantize.  [default: all cores]"
+        int | None, (1, None), "Threads that quantize.  [default: all that it may have]"
     ] = None,
     force: options.Force = False,
     revision: pull.Revision = None,
