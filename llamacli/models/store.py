@@ -29,8 +29,7 @@ def stored_adapters() -> list[Path]:
 def _files(folder: Path) -> list[Path]:
     with reading(folder):  # glob would take one that can't be read for an empty one
         paths = sorted(folder.iterdir()) if folder.exists() else []
-    visible = (path for path in paths if not path.name.startswith("."))
-    return [path for path in visible if path.suffix == ".gguf" and path.is_file()]
+    return [path for path in paths if path.match("[!.]*.gguf") and path.is_file()]
 
 
 def target_path(name: str, quantization: str) -> Path:
