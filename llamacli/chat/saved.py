@@ -179,7 +179,10 @@ def _latest() -> str:
     known = names()
     if not known:
         raise NotFoundError("there is no saved chat to go on with yet")
-    with suppress(OSError), (home(FOLDER) / LATEST).open(errors="replace") as file:
+    with (
+        suppress(OSError),
+        (home(FOLDER) / LATEST).open(encoding="utf-8", errors="replace") as file,
+    ):
         if (marked := file.read(MAX_NAME)) in known:
             return marked
     return known[0]
