@@ -42,6 +42,21 @@ def test_a_loaded_model_answers(demo: Path) -> None:
     assert result.text.startswith("Hello!") and result.finish_reason == "stop"
 
 
+def test_a_program_with_many_open_files_is_answered(demo: Path) -> None:
+    """As batch has with many lines at once: select takes no file beyond the 1,024th."""
+    resource: Any = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[1], 2048), limits[1]))
+    try:
+        with ExitStack() as opened:
+            for _ in range(1024):
+                opened.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+            answer = ask_server(demo, {"prompt": "x", "max_tokens": 1})
+            assert answer is not None and list(answer.chunks())[-1].result is not None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_a_shape_is_kept(demo: Path) -> None:
     asked = {"prompt": "x", "shape": {"choice": ["yes", "no"]}}
     answer = ask_server(demo, asked)

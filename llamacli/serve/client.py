@@ -10,7 +10,7 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from queue import Empty, Queue
-from select import select
+from selectors import EVENT_READ, DefaultSelector
 from socket import SHUT_RDWR
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -222,9 +222,11 @@ def _request(
         asked = json.dumps({"file": str(file), "identity": identity(file), **body}).encode()
         reply.request("POST", "/own/answer", asked)
         begun = time.monotonic()
-        while not select([reply.line], [], [], GLANCE)[0]:
-            if interrupted() or time.monotonic() - begun > seconds:
-                raise TimeoutError
+        with DefaultSelector() as answered:  # of any number of open files, unlike select
+            answered.register(reply.line, EVENT_READ)
+            while not answered.select(GLANCE):
+                if interrupted() or time.monotonic() - begun > seconds:
+                    raise TimeoutError
         reply.line.settimeout(None)
         reply.response = reply.getresponse()
         return reply
